@@ -1,0 +1,1 @@
+"""Stage 2: heads trained straight from the cache. Never sees an image or a backbone."""

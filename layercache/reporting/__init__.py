@@ -1,0 +1,1 @@
+"""Looking at results: attention, similarity, statistics, plots, the page."""
