@@ -1,48 +1,124 @@
-"""The program `layercache`: builds the commands, and turns every fault into one line and an exit code."""
+"""The program `layercache`: builds the commands, and turns every fault into one line and an exit code.
+
+Only the module of the command that was asked for is imported; the others stand in the help with their one line, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import typer
-from typer.core import TyperGroup
 
 COMMANDS = {
     "demo": "The whole thing in a minute, offline: vit_nano on handwritten digits.",
     "extract": "Run frozen ViTs over a data set once; cache the tokens of every layer.",
-    "probe": "Train heads from cached tokens; choose, refit, test.",
+    "probe": "Train heads from cached tokens: search, refit, test once.",
     "results": "Print or export the table of all probes.",
+    "report": "Turn results into pictures and one page.",
+    "predict": "Classify images with a trained head.",
+    "export": "Write a trained head with its backbone as ONNX or torch.export.",
+    "study": "Run the grid of a paper from one file.",
     "cache": "List, describe, verify or delete caches.",
     "models": "List the backbones.",
     "datasets": "List the data sets.",
 }
-"""name -> one line. The module cli/<name>.py holds a function, or for a group of commands a typer app, of that name."""
+"""name -> one line, in the order of the help. cli/<name>.py holds a function, or for a group of commands a typer app, of that name."""
+
+INTERRUPTED = 130
 
 
-class LazyGroup(TyperGroup):
-    """Imports a command's module only when that command is asked for, so that --help answers at once."""
+def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
+    """`command` with every exception told in one line; `debug` lets it pass with its traceback.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of COMMANDS."""
-        return list(COMMANDS)
+    Exit codes: 1 for a fault, 130 for Ctrl-C.
+    """
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
-        """The command itself; while --help lists the commands, a stand-in with its one line."""
-        if cmd_name not in COMMANDS:
-            return None
-        if ctx.info_name and ctx.resilient_parsing is False and getattr(ctx, "_listing", False):
-            return click.Command(cmd_name, help=COMMANDS[cmd_name])
-        return load(cmd_name)
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:  # `layercache results | head`: the reader has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt as interrupt:
+            if debug:
+                raise
+            typer.echo(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if debug:
+                raise
+            typer.echo(describe(error), err=True)
+            raise typer.Exit(1) from None
+
+    return guarded
 
 
-def load(name: str) -> Any:
-    """The click command behind cli/<name>.py."""
-    member = getattr(import_module(f"layercache_cli.{name}"), name)
-    if isinstance(member, typer.Typer):
-        return typer.main.get_command(member)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name, help=member.__doc__ or COMMANDS[name])(member)
-    return typer.main.get_command(app)
+def describe(error: Exception) -> str:
+    """The line that a user reads: our own faults as they are, the system's with a remedy, anything else named as unexpected."""
+    from layercache.errors import LayercacheError
+
+    if isinstance(error, LayercacheError | OSError):
+        return f"error: {error}"
+    return f"error: unexpected {type(error).__name__}: {error}\nRun the command again with --debug for the traceback, and please report it."
+
+
+def build(name: str | None, *, debug: bool) -> typer.Typer:
+    """The typer app in which the command `name` is real and the others are lines in the help."""
+    app = typer.Typer(
+        help="Probe frozen Vision Transformers on every layer: run the backbone once, train fusion heads from the cache as often as you like.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def options(
+        version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)] = False,
+        debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")] = False,
+    ) -> None:
+        pass
+
+    for command, line in COMMANDS.items():
+        if command != name:
+            app.command(command, help=line)(lambda: None)
+            continue
+        member = getattr(import_module(f"layercache_cli.{command}"), command)
+        if isinstance(member, typer.Typer):
+            for info in member.registered_commands:
+                assert info.callback is not None
+                info.callback = guard(info.callback, debug=debug)
+            app.add_typer(member, name=command, help=line, no_args_is_help=True)
+        else:
+            app.command(command, help=member.__doc__ or line)(guard(member, debug=debug))
+    return app
+
+
+def print_version(asked: bool) -> None:
+    """Print the installed version and leave."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"layercache {version('layercache')}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; never returns. `arguments` defaults to the process's."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or os.environ.get("LAYERCACHE_DEBUG") == "1"
+    words = [word for word in words if word != "--debug"]
+    name = next((word for word in words if not word.startswith("-")), None)
+    build(name if name in COMMANDS else None, debug=debug)(args=words, prog_name="layercache")
+
+
+if __name__ == "__main__":
+    main()

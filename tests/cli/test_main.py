@@ -1,0 +1,66 @@
+"""The program as a whole: help without weight, faults without tracebacks."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from layercache.errors import OptionError
+from layercache_cli.main import COMMANDS, INTERRUPTED, guard, main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def test_help_lists_every_command_and_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom layercache_cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
+        "    heavy = {'torch', 'timm', 'numpy', 'pandas', 'zarr'} & set(sys.modules)\n    print('heavy:', sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "heavy: []" in done.stdout
+    for name in COMMANDS:
+        assert f" {name} " in done.stdout
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "prob")
+    assert code == 2
+    assert "'probe'" in err
+
+
+@pytest.mark.parametrize(
+    ("fault", "exit_code", "text"),
+    [
+        (OptionError("--lr must be positive, got -1"), 1, "error: --lr must be positive, got -1"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "error: [Errno 28] No space left on device: '/x'"),
+        (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero\nRun the command again with --debug"),
+        (KeyboardInterrupt("run it again to go on"), INTERRUPTED, "interrupted: run it again to go on"),
+    ],
+)
+def test_a_fault_is_one_line_and_an_exit_code(fault: BaseException, exit_code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise fault
+
+    with pytest.raises(typer.Exit) as stop:
+        guard(command, debug=False)()
+    err = capsys.readouterr().err
+    assert stop.value.exit_code == exit_code
+    assert text in err
+    assert "Traceback" not in err
+    with pytest.raises(type(fault)):
+        guard(command, debug=True)()
+
+
+def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert run(capsys, "--version") == (0, f"layercache {version('layercache')}\n", "")
