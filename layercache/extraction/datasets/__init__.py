@@ -1,1 +1,8 @@
-"""Sources of labelled images."""
+"""Sources of labelled images: `open_dataset` gives one by its name, `limit` shortens it, `identity` says what it is to a cache."""
+
+from layercache.extraction.datasets.contract import Dataset, Samples
+from layercache.extraction.datasets.identity import identity
+from layercache.extraction.datasets.limit import limit
+from layercache.extraction.datasets.opening import dataset_name, open_dataset
+
+__all__ = ["Dataset", "Samples", "dataset_name", "identity", "limit", "open_dataset"]

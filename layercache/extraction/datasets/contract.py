@@ -30,6 +30,10 @@ class Samples(Protocol):
         """Image `row`, as stored (any PIL mode, EXIF not applied). Raises whatever reading raises; the decoder names the id."""
         ...
 
+    def take(self, rows: np.ndarray[Any, Any]) -> Samples:
+        """Only these rows, in this order."""
+        ...
+
 
 class Dataset(Protocol):
     """A labelled image data set with at least one split."""
