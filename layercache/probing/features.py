@@ -1,0 +1,222 @@
+"""Cached tokens as batches: resident on the device, or (stream.py) read again every epoch; both behind `epoch`.
+
+Shapes: N samples, S tokens of a sample (the pairs of layer and token name), D width, B batch.
+On disk and in memory tokens are (S, N, D) in the cache's dtype; a batch is (B, S, D) float32, L2-normalised on its last axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from layercache.cache.reader import Split
+from layercache.errors import HeadMismatchError, NonFiniteError
+from layercache.probing.protocol import Noise
+
+Pair = tuple[int, str]
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One selection of tokens of one cached split."""
+
+    split: Split
+    """The rows."""
+    pairs: tuple[Pair, ...]
+    """(layer, token name), in the order in which the head sees them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a probe reads of a split: the tokens of one or more sources side by side, for some of the rows."""
+
+    sources: tuple[Source, ...]
+    """Caches of the same images in the same order by the same weights."""
+    keep: np.ndarray[Any, np.dtype[np.int64]]
+    """(N,) ascending row numbers of the split; sample i of the features is row keep[i]."""
+
+    def __post_init__(self) -> None:
+        first = self.sources[0].split
+        for other in (source.split for source in self.sources[1:]):
+            if other.spec.width != first.spec.width or other.spec.store_dtype != first.spec.store_dtype:
+                raise HeadMismatchError(
+                    f"two caches to be read side by side must agree in width and dtype: {first.spec.width} {first.spec.store_dtype}, "
+                    f"but {other.spec.width} {other.spec.store_dtype}: extract the second one with the first one's --store-dtype"
+                )
+            if other.ids != first.ids:
+                raise HeadMismatchError(
+                    f"two caches to be read side by side must hold the same samples in {first.name}: {first.rows} and {other.rows} rows, "
+                    "whose ids differ: extract both with the same data set, --limit and --on-error"
+                )
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The S tokens of a sample."""
+        return tuple(pair for source in self.sources for pair in source.pairs)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.sources[0].split.spec.width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+        return np.dtype(self.sources[0].split.spec.store_dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of (S, N, D)."""
+        return len(self.pairs) * len(self.keep) * self.width * self.dtype.itemsize
+
+    @property
+    def whole(self) -> bool:
+        """Every row of the split is kept."""
+        return len(self.keep) == self.sources[0].split.rows
+
+    @cached_property
+    def labels(self) -> np.ndarray[Any, Any]:
+        """(N,) int64 or (N, C) uint8, of the kept rows."""
+        return self.sources[0].split.labels[self.keep]
+
+    @cached_property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Ranges of rows of the split that one file holds (in the first source) and of which some row is kept."""
+        bounds = self.sources[0].split.blocks
+        return [(a, b) for a, b in bounds if np.searchsorted(self.keep, b) > np.searchsorted(self.keep, a)]
+
+    def read(self, rows: tuple[int, int], out_snd: np.ndarray[Any, Any]) -> None:
+        """Rows `rows` of the split, kept or not, straight into `out_snd`. Raises NonFiniteError where a token is not finite."""
+        start = 0
+        for source in self.sources:
+            stop = start + len(source.pairs)
+            source.split.read(source.pairs, rows=rows, out=out_snd[start:stop])
+            start = stop
+        self._check_finite(rows, out_snd)
+
+    def _check_finite(self, rows: tuple[int, int], x_snd: np.ndarray[Any, Any]) -> None:
+        # one sum in float32 of a finite float16 array cannot overflow; only where it does are the elements looked at
+        x = torch.from_numpy(x_snd)
+        if bool(torch.isfinite(x.sum(dtype=torch.float32))):
+            return
+        for s, n, _ in (~torch.isfinite(x)).nonzero()[:1].tolist():
+            layer, token = self.pairs[s]
+            split = self.sources[0].split
+            raise NonFiniteError(
+                f"layer {layer}, token {token!r} of sample {split.ids[rows[0] + n]!r} ({split.name}) is not finite in the cache of "
+                f"{split.spec.model} on {split.spec.dataset.name}: extract it again with --refresh --store-dtype float32"
+            )
+
+
+class Features:
+    """What resident and streamed features share: the selection, labels on the device, and how a batch is made of stored tokens."""
+
+    mode = ""
+
+    def __init__(self, selection: Selection, *, device: torch.device) -> None:
+        self.selection = selection
+        self.device = device
+        self.pairs = selection.pairs
+        self.rows = len(selection.keep)
+        """N, the samples that may be asked for."""
+        self.tokens = len(self.pairs)
+        """S."""
+        self.width = selection.width
+        """D."""
+        self.labels = torch.from_numpy(np.ascontiguousarray(selection.labels)).to(device)
+        """(N,) int64 or (N, C) uint8."""
+
+    def epoch(
+        self,
+        rows: torch.Tensor | np.ndarray[Any, Any] | Sequence[int],
+        *,
+        batch: int,
+        seed: int = 0,
+        epoch: int = 0,
+        noise: Noise | None = None,
+        train: bool,
+    ) -> Iterator[Batch]:
+        """Yields (x, y) for the samples `rows`: x (b, S, D) float32, each token L2-normalised; y int64 (b,) or uint8 (b, C); the last may be shorter.
+
+        With `train`, samples come shuffled, and those that `noise` picks with a normal draw added to every element of their normalised
+        tokens; order and noise are functions of (seed, epoch) alone. Without, they come as they are in the order given,
+        which must ascend where they are streamed.
+        """
+        chosen = np.asarray(rows, dtype=np.int64)
+        draw = _generator(self.device, seed, epoch, 1)
+        for x_sbd, index in self._stored(chosen, batch=batch, order=_generator(torch.device("cpu"), seed, epoch, 0) if train else None):
+            x = normalise(x_sbd)
+            if train and noise is not None:
+                add_noise(x, noise, draw)
+            yield x, self.labels.index_select(0, index)
+
+    def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:
+        """(tokens as stored (S, b, D) on the device, their sample numbers (b,) on the device), shuffled by `order` if it is given."""
+        raise NotImplementedError
+
+
+class ResidentFeatures(Features):
+    """All tokens in the device's memory, one copy, in the cache's dtype. Holds `Selection.nbytes`."""
+
+    mode = "resident"
+
+    def __init__(self, selection: Selection, *, device: torch.device) -> None:
+        super().__init__(selection, device=device)
+        dtype = torch.float16 if selection.dtype == np.float16 else torch.float32
+        self._x_snd = torch.empty((self.tokens, self.rows, self.width), dtype=dtype, device=device)
+        if device.type == "cpu" and selection.whole:
+            self._load_in_place()
+        else:
+            self._load_by_blocks()
+
+    def _load_in_place(self) -> None:
+        x = self._x_snd.numpy()
+        for a, b in self.selection.blocks:
+            self.selection.read((a, b), x[:, a:b])
+
+    def _load_by_blocks(self) -> None:
+        """Through one block of host memory (pinned where it goes to a GPU), of which the kept rows are copied."""
+        keep, blocks = self.selection.keep, self.selection.blocks
+        if not blocks:
+            return
+        most = max(b - a for a, b in blocks)
+        scratch = torch.empty((self.tokens, most, self.width), dtype=self._x_snd.dtype, pin_memory=self.device.type == "cuda")
+        for a, b in blocks:
+            self.selection.read((a, b), scratch.numpy()[:, : b - a])
+            i, j = np.searchsorted(keep, (a, b))
+            part = scratch[:, : b - a] if j - i == b - a else scratch.index_select(1, torch.from_numpy(keep[i:j] - a))
+            self._x_snd[:, i:j].copy_(part)
+
+    def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:
+        index = torch.from_numpy(rows)
+        if order is not None:
+            index = index[torch.randperm(len(index), generator=order)]
+        for part in torch.split(index.to(self.device), batch):
+            yield self._x_snd.index_select(1, part), part
+
+
+def normalise(x_sbd: torch.Tensor) -> torch.Tensor:
+    """(S, B, D) as stored -> (B, S, D) float32 of unit length on the last axis; a zero token stays zero (as torch's F.normalize, eps 1e-12)."""
+    x = torch.empty((x_sbd.shape[1], x_sbd.shape[0], x_sbd.shape[2]), dtype=torch.float32, device=x_sbd.device)
+    x.copy_(x_sbd.transpose(0, 1))
+    return x.div_(torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12))
+
+
+def add_noise(x_bsd: torch.Tensor, noise: Noise, draw: torch.Generator) -> None:
+    """In place: N(0, std) on every element of the samples that are picked, each with its probability (arXiv 2601.09322, training details)."""
+    picked = (torch.rand(len(x_bsd), generator=draw, device=x_bsd.device) < noise.probability).nonzero().squeeze(1)
+    shape = (len(picked), *x_bsd.shape[1:])
+    x_bsd.index_add_(0, picked, torch.randn(shape, generator=draw, device=x_bsd.device), alpha=noise.std)
+
+
+def _generator(device: torch.device, seed: int, epoch: int, stream: int) -> torch.Generator:
+    """A generator for one purpose of one epoch, independent of all others."""
+    state = int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0])
+    return torch.Generator(device=device).manual_seed(state & (2**63 - 1))

@@ -1,0 +1,127 @@
+"""Features that do not fit: read from the cache again every epoch, in shuffled windows of row blocks, one window ahead of the training.
+
+An epoch's order: blocks shuffled, cut into windows of as many blocks as half the budget holds, samples shuffled within a window.
+While the samples of one window are used, a thread reads the next, so two windows are held at any time. A batch that spans two windows carries its
+first part over, so batches are as large and as many as with resident features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from layercache.errors import OptionError
+from layercache.probing.budget import SHARE, format_bytes, free_memory
+from layercache.probing.features import Batch, Features, ResidentFeatures, Selection
+
+Block = tuple[int, int]
+
+
+class StreamedFeatures(Features):
+    """Tokens read from the cache every epoch within `budget` bytes of host memory (and one batch)."""
+
+    mode = "stream"
+
+    def __init__(self, selection: Selection, *, device: torch.device, budget: int) -> None:
+        super().__init__(selection, device=device)
+        row = len(selection.pairs) * selection.width * selection.dtype.itemsize
+        self._window = budget // 2 // row
+        largest = max((b - a for a, b in selection.blocks), default=0)
+        if largest > self._window:
+            raise OptionError(
+                f"--memory {format_bytes(budget)} is too small to stream {self.tokens} tokens of {self.width}: two row blocks of {largest} samples "
+                f"take {format_bytes(2 * largest * row)}; give at least that"
+            )
+        dtype = torch.float16 if selection.dtype == np.float16 else torch.float32
+        rows = min(self._window, sum(b - a for a, b in selection.blocks))
+        self._buffers = [torch.empty((self.tokens, rows, self.width), dtype=dtype, pin_memory=device.type == "cuda") for _ in range(2)]
+
+    def _windows(self, order: torch.Generator | None, member: np.ndarray[Any, Any]) -> list[list[Block]]:
+        blocks = [(a, b) for a, b in self.selection.blocks if member[a:b].any()]
+        if order is not None:
+            blocks = [blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()]
+        windows: list[list[Block]] = []
+        room = 0
+        for a, b in blocks:
+            if b - a > room:
+                windows.append([])
+                room = self._window
+            windows[-1].append((a, b))
+            room -= b - a
+        return windows
+
+    def _read(self, window: list[Block], buffer: torch.Tensor) -> np.ndarray[Any, Any]:
+        """Fills the buffer; returns the split's row number of each of its rows."""
+        at = 0
+        for a, b in window:
+            self.selection.read((a, b), buffer.numpy()[:, at : at + b - a])
+            at += b - a
+        return np.concatenate([np.arange(a, b) for a, b in window])
+
+    def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:
+        keep = self.selection.keep
+        member = np.zeros(self.selection.sources[0].split.rows, dtype=bool)
+        member[keep[rows]] = True
+        if order is None and (np.diff(rows) <= 0).any():
+            raise ValueError("samples are streamed in the order of the cache: rows must ascend")
+        windows = self._windows(order, member)
+        carried: list[Batch] = []
+        waiting = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+            ahead = reader.submit(self._read, windows[0], self._buffers[0]) if windows else None
+            for w in range(len(windows)):
+                assert ahead is not None
+                held, buffer = ahead.result(), self._buffers[w % 2]
+                # the other buffer is free: its last samples were copied out of it before this point
+                ahead = reader.submit(self._read, windows[w + 1], self._buffers[(w + 1) % 2]) if w + 1 < len(windows) else None
+                places = torch.from_numpy(np.flatnonzero(member[held]))
+                if order is not None:
+                    places = places[torch.randperm(len(places), generator=order)]
+                samples = torch.from_numpy(np.searchsorted(keep, held[places.numpy()]))
+                while len(places):
+                    n = min(batch - waiting, len(places))
+                    carried.append(self._take(buffer, places[:n], samples[:n]))
+                    waiting += n
+                    places, samples = places[n:], samples[n:]
+                    if waiting == batch:
+                        yield _join(carried)
+                        carried, waiting = [], 0
+        if carried:
+            yield _join(carried)
+
+    def _take(self, buffer: torch.Tensor, places: torch.Tensor, samples: torch.Tensor) -> Batch:
+        # a copy from pageable memory has finished when it returns, so the buffer may be read into again
+        return buffer.index_select(1, places).to(self.device), samples.to(self.device)
+
+
+def _join(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([x for x, _ in parts], dim=1), torch.cat([i for _, i in parts])
+
+
+def load(selection: Selection, *, device: torch.device, mode: str = "auto", budget: int | None = None) -> tuple[Features, str]:
+    """The features of a selection, and one line that says how they are held and why.
+
+    `mode` "auto" keeps them on the device where they fit `budget` (bytes; None: half of the device's free memory) and streams them otherwise.
+    Raises OptionError for another mode, or where `budget` cannot even hold two row blocks.
+    """
+    if mode not in ("auto", "resident", "stream"):
+        raise OptionError(f"--features is auto, resident or stream; came {mode!r}")
+    room = budget if budget is not None else int(SHARE * free_memory(device))
+    limit = "given by --memory" if budget is not None else f"half of what is free on {device.type}"
+    need = selection.nbytes
+    size = f"{len(selection.pairs)} tokens x {len(selection.keep)} samples x {selection.width}, {format_bytes(need)}"
+    if mode == "resident" or (mode == "auto" and need <= room):
+        why = "as asked" if mode == "resident" else f"fits {format_bytes(room)}, {limit}"
+        return ResidentFeatures(selection, device=device), f"features resident on {device.type}: {size} ({why})"
+    host = budget if budget is not None else int(SHARE * free_memory(torch.device("cpu")))
+    # windows beyond the features themselves would only be empty memory
+    row = len(selection.pairs) * selection.width * selection.dtype.itemsize
+    held = min(host, 2 * row * sum(b - a for a, b in selection.blocks))
+    why = "as asked" if mode == "stream" else f"more than {format_bytes(room)}, {limit}"
+    return StreamedFeatures(selection, device=device, budget=held), f"features streamed within {format_bytes(held)}: {size} ({why})"
