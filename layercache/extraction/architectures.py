@@ -1,0 +1,150 @@
+"""A model's name to its timm module with weights, its geometry and its preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.models import get_arch_name, is_model, model_entrypoint
+from torch import nn
+
+from layercache.errors import BackboneError, UnknownNameError
+from layercache.extraction import nano, preprocess
+from layercache.extraction.catalogue import MODELS
+from layercache.extraction.preprocess import Preprocessing
+from layercache.extraction.weights import digest_weights, load_weights, read_checkpoint, strip_head
+
+PARTS = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
+"""What a timm model must have to be read as a ViT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A ViT ready for taps."""
+
+    module: nn.Module
+    """float32, evaluation mode, frozen, without its head."""
+    head: nn.Linear | None
+    """CLIP's projection, where it was asked for."""
+    architecture: str
+    """timm's name without the weights tag."""
+    digest: str
+    """SHA-256 hex over the weights as the checkpoint gives them (before positions are resampled), the head only where it is used."""
+    preprocessing: Preprocessing
+    """From the weights' own data config."""
+    depth: int
+    """Blocks B."""
+    width: int
+    """D."""
+    class_token: bool
+    """Token 0 is a class token."""
+    prefix: int
+    """Tokens before the first patch."""
+    grid: tuple[int, int]
+    """(h, w) patches."""
+    notes: tuple[str, ...]
+    """For the user."""
+
+
+def build(
+    name: str, *, weights: str | Path | None = None, keep_head: bool = False, change: Callable[[Preprocessing], Preprocessing] | None = None
+) -> Built:
+    """The model `name` with its own weights, or those of a file.
+
+    keep_head: CLIP's projection is needed. change: the paper's preprocessing, applied to the models that the paper treated so.
+    Raises UnknownNameError or BackboneError.
+    """
+    info = MODELS.get(name)
+    if name == "vit_nano":
+        module: Any = nano.build()
+        weights = weights or nano.weights_path()
+        keys_of = "timm.models.vision_transformer"
+    else:
+        timm_name = info.architecture if info else name
+        keys_of = _entry(timm_name)
+        module = _create(timm_name, name=name, pretrained=weights is None)
+    if not all(hasattr(module, part) for part in PARTS) or not hasattr(module.patch_embed, "grid_size"):
+        raise BackboneError(f"{name}: expected a ViT with a class or patch token sequence, got timm's {type(module).__name__}: choose another model")
+
+    state = read_checkpoint(weights) if weights else None
+    head = _projection(module, state, name=name) if keep_head else None
+    strip_head(module)
+    notes: tuple[str, ...] = ()
+    if state is not None:
+        notes = load_weights(module, state, source=f"weights {weights} for {name}", keys_of=keys_of)
+    used = dict(module.state_dict())
+    if head is not None:
+        used |= {f"head.{k}": v for k, v in head.state_dict().items()}
+
+    architecture = module.pretrained_cfg["architecture"]
+    size = (info.input_size,) * 2 if info else None
+    own = preprocess.resolve(resolve_data_config({"input_size": (3, *size)} if size else None, pretrained_cfg=module.pretrained_cfg))
+    digest = digest_weights(used)
+    if change is not None and _has_quirk(module):
+        own = change(own)
+    if tuple(module.patch_embed.img_size) != own.input_size:
+        if not notes:
+            notes = (f"input {own.input_size[0]} instead of {module.patch_embed.img_size[0]}: positional embedding resampled",)
+        module.set_input_size(img_size=own.input_size)
+    return Built(
+        module=module.eval().requires_grad_(False),
+        head=head,
+        architecture=architecture,
+        digest=digest,
+        preprocessing=own,
+        depth=len(module.blocks),
+        width=module.embed_dim,
+        class_token=getattr(module, "cls_token", None) is not None,
+        prefix=module.num_prefix_tokens,
+        grid=tuple(module.patch_embed.grid_size),
+        notes=notes,
+    )
+
+
+def _entry(timm_name: str) -> str:
+    """The Python module that defines the model. Raises UnknownNameError."""
+    if not is_model(timm_name):
+        raise UnknownNameError("model", timm_name, [*MODELS, *timm.list_models()], hint="(layercache models lists the short names)")
+    return str(model_entrypoint(get_arch_name(timm_name)).__module__)
+
+
+def _create(timm_name: str, *, name: str, pretrained: bool) -> nn.Module:
+    try:
+        return timm.create_model(timm_name, pretrained=pretrained)  # type: ignore[no-any-return]
+    except Exception as e:  # hub clients raise their own kinds for a missing network, a missing repository and a refused token
+        if "Invalid pretrained tag" in str(e):
+            raise UnknownNameError("model", timm_name, timm.list_models(get_arch_name(timm_name) + ".*", pretrained=True)) from e
+        if not pretrained:
+            raise
+        first = (str(e) or type(e).__name__).splitlines()[0]
+        raise BackboneError(
+            f"{name}: its weights ({timm_name}) could not be downloaded ({first}): give a local checkpoint with --weights FILE"
+        ) from e
+
+
+def _projection(module: Any, state: dict[str, torch.Tensor] | None, *, name: str) -> nn.Linear:
+    """The linear map into CLIP's joint space, with its weights. Raises BackboneError where there is none."""
+    head = module.head if isinstance(getattr(module, "head", None), nn.Linear) else None
+    cfg = module.pretrained_cfg
+    if head is None or "clip" not in cfg["architecture"] or "_ft_" in (cfg.get("tag") or ""):
+        raise BackboneError(f"{name}: --projected needs a CLIP model with its projection into the joint space, this one has none: leave it out")
+    if state is not None:
+        weight = state.get("head.weight")
+        if weight is None:
+            raise BackboneError(f"{name}: --projected needs head.weight in the checkpoint, which has none: leave --projected out")
+        if weight.shape[1] != module.embed_dim or weight.shape[0] > module.embed_dim:
+            raise BackboneError(f"{name}: --projected expects head.weight of at most {(module.embed_dim,) * 2}, got {tuple(weight.shape)}")
+        head = nn.Linear(weight.shape[1], weight.shape[0], bias="head.bias" in state)
+        head.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("head.")})
+    return head.float().eval().requires_grad_(False)
+
+
+def _has_quirk(module: Any) -> bool:
+    """DINOv2 and MAE, which the paper's extractor preprocessed in its own way."""
+    cfg = module.pretrained_cfg
+    return "dinov2" in cfg["architecture"] or cfg.get("tag") == "mae"

@@ -1,0 +1,113 @@
+"""Small random ViTs of every family, registered with timm under names of their own so that load_backbone finds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import QuickGELU
+from timm.models import register_model
+from timm.models.beit import Beit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
+DINOV3 = {
+    "class_token": True,
+    "num_reg_tokens": 4,
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "rope_type": "dinov3",
+    "init_values": 1e-2,
+    "qkv_bias": False,
+    "use_fc_norm": False,
+    "global_pool": "avg",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family's geometry, written down by hand from its paper, not read off timm."""
+
+    build: Callable[[], nn.Module]
+    prefix: int
+    class_token: bool
+    final_norm: str = "norm"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+
+FAMILIES = {
+    "tiny_vit": Family(build=partial(VisionTransformer, **SMALL), prefix=1, class_token=True),
+    "tiny_deit_distilled": Family(build=partial(VisionTransformerDistilled, **SMALL), prefix=2, class_token=True),
+    "tiny_dinov2": Family(build=partial(VisionTransformer, init_values=0.5, num_classes=0, **SMALL), prefix=1, class_token=True),
+    "tiny_dinov2_reg4": Family(
+        build=partial(VisionTransformer, init_values=0.5, reg_tokens=4, no_embed_class=True, num_classes=0, **SMALL), prefix=5, class_token=True
+    ),
+    "tiny_dinov3": Family(build=partial(Eva, **SMALL, **DINOV3), prefix=5, class_token=True),
+    "tiny_clip": Family(build=partial(VisionTransformer, pre_norm=True, act_layer=QuickGELU, num_classes=16, **SMALL), prefix=1, class_token=True),
+    "tiny_siglip": Family(
+        build=partial(VisionTransformer, class_token=False, global_pool="map", num_classes=0, **SMALL), prefix=0, class_token=False
+    ),
+    "tiny_mae": Family(build=partial(VisionTransformer, num_classes=0, **SMALL), prefix=1, class_token=True),
+    "tiny_mae_finetuned": Family(build=partial(VisionTransformer, global_pool="avg", **SMALL), prefix=1, class_token=True, final_norm="fc_norm"),
+    "tiny_eva": Family(build=partial(Eva, qkv_fused=False, **SMALL), prefix=1, class_token=True, final_norm="fc_norm"),
+    "tiny_eva02": Family(
+        build=partial(
+            Eva, qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True, ref_feat_shape=(4, 4), **SMALL
+        ),
+        prefix=1,
+        class_token=True,
+        final_norm="fc_norm",
+    ),
+    "tiny_beit": Family(
+        build=partial(Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1, **SMALL), prefix=1, class_token=True, final_norm="fc_norm"
+    ),
+    "tiny_registers_only": Family(
+        build=partial(VisionTransformer, class_token=False, reg_tokens=3, global_pool="avg", **SMALL),
+        prefix=3,
+        class_token=False,
+        final_norm="fc_norm",
+    ),
+}
+
+
+def pretrained_cfg(name: str, family: Family) -> dict[str, Any]:
+    return {"architecture": name, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bicubic", "mean": family.mean, "std": family.std}
+
+
+def register(name: str, family: Family) -> None:
+    """A timm entry point of this name."""
+
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        module: Any = family.build()
+        module.pretrained_cfg = module.default_cfg = pretrained_cfg(name, family)
+        return module  # type: ignore[no-any-return]
+
+    entry.__name__ = name
+    entry.__module__ = __name__
+    register_model(entry)
+
+
+for _name, _family in FAMILIES.items():
+    register(_name, _family)
+
+
+def checkpoint(name: str, folder: Path) -> Path:
+    """A torch file of random weights of the family, every parameter far from its initial zeros and ones. The same numbers every time."""
+    path = folder / f"{name}.pt"
+    if not path.exists():
+        generator = torch.Generator().manual_seed(7)
+        state = FAMILIES[name].build().state_dict()
+        for key, value in state.items():
+            if value.is_floating_point() and "periods" not in key:
+                noise = torch.randn(value.shape, generator=generator)
+                state[key] = 0.2 * noise + (1 if key.endswith(("norm1.weight", "norm2.weight", "norm.weight", "gamma")) else 0)
+        torch.save(state, path)
+    return path
