@@ -1,0 +1,120 @@
+"""The Zarr v3 group of a split without its shards: metadata, labels, ids and coordinates, written and read through zarr itself.
+
+Arrays: tokens (L, T, N, D); label int64 (N,) or uint8 (N, C); id string (N,); valid bool (N,), False where a sample was skipped (and
+everywhere until the split is complete); layer int64 (L,) and token string (T,), the coordinates that xarray picks up by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layercache.cache.layout import DIMENSIONS, SplitLayout
+from layercache.cache.records import REMEDY
+from layercache.cache.shard import Codec
+from layercache.cache.store import LocalStore, sync
+from layercache.errors import CacheCorruptError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def write_group(folder: Path, layout: SplitLayout, *, ids: list[str], labels: Array, codec: Codec | None) -> None:
+    """Write the group into a new folder and sync every file and folder of it."""
+    import zarr
+    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+    from zarr.core.dtype import VariableLengthUTF8
+
+    spec = layout.spec
+    attributes = {
+        "layercache_schema": spec.schema,
+        "fingerprint": spec.fingerprint,
+        "model": spec.model,
+        "dataset": spec.dataset.name,
+        "split": layout.split,
+        "classes": list(spec.dataset.classes),
+    }
+    group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+    compressors = [codec.metadata(layout.dtype.itemsize)] if codec else []
+    sharding = ShardingCodec(
+        chunk_shape=(1, 1, layout.block_rows, spec.width),
+        codecs=[BytesCodec(endian="little"), *compressors, Crc32cCodec()],
+        index_codecs=[BytesCodec(endian="little"), Crc32cCodec()],
+    )
+    group.create_array(
+        "tokens",
+        shape=layout.shape,
+        chunks=layout.shard_shape,
+        dtype=layout.dtype,
+        serializer=sharding,
+        filters=None,
+        compressors=None,
+        fill_value=np.nan,
+        dimension_names=DIMENSIONS,
+    )
+
+    def small(name: str, shape: tuple[int, ...], dtype: Any, dimensions: tuple[str, ...], fill: Any) -> Any:
+        chunks = tuple(max(n, 1) for n in shape)
+        return group.create_array(
+            name,
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            compressors=None,
+            fill_value=fill,
+            dimension_names=dimensions,
+            config={"write_empty_chunks": True},
+        )
+
+    n = layout.rows
+    small("label", labels.shape, labels.dtype, ("image", "class")[: labels.ndim], 0)[...] = labels
+    small("id", (n,), VariableLengthUTF8(), ("image",), "")[...] = np.array(ids, dtype=np.dtypes.StringDType())
+    small("valid", (n,), np.bool_, ("image",), False)
+    small("layer", (len(spec.layers),), np.int64, ("layer",), 0)[...] = np.array(spec.layers)
+    small("token", (len(spec.tokens),), VariableLengthUTF8(), ("token",), "")[...] = np.array(spec.tokens, dtype=np.dtypes.StringDType())
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def valid_bytes(rows: int, skipped: list[int]) -> bytes:
+    """The one chunk of `valid`, as zarr's bytes codec stores it."""
+    valid = np.ones(rows, np.bool_)
+    valid[skipped] = False
+    return valid.tobytes()
+
+
+def digests(store: LocalStore, layout: SplitLayout) -> dict[str, str]:
+    """Key -> SHA-256 of the group's files but the shards."""
+    shards = f"{layout.group}/tokens/c/"
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list(layout.group) if not key.startswith(shards)}
+
+
+def read_labels(folder: Path) -> Array:
+    """The array `label`."""
+    import zarr
+
+    return np.asarray(zarr.open_array(folder / "label", mode="r")[...])
+
+
+def read_ids(folder: Path) -> list[str]:
+    """The array `id`."""
+    import zarr
+
+    return [str(i) for i in zarr.open_array(folder / "id", mode="r")[...]]
+
+
+def read_zarr(folder: Path, block: int, rows: tuple[int, int], layout: SplitLayout, wanted: Sequence[tuple[int, Array]]) -> None:
+    """Rows [start, stop) of the split, all in one block, for each (inner chunk, destination (n, D)), whatever the codec. Raises CacheCorruptError."""
+    import zarr
+
+    array = zarr.open_array(folder / "tokens", mode="r")
+    for k, destination in wanted:
+        layer, token = divmod(k, layout.shape[1])
+        try:
+            destination[...] = array[layer, token, rows[0] : rows[1], :]
+        except (ValueError, RuntimeError) as e:
+            raise CacheCorruptError(f"{folder.parent / layout.shard(block)}: {e}; {REMEDY}") from None

@@ -1,0 +1,129 @@
+"""Tokens out of uncompressed shards: preadv straight to their final place, each inner chunk's crc32c checked the first time it is read.
+
+The bytes of an inner chunk lie where the layout says (`encode` in shard.py puts them in layer-major order without gaps), and the commit record
+has the chunk's crc32c: so a read needs no look at the shard's index but the check that it is the right one.
+
+Shapes: R images that a shard holds, D width.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from layercache.cache.layout import CRC_BYTES, SplitLayout, index_bytes
+from layercache.cache.records import REMEDY, BlockRecord
+from layercache.cache.shard import crc32c
+from layercache.cache.store import LocalStore, OpenFile
+from layercache.errors import CacheCorruptError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BATCH_BYTES = 2**20
+"""Chunks are read and checked in batches of about this size: their crc32c is then taken from the processor's cache."""
+
+
+class Checked:
+    """Which inner chunks this process has found right: per file (as it is now; a changed file is checked anew), one flag per chunk."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._files: OrderedDict[Hashable, bytearray] = OrderedDict()
+        self._limit = limit
+        self._lock = Lock()
+
+    def flags(self, file: Hashable, chunks: int) -> bytearray:
+        """The flags of a file; the one behind the last chunk's is for the index."""
+        with self._lock:
+            flags = self._files.setdefault(file, bytearray(chunks + 1))
+            self._files.move_to_end(file)
+            while len(self._files) > self._limit:
+                self._files.popitem(last=False)
+            return flags
+
+
+CHECKED = Checked()
+"""One for the process: a study that opens a cache a hundred times checks it once."""
+
+
+def read_chunks(
+    store: LocalStore,
+    layout: SplitLayout,
+    block: int,
+    rows: tuple[int, int],
+    wanted: Sequence[tuple[int, Array]],
+    *,
+    record: Callable[[int], BlockRecord] | None,
+) -> None:
+    """Read rows [lo, hi) of a block for each (inner chunk, destination (hi - lo, D), contiguous).
+
+    record: gives the block's commit record, for the check of what was not checked yet; None to check nothing but the file's length.
+    Raises CacheCorruptError.
+    """
+    key = layout.shard(block)
+    try:
+        with store.open(key) as file:
+            if file.size != layout.shard_bytes:
+                raise CacheCorruptError(f"{store.path(key)}: expected {layout.shard_bytes} bytes, came {file.size}; {REMEDY}")
+            flags = CHECKED.flags(file.identity, layout.chunks)
+            expected = None
+            if record and not (flags[-1] and all(flags[k] for k, _ in wanted)):
+                expected = record(block)
+                _check_index(file, layout, expected, flags, where=str(store.path(key)))
+            per_batch = max(1, BATCH_BYTES // layout.chunk_stride)
+            ordered = sorted(wanted, key=lambda w: w[0])
+            for i in range(0, len(ordered), per_batch):
+                bad = _read_batch(file, layout, rows, ordered[i : i + per_batch], expected=expected, flags=flags)
+                if bad is not None:
+                    layer, token = layout.spec.layers[bad // layout.shape[1]], layout.spec.tokens[bad % layout.shape[1]]
+                    raise CacheCorruptError(f"{store.path(key)}: layer {layer}, token {token!r}: crc32c does not match; {REMEDY}")
+    except FileNotFoundError:
+        raise CacheCorruptError(f"{store.path(key)}: row block {block} of {layout.blocks} is missing; {REMEDY}") from None
+    except EOFError as e:
+        raise CacheCorruptError(f"{store.path(key)}: {e}, expected {layout.shard_bytes}; {REMEDY}") from None
+
+
+def _check_index(file: OpenFile, layout: SplitLayout, record: BlockRecord, flags: bytearray, *, where: str) -> None:
+    if flags[-1]:
+        return
+    index = np.empty(index_bytes(layout.spec), np.uint8)
+    file.read_into(file.size - index.nbytes, [index])
+    if crc32c(index[:-CRC_BYTES]) != int(record.index, 16) or index[-CRC_BYTES:].tobytes() != int(record.index, 16).to_bytes(4, "little"):
+        raise CacheCorruptError(f"{where}: the shard's index is not the one that was written; {REMEDY}")
+    flags[-1] = 1
+
+
+def _read_batch(
+    file: OpenFile, layout: SplitLayout, rows: tuple[int, int], batch: Sequence[tuple[int, Array]], *, expected: BlockRecord | None, flags: bytearray
+) -> int | None:
+    """Read and check; returns the first chunk whose crc32c is wrong, or None."""
+    head, tail = rows[0] * layout.row_bytes, (layout.block_rows - rows[1]) * layout.row_bytes + CRC_BYTES
+    ranges: list[tuple[int, list[Array]]] = []
+    checks: list[tuple[int, Array, Array, Array]] = []
+    end = -1
+    for k, destination in batch:
+        offset, buffers = k * layout.chunk_stride + head, [destination]
+        if expected and not flags[k]:
+            before, after = np.empty(head, np.uint8), np.empty(tail, np.uint8)
+            offset, buffers = k * layout.chunk_stride, [before, destination, after]
+            checks.append((k, before, destination, after))
+        elif head == 0 and tail == CRC_BYTES:
+            buffers.append(np.empty(CRC_BYTES, np.uint8))  # read along, so that neighbouring chunks are one call
+        if offset == end:
+            ranges[-1][1].extend(buffers)
+        else:
+            ranges.append((offset, buffers))
+        end = offset + sum(b.nbytes for b in buffers)
+    for offset, buffers in ranges:
+        file.read_into(offset, buffers)
+    if expected:
+        crcs = expected.chunk_crcs()
+        for k, before, destination, after in checks:
+            crc = crc32c(after[:-CRC_BYTES], crc32c(destination, crc32c(before)))
+            if crc != crcs[k] or after[-CRC_BYTES:].tobytes() != crc.to_bytes(4, "little"):
+                return k
+            flags[k] = 1
+    return None

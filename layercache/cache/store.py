@@ -1,0 +1,249 @@
+"""Where bytes lie: atomic puts, range reads, lists. A folder of this machine; an object store would offer the same few calls.
+
+Keys are relative paths with "/" between the parts. A put is seen whole or not at all, also after a power cut: the bytes go to a temporary
+file, are synced, renamed into place, and the folder is synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from layercache.errors import CacheBusyError, StorageError
+
+Part = Any
+"""Anything with a contiguous buffer: bytes, numpy array."""
+
+_REFUSALS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_IOV = 512
+_POLL_SECONDS = 0.2
+
+
+class OpenFile:
+    """A file open for reading ranges."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        stat = os.fstat(fd)
+        self._fd = fd
+        self.size = stat.st_size
+        self.identity = (path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        """Changes when the file is replaced or written to."""
+
+    def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
+        """Fill the buffers with consecutive bytes from `offset`. Raises EOFError if the file ends before."""
+        views = _views(buffers)
+        for i in range(0, len(views), _IOV):
+            batch = views[i : i + _IOV]
+            while batch:
+                got = os.preadv(self._fd, batch, offset)
+                if got == 0:
+                    raise EOFError(f"ends at byte {offset}")
+                offset += got
+                batch = _advance(batch, got)
+
+
+class Store(Protocol):
+    """The calls that the cache needs of a place to put bytes."""
+
+    def put(self, key: str, parts: Sequence[Part]) -> None:
+        """Store the concatenated parts under `key`, atomically and durably."""
+
+    def create(self, key: str, parts: Sequence[Part]) -> bool:
+        """As `put`, but only if there is nothing yet; False if there is."""
+
+    def read(self, key: str) -> bytes:
+        """All bytes. Raises FileNotFoundError."""
+
+    def open(self, key: str) -> AbstractContextManager[OpenFile]:
+        """For range reads. Raises FileNotFoundError."""
+
+    def list(self, folder: str) -> list[str]:
+        """Keys of the files below a folder, sorted; empty if there is none."""
+
+    def delete(self, key: str) -> None:
+        """Remove a file if it is there."""
+
+    def size(self, key: str) -> int | None:
+        """Length in bytes, or None if there is no such key."""
+
+
+class LocalStore:
+    """A folder. `scratch` is the folder, relative to it, that takes temporary files; nobody else may use it."""
+
+    def __init__(self, root: Path, *, scratch: str = "partial") -> None:
+        self.root = root
+        self.scratch = scratch
+
+    def path(self, key: str) -> Path:
+        """The file behind a key."""
+        return self.root / key
+
+    def put(self, key: str, parts: Sequence[Part]) -> None:
+        """Store the parts under `key`: temporary file, fsync, rename, fsync of the folder. Raises StorageError if the disk refuses."""
+        target = self.path(key)
+        with self.refusals(target):
+            temporary = self._write_temporary(key, parts)
+            self._make_folder(target.parent)
+            temporary.replace(target)
+            sync(target.parent)
+
+    def create(self, key: str, parts: Sequence[Part]) -> bool:
+        """As `put`, but only if there is nothing yet; False if there is."""
+        target = self.path(key)
+        with self.refusals(target):
+            temporary = self._write_temporary(key, parts)
+            self._make_folder(target.parent)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as e:
+                # Folders without hard links: whoever creates a key writes the same bytes, so a rename loses nothing.
+                if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+                if target.exists():
+                    return False
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync(target.parent)
+        return True
+
+    def read(self, key: str) -> bytes:
+        """All bytes of a file."""
+        return self.path(key).read_bytes()
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[OpenFile]:
+        """For range reads."""
+        fd = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield OpenFile(fd, str(self.path(key)))
+        finally:
+            os.close(fd)
+
+    def list(self, folder: str) -> list[str]:
+        """Keys of the files below a folder, sorted."""
+        return sorted(p.relative_to(self.root).as_posix() for p in self.path(folder).rglob("*") if p.is_file())
+
+    def delete(self, key: str) -> None:
+        """Remove a file if it is there."""
+        self.path(key).unlink(missing_ok=True)
+
+    def size(self, key: str) -> int | None:
+        """Length in bytes, or None if there is no such file."""
+        try:
+            return self.path(key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def sweep(self) -> None:
+        """Remove what a killed process left in the scratch folder."""
+        shutil.rmtree(self.path(self.scratch), ignore_errors=True)
+        with suppress(OSError):
+            self.path(self.scratch).parent.rmdir()
+
+    @contextmanager
+    def lock(self, key: str, *, wait: bool = False) -> Iterator[None]:
+        """Hold a file's flock: freed by the kernel when the process ends, however it ends. Raises CacheBusyError unless `wait`."""
+        path = self.path(key)
+        with self.refusals(path):
+            self._make_folder(path.parent)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not wait:
+                        holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
+                        text = f"{path}: {holder} is writing this split; wait for it to end, or stop it and run the command again"
+                        raise CacheBusyError(text) from None
+                    time.sleep(_POLL_SECONDS)
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            try:
+                yield
+            finally:
+                # Emptied, not removed: a removed lock file could be locked twice. Empty, it is the same in every run.
+                with suppress(OSError):
+                    os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def refusals(self, target: Path) -> Iterator[None]:
+        """Turns the errors of a disk that is full or refuses to be written into StorageError."""
+        try:
+            yield
+        except OSError as e:
+            if isinstance(e, StorageError) or e.errno not in _REFUSALS:
+                raise
+            raise StorageError(
+                f"{target}: cannot be written: {e.strerror or e}. Nothing half written was committed; the row blocks committed before are kept. "
+                "Make room (or choose another disk with --cache) and run the same command again: it continues."
+            ) from e
+
+    def _write_temporary(self, key: str, parts: Sequence[Part]) -> Path:
+        folder = self.path(self.scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / key.replace("/", "-")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            _write_all(fd, parts)
+            os.fsync(fd)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        finally:
+            os.close(fd)
+        return temporary
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Fsync a file or folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _advance(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
+    for i, b in enumerate(buffers):
+        if done < b.nbytes:
+            return [b[done:], *buffers[i + 1 :]]
+        done -= b.nbytes
+    return []
+
+
+def _views(parts: Sequence[Part]) -> list[memoryview]:
+    views = [memoryview(p) for p in parts]
+    return [v.cast("B") for v in views if v.nbytes]
+
+
+def _write_all(fd: int, parts: Sequence[Part]) -> None:
+    views = _views(parts)
+    for i in range(0, len(views), _IOV):
+        batch = views[i : i + _IOV]
+        while batch:
+            batch = _advance(batch, os.writev(fd, batch))

@@ -1,0 +1,216 @@
+"""Row blocks in, committed blocks on disk: what was committed survives a kill at any moment, and the next run continues there.
+
+Per block: the shard to a temporary file, fsync, rename, fsync of the folder; then its record the same way. A row exists only if its record does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from layercache.cache.group import digests, read_ids, read_labels, valid_bytes, write_group
+from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
+from layercache.cache.records import BlockRecord, CompleteRecord
+from layercache.cache.shard import Codec, encode, fill_rows, first_non_finite, metadata_codec
+from layercache.cache.spec import CacheSpec, digest_ids, digest_labels
+from layercache.cache.store import LocalStore, sync
+from layercache.errors import CacheCorruptError, CacheIncompleteError, NonFiniteError, OptionError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+_START_AGAIN = "remove this cache (layercache cache rm) and extract again"
+
+
+class SplitWriter:
+    """Writes one split of a cache. Holds the split's lock from construction to `close` (or the end of the `with`)."""
+
+    rows: int
+    """N, skipped rows included."""
+    block_rows: int
+    """R: block b holds the rows b R to min((b + 1) R, N)."""
+    path: Path
+    """The cache's folder."""
+
+    def __init__(
+        self, root: Path, spec: CacheSpec, split: str, *, ids: list[str], labels: Array, codec: str | None = None, wait: bool = False
+    ) -> None:
+        """Begin the split, or continue it: `pending` says which blocks are left.
+
+        ids: N names in order; labels: int64 (N,) or uint8 (N, C); both must have the digests that the spec gives. codec: None (plain bytes),
+        "zstd[:LEVEL]" or "blosc[:LEVEL]"; not part of the fingerprint, since the tokens are the same. wait: wait for another writer to end.
+
+        Raises OptionError (ids, labels or codec do not fit), CacheBusyError (another process writes the split and `wait` is False),
+        CacheCorruptError (what is there contradicts the spec), StorageError (disk full or read-only).
+        """
+        self._layout = layout = SplitLayout(spec, split)
+        identity = spec.dataset.splits[split]
+        if len(ids) != identity.rows or digest_ids(ids) != identity.ids:
+            raise OptionError(f"split {split!r}: these {len(ids)} ids are not the {identity.rows} that the spec of the cache was made from")
+        if len(labels) != identity.rows or digest_labels(labels) != identity.labels:
+            raise OptionError(f"split {split!r}: these labels ({labels.dtype} {labels.shape}) are not those that the spec was made from")
+        self.path = cache_folder(root, spec)
+        self.rows, self.block_rows = layout.rows, layout.block_rows
+        self._ids = ids
+        self._codec = Codec(codec) if codec else None
+        self._store = LocalStore(self.path, scratch=layout.partial)
+        self._mutex = threading.Lock()
+        self._committed: dict[int, BlockRecord] = {}
+        self._writing: set[int] = set()
+        with ExitStack() as stack:
+            stack.enter_context(self._store.lock(layout.lock, wait=wait))
+            stack.callback(self._store.sweep)
+            self._begin(labels)
+            self._exit = stack.pop_all()
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """The blocks that have no record yet."""
+        return tuple(b for b in range(self._layout.blocks) if b not in self._committed)
+
+    @property
+    def complete(self) -> bool:
+        """The split's complete record is there."""
+        return self._store.size(self._layout.complete) is not None
+
+    def write(self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None) -> None:
+        """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads for different blocks.
+
+        tokens_ltnd: (L, T, n, D) in the store dtype, n the rows of this block. skipped: row number of the split -> why it has no token; what
+        `tokens_ltnd` holds there is replaced by NaN, so that every other row stays where its sample is.
+
+        Raises NonFiniteError, OptionError (wrong shape, dtype or block), StorageError. Nothing is committed then.
+        """
+        layout, skipped = self._layout, dict(skipped or {})
+        start, stop = self._check_block(block, tokens_ltnd, skipped)
+        if bad := first_non_finite(tokens_ltnd, leave_out=[r - start for r in skipped]):
+            self._refuse(tokens_ltnd, start, *bad)
+        with self._mutex:
+            if block in self._committed or block in self._writing:
+                raise OptionError(f"row block {block} of split {layout.split!r} is already written")
+            self._writing.add(block)
+        try:
+            tokens = fill_rows(tokens_ltnd, skipped, start) if skipped else np.ascontiguousarray(tokens_ltnd)
+            shard = encode(layout, tokens, codec=self._codec)
+            record = BlockRecord(
+                fingerprint=layout.spec.fingerprint,
+                split=layout.split,
+                block=block,
+                rows=stop - start,
+                bytes=shard.bytes,
+                crc32c=f"{shard.crc:08x}",
+                index=f"{shard.index_crc:08x}",
+                chunks="".join(f"{c:08x}" for c in shard.chunk_crcs),
+                skipped={str(r): skipped[r] for r in sorted(skipped)},
+            )
+            self._store.put(layout.shard(block), shard.parts)
+            self._store.put(layout.record(block), [record.to_bytes()])
+            with self._mutex:
+                self._committed[block] = record
+        finally:
+            with self._mutex:
+                self._writing.discard(block)
+
+    def finish(self) -> None:
+        """Write the split's complete record. Raises CacheIncompleteError while blocks are pending; does nothing if it is complete."""
+        if self.complete:
+            return
+        layout = self._layout
+        if self.pending:
+            raise CacheIncompleteError(f"{self.path}: split {layout.split!r} has {len(self.pending)} of {layout.blocks} row blocks still to write")
+        records = [self._committed[b] for b in range(layout.blocks)]
+        skipped = {row: why for record in records for row, why in record.skipped.items()}
+        self._store.put(f"{layout.group}/valid/c/0", [valid_bytes(layout.rows, [int(r) for r in skipped])])
+        files = digests(self._store, layout)
+        files[SPEC_KEY] = hashlib.sha256(self._store.read(SPEC_KEY)).hexdigest()
+        files |= {layout.record(r.block): hashlib.sha256(r.to_bytes()).hexdigest() for r in records}
+        complete = CompleteRecord(
+            fingerprint=layout.spec.fingerprint,
+            split=layout.split,
+            rows=layout.rows,
+            blocks=layout.blocks,
+            block_rows=layout.block_rows,
+            codec=self._codec.text if self._codec else None,
+            files=files,
+            skipped=skipped,
+        )
+        self._store.put(layout.complete, [complete.to_bytes()])
+
+    def close(self) -> None:
+        """Give up the lock and remove temporary files. What was committed stays."""
+        self._exit.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _begin(self, labels: Array) -> None:
+        layout, store = self._layout, self._store
+        store.sweep()
+        if not store.create(SPEC_KEY, [spec_bytes(layout.spec)]) and store.read(SPEC_KEY) != spec_bytes(layout.spec):
+            raise CacheCorruptError(f"{store.path(SPEC_KEY)} is not the spec of this extraction; {_START_AGAIN}")
+        folder = store.path(layout.group)
+        if not folder.exists():
+            scratch = store.path(f"{layout.partial}/group")
+            with store.refusals(folder):
+                scratch.parent.mkdir(parents=True, exist_ok=True)
+                write_group(scratch, layout, ids=self._ids, labels=labels, codec=self._codec)
+                scratch.rename(folder)
+                sync(folder.parent)
+        elif read_ids(folder) != self._ids or not np.array_equal(read_labels(folder), labels):
+            raise CacheCorruptError(f"{folder}: ids or labels are not those of this extraction; {_START_AGAIN}")
+        for block in range(layout.blocks):
+            if record := self._committed_record(block):
+                self._committed[block] = record
+        if self.pending:
+            # A complete record whose blocks are not all there is no longer true.
+            store.delete(layout.complete)
+            there = metadata_codec(store.read(f"{layout.group}/tokens/zarr.json"))
+            if there != (self._codec.metadata(layout.dtype.itemsize) if self._codec else None):
+                raise OptionError(
+                    f"{folder}: begun with codec {there}, not {self._codec}: continue with that one, or remove it (layercache cache rm)"
+                )
+
+    def _committed_record(self, block: int) -> BlockRecord | None:
+        layout, store = self._layout, self._store
+        key = layout.record(block)
+        if store.size(key) is None:
+            return None
+        try:
+            record = BlockRecord.from_bytes(store.read(key), where=str(store.path(key)))
+        except CacheCorruptError:
+            return None  # the block is done again, and its record with it
+        expected = (layout.spec.fingerprint, layout.split, block, store.size(layout.shard(block)))
+        return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None
+
+    def _check_block(self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]) -> tuple[int, int]:
+        layout = self._layout
+        if not 0 <= block < layout.blocks:
+            raise OptionError(f"row block {block}: split {layout.split!r} has the blocks 0 to {layout.blocks - 1}")
+        start, stop = layout.span(block)
+        shape = (*layout.shape[:2], stop - start, layout.spec.width)
+        if tokens_ltnd.shape != shape or tokens_ltnd.dtype != layout.dtype:
+            expected, came = f"{layout.dtype} {shape} (layer, token, image, channel)", f"{tokens_ltnd.dtype} {tokens_ltnd.shape}"
+            raise OptionError(f"row block {block} of split {layout.split!r}: expected {expected}, came {came}")
+        if outside := [r for r in skipped if not start <= r < stop]:
+            raise OptionError(f"row block {block} of split {layout.split!r} holds rows {start} to {stop - 1}; skipped rows {outside} are not in it")
+        return start, stop
+
+    def _refuse(self, tokens_ltnd: Array, start: int, layer: int, token: int, row: int) -> None:
+        spec = self._layout.spec
+        value = tokens_ltnd[layer, token, row]
+        what = "NaN" if np.isnan(value).any() else "infinite"
+        remedy = " or the model overflows float16, whose largest value is 65504: use --store-dtype float32" if spec.store_dtype == "float16" else ""
+        raise NonFiniteError(
+            f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample {self._ids[start + row]!r} of split "
+            f"{self._layout.split!r}: the token is {what}; the forward gave no finite number (try --precision fp32){remedy}"
+        )
