@@ -46,6 +46,10 @@ class DataNotFoundError(DataError, FileNotFoundError):
     """The data set's files are not where they were looked for."""
 
 
+class WorkerError(LayercacheError, RuntimeError):
+    """A decoding worker died or failed; what was committed is kept."""
+
+
 class NonFiniteError(LayercacheError, ArithmeticError):
     """A token is NaN, infinite or overflows the storage dtype; names model, layer, token kind and sample."""
 
@@ -80,6 +84,10 @@ class StorageError(CacheError, OSError):
 
 class ProbeError(LayercacheError, ValueError):
     """A probe cannot be trained as asked: one class only, labels outside the classes, all configurations diverged."""
+
+
+class ProbeNotFoundError(LayercacheError, FileNotFoundError):
+    """There is no such probe or saved head."""
 
 
 class HeadMismatchError(LayercacheError, ValueError):
