@@ -1,0 +1,109 @@
+"""The attentive head (arXiv 2601.09322, "Attentive Multi-Layer Fusion"), fused: keys and values are never formed per token.
+
+Shapes: G configurations, B rows, S tokens, D width, H attention heads of length d, C classes.
+
+The textbook head is q = W_Q LN_q(u), k_s = W_K LN_k(x_s), v_s = W_V LN_v(x_s), a_hs = softmax_s(q_h . k_hs / sqrt(d)), o_h = sum_s a_hs v_hs. Three
+steps take the maps out of the sum over tokens. With z = (x - mean) / std, shared by both LayerNorms, LN(x) = gamma * z + beta, so
+
+    q_h . k_hs = (gamma_k * W_K,h^T q_h) . z_s + q_h . W_K,h beta_k        the last term is the same for every s: softmax does not see it
+    o_h        = (W_V,h diag(gamma_v)) sum_s a_hs z_s + (W_V,h beta_v) sum_s a_hs
+
+where sum_s a_hs is 1 without dropout and is carried along with it. Same function, same parameters, same gradients (that of beta_k is exactly zero).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from layercache.probing.heads.initial import affine_map, linear_map
+from layercache.probing.heads.spec import HeadSpec
+
+LAYER_NORM_EPS = 1e-5
+BATCH_NORM_EPS = 1e-5
+BATCH_NORM_MOMENTUM = 0.1
+QUERY_STD = 0.02
+
+
+class AttentiveHead:
+    """G attentive heads; parameters are dicts name -> (G, ...), with the names of the textbook module's state dict."""
+
+    buffers: tuple[str, ...] = ("batch_norm.running_mean", "batch_norm.running_var")
+
+    def __init__(self, spec: HeadSpec) -> None:
+        self.spec = spec
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters and running statistics of one configuration: the query from N(0, 0.02), maps as torch.nn.Linear draws them."""
+        width, inner = self.spec.width, self.spec.heads * self.spec.head_width
+        p = {"query": torch.empty(width).normal_(0, QUERY_STD, generator=generator)}
+        for name in ("norm_query", "norm_key", "norm_value"):
+            p[f"{name}.weight"], p[f"{name}.bias"] = torch.ones(width), torch.zeros(width)
+        for name in ("to_query", "to_key", "to_value"):
+            p[f"{name}.weight"] = linear_map(inner, width, generator=generator)
+        p["output.weight"], p["output.bias"] = affine_map(width, inner, generator=generator)
+        p["batch_norm.weight"], p["batch_norm.bias"] = torch.ones(width), torch.zeros(width)
+        p["classifier.weight"], p["classifier.bias"] = affine_map(self.spec.classes, width, generator=generator)
+        p["batch_norm.running_mean"], p["batch_norm.running_var"] = torch.zeros(width), torch.ones(width)
+        return p
+
+    def prepare(self, x_bsd: Tensor) -> Tensor:
+        """What all configurations share of a batch: the tokens standardised over their elements, (B, S, D)."""
+        return F.layer_norm(x_bsd, x_bsd.shape[-1:], eps=LAYER_NORM_EPS)
+
+    def logits(
+        self, parameters: Mapping[str, Tensor], prepared: Tensor, *, train: bool, rates: Tensor | None = None, draw: Tensor | None = None
+    ) -> Tensor:
+        """Logits (G, B, C).
+
+        With `train`, BatchNorm uses the batch and moves its running statistics, and a weight is dropped where `draw` (uniform (B, S, H), shared by
+        all configurations) lies below the configuration's entry of `rates` (G,). The products over tokens run in `prepared`'s dtype.
+        """
+        p, spec = parameters, self.spec
+        n_configurations, n_rows = len(p["query"]), len(prepared)
+        weights_bsgh = self.attention(p, prepared)
+        total_ghb = None
+        if train and rates is not None and draw is not None:
+            kept = (draw[:, :, None] >= rates[:, None]) / (1 - rates[:, None])
+            weights_bsgh = weights_bsgh * kept
+            total_ghb = weights_bsgh.sum(1).permute(1, 2, 0)
+        mixed = torch.bmm(weights_bsgh.flatten(2).transpose(1, 2).to(prepared.dtype), prepared)  # (B, G*H, D)
+        fused = self._fuse(p, mixed.view(n_rows, n_configurations, spec.heads, spec.width), total_ghb)
+        fused = F.batch_norm(
+            fused.transpose(0, 1).reshape(n_rows, -1),
+            p["batch_norm.running_mean"].view(-1),
+            p["batch_norm.running_var"].view(-1),
+            p["batch_norm.weight"].flatten(),
+            p["batch_norm.bias"].flatten(),
+            training=train,
+            momentum=BATCH_NORM_MOMENTUM,
+            eps=BATCH_NORM_EPS,
+        ).view(n_rows, n_configurations, -1)
+        return torch.baddbmm(p["classifier.bias"][:, None], fused.transpose(0, 1), p["classifier.weight"].transpose(1, 2))
+
+    def attention(self, parameters: Mapping[str, Tensor], prepared: Tensor) -> Tensor:
+        """Attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
+        p, heads, length = parameters, self.spec.heads, self.spec.head_width
+        query = F.layer_norm(p["query"], p["query"].shape[-1:], eps=LAYER_NORM_EPS) * p["norm_query.weight"] + p["norm_query.bias"]
+        query = torch.bmm(p["to_query.weight"], query[:, :, None]).view(-1, heads, 1, length) * length**-0.5
+        keys = p["to_key.weight"].view(-1, heads, length, self.spec.width)
+        directions = (query @ keys).squeeze(2) * p["norm_key.weight"][:, None]  # (G, H, D)
+        scores = torch.mm(prepared.flatten(0, 1), directions.flatten(0, 1).to(prepared.dtype).t())
+        return scores.to(directions.dtype).view(*prepared.shape[:2], -1, heads).softmax(1)
+
+    def _fuse(self, p: Mapping[str, Tensor], mixed_bghd: Tensor, total_ghb: Tensor | None) -> Tensor:
+        """Value and output maps of the mixed tokens, (G, B, D)."""
+        heads, length = self.spec.heads, self.spec.head_width
+        n_rows, n_configurations = mixed_bghd.shape[:2]
+        dtype, low = p["query"].dtype, mixed_bghd.dtype
+        values = p["to_value.weight"].view(-1, heads, length, self.spec.width)  # (G, H, d, D)
+        shift = (values @ p["norm_value.bias"][:, None, :, None])[..., 0]  # (G, H, d): W_V,h beta_v
+        values = values * p["norm_value.weight"][:, None, None]
+        inner = torch.bmm(mixed_bghd.flatten(1, 2).transpose(0, 1), values.flatten(0, 1).transpose(1, 2).to(low)).to(dtype)
+        inner = inner.view(n_configurations, heads, n_rows, length)
+        inner = inner + (shift[:, :, None] if total_ghb is None else shift[:, :, None] * total_ghb[..., None])
+        joined = inner.transpose(1, 2).flatten(2)  # (G, B, H*d)
+        return torch.bmm(joined.to(low), p["output.weight"].transpose(1, 2).to(low)).to(dtype) + p["output.bias"][:, None]
