@@ -87,7 +87,7 @@ def valid_bytes(rows: int, skipped: list[int]) -> bytes:
     return valid.tobytes()
 
 
-def digests(store: LocalStore, layout: SplitLayout) -> dict[str, str]:
+def group_digests(store: LocalStore, layout: SplitLayout) -> dict[str, str]:
     """Key -> SHA-256 of the group's files but the shards."""
     shards = f"{layout.group}/tokens/c/"
     return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list(layout.group) if not key.startswith(shards)}

@@ -5,7 +5,7 @@
         <split>.zarr/                a Zarr v3 group: tokens, label, id, valid, layer, token
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
-        partial/<split>/             what is being written; swept by the next writer
+        partial-<split>/             what is being written; swept by the next writer
 
 Commit records lie beside the group, not in it: zarr and xarray warn about folders of a group that are not nodes.
 
@@ -111,7 +111,7 @@ class SplitLayout:
     @property
     def partial(self) -> str:
         """Folder of what is being written."""
-        return f"partial/{self.name}"
+        return f"partial-{self.name}"
 
     def shard(self, block: int) -> str:
         """The file of row block `block`."""

@@ -170,8 +170,8 @@ class Split:
 
     def _parts(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
         """(block, lo, hi, row of the output) for rows [start, stop): lo and hi count within the block, skipped rows included."""
-        kept = np.delete(np.arange(self._layout.rows), self._left_out) if len(self._left_out) else None
-        first, last = (start, stop - 1) if kept is None else (int(kept[start]), int(kept[stop - 1]))
+        # Kept row i is row i + k of the split, where k skipped rows come before it.
+        first, last = (i + int(np.searchsorted(self._left_out - np.arange(len(self._left_out)), i, side="right")) for i in (start, stop - 1))
         parts, at = [], 0
         for block in range(first // self._layout.block_rows, last // self._layout.block_rows + 1):
             a, b = self._layout.span(block)

@@ -34,7 +34,7 @@ class _Record:
         return record
 
 
-REMEDY = "the file was changed or cut after it was written: remove this cache (layercache cache rm) and extract again, or restore the file"
+REMEDY = "the file was changed, cut or lost after it was written: delete it and run the same extraction again, which redoes what is missing"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
 from layercache.cache.layout import SplitLayout
-from layercache.errors import OptionError
+from layercache.cache.records import REMEDY
+from layercache.errors import CacheCorruptError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -117,10 +118,13 @@ def fill_rows(tokens_ltnd: Array, rows: Mapping[int, str], start: int) -> Array:
     return out
 
 
-def metadata_codec(zarr_json: bytes) -> dict[str, Any] | None:
-    """The compressor in the metadata of `tokens`, or None."""
-    inner = json.loads(zarr_json)["codecs"][0]["configuration"]["codecs"]
-    return next((c for c in inner if c["name"] not in ("bytes", "crc32c")), None)
+def metadata_codec(zarr_json: bytes, *, where: str) -> dict[str, Any] | None:
+    """The compressor in the metadata of `tokens`, or None. Raises CacheCorruptError, naming `where`, if they are not such metadata."""
+    try:
+        inner = json.loads(zarr_json)["codecs"][0]["configuration"]["codecs"]
+        return next((c for c in inner if c["name"] not in ("bytes", "crc32c")), None)
+    except (ValueError, KeyError, TypeError, IndexError) as e:
+        raise CacheCorruptError(f"{where}: not the metadata of the tokens ({e!r}); {REMEDY}") from None
 
 
 def first_non_finite(tokens_ltnd: Array, *, leave_out: Sequence[int] = ()) -> tuple[int, int, int] | None:

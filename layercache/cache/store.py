@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import socket
@@ -25,6 +26,18 @@ Part = Any
 _REFUSALS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _IOV = 512
 _POLL_SECONDS = 0.2
+_SERIAL = itertools.count()
+
+_held: set[int] = set()
+"""Descriptors of held locks. A forked child would share them, and keep a lock alive after its parent was killed: so it closes its copies."""
+
+
+def _drop_locks() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_drop_locks)
 
 
 class OpenFile:
@@ -90,7 +103,7 @@ class LocalStore:
         """Store the parts under `key`: temporary file, fsync, rename, fsync of the folder. Raises StorageError if the disk refuses."""
         target = self.path(key)
         with self.refusals(target):
-            temporary = self._write_temporary(key, parts)
+            temporary = self._write_temporary(parts)
             self._make_folder(target.parent)
             temporary.replace(target)
             sync(target.parent)
@@ -99,7 +112,7 @@ class LocalStore:
         """As `put`, but only if there is nothing yet; False if there is."""
         target = self.path(key)
         with self.refusals(target):
-            temporary = self._write_temporary(key, parts)
+            temporary = self._write_temporary(parts)
             self._make_folder(target.parent)
             try:
                 os.link(temporary, target)
@@ -148,38 +161,42 @@ class LocalStore:
     def sweep(self) -> None:
         """Remove what a killed process left in the scratch folder."""
         shutil.rmtree(self.path(self.scratch), ignore_errors=True)
-        with suppress(OSError):
-            self.path(self.scratch).parent.rmdir()
 
     @contextmanager
     def lock(self, key: str, *, wait: bool = False) -> Iterator[None]:
         """Hold a file's flock: freed by the kernel when the process ends, however it ends. Raises CacheBusyError unless `wait`."""
         path = self.path(key)
+        while (fd := self._try_lock(path)) is None:
+            if not wait:
+                text = f"{path}: {_holder(path)} is writing this split; wait for it to end, or stop it and run the command again"
+                raise CacheBusyError(text)
+            time.sleep(_POLL_SECONDS)
+        _held.add(fd)
+        try:
+            with suppress(OSError):
+                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            yield
+        finally:
+            # Emptied, not removed: a removed lock file could be locked twice. Empty, it is the same in every run.
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
+            _held.discard(fd)
+            os.close(fd)
+
+    def _try_lock(self, path: Path) -> int | None:
+        """A descriptor that holds the lock, or None if another has it (or removed the file while we opened it)."""
         with self.refusals(path):
             self._make_folder(path.parent)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not wait:
-                        holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
-                        text = f"{path}: {holder} is writing this split; wait for it to end, or stop it and run the command again"
-                        raise CacheBusyError(text) from None
-                    time.sleep(_POLL_SECONDS)
-            with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ino == path.stat().st_ino:
                 os.ftruncate(fd, 0)
-                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            try:
-                yield
-            finally:
-                # Emptied, not removed: a removed lock file could be locked twice. Empty, it is the same in every run.
-                with suppress(OSError):
-                    os.ftruncate(fd, 0)
-        finally:
-            os.close(fd)
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(fd)
+        return None
 
     @contextmanager
     def refusals(self, target: Path) -> Iterator[None]:
@@ -194,10 +211,10 @@ class LocalStore:
                 "Make room (or choose another disk with --cache) and run the same command again: it continues."
             ) from e
 
-    def _write_temporary(self, key: str, parts: Sequence[Part]) -> Path:
+    def _write_temporary(self, parts: Sequence[Part]) -> Path:
         folder = self.path(self.scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / key.replace("/", "-")
+        temporary = folder / f"{os.getpid()}-{next(_SERIAL)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             _write_all(fd, parts)
@@ -217,6 +234,12 @@ class LocalStore:
         with suppress(FileExistsError):
             folder.mkdir()
         sync(folder.parent)
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(errors="replace") or "another process"
+    return "another process"
 
 
 def sync(path: Path) -> None:

@@ -5,28 +5,25 @@ Per block: the shard to a temporary file, fsync, rename, fsync of the folder; th
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from layercache.cache.group import digests, read_ids, read_labels, valid_bytes, write_group
+from layercache.cache.group import group_digests, valid_bytes, write_group
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
-from layercache.cache.records import BlockRecord, CompleteRecord
+from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.shard import Codec, encode, fill_rows, first_non_finite, metadata_codec
 from layercache.cache.spec import CacheSpec, digest_ids, digest_labels
 from layercache.cache.store import LocalStore, sync
 from layercache.errors import CacheCorruptError, CacheIncompleteError, NonFiniteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-_START_AGAIN = "remove this cache (layercache cache rm) and extract again"
 
 
 class SplitWriter:
@@ -56,6 +53,8 @@ class SplitWriter:
             raise OptionError(f"split {split!r}: these {len(ids)} ids are not the {identity.rows} that the spec of the cache was made from")
         if len(labels) != identity.rows or digest_labels(labels) != identity.labels:
             raise OptionError(f"split {split!r}: these labels ({labels.dtype} {labels.shape}) are not those that the spec was made from")
+        if not ids:
+            raise OptionError(f"split {split!r} has no samples: there is nothing to cache")
         self.path = cache_folder(root, spec)
         self.rows, self.block_rows = layout.rows, layout.block_rows
         self._ids = ids
@@ -128,9 +127,6 @@ class SplitWriter:
         records = [self._committed[b] for b in range(layout.blocks)]
         skipped = {row: why for record in records for row, why in record.skipped.items()}
         self._store.put(f"{layout.group}/valid/c/0", [valid_bytes(layout.rows, [int(r) for r in skipped])])
-        files = digests(self._store, layout)
-        files[SPEC_KEY] = hashlib.sha256(self._store.read(SPEC_KEY)).hexdigest()
-        files |= {layout.record(r.block): hashlib.sha256(r.to_bytes()).hexdigest() for r in records}
         complete = CompleteRecord(
             fingerprint=layout.spec.fingerprint,
             split=layout.split,
@@ -138,7 +134,7 @@ class SplitWriter:
             blocks=layout.blocks,
             block_rows=layout.block_rows,
             codec=self._codec.text if self._codec else None,
-            files=files,
+            files=self._digests(),
             skipped=skipped,
         )
         self._store.put(layout.complete, [complete.to_bytes()])
@@ -157,28 +153,54 @@ class SplitWriter:
         layout, store = self._layout, self._store
         store.sweep()
         if not store.create(SPEC_KEY, [spec_bytes(layout.spec)]) and store.read(SPEC_KEY) != spec_bytes(layout.spec):
-            raise CacheCorruptError(f"{store.path(SPEC_KEY)} is not the spec of this extraction; {_START_AGAIN}")
-        folder = store.path(layout.group)
-        if not folder.exists():
-            scratch = store.path(f"{layout.partial}/group")
-            with store.refusals(folder):
-                scratch.parent.mkdir(parents=True, exist_ok=True)
-                write_group(scratch, layout, ids=self._ids, labels=labels, codec=self._codec)
-                scratch.rename(folder)
-                sync(folder.parent)
-        elif read_ids(folder) != self._ids or not np.array_equal(read_labels(folder), labels):
-            raise CacheCorruptError(f"{folder}: ids or labels are not those of this extraction; {_START_AGAIN}")
+            raise CacheCorruptError(f"{store.path(SPEC_KEY)} is not the spec of this extraction; {REMEDY}")
         for block in range(layout.blocks):
             if record := self._committed_record(block):
                 self._committed[block] = record
-        if self.pending:
-            # A complete record whose blocks are not all there is no longer true.
-            store.delete(layout.complete)
-            there = metadata_codec(store.read(f"{layout.group}/tokens/zarr.json"))
+        if self._whole():
+            return
+        store.delete(layout.complete)  # if there is one, it is not true
+        self._write_group(labels)
+
+    def _whole(self) -> bool:
+        """Whether there is a complete record, and every file but the shards is what it says."""
+        layout, store = self._layout, self._store
+        if self.pending or store.size(layout.complete) is None:
+            return False
+        try:
+            complete = CompleteRecord.from_bytes(store.read(layout.complete), where=layout.complete)
+        except CacheCorruptError:
+            return False
+        return complete.fingerprint == layout.spec.fingerprint and complete.files == self._digests()
+
+    def _write_group(self, labels: Array) -> None:
+        """Make the group, or make its files what they should be: labels, ids and metadata follow from the spec and the arguments."""
+        layout, store = self._layout, self._store
+        folder, fresh = store.path(layout.group), store.path(f"{layout.partial}/group")
+        metadata = f"{layout.group}/tokens/zarr.json"
+        if store.size(metadata) is not None and self._committed:
+            there = metadata_codec(store.read(metadata), where=str(store.path(metadata)))
             if there != (self._codec.metadata(layout.dtype.itemsize) if self._codec else None):
-                raise OptionError(
-                    f"{folder}: begun with codec {there}, not {self._codec}: continue with that one, or remove it (layercache cache rm)"
-                )
+                asked = self._codec.text if self._codec else "none"
+                raise OptionError(f"{folder}: begun with codec {there}, not {asked}: continue with that one, or remove it (layercache cache rm)")
+        with store.refusals(folder):
+            fresh.parent.mkdir(parents=True, exist_ok=True)
+            write_group(fresh, layout, ids=self._ids, labels=labels, codec=self._codec)
+            if not folder.exists():
+                fresh.rename(folder)
+                sync(folder.parent)
+                return
+        for file in (p for p in fresh.rglob("*") if p.is_file()):
+            key, data = f"{layout.group}/{file.relative_to(fresh).as_posix()}", file.read_bytes()
+            if store.size(key) is None or store.read(key) != data:
+                store.put(key, [data])
+
+    def _digests(self) -> dict[str, str]:
+        """Key -> SHA-256 of every file of the split but the shards and the complete record."""
+        layout, store = self._layout, self._store
+        files = group_digests(store, layout)
+        files[SPEC_KEY] = sha256(store.read(SPEC_KEY)).hexdigest()
+        return files | {layout.record(b): sha256(r.to_bytes()).hexdigest() for b, r in sorted(self._committed.items())}
 
     def _committed_record(self, block: int) -> BlockRecord | None:
         layout, store = self._layout, self._store

@@ -1,0 +1,183 @@
+"""`layercache cache`: list, describe, verify and delete caches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from layercache.cache import Cache
+
+cache = typer.Typer(no_args_is_help=True)
+
+Where = Annotated[Path | None, typer.Argument(metavar="[PATH]", help="The cache's folder, or choose it by the options.", show_default=False)]
+Root = Annotated[
+    Path | None, typer.Option("--cache", help="Folder of all caches; default $LAYERCACHE_HOME, else the user cache folder.", show_default=False)
+]
+Model = Annotated[str | None, typer.Option(help="Caches of this model.", show_default=False)]
+Dataset = Annotated[str | None, typer.Option(help="Caches of this data set.", show_default=False)]
+Fingerprint = Annotated[str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@cache.command()
+def ls(*, root: Root = None, model: Model = None, dataset: Dataset = None, as_json: AsJson = False) -> None:
+    """List the caches: data set, model, fingerprint, splits, size."""
+    from layercache.cache.check import describe
+    from layercache.cache.reader import cache_folders, cache_root, load_cache
+    from layercache.errors import CacheCorruptError
+
+    base = cache_root(root)
+    rows, unreadable = [], []
+    for folder in cache_folders(base, model=model, dataset=dataset):
+        try:
+            rows.append(describe(load_cache(folder)))
+        except CacheCorruptError as e:
+            unreadable.append(str(e))
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        columns = [("data set", "model", "fingerprint", "stored", "splits", "size")]
+        columns += [(d["dataset"], d["model"], d["fingerprint"][:12], _stored(d), ", ".join(_splits(d)), _size(d["bytes"])) for d in rows]
+        _print_table(columns)
+        typer.echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
+    else:
+        typer.echo(f"no cache below {base}; make one with: layercache extract")
+    for text in unreadable:
+        typer.echo(f"error: {text}", err=True)
+    if unreadable:
+        raise typer.Exit(1)
+
+
+@cache.command()
+def info(
+    path: Where = None, *, root: Root = None, model: Model = None, dataset: Dataset = None, fingerprint: Fingerprint = None, as_json: AsJson = False
+) -> None:
+    """Describe one cache: what determined its bytes, its splits, how complete they are."""
+    from layercache.cache.check import describe
+    from layercache.cache.reader import open_cache
+
+    d = describe(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint))
+    if as_json:
+        _print_json(d)
+        return
+    _print_table(
+        [
+            ("path", d["path"]),
+            ("model", f"{d['model']} ({d['architecture']})"),
+            ("weights", d["weights"]),
+            ("data set", f"{d['dataset']}, {d['classes']} classes" + (f", limited to {d['limit']} a split" if d["limit"] is not None else "")),
+            ("tokens", _stored(d)),
+            ("layers", ", ".join(map(str, d["layers"]))),
+            ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
+            ("fingerprint", d["fingerprint"]),
+            ("size", _size(d["bytes"])),
+            *((f"split {name}", text) for name, text in zip(d["splits"], _splits(d, long=True), strict=True)),
+        ]
+    )
+
+
+@cache.command()
+def verify(
+    path: Where = None,
+    *,
+    root: Root = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    fingerprint: Fingerprint = None,
+    every: Annotated[bool, typer.Option("--all", help="Every cache that matches.")] = False,
+) -> None:
+    """Read every byte of a cache; list what is missing, cut or changed. Exit code 1 if anything is, or if a split is not complete."""
+    from tqdm import tqdm
+
+    from layercache.cache.check import describe
+    from layercache.cache.check import verify as find_faults
+    from layercache.cache.reader import cache_folders, cache_root, open_cache
+
+    if every:
+        folders = [f for f in cache_folders(cache_root(root), model=model, dataset=dataset) if f.name.startswith((fingerprint or "")[:12])]
+    else:
+        folders = [path or open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint).path]
+    faulty = 0
+    for folder in folders:
+        with tqdm(unit="B", unit_scale=True, desc=folder.name, disable=None, leave=False) as bar:
+            faults = find_faults(folder, progress=bar.update)
+        faulty += bool(faults)
+        for fault in faults:
+            typer.echo(f"{fault.path}: {fault.what}")
+        if not faults:
+            d = describe(open_cache(folder))
+            typer.echo(f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; {_size(d['bytes'])})")
+    if not folders:
+        typer.echo("no cache matches")
+    if faulty:
+        typer.echo(f"{faulty} of {len(folders)} caches {'has' if faulty == 1 else 'have'} faults", err=True)
+        raise typer.Exit(1)
+
+
+@cache.command()
+def rm(
+    path: Where = None,
+    *,
+    root: Root = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    fingerprint: Fingerprint = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete one cache with everything in it, the probes kept there too. Asks first."""
+    from layercache.cache.check import describe, remove
+    from layercache.cache.reader import open_cache
+
+    found = open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint)
+    size = _size(describe(found)["bytes"])
+    if not yes:
+        typer.confirm(f"Delete {found.path} ({size}{_probes(found)})?", abort=True)
+    remove(found)
+    typer.echo(f"deleted {found.path} ({size})")
+
+
+def _probes(found: Cache) -> str:
+    folder = found.path / "probes"
+    count = sum(p.is_dir() for p in folder.iterdir()) if folder.is_dir() else 0
+    return f", with {count} probes" if count else ""
+
+
+def _stored(d: dict[str, Any]) -> str:
+    kinds = list(dict.fromkeys(t.split("/")[0] for t in d["tokens"]))
+    return f"{len(d['layers'])} layers x {'+'.join(kinds)} x {d['width']} {d['store_dtype']}, tap {d['tap']}, {d['precision']}"
+
+
+def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:
+    texts = []
+    for name, s in d["splits"].items():
+        state = f"{s['rows']}" if s["complete"] else f"incomplete, {s['blocks_done']} of {s['blocks']} blocks"
+        skipped = f" ({s['skipped']} skipped)" if s["skipped"] else ""
+        if long:
+            texts.append(f"{s['rows']} images{skipped}, {_size(s['bytes'])}, " + ("complete" if s["complete"] else state))
+        else:
+            texts.append(f"{name} {state}{skipped}")
+    return texts
+
+
+def _size(n: int) -> str:
+    value, unit = float(n), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
