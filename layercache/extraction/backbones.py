@@ -65,13 +65,14 @@ class Backbone:
         self.device = torch.device(device)
         self._plan = plan
         # The projection works on pooled tokens, in float32: it is affine, so the projected mean is the mean of the projected patches.
-        self._projection = built.head.to(self.device) if projected and built.head is not None else None
+        self.projection = built.head.to(self.device) if projected and built.head is not None else None
+        """CLIP's map into the joint space, where it was asked for."""
         self.module = built.module.to(self.device, COMPUTE[precision])
         """The timm module: evaluation mode, no gradients, no head."""
         self._taken: dict[int, Tensor] = {}
         for point in find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture):
             point.module.register_forward_hook(_Take(self, point))
-        self._forward = torch.compile(self._run) if compile else self._run
+        self._forward = torch.compile(self.run) if compile else self.run
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W), as `preprocessing` gives them -> tokens (L, T, B, D) in the storage dtype, on the device."""
@@ -82,7 +83,8 @@ class Backbone:
             x = self.preprocessing.normalise(images.to(self.device, non_blocking=True))
             return self._forward(x.to(COMPUTE[self.precision]))
 
-    def _run(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) in the forward's dtype -> tokens (L, T, B, D) in the storage dtype; what `__call__` does after preprocessing."""
         self._taken.clear()
         self.module.forward_features(x)  # type: ignore[operator]
         taken = torch.stack([self._taken[layer] for layer in self.layers])
@@ -94,8 +96,8 @@ class Backbone:
         if point.then is not None:
             hidden = point.then(hidden)
         tokens = self._plan.pool(hidden)
-        if self._projection is not None and point.layer == self.depth:
-            tokens = self._projection(tokens)
+        if self.projection is not None and point.layer == self.depth:
+            tokens = self.projection(tokens)
             tokens = F.pad(tokens, (0, self.width - tokens.shape[-1]))
         return tokens.to(STORE[self.store_dtype])
 

@@ -35,14 +35,15 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
         with _quiet(), samples.load(row) as image:
             if draft is not None:
                 image.draft("RGB", (draft[1], draft[0]))
-            return _rgb(image)
+            return rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError ...
         raise DataError(f"sample {samples.ids[row]!r} cannot be decoded: {_reason(error)}") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB, as the table above says. Raises ValueError for pixels without a fixed white."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = np.asarray(image.convert("I")) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
