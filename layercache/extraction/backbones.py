@@ -84,7 +84,7 @@ class Backbone:
             return self._forward(x.to(COMPUTE[self.precision]))
 
     def run(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) in the forward's dtype -> tokens (L, T, B, D) in the storage dtype; what `__call__` does after preprocessing."""
+        """Normalised images (B, 3, H, W) in the forward's dtype -> tokens (L, T, B, D) in the storage dtype."""
         self._taken.clear()
         self.module.forward_features(x)  # type: ignore[operator]
         taken = torch.stack([self._taken[layer] for layer in self.layers])
