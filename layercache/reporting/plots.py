@@ -122,3 +122,57 @@ def _mark(bar: Any, value: float, word: str) -> None:
     """A labelled line in the colour bar at `value`."""
     bar.ax.axhline(value, color="#ffffff", linewidth=1.2)
     bar.ax.annotate(word, (0, value), (-3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="center", fontsize=7)
+
+
+@styled
+def attention_overview(
+    weights: ArrayLike, *, datasets: Sequence[str], layers: Sequence[int], tokens: Sequence[str], title: str = "Attention by data set"
+) -> Figure:
+    """Data set x (layer x token kind), side by side by token kind as in the paper: `weights` (K, L, T), every data set's sum 1, NaN where absent."""
+    w = np.asarray(weights, dtype=np.float64)
+    if w.shape != (len(datasets), len(layers), len(tokens)):
+        raise OptionError(f"weights: expected shape ({len(datasets)}, {len(layers)}, {len(tokens)}) from the names given, got {w.shape}")
+    numbered = len(layers) * len(tokens) <= 2 * NUMBERED
+    label = 0.085 * max(len(d) for d in datasets)
+    figure = new_figure(max(5.2, label + 1.3 + (0.36 if numbered else 0.24) * len(layers) * len(tokens)), 1.35 + 0.36 * len(datasets))
+    columns = figure.subplots(1, len(tokens), sharey=True, squeeze=False)[0]
+    top = 100 * float(np.nanmax(w))
+    for column, axes in enumerate(columns):
+        image = _map(axes, 100 * w[:, :, column], columns=[str(layer) for layer in layers], rows=datasets, low=0.0, high=top)
+        axes.set_title(token_label(tokens[column]), fontsize=9.5, pad=5)
+        axes.set_xlabel("layer")
+        if numbered:
+            _numbers(axes, image, 100 * w[:, :, column], digits=0)
+    # panels share the y axis: it was turned once per panel
+    columns[0].set_ylim(len(datasets) - 0.5, -0.5)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold")
+    bar = figure.colorbar(image, ax=list(columns), fraction=0.05, pad=0.015, aspect=max(6, 4 * len(datasets)))
+    bar.outline.set_visible(False)
+    bar.set_label("attention, %")
+    return figure
+
+
+@styled
+def similarity_map(cka: ArrayLike, *, pairs: Sequence[tuple[int, str]], title: str, subtitle: str = "") -> Figure:
+    """CKA (P, P) between all layers, grouped by token kind, layers ascending within."""
+    matrix = _matrix(cka, rows=pairs, columns=pairs, what="cka")
+    tokens = list(dict.fromkeys(token for _, token in pairs))
+    order = sorted(range(len(pairs)), key=lambda i: (tokens.index(pairs[i][1]), pairs[i][0]))
+    matrix = matrix[np.ix_(order, order)]
+    names = [f"{token_label(pairs[i][1])} {pairs[i][0]}" for i in order]
+    size = max(3.2, 0.2 * len(pairs) + 1.3)
+    figure = new_figure(size + 0.9, size)
+    axes = figure.add_subplot()
+    image = _map(axes, matrix, columns=names, rows=names, low=0.0, high=1.0)
+    axes.tick_params(labelsize=7)
+    axes.tick_params(axis="x", labelrotation=90)
+    for token in tokens[1:]:
+        start = next(position for position, i in enumerate(order) if pairs[i][1] == token) - 0.5
+        axes.axhline(start, color="#ffffff", linewidth=1.6)
+        axes.axvline(start, color="#ffffff", linewidth=1.6)
+    axes.set_aspect("equal")
+    _title(axes, title, subtitle)
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_label("linear CKA (1: same up to rotation)")
+    return figure

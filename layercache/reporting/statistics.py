@@ -111,11 +111,9 @@ def paired_bootstrap(
     for c in classes:
         own = difference[y == c]
         observed += own.mean() / len(classes)
-        # at most 2 million draws at once
-        step = max(1, 2_000_000 // len(own))
-        for start in range(0, resamples, step):
-            count = min(step, resamples - start)
-            drawn[start : start + count] += own[rng.integers(len(own), size=(count, len(own)))].mean(axis=1) / len(classes)
+        # drawing n values with replacement out of few different ones is drawing how often each comes: a multinomial
+        values, counts = np.unique(own, return_counts=True)
+        drawn += rng.multinomial(len(own), counts / len(own), size=resamples) @ values / (len(own) * len(classes))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     # 1e-12: a resample without any difference may sum to a rounding error
     p = (1 + int((drawn <= 1e-12).sum())) / (1 + resamples)
