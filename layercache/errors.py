@@ -92,3 +92,7 @@ class ProbeNotFoundError(LayercacheError, FileNotFoundError):
 
 class HeadMismatchError(LayercacheError, ValueError):
     """A saved head was asked to work on a backbone or a cache that is not its own."""
+
+
+class ExportError(LayercacheError, RuntimeError):
+    """A classifier cannot be exported, or the exported file does not give the same logits."""

@@ -1,23 +1,26 @@
 """A model's own evaluation transform, cut in two: resize and crop to uint8 where the image is decoded, normalise where the model is.
 
 Pixels travel as uint8, a quarter of the bytes. Both halves together give timm's `create_transform(is_training=False)` to the bit;
-the first half is plain PIL so that worker processes need not import timm.
+the first half is plain PIL and numpy, and torch is imported where it is used: a worker process needs neither torch nor timm.
 
 Shapes: B images, H x W pixels.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from layercache.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CropMode = Literal["center", "squash", "border"]
 RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")}
@@ -51,6 +54,12 @@ class Preprocessing:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB image as a uint8 tensor (3, H, W): see `pixels`."""
+        import torch
+
+        return torch.from_numpy(self.pixels(image).copy())
+
+    def pixels(self, image: Image.Image) -> np.ndarray[Any, Any]:
         """An RGB image as uint8 (3, H, W): resized and cropped, not normalised. Raises DataError for another PIL mode."""
         if image.mode != "RGB":
             raise DataError(f"preprocessing expects an RGB image, got mode {image.mode!r}: convert it when it is decoded")
@@ -59,12 +68,14 @@ class Preprocessing:
             image = image.resize((width, height), RESAMPLING[self.interpolation])
         fill = tuple(round(255 * v) for v in self.mean) if self.crop_mode == "border" else (0, 0, 0)
         image = _crop_or_pad(image, self.input_size, fill=fill)
-        return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+        return np.asarray(image).transpose(2, 0, 1)
 
     def normalise(self, batch: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> float32, on the batch's device, with the same float32 operations in the same order as torchvision."""
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device)[:, None, None]
-        std = torch.tensor(self.std, dtype=torch.float32, device=batch.device)[:, None, None]
+        import torch
+
+        constants = _constants if batch.device.type == "cpu" else _device_constants
+        mean, std = constants((self.mean, self.std), batch.device)
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
@@ -97,6 +108,18 @@ def resolve(config: dict[str, Any]) -> Preprocessing:
 def paper_compat(own: Preprocessing) -> Preprocessing:
     """The transform that the paper's extractor gives DINOv2 and MAE: bilinear to 256, centre crop of 224 (their own mean and std)."""
     return Preprocessing(input_size=(224, 224), resize=(256, 256), interpolation="bilinear", crop_mode="center", mean=own.mean, std=own.std)
+
+
+def _constants(rows: tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
+    """float32 (rows, 3, 1, 1)."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(rows, dtype=torch.float32, device=device)[:, :, None, None]
+
+
+_device_constants = functools.cache(_constants)
+"""On a GPU, made once: copying even three numbers waits for all that the device has to do, and the host could not run ahead."""
 
 
 def _crop_or_pad(image: Image.Image, size: tuple[int, int], *, fill: tuple[int, ...]) -> Image.Image:
