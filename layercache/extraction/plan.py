@@ -19,6 +19,7 @@ from layercache.extraction import datasets
 from layercache.extraction.backbones import Backbone, load_backbone
 from layercache.extraction.datasets.contract import Dataset
 from layercache.extraction.options import ExtractOptions
+from layercache.extraction.result import human
 
 ASK_ABOVE = 20 << 30
 """Bytes of cache above which `extract` asks first."""
@@ -110,15 +111,6 @@ def size_on_disk(path: Path, spec: CacheSpec, split: str) -> int:
     """Bytes of the files of one split's Zarr group."""
     group = path / SplitLayout(spec, split).group
     return sum(file.stat().st_size for file in group.rglob("*") if file.is_file())
-
-
-def human(size: float) -> str:
-    """Bytes as a person reads them: "8.3 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def _load(options: ExtractOptions, model: str, device: str) -> Backbone:

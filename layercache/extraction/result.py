@@ -46,3 +46,24 @@ class Extraction:
     def did_nothing(self) -> bool:
         """The cache was complete already."""
         return not self.images
+
+    def summary(self) -> str:
+        """Two lines for the user: what it took, where it lies."""
+        left_out = f", {self.skipped} skipped because they could not be decoded (layercache cache info lists them)" if self.skipped else ""
+        where = f"  cache: {self.path} ({human(self.bytes)}; {', '.join(self.splits)}: {self.rows} images{left_out})"
+        if self.did_nothing:
+            return f"{self.model} on {self.dataset}: complete already, nothing to do\n{where}"
+        return (
+            f"{self.model} on {self.dataset}: {self.images} images in {self.seconds:.1f} s, {self.images_per_s:.4g} images/s\n"
+            f"  busy: decode {self.decode:.1f} s, forward {self.forward:.1f} s, write {self.write:.1f} s; "
+            f"the forward waited {self.starved:.1f} s for images and {self.blocked:.1f} s for the disk\n{where}"
+        )
+
+
+def human(size: float) -> str:
+    """Bytes as a person reads them: "8.3 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

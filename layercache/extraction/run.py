@@ -14,8 +14,8 @@ from layercache.cache.reader import load_cache
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.interruption import telling, terminable
 from layercache.extraction.options import ExtractOptions, read_options
-from layercache.extraction.plan import ASK_ABOVE, Plan, Target, human, make_plan, size_on_disk
-from layercache.extraction.result import Extraction
+from layercache.extraction.plan import ASK_ABOVE, Plan, Target, make_plan, size_on_disk
+from layercache.extraction.result import Extraction, human
 from layercache.extraction.splits import Work, extract_splits
 
 Say = Callable[[str], object]
