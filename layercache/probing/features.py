@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from layercache.cache.reader import Split
+from layercache.cache.reader import Split
 from layercache.errors import HeadMismatchError, NonFiniteError
 from layercache.probing.protocol import Noise
 
@@ -84,7 +83,8 @@ class Selection:
     @cached_property
     def labels(self) -> np.ndarray[Any, Any]:
         """(N,) int64 or (N, C) uint8, of the kept rows."""
-        return self.sources[0].split.labels[self.keep]
+        kept: np.ndarray[Any, Any] = self.sources[0].split.labels[self.keep]
+        return kept
 
     @cached_property
     def blocks(self) -> list[tuple[int, int]]:

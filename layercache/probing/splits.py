@@ -66,7 +66,8 @@ def strata(labels: Labels) -> Rows:
         return single
     frequency = labels.sum(axis=0, dtype=np.int64)
     rarity = np.where(labels > 0, frequency[None, :], np.iinfo(np.int64).max)
-    return np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1]).astype(np.int64)
+    rarest: Rows = np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1]).astype(np.int64)
+    return rarest
 
 
 def stratified(labels: Labels, rows: Rows, *, part: float, seed: int, keep: int = 1) -> tuple[Rows, Rows]:

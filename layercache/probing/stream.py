@@ -19,6 +19,7 @@ from layercache.probing.budget import SHARE, format_bytes, free_memory
 from layercache.probing.features import Batch, Features, ResidentFeatures, Selection
 
 Block = tuple[int, int]
+MODES = ("auto", "resident", "stream")
 
 
 class StreamedFeatures(Features):
@@ -29,16 +30,15 @@ class StreamedFeatures(Features):
     def __init__(self, selection: Selection, *, device: torch.device, budget: int) -> None:
         super().__init__(selection, device=device)
         row = len(selection.pairs) * selection.width * selection.dtype.itemsize
-        self._window = budget // 2 // row
+        window = budget // 2 // row
         largest = max((b - a for a, b in selection.blocks), default=0)
-        if largest > self._window:
+        if largest > window:
             raise OptionError(
                 f"--memory {format_bytes(budget)} is too small to stream {self.tokens} tokens of {self.width}: two row blocks of {largest} samples "
                 f"take {format_bytes(2 * largest * row)}; give at least that"
             )
-        dtype = torch.float16 if selection.dtype == np.float16 else torch.float32
-        rows = min(self._window, sum(b - a for a, b in selection.blocks))
-        self._buffers = [torch.empty((self.tokens, rows, self.width), dtype=dtype, pin_memory=device.type == "cuda") for _ in range(2)]
+        self.window = min(window, sum(b - a for a, b in selection.blocks))
+        """Samples of one of the two windows that an epoch holds."""
 
     def _windows(self, order: torch.Generator | None, member: np.ndarray[Any, Any]) -> list[list[Block]]:
         blocks = [(a, b) for a, b in self.selection.blocks if member[a:b].any()]
@@ -49,7 +49,7 @@ class StreamedFeatures(Features):
         for a, b in blocks:
             if b - a > room:
                 windows.append([])
-                room = self._window
+                room = self.window
             windows[-1].append((a, b))
             room -= b - a
         return windows
@@ -69,15 +69,18 @@ class StreamedFeatures(Features):
         if order is None and (np.diff(rows) <= 0).any():
             raise ValueError("samples are streamed in the order of the cache: rows must ascend")
         windows = self._windows(order, member)
+        # taken for the epoch only, so that the training and the test split are streamed in turn within one budget
+        shape, dtype = (self.tokens, self.window, self.width), torch.from_numpy(np.empty(0, self.selection.dtype)).dtype
+        buffers = [torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda") for _ in range(2)]
         carried: list[Batch] = []
         waiting = 0
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            ahead = reader.submit(self._read, windows[0], self._buffers[0]) if windows else None
+            ahead = reader.submit(self._read, windows[0], buffers[0]) if windows else None
             for w in range(len(windows)):
                 assert ahead is not None
-                held, buffer = ahead.result(), self._buffers[w % 2]
+                held, buffer = ahead.result(), buffers[w % 2]
                 # the other buffer is free: its last samples were copied out of it before this point
-                ahead = reader.submit(self._read, windows[w + 1], self._buffers[(w + 1) % 2]) if w + 1 < len(windows) else None
+                ahead = reader.submit(self._read, windows[w + 1], buffers[(w + 1) % 2]) if w + 1 < len(windows) else None
                 places = torch.from_numpy(np.flatnonzero(member[held]))
                 if order is not None:
                     places = places[torch.randperm(len(places), generator=order)]
@@ -104,24 +107,29 @@ def _join(parts: list[Batch]) -> Batch:
     return torch.cat([x for x, _ in parts], dim=1), torch.cat([i for _, i in parts])
 
 
+def least_budget(selection: Selection) -> int:
+    """The smallest budget with which a selection can be streamed: two windows of its largest row block."""
+    row = len(selection.pairs) * selection.width * selection.dtype.itemsize
+    return 2 * row * max((b - a for a, b in selection.blocks), default=0)
+
+
 def load(selection: Selection, *, device: torch.device, mode: str = "auto", budget: int | None = None) -> tuple[Features, str]:
     """The features of a selection, and one line that says how they are held and why.
 
     `mode` "auto" keeps them on the device where they fit `budget` (bytes; None: half of the device's free memory) and streams them otherwise.
     Raises OptionError for another mode, or where `budget` cannot even hold two row blocks.
     """
-    if mode not in ("auto", "resident", "stream"):
+    if mode not in MODES:
         raise OptionError(f"--features is auto, resident or stream; came {mode!r}")
     room = budget if budget is not None else int(SHARE * free_memory(device))
-    limit = "given by --memory" if budget is not None else f"half of what is free on {device.type}"
+    limit = "the rest of --memory" if budget is not None else f"half of what is free on {device.type}"
     need = selection.nbytes
     size = f"{len(selection.pairs)} tokens x {len(selection.keep)} samples x {selection.width}, {format_bytes(need)}"
     if mode == "resident" or (mode == "auto" and need <= room):
         why = "as asked" if mode == "resident" else f"fits {format_bytes(room)}, {limit}"
-        return ResidentFeatures(selection, device=device), f"features resident on {device.type}: {size} ({why})"
+        return ResidentFeatures(selection, device=device), f"resident on {device.type}: {size} ({why})"
     host = budget if budget is not None else int(SHARE * free_memory(torch.device("cpu")))
-    # windows beyond the features themselves would only be empty memory
-    row = len(selection.pairs) * selection.width * selection.dtype.itemsize
-    held = min(host, 2 * row * sum(b - a for a, b in selection.blocks))
+    streamed = StreamedFeatures(selection, device=device, budget=host)
+    row = selection.nbytes // len(selection.keep)
     why = "as asked" if mode == "stream" else f"more than {format_bytes(room)}, {limit}"
-    return StreamedFeatures(selection, device=device, budget=held), f"features streamed within {format_bytes(held)}: {size} ({why})"
+    return streamed, f"streamed through two windows of {format_bytes(streamed.window * row)}: {size} ({why})"

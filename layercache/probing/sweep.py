@@ -1,0 +1,262 @@
+"""The public `probe`: heads x layers x tokens x seeds on one cache, each probe selected, refitted, tested once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layercache.cache.reader import Cache, open_cache
+from layercache.errors import HeadMismatchError, OptionError
+from layercache.probing.baselines import GRIDS, Baseline
+from layercache.probing.budget import parse_bytes, resolve_device
+from layercache.probing.cell import BASELINES, Cell, Tokens, choose_tokens
+from layercache.probing.heads import HeadSpec
+from layercache.probing.loader import Loader
+from layercache.probing.methods import GradientDescent, Method, Progress
+from layercache.probing.protocol import DROPOUTS, LEARNING_RATES, WEIGHT_DECAYS, Protocol, Setting, grid
+from layercache.probing.record import PROBES, Probe, ProbeFolder, read_probe
+from layercache.probing.results import Results
+from layercache.probing.trial import run
+
+Words = str | Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How probes are trained, apart from which ones."""
+
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: str = "fp32"
+    """Arithmetic of the products over tokens: fp32 or bf16."""
+    features: str = "auto"
+    """auto, resident or stream: whether the tokens are kept on the device or read again every epoch."""
+    memory: int | str | None = None
+    """What features may take (8GB, 500MiB or bytes); None: half of what is free."""
+    group_size: int | None = None
+    """Settings trained together; None: as many as half of the free memory takes."""
+    refresh: bool = False
+    """Train a probe again that is already there."""
+    progress: bool = False
+    """Show a progress bar."""
+    say: Callable[[str], None] | None = None
+    """Gets one line for each thing that was chosen: device, features, group size, probes found."""
+
+
+def probe(
+    cache: Cache | str | Path,
+    *,
+    head: Words = "attentive",
+    layers: Words | None = None,
+    tokens: Words | None = None,
+    spatial: str | None = None,
+    spatial_layers: str = "last",
+    spatial_cache: Cache | str | Path | None = None,
+    embedding: bool = False,
+    heads: int | None = None,
+    settings: Sequence[Setting] | None = None,
+    lr: float | Sequence[float] | None = None,
+    weight_decay: float | Sequence[float] | None = None,
+    dropout: float | Sequence[float] | None = None,
+    seeds: int | Sequence[int] = 1,
+    shots: int | Sequence[int] | None = None,
+    fraction: float | Sequence[float] | None = None,
+    epochs: int | None = None,
+    protocol: Protocol | None = None,
+    test: str = "test",
+    **options: Any,
+) -> Results:
+    """Train heads from cached tokens and test them; by default as the paper does (arXiv 2601.09322, "Attentive Multi-Layer Fusion").
+
+    For every seed, a stratified 20 % of the training samples score the settings by balanced accuracy (mAP when multi-label; of equal ones the
+    first in the order lr, weight decay, dropout as given wins), the best is trained again on all of them, and tested once.
+    A probe is kept in CACHE/probes/<id>/; asked for again it is read, not trained, and a killed sweep continues.
+
+    cache: a Cache or its folder. head: linear, attentive, attentive-tokens, hybrid, knn, logreg, or several. layers: last, mid-last, quarter, all or
+    numbers ("1,5,9"), or several of these; default all (attentive-tokens: last). tokens: such as cls, ap, cls+ap; default cls+ap
+    (attentive-tokens: all). spatial, spatial_layers, spatial_cache: the hybrid head's spatial tokens (grid:K or patch), of which layers, and of which
+    cache where it is another one of the same weights and images; embedding: learn one for each layer and kind of token. heads: attention heads.
+    settings, or lr x weight_decay x dropout: the grid; default the paper's 21 (linear) or 63. seeds: how many (0, 1, ...) or which.
+    shots: training samples of each class. fraction: part of the training samples. epochs: instead of the protocol's 40. test: split to test on.
+    options: the fields of `Options`.
+
+    Raises OptionError and UnknownNameError for options, ProbeError where the labels allow no probe or all settings diverged, CacheError where the
+    cache is not whole, NonFiniteError where a token is not finite.
+
+    >>> import layercache                                                                   # doctest: +SKIP
+    >>> cache = layercache.open_cache(model="vit_nano", dataset="digits")                   # doctest: +SKIP
+    >>> results = layercache.probe(cache, head=["linear", "attentive"], layers=["last", "all"], seeds=3)  # doctest: +SKIP
+    >>> results.over_seeds()[["head", "layers", "test_balanced_accuracy_mean"]]             # doctest: +SKIP
+    """
+    chosen = _options(options)
+    first = cache if isinstance(cache, Cache) else open_cache(cache)
+    beside = None if spatial_cache is None else spatial_cache if isinstance(spatial_cache, Cache) else open_cache(spatial_cache)
+    if beside is not None:
+        _check_beside(first, beside)
+    training = protocol or Protocol()
+    if epochs is not None:
+        training = replace(training, epochs=epochs)
+    cells = []
+    for word, layer, token in product(_words(head), _words(layers), _words(tokens)):
+        hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "beside": beside} if word == "hybrid" else {}
+        seen = choose_tokens(first, head=word or "", layers=layer, tokens=token, **hybrid)  # type: ignore[arg-type]
+        shape = _shape(word or "", seen, heads=heads, embedding=embedding)
+        points = _grid(word or "", settings=settings, lr=lr, weight_decay=weight_decay, dropout=dropout)
+        for few, part, seed in product(_values(shots), _values(fraction), range(seeds) if isinstance(seeds, int) else seeds):
+            cells.append(
+                Cell(
+                    tokens=seen,
+                    head=word or "",
+                    shape=shape,
+                    grid=points,
+                    seed=seed,
+                    shots=few,
+                    fraction=part,
+                    protocol=training,
+                    precision=chosen.precision,
+                    test=test,
+                )
+            )
+    return Results(_run_all(cells, chosen))
+
+
+def _run_all(cells: Sequence[Cell], options: Options) -> list[Probe]:
+    """Each cell once, those that see the same tokens after one another; the probes in the order asked for."""
+    say = options.say or (lambda _: None)
+    for cell in cells:
+        for split in (cell.train, cell.test):
+            cell.tokens.cache.split(split)  # a split that is not complete is refused before any work
+    device, why = resolve_device(options.device)
+    budget = None if options.memory is None else parse_bytes(options.memory)
+    loader = Loader(device=device, mode=options.features, budget=budget, say=say)
+    order = list(dict.fromkeys(_same_tokens(cell.tokens) for cell in cells))
+    found: dict[str, Probe] = {}
+    told = False
+    for cell in sorted(cells, key=lambda c: order.index(_same_tokens(c.tokens))):
+        if cell.id in found:
+            continue
+        folder = ProbeFolder(cell.tokens.cache.path / PROBES / cell.id)
+        with folder.held():
+            if options.refresh:
+                folder.clear()
+            there = read_probe(folder.path)
+            if there is not None:
+                say(f"{describe(cell)}: already there, {there.path} (--refresh trains it again)")
+            else:
+                if not told:
+                    say(f"device {why}")
+                    told = True
+                with _bar(describe(cell), show=options.progress) as progress:
+                    method = _method(cell, options, device, progress=progress)
+                    there = run(cell, folder=folder, loader=loader, method=method, chunk=options.group_size or len(cell.grid), say=say)
+        found[cell.id] = there
+    return [found[cell.id] for cell in cells]
+
+
+def describe(cell: Cell) -> str:
+    """A cell in a few words, for people who watch."""
+    parts = [cell.head, cell.tokens.layers, cell.tokens.kinds, cell.tokens.spatial, f"seed {cell.seed}"]
+    if cell.shots is not None:
+        parts.append(f"{cell.shots} shots")
+    if cell.fraction is not None:
+        parts.append(f"{100 * cell.fraction:g} % of train")
+    return " ".join(part for part in parts if part)
+
+
+def _method(cell: Cell, options: Options, device: torch.device, *, progress: Progress | None) -> Method:
+    if cell.head in BASELINES:
+        return Baseline(name=cell.head, shape=cell.shape, progress=progress)
+    return GradientDescent(
+        shape=cell.shape,
+        protocol=cell.protocol,
+        seed=cell.seed,
+        device=device,
+        precision=cell.precision,
+        group_size=options.group_size,
+        progress=progress,
+        say=options.say,
+    )
+
+
+@contextmanager
+def _bar(text: str, *, show: bool) -> Iterator[Progress | None]:
+    """A progress bar over the steps of a search, then over those of the final fit."""
+    if not show:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=text, unit="step", leave=False, mininterval=0.5, dynamic_ncols=True) as bar:
+
+        def progress(done: int, total: int) -> None:
+            if bar.total != total or done < bar.n:
+                bar.reset(total)
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _options(given: dict[str, Any]) -> Options:
+    if unknown := set(given) - set(Options.__dataclass_fields__):
+        known = ", ".join(Options.__dataclass_fields__)
+        raise OptionError(f"probe has no option {', '.join(sorted(unknown))}; besides what its signature shows there are {known}")
+    return Options(**given)
+
+
+def _shape(head: str, tokens: Tokens, *, heads: int | None, embedding: bool) -> HeadSpec:
+    spec = tokens.cache.spec
+    kind = "linear" if head in BASELINES else head
+    return HeadSpec(
+        kind=kind,
+        tokens=len(tokens.pairs),
+        width=spec.width,
+        classes=len(spec.dataset.classes),
+        attention_heads=None if kind == "linear" else heads,
+        multi_label=spec.dataset.multi_label,
+        groups=tokens.groups if embedding and head == "hybrid" else None,
+    )
+
+
+def _grid(head: str, *, settings: Any, lr: Any, weight_decay: Any, dropout: Any) -> tuple[dict[str, float], ...]:
+    """The settings as plain values, in order."""
+    if head in BASELINES:
+        return tuple(dict(setting) for setting in GRIDS[head])
+    if settings is not None and not (lr is None and weight_decay is None and dropout is None):
+        raise OptionError("give settings, or lr, weight_decay and dropout, not both")
+    if settings is None:
+        drops = (0.0,) if head == "linear" else _list(dropout, DROPOUTS)
+        settings = grid(lr=_list(lr, LEARNING_RATES), weight_decay=_list(weight_decay, WEIGHT_DECAYS), dropout=drops)
+    if not settings:
+        raise OptionError("the grid is empty: give at least one value each of lr, weight decay and dropout")
+    return tuple(vars(setting) for setting in dict.fromkeys(settings))
+
+
+def _check_beside(first: Cache, other: Cache) -> None:
+    a, b = first.spec, other.spec
+    for name, one, two in (("weights", a.weights, b.weights), ("width", a.width, b.width), ("data set", a.dataset, b.dataset)):
+        if one != two:
+            raise HeadMismatchError(
+                f"the spatial tokens must come from the same {name}: {first.path} and {other.path} differ; extract them with the same options"
+            )
+
+
+def _same_tokens(tokens: Tokens) -> tuple[Any, ...]:
+    return tuple((cache.path, pairs) for cache, pairs in tokens.sources)
+
+
+def _words(value: Words | None) -> tuple[str | None, ...]:
+    return (None,) if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
+def _list(value: float | Sequence[float] | None, default: Sequence[float]) -> tuple[float, ...]:
+    return tuple(default) if value is None else tuple(value) if isinstance(value, Sequence) else (value,)
