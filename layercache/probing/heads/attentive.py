@@ -63,7 +63,7 @@ class AttentiveHead:
         all configurations) lies below the configuration's entry of `rates` (G,). The products over tokens run in `prepared`'s dtype.
         """
         p, spec = parameters, self.spec
-        n_configurations, n_rows = len(p["query"]), len(prepared)
+        n_configurations, n_rows = len(p["query"]), prepared.shape[0]  # len() would fix the batch size of an exported head
         weights_bsgh = self.attention(p, prepared)
         total_ghb = None
         if train and rates is not None and draw is not None:
