@@ -48,7 +48,7 @@ def hold_out(samples: Samples) -> dict[str, Samples]:
     """
     n = len(samples.labels)
     strata = samples.labels if samples.labels.ndim == 1 else np.zeros(n, np.int64)
-    train = stratified(strata, round(TRAIN_SHARE * n), seed=0, key="hold-out")
+    train = stratified(strata, min(round(TRAIN_SHARE * n), n - 1), seed=0, key="hold-out")
     return {"train": samples.take(train), "test": samples.take(np.setdiff1d(np.arange(n), train))}
 
 

@@ -6,6 +6,7 @@ Reads what GNU tar, BSD tar and Python write: ustar prefixes, GNU long names, pa
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,10 +30,7 @@ class Descriptor:
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
+        weakref.finalize(self, os.close, self.fd)
 
 
 @lru_cache(maxsize=128)

@@ -74,6 +74,7 @@ def webdataset(path: str | os.PathLike[str], *, name: str | None = None) -> Labe
     splits = [split for split in ("train", "test") if (root / split).is_dir()]
     if not splits:
         raise DataNotFoundError(f"{root}: expected train/ or test/ with 0.tar, 1.tar .. and nshards.txt, found neither")
+    tar.descriptor.cache_clear()  # a tar may have been replaced since this process last looked
     classes = tuple(_read(root / "classnames.txt").splitlines())
     samples = {split: _scan(root, split) for split in splits}
     return Labelled(name=name or safe_name(root.resolve().name), classes=classes, samples=samples)

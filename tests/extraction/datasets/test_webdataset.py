@@ -1,0 +1,112 @@
+import io
+import tarfile
+
+import pytest
+
+from layercache.errors import DataError, DataNotFoundError
+from layercache.extraction.datasets import dataset_name, identity, open_dataset
+from layercache.extraction.datasets.webdataset import webdataset
+
+
+def shard(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def root(tmp_path, pictures):
+    """The clip-benchmark layout: train in two tars, test in one."""
+    root = tmp_path / "wds_things"
+    shard(
+        root / "train/0.tar",
+        [
+            ("s0000001.cls", b"2"),
+            ("s0000001.png", pictures.encoded(1)),
+            ("s0000000.webp", pictures.encoded(0, "WEBP")),
+            ("s0000000.cls", b"0\n"),
+            ("s0000000.json", b"{}"),
+        ],
+    )
+    shard(root / "train/1.tar", [("./s0000000.png", pictures.encoded(2)), ("./s0000000.cls", b"1")])
+    shard(root / "test/0.tar", [("s1.png", pictures.encoded(3)), ("s1.cls", b"1")])
+    (root / "train/nshards.txt").write_text("2")
+    (root / "test/nshards.txt").write_text("1\n")
+    (root / "classnames.txt").write_text("tench\nhouse cat\ncar\n")
+    return root
+
+
+def test_read(root, pictures):
+    shard(root / "test/0.tar", [("sub/s0.png", pictures.encoded(4)), ("sub/s0.cls", b"0"), ("s1.png", pictures.encoded(3)), ("s1.cls", b"1")])
+    dataset = open_dataset(f"wds:{root}")
+    assert (dataset.name, dataset.classes, dataset.splits) == ("wds_things", ("tench", "house cat", "car"), ("train", "test"))
+    assert dataset_name(f"wds:{root}") == "wds_things"
+    pictures.check(
+        dataset, "train", [("train/0/s0000000", "tench", 0), ("train/0/s0000001", "car", 1), ("train/1/s0000000", "house cat", 2)], atol=12
+    )
+    pictures.check(dataset, "test", [("test/0/s1", "house cat", 3), ("test/0/sub/s0", "tench", 4)])
+
+
+def test_a_sample_without_image_or_label_is_named(root):
+    shard(root / "test/0.tar", [("sub/s0.cls", b"0"), ("s1.png", b""), ("s1.cls", b"1")])
+    with pytest.raises(DataError, match=r"test/0\.tar: sample 'sub/s0' has no image \(1 such"):
+        open_dataset(f"wds:{root}")
+
+
+def test_content_is_the_images_alone_and_follows_take(root, pictures, monkeypatch):
+    samples = webdataset(root).open("train")
+    assert samples.content.startswith("bytes:")
+    assert samples.take([2]).content != samples.content
+    assert samples.take([0, 1, 2]).content == samples.content
+    before = identity(webdataset(root))
+    shard(root / "train/1.tar", [("s0000000.cls", b"1"), ("s0000000.png", pictures.encoded(2))])
+    assert identity(webdataset(root)) == before, "the same samples in another order within the tar"
+    shard(root / "train/1.tar", [("s0000000.cls", b"1"), ("s0000000.png", pictures.encoded(20))])
+    assert identity(webdataset(root)).splits["train"].content != before.splits["train"].content
+    monkeypatch.setattr("layercache.extraction.datasets.webdataset.HASHED_IN_FULL", 10)
+    assert webdataset(root).open("train").content.startswith("sizes:")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (lambda r: (r / "train/1.tar").unlink(), DataNotFoundError, r"train/1\.tar is missing; nshards\.txt says that there are 2"),
+        (lambda r: (r / "train/nshards.txt").unlink(), DataNotFoundError, r"nshards\.txt is missing"),
+        (lambda r: (r / "train/nshards.txt").write_text("two"), DataError, "expected a number, found 'two'"),
+        (lambda r: (r / "classnames.txt").unlink(), DataNotFoundError, r"classnames\.txt is missing"),
+        (lambda r: (r / "classnames.txt").write_text("a\nb\n"), DataError, "sample 'train/0/s0000001' has label 2, expected 0 to 1"),
+        (lambda r: shard(r / "train/1.tar", [("s.png", b""), ("s.cls", b"cat")]), DataError, "sample 's' has label b'cat', expected a class number"),
+        (lambda r: shard(r / "train/1.tar", [("s.png", b""), ("s.jpg", b""), ("s.cls", b"0")]), DataError, "'s' has two members of one kind"),
+    ],
+)
+def test_refusals(root, pictures, change, error, text):
+    change(root)
+    with pytest.raises(error, match=text):
+        webdataset(root)
+
+
+@pytest.mark.parametrize("folder", ["resisc45", "wds_resisc45", "wds_vtab-resisc45", "."])
+def test_named_sets_are_found_below_the_root(root, pictures, tmp_path, folder):
+    if folder == ".":
+        place = root
+    else:
+        root.rename(tmp_path / folder)
+        place = tmp_path
+    dataset = open_dataset("resisc45", root=place)
+    assert dataset.name == "resisc45"
+    pictures.check(dataset, "test", [("test/0/s1", "house cat", 3)])
+
+
+def test_named_set_that_is_not_there(tmp_path):
+    with pytest.raises(DataNotFoundError, match=f"data set dmlab: looked for .* in {tmp_path}/dmlab, .*get it: .*wds_vtab-dmlab"):
+        open_dataset("dmlab", root=tmp_path)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataNotFoundError, match="expected train/ or test/"):
+        open_dataset(f"wds:{tmp_path}")
+    with pytest.raises(DataNotFoundError, match="there is no folder"):
+        open_dataset(f"wds:{tmp_path}/x")
