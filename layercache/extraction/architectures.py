@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from torch import nn
 
 from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction import nano, preprocess
-from layercache.extraction.catalogue import MODELS
+from layercache.extraction.catalogue import MODELS, ModelInfo
+from layercache.extraction.download import download
 from layercache.extraction.preprocess import Preprocessing
-from layercache.extraction.weights import digest_weights, load_weights, read_checkpoint, strip_head
+from layercache.extraction.weights import NoDraws, digest_weights, load_weights, read_checkpoint, strip_head
 
 PARTS = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
 """What a timm model must have to be read as a ViT."""
@@ -67,16 +69,16 @@ def build(
     else:
         timm_name = info.architecture if info else name
         keys_of = _entry(timm_name)
-        module = _create(timm_name, name=name, pretrained=weights is None)
-    if not all(hasattr(module, part) for part in PARTS) or not hasattr(module.patch_embed, "grid_size"):
-        raise BackboneError(f"{name}: expected a ViT with a class or patch token sequence, got timm's {type(module).__name__}: choose another model")
+        with torch.device("meta"):  # shapes only, in a tenth of a second: what cannot serve is refused before it is downloaded
+            _refuse_other(_create(timm_name), name=name)
+        module = download(timm_name, name=name) if weights is None else _create(timm_name)
 
     state = read_checkpoint(weights) if weights else None
     head = _projection(module, state, name=name) if keep_head else None
     strip_head(module)
-    notes: tuple[str, ...] = ()
+    notes = _advice(module.pretrained_cfg)
     if state is not None:
-        notes = load_weights(module, state, source=f"weights {weights} for {name}", keys_of=keys_of)
+        load_weights(module, state, source=f"weights {weights} for {name}", keys_of=keys_of)
     used = dict(module.state_dict())
     if head is not None:
         used |= {f"head.{k}": v for k, v in head.state_dict().items()}
@@ -87,9 +89,9 @@ def build(
     digest = digest_weights(used)
     if change is not None and _has_quirk(module):
         own = change(own)
-    if tuple(module.patch_embed.img_size) != own.input_size:
-        if not notes:
-            notes = (f"input {own.input_size[0]} instead of {module.patch_embed.img_size[0]}: positional embedding resampled",)
+    native = tuple(module.patch_embed.img_size)
+    if native != own.input_size:
+        notes += (f"input {' x '.join(map(str, own.input_size))} instead of the checkpoint's {' x '.join(map(str, native))}: positions resampled",)
         module.set_input_size(img_size=own.input_size)
     return Built(
         module=module.eval().requires_grad_(False),
@@ -99,32 +101,72 @@ def build(
         preprocessing=own,
         depth=len(module.blocks),
         width=module.embed_dim,
-        class_token=getattr(module, "cls_token", None) is not None,
+        class_token=_has_class_token(module),
         prefix=module.num_prefix_tokens,
         grid=tuple(module.patch_embed.grid_size),
         notes=notes,
     )
 
 
+def inspect(name: str) -> ModelInfo:
+    """The figures of any model that `build` takes, without its weights. Raises UnknownNameError or BackboneError."""
+    if name in MODELS:
+        return MODELS[name]
+    _entry(name)
+    with torch.device("meta"):
+        module: Any = _create(name)
+    _refuse_other(module, name=name)
+    strip_head(module)
+    embed = module.patch_embed
+    return ModelInfo(
+        name=name,
+        architecture=module.pretrained_cfg["architecture"],
+        params_m=sum(p.numel() for p in module.parameters()) / 1e6,
+        width=module.embed_dim,
+        depth=len(module.blocks),
+        input_size=embed.img_size[0],
+        patch=embed.img_size[0] // embed.grid_size[0],
+        note="; ".join(_advice(module.pretrained_cfg)) or f"weights of timm: {module.pretrained_cfg.get('tag') or 'none'}",
+        class_token=_has_class_token(module),
+    )
+
+
 def _entry(timm_name: str) -> str:
     """The Python module that defines the model. Raises UnknownNameError."""
     if not is_model(timm_name):
-        raise UnknownNameError("model", timm_name, [*MODELS, *timm.list_models()], hint="(layercache models lists the short names)")
+        known = [*MODELS, *timm.list_models()]
+        near = difflib.get_close_matches(timm_name, known, n=1, cutoff=0.5)
+        raise UnknownNameError("model", timm_name, known if near else MODELS, hint="(layercache models lists the short names; any timm ViT serves)")
     return str(model_entrypoint(get_arch_name(timm_name)).__module__)
 
 
-def _create(timm_name: str, *, name: str, pretrained: bool) -> nn.Module:
+def _create(timm_name: str) -> nn.Module:
+    """The architecture, its parameters undefined: a checkpoint is about to fill every one of them, strictly."""
     try:
-        return timm.create_model(timm_name, pretrained=pretrained)  # type: ignore[no-any-return]
-    except Exception as e:  # hub clients raise their own kinds for a missing network, a missing repository and a refused token
-        if "Invalid pretrained tag" in str(e):
-            raise UnknownNameError("model", timm_name, timm.list_models(get_arch_name(timm_name) + ".*", pretrained=True)) from e
-        if not pretrained:
+        with NoDraws():
+            return timm.create_model(timm_name)  # type: ignore[no-any-return]
+    except RuntimeError as e:
+        if "Invalid pretrained tag" not in str(e):
             raise
-        first = (str(e) or type(e).__name__).splitlines()[0]
+        raise UnknownNameError("model", timm_name, timm.list_models(get_arch_name(timm_name) + ".*", pretrained=True)) from e
+
+
+def _refuse_other(module: Any, *, name: str) -> None:
+    if not all(hasattr(module, part) for part in PARTS) or not hasattr(module.patch_embed, "grid_size"):
         raise BackboneError(
-            f"{name}: its weights ({timm_name}) could not be downloaded ({first}): give a local checkpoint with --weights FILE"
-        ) from e
+            f"{name}: expected a ViT, got timm's {type(module).__name__}: choose a model of timm's vision_transformer, deit, eva or beit"
+        )
+
+
+def _has_class_token(module: Any) -> bool:
+    return getattr(module, "cls_token", None) is not None
+
+
+def _advice(cfg: dict[str, Any]) -> tuple[str, ...]:
+    """Timm's own remark, if it still applies: OpenAI's, DFN's and MetaCLIP's weights want QuickGELU, which only the `_quickgelu_` names build."""
+    if "quickgelu" in cfg["architecture"]:
+        return ()
+    return tuple(cfg.get("notes") or ())
 
 
 def _projection(module: Any, state: dict[str, torch.Tensor] | None, *, name: str) -> nn.Linear:

@@ -21,7 +21,7 @@ from layercache.extraction import preprocess
 from layercache.extraction.architectures import Built, build
 from layercache.extraction.catalogue import MODELS, ModelInfo
 from layercache.extraction.preprocess import Preprocessing
-from layercache.extraction.taps import TapPoint, find_taps
+from layercache.extraction.taps import TapPoint, drop_later_blocks, find_taps
 from layercache.extraction.tokens import TokenPlan, parse_kinds
 
 __all__ = ["MODELS", "Backbone", "ModelInfo", "load_backbone"]
@@ -72,6 +72,7 @@ class Backbone:
         self._taken: dict[int, Tensor] = {}
         for point in find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture):
             point.module.register_forward_hook(_Take(self, point))
+        drop_later_blocks(self.module, tap=tap, layers=layers)
         self._forward = torch.compile(self.run) if compile else self.run
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -27,25 +27,23 @@ class ModelInfo:
     note: str
     """What it was trained on, and anything one should know before choosing it."""
 
-    @property
-    def patches(self) -> int:
-        """Number of patch tokens."""
-        return (self.input_size // self.patch) ** 2
+    class_token: bool = True
+    """It has a class token; all models of MODELS do."""
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Token kinds of one layer; all of these models have a class token."""
-        return ("cls", "ap", "grid:K", "all")
+        """The token kinds that one layer offers to --tokens."""
+        return (*(("cls",) if self.class_token else ()), "ap", "grid:K", "all")
 
 
-_QUICK = "OpenAI's weights, with the QuickGELU they were trained with; --projected offers the joint space"
-_DINO = "self-supervised; run at 224 (trained last at 518, positions resampled)"
+_QUICK = "OpenAI, with its QuickGELU; --projected stores the joint space"
+_DINO = "self-supervised on LVD-142M; run at 224, native 518"
 
 _ROWS = (
     ("vit_s16", "vit_small_patch16_224.augreg_in21k_ft_in1k", 21.67, 384, 12, 224, 16, "supervised, ImageNet-21k then 1k"),
     ("vit_b16", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 85.80, 768, 12, 224, 16, "supervised, ImageNet-21k then 1k"),
     ("vit_l16", "vit_large_patch16_224.augreg_in21k_ft_in1k", 303.30, 1024, 24, 224, 16, "supervised, ImageNet-21k then 1k"),
-    ("dinov2_s14", "vit_small_patch14_dinov2.lvd142m", 21.62, 384, 12, 224, 14, _DINO),
+    ("dinov2_s14", "vit_small_patch14_dinov2.lvd142m", 21.63, 384, 12, 224, 14, _DINO),
     ("dinov2_b14", "vit_base_patch14_dinov2.lvd142m", 85.72, 768, 12, 224, 14, _DINO),
     ("dinov2_l14", "vit_large_patch14_dinov2.lvd142m", 303.23, 1024, 24, 224, 14, _DINO),
     ("clip_b32", "vit_base_patch32_clip_quickgelu_224.openai", 87.46, 768, 12, 224, 32, _QUICK),

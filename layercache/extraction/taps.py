@@ -49,6 +49,12 @@ def find_taps(module: nn.Module, *, tap: Tap, layers: Sequence[int], architectur
     return tuple(_find(module, tap=tap, layer=layer, architecture=architecture) for layer in layers)
 
 
+def drop_later_blocks(module: Any, *, tap: Tap, layers: Sequence[int]) -> None:
+    """Blocks after the last tap are not computed."""
+    last = max(layers)
+    module.blocks = module.blocks[: last + 1 if tap == "norm2" else last]
+
+
 def _find(module: nn.Module, *, tap: Tap, layer: int, architecture: str) -> TapPoint:
     blocks: list[Any] = list(module.blocks)  # type: ignore[arg-type]
     if tap == "norm2" and layer < len(blocks):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from layercache.errors import BackboneError
 
@@ -71,33 +72,40 @@ def strip_head(module: Any) -> nn.Module | None:
     return head if isinstance(head, nn.Linear) else None
 
 
-def load_weights(module: nn.Module, state: dict[str, Tensor], *, source: str, keys_of: str | None = None) -> tuple[str, ...]:
-    """Loads a head-less `module` strictly from `state`; returns notes for the user.
+class NoDraws(TorchFunctionMode):
+    """Inside it, modules are built without drawing their initial weights, which takes timm seconds for a large ViT."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Random fills return the tensor as it is; anything else goes its way."""
+        if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], *, source: str, keys_of: str | None = None) -> None:
+    """Loads a head-less `module` strictly from `state`. Raises BackboneError, listing the keys that do not fit.
 
     keys_of: the Python module whose `checkpoint_filter_fn` turns original key names into timm's. A positional embedding of another grid sets the
     module's input size to that grid first, so that what is loaded are the checkpoint's own numbers; the caller then sets the size it wants.
     """
-    notes = _match_grid(module, state)
+    _match_grid(module, state)
     convert = getattr(sys.modules.get(keys_of or ""), "checkpoint_filter_fn", None)
     if convert is not None:
         state = convert(dict(state), module)
     _refuse_mismatch(module, state, source=source)
     module.load_state_dict(state, strict=False)  # strict already, but for the parts in UNUSED
-    return notes
 
 
-def _match_grid(module: Any, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _match_grid(module: Any, state: Mapping[str, Tensor]) -> None:
     own, given = getattr(module, "pos_embed", None), state.get("pos_embed")
     if not isinstance(own, Tensor) or given is None or given.ndim != 3 or given.shape[1] == own.shape[1] or not hasattr(module, "set_input_size"):
-        return ()
+        return
     prefix = 0 if getattr(module, "no_embed_class", False) else module.num_prefix_tokens
     side = math.isqrt(max(given.shape[1] - prefix, 0))
     if side < 1 or side * side != given.shape[1] - prefix:
-        return ()
-    ph, pw = module.patch_embed.patch_size
-    old = module.patch_embed.grid_size
-    module.set_input_size(img_size=(side * ph, side * pw))
-    return (f"positional embedding resampled from the checkpoint's {side} x {side} grid to {old[0]} x {old[1]}",)
+        return  # the comparison of shapes says it
+    embed = module.patch_embed
+    module.set_input_size(img_size=tuple(side * pixels // patches for pixels, patches in zip(embed.img_size, embed.grid_size, strict=True)))
 
 
 def _refuse_mismatch(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:

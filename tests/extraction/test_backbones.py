@@ -96,10 +96,10 @@ def test_refuses_other_images(tmp_path: Path) -> None:
     backbone = load("tiny_vit", tmp_path)
     with pytest.raises(OptionError, match=r"tiny_vit: expected uint8 images \(B, 3, 32, 32\), got torch.float32 \(3, 3, 32, 32\)"):
         backbone(IMAGES.float())
-    with pytest.raises(OptionError, match="got torch.uint8"):
+    with pytest.raises(OptionError, match=r"got torch.uint8"):
         backbone(IMAGES[:, :, :16])
 
 
 def test_unknown_model_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown model 'dinov2_b16': did you mean .*dinov2_b14"):
+    with pytest.raises(UnknownNameError, match=r"unknown model 'dinov2_b16': did you mean .*dinov2_b14"):
         load_backbone("dinov2_b16")

@@ -89,5 +89,5 @@ def test_refuses_other_modes_and_options() -> None:
         resolve(config())(picture(40, 40).convert("L"))
     with pytest.raises(OptionError, match="crop_mode must be one of center, squash, border, got 'zoom'"):
         resolve(config(crop_mode="zoom"))
-    with pytest.raises(OptionError, match="interpolation must be one of nearest, .*got 'cubic'"):
+    with pytest.raises(OptionError, match=r"interpolation must be one of nearest, .*got 'cubic'"):
         resolve(config(interpolation="cubic"))

@@ -1,0 +1,62 @@
+"""`layercache models`: the table without torch, one model with timm."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from layercache_cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def test_the_table_says_what_a_person_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "models")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert lines["name"].split() == ["name", "timm", "architecture", "params", "width", "layers", "input", "patch", "tokens", "weights"]
+    row = "clip_b16 vit_base_patch16_clip_quickgelu_224.openai 85.8 M 768 12 224 16 cls ap grid:K all"
+    assert lines["clip_b16"].split()[:12] == row.split()
+    assert "Fashion-MNIST" in lines["vit_nano"]
+
+
+def test_the_table_imports_neither_torch_nor_timm() -> None:
+    code = (
+        "import sys\nfrom layercache_cli.main import main\ntry:\n    main(['models'])\nexcept SystemExit:\n"
+        "    print('heavy:', sorted({'torch', 'timm', 'numpy', 'PIL'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "heavy: []" in done.stdout
+
+
+def test_one_model_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "models", "vit_base_patch16_siglip_224.webli")
+    assert code == 0
+    assert "tokens             ap, grid:K, all (no class token: pass --tokens ap)" in out
+    assert "layers             12" in out
+
+
+def test_timm_says_which_activation_the_weights_want(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "models", "vit_base_patch16_clip_224.openai")
+    assert "natively QuickGELU" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("clip_b61", "error: unknown model 'clip_b61': did you mean"),
+        ("zzzzzzzz", "known: clip_b16, clip_b32"),
+        ("resnet18", "error: resnet18: expected a ViT, got timm's ResNet"),
+    ],
+)
+def test_what_is_no_backbone(capsys: pytest.CaptureFixture[str], name: str, text: str) -> None:
+    code, _, err = run(capsys, "models", name)
+    assert code == 1
+    assert text in err
