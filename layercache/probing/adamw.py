@@ -37,7 +37,9 @@ class AdamW:
 
         `gradients`, `lr` and `weight_decay` are of those configurations alone, `parameters` of all. A parameter without a gradient is left alone.
         """
-        norms = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value.flatten(1), dim=1) for value in gradients.values()]), dim=0)
+        norms: Tensor = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(value.flatten(1), dim=1) for value in gradients.values()]), dim=0
+        )
         shrink = torch.ones_like(norms) if self.clip is None else (self.clip / (norms + 1e-6)).clamp(max=1.0)
         advance = self._advance_fused if norms.device.type == "cpu" else self._advance
         advance({name: parameters[name][at] for name in gradients}, gradients, at=at, count=count, lr=lr, weight_decay=weight_decay, shrink=shrink)

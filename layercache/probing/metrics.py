@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
@@ -19,11 +21,30 @@ def evaluate(logits: Floats, labels: NDArray[Any], *, multi_label: bool = False)
     """What a probe reports: "balanced_accuracy", "top1", "top5" of class numbers (N,); "map" of 0/1 targets (N, C). Logits (N, C)."""
     if multi_label:
         return {"map": mean_average_precision(logits, labels)}
-    return {
-        "balanced_accuracy": balanced_accuracy(logits.argmax(1), labels),
-        "top1": top_k(logits, labels, k=1),
-        "top5": top_k(logits, labels, k=5),
-    }
+    return evaluate_ranks(_ranks(logits, labels), labels)
+
+
+def evaluate_ranks(ranks: Ints, labels: Ints) -> dict[str, float]:
+    """The same figures from `class_ranks` (N,)."""
+    counts = np.bincount(labels)
+    hits = np.bincount(labels[ranks == 0], minlength=len(counts))
+    there = counts > 0
+    return {"balanced_accuracy": float(np.mean(hits[there] / counts[there])), "top1": float(np.mean(ranks < 1)), "top5": float(np.mean(ranks < 5))}
+
+
+def class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes stand above the sample's own, int64 (..., N) from logits (..., N, C) and labels (N,).
+
+    Of tied classes the lower number stands above, as argmax has it. Not-a-number is never below anything, so a row of it ranks last.
+    """
+    own_class = labels.expand(logits.shape[:-1])[..., None]
+    own = logits.gather(-1, own_class)
+    later = torch.arange(logits.shape[-1], device=logits.device) >= own_class
+    return (~((logits < own) | ((logits == own) & later))).sum(-1)
+
+
+def _ranks(logits: Floats, labels: Ints) -> NDArray[np.int64]:
+    return class_ranks(torch.as_tensor(logits), torch.as_tensor(labels, dtype=torch.int64)).numpy()
 
 
 def selection_metric(*, multi_label: bool) -> str:
@@ -41,10 +62,7 @@ def balanced_accuracy(predicted: Ints, labels: Ints) -> float:
 
 def top_k(logits: Floats, labels: Ints, *, k: int) -> float:
     """Share of samples with fewer than k classes above their own, 1.0 where k reaches C; of tied classes the lower number is above."""
-    own = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=1)
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & earlier)).sum(1)
-    return float(np.mean(rank < k))
+    return float(np.mean(_ranks(logits, labels) < k))
 
 
 def confusion(predicted: Ints, labels: Ints, *, classes: int) -> NDArray[np.int64]:
