@@ -33,7 +33,7 @@ class SplitIdentity:
     labels: str
     """SHA-256 hex over the labels' bytes."""
     content: str
-    """What stands for the images' bytes: "bytes:<sha256>" or, where hashing all bytes would take too long, "sizes:<sha256>"."""
+    """What stands for the images' bytes: "bytes:<sha256>" or, where hashing all bytes would take too long, "sizes:<sha256>" or "sample:<sha256>"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ H, W: height and width. The array is uint8 (N', H, W), grey, or (N', H, W, 3).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self
@@ -13,7 +14,12 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from layercache.extraction.datasets.files import HASHED_IN_FULL
+
 Array = np.ndarray[Any, Any]
+
+SAMPLE = 4096
+"""Rows that stand for an array too large to be hashed; PCam's training part is 7 GB."""
 
 
 class ArraySamples:
@@ -31,11 +37,13 @@ class ArraySamples:
 
     @cached_property
     def content(self) -> str:
-        """Digest of the shape and bytes of the kept rows."""
-        digest = hashlib.sha256(repr((len(self._rows), *self._array.shape[1:])).encode())
-        for i in self._rows:
+        """Digest of the shape and bytes of the kept rows; above HASHED_IN_FULL of `SAMPLE` rows spread evenly over them."""
+        shape = (len(self._rows), *self._array.shape[1:])
+        whole = math.prod(shape) <= HASHED_IN_FULL
+        digest = hashlib.sha256(repr(shape).encode())
+        for i in self._rows if whole else self._rows[:: max(1, len(self._rows) // SAMPLE)]:
             digest.update(self._array[i].tobytes())
-        return f"bytes:{digest.hexdigest()}"
+        return f"{'bytes' if whole else 'sample'}:{digest.hexdigest()}"
 
     @cached_property
     def _array(self) -> Array:

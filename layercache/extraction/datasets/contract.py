@@ -23,7 +23,11 @@ class Samples(Protocol):
 
     @property
     def content(self) -> str:
-        """Stands for the images' bytes: "bytes:<sha256>" or "sizes:<sha256>" (see cache.spec.SplitIdentity)."""
+        """Stands for the images' bytes.
+
+        "bytes:<sha256>" over all of them or, where that would take too long (above 1 GiB), "sizes:<sha256>" over the files' sizes,
+        "sample:<sha256>" over some rows of an array.
+        """
         ...
 
     def load(self, row: int) -> Image.Image:

@@ -72,7 +72,7 @@ class TableSamples:
         """The image file. Raises DataError where the cell is empty."""
         cell = self.table[int(self.rows[row])][self.column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
-            raise DataError("the table holds no image")
+            raise DataError(f"sample {self.ids[row]!r}: the table holds no image")
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
     def load(self, row: int) -> Image.Image:

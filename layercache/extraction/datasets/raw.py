@@ -74,8 +74,13 @@ def pcam_labels(root: str, split: str) -> Array:
 
 
 def _h5(path: Path) -> Any:
+    return h5py().File(path)
+
+
+def h5py() -> Any:
+    """The module. Raises MissingExtraError."""
     try:
         import h5py
     except ImportError as error:
         raise MissingExtraError("h5py", "pcam") from error
-    return h5py.File(path)
+    return h5py

@@ -98,6 +98,8 @@ READERS: dict[str, Listed | Held] = {
 
 def read(name: str, root: Path, *, download: bool = False) -> Labelled:
     """The data set `name` of READERS below `root`. Raises DataNotFoundError, DataError, MissingExtraError."""
+    if name == "pcam":
+        raw.h5py()  # torchvision's own complaint would look like a missing file
     root = own_folder(name, root)
     reader = READERS[name]
     made = {"train": made_by(name, reader.kind, root, download=download, **reader.train)}

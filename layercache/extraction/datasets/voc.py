@@ -124,7 +124,10 @@ def _objects(path: str) -> Objects:
         name, box = element.findtext("name"), element.find("bndbox")
         if name not in CLASSES or box is None:
             raise DataError(f"data set voc2007: annotation {path} has an object {name!r}, expected one of the {len(CLASSES)} classes with its box")
-        left, top, right, bottom = (int(float(box.findtext(side, "nan"))) for side in ("xmin", "ymin", "xmax", "ymax"))
+        try:
+            left, top, right, bottom = (int(float(box.findtext(side, ""))) for side in ("xmin", "ymin", "xmax", "ymax"))
+        except ValueError as error:
+            raise DataError(f"data set voc2007: annotation {path} has an object {name!r} whose box is no four numbers") from error
         found.append((CLASSES.index(name), (left, top, right, bottom)))
     if not found:
         raise DataError(f"data set voc2007: annotation {path} has no object")

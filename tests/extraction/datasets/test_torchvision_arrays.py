@@ -1,0 +1,230 @@
+"""Arrays in the files that torchvision reads: what a worker reads without torch equals what torchvision gives and what was written."""
+
+import csv
+import gzip
+import pickle
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import torchvision
+
+from layercache.errors import DataError, DataNotFoundError, MissingExtraError
+from layercache.extraction.datasets import identity, limit, open_dataset
+from layercache.extraction.decode import open_image
+
+RNG = np.random.default_rng(7)
+
+
+def images(n, *shape):
+    return RNG.integers(0, 256, (n, *shape), np.uint8)
+
+
+def check(dataset, split, x, y, theirs):
+    """Written x (N, H, W[, 3]) and labels y; `theirs` is torchvision's data set."""
+    samples = dataset.open(split)
+    assert samples.ids == [f"{split}/{i:06d}" for i in range(len(x))]
+    assert samples.labels.tolist() == list(y)
+    assert samples.labels.dtype == np.int64
+    arrived = pickle.loads(pickle.dumps(samples))
+    assert len(pickle.dumps(samples)) < 3000 + x.nbytes / 4, "the images stay behind"
+    for row in range(len(x)):
+        expected = x[row] if x.ndim == 4 else np.repeat(x[row][..., None], 3, 2)
+        np.testing.assert_array_equal(np.asarray(open_image(samples, row)), expected)
+        np.testing.assert_array_equal(np.asarray(open_image(arrived, row)), expected)
+        np.testing.assert_array_equal(np.asarray(theirs[row][0].convert("RGB")), expected)
+        assert theirs[row][1] == y[row]
+    assert arrived.content == samples.content
+
+
+def idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = (0x0800 | array.ndim).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.tobytes())
+    with gzip.open(f"{path}.gz", "wb") as f:
+        f.write(header + array.tobytes())
+
+
+def fashion_mnist(root):
+    written = {}
+    for split, stem, n in (("train", "train", 6), ("test", "t10k", 4)):
+        x, y = images(n, 28, 28), RNG.integers(0, 10, n).astype(np.uint8)
+        idx(root / f"FashionMNIST/raw/{stem}-images-idx3-ubyte", x)
+        idx(root / f"FashionMNIST/raw/{stem}-labels-idx1-ubyte", y)
+        written[split] = (x, y.tolist())
+    return {split: (*xy, torchvision.datasets.FashionMNIST(root, split == "train")) for split, xy in written.items()}
+
+
+def test_fashion_mnist(tmp_path):
+    written = fashion_mnist(tmp_path)
+    dataset = open_dataset("fashion_mnist", root=tmp_path)
+    assert dataset.classes[9] == "Ankle boot"
+    for split, rest in written.items():
+        check(dataset, split, *rest)
+
+
+def test_content_follows_pixels_and_rows(tmp_path):
+    fashion_mnist(tmp_path)
+    before = identity(open_dataset("fashion_mnist", root=tmp_path))
+    assert identity(open_dataset("fashion_mnist", root=tmp_path)) == before
+    few = limit(open_dataset("fashion_mnist", root=tmp_path), 3).open("train")
+    assert few.content != before.splits["train"].content
+    path = tmp_path / "FashionMNIST/raw/train-images-idx3-ubyte"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    after = identity(open_dataset("fashion_mnist", root=tmp_path))
+    assert after.splits["train"].content != before.splits["train"].content
+    assert after.splits["test"] == before.splits["test"]
+
+
+def test_a_large_array_is_sampled(tmp_path, monkeypatch):
+    fashion_mnist(tmp_path)
+    monkeypatch.setattr("layercache.extraction.datasets.arrays.HASHED_IN_FULL", 28 * 28 * 5)
+    dataset = open_dataset("fashion_mnist", root=tmp_path)
+    assert dataset.open("train").content.startswith("sample:")
+    assert dataset.open("test").content.startswith("bytes:")
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
+def test_cifar(tmp_path, monkeypatch, kind):
+    theirs = getattr(torchvision.datasets, kind.upper())
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)])
+    monkeypatch.setattr(theirs, "meta", {**theirs.meta, "md5": None})
+    base = tmp_path / theirs.base_folder
+    base.mkdir()
+    classes = [f"class {i}" for i in range(10 if kind == "cifar10" else 100)]
+    (base / theirs.meta["filename"]).write_bytes(pickle.dumps({theirs.meta["key"]: classes}))
+    written = {"train": ([], []), "test": ([], [])}
+    for split, files in (("train", theirs.train_list), ("test", theirs.test_list)):
+        for name, _ in files:
+            x, y = images(3, 32, 32, 3), RNG.integers(0, len(classes), 3).tolist()
+            entry = {"data": x.transpose(0, 3, 1, 2).reshape(3, -1), "labels" if kind == "cifar10" else "fine_labels": y}
+            (base / name).write_bytes(pickle.dumps(entry, protocol=2))
+            written[split][0].append(x)
+            written[split][1].extend(y)
+    dataset = open_dataset(kind, root=tmp_path)
+    assert dataset.classes == tuple(classes)
+    for split, (x, y) in written.items():
+        check(dataset, split, np.concatenate(x), y, theirs(tmp_path, split == "train"))
+
+
+@pytest.mark.parametrize("below", ["", "svhn"])
+def test_svhn(tmp_path, monkeypatch, below):
+    theirs = torchvision.datasets.SVHN
+    monkeypatch.setattr(theirs, "split_list", {k: [url, name, None] for k, (url, name, _) in theirs.split_list.items()})
+    root = tmp_path / below
+    root.mkdir(exist_ok=True)
+    written = {}
+    for split, y in (("train", [10, 1, 9]), ("test", [5, 10])):
+        x = images(len(y), 32, 32, 3)
+        scipy.io.savemat(root / f"{split}_32x32.mat", {"X": x.transpose(1, 2, 3, 0), "y": np.array(y, np.uint8)[:, None]})
+        written[split] = (x, [c % 10 for c in y], theirs(root, split))
+    dataset = open_dataset("svhn", root=tmp_path)
+    assert dataset.classes == tuple("0123456789")
+    for split, rest in written.items():
+        check(dataset, split, *rest)
+
+
+def test_stl10(tmp_path, monkeypatch):
+    theirs = torchvision.datasets.STL10
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)])
+    base = tmp_path / "stl10_binary"
+    base.mkdir()
+    classes = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+    (base / "class_names.txt").write_text("\n".join(classes) + "\n")
+    (base / "unlabeled_X.bin").write_bytes(b"")
+    written = {}
+    for split, n in (("train", 3), ("test", 2)):
+        x, y = images(n, 96, 96, 3), RNG.integers(0, 10, n)
+        (base / f"{split}_X.bin").write_bytes(np.ascontiguousarray(x.transpose(0, 3, 2, 1)).tobytes())
+        (base / f"{split}_y.bin").write_bytes((y + 1).astype(np.uint8).tobytes())
+        written[split] = (x, y.tolist())
+    dataset = open_dataset("stl10", root=tmp_path)
+    assert dataset.classes == tuple(classes)
+    for split, (x, y) in written.items():
+        check(dataset, split, x, y, theirs(tmp_path, split))
+
+
+@pytest.mark.parametrize("file", ["fer2013.csv", "icml_face_data.csv"])
+def test_fer2013(tmp_path, monkeypatch, file):
+    theirs = torchvision.datasets.FER2013
+    monkeypatch.setattr(theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()})
+    (tmp_path / "fer2013").mkdir()
+    x, y = images(5, 48, 48), [3, 0, 6, 4, 1]
+    usage = ["Training", "PublicTest", "Training", "PrivateTest", "Training"]
+    columns = ["emotion", "pixels", "Usage"] if file == "fer2013.csv" else ["emotion", " Usage", " pixels"]
+    with open(tmp_path / "fer2013" / file, "w", newline="") as f:
+        rows = csv.DictWriter(f, columns)
+        rows.writeheader()
+        for image, label, use in zip(x, y, usage, strict=True):
+            values = {"emotion": label, "pixels": " ".join(map(str, image.ravel())), "Usage": use}
+            rows.writerow({c: values[c.strip()] for c in columns})
+    dataset = open_dataset("fer2013", root=tmp_path)
+    assert dataset.classes == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    check(dataset, "train", x[[0, 2, 4]], [3, 6, 1], theirs(tmp_path, "train"))
+    check(dataset, "test", x[[1, 3]], [0, 4], theirs(tmp_path, "test"))
+
+
+def test_fer2013_without_test_labels(tmp_path, monkeypatch):
+    theirs = torchvision.datasets.FER2013
+    monkeypatch.setattr(theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()})
+    (tmp_path / "fer2013").mkdir()
+    pixels = " ".join(["0"] * 48 * 48)
+    (tmp_path / "fer2013/train.csv").write_text(f"emotion,pixels\n0,{pixels}\n")
+    (tmp_path / "fer2013/test.csv").write_text(f"pixels\n{pixels}\n")
+    with pytest.raises(DataError, match=r"fer2013: its test part has no labels; by hand: fer2013\.csv"):
+        open_dataset("fer2013", root=tmp_path)
+
+
+def pcam(root):
+    (root / "pcam").mkdir()
+    written = {}
+    for split, n in (("train", 4), ("test", 3)):
+        x, y = images(n, 96, 96, 3), RNG.integers(0, 2, n)
+        with h5py.File(root / f"pcam/camelyonpatch_level_2_split_{split}_x.h5", "w") as f:
+            f.create_dataset("x", data=x, chunks=(2, 96, 96, 3), compression="gzip")
+        with h5py.File(root / f"pcam/camelyonpatch_level_2_split_{split}_y.h5", "w") as f:
+            f.create_dataset("y", data=y.reshape(-1, 1, 1, 1).astype(np.uint8))
+        written[split] = (x, y.tolist(), torchvision.datasets.PCAM(root, split))
+    return written
+
+
+def test_pcam(tmp_path):
+    written = pcam(tmp_path)
+    dataset = open_dataset("pcam", root=tmp_path)
+    assert dataset.classes == ("normal", "tumour")
+    for split, rest in written.items():
+        check(dataset, split, *rest)
+
+
+def test_pcam_without_h5py(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(MissingExtraError, match=r"this needs h5py, which is not installed: pip install 'layercache\[pcam\]'"):
+        open_dataset("pcam", root=tmp_path)
+
+
+def test_a_changed_file_is_refused_by_torchvisions_checksum(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch", "batches.meta"):
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(b"x")
+    with pytest.raises(DataNotFoundError, match="not found or corrupted"):
+        open_dataset("cifar10", root=tmp_path)
+
+
+@pytest.mark.parametrize("make", [fashion_mnist, pcam])
+def test_a_worker_decodes_without_importing_torch(tmp_path, make):
+    make(tmp_path)
+    samples = open_dataset(make.__name__, root=tmp_path).open("train")
+    (tmp_path / "samples.pickle").write_bytes(pickle.dumps(samples))
+    program = (
+        "import pickle, sys; from layercache.extraction.decode import open_image\n"
+        f"s = pickle.load(open({str(tmp_path / 'samples.pickle')!r}, 'rb')); open_image(s, 1)\n"
+        "assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
