@@ -63,7 +63,7 @@ class ProcessDecoder:
         self._ring = ring.create(ring.size(slots=slots, rows=rows, shapes=tuple(shapes)))
         self._views = ring.views(self._ring, slots=slots, rows=rows, shapes=tuple(shapes))
         self._changed = threading.Condition()
-        self._error: WorkerError | None = None
+        self._error: BaseException | None = None
         self._waker, self._woken = socket.socketpair()
         self._workers: list[_Worker] = []
         self._samples: Samples | None = None
@@ -143,7 +143,7 @@ class ProcessDecoder:
                         self._woken.recv(4096)
                     else:
                         self._receive(next(worker for worker in self._workers if worker.pipe is pipe))
-        except WorkerError as error:
+        except BaseException as error:  # to whoever waits for a piece, lest it wait for ever
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
