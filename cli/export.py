@@ -1,0 +1,42 @@
+"""`layercache export`: a trained head with its backbone as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Head = Annotated[Path, typer.Argument(help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors.")]
+Onnx = Annotated[Path | None, typer.Option(help="Write ONNX here.", show_default=False)]
+Torch = Annotated[Path | None, typer.Option(help="Write torch.export's .pt2 here.", show_default=False)]
+Weights = Annotated[Path | None, typer.Option(help="The checkpoint that the tokens were extracted with, if it was a local file.", show_default=False)]
+Check = Annotated[list[Path] | None, typer.Option(help="Check on this image too; repeatable.", show_default=False)]
+
+
+def export(head: Head, *, onnx: Onnx = None, torch: Torch = None, weights: Weights = None, check: Check = None) -> None:
+    """Write a trained head with its backbone as ONNX or torch.export.
+
+    The file takes preprocessed float32 images (batch, 3, H, W) and gives logits. It is checked on real images against the original before it is
+    put in its place; a card in markdown is written beside it.
+    """
+    from PIL import Image
+
+    from layercache.deploy import export_onnx, export_torch, load_head
+    from layercache.errors import OptionError
+
+    if onnx is None and torch is None:
+        raise OptionError("say what to write: --onnx FILE or --torch FILE.pt2 (or both)")
+    loaded = load_head(head)
+    classifier = loaded.with_backbone(weights=weights, device="cpu")
+    images = [Image.open(path) for path in check or []]
+    for write, path in ((export_onnx, onnx), (export_torch, torch)):
+        if path is None:
+            continue
+        done = write(classifier, path, images=images)
+        card = path.with_name(path.name + ".md")
+        card.write_text(loaded.card())
+        typer.echo(
+            f"{done.path}: {done.bytes / 1e6:.1f} MB; on {done.images} real images, together and one by one, its logits differ by at most "
+            f"{done.max_difference:.1g}\ncard: {card}"
+        )

@@ -1,0 +1,74 @@
+"""The card says what the probe's record says, and admits what it does not know."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+from layercache.deploy import load_head
+from layercache.deploy.card import siblings, weights_licence, write_card
+from layercache.probing.record import read_probe
+from tests.deploy.trained import Trained
+
+
+def test_figures_are_the_record_s(trained: Trained) -> None:
+    probe = trained.probes["attentive"]
+    head = load_head(probe.path)
+    card = head.card()
+    row = probe.row
+    accuracy = 100 * row["test_balanced_accuracy"]
+    for words in (
+        "# attentive head on tiny_vit for waves",
+        "22 training and 6 test images",
+        "Classes: across, down.",
+        f"| digest of its weights | `{head.origin.weights}` |",
+        "Chosen of 2 settings by balanced accuracy",
+        f"lr 0.01, weight_decay 0.0001, dropout {row['dropout']:g}",
+        f"| test balanced accuracy | {accuracy:.2f} % |",
+        f"| its 95 % interval | {100 * row['test_ci_low']:.2f} % to {100 * row['test_ci_high']:.2f} % | bootstrap over test images",
+        f"| test top-1 | {100 * row['test_top1']:.2f} % |",
+        "licence of the weights | not known",
+        f"layercache predict {probe.path} IMAGE...",
+    ):
+        assert words in card
+
+
+def test_seeds_are_a_figure_of_their_own(trained: Trained) -> None:
+    probe = trained.probes["attentive"]
+    both = siblings(probe)
+    assert {p.row["seed"] for p in both} == {0, 1}
+    assert {p.row["head"] for p in both} == {"attentive"}
+    scores = [100 * p.row["test_balanced_accuracy"] for p in both]
+    assert f"| over 2 seeds | {mean(scores):.2f} % ± {stdev(scores):.2f} % |" in load_head(probe.path).card()
+
+
+def test_a_head_file_alone_says_that_its_figures_are_not_known(trained: Trained, tmp_path: Path) -> None:
+    shutil.copy(trained.probes["linear"].path / "head.safetensors", tmp_path)
+    card = load_head(tmp_path / "head.safetensors").card()
+    assert "Not known: the probe's record" in card
+    assert "balanced accuracy |" not in card
+
+
+def test_multi_label_heads_have_their_own_words(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.probes["linear"].path, tmp_path / "probe")
+    record = json.loads((tmp_path / "probe" / "probe.json").read_text())
+    record["row"] |= {"test_map": 0.75, "val_map": 0.5, "test_balanced_accuracy": None, "test_top1": None, "test_top5": None}
+    (tmp_path / "probe" / "probe.json").write_text(json.dumps(record))
+    assert read_probe(tmp_path / "probe") is not None
+    head = load_head(tmp_path / "probe")
+    card = write_card(replace(head, spec=replace(head.spec, multi_label=True)), tmp_path / "probe")
+    assert "| test mean average precision | 75.00 % |" in card
+    assert "An image may have several classes." in card
+    assert "top-1" not in card
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"), [("vit_nano", "apache-2.0"), ("vit_b16", "apache-2.0"), ("mae_b16", "cc-by-nc-4.0"), ("tiny_vit", None), ("nobody", None)]
+)
+def test_licences_are_timm_s(model: str, licence: str | None) -> None:
+    assert weights_licence(model) == licence
