@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ def build(
     else:
         timm_name = info.architecture if info else name
         keys_of = _entry(timm_name)
-        with torch.device("meta"):  # shapes only, in a tenth of a second: what cannot serve is refused before it is downloaded
-            _refuse_other(_create(timm_name), name=name)
-        module = download(timm_name, name=name) if weights is None else _create(timm_name)
+        with torch.device("meta") if weights is None else nullcontext():
+            module = _create(timm_name)
+        _refuse_other(module, name=name)  # from shapes alone: what cannot serve is refused before it is downloaded
+        if weights is None:
+            module = download(timm_name, name=name)
 
     state = read_checkpoint(weights) if weights else None
     head = _projection(module, state, name=name) if keep_head else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,8 +35,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         except (safetensors.SafetensorError, OSError) as e:
             raise BackboneError(f"weights {path}: not a readable safetensors file ({e})") from e
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as e:
+        with warnings.catch_warnings(action="ignore"):  # about the pickle's version, which the error or the strict load will tell
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # on bytes that are no checkpoint the unpickler raises anything
         first = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise BackboneError(
             f"weights {path}: not loadable as plain tensors ({first}): save the model's state_dict() with torch.save or as safetensors"
@@ -97,15 +98,19 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], *, source: str, ke
 
 
 def _match_grid(module: Any, state: Mapping[str, Tensor]) -> None:
-    own, given = getattr(module, "pos_embed", None), state.get("pos_embed")
-    if not isinstance(own, Tensor) or given is None or given.ndim != 3 or given.shape[1] == own.shape[1] or not hasattr(module, "set_input_size"):
+    """Gives `module` the input size of the checkpoint's positional embedding, whose rows are the patches and, mostly, the prefix tokens."""
+    given = next((v for k, v in state.items() if k.endswith(("pos_embed", "positional_embedding")) and v.ndim >= 2), None)
+    own = getattr(module, "pos_embed", None)
+    if given is None or not isinstance(own, Tensor) or given.shape[-2] == own.shape[-2] or not hasattr(module, "set_input_size"):
         return
-    prefix = 0 if getattr(module, "no_embed_class", False) else module.num_prefix_tokens
-    side = math.isqrt(max(given.shape[1] - prefix, 0))
-    if side < 1 or side * side != given.shape[1] - prefix:
-        return  # the comparison of shapes says it
-    embed = module.patch_embed
-    module.set_input_size(img_size=tuple(side * pixels // patches for pixels, patches in zip(embed.img_size, embed.grid_size, strict=True)))
+    rows, embed = given.shape[-2], module.patch_embed
+    for prefix in (0 if getattr(module, "no_embed_class", False) else module.num_prefix_tokens, 1):  # original files may count otherwise than timm
+        side = math.isqrt(max(rows - prefix, 0))
+        if side and side * side == rows - prefix:
+            if side * side != math.prod(embed.grid_size):
+                module.set_input_size(img_size=tuple(side * pixels // n for pixels, n in zip(embed.img_size, embed.grid_size, strict=True)))
+            return
+    # No square: the comparison of shapes will say so.
 
 
 def _refuse_mismatch(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:

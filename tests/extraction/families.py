@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.layers import QuickGELU
 from timm.models import register_model
@@ -17,6 +22,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
 DINOV3 = {
     "class_token": True,
@@ -99,15 +105,55 @@ for _name, _family in FAMILIES.items():
     register(_name, _family)
 
 
-def checkpoint(name: str, folder: Path) -> Path:
-    """A torch file of random weights of the family, every parameter far from its initial zeros and ones. The same numbers every time."""
-    path = folder / f"{name}.pt"
-    if not path.exists():
-        generator = torch.Generator().manual_seed(7)
-        state = FAMILIES[name].build().state_dict()
-        for key, value in state.items():
-            if value.is_floating_point() and "periods" not in key:
-                noise = torch.randn(value.shape, generator=generator)
-                state[key] = 0.2 * noise + (1 if key.endswith(("norm1.weight", "norm2.weight", "norm.weight", "gamma")) else 0)
-        torch.save(state, path)
+def random_state(name: str) -> dict[str, torch.Tensor]:
+    """Random weights of the family, every parameter far from its initial zeros and ones. The same numbers every time."""
+    generator = torch.Generator().manual_seed(7)
+    state = FAMILIES[name].build().state_dict()
+    for key, value in state.items():
+        if value.is_floating_point() and "periods" not in key:
+            noise = torch.randn(value.shape, generator=generator)
+            state[key] = 0.2 * noise + (1 if key.endswith(("norm1.weight", "norm2.weight", "norm.weight", "gamma")) else 0)
+    return state
+
+
+@functools.cache
+def checkpoint(name: str) -> Path:
+    """A torch file of `random_state`, written once."""
+    path = _folder() / f"{name}.pt"
+    torch.save(random_state(name), path)
     return path
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="layercache-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
+    """tap -> every layer's whole map (B, N, D) of IMAGES in float64, by hooks on a plain timm module of its own."""
+    family = FAMILIES[name]
+    module: Any = family.build()
+    module.load_state_dict(torch.load(checkpoint(name), weights_only=True))
+    module.eval()
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(key: str, part: nn.Module) -> None:
+        part.register_forward_hook(lambda m, args, out: seen.update({key: out.detach().clone()}))
+
+    for i, block in enumerate(module.blocks):
+        keep(f"block{i}", block)
+        keep(f"norm{i}", block.norm2)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (family.mean, family.std))
+    norm = getattr(module, family.final_norm)
+    depth = len(module.blocks)
+    with torch.no_grad():
+        module.forward_features((IMAGES.float() / 255 - mean) / std)
+        taps = {
+            "norm2": [*(seen[f"norm{i}"] for i in range(1, depth)), norm(seen[f"block{depth - 1}"])],
+            "block": [seen[f"block{i}"] for i in range(depth)],
+            "block-norm": [norm(seen[f"block{i}"]) for i in range(depth)],
+        }
+    return {tap: [x.double().numpy() for x in layers] for tap, layers in taps.items()}
