@@ -2,8 +2,9 @@ import subprocess
 import sys
 
 import pytest
-from layercache_cli.main import main
 from PIL import Image
+
+from layercache_cli.main import main
 
 
 def told(capsys, *words, code=0):

@@ -117,8 +117,16 @@ ENTRIES = (
         get="bundled",
         note="scikit-learn's 8 x 8 digits, 80 and 20 % drawn with seed 0; not in the paper",
     ),
+    Entry(
+        name="photos",
+        classes=12,
+        train=1008,
+        test=252,
+        get="bundled",
+        note="where in scikit-learn's two photographs (CC BY 2.0, danielbuechele, vultilion) a patch comes from, parts apart in space; not in the paper",
+    ),
 )
-"""The paper's twenty, two more forms of VOC, Fashion-MNIST and digits."""
+"""The paper's twenty, two more forms of VOC, Fashion-MNIST, digits and photos."""
 
 DATASETS = {entry.name: entry for entry in ENTRIES}
 """By name."""

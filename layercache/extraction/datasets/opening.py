@@ -57,6 +57,10 @@ def _named(name: str, root: Path, *, download: bool) -> Dataset:
         from layercache.extraction.datasets.bundled import digits
 
         return digits()
+    if name == "photos":
+        from layercache.extraction.datasets.bundled_photos import photos
+
+        return photos()
     if DATASETS[name].get.startswith("wds:"):
         from layercache.extraction.datasets.webdataset import named
 

@@ -1,4 +1,5 @@
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 from hypothesis import given
@@ -45,6 +46,21 @@ def test_shares_by_hand():
     assert shares(np.array([98, 1, 1]), 2).tolist() == [2, 0, 0]
     assert shares(np.array([50, 0, 50]), 3).tolist() == [2, 0, 1]
     assert shares(np.array([3, 4]), 100).tolist() == [3, 4]
+
+
+@given(counts=st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(sum), part=st.floats(0, 1))
+def test_shares_are_those_of_the_largest_remainder(counts, part):
+    n = round(part * sum(counts))
+    exact = [Fraction(n * c, sum(counts)) for c in counts]
+    expected = [int(e) for e in exact]
+    for c in sorted(range(len(counts)), key=lambda c: (expected[c] - exact[c], c))[: n - sum(expected)]:
+        expected[c] += 1
+    got = shares(np.asarray(counts), n).tolist()
+    assert sum(got) == n
+    if all(e >= 1 or c == 0 for e, c in zip(exact, counts, strict=True)):
+        assert got == expected
+    elif n >= sum(c > 0 for c in counts):
+        assert all((g >= 1) == (c > 0) for g, c in zip(got, counts, strict=True))
 
 
 def test_every_row_of_a_class_is_drawn_some_time():

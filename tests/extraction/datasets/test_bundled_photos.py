@@ -1,0 +1,68 @@
+"""Patches of two photographs: cut where the text says, and no test pixel was trained on."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+from sklearn.datasets import load_sample_image
+
+from layercache.extraction.datasets import open_dataset
+from layercache.extraction.datasets.bundled_photos import COLUMNS, corners, photos
+
+PATCH, PLACE = 28, 213
+
+
+def origin(split: str, row: int) -> tuple[str, int, int]:
+    """(photograph, top, left) of a patch, counted by hand from the place-by-place order of the rows."""
+    per_place = {"train": 14 * 6, "test": 7 * 3}[split]
+    across = {"train": 6, "test": 3}[split]
+    step = {"train": 14, "test": 28}[split]
+    place, i = divmod(row, per_place)
+    photograph, place = divmod(place, 6)
+    start = {"train": 0, "test": 113}[split]
+    return ("china", "flower")[photograph], (place // 3) * PLACE + (i // across) * step, (place % 3) * PLACE + start + (i % across) * step
+
+
+def test_sizes_classes_and_ids() -> None:
+    data = open_dataset("photos")
+    train, test = data.open("train"), data.open("test")
+    assert (len(train.ids), len(test.ids), len(data.classes)) == (1008, 252, 12)
+    assert np.bincount(train.labels).tolist() == [84] * 12
+    assert np.bincount(test.labels).tolist() == [21] * 12
+    assert data.classes[:4] == ("china, upper left", "china, upper middle", "china, upper right", "china, lower left")
+    assert train.ids[0] == "train/000000"
+
+
+def test_pixels_are_the_photograph_s() -> None:
+    data = open_dataset("photos")
+    for split in ("train", "test"):
+        samples = pickle.loads(pickle.dumps(data.open(split)))
+        for row in (0, 5, 6, 83, 100, len(samples.ids) - 1):
+            name, top, left = origin(split, row)
+            wanted = np.asarray(load_sample_image(f"{name}.jpg"))[top : top + PATCH, left : left + PATCH]
+            assert np.array_equal(np.asarray(samples.load(row)), wanted), (split, row)
+
+
+def covered(split: str) -> np.ndarray:
+    """How often a pixel of a place is in a patch of a split."""
+    count = np.zeros((PLACE, PLACE), int)
+    for top, left in corners(split):
+        count[top : top + PATCH, left : left + PATCH] += 1
+        assert top + PATCH <= PLACE
+        assert left + PATCH <= PLACE
+    return count
+
+
+def test_no_pixel_is_in_both_splits_and_test_patches_do_not_overlap() -> None:
+    train, test = covered("train"), covered("test")
+    assert not ((train > 0) & (test > 0)).any()
+    assert test.max() == 1
+    assert train.max() > 1  # negative control: overlap is seen where there is some
+    columns = [np.flatnonzero(count.any(0)) for count in (train, test)]
+    assert columns[1].min() - columns[0].max() > 13
+    assert COLUMNS["test"][0] - COLUMNS["train"][1] == 13
+
+
+def test_the_same_bytes_every_time() -> None:
+    assert photos().open("test").content == photos().open("test").content != photos().open("train").content
