@@ -123,7 +123,7 @@ ENTRIES = (
         train=1008,
         test=252,
         get="bundled",
-        note="where in scikit-learn's two photographs (CC BY 2.0, danielbuechele, vultilion) a patch comes from, parts apart in space; not in the paper",
+        note="where a patch of scikit-learn's two photographs (CC BY 2.0: danielbuechele, vultilion) comes from; not in the paper",
     ),
 )
 """The paper's twenty, two more forms of VOC, Fashion-MNIST, digits and photos."""
