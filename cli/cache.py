@@ -142,7 +142,7 @@ def rm(
 def _probes(found: Cache) -> str:
     folder = found.path / "probes"
     count = sum(p.is_dir() for p in folder.iterdir()) if folder.is_dir() else 0
-    return f", with {count} probes" if count else ""
+    return "" if count == 0 else ", with 1 probe" if count == 1 else f", with {count} probes"
 
 
 def _stored(d: dict[str, Any]) -> str:

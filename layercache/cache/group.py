@@ -53,6 +53,7 @@ def write_group(folder: Path, layout: SplitLayout, *, ids: list[str], labels: Ar
         filters=None,
         compressors=None,
         fill_value=np.nan,
+        chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=DIMENSIONS,
     )
 
@@ -89,8 +90,8 @@ def valid_bytes(rows: int, skipped: list[int]) -> bytes:
 
 def group_digests(store: LocalStore, layout: SplitLayout) -> dict[str, str]:
     """Key -> SHA-256 of the group's files but the shards."""
-    shards = f"{layout.group}/tokens/c/"
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list(layout.group) if not key.startswith(shards)}
+    shards = {layout.shard(b) for b in range(layout.blocks)}
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list(layout.group) if key not in shards}
 
 
 def read_labels(folder: Path) -> Array:

@@ -114,8 +114,8 @@ class SplitLayout:
         return f"partial-{self.name}"
 
     def shard(self, block: int) -> str:
-        """The file of row block `block`."""
-        return f"{self.group}/tokens/c/0/0/{block}/0"
+        """The file of row block `block`. Its key has dots: all shards of a split lie in one folder, which is one folder to sync."""
+        return f"{self.group}/tokens/c.0.0.{block}.0"
 
     def record(self, block: int) -> str:
         """The commit record of row block `block`."""

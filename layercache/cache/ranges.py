@@ -44,6 +44,11 @@ class Checked:
                 self._files.popitem(last=False)
             return flags
 
+    def forget(self) -> None:
+        """Check everything anew."""
+        with self._lock:
+            self._files.clear()
+
 
 CHECKED = Checked()
 """One for the process: a study that opens a cache a hundred times checks it once."""
@@ -103,15 +108,16 @@ def _read_batch(
     head, tail = rows[0] * layout.row_bytes, (layout.block_rows - rows[1]) * layout.row_bytes + CRC_BYTES
     ranges: list[tuple[int, list[Array]]] = []
     checks: list[tuple[int, Array, Array, Array]] = []
-    end = -1
+    end = -CRC_BYTES - 1
     for k, destination in batch:
         offset, buffers = k * layout.chunk_stride + head, [destination]
         if expected and not flags[k]:
             before, after = np.empty(head, np.uint8), np.empty(tail, np.uint8)
             offset, buffers = k * layout.chunk_stride, [before, destination, after]
             checks.append((k, before, destination, after))
-        elif head == 0 and tail == CRC_BYTES:
-            buffers.append(np.empty(CRC_BYTES, np.uint8))  # read along, so that neighbouring chunks are one call
+        if offset - end == CRC_BYTES:  # a crc that was checked before: read along, so that neighbouring chunks are one call
+            ranges[-1][1].append(np.empty(CRC_BYTES, np.uint8))
+            end = offset
         if offset == end:
             ranges[-1][1].extend(buffers)
         else:

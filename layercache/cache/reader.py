@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +22,15 @@ from layercache.cache.ranges import read_chunks
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.spec import CacheSpec
 from layercache.cache.store import LocalStore
+from layercache.cache.threads import available_cores, in_threads
 from layercache.errors import CacheAmbiguousError, CacheCorruptError, CacheIncompleteError, CacheNotFoundError, OptionError, UnknownNameError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 HOME = "LAYERCACHE_HOME"
 MAX_THREADS = 8
+BYTES_PER_THREAD = 2 * 2**20
+"""A thread more is worth its start from here on."""
 
 
 def cache_root(path: str | Path | None = None) -> Path:
@@ -134,30 +136,20 @@ class Split:
         out = self._destination(out, (len(chunks), stop - start, self.spec.width))
         if out.size == 0:
             return out
-        jobs = []
-        threads = min(MAX_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         parts = self._parts(start, stop)
-        slices = max(1, min(len(chunks), -(-threads // len(parts))))
-        for block, lo, hi, at in parts:
-            wanted = [(k, out[s, at : at + self._count(block, lo, hi)]) for s, k in enumerate(chunks)]
+        threads = min(MAX_THREADS, available_cores(), -(-out.nbytes // BYTES_PER_THREAD))
+        slices = min(len(chunks), -(-threads // len(parts)))  # few blocks: their chunks are shared out
+        jobs = []
+        for block, lo, hi, first, last in parts:
+            wanted = [(k, out[s, first:last]) for s, k in enumerate(chunks)]
             jobs += [(block, lo, hi, wanted[i::slices]) for i in range(slices)]
-
-        def work(job: tuple[int, int, int, list[tuple[int, Array]]]) -> None:
-            self._read_part(*job, verify=verify)
-
-        if min(threads, len(jobs)) == 1:
-            for job in jobs:
-                work(job)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(work, jobs):
-                    pass
+        in_threads(lambda job: self._read_part(*job, verify=verify), jobs, threads=threads)
         return out
 
     def _read_part(self, block: int, lo: int, hi: int, wanted: list[tuple[int, Array]], *, verify: bool) -> None:
         """Rows [lo, hi) of a block, skipped ones among them, to destinations that have room for the kept ones."""
-        first = self._layout.span(block)[0]
-        gaps = self._left_out[(self._left_out >= first + lo) & (self._left_out < first + hi)] - (first + lo)
+        first = block * self._layout.block_rows
+        gaps = self._left_out[np.searchsorted(self._left_out, first + lo) : np.searchsorted(self._left_out, first + hi)] - (first + lo)
         targets = [(k, np.empty((hi - lo, self.spec.width), self._layout.dtype)) for k, _ in wanted] if len(gaps) else wanted
         if self._complete.codec:
             self._record(block)
@@ -168,23 +160,22 @@ class Split:
             for (_, whole), (_, kept) in zip(targets, wanted, strict=True):
                 kept[...] = np.delete(whole, gaps, axis=0)
 
-    def _parts(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
-        """(block, lo, hi, row of the output) for rows [start, stop): lo and hi count within the block, skipped rows included."""
-        # Kept row i is row i + k of the split, where k skipped rows come before it.
-        first, last = (i + int(np.searchsorted(self._left_out - np.arange(len(self._left_out)), i, side="right")) for i in (start, stop - 1))
-        parts, at = [], 0
-        for block in range(first // self._layout.block_rows, last // self._layout.block_rows + 1):
-            a, b = self._layout.span(block)
-            lo, hi = max(first, a) - a, min(last + 1, b) - a
-            if count := self._count(block, lo, hi):
-                parts.append((block, lo, hi, at))
-                at += count
-        return parts
+    def _parts(self, start: int, stop: int) -> list[tuple[int, int, int, int, int]]:
+        """Rows [start, stop) cut at the blocks: (block, lo, hi, first, last); lo and hi count within the block, skipped rows included.
 
-    def _count(self, block: int, lo: int, hi: int) -> int:
-        first = self._layout.span(block)[0]
-        a, b = self._kept(np.array([first + lo, first + hi]))
-        return int(b - a)
+        first and last are where its kept rows go in the output.
+        """
+        # Kept row i is row i + k of the split, where k skipped rows come before it.
+        begin, end = (i + int(np.searchsorted(self._left_out - np.arange(len(self._left_out)), i, side="right")) for i in (start, stop - 1))
+        r = self._layout.block_rows
+        cuts = np.array([begin, *range((begin // r + 1) * r, end + 1, r), end + 1])
+        places = (self._kept(cuts) - start).tolist()
+        rows = cuts.tolist()
+        return [
+            (rows[i] // r, rows[i] % r, rows[i + 1] - rows[i] // r * r, places[i], places[i + 1])
+            for i in range(len(rows) - 1)
+            if places[i] < places[i + 1]
+        ]
 
     def _kept(self, rows: Array) -> Array:
         """How many rows before each of these are kept."""
@@ -210,7 +201,7 @@ class Split:
         key = layout.record(block)
         where = str(self._store.path(key))
         data = self._check_file(key)
-        record = BlockRecord.from_bytes(data, where=where)
+        record = BlockRecord.from_bytes(data, where=where, checked=True)
         if (record.fingerprint, record.split, record.block) != (self.spec.fingerprint, self.name, block):
             raise CacheCorruptError(
                 f"{where}: belongs to another cache, split or block ({record.fingerprint[:12]}, {record.split!r}, {record.block}); {REMEDY}"

@@ -137,9 +137,10 @@ class LocalStore:
     @contextmanager
     def open(self, key: str) -> Iterator[OpenFile]:
         """For range reads."""
-        fd = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+        path = f"{self.root}/{key}"  # a hundred thousand small reads notice what pathlib costs
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            yield OpenFile(fd, str(self.path(key)))
+            yield OpenFile(fd, path)
         finally:
             os.close(fd)
 
@@ -251,7 +252,8 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def _advance(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
+def _advance(buffers: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of the buffers after the first `done` bytes."""
     for i, b in enumerate(buffers):
         if done < b.nbytes:
             return [b[done:], *buffers[i + 1 :]]

@@ -41,7 +41,7 @@ def test_zarr_finds_a_flipped_byte(tmp_path: Path) -> None:
     import zarr
 
     path = make_cache(tmp_path, make_spec(50)).path / "train.zarr"
-    shard = path / "tokens/c/0/0/1/0"
+    shard = path / "tokens/c.0.0.1.0"
     data = bytearray(shard.read_bytes())
     data[20] ^= 1
     shard.write_bytes(data)
@@ -66,7 +66,7 @@ def test_a_shard_holds_what_zarr_would_have_written(tmp_path: Path, codec: str |
     (theirs / "zarr.json").write_bytes((ours / "zarr.json").read_bytes())
     zarr.open_array(theirs, mode="r+")[...] = make_tokens(spec)
     for block in range(6):  # not the last: what a writer puts behind the end of the array is its own affair
-        key = f"c/0/0/{block}/0"
+        key = f"c.0.0.{block}.0"
         assert inner_chunks((ours / key).read_bytes()) == inner_chunks((theirs / key).read_bytes())
 
 

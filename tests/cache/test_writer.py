@@ -258,7 +258,7 @@ def test_a_disk_that_refuses_leaves_what_was_committed_and_no_more(tmp_path: Pat
         before = tree(writer.path)
         with (
             files_of_at_most(shard - 1),
-            pytest.raises(StorageError, match=r"tokens/c/0/0/3/0: cannot be written: File too large.*continues") as caught,
+            pytest.raises(StorageError, match=r"tokens/c.0.0.3.0: cannot be written: File too large.*continues") as caught,
         ):
             write_pending(writer, tokens)
         assert isinstance(caught.value, OSError)

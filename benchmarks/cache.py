@@ -1,0 +1,176 @@
+"""Write and read rates of the cache against plain files and against zarr: python benchmarks/cache.py [--rows N] [--folder DIR] [--device cuda]
+
+The token array is that of a ViT-B (12 layers x {CLS, AP} x 768, float16). Everything that is compared runs in turn, `--repeats` times, on the same
+bytes; the medians are printed. Files are read from the page cache, as after an extraction on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from machine import describe
+
+from layercache.cache import CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache, select
+from layercache.cache.layout import SplitLayout
+from layercache.cache.ranges import CHECKED
+
+ONE = (6, "ap")
+
+
+def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
+    ids, labels = [str(i) for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
+    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:")
+    dataset = DatasetIdentity(name="bench", classes=tuple("abcdefghij"), multi_label=False, limit=None, limit_seed=0, splits={"train": identity})
+    spec = CacheSpec(
+        model="vit_b16", architecture="vit_base_patch16_224", weights="", depth=12, width=768, tap="norm2", layers=tuple(range(1, 13)),
+        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
+    )  # fmt: skip
+    return spec, ids, labels
+
+
+def in_turn(repeats: int, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each call; the first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(s[1:]) for name, s in seconds.items()}
+
+
+def plain_read(files: list[Path], flat: np.ndarray, *, threads: int) -> None:
+    """The same bytes, file by file, by preadv into a given buffer: as fast as this machine hands out what it has in memory."""
+    size = flat.nbytes // len(files)
+
+    def one(i: int) -> None:
+        fd = os.open(files[i], os.O_RDONLY)
+        done = 0
+        while done < size:
+            done += os.preadv(fd, [flat[i * size + done : (i + 1) * size]], done)
+        os.close(fd)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, range(len(files))))
+
+
+def bench_reads(folder: Path, *, rows: int, repeats: int, device: str) -> tuple[dict[str, float], int]:
+    spec, ids, labels = make_spec(rows)
+    block = np.random.default_rng(0).standard_normal((12, 2, SplitLayout(spec, "train").block_rows, 768), dtype=np.float32).astype(np.float16)
+    with SplitWriter(folder, spec, "train", ids=ids, labels=labels) as writer:
+        for b in writer.pending:
+            writer.write(b, block)
+        writer.finish()
+    split = open_cache(writer.path).split("train")
+    pairs = select(spec, layers="all", tokens="cls+ap")
+    if device == "cpu":
+        out = np.zeros((24, rows, 768), np.float16)
+    else:
+        import torch
+
+        pinned = torch.zeros((24, rows, 768), dtype=torch.float16, pin_memory=True)
+        out = pinned.numpy()
+    flat, one = out.reshape(-1).view(np.uint8), out[0].copy()[None]
+    lay = SplitLayout(spec, "train")
+    files = [writer.path / lay.shard(b) for b in range(lay.blocks)]
+
+    def checked() -> None:
+        CHECKED.forget()
+        split.read(pairs, out=out)
+
+    def one_checked() -> None:
+        CHECKED.forget()
+        split.read([ONE], out=one)
+
+    calls: dict[str, Callable[[], object]] = {
+        "two threads of preadv": lambda: plain_read(files, flat, threads=2),
+        "full read": lambda: split.read(pairs, out=out, verify=False),
+        "full read, every crc checked": checked,
+        "one layer and token": lambda: split.read([ONE], out=one, verify=False),
+        "one layer and token, crc checked": one_checked,
+    }
+    if device != "cpu":
+
+        def to_device() -> None:
+            split.read(pairs, out=out, verify=False)
+            pinned.to(device, non_blocking=True)
+            torch.cuda.synchronize()
+
+        calls[f"full read and copy to {device}"] = to_device
+    medians = in_turn(repeats, calls)
+    import zarr
+
+    array = zarr.open_array(writer.path / lay.group / "tokens", mode="r")
+    medians |= in_turn(2, {"full read of the same files by zarr": lambda: array[...]})
+    naive = zarr.create_array(folder / "naive.zarr", shape=array.shape, dtype=array.dtype)
+    naive[...] = array[...]
+    medians |= in_turn(2, {"full read of zarr's default layout": lambda: naive[...], "one layer and token of it": lambda: naive[5, 1]})
+    return medians, out.nbytes
+
+
+def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict[str, float], int]:
+    """Row blocks, one at a time: checked, checksummed, synced, renamed, recorded; against tofile, which leaves the bytes in the page cache."""
+    spec, ids, labels = make_spec(512 * (repeats + 1))
+    block = np.random.default_rng(0).standard_normal((12, 2, 512, 768), dtype=np.float32).astype(np.float16)
+
+    def synced() -> None:
+        with (folder / "plain").open("wb") as file:
+            block.tofile(file)
+            os.fsync(file.fileno())
+
+    with SplitWriter(folder, spec, "train", ids=ids, labels=labels, codec=codec) as writer:
+        pending = iter(writer.pending)
+        medians = in_turn(
+            repeats,
+            {
+                "ndarray.tofile": lambda: block.tofile(folder / "plain"),
+                "tofile and fsync": synced,
+                "write": lambda: writer.write(next(pending), block),
+            },
+        )
+    return medians, block.nbytes
+
+
+def table(title: str, medians: dict[str, float], size: dict[str, int], base: str, targets: dict[str, str]) -> None:
+    print(f"\n| {title} | ms | GB/s | of {base} | target |\n|---|---|---|---|---|")
+    for name, seconds in medians.items():
+        rate, of = size[name] / seconds / 1e9, size[name] / seconds / (size[base] / medians[base])
+        print(f"| {name} | {seconds * 1e3:.1f} | {rate:.2f} | {of:.2f} | {targets.get(name, '')} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--folder", type=Path, default=None, help="where to write; default: the temporary folder")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    print(describe())
+    folder = Path(tempfile.mkdtemp(prefix="layercache-bench-", dir=options.folder))
+    try:
+        medians, full = bench_reads(folder / "read", rows=options.rows, repeats=options.repeats, device=options.device)
+        size = {name: full // 24 if name.startswith("one ") else full for name in medians}
+        targets = {"full read": ">= 0.9", "full read, every crc checked": ">= 0.55"}
+        table(f"read {full / 1e6:.0f} MB", medians, size, "two threads of preadv", targets)
+        for kind in ("", ", crc checked"):
+            whole = medians["full read" + (", every crc checked" if kind else "")]
+            ratio = 24 * medians["one layer and token" + kind] / whole
+            print(f"\none layer and token{kind}: {ratio:.2f} / (L T) of the full read's time (target <= 1.3)")
+        shutil.rmtree(folder / "read")
+        medians, block = bench_writes(folder, repeats=options.repeats, codec=None)
+        table(f"write a row block of {block / 1e6:.0f} MB", medians, dict.fromkeys(medians, block), "ndarray.tofile", {"write": ">= 0.25"})
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

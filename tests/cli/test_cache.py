@@ -1,0 +1,151 @@
+"""`layercache cache ls | info | verify | rm`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from layercache.cache import Cache, find_caches, layout
+from layercache.cache.layout import SplitLayout
+from layercache_cli.main import main
+from tests.cache.making import folder_in_memory, make_cache, make_spec, make_tokens, make_writer, write_pending
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(layout, "SHARD_LIMIT", 1024)
+    with folder_in_memory() as folder:
+        monkeypatch.setenv("LAYERCACHE_HOME", str(folder))
+        yield folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(("cache", *words))
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def make_two(root: Path) -> tuple[Cache, Cache]:
+    """A complete cache with a skipped sample, and one that was stopped after 2 of 4 blocks."""
+    whole = make_cache(root, make_spec(30), splits=("train", "test"), skipped={9: "truncated"})
+    spec = make_spec(30, tap="block", model="other")
+    with make_writer(root, spec) as writer:
+        write_pending(writer, make_tokens(spec), stop_after=2)
+    return whole, next(c for c in find_caches(root) if c.spec.model == "other")
+
+
+def flip(file: Path, offset: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[offset] ^= 1
+    file.write_bytes(data)
+
+
+def test_ls(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, begun = make_two(root)
+    code, out, err = run(capsys, "ls")
+    assert (code, err) == (0, "")
+    head, *lines, total = out.splitlines()
+    assert head.split() == ["data", "set", "model", "fingerprint", "stored", "splits", "size"]
+    assert lines[0].startswith(f"shapes    other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap block, fp32")
+    assert "train incomplete, 2 of 4 blocks" in lines[0]
+    assert whole.spec.fingerprint[:12] in lines[1]
+    assert "train 30 (1 skipped), test 7" in lines[1]
+    assert total.startswith(f"2 below {root}, ")
+
+
+def test_ls_of_one_model_as_json(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = make_two(root)
+    code, out, _ = run(capsys, "ls", "--model", "vit_tiny", "--json")
+    (found,) = json.loads(out)
+    assert code == 0
+    assert found["fingerprint"] == whole.spec.fingerprint
+    assert found["splits"]["train"]["skipped"] == 1
+
+
+def test_ls_without_caches_and_with_one_that_cannot_be_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "ls") == (0, f"no cache below {root}; make one with: layercache extract\n", "")
+    whole, begun = make_two(root)
+    (begun.path / "spec.json").write_text("{")
+    code, out, err = run(capsys, "ls")
+    assert code == 1
+    assert whole.spec.fingerprint[:12] in out
+    assert f"error: {begun.path}/spec.json: not a cache's spec" in err
+
+
+def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = make_two(root)
+    code, out, _ = run(capsys, "info", str(whole.path))
+    assert code == 0
+    for text in (str(whole.path), whole.spec.fingerprint, whole.spec.weights, "shapes, 3 classes", "interpolation bicubic", "6, 12"):
+        assert text in out
+    assert "30 images (1 skipped)" in out
+    code, out, _ = run(capsys, "info", "--model", "other")
+    assert "incomplete, 2 of 4 blocks" in out
+    code, _, err = run(capsys, "info")
+    assert code == 1
+    assert err.startswith(f"error: 2 caches below {root} match any model and data set; choose one by its path")
+
+
+def test_verify_of_a_whole_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = make_two(root)
+    code, out, err = run(capsys, "verify", "--model", "vit_tiny")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{whole.path}: every byte is as it was written (train 30 (1 skipped), test 7; ")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "spec"])
+def test_verify_of_a_damaged_cache(root: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    whole, _ = make_two(root)
+    file = whole.path / ("spec.json" if damage == "spec" else SplitLayout(whole.spec, "train").shard(2))
+    if damage == "missing":
+        file.unlink()
+    else:
+        flip(file, 40)
+    code, out, err = run(capsys, "verify", str(whole.path))
+    assert code == 1
+    assert out.startswith(f"{file}: ")
+    assert err == "1 of 1 caches has faults\n"
+
+
+def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, begun = make_two(root)
+    code, out, err = run(capsys, "verify", "--all")
+    assert code == 1
+    assert f"{whole.path}: every byte is as it was written" in out
+    assert f"{begun.path}/commits/train/complete.json: incomplete: 2 of 4 row blocks; continue with: layercache extract --model other" in out
+    assert err == "1 of 2 caches has faults\n"
+
+
+def test_rm_asks(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, begun = make_two(root)
+    (whole.path / "probes" / "abc").mkdir(parents=True)
+    asked: list[str] = []
+
+    def answer(text: str, abort: bool) -> bool:
+        import typer
+
+        asked.append(text)
+        raise typer.Abort
+
+    monkeypatch.setattr("typer.confirm", answer)
+    code, _, _ = run(capsys, "rm", "--model", "vit_tiny")
+    assert code == 1
+    assert asked[0].startswith(f"Delete {whole.path} (")
+    assert asked[0].endswith(", with 1 probe)?")
+    assert whole.path.exists()
+    code, out, _ = run(capsys, "rm", "--model", "vit_tiny", "--yes")
+    assert code == 0
+    assert out.startswith(f"deleted {whole.path} (")
+    assert [c.path for c in find_caches(root)] == [begun.path]
+
+
+def test_rm_of_a_cache_that_is_being_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = make_two(root)
+    with make_writer(root, whole.spec):
+        code, _, err = run(capsys, "rm", str(whole.path), "--yes")
+    assert code == 1
+    assert "is writing this split" in err
+    assert whole.path.exists()
