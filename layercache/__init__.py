@@ -1,1 +1,57 @@
-"""Caches every layer's CLS and average-pooled token of frozen Vision Transformers; trains fusion probes from the cache."""
+"""Caches every layer's CLS and average-pooled token of frozen Vision Transformers; trains fusion probes from the cache.
+
+Names are resolved when they are used, so that `import layercache` imports neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from layercache.errors import LayercacheError
+
+if TYPE_CHECKING:
+    from layercache.cache import Cache, open_cache
+    from layercache.extraction.run import extract
+    from layercache.probing.headfile import load_head
+    from layercache.probing.protocol import Protocol, Setting
+    from layercache.probing.results import Results, read_results
+    from layercache.probing.sweep import probe
+
+__all__ = [
+    "Cache",
+    "LayercacheError",
+    "Protocol",
+    "Results",
+    "Setting",
+    "errors",
+    "extract",
+    "load_head",
+    "open_cache",
+    "probe",
+    "read_results",
+]
+
+_HOMES = {
+    "Cache": "layercache.cache",
+    "Protocol": "layercache.probing.protocol",
+    "Results": "layercache.probing.results",
+    "Setting": "layercache.probing.protocol",
+    "extract": "layercache.extraction.run",
+    "load_head": "layercache.probing.headfile",
+    "open_cache": "layercache.cache",
+    "probe": "layercache.probing.sweep",
+    "read_results": "layercache.probing.results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("layercache.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'layercache' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

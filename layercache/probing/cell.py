@@ -184,7 +184,8 @@ def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
 def name_layers(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
     """The word for the layers of some pairs where there is one, else their numbers: "1,5,9"."""
     numbers = tuple(sorted({layer for layer, _ in pairs}))
-    for word in LAYER_WORDS:
+    # a shallow model's words can mean the same layers: the extremes go first
+    for word in sorted(LAYER_WORDS, key=("last", "all", "mid-last", "quarter").index):
         if resolve_layers(word, cache.spec.depth) == numbers:
             return word
     return ",".join(map(str, numbers))

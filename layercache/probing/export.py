@@ -30,7 +30,7 @@ def cell_text(name: str, value: Any) -> str:
         return "-"
     if name == "gain":
         return f"{100 * value:+.2f}"
-    if name in PERCENT:
+    if name in PERCENT or name.removesuffix("_mean").removesuffix("_std") in PERCENT:
         return f"{100 * value:.2f}"
     if name in ("shots", "seed", "parameters"):
         return f"{int(value):,}" if name == "parameters" else str(int(value))
@@ -39,9 +39,17 @@ def cell_text(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def heading(name: str) -> str:
+    """The heading of a column: "test bal. acc. mean" of "test_balanced_accuracy_mean"."""
+    for ending in ("_mean", "_std"):
+        if name.endswith(ending):
+            return f"{heading(name.removesuffix(ending))} {ending[1:]}"
+    return HEADINGS.get(name, name)
+
+
 def render(table: pd.DataFrame, form: str) -> str:
     """The table as "text", "markdown" or "latex" (booktabs). Raises OptionError for another form."""
-    heads = [HEADINGS.get(name, name) for name in table.columns]
+    heads = [heading(name) for name in table.columns]
     body = [[cell_text(name, value) for name, value in zip(table.columns, row, strict=True)] for row in table.itertuples(index=False, name=None)]
     numeric = [name not in ("model", "dataset", "head", "layers", "tokens", "spatial", "setting") for name in table.columns]
     if form == "latex":

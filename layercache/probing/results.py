@@ -25,22 +25,8 @@ COLUMNS = (
 """In this order. test_ci_low and test_ci_high bound a 95 % bootstrap interval over test samples, of test_balanced_accuracy or, when multi-label,
 test_map."""
 # fmt: on
-FILTERS = ("model", "dataset", "head", "layers", "tokens")
-SHOWN = (
-    "head",
-    "layers",
-    "tokens",
-    "lr",
-    "weight_decay",
-    "dropout",
-    "val_balanced_accuracy",
-    "test_balanced_accuracy",
-    "test_top1",
-    "parameters",
-    "seconds",
-)
-"""Columns of the printed table; those that say what differs between rows are put before them."""
-VARYING = ("model", "dataset", "spatial", "seed", "shots", "fraction", "setting")
+VARYING = ("spatial", "shots", "fraction", "seed")
+"""Columns that are shown where they differ between rows."""
 REPEATED = (
     "model",
     "dataset",
@@ -83,7 +69,7 @@ class Results:
         return iter(self.probes)
 
     def __repr__(self) -> str:
-        return self.to_text() if self.probes else "Results: no probes"
+        return self.to_text()
 
     @property
     def table(self) -> pd.DataFrame:
@@ -138,30 +124,55 @@ class Results:
             gains.append(_score(probe) - _score(best) if best else float("nan"))
         return table.assign(baseline=pd.Series(names, dtype=object), gain=pd.Series(gains, dtype=float))
 
-    def to_text(self, *, gain: bool = False) -> str:
-        """The table for a terminal."""
-        return render(self._shown(gain), "text")
+    def to_text(self, *, gain: bool = False, among: Results | None = None, over_seeds: bool = False) -> str:
+        """The table for a terminal: what differs, what was chosen, scores in percent."""
+        return render(self._shown(gain=gain, among=among, over_seeds=over_seeds), "text") if self.probes else "no probes match"
 
-    def export(self, path: str | Path, *, gain: bool = True) -> Path:
-        """Writes all columns, in the format that the name ends in: .csv, .parquet (needs pyarrow), .tex, .md.
+    def summary(self) -> str:
+        """Where the probes are kept, and the best of them by its test score with its interval."""
+        if not self.probes:
+            return "no probes"
+        best = max(self.probes, key=_score)
+        row = best.row
+        metric = "mAP" if row["test_balanced_accuracy"] is None else "balanced accuracy"
+        interval = f"95 % bootstrap interval over test images {100 * row['test_ci_low']:.2f} to {100 * row['test_ci_high']:.2f}"
+        places = ", ".join(dict.fromkeys(str(probe.path.parent) for probe in self.probes))
+        return (
+            f"highest test {metric} {100 * _score(best):.2f}: {row['head']}, layers {row['layers']}, tokens {row['tokens']}, seed {row['seed']} "
+            f"({interval})\nkept in {places}"
+        )
+
+    def export(self, path: str | Path, *, gain: bool = True, among: Results | None = None, over_seeds: bool = False) -> Path:
+        """Writes the table in the format that the name ends in: .csv and .parquet with all columns, .tex and .md as `to_text` shows it.
 
         Raises OptionError for another ending, MissingExtraError without pyarrow.
         """
         file = Path(path)
-        narrow = file.suffix in (".tex", ".md")
-        write(self._shown(gain) if narrow else (self.with_gain() if gain else self.table), file)
+        if file.suffix in (".tex", ".md"):
+            write(self._shown(gain=gain, among=among, over_seeds=over_seeds), file)
+        elif over_seeds:
+            write(self.over_seeds(), file)
+        else:
+            write(self.with_gain(among=among) if gain else self.table, file)
         return file
 
-    def _shown(self, gain: bool) -> pd.DataFrame:
-        table = self.with_gain() if gain else self.table
-        several = [name for name in VARYING if name in ("model", "dataset") or table[name].nunique(dropna=False) > 1]
-        if table["test_map"].notna().any():
-            several += ["val_map", "test_map"]
-        names = [n for n in several if n != "setting" or (table["setting"] != "").any()]
-        first = [name for name in names if name in ("model", "dataset")]
-        rest = [name for name in names if name not in first]
-        shown = [*first, *SHOWN[:3], *rest, *SHOWN[3:], *(["gain"] if gain else [])]
-        return table[[name for name in shown if name in table]]
+    def _shown(self, *, gain: bool, among: Results | None, over_seeds: bool) -> pd.DataFrame:
+        if over_seeds:
+            return self._shown_over_seeds()
+        table = self.with_gain(among=among) if gain else self.table
+        first = ["model", "dataset", "head", "layers", "tokens"]
+        varying = [name for name in VARYING if table[name].nunique(dropna=False) > 1]
+        scores = ["val_map", "test_map"] if table["test_map"].notna().any() else []
+        single = ["val_balanced_accuracy", "test_balanced_accuracy", "test_top1"] if table["test_balanced_accuracy"].notna().any() else []
+        chosen = ["lr", "weight_decay", "dropout", *(["setting"] if (table["setting"] != "").any() else [])]
+        return table[[*first, *varying, *chosen, *single, *scores, *(["gain"] if gain else []), "parameters", "seconds"]]
+
+    def _shown_over_seeds(self) -> pd.DataFrame:
+        table = self.over_seeds()
+        first = ["model", "dataset", "head", "layers", "tokens"]
+        varying = [name for name in VARYING if name in table and table[name].nunique(dropna=False) > 1]
+        scores = [name for name in map(str, table) if name.startswith(("val_bal", "test_", "val_map")) and table[name].notna().any()]
+        return table[[*first, *varying, "seeds", *scores]]
 
 
 def _score(probe: Probe) -> float:

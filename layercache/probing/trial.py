@@ -56,7 +56,7 @@ def run(cell: Cell, *, folder: ProbeFolder, loader: Loader, method: Method, chun
     seconds = spent + time.perf_counter() - started
     row = _identity(cell) | {
         **{name: chosen.get(name) for name in ("lr", "weight_decay", "dropout")},
-        "setting": ", ".join(f"{name}={value:g}" for name, value in chosen.items() if name in _names(cell)),
+        "setting": ", ".join(f"{name}={chosen[name]:g}" for name in _names(cell)) if cell.head in BASELINES else "",
         **{f"val_{name}": chosen.get(f"val_{name}") for name in ("balanced_accuracy", "top1", "map")},
         **metrics,
         "parameters": 0 if trained.parameters is None else _learned(trained),

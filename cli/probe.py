@@ -1,0 +1,115 @@
+"""`layercache probe`: heads from cached tokens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Backbone whose cache to use.", show_default="the only one")]
+Data = Annotated[str | None, typer.Option("--dataset", "-d", help="Data set whose cache to use.", show_default="the only one")]
+Root = Annotated[Path | None, typer.Option(help="Folder of all caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
+Fingerprint = Annotated[str | None, typer.Option(help="First digits of the cache's fingerprint, where several match.", show_default=False)]
+Head = Annotated[list[str], typer.Option(help="linear | attentive | attentive-tokens | hybrid | knn | logreg. Repeatable.")]
+Layers = Annotated[list[str] | None, typer.Option(help="last | mid-last | quarter | all | numbers, as in 1,5,9. Repeatable.", show_default="all")]
+Tokens = Annotated[list[str] | None, typer.Option(help="cls, ap, grid:K, patch, joined by +; or all. Repeatable.", show_default="cls+ap")]
+Spatial = Annotated[str | None, typer.Option(help="Spatial tokens of the hybrid head: grid:K | patch.", show_default=False)]
+SpatialLayers = Annotated[str, typer.Option(help="Layers of the spatial tokens.")]
+SpatialCache = Annotated[Path | None, typer.Option(help="Folder of the cache of the spatial tokens, where it is another one.", show_default=False)]
+Embedding = Annotated[bool, typer.Option("--embedding", help="Hybrid head: learn an embedding for each layer and kind of token.")]
+Heads = Annotated[int | None, typer.Option(help="Attention heads.", show_default="one per token; attentive-tokens: 8")]
+Lr = Annotated[str | None, typer.Option(help="Learning rates, as in 0.1,0.01.", show_default="0.1,0.01,0.001")]
+WeightDecay = Annotated[str | None, typer.Option(help="Weight decays.", show_default="1e-6,1e-5,1e-4,1e-3,1e-2,1e-1,1")]
+Dropout = Annotated[str | None, typer.Option(help="Attention dropout rates.", show_default="0,0.1,0.3")]
+Seeds = Annotated[str, typer.Option(help="How many seeds (3: seeds 0, 1, 2), or which: 4,7.")]
+Shots = Annotated[str | None, typer.Option(help="Training samples of each class, as in 1,5,10.", show_default="all")]
+Fraction = Annotated[str | None, typer.Option(help="Part of the training samples, as in 0.01,0.1.", show_default="all")]
+Epochs = Annotated[int, typer.Option(help="Passes over the training samples, raised where --min-steps asks for more.")]
+MinSteps = Annotated[int, typer.Option(help="Least number of optimiser steps.")]
+BatchSize = Annotated[int, typer.Option(help="Largest batch.")]
+Patience = Annotated[int | None, typer.Option(help="Stop a setting after so many epochs without a better validation.", show_default="off")]
+Test = Annotated[str, typer.Option(help="Split to test on.")]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
+Precision = Annotated[str, typer.Option(help="fp32 | bf16 for the products over tokens.")]
+Features = Annotated[str, typer.Option(help="auto | resident (on the device) | stream (read again every epoch).")]
+Memory = Annotated[str | None, typer.Option(help="What features may take, as in 8GB.", show_default="half of what is free")]
+GroupSize = Annotated[int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that are already there.")]
+
+
+def probe(
+    *,
+    model: Model = None,
+    dataset: Data = None,
+    head: Head = ["attentive"],  # noqa: B006 - typer copies it
+    layers: Layers = None,
+    tokens: Tokens = None,
+    spatial: Spatial = None,
+    spatial_layers: SpatialLayers = "last",
+    spatial_cache: SpatialCache = None,
+    embedding: Embedding = False,
+    heads: Heads = None,
+    lr: Lr = None,
+    weight_decay: WeightDecay = None,
+    dropout: Dropout = None,
+    seeds: Seeds = "1",
+    shots: Shots = None,
+    fraction: Fraction = None,
+    epochs: Epochs = 40,
+    min_steps: MinSteps = 1000,
+    batch_size: BatchSize = 2048,
+    patience: Patience = None,
+    test: Test = "test",
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    features: Features = "auto",
+    memory: Memory = None,
+    group_size: GroupSize = None,
+    refresh: Refresh = False,
+    cache: Root = None,
+    fingerprint: Fingerprint = None,
+) -> None:
+    """Train heads from cached tokens; choose, refit, test.
+
+    Settings are chosen on a stratified 20 % of the training samples; the test split is read once per chosen head. A killed sweep continues.
+    """
+    from layercache.cache import open_cache
+    from layercache.extraction.datasets.opening import dataset_name
+    from layercache.probing.protocol import Protocol
+    from layercache.probing.sweep import probe as run
+    from layercache.probing.words import numbers, seed_numbers
+
+    found = open_cache(root=cache, model=model, dataset=dataset_name(dataset) if dataset else None, fingerprint=fingerprint)
+    typer.echo(f"cache {found.path}")
+    results = run(
+        found,
+        head=head,
+        layers=layers,
+        tokens=tokens,
+        spatial=spatial,
+        spatial_layers=spatial_layers,
+        spatial_cache=spatial_cache,
+        embedding=embedding,
+        heads=heads,
+        lr=numbers(lr, option="--lr"),
+        weight_decay=numbers(weight_decay, option="--weight-decay"),
+        dropout=numbers(dropout, option="--dropout"),
+        seeds=seed_numbers(seeds),
+        shots=numbers(shots, option="--shots", whole=True),
+        fraction=numbers(fraction, option="--fraction"),
+        protocol=Protocol(epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience),
+        test=test,
+        device=device,
+        precision=precision,
+        features=features,
+        memory=memory,
+        group_size=group_size,
+        refresh=refresh,
+        progress=sys.stderr.isatty(),
+        say=typer.echo,
+    )
+    typer.echo("")
+    typer.echo(results.to_text())
+    typer.echo(f"\n{results.summary()}")
