@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from layercache.errors import OptionError
-from layercache.reporting.figure import INK, PALETTE, new_figure, styled
+from layercache.reporting.figure import INK, PALETTE, new_figure, require, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,6 +136,30 @@ def scatter(groups: Mapping[str, tuple[ArrayLike, ArrayLike, Sequence[str]]], *,
     axes.grid()
     axes.set_axisbelow(True)
     axes.legend(fontsize=8.5)
+    return figure
+
+
+@styled
+def dumbbells(labels: Sequence[str], *, before: ArrayLike, after: ArrayLike, names: tuple[str, str], xlabel: str, title: str) -> Figure:
+    """Two counts per row, joined: hollow before, filled after."""
+    a, b = _like(before, (len(labels),)), _like(after, (len(labels),))
+    figure = new_figure(6.6, 1.3 + 0.3 * len(labels))
+    axes = figure.add_subplot()
+    y = np.arange(len(labels))
+    axes.hlines(y, np.minimum(a, b), np.maximum(a, b), color=PALETTE[5], linewidth=2, alpha=0.6)
+    axes.plot(a, y, "o", color=PALETTE[5], markerfacecolor="none", markersize=7, markeredgewidth=1.4, label=names[0])
+    axes.plot(b, y, "o", color=PALETTE[0], markersize=6, label=names[1])
+    axes.set_yticks(y, list(labels))
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlim(left=min(0.0, -0.02 * float(max(a.max(), b.max()))))
+    axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True))
+    axes.set_xlabel(xlabel)
+    axes.set_title(title)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8.5)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""From one row per probe to gains over the last layer's CLS of the same cache: per model, and as means over models.
+"""From one row per probe to gains over the last layer's CLS of the same source (backbone and images): per model, and as means over models.
 
 Everything here works on the observations of `layercache.reporting.observations`; accuracies are shares (0..1), gains percentage points.
 """
@@ -13,35 +13,35 @@ import pandas as pd
 from layercache.reporting.reference import BACKBONES, BASELINE, CELLS, Cell, published_gain
 from layercache.reporting.statistics import benjamini_hochberg, wilcoxon_greater
 
-KEYS = ["dataset", "model", "cache"]
+KEYS = ["dataset", "model", "source"]
 CELL = ["head", "layers", "tokens"]
 
 
 def accuracies(observations: pd.DataFrame) -> pd.DataFrame:
-    """One row per cache and cell: mean and standard deviation over seeds (NaN for one seed), and how many there were."""
+    """One row per source and cell: mean and standard deviation over seeds (NaN for one seed), and how many there were."""
     grouped = observations.groupby([*KEYS, *CELL], sort=False)["accuracy"]
     table: pd.DataFrame = pd.DataFrame({"accuracy": grouped.mean(), "seed_std": grouped.std(), "seeds": grouped.size()}).reset_index()
     return table
 
 
 def gains(observations: pd.DataFrame, *, baseline: Cell = BASELINE) -> pd.DataFrame:
-    """One row per cache and cell beside the baseline, where the cache has one: `accuracy`, `baseline` (shares), `gain` and `paper` (points)."""
+    """One row per source and cell beside the baseline, where the source has one: `accuracy`, `baseline` (shares), `gain` and `paper` (points)."""
     table = accuracies(observations)
     is_base = np.logical_and.reduce([table[name] == getattr(baseline, name) for name in CELL])
     base = table[is_base].set_index(KEYS)["accuracy"].rename("baseline")
-    table = table[~is_base].join(base, on=KEYS, how="inner")
-    table["gain"] = 100 * (table["accuracy"] - table["baseline"])
-    table["paper"] = [
-        published_gain(r.dataset, cell=Cell(head=r.head, layers=r.layers, tokens=r.tokens), model=r.model) for r in table.itertuples(index=False)
+    found: pd.DataFrame = table[~is_base].join(base, on=KEYS, how="inner").reset_index(drop=True)
+    found["gain"] = 100 * (found["accuracy"] - found["baseline"])
+    found["paper"] = [
+        published_gain(str(r.dataset), cell=Cell(head=str(r.head), layers=str(r.layers), tokens=str(r.tokens)), model=str(r.model))
+        for r in found.itertuples(index=False)
     ]
-    table["paper"] = table["paper"].astype(float)
-    return table.reset_index(drop=True)
+    return found.astype({"paper": float})
 
 
 def mean_gains(per_model: pd.DataFrame) -> pd.DataFrame:
     """One row per data set and cell: mean gain over models, its standard deviation, the models' number, and the published mean over nine.
 
-    A model of which several caches match counts once, by the mean of its caches.
+    A model of which there are several sources of a data set counts once, by their mean.
     """
     by_model = per_model.groupby(["dataset", *CELL, "model"], sort=False)[["gain", "accuracy", "baseline"]].mean().reset_index()
     rows = []

@@ -58,21 +58,26 @@ class Table:
     """The rows."""
     caption: str
     """What they are."""
+    view: pd.DataFrame | None = None
+    """What the page shows of it, if not the rows as they are."""
     shown: int = 60
-    """Rows on the page; the file has them all."""
+    """Rows on the page at most; the file has them all."""
     digits: int = 2
     """Decimals on the page; the file has them all."""
 
     def html(self) -> str:
-        """A <table> that scrolls sideways where the screen is narrow."""
-        text = [not pd.api.types.is_numeric_dtype(self.frame[c]) for c in self.frame]
-        head = "".join(_cell("th", str(c).replace("_", " "), t) for c, t in zip(self.frame, text, strict=True))
+        """A <table> that scrolls sideways where the screen is narrow; with nothing to show, a line that names the file."""
+        if not self.shown:
+            return f'<p class="soft">{escape(self.caption)} {len(self.frame)} rows in <code>tables/{escape(self.name)}.csv</code>.</p>'
+        view = self.frame if self.view is None else self.view
+        text = [not pd.api.types.is_numeric_dtype(view[c]) for c in view]
+        head = "".join(_cell("th", str(c).replace("_", " "), t) for c, t in zip(view, text, strict=True))
         body = [
             "<tr>" + "".join(_cell("td", self._write(v), t) for v, t in zip(row, text, strict=True)) + "</tr>"
-            for row in self.frame.head(self.shown).itertuples(index=False)
+            for row in view.head(self.shown).itertuples(index=False)
         ]
-        more = len(self.frame) - len(body)
-        caption = self.caption + (f" The first {self.shown} of {len(self.frame)} rows; all are in {self.name}.csv." if more > 0 else "")
+        more = len(self.frame) - len(body) if self.view is None else len(self.frame) != len(view)
+        caption = self.caption + (f" All {len(self.frame)} rows are in tables/{self.name}.csv." if more else "")
         return (
             f'<div class="scroll" tabindex="0"><table id="{self.name}"><caption>{escape(caption)}</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"

@@ -49,7 +49,7 @@ def attention_heatmap(
     d = None if deviation is None else _matrix(deviation, rows=layers, columns=tokens, what="deviation")
     n_cols, n_rows = len(layers), len(tokens)
     cell = 0.62 if n_cols <= NUMBERED else 0.34
-    figure = new_figure(max(4.6, cell * n_cols + 1.9), max(1.9, min(0.56, max(0.2, 3 / n_rows)) * n_rows + 1.35))
+    figure = new_figure(max(4.6, cell * n_cols + 1.9, 0.075 * len(subtitle) + 0.9), max(1.9, min(0.56, max(0.2, 3 / n_rows)) * n_rows + 1.35))
     axes = figure.add_subplot()
     image = _map(axes, 100 * w.T, columns=[str(layer) for layer in layers], rows=[token_label(t) for t in tokens], low=0.0)
     axes.set_xlabel("layer")
@@ -80,19 +80,21 @@ def _title(axes: Axes, title: str, subtitle: str) -> None:
     """Bold title at the left, and below it a line in plain weight."""
     axes.set_title(title, pad=24 if subtitle else 9)
     if subtitle:
-        axes.annotate(subtitle, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", ha="left", va="bottom", fontsize=9)
+        line = axes.annotate(subtitle, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", ha="left", va="bottom", fontsize=9)
+        # the title above keeps the room free; a long line must not squeeze the map
+        line.set_in_layout(False)
 
 
 def _map(
     axes: Axes, values: NDArray[np.float64], *, columns: Sequence[str], rows: Sequence[str], low: float | None = None, high: float | None = None
 ) -> Any:
-    """Cells with a hair of ground between them; absent (NaN) cells are left empty."""
+    """A map of cells; absent (NaN) cells are left empty."""
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     edges_x, edges_y = np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
     top = float(np.nanmax(values)) if high is None else high
-    # a mesh, not an image: cells stay vectors in SVG
-    image = axes.pcolormesh(edges_x, edges_y, np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=low, vmax=top, edgecolors="none", linewidth=0)
+    # a mesh, not an image: cells stay vectors in SVG; edges in the cells' own colours close the seams between them
+    image = axes.pcolormesh(edges_x, edges_y, np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=low, vmax=top, edgecolors="face", linewidth=0.5)
     axes.invert_yaxis()
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -160,8 +162,8 @@ def similarity_map(cka: ArrayLike, *, pairs: Sequence[tuple[int, str]], title: s
     order = sorted(range(len(pairs)), key=lambda i: (tokens.index(pairs[i][1]), pairs[i][0]))
     matrix = matrix[np.ix_(order, order)]
     names = [f"{token_label(pairs[i][1])} {pairs[i][0]}" for i in order]
-    size = max(3.2, 0.2 * len(pairs) + 1.3)
-    figure = new_figure(size + 0.9, size)
+    size = max(3.9, 0.2 * len(pairs) + 1.3)
+    figure = new_figure(max(size + 0.9, 0.075 * len(subtitle) + 1.2), size)
     axes = figure.add_subplot()
     image = _map(axes, matrix, columns=names, rows=names, low=0.0, high=1.0)
     axes.tick_params(labelsize=7)
@@ -174,5 +176,5 @@ def similarity_map(cka: ArrayLike, *, pairs: Sequence[tuple[int, str]], title: s
     _title(axes, title, subtitle)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
     bar.outline.set_visible(False)
-    bar.set_label("linear CKA (1: same up to rotation)")
+    bar.set_label("linear CKA")
     return figure

@@ -10,11 +10,11 @@ from layercache.reporting.reference import BASELINE, CELLS, FUSION, Cell
 QUARTER = Cell(head="attentive", layers="quarter", tokens="cls+ap")
 
 
-def observe(dataset, model, cell, accuracy, *, seed=0, cache=None):
+def observe(dataset, model, cell, accuracy, *, seed=0, source=None):
     return {
         "dataset": dataset,
         "model": model,
-        "cache": cache or f"{dataset}/{model}",
+        "source": source or f"{dataset}/{model}",
         "head": cell.head,
         "layers": cell.layers,
         "tokens": cell.tokens,
@@ -41,7 +41,7 @@ def test_seeds_are_averaged_before_anything_is_compared(table):
     assert found.seed_std == pytest.approx(np.std([0.94, 0.96], ddof=1))
 
 
-def test_gain_is_against_the_same_cache_and_beside_it_the_papers(table):
+def test_gain_is_against_the_same_source_and_beside_it_the_papers(table):
     found = gains(table)
     assert len(found) == 3
     by = {(r.model, r.layers): r for r in found.itertuples()}
@@ -62,8 +62,8 @@ def test_mean_over_models_beside_the_papers_mean(table):
     assert np.isnan(found["attentive", "quarter"].paper)
 
 
-def test_two_caches_of_one_model_count_once():
-    rows = [observe("d", "m", c, a, cache=k) for k, (b, f) in {"x": (0.5, 0.6), "y": (0.5, 0.8)}.items() for c, a in ((BASELINE, b), (FUSION, f))]
+def test_two_sources_of_one_model_count_once():
+    rows = [observe("d", "m", c, a, source=k) for k, (b, f) in {"x": (0.5, 0.6), "y": (0.5, 0.8)}.items() for c, a in ((BASELINE, b), (FUSION, f))]
     rows += [observe("d", "n", BASELINE, 0.5), observe("d", "n", FUSION, 0.5)]
     found = mean_gains(gains(pd.DataFrame(rows))).iloc[0]
     assert (found["models"], found["gain"]) == (2, pytest.approx(10))
