@@ -1,0 +1,70 @@
+"""The real CLIP ViT-B/16 (dequantised from int8): LAYERCACHE_REAL names the folder that holds clip.safetensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
+
+from layercache.extraction.backbones import load_backbone
+
+pytestmark = pytest.mark.real
+ROOT = Path(os.environ.get("LAYERCACHE_REAL", "."))
+
+
+def pictures() -> list[Image.Image]:
+    """Smooth colour patterns; a checkpoint needs no meaning to be compared with itself."""
+    y, x = np.mgrid[:240, :320] / 240
+    return [Image.fromarray((127 + 120 * np.sin(np.stack([x * a, y * a, x * y * a], -1))).astype(np.uint8)) for a in (3, 9, 27)]
+
+
+def plain(architecture: str) -> Any:
+    module = timm.create_model(architecture, num_classes=512)
+    module.load_state_dict(load_file(ROOT / "clip.safetensors"))
+    return module.eval()
+
+
+@torch.no_grad()
+def test_tokens_and_projection_are_those_of_plain_timm() -> None:
+    backbone = load_backbone("clip_b16", weights=ROOT / "clip.safetensors", store_dtype="float32", projected=True)
+    module = plain("vit_base_patch16_clip_quickgelu_224.openai")
+    seen = []
+    for block in module.blocks[1:]:
+        block.norm2.register_forward_hook(lambda m, args, out: seen.append(out))
+    transform = create_transform(**resolve_model_data_config(module), is_training=False)
+    joint = module(torch.stack([transform(p) for p in pictures()]))
+    images = torch.stack([backbone.preprocessing(p) for p in pictures()])
+    got = backbone(images)
+    assert got.shape == (12, 2, 3, 768)
+    np.testing.assert_allclose(got[:11, 0], torch.stack(seen)[:, :, 0], atol=1e-4)
+    np.testing.assert_allclose(got[:11, 1], torch.stack(seen).double()[:, :, 1:].mean(2), atol=1e-4)
+    np.testing.assert_allclose(got[11, 0, :, :512], joint, atol=1e-4)
+    assert (got[11, :, :, 512:] == 0).all()
+
+    control = plain("vit_base_patch16_clip_224.openai")(torch.stack([transform(p) for p in pictures()]))
+    assert (control - joint).abs().max() > 0.05  # GELU instead of QuickGELU: strict loading does not see it, the numbers do
+
+
+def test_half_precision_on_real_weights() -> None:
+    """bf16 moves a token by a few percent of its length, fp32 to float16 storage by less than a thousandth."""
+    images = None
+    tokens = {}
+    for precision, store in (("fp32", "float32"), ("fp32", "float16"), ("bf16", "float32")):
+        backbone = load_backbone("clip_b16", weights=ROOT / "clip.safetensors", precision=precision, store_dtype=store)  # type: ignore[arg-type]
+        images = torch.stack([backbone.preprocessing(p) for p in pictures()]) if images is None else images
+        tokens[precision, store] = backbone(images).double()
+    exact = tokens["fp32", "float32"]
+
+    def error(which: tuple[str, str]) -> float:
+        return float(((tokens[which] - exact).norm(dim=-1) / exact.norm(dim=-1)).max())
+
+    assert error(("fp32", "float16")) < 1e-3
+    assert error(("bf16", "float32")) < 0.1
