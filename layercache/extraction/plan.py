@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Target:
     """The cache's folder."""
     todo: tuple[str, ...]
     """Splits without a complete record."""
+    littered: tuple[str, ...]
+    """Complete splits whose writer was killed after its last commit: its temporary files and its name in the lock are still there."""
 
     @property
     def missing_bytes(self) -> int:
@@ -146,7 +148,14 @@ def _target(backbone: Backbone, identity: DatasetIdentity, root: Path, splits: S
         dataset=identity,
     )
     path = cache_folder(root, spec)
-    return Target(backbone=backbone, spec=spec, path=path, todo=tuple(split for split in splits if not _complete(path, spec, split)))
+    complete = [split for split in splits if _complete(path, spec, split)]
+    return Target(
+        backbone=backbone,
+        spec=spec,
+        path=path,
+        todo=tuple(split for split in splits if split not in complete),
+        littered=tuple(split for split in complete if _littered(path, SplitLayout(spec, split))),
+    )
 
 
 def _complete(path: Path, spec: CacheSpec, split: str) -> bool:
@@ -155,17 +164,19 @@ def _complete(path: Path, spec: CacheSpec, split: str) -> bool:
         open_cache(path).split(split)
     except CacheError:
         return False  # absent, begun or damaged: the writer looks closer
-    return not any(damaged(path, SplitLayout(spec, split)))
+    store, layout = LocalStore(path), SplitLayout(spec, split)
+    return all(_whole(store, layout, block) for block in range(layout.blocks))
 
 
-def damaged(path: Path, layout: SplitLayout) -> Iterator[int]:
-    """Row blocks whose file is missing or not as long as its record says."""
-    store = LocalStore(path)
-    for block in range(layout.blocks):
-        try:
-            record = BlockRecord.from_bytes(store.read(layout.record(block)), where=layout.record(block))
-        except (CacheError, FileNotFoundError):
-            yield block
-        else:
-            if store.size(layout.shard(block)) != record.bytes:
-                yield block
+def _littered(path: Path, layout: SplitLayout) -> bool:
+    return bool(LocalStore(path).size(layout.lock)) or (path / layout.partial).exists()
+
+
+def _whole(store: LocalStore, layout: SplitLayout, block: int) -> bool:
+    """The row block's file is as long as its record says."""
+    key = layout.record(block)
+    try:
+        record = BlockRecord.from_bytes(store.read(key), where=key)
+    except (CacheError, FileNotFoundError):
+        return False
+    return store.size(layout.shard(block)) == record.bytes

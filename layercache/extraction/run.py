@@ -16,7 +16,7 @@ from layercache.extraction.interruption import telling, terminable
 from layercache.extraction.options import ExtractOptions, read_options
 from layercache.extraction.plan import ASK_ABOVE, Plan, Target, make_plan, size_on_disk
 from layercache.extraction.result import Extraction, human
-from layercache.extraction.splits import Work, extract_splits
+from layercache.extraction.splits import Work, extract_splits, sweep
 
 Say = Callable[[str], object]
 Confirm = Callable[[str], bool]
@@ -35,6 +35,7 @@ def extract(*, say: Say = print, confirm: Confirm | None = None, progress: bool 
     chosen = read_options(options)
     with _determinism(chosen.deterministic), terminable():
         plan = make_plan(chosen)
+        sweep(plan)
         work: dict[str, Work] = {}
         if any(target.todo for target in plan.targets):
             _announce(plan, say)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from layercache.cache.writer import SplitWriter
+from layercache.errors import CacheBusyError, StorageError
 from layercache.extraction.datasets.contract import Samples
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.pipeline.batches import batch_rows, batches, pieces
@@ -50,6 +51,15 @@ def extract_splits(plan: Plan, options: ExtractOptions, *, say: Callable[[str], 
     finally:
         decoder.close()
     return work
+
+
+def sweep(plan: Plan) -> None:
+    """Clean up behind a writer that was killed after its last commit; opening the split for writing does it. One that is busy is not dead."""
+    for target in plan.targets:
+        for split in target.littered:
+            samples = plan.dataset.open(split)
+            with suppress(CacheBusyError, StorageError), SplitWriter(plan.root, target.spec, split, ids=samples.ids, labels=samples.labels):
+                pass
 
 
 def _extract_split(

@@ -81,7 +81,9 @@ def stream(
                 raise DataError(f"{got.failed[min(got.failed)]}. --on-error skip leaves such images out and lists them in the cache")
             images, lost = images + got.piece.rows, lost + len(got.failed)
             if lost == images and (images >= HOPELESS or got.piece == todo[-1]):
-                raise DataError(f"none of the first {images} images can be decoded, which is no case for skipping. {got.failed[min(got.failed)]}")
+                raise DataError(
+                    f"none of the first {images} images can be decoded, which is no case for skipping; one of them: {got.failed[min(got.failed)]}"
+                )
             while waiting and waiting[0].start <= got.piece.start:
                 open_.append(waiting.popleft())
             for gather in open_:

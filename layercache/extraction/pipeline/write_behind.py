@@ -83,12 +83,11 @@ class Blocks:
 
 
 class WriteBehind:
-    """Context manager around the thread. Leaving it normally waits until all is written; leaving it by an exception drops what waits."""
+    """Context manager around the thread. Leaving it, also by an exception, waits until what was handed over is written: it is good work."""
 
     def __init__(self) -> None:
         self._queue: Queue[tuple[Blocks, int, Tokens, Mapping[int, str]] | None] = Queue(DEPTH)
         self._error: BaseException | None = None
-        self._dropping = False
         self._thread = threading.Thread(target=self._run, name="layercache-write", daemon=True)
 
     def put(self, blocks: Blocks, start: int, tokens: Tokens, skipped: Mapping[int, str]) -> None:
@@ -101,7 +100,6 @@ class WriteBehind:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._dropping = kind is not None
         self._queue.put(None)
         self._thread.join()
         if kind is None:
@@ -109,7 +107,7 @@ class WriteBehind:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            if self._dropping or self._error is not None:
+            if self._error is not None:
                 continue  # emptied all the same, so that `put` cannot wait for ever
             blocks, start, tokens, skipped = item
             try:
