@@ -148,12 +148,12 @@ def _depth_plate(material: Material, source: Source, curves: dict[str, NDArray[n
 
 
 def _missing_layers(material: Material, source: Source, curves: dict[str, NDArray[np.float64]]) -> Missing | None:
-    """A shell loop that makes the single-layer probes that are not there."""
+    """The commands that make the single-layer probes that are not there."""
     spec = source.cache.spec
     commands = []
     for token, values in curves.items():
         absent = [layer for layer in spec.layers if np.isnan(values[layer - 1])] if token in spec.tokens else []
         if absent:
-            cell = Cell(head="linear", layers="$layer", tokens=token)
-            commands.append(f"for layer in {' '.join(map(str, absent))}; do {material.command(source, cell)}; done")
+            cell = Cell(head="linear", layers=" --layers ".join(map(str, absent)), tokens=token)
+            commands.append(material.command(source, cell))
     return Missing(text=f"For {source.name} these single layers have no probe yet:", commands=commands) if commands else None

@@ -54,7 +54,7 @@ def _certainty(material: Material, per_model: pd.DataFrame) -> str:
         gain = found[0]
         luck = "more than luck in the choice of test images" if gain.low > 0 else "perhaps only luck in the choice of test images"
         between = f"{points(100 * gain.low)} and {points(100 * gain.high)} points"
-        return f"Resampling the {gain.images} test images puts it between {between} (95 %): {luck}."
+        return f"Resampling the {gain.images} test images puts it between {between} (95\N{NO-BREAK SPACE}%): {luck}."
     if found:
         n = sum(gain.low > 0 for gain in found)
         return (

@@ -38,8 +38,14 @@ def _cells(material: Material, name: str, *, cells: tuple[Cell, ...], heading: s
     absent = [c for c in cells if c not in there]
     if absent:
         text = "Not there yet:" if len(there) > 1 else "At least two of these are needed for a figure. Not there yet:"
-        blocks.append(Missing(text=text, commands=[material.command(source, c) for c in absent]))
+        blocks.append(Missing(text=text, commands=[_repeated(material, source, absent)]))
     return blocks
+
+
+def _repeated(material: Material, source: Source | None, cells: list[Cell]) -> str:
+    """One command for cells that differ in layers, or in tokens: the options can be repeated."""
+    layers, tokens = (list(dict.fromkeys(getattr(c, name) for c in cells)) for name in ("layers", "tokens"))
+    return material.command(source, Cell(head=cells[0].head, layers=" --layers ".join(layers), tokens=" --tokens ".join(tokens)))
 
 
 def _others(material: Material) -> list[Block]:

@@ -17,7 +17,7 @@ def listed(names: Sequence[str]) -> str:
 
 def percent(share: float) -> str:
     """A share as a percentage: 0.9712 is 97.1 %."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def points(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -45,8 +46,8 @@ def report(
     out: str | Path,
     *,
     root: str | Path | None = None,
-    model: str | None = None,
-    dataset: str | None = None,
+    model: str | Sequence[str] | None = None,
+    dataset: str | Sequence[str] | None = None,
     per_head: bool = False,
     cka_images: int = 2000,
     details: int = 12,
@@ -59,7 +60,7 @@ def report(
     root
         Folder of all caches, as in `open_cache`.
     model, dataset
-        Only caches of this model or data set.
+        Only caches of this model or data set, or of these.
     per_head
         Also draw attention head by head.
     cka_images
@@ -76,10 +77,17 @@ def report(
     if cka_images < 4 or details < 1:
         raise OptionError(f"expected at least 4 images for CKA and 1 pair in detail, came {cka_images} and {details}: leave the options out")
     base = cache_root(root)
-    caches = find_caches(base, model, dataset)
+    models, datasets = _names(model), _names(dataset)
+    every = find_caches(base)
+    caches = [c for c in every if (models is None or c.spec.model in models) and (datasets is None or c.spec.dataset.name in datasets)]
     if not caches:
-        asked = listed([f"{word} {name!r}" for word, name in (("model", model), ("data set", dataset)) if name]) or "any model and data set"
-        raise CacheNotFoundError(f"no cache of {asked} below {base}: make one with layercache extract, or say where it is with --cache")
+        asked = (
+            listed([f"{word} {', '.join(names)}" for word, names in (("model", models), ("data set", datasets)) if names]) or "any model and data set"
+        )
+        raise CacheNotFoundError(
+            f"no cache of {asked} below {base}; there is {listed(sorted({f'{c.spec.model} on {c.spec.dataset.name}' for c in every})) or 'none'}. "
+            "Make one with layercache extract, or say where it is with --cache"
+        )
     material = gather(caches, root=None if root is None else base, thumbnails=thumbnails, per_head=per_head, cka_images=cka_images, details=details)
     page = compose(material)
     return _write(page, Path(out))
@@ -96,6 +104,13 @@ def compose(material: Material) -> Page:
     title = f"Layer fusion: {_named(models, 'backbones')} on {_named(datasets, 'data sets')}"
     make = (gains_section, certainty_section, attention_section, depth_section, similarity_section, variant_section, image_section)
     return Page(title=title, headline=sentences, tiles=tiles, sections=[section(material) for section in make], footer=_footer())
+
+
+def _names(given: str | Sequence[str] | None) -> list[str] | None:
+    """None where nothing was asked for."""
+    if given is None:
+        return None
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _named(names: list[str], noun: str) -> str:
