@@ -9,7 +9,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw as fused_adamw
+from torch.optim.adamw import adamw
+
+FUSED_ELEMENTS = 2**15
+"""On a CPU, parameters from this length on go through torch's fused kernel, one configuration at a time: it passes over the memory once, where the
+formula passes ten times. Shorter ones stay in the cache, and there the kernel's start of all threads costs more than it saves."""
 
 
 class AdamW:
@@ -37,48 +41,45 @@ class AdamW:
 
         `gradients`, `lr` and `weight_decay` are of those configurations alone, `parameters` of all. A parameter without a gradient is left alone.
         """
-        norms: Tensor = torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(value.flatten(1), dim=1) for value in gradients.values()]), dim=0
-        )
+        squares = [torch.linalg.vector_norm(value.flatten(1), dim=1) for value in gradients.values()]
+        norms: Tensor = torch.linalg.vector_norm(torch.stack(squares), dim=0)
         shrink = torch.ones_like(norms) if self.clip is None else (self.clip / (norms + 1e-6)).clamp(max=1.0)
-        advance = self._advance_fused if norms.device.type == "cpu" else self._advance
-        advance({name: parameters[name][at] for name in gradients}, gradients, at=at, count=count, lr=lr, weight_decay=weight_decay, shrink=shrink)
-        return norms
-
-    def _advance_fused(
-        self, p: Mapping[str, Tensor], g: Mapping[str, Tensor], *, at: slice, count: int, lr: Tensor, weight_decay: Tensor, shrink: Tensor
-    ) -> None:
-        """On the CPU: torch's fused kernel, one configuration at a time. It passes over the memory once where the formula below passes ten times."""
-        for i, (rate, decay, divisor) in enumerate(zip(lr.tolist(), weight_decay.tolist(), 1 / shrink, strict=True)):
-            fused_adamw(
-                [value[i] for value in p.values()],
-                [value[i] for value in g.values()],
-                [self.first[name][at][i] for name in p],
-                [self.second[name][at][i] for name in p],
+        cpu = norms.device.type == "cpu"
+        large = [name for name, value in gradients.items() if cpu and value[0].numel() >= FUSED_ELEMENTS]
+        for name, gradient in gradients.items():
+            if name not in large:
+                moments = self.first[name][at], self.second[name][at]
+                self._by_formula(parameters[name][at], gradient, moments, count=count, lr=lr, weight_decay=weight_decay, shrink=shrink)
+        for i in range(len(norms) if large else 0):
+            adamw(
+                [parameters[name][at][i] for name in large],
+                [gradients[name][i] for name in large],
+                [self.first[name][at][i] for name in large],
+                [self.second[name][at][i] for name in large],
                 [],
-                [torch.tensor(count - 1.0) for _ in p],
+                [torch.tensor(count - 1.0) for _ in large],
                 fused=True,
-                grad_scale=divisor,
+                grad_scale=1 / shrink[i],  # the kernel divides by it
                 amsgrad=False,
                 maximize=False,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
-                lr=rate,
-                weight_decay=decay,
+                lr=lr[i].item(),
+                weight_decay=weight_decay[i].item(),
                 eps=self.eps,
             )
+        return norms
 
-    def _advance(
-        self, p: Mapping[str, Tensor], g: Mapping[str, Tensor], *, at: slice, count: int, lr: Tensor, weight_decay: Tensor, shrink: Tensor
+    def _by_formula(
+        self, value: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], *, count: int, lr: Tensor, weight_decay: Tensor, shrink: Tensor
     ) -> None:
-        """Elsewhere: the formula over all configurations, a handful of kernels per parameter."""
+        """One parameter of all configurations at once, by a dozen elementwise operations."""
         beta1, beta2 = self.betas
-        for name, value in p.items():
-            column = (-1,) + (1,) * (value.dim() - 1)
-            rate, gradient = lr.view(column), g[name] * shrink.view(column)
-            first, second = self.first[name][at], self.second[name][at]
-            first.lerp_(gradient, 1 - beta1)
-            second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            value.mul_(1 - rate * weight_decay.view(column))
-            denominator = second.sqrt().div_((1 - beta2**count) ** 0.5).add_(self.eps)
-            value.sub_(first.div(denominator).mul_(rate / (1 - beta1**count)))
+        column = (-1,) + (1,) * (value.dim() - 1)
+        rate, decay, gradient = lr.view(column), weight_decay.view(column), gradient * shrink.view(column)
+        first, second = moments
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        value.mul_(1 - rate * decay)
+        denominator = second.sqrt().div_((1 - beta2**count) ** 0.5).add_(self.eps)
+        value.sub_(first.div(denominator).mul_(rate / (1 - beta1**count)))

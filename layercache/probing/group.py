@@ -78,12 +78,12 @@ class Group:
         for at in self._tiles(len(x_bsd)):
             leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trained}
             buffers = {name: self.parameters[name][at] for name in self.head.buffers}
-            # (a tile without dropout skips the mask)
             dropped = draw if draw is not None and bool((self.rates[at] > 0).any()) else None
             logits = self.head.logits(leaves | buffers, prepared, train=True, rates=self.rates[at], draw=dropped)
             loss = self.loss(logits, y)
             found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
-            gradients = {name: value for name, value in zip(leaves, found, strict=True) if value is not None}
+            # a parameter that the head knows to have no gradient still decays
+            gradients = {name: torch.zeros_like(leaf) if value is None else value for (name, leaf), value in zip(leaves.items(), found, strict=True)}
             norms = self.optimiser.step(self.parameters, gradients, at=at, count=step + 1, lr=lr[at], weight_decay=self.weight_decay[at])
             losses[at] = loss.detach()
             fault = ~(torch.isfinite(losses[at]) & torch.isfinite(norms)) & (self.faulty[at] < 0)

@@ -8,7 +8,8 @@ steps take the maps out of the sum over tokens. With z = (x - mean) / std, share
     q_h . k_hs = (gamma_k * W_K,h^T q_h) . z_s + q_h . W_K,h beta_k        the last term is the same for every s: softmax does not see it
     o_h        = (W_V,h diag(gamma_v)) sum_s a_hs z_s + (W_V,h beta_v) sum_s a_hs
 
-where sum_s a_hs is 1 without dropout and is carried along with it. Same function, same parameters, same gradients (that of beta_k is exactly zero).
+where sum_s a_hs is 1 without dropout; with it, what is above or below 1 is carried along. Same function, same parameters, same gradients; those that
+are zero because softmax or BatchNorm subtracts the parameter again (beta_k and b_O, and beta_v without dropout) are exactly zero here.
 """
 
 from __future__ import annotations
@@ -63,26 +64,16 @@ class AttentiveHead:
         all configurations) lies below the configuration's entry of `rates` (G,). The products over tokens run in `prepared`'s dtype.
         """
         p, spec = parameters, self.spec
-        n_configurations, n_rows = len(p["query"]), prepared.shape[0]  # len() would fix the batch size of an exported head
+        n_configurations, n_rows = len(p["query"]), len(prepared)
         weights_bsgh = self.attention(p, prepared)
-        total_ghb = None
+        excess_bgh = None
         if train and rates is not None and draw is not None:
-            kept = (draw[:, :, None] >= rates[:, None]) / (1 - rates[:, None])
-            weights_bsgh = weights_bsgh * kept
-            total_ghb = weights_bsgh.sum(1).permute(1, 2, 0)
+            weights_bsgh = weights_bsgh * ((draw[:, :, None] >= rates[:, None]) / (1 - rates[:, None]))
+            excess_bgh = (weights_bsgh.sum(1) - 1) * (rates[:, None] > 0)
         mixed = torch.bmm(weights_bsgh.flatten(2).transpose(1, 2).to(prepared.dtype), prepared)  # (B, G*H, D)
-        fused = self._fuse(p, mixed.view(n_rows, n_configurations, spec.heads, spec.width), total_ghb)
-        fused = F.batch_norm(
-            fused.transpose(0, 1).reshape(n_rows, -1),
-            p["batch_norm.running_mean"].view(-1),
-            p["batch_norm.running_var"].view(-1),
-            p["batch_norm.weight"].flatten(),
-            p["batch_norm.bias"].flatten(),
-            training=train,
-            momentum=BATCH_NORM_MOMENTUM,
-            eps=BATCH_NORM_EPS,
-        ).view(n_rows, n_configurations, -1)
-        return torch.baddbmm(p["classifier.bias"][:, None], fused.transpose(0, 1), p["classifier.weight"].transpose(1, 2))
+        fused = self._fuse(p, mixed.view(n_rows, n_configurations, spec.heads, spec.width), excess_bgh)
+        normalised = self._normalise_batch(p, fused, train=train)
+        return torch.baddbmm(p["classifier.bias"][:, None], normalised, p["classifier.weight"].transpose(1, 2))
 
     def attention(self, parameters: Mapping[str, Tensor], prepared: Tensor) -> Tensor:
         """Attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
@@ -94,16 +85,47 @@ class AttentiveHead:
         scores = torch.mm(prepared.flatten(0, 1), directions.flatten(0, 1).to(prepared.dtype).t())
         return scores.to(directions.dtype).view(*prepared.shape[:2], -1, heads).softmax(1)
 
-    def _fuse(self, p: Mapping[str, Tensor], mixed_bghd: Tensor, total_ghb: Tensor | None) -> Tensor:
-        """Value and output maps of the mixed tokens, (G, B, D)."""
-        heads, length = self.spec.heads, self.spec.head_width
+    def _fuse(self, p: Mapping[str, Tensor], mixed_bghd: Tensor, excess_bgh: Tensor | None) -> Tensor:
+        """Value and output maps of the mixed tokens, (G, B, D), without what is the same for every row (see `_constant`).
+
+        `excess_bgh` is sum_s a_hs - 1 after dropout.
+        """
+        heads = self.spec.heads
         n_rows, n_configurations = mixed_bghd.shape[:2]
         dtype, low = p["query"].dtype, mixed_bghd.dtype
-        values = p["to_value.weight"].view(-1, heads, length, self.spec.width)  # (G, H, d, D)
-        shift = (values @ p["norm_value.bias"][:, None, :, None])[..., 0]  # (G, H, d): W_V,h beta_v
-        values = values * p["norm_value.weight"][:, None, None]
+        values = p["to_value.weight"].view(n_configurations, heads, -1, self.spec.width) * p["norm_value.weight"][:, None, None]
         inner = torch.bmm(mixed_bghd.flatten(1, 2).transpose(0, 1), values.flatten(0, 1).transpose(1, 2).to(low)).to(dtype)
-        inner = inner.view(n_configurations, heads, n_rows, length)
-        inner = inner + (shift[:, :, None] if total_ghb is None else shift[:, :, None] * total_ghb[..., None])
+        inner = inner.view(n_configurations, heads, n_rows, -1)
+        if excess_bgh is not None:
+            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None]).view(n_configurations, heads, 1, -1)
+            inner = inner + shift * excess_bgh.permute(1, 2, 0)[..., None]
         joined = inner.transpose(1, 2).flatten(2)  # (G, B, H*d)
-        return torch.bmm(joined.to(low), p["output.weight"].transpose(1, 2).to(low)).to(dtype) + p["output.bias"][:, None]
+        return torch.bmm(joined.to(low), p["output.weight"].transpose(1, 2).to(low)).to(dtype)
+
+    @torch.no_grad()
+    def _constant(self, p: Mapping[str, Tensor]) -> Tensor:
+        """The part W_O W_V beta_v + b_O of BatchNorm's input, (G, D).
+
+        In training BatchNorm takes it away again, so it has no gradient: it only moves the running mean. Added to the rows it would get one of pure
+        rounding, which Adam blows up to full steps.
+        """
+        shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None])
+        return torch.bmm(p["output.weight"], shift)[..., 0] + p["output.bias"]
+
+    def _normalise_batch(self, p: Mapping[str, Tensor], fused_gbd: Tensor, *, train: bool) -> Tensor:
+        """BatchNorm of every configuration by itself, (G, B, D); moves the running statistics with `train`."""
+        n_configurations, n_rows, width = fused_gbd.shape
+        constant, mean = self._constant(p), p["batch_norm.running_mean"]
+        if train:  # ahead of batch_norm, which keeps the running mean for the backward pass: (1 - m)(mean + c m / (1 - m)) + m batch's
+            mean.add_(constant, alpha=BATCH_NORM_MOMENTUM / (1 - BATCH_NORM_MOMENTUM))
+        normalised = F.batch_norm(
+            fused_gbd.transpose(0, 1).reshape(n_rows, -1),
+            mean.view(-1) if train else (mean - constant).view(-1),
+            p["batch_norm.running_var"].view(-1),
+            p["batch_norm.weight"].flatten(),
+            p["batch_norm.bias"].flatten(),
+            training=train,
+            momentum=BATCH_NORM_MOMENTUM,
+            eps=BATCH_NORM_EPS,
+        )
+        return normalised.view(n_rows, n_configurations, width).transpose(0, 1)
