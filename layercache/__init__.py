@@ -12,8 +12,8 @@ from layercache.errors import LayercacheError
 
 if TYPE_CHECKING:
     from layercache.cache import Cache, open_cache
+    from layercache.deploy import load_head
     from layercache.extraction.run import extract
-    from layercache.probing.headfile import load_head
     from layercache.probing.protocol import Protocol, Setting
     from layercache.probing.results import Results, read_results
     from layercache.probing.sweep import probe
@@ -38,7 +38,7 @@ _HOMES = {
     "Results": "layercache.probing.results",
     "Setting": "layercache.probing.protocol",
     "extract": "layercache.extraction.run",
-    "load_head": "layercache.probing.headfile",
+    "load_head": "layercache.deploy",
     "open_cache": "layercache.cache",
     "probe": "layercache.probing.sweep",
     "read_results": "layercache.probing.results",

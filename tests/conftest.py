@@ -94,19 +94,19 @@ def planted(write_cache: Callable[..., Any]) -> Callable[..., Any]:
         seed: int = 0,
         **options: Any,
     ) -> Any:
-        rng = np.random.default_rng(seed)
+        rng, of_labels = np.random.default_rng(seed), np.random.default_rng([seed, 1])
         directions = rng.normal(size=(classes, width))
         tokens, labels = {}, {}
         for name, n in {"train": rows, "test": tests}.items():
             x = rng.normal(size=(depth, len(kinds), n, width))
             if multi_label:
-                y = (rng.random((n, classes)) < 0.4).astype(np.uint8)
+                y = (of_labels.random((n, classes)) < 0.4).astype(np.uint8)
                 x[layer - 1, kind] += strength * (y - 0.4) @ directions
             else:
-                y = rng.permutation(np.arange(n) % classes)
+                y = of_labels.permutation(np.arange(n) % classes)
                 x[layer - 1, kind] += strength * directions[y]
                 if shuffled:
-                    y = rng.permutation(y)
+                    y = of_labels.permutation(y)
             tokens[name], labels[name] = x.astype(dtype), y
         return write_cache(tokens, labels, kinds=kinds, classes=classes, **options)
 

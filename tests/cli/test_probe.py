@@ -1,0 +1,95 @@
+"""`layercache probe`: words in, one table out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layercache.errors import OptionError
+from layercache.probing.words import numbers, seed_numbers
+from layercache_cli.main import main
+
+QUICK = ("--epochs", "5", "--min-steps", "0", "--lr", "0.03", "--weight-decay", "1e-4", "--dropout", "0", "--device", "cpu")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--cache", str(tmp_path / "root")])
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+def test_it_prints_the_table_and_what_it_chose(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
+    cache = planted()
+    code, out, err = run("probe", "--head", "linear", "--head", "attentive", "--layers", "last", "--layers", "all", *QUICK)
+    assert (code, err) == (0, "")
+    assert f"cache {cache.path}" in out
+    assert "device cpu" in out
+    assert "training features resident on cpu: 2 tokens x 240 samples" in out
+    assert "1 settings train in 1 group" in out
+    head = next(line for line in out.splitlines() if line.startswith("model"))
+    names = (
+        "head layers tokens lr weight-decay dropout val-bal. test-bal. top-1 parameters seconds".replace("-", " ").replace("top 1", "top-1").split()
+    )
+    assert all(word in head for word in names)
+    rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
+    assert [row[2:4] for row in rows] == [["linear", "last"], ["linear", "all"], ["attentive", "last"], ["attentive", "all"]]
+    assert f"kept in {cache.path / 'probes'}" in out
+
+
+def test_again_it_shows_what_is_there(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
+    planted()
+    words = ("probe", "--model", "vit_small_made", "--dataset", "made_up", "--head", "linear", *QUICK)
+    _, first, _ = run(*words)
+    code, second, _ = run(*words)
+    assert code == 0
+    assert "already there" in second
+    assert "settings train" not in second
+    assert [line for line in first.splitlines() if line.startswith("vit_small")] == [
+        line for line in second.splitlines() if line.startswith("vit_small")
+    ]
+    assert "already there" not in run(*words, "--refresh")[1]
+
+
+def test_options_reach_the_sweep(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
+    planted()
+    code, out, _ = run("probe", "--head", "linear", "--seeds", "4,7", "--shots", "5", "--features", "stream", "--memory", "1GB", *QUICK)
+    assert code == 0
+    rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
+    assert [row[5] for row in rows] == ["4", "7"]
+    assert "training features streamed" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--head", "liner"), "error: unknown head 'liner': did you mean linear"),
+        (("--head", "attentive-tokens"), "To have them, run: layercache extract"),
+        (("--lr", "fast"), "error: --lr is a list of numbers such as 0.1,0.01; came 'fast'"),
+        (("--model", "vit_b16"), "error: no cache of model 'vit_b16'"),
+        (("--memory", "much"), "error: --memory is a size such as 8GB"),
+    ],
+)
+def test_faults_are_one_line(run: Callable[..., Any], planted: Callable[..., Any], words: tuple[str, ...], said: str) -> None:
+    planted()
+    code, _, err = run("probe", *words)
+    assert code == 1
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_lists_of_numbers() -> None:
+    assert numbers("0.1, 1e-2", option="--lr") == [0.1, 0.01]
+    assert numbers("1,5", option="--shots", whole=True) == [1, 5]
+    assert numbers(None, option="--lr") is None
+    assert (seed_numbers("3"), seed_numbers("4,7"), seed_numbers("4,")) == (3, [4, 7], [4])
+    for text in ("0", "-1", "a", ""):
+        with pytest.raises(OptionError, match="--seeds"):
+            seed_numbers(text)

@@ -1,0 +1,67 @@
+"""`layercache results`: the table of what was probed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from layercache.probing.protocol import Protocol
+from layercache.probing.sweep import probe
+from layercache_cli.main import main
+
+OPTIONS: dict[str, Any] = {"lr": 0.03, "weight_decay": 1e-4, "dropout": 0.0, "protocol": Protocol(epochs=5, min_steps=0), "device": "cpu"}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["results", *words, "--cache", str(tmp_path / "root")])
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def probed(planted: Callable[..., Any]) -> None:
+    cache = planted()
+    probe(cache, head="linear", layers="last", tokens="cls", seeds=2, **OPTIONS)
+    probe(cache, head="linear", layers="all", seeds=2, **OPTIONS)
+
+
+def test_the_table_has_the_gain_also_where_a_filter_hides_the_baseline(run: Callable[..., Any], probed: None) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert out.count("vit_small_made") == 4
+    code, out, _ = run("--layers", "all", "--head", "linear", "--tokens", "cls+ap", "--model", "vit_small_made", "--dataset", "made_up")
+    rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
+    assert len(rows) == 2
+    assert all(any(word.startswith("+") and float(word) > 10 for word in row if word[0] == "+") for row in rows)
+
+
+def test_seeds_are_summed_up(run: Callable[..., Any], probed: None) -> None:
+    _, out, _ = run("--over-seeds")
+    assert out.count("vit_small_made") == 2
+    assert "test bal. acc. mean" in out
+    assert "test bal. acc. std" in out
+
+
+def test_the_export_is_written_and_named(run: Callable[..., Any], probed: None, tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    _, out, _ = run("--export", str(file), "--layers", "all")
+    assert f"written to {file}" in out
+    assert pd.read_csv(file)["gain"].notna().all()
+    code, _, err = run("--export", str(tmp_path / "table.doc"))
+    assert code == 1
+    assert "exported as .csv, .parquet, .tex, .md" in err
+
+
+def test_without_probes_it_says_how_to_make_one(run: Callable[..., Any]) -> None:
+    code, _, err = run()
+    assert code == 1
+    assert "make one with `layercache probe`" in err
