@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from layercache.cache.layout import SPEC_KEY, SplitLayout, spec_bytes
-from layercache.cache.reader import MAX_THREADS, Cache, extract_command, load_cache
+from layercache.cache.reader import Cache, extract_command, load_cache
 from layercache.cache.records import BlockRecord, CompleteRecord
 from layercache.cache.shard import crc32c
+from layercache.cache.split import MAX_THREADS
 from layercache.cache.store import LocalStore
 from layercache.errors import CacheCorruptError
 

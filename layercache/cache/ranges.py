@@ -69,49 +69,46 @@ def read_chunks(
     Raises CacheCorruptError.
     """
     key = layout.shard(block)
+    ordered = sorted(wanted, key=_chunk_number)
+    per_batch = max(1, BATCH_BYTES // layout.chunk_stride)
     try:
         with store.open(key) as file:
             if file.size != layout.shard_bytes:
                 raise CacheCorruptError(f"{store.path(key)}: expected {layout.shard_bytes} bytes, came {file.size}; {REMEDY}")
-            flags = CHECKED.flags(file.identity, layout.chunks)
-            expected = None
-            if record and not (flags[-1] and all(flags[k] for k, _ in wanted)):
-                expected = record(block)
-                _check_index(file, layout, expected, flags, where=str(store.path(key)))
-            per_batch = max(1, BATCH_BYTES // layout.chunk_stride)
-            ordered = sorted(wanted, key=lambda w: w[0])
+            flags = CHECKED.flags(file.identity, layout.chunks) if record else None
+            expected = record(block) if record and flags and not all(flags[k] for k, _ in ordered) else None
+            if expected and flags and not flags[-1]:
+                _check_index(file, layout, expected, where=file.path)
+                flags[-1] = 1
             for i in range(0, len(ordered), per_batch):
-                bad = _read_batch(file, layout, rows, ordered[i : i + per_batch], expected=expected, flags=flags)
-                if bad is not None:
-                    layer, token = layout.spec.layers[bad // layout.shape[1]], layout.spec.tokens[bad % layout.shape[1]]
-                    raise CacheCorruptError(f"{store.path(key)}: layer {layer}, token {token!r}: crc32c does not match; {REMEDY}")
+                batch = ordered[i : i + per_batch]
+                unchecked = {k for k, _ in batch if not flags[k]} if expected and flags else set()
+                checks = _read_batch(file, layout, rows, batch, unchecked)
+                if expected and flags:
+                    _check_batch(layout, checks, expected.chunks, flags, where=file.path)
     except FileNotFoundError:
         raise CacheCorruptError(f"{store.path(key)}: row block {block} of {layout.blocks} is missing; {REMEDY}") from None
     except EOFError as e:
         raise CacheCorruptError(f"{store.path(key)}: {e}, expected {layout.shard_bytes}; {REMEDY}") from None
 
 
-def _check_index(file: OpenFile, layout: SplitLayout, record: BlockRecord, flags: bytearray, *, where: str) -> None:
-    if flags[-1]:
-        return
-    index = np.empty(index_bytes(layout.spec), np.uint8)
-    file.read_into(file.size - index.nbytes, [index])
-    if crc32c(index[:-CRC_BYTES]) != int(record.index, 16) or index[-CRC_BYTES:].tobytes() != int(record.index, 16).to_bytes(4, "little"):
-        raise CacheCorruptError(f"{where}: the shard's index is not the one that was written; {REMEDY}")
-    flags[-1] = 1
+_Check = tuple[int, Array, Array, Array]
+"""An inner chunk as it was read: its number; what lies before the wanted rows; these; what lies behind them, with the stored crc32c."""
 
 
-def _read_batch(
-    file: OpenFile, layout: SplitLayout, rows: tuple[int, int], batch: Sequence[tuple[int, Array]], *, expected: BlockRecord | None, flags: bytearray
-) -> int | None:
-    """Read and check; returns the first chunk whose crc32c is wrong, or None."""
+def _chunk_number(wanted: tuple[int, Array]) -> int:
+    return wanted[0]
+
+
+def _read_batch(file: OpenFile, layout: SplitLayout, rows: tuple[int, int], batch: Sequence[tuple[int, Array]], unchecked: set[int]) -> list[_Check]:
+    """Read the wanted rows of each chunk; of the unchecked ones everything."""
     head, tail = rows[0] * layout.row_bytes, (layout.block_rows - rows[1]) * layout.row_bytes + CRC_BYTES
     ranges: list[tuple[int, list[Array]]] = []
-    checks: list[tuple[int, Array, Array, Array]] = []
+    checks: list[_Check] = []
     end = -CRC_BYTES - 1
     for k, destination in batch:
         offset, buffers = k * layout.chunk_stride + head, [destination]
-        if expected and not flags[k]:
+        if k in unchecked:
             before, after = np.empty(head, np.uint8), np.empty(tail, np.uint8)
             offset, buffers = k * layout.chunk_stride, [before, destination, after]
             checks.append((k, before, destination, after))
@@ -125,11 +122,21 @@ def _read_batch(
         end = offset + sum(b.nbytes for b in buffers)
     for offset, buffers in ranges:
         file.read_into(offset, buffers)
-    if expected:
-        crcs = expected.chunk_crcs()
-        for k, before, destination, after in checks:
-            crc = crc32c(after[:-CRC_BYTES], crc32c(destination, crc32c(before)))
-            if crc != crcs[k] or after[-CRC_BYTES:].tobytes() != crc.to_bytes(4, "little"):
-                return k
-            flags[k] = 1
-    return None
+    return checks
+
+
+def _check_batch(layout: SplitLayout, checks: Sequence[_Check], crcs: str, flags: bytearray, *, where: str) -> None:
+    for k, before, destination, after in checks:
+        crc = crc32c(after[:-CRC_BYTES], crc32c(destination, crc32c(before)))
+        if f"{crc:08x}" != crcs[8 * k : 8 * k + 8] or after[-CRC_BYTES:].tobytes() != crc.to_bytes(4, "little"):
+            layer, token = layout.spec.layers[k // layout.shape[1]], layout.spec.tokens[k % layout.shape[1]]
+            raise CacheCorruptError(f"{where}: layer {layer}, token {token!r}: crc32c does not match; {REMEDY}")
+        flags[k] = 1
+
+
+def _check_index(file: OpenFile, layout: SplitLayout, record: BlockRecord, *, where: str) -> None:
+    index = np.empty(index_bytes(layout.spec), np.uint8)
+    file.read_into(file.size - index.nbytes, [index])
+    crc = crc32c(index[:-CRC_BYTES])
+    if f"{crc:08x}" != record.index or index[-CRC_BYTES:].tobytes() != crc.to_bytes(4, "little"):
+        raise CacheCorruptError(f"{where}: the shard's index is not the one that was written; {REMEDY}")

@@ -58,10 +58,6 @@ class BlockRecord(_Record):
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Row number (of the split) -> why there is no token."""
 
-    def chunk_crcs(self) -> list[int]:
-        """crc32c of every inner chunk."""
-        return [int(self.chunks[i : i + 8], 16) for i in range(0, len(self.chunks), 8)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CompleteRecord(_Record):

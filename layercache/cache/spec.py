@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -99,7 +100,7 @@ class CacheSpec:
         rest["layers"], rest["tokens"] = tuple(rest["layers"]), tuple(rest["tokens"])
         return cls(dataset=DatasetIdentity(**d), **rest)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 hex (64 digits) over canonical JSON of all fields but `model`; the folder carries the first 12 digits."""
         value = self.to_json()

@@ -14,9 +14,9 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from layercache.errors import CacheBusyError, StorageError
 
@@ -41,26 +41,36 @@ os.register_at_fork(after_in_child=_drop_locks)
 
 
 class OpenFile:
-    """A file open for reading ranges."""
+    """A file open for reading ranges; a context manager. Raises FileNotFoundError."""
 
-    def __init__(self, fd: int, path: str) -> None:
-        stat = os.fstat(fd)
-        self._fd = fd
-        self.size = stat.st_size
-        self.identity = (path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._stat = os.fstat(self._fd)
+        self.size = self._stat.st_size
+
+    @property
+    def identity(self) -> tuple[str | int, ...]:
         """Changes when the file is replaced or written to."""
+        s = self._stat
+        return self.path, s.st_dev, s.st_ino, s.st_mtime_ns, s.st_size
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
         """Fill the buffers with consecutive bytes from `offset`. Raises EOFError if the file ends before."""
-        views = _views(buffers)
-        for i in range(0, len(views), _IOV):
-            batch = views[i : i + _IOV]
+        for i in range(0, len(buffers), _IOV):
+            batch = _views(buffers[i : i + _IOV])
             while batch:
                 got = os.preadv(self._fd, batch, offset)
                 if got == 0:
                     raise EOFError(f"ends at byte {offset}")
                 offset += got
                 batch = _advance(batch, got)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 class Store(Protocol):
@@ -75,7 +85,7 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """All bytes. Raises FileNotFoundError."""
 
-    def open(self, key: str) -> AbstractContextManager[OpenFile]:
+    def open(self, key: str) -> OpenFile:
         """For range reads. Raises FileNotFoundError."""
 
     def list(self, folder: str) -> list[str]:
@@ -134,15 +144,9 @@ class LocalStore:
         """All bytes of a file."""
         return self.path(key).read_bytes()
 
-    @contextmanager
-    def open(self, key: str) -> Iterator[OpenFile]:
+    def open(self, key: str) -> OpenFile:
         """For range reads."""
-        path = f"{self.root}/{key}"  # a hundred thousand small reads notice what pathlib costs
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield OpenFile(fd, path)
-        finally:
-            os.close(fd)
+        return OpenFile(f"{self.root}/{key}")  # no pathlib: a hundred thousand short reads would notice
 
     def list(self, folder: str) -> list[str]:
         """Keys of the files below a folder, sorted."""

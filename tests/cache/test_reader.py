@@ -133,7 +133,7 @@ def test_an_incomplete_split_is_refused_with_the_way_on(tmp_path: Path, small_bl
 def test_a_missing_or_cut_shard_is_never_read_as_zeros(tmp_path: Path, small_blocks: int, damage: str, codec: str | None, verify: bool) -> None:
     spec = make_spec(50)
     split = make_cache(tmp_path, spec, codec=codec).split("train")
-    shard = split.cache.path / SplitLayout(spec, "train").shard(2)
+    shard = split.path / SplitLayout(spec, "train").shard(2)
     data = shard.read_bytes()
     shard.unlink()
     if damage != "missing":
@@ -148,7 +148,7 @@ def test_a_flipped_byte_is_found_by_the_read_that_meets_it(tmp_path: Path, small
     spec = make_spec(50)
     split = make_cache(tmp_path, spec, codec=codec).split("train")
     lay = SplitLayout(spec, "train")
-    shard = split.cache.path / lay.shard(2)
+    shard = split.path / lay.shard(2)
     data = bytearray(shard.read_bytes())
     data[lay.chunk_stride + 11 if codec is None else len(data) // 2 - 40] ^= 4  # in the second inner chunk: layer 6, ap
     shard.write_bytes(data)
@@ -190,7 +190,7 @@ def test_the_shard_of_another_block_is_not_taken_for_this_one(tmp_path: Path, sm
     spec = make_spec(50)
     split = make_cache(tmp_path, spec).split("train")
     lay = SplitLayout(spec, "train")
-    (split.cache.path / lay.shard(2)).write_bytes((split.cache.path / lay.shard(1)).read_bytes())
+    (split.path / lay.shard(2)).write_bytes((split.path / lay.shard(1)).read_bytes())
     with pytest.raises(CacheCorruptError, match=r"tokens/c.0.0.2.0: layer 6, token 'cls': crc32c does not match"):
         split.read(PAIRS[:1])
 
@@ -198,7 +198,7 @@ def test_the_shard_of_another_block_is_not_taken_for_this_one(tmp_path: Path, sm
 def test_a_flipped_index_is_found(tmp_path: Path, small_blocks: int) -> None:
     spec = make_spec(50)
     split = make_cache(tmp_path, spec).split("train")
-    shard = split.cache.path / SplitLayout(spec, "train").shard(2)
+    shard = split.path / SplitLayout(spec, "train").shard(2)
     data = bytearray(shard.read_bytes())
     data[-9] ^= 1
     shard.write_bytes(data)
@@ -209,7 +209,7 @@ def test_a_flipped_index_is_found(tmp_path: Path, small_blocks: int) -> None:
 @pytest.mark.parametrize(("array", "member"), [("label", "labels"), ("id", "ids")])
 def test_flipped_labels_and_ids_are_found(tmp_path: Path, array: str, member: str) -> None:
     split = make_cache(tmp_path, make_spec(50)).split("train")
-    file = split.cache.path / "train.zarr" / array / "c" / "0"
+    file = split.path / "train.zarr" / array / "c" / "0"
     data = bytearray(file.read_bytes())
     data[17] ^= 1
     file.write_bytes(data)
