@@ -17,7 +17,7 @@ from layercache.errors import OptionError, ProbeError
 from layercache.probing.budget import SHARE, format_bytes, free_memory
 from layercache.probing.features import Features
 from layercache.probing.heads import HeadSpec
-from layercache.probing.methods import Score, Trained
+from layercache.probing.methods import Keep, Score, Trained
 from layercache.probing.metrics import evaluate
 from layercache.probing.splits import Rows
 
@@ -45,18 +45,16 @@ class Baseline:
     progress: Callable[[int, int], None] | None
     """Called after every setting."""
 
-    def score(self, features: Features, settings: Sequence[Mapping[str, float]], *, train: Rows, val: Rows, fold: int) -> list[Score]:
+    def score(self, features: Features, settings: Sequence[Mapping[str, float]], *, train: Rows, val: Rows, fold: int, keep: Keep) -> None:
         """One classifier after another."""
         x, y = _matrix(features, train)
         x_val, y_val = _matrix(features, val)
-        scores = []
         for i, setting in enumerate(settings):
             said = self._classifier(setting, x, y)(x_val)
             metrics = evaluate(said, y_val, multi_label=self.shape.multi_label)
-            scores.append(Score(setting=setting, fold=fold, val=metrics, diverged=False, epochs=None))
+            keep([Score(setting=setting, fold=fold, val=metrics, diverged=False, epochs=None)])
             if self.progress:
                 self.progress(i + 1, len(settings))
-        return scores
 
     def train(self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None) -> Trained:
         """The classifier of one setting; a logistic regression is handed back as the linear head that it is."""

@@ -92,11 +92,12 @@ def fit(
     group_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    finished: Callable[[Sequence[Fit]], None] | None = None,
 ) -> list[Fit]:
     """Train every setting on the rows `train` and evaluate it on the rows `val` (int64, CPU); one Fit per setting, in order.
 
-    `progress(done, total)` is called after every step, over all groups; `say` gets the sentence that tells the group size. Raises ProbeError when
-    the labels do not allow training.
+    `progress(done, total)` is called after every step, over all groups; `say` gets the sentence that tells the group size; `finished` gets the fits
+    of each group as soon as they are there, so that a killed search need not do them again. Raises ProbeError when the labels do not allow training.
     """
     device = torch.device(device)
     _check(features, head=head, settings=settings, train=train, precision=precision, group_size=group_size)
@@ -109,7 +110,7 @@ def fit(
             if progress:
                 progress(before + done, plan.steps * len(bounds))
 
-        fits += _fit_group(
+        done = _fit_group(
             features,
             head=head,
             settings=settings[first:last],
@@ -122,6 +123,9 @@ def fit(
             precision=precision,
             progress=report,
         )
+        fits += done
+        if finished:
+            finished(done)
     return fits
 
 

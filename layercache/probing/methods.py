@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from layercache.probing.features import Features
-from layercache.probing.fit import fit
+from layercache.probing.fit import Fit, fit
 from layercache.probing.heads import HeadSpec
 from layercache.probing.protocol import Protocol as Training
 from layercache.probing.protocol import Setting
@@ -59,11 +59,14 @@ class Trained:
     """Epochs."""
 
 
+Keep = Callable[[Sequence[Score]], None]
+
+
 class Method(Protocol):
     """Scores settings and trains the chosen one."""
 
-    def score(self, features: Features, settings: Sequence[Mapping[str, float]], *, train: Rows, val: Rows, fold: int) -> list[Score]:
-        """One Score for each setting, in order."""
+    def score(self, features: Features, settings: Sequence[Mapping[str, float]], *, train: Rows, val: Rows, fold: int, keep: Keep) -> None:
+        """Hands one Score for each setting to `keep`, as many at a time as are ready together."""
         ...
 
     def train(self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None) -> Trained:
@@ -92,9 +95,13 @@ class GradientDescent:
     say: Say | None
     """Gets a sentence about the group size."""
 
-    def score(self, features: Features, settings: Sequence[Mapping[str, float]], *, train: Rows, val: Rows, fold: int) -> list[Score]:
-        """One pass over the features for all settings."""
-        fits = fit(
+    def score(self, features: Features, settings: Sequence[Mapping[str, float]], *, train: Rows, val: Rows, fold: int, keep: Keep) -> None:
+        """One pass over the features for each group of settings."""
+
+        def finished(fits: Sequence[Fit]) -> None:
+            keep([Score(setting=vars(f.setting), fold=fold, val=None if f.diverged else f.val, diverged=f.diverged, epochs=f.epochs) for f in fits])
+
+        fit(
             features,
             head=self.shape,
             settings=[Setting(**setting) for setting in settings],
@@ -107,11 +114,8 @@ class GradientDescent:
             group_size=self.group_size,
             progress=self.progress,
             say=self.say,
+            finished=finished,
         )
-        return [
-            Score(setting=setting, fold=fold, val=None if f.diverged else f.val, diverged=f.diverged, epochs=f.epochs)
-            for setting, f in zip(settings, fits, strict=True)
-        ]
 
     def train(self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None) -> Trained:
         """Without validation rows there is no early stopping: `epochs` of the search are repeated instead."""

@@ -154,7 +154,7 @@ def _run_all(cells: Sequence[Cell], options: Options) -> list[Probe]:
                     told = True
                 with _bar(describe(cell), show=options.progress) as progress:
                     method = _method(cell, options, device, progress=progress)
-                    there = run(cell, folder=folder, loader=loader, method=method, chunk=options.group_size or len(cell.grid), say=say)
+                    there = run(cell, folder=folder, loader=loader, method=method, say=say)
         found[cell.id] = there
     return [found[cell.id] for cell in cells]
 
@@ -192,7 +192,7 @@ def _bar(text: str, *, show: bool) -> Iterator[Progress | None]:
         return
     from tqdm import tqdm
 
-    with tqdm(desc=text, unit="step", leave=False, mininterval=0.5, dynamic_ncols=True) as bar:
+    with tqdm(desc=text, unit="step", leave=False, mininterval=0.5, dynamic_ncols=True, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             if bar.total != total or done < bar.n:

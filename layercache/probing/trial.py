@@ -33,10 +33,10 @@ Setting = Mapping[str, float]
 Row = dict[str, Any]
 
 
-def run(cell: Cell, *, folder: ProbeFolder, loader: Loader, method: Method, chunk: int, say: Say) -> Probe:
+def run(cell: Cell, *, folder: ProbeFolder, loader: Loader, method: Method, say: Say) -> Probe:
     """Trains and tests one cell, continuing where a killed run stopped, and keeps it in `folder`.
 
-    Settings are scored `chunk` at a time; the scores of each chunk are kept. The test split is opened only when the chosen head is trained.
+    The scores of each group of settings are kept as soon as they are there. The test split is opened only when the chosen head is trained.
     Raises ProbeError where the labels allow no probe or every setting diverged.
     """
     started = time.perf_counter()
@@ -44,12 +44,16 @@ def run(cell: Cell, *, folder: ProbeFolder, loader: Loader, method: Method, chun
     state = folder.searched()
     scores = [Score(**score) for score in state.get("scores", [])]
     spent = float(state.get("seconds", 0.0))
+
+    def keep(found: Sequence[Score]) -> None:
+        scores.extend(found)
+        folder.save_search({"scores": [vars(score) for score in scores], "seconds": spent + time.perf_counter() - started})
+
     for number, fold in enumerate(parts):
         done = {_key(score.setting) for score in scores if score.fold == number}
         missing = [setting for setting in cell.grid if _key(setting) not in done]
-        for at in range(0, len(missing), chunk):
-            scores += method.score(features, missing[at : at + chunk], train=fold.train, val=fold.val, fold=number)
-            folder.save_search({"scores": [vars(score) for score in scores], "seconds": spent + time.perf_counter() - started})
+        if missing:
+            method.score(features, missing, train=fold.train, val=fold.val, fold=number, keep=keep)
     settings = summarise(cell, scores)
     chosen, trained = _refit(cell, settings, features, method)
     predictions, metrics = _test(cell, trained, loader.test(cell.tokens, cell.test))

@@ -32,6 +32,12 @@ def baseline(name: str, *, classes: int = 3, multi_label: bool = False) -> Basel
     return Baseline(name=name, shape=HeadSpec(kind="linear", tokens=2, width=8, classes=classes, multi_label=multi_label), progress=None)
 
 
+def scored(method: Baseline, *args: Any, **options: Any) -> list[Any]:
+    kept: list[Any] = []
+    method.score(*args, fold=0, keep=kept.extend, **{name: value for name, value in options.items() if name != "fold"})
+    return kept
+
+
 def tokens_of(split: Any, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(matrix(split)[rows].reshape(len(rows), 2, 8)).float()
 
@@ -76,16 +82,16 @@ def test_multi_label_scores_one_column_for_each_class(memory_split: Callable[...
     split, rows = memory_split(), np.arange(100)
     x = matrix(split)
     split.labels = np.stack([x[:, 0] > 0, x[:, 3] > 0.1, np.ones(100)], axis=1).astype(np.uint8)
-    (score,) = baseline(name, multi_label=True).score(features(split), [setting], train=rows[:60], val=rows[60:], fold=0)
+    (score,) = scored(baseline(name, multi_label=True), features(split), [setting], train=rows[:60], val=rows[60:], fold=0)
     assert score.val["map"] > 0.75
     split.labels[:, :2] = np.random.default_rng(1).permutation(split.labels[:, :2])
-    (chance,) = baseline(name, multi_label=True).score(features(split), [setting], train=rows[:60], val=rows[60:], fold=0)
+    (chance,) = scored(baseline(name, multi_label=True), features(split), [setting], train=rows[:60], val=rows[60:], fold=0)
     assert chance.val["map"] < score.val["map"] - 0.05
 
 
 def test_more_neighbours_than_samples_are_all_of_them(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
-    (score,) = baseline("knn").score(features(split), [{"k": 50}], train=np.arange(20), val=np.arange(20, 100), fold=0)
+    (score,) = scored(baseline("knn"), features(split), [{"k": 50}], train=np.arange(20), val=np.arange(20, 100), fold=0)
     assert 0 <= score.val["balanced_accuracy"] <= 1
 
 
@@ -93,11 +99,11 @@ def test_a_matrix_beyond_the_memory_is_refused(memory_split: Callable[..., Any],
     held = features(memory_split())
     monkeypatch.setattr(baselines, "free_memory", lambda device: 1000)
     with pytest.raises(OptionError, match=r"100 samples x 2 x 8 in float32 are 6.2 KiB, half of the free memory is 500 B"):
-        baseline("knn").score(held, [{"k": 1}], train=np.arange(100), val=np.arange(2), fold=0)
+        scored(baseline("knn"), held, [{"k": 1}], train=np.arange(100), val=np.arange(2), fold=0)
 
 
 def test_progress_counts_settings(memory_split: Callable[..., Any]) -> None:
     told: list[tuple[int, int]] = []
     method = Baseline(name="knn", shape=baseline("knn").shape, progress=lambda done, total: told.append((done, total)))
-    method.score(features(memory_split()), [{"k": 1}, {"k": 2}], train=np.arange(50), val=np.arange(50, 100), fold=0)
+    scored(method, features(memory_split()), [{"k": 1}, {"k": 2}], train=np.arange(50), val=np.arange(50, 100), fold=0)
     assert told == [(1, 2), (2, 2)]

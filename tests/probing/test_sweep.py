@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from layercache.errors import CacheIncompleteError, HeadMismatchError, OptionError, ProbeError, UnknownNameError
+from layercache.probing import fit as fit_module
 from layercache.probing import methods, sweep, trial
 from layercache.probing.protocol import Protocol, Setting
 from layercache.probing.sweep import probe
@@ -143,42 +144,53 @@ def test_a_killed_sweep_continues_where_it_stopped(planted: Callable[..., Any], 
     cache = planted()
     options = {**ONE, "lr": [0.03, 0.01, 0.003], "group_size": 1}
     (whole,) = probe(cache, head="linear", **options)
-    fit = methods.fit
+    train_group = fit_module._fit_group
     trained: list[float] = []
 
     def dying(*args: Any, **kwargs: Any) -> Any:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(kwargs["settings"][0].lr)
-        return fit(*args, **kwargs)
+        return train_group(*args, **kwargs)
 
-    monkeypatch.setattr(methods, "fit", dying)
+    monkeypatch.setattr(fit_module, "_fit_group", dying)
     with pytest.raises(KeyboardInterrupt):
         probe(cache, head="linear", refresh=True, **options)
     assert trained == [0.03, 0.01]
     assert not (whole.path / "probe.json").exists()
     after: list[tuple[float, bool]] = []
-    monkeypatch.setattr(methods, "fit", lambda *a, **k: after.append((k["settings"][0].lr, k["val"] is None)) or fit(*a, **k))
+    monkeypatch.setattr(fit_module, "_fit_group", lambda *a, **k: after.append((k["settings"][0].lr, k["val"] is None)) or train_group(*a, **k))
     (continued,) = probe(cache, head="linear", **options)
     assert after == [(0.003, False), (whole.row["lr"], True)], "only what was missing, then the final fit"
     assert {**continued.row, "seconds": 0} == {**whole.row, "seconds": 0}
     assert sorted(p.name for p in continued.path.iterdir()) == [".lock", "head.safetensors", "predictions.npz", "probe.json"]
 
 
-def test_a_diverged_setting_is_reported_and_never_chosen(planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    score = methods.GradientDescent.score
+def test_a_sweep_killed_before_the_final_fit_does_not_search_again(planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, events = planted(), []
+    train, score = methods.GradientDescent.train, methods.GradientDescent.score
 
-    def diverging(self: Any, features: Any, settings: Any, **options: Any) -> Any:
-        found = score(self, features, settings, **options)
-        return [methods.Score(**{**vars(s), "diverged": True, "val": None}) if s.setting["lr"] == 0.03 else s for s in found]
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(methods.GradientDescent, "score", diverging)
-    (found,) = probe(planted(), head="linear", **{**ONE, "lr": [0.03, 0.001]})
-    assert found.row["lr"] == 0.001
+    monkeypatch.setattr(methods.GradientDescent, "train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        probe(cache, head="linear", **ONE)
+    monkeypatch.setattr(methods.GradientDescent, "train", lambda *a, **k: events.append("train") or train(*a, **k))
+    monkeypatch.setattr(methods.GradientDescent, "score", lambda *a, **k: events.append("score") or score(*a, **k))
+    probe(cache, head="linear", **ONE)
+    assert events == ["train"]
+
+
+def test_a_diverged_setting_is_reported_and_never_chosen(planted: Callable[..., Any]) -> None:
+    (found,) = probe(planted(), head="linear", **{**ONE, "lr": [1e38, 0.03]})
+    assert found.row["lr"] == 0.03
     assert found.row["diverged"] == 1
     assert [s["diverged"] for s in found.settings] == [True, False]
+    (alone,) = probe(planted(), head="linear", **ONE)
+    assert found.row["test_balanced_accuracy"] == alone.row["test_balanced_accuracy"], "the other one is not harmed"
     with pytest.raises(ProbeError, match=r"all 1 settings of the linear head diverged .* smaller values of --lr"):
-        probe(planted(model="other"), head="linear", **ONE)
+        probe(planted(model="other"), head="linear", **{**ONE, "lr": 1e38})
 
 
 def test_a_final_fit_that_diverges_falls_to_the_next_best(planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
