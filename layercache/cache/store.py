@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -79,6 +79,9 @@ class Store(Protocol):
     def put(self, key: str, parts: Sequence[Part]) -> None:
         """Store the concatenated parts under `key`, atomically and durably."""
 
+    def put_in_order(self, items: Mapping[str, Sequence[Part]]) -> None:
+        """Put several: a later one is seen only if the earlier ones are."""
+
     def create(self, key: str, parts: Sequence[Part]) -> bool:
         """As `put`, but only if there is nothing yet; False if there is."""
 
@@ -111,20 +114,39 @@ class LocalStore:
 
     def put(self, key: str, parts: Sequence[Part]) -> None:
         """Store the parts under `key`: temporary file, fsync, rename, fsync of the folder. Raises StorageError if the disk refuses."""
-        target = self.path(key)
-        with self.refusals(target):
-            temporary = self._write_temporary(parts)
-            self._make_folder(target.parent)
-            temporary.replace(target)
-            sync(target.parent)
+        self.put_in_order({key: parts})
+
+    def put_in_order(self, items: Mapping[str, Sequence[Part]]) -> None:
+        """Put several; when this returns, all are durable. A later one is seen only if the earlier ones are, unless the power fails meanwhile.
+
+        Syncing the files before the first rename and the folders after the last takes half the journal commits that a put each would take.
+        """
+        first = self.path(next(iter(items)))
+        with self.refusals(first):
+            temporaries: dict[Path, Path] = {}
+            try:
+                for key, parts in items.items():
+                    temporaries[self.path(key)] = self._write_temporary(parts)
+                for temporary in temporaries.values():
+                    sync(temporary)
+                for target, temporary in temporaries.items():
+                    self._make_folder(target.parent)
+                    temporary.replace(target)
+                for folder in dict.fromkeys(target.parent for target in temporaries):
+                    sync(folder)
+            finally:
+                for temporary in temporaries.values():
+                    with suppress(OSError):
+                        temporary.unlink(missing_ok=True)
 
     def create(self, key: str, parts: Sequence[Part]) -> bool:
         """As `put`, but only if there is nothing yet; False if there is."""
         target = self.path(key)
         with self.refusals(target):
             temporary = self._write_temporary(parts)
-            self._make_folder(target.parent)
             try:
+                sync(temporary)
+                self._make_folder(target.parent)
                 os.link(temporary, target)
             except FileExistsError:
                 return False
@@ -155,6 +177,12 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """Remove a file if it is there."""
         self.path(key).unlink(missing_ok=True)
+
+    def sync_folders(self, folders: Sequence[str]) -> None:
+        """Make the deletions in these folders durable."""
+        for folder in folders:
+            self._make_folder(self.path(folder))
+            sync(self.path(folder))
 
     def size(self, key: str) -> int | None:
         """Length in bytes, or None if there is no such file."""
@@ -223,7 +251,6 @@ class LocalStore:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             _write_all(fd, parts)
-            os.fsync(fd)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()

@@ -1,6 +1,8 @@
 """Row blocks in, committed blocks on disk: what was committed survives a kill at any moment, and the next run continues there.
 
-Per block: the shard to a temporary file, fsync, rename, fsync of the folder; then its record the same way. A row exists only if its record does.
+Per block: the shard and its record to temporary files, fsync; then the shard is renamed into place, then the record; fsync of both folders. A row
+exists only if its record does, and a shard of the length that the record says: a power cut that keeps the second rename but not the first leaves a
+record without a shard, whose block is then done again. The complete record is written when every block is durable.
 """
 
 from __future__ import annotations
@@ -109,8 +111,7 @@ class SplitWriter:
                 chunks="".join(f"{c:08x}" for c in shard.chunk_crcs),
                 skipped={str(r): skipped[r] for r in sorted(skipped)},
             )
-            self._store.put(layout.shard(block), shard.parts)
-            self._store.put(layout.record(block), [record.to_bytes()])
+            self._store.put_in_order({layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]})
             with self._mutex:
                 self._committed[block] = record
         finally:
@@ -161,6 +162,10 @@ class SplitWriter:
             return
         store.delete(layout.complete)  # if there is one, it is not true
         self._write_group(labels)
+        for block in self.pending:  # no old shard must be there for a new record to be taken for its own
+            store.delete(layout.record(block))
+            store.delete(layout.shard(block))
+        store.sync_folders([layout.group + "/tokens", layout.commits])
 
     def _whole(self) -> bool:
         """Whether there is a complete record, and every file but the shards is what it says."""

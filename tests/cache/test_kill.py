@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 SPEC = make_spec(50)
 CALLS = ("fsync", "writev", "write", "replace", "rename", "link", "unlink", "mkdir", "ftruncate", "pwrite")
 """Every call of `os` by which the writer changes the disk."""
-CALLS_OF_A_RUN = 169
+CALLS_OF_A_RUN = 201
 """Of `extract` below; a few more or less, with another release of zarr."""
 
 
