@@ -51,11 +51,15 @@ def _announce(plan: Plan, say: Say) -> None:
     for target in plan.targets:
         spec = target.spec
         size = sum(planned_bytes(spec, rows[split]) for split in plan.splits)
-        tokens = f"{len(spec.layers)} layers x {len(spec.tokens)} tokens x {spec.width} ({spec.tap}, {spec.store_dtype})"
+        tokens = f"{_count(len(spec.layers), 'layer')} x {_count(len(spec.tokens), 'token')} x {spec.width} ({spec.tap}, {spec.store_dtype})"
         missing = "" if target.missing_bytes >= size else f", {human(target.missing_bytes)} of it still to be written"
         say(f"{spec.model}: {tokens}, {human(size)}{missing}: {target.path}")
         for note in target.backbone.notes:
             say(f"  note: {note}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _allow(plan: Plan, options: ExtractOptions, confirm: Confirm | None) -> None:

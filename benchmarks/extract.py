@@ -1,0 +1,225 @@
+"""How much of the bare forward's speed an extraction keeps: python benchmarks/extract.py [--device cuda --precision bf16 --compile] [--quick]
+
+1. images/s of a whole `extract` (decode, forward, pooling, checksummed and synced cache) over the bare forward of the same model, dtype and
+   batch on tensors that lie on the device already, run in turn; with images that need no decoding, and with JPEG files of ImageNet's size.
+2. Decoding: images/s of one core. Where forward and decoding share the cores (a CPU), what they can reach together at best is
+   1 / (forward + decode / cores) images/s; the table gives the share of that too.
+3. The usual way (naive_extract.py) on the same JPEG files.
+4. How far batch size moves tokens, in float16 steps (ulps).
+5. Peak memory for 1x and 8x the images.
+
+An extraction's time is from the first decode to the last commit; loading the model and starting the workers is not in it. Weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from images import Decoded, Files, write_jpegs
+from machine import describe
+from naive_extract import extract as extract_naively
+
+from layercache.cache import open_cache
+from layercache.extraction import nano
+from layercache.extraction.backbones import MODELS, Backbone, load_backbone
+from layercache.extraction.datasets.labelled import Labelled
+from layercache.extraction.result import Extraction
+from layercache.extraction.run import extract
+from layercache.extraction.workers import measure, usable_cores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["vit_nano", "vit_s16", "vit_b16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--batch", type=int, help="default 256 on a GPU, 16 on a CPU (64 for vit_nano)")
+    parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="decoding processes; default: as extract chooses")
+    parser.add_argument("--parts", nargs="+", default=["decoded", "jpeg", "naive", "ulps", "memory"])
+    parser.add_argument("--quick", action="store_true", help="only to see that it runs: vit_nano, half a second")
+    args = parser.parse_args()
+    if args.quick:
+        args.models, args.seconds, args.rounds = ["vit_nano"], 0.5, 1
+    print(f"{describe()}; {args.device}, {args.precision}{', compiled' if args.compile else ''}\n", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        size = write_jpegs(bench.folder / "jpeg")
+        for part in args.parts:
+            if part == "jpeg":
+                print(f"JPEG files: 500 x 375, {size:.0f} kB\n")
+            getattr(bench, part)()
+            print(flush=True)
+
+
+class Bench:
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args, self.folder = args, folder
+        self.rates: dict[str, float] = {}
+        self.count = 0
+
+    def batch(self, model: str) -> int:
+        return self.args.batch or (256 if self.args.device == "cuda" else 64 if model == "vit_nano" else 16)
+
+    def weights(self, model: str) -> Path:
+        """A file of random weights."""
+        file = self.folder / f"{model}.safetensors"
+        if not file.exists():
+            torch.manual_seed(0)
+            module = nano.build() if model == "vit_nano" else timm.create_model(MODELS[model].architecture, pretrained=False)
+            safetensors.torch.save_file(module.state_dict(), file)
+        return file
+
+    def backbone(self, model: str) -> Backbone:
+        return load_backbone(model, weights=self.weights(model), precision=self.args.precision, device=self.args.device)
+
+    def bare(self, model: str) -> Callable[[int], float]:
+        """A function: number of images -> images/s of the plain timm module, no taps, on one resident normalised batch."""
+        backbone = self.backbone(model)
+        for module in backbone.module.modules():
+            module._forward_hooks.clear()
+        side = backbone.preprocessing.input_size[0]
+        dtype = next(backbone.module.parameters()).dtype
+        x = torch.randn(self.batch(model), 3, side, side, device=self.args.device).to(dtype)
+        forward: Any = backbone.module.forward_features
+        if self.args.compile:
+            forward = torch.compile(forward)
+
+        def run(images: int) -> float:
+            with torch.inference_mode():
+                began = time.perf_counter()
+                for _ in range(-(-images // len(x))):
+                    forward(x)
+                if self.args.device == "cuda":
+                    torch.cuda.synchronize()
+            return -(-images // len(x)) * len(x) / (time.perf_counter() - began)
+
+        run(3 * len(x))
+        return run
+
+    def images(self, model: str, rate: float) -> int:
+        """As many as a measurement should have: a multiple of the batch."""
+        return max(2, round(rate * self.args.seconds / self.batch(model))) * self.batch(model)
+
+    def extraction(self, model: str, samples: Decoded | Files, **options: Any) -> Extraction:
+        self.count += 1
+        given = {"device": self.args.device, "precision": self.args.precision, "compile": self.args.compile, "batch_size": self.batch(model)}
+        given |= {"workers": self.args.workers, "cache": self.folder / f"cache{self.count}", "weights": {model: self.weights(model)}}
+        dataset = Labelled(name="bench", classes=("a", "b"), samples={"train": samples})
+        return extract(models=[model], dataset=dataset, say=lambda _: None, progress=False, **(given | options))[0]
+
+    def compare(self, model: str, samples: Callable[[int, int], Decoded | Files]) -> tuple[list[float], list[Extraction]]:
+        """Rates of the bare forward and extractions, in turn."""
+        bare = self.bare(model)
+        side = self.backbone(model).preprocessing.input_size[0]
+        images = self.images(model, bare(4 * self.batch(model)))
+        rates, done = [], []
+        for _ in range(self.args.rounds):
+            rates.append(bare(images))
+            done.append(self.extraction(model, samples(images, side)))
+        return rates, done
+
+    def decoded(self) -> None:
+        header("images that need no decoding", "images", "bare forward, images/s", "extract, images/s", "ratio", "waited: images, disk")
+        for model in self.args.models:
+            rates, done = self.compare(model, lambda rows, side: Decoded(rows, side))
+            ratio = statistics.median(e.images_per_s / rate for e, rate in zip(done, rates, strict=True))
+            waited = [statistics.median(getattr(e, name) / e.seconds for e in done) for name in ("starved", "blocked")]
+            print(
+                f"| {model}, batch {self.batch(model)} | {done[0].images} | {statistics.median(rates):.1f} | "
+                f"{statistics.median(e.images_per_s for e in done):.1f} | {ratio:.3f} | {waited[0]:.1%}, {waited[1]:.1%} |",
+                flush=True,
+            )
+
+    def jpeg(self) -> None:
+        cores = usable_cores()
+        header("JPEG files", "decode, images/s a core", "bare forward", "extract", "ratio", "at best with shared cores", "share of that")
+        for model in self.args.models:
+            transform = self.backbone(model).preprocessing
+            decode = 1 / measure(Files(str(self.folder / "jpeg"), 200), [transform], shapes=[(3, *transform.input_size)])
+            rates, done = self.compare(model, lambda rows, _: Files(str(self.folder / "jpeg"), rows))
+            bare, rate = statistics.median(rates), statistics.median(e.images_per_s for e in done)
+            self.rates[model] = rate
+            best = 1 / (1 / bare + 1 / decode / cores) if self.args.device == "cpu" else min(bare, decode * cores)
+            print(f"| {model} | {decode:.0f} | {bare:.1f} | {rate:.1f} | {rate / bare:.3f} | {best:.1f} | {rate / best:.3f} |", flush=True)
+
+    def naive(self) -> None:
+        header("the usual way, on the JPEG files", "images/s", "extract, images/s", "times faster")
+        for model in self.args.models:
+            bare = self.bare(model)
+            rows = self.images(model, bare(4 * self.batch(model)) / 2)
+            files = Files(str(self.folder / "jpeg"), rows)
+            module = timm.create_model(MODELS[model].architecture, pretrained=False) if model != "vit_nano" else nano.build()
+            module = module.eval().to(self.args.device)
+            config = timm.data.resolve_data_config({}, model=module)
+            usual, ours = [], []
+            for turn in range(max(1, self.args.rounds - 1)):
+                folder = self.folder / f"naive_{model}_{turn}"
+                workers = usable_cores() if self.args.workers is None else self.args.workers
+                usual.append(rows / extract_naively(module, files, config, folder, batch=self.batch(model), workers=workers, device=self.args.device))
+                ours.append(self.extraction(model, files, precision="fp32").images_per_s)
+            a, b = statistics.median(usual), statistics.median(ours)
+            print(f"| {model}, fp32 | {a:.1f} | {b:.1f} | {statistics.median(o / u for o, u in zip(ours, usual, strict=True)):.2f} |", flush=True)
+
+    def ulps(self) -> None:
+        header("batch size, against 64", "largest difference in float16 ulps", "tokens' elements that differ")
+        for model in self.args.models:
+            rows = 128 if model == "vit_nano" or self.args.device == "cuda" else 32
+            side = self.backbone(model).preprocessing.input_size[0]
+
+            def tokens(batch: int, model: str = model, rows: int = rows, side: int = side) -> np.ndarray[Any, Any]:
+                split = open_cache(self.extraction(model, Decoded(rows, side), batch_size=batch).path).split("train")
+                return split.read([(layer, token) for layer in split.spec.layers for token in split.spec.tokens])
+
+            reference = tokens(64)
+            assert np.array_equal(reference, tokens(64)) or self.args.device == "cuda", "the same command gives the same bytes"
+            for batch in (1, 7, 32):
+                steps = np.abs(ordered(tokens(batch)) - ordered(reference))
+                print(f"| {model}, {batch} | {steps.max()} | {np.mean(steps > 0):.4%} |", flush=True)
+
+    def memory(self) -> None:
+        model, rows = self.args.models[0], 512 if self.args.quick else 4096
+        header(f"{model}: images", "peak memory of the main process, MB")
+        for times in (1, 8):
+            code = (
+                f"import sys; sys.path[:0] = {sys.path!r}\nfrom extract import peak\n"
+                f"peak({model!r}, {str(self.weights(model))!r}, {rows * times}, {str(self.folder / f'memory{times}')!r}, {self.args.device!r})"
+            )
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            print(f"| {rows * times} | {float(done.stdout):.0f} |", flush=True)
+
+
+def header(*columns: str) -> None:
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+
+
+def peak(model: str, weights: str, rows: int, cache: str, device: str) -> None:
+    """Print the peak resident size, in MB, of a process that makes one extraction."""
+    dataset = Labelled(name="bench", classes=("a", "b"), samples={"train": Decoded(rows, MODELS[model].input_size)})
+    extract(models=[model], dataset=dataset, weights={model: weights}, cache=cache, device=device, say=lambda _: None, progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+
+
+def ordered(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float16 -> integers in the order of the numbers, so that a difference counts the steps between two of them."""
+    bits = tokens.view(np.int16).astype(np.int32)
+    return np.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The way features of a probing paper are usually extracted, as a baseline: a DataLoader, one pass per token kind, hooks that keep whole
+token maps, one file per layer.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from images import Decoded, Files
+from timm.data import create_transform
+from torch.utils.data import DataLoader, Dataset
+
+
+class Pictures(Dataset[Any]):
+    """RGB image -> the model's float tensor, one call per sample."""
+
+    def __init__(self, samples: Decoded | Files, config: dict[str, Any]) -> None:
+        self.samples, self.transform = samples, create_transform(**config, is_training=False)
+
+    def __len__(self) -> int:
+        return self.samples.rows
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        return self.transform(self.samples.load(row).convert("RGB")), int(self.samples.labels[row])
+
+
+def extract(module: Any, samples: Decoded | Files, config: dict[str, Any], folder: Path, *, batch: int, workers: int, device: str) -> float:
+    """Seconds for CLS and AP of every block's norm2 and the final norm, of all samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    for kind in ("cls", "ap"):
+        maps: dict[int, torch.Tensor] = {}
+        taps = [*(block.norm2 for block in module.blocks[1:]), module.norm]
+        hooks = [
+            tap.register_forward_hook(lambda _, __, out, i=i, maps=maps: maps.__setitem__(i, out.detach().clone())) for i, tap in enumerate(taps)
+        ]
+        features: dict[int, list[torch.Tensor]] = {i: [] for i in range(len(taps))}
+        labels = []
+        loader = DataLoader(Pictures(samples, config), batch_size=batch, num_workers=workers, pin_memory=device != "cpu")
+        with torch.no_grad():
+            for images, targets in loader:
+                module(images.to(device))
+                for i, tokens in maps.items():
+                    features[i].append((tokens[:, 0] if kind == "cls" else tokens[:, 1:].mean(1)).cpu())
+                labels.append(targets)
+        for hook in hooks:
+            hook.remove()
+        for i, parts in features.items():
+            torch.save(torch.cat(parts), folder / f"{kind}_{i}.pt")
+        torch.save(torch.cat(labels), folder / f"{kind}_labels.pt")
+    return time.perf_counter() - began
