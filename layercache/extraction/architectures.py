@@ -21,7 +21,7 @@ from layercache.extraction.catalogue import MODELS, ModelInfo
 from layercache.extraction.download import download
 from layercache.extraction.preprocess import Preprocessing
 from layercache.extraction.projection import projection, refuse_unprojected
-from layercache.extraction.weights import NoDraws, digest_weights, load_weights, read_checkpoint, strip_head
+from layercache.extraction.weights import NoDraws, declared_architecture, digest_weights, load_weights, read_checkpoint, strip_head
 
 PARTS = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
 """What a timm model must have to be read as a ViT."""
@@ -91,13 +91,16 @@ def build(
     head = projection(module, state, name=name) if keep_head else None
     strip_head(module)
     notes = _advice(module.pretrained_cfg)
-    if state is not None:
+    architecture = module.pretrained_cfg["architecture"]
+    if weights and state is not None:
         load_weights(module, state, source=f"weights {weights} for {name}", keys_of=keys_of)
+        declared = declared_architecture(weights)
+        if declared not in (None, architecture):  # the tensors fit, but an activation, say, is in no tensor
+            notes += (f"{weights} calls itself {declared}, loaded as {architecture}",)
     used = dict(module.state_dict())
     if head is not None:
         used |= {f"head.{k}": v for k, v in head.state_dict().items()}
 
-    architecture = module.pretrained_cfg["architecture"]
     size = (info.input_size,) * 2 if info else None
     own = preprocess.resolve(resolve_data_config({"input_size": (3, *size)} if size else None, pretrained_cfg=module.pretrained_cfg))
     digest = digest_weights(used)

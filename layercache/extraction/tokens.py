@@ -89,7 +89,7 @@ class TokenPlan:
         if hidden_bnd.ndim != 3 or hidden_bnd.shape[1] != expected:
             raise BackboneError(
                 f"a tap gave a tensor of shape {tuple(hidden_bnd.shape)}, expected (images, {expected}, width): {self._geometry()}; "
-                "this architecture is not a plain ViT"
+                "its class token does not run through every block, or it is no plain ViT: choose another model"
             )
         return torch.cat([self._read(kind, hidden_bnd) for kind in self.kinds])
 

@@ -45,6 +45,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return _unwrap(value, path)
 
 
+def declared_architecture(path: str | Path) -> str | None:
+    """The architecture that a safetensors file names in its metadata ("arch" or "architecture"), if it names one."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return metadata.get("architecture") or metadata.get("arch")
+
+
 def _unwrap(value: Any, path: Path) -> dict[str, Tensor]:
     """Out of {"state_dict": ...} and the like, without the prefixes that DDP and torch.compile put before names."""
     for key in ("state_dict_ema", "model_ema", "state_dict", "model", "teacher"):

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from layercache.errors import BackboneError, OptionError, UnknownNameError
+from layercache.extraction import nano
 from layercache.extraction.backbones import Backbone, load_backbone
+from layercache.extraction.weights import digest_weights
 from tests.extraction.families import IMAGES, checkpoint, hidden_states, random_state
 
 
@@ -153,3 +156,12 @@ def test_unknown_model_suggests_the_nearest() -> None:
         load_backbone("vit_base_patch16_223")
     with pytest.raises(UnknownNameError, match=r"unknown model 'vit_base_patch16_224.augreg3_in21k': did you mean vit_base_patch16_224.augreg"):
         load_backbone("vit_base_patch16_224.augreg3_in21k")
+
+
+def test_the_bundled_nano_is_its_own_float16_file_in_float32() -> None:
+    backbone = load_backbone("vit_nano")
+    stored = load_file(nano.weights_path())
+    assert {v.dtype for v in stored.values()} == {torch.float16}
+    assert backbone.digest == digest_weights({k: v.float() for k, v in stored.items() if not k.startswith("head.")})
+    assert (backbone.depth, backbone.width, backbone.architecture) == (12, 96, "vit_nano_patch4_28")
+    assert backbone(torch.zeros(2, 3, 28, 28, dtype=torch.uint8)).shape == (12, 2, 2, 96)

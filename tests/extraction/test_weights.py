@@ -82,6 +82,12 @@ def test_one_changed_number_is_other_weights(state: dict[str, Tensor], tmp_path:
     assert load(state, tmp_path / "b.pt").digest != before
 
 
+def test_a_file_that_calls_itself_another_architecture_is_said(state: dict[str, Tensor], tmp_path: Path) -> None:
+    for declared, notes in (("tiny_vit", ()), ("tiny_clip", (f"{tmp_path}/a.safetensors calls itself tiny_clip, loaded as tiny_vit",))):
+        save_file(state, tmp_path / "a.safetensors", metadata={"arch": declared})
+        assert load_backbone("tiny_vit", weights=tmp_path / "a.safetensors").notes == notes
+
+
 def test_keys_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
     state["blocks.9.odd"] = torch.zeros(1)
     del state["blocks.2.norm2.weight"]
