@@ -1,0 +1,70 @@
+"""A disk that fills up, and memory that does not grow with the number of images. In processes of their own, which limits can be set on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.extraction.fakes import tree
+
+ROOT = Path(__file__).parents[2]
+START = """
+import resource, sys
+from layercache.cache import layout
+from layercache.errors import LayercacheError
+from layercache.extraction import plan
+from layercache.extraction.run import extract
+from tests.extraction.fakes import FakeBackbone, Pictures, dataset
+plan.load_backbone = lambda name, **_: FakeBackbone()
+def run(cache, rows=53, **options):
+    return extract(models=["fake"], dataset=dataset({"train": Pictures(rows)}), cache=cache, say=print, progress=False, **options)
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-c", START + code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_disk_that_refuses_is_said_and_the_run_continues_after_room_is_made(tmp_path: Path) -> None:
+    said = python(f"""
+layout.SHARD_LIMIT = 4000
+run({str(tmp_path / "whole")!r}, workers=0)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+try:
+    run({str(tmp_path / "cut")!r}, workers=0)
+except LayercacheError as error:
+    print(type(error).__name__, error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+print(run({str(tmp_path / "cut")!r}, workers=0)[0].images)
+""").stdout
+    assert "StorageError" in said
+    assert "Make room (or choose another disk with --cache) and run the same command again: it continues" in said
+    assert said.splitlines()[-1] == "53"
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, workers: int) -> None:
+    def peak(rows: int) -> float:
+        """Peak memory in MB of an extraction of `rows` images, 16 kB of tokens each."""
+        code = f"""
+import torch
+layout.SHARD_LIMIT = 1 << 20
+class Wide(FakeBackbone):
+    def __call__(self, images):
+        return super().__call__(images).repeat(1, 1, 1, 512)
+plan.load_backbone = lambda name, **_: Wide(width=2048)
+run({str(tmp_path / str(rows))!r}, {rows}, workers={workers}, batch_size=64)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+"""
+        return float(python(code).stdout.splitlines()[-1])
+
+    small, large = peak(1000), peak(20_000)
+    assert large - small < 40, f"{small} MB for 16 MB of tokens, {large} MB for 330 MB"
