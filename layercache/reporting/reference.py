@@ -86,6 +86,7 @@ _ALIASES = {
     "aircraft": "fgvc_aircraft",
     "imagenet1k": "imagenet",
     "voc": "voc2007",
+    "voc2007crops": "voc2007",
     "pascalvoc2007": "voc2007",
     "patchcamelyon": "pcam",
     "textures": "dtd",

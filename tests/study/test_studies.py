@@ -1,0 +1,45 @@
+"""The studies that come with the project are valid, and the paper's is the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from layercache.reporting.reference import BACKBONES, CELLS, known_dataset, published_accuracy
+from layercache.study.cells import Extraction, Training, plan
+from layercache.study.file import read_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+def test_the_paper_s_table_is_complete() -> None:
+    study = read_study(STUDIES / "alf-table1.toml")
+    cells = plan(study)
+    assert study.models == BACKBONES
+    assert len({known_dataset(name) for name in study.datasets}) == len(study.datasets) == 20
+    assert [(head.head, head.layers, head.tokens) for head in study.heads] == [(cell.head, cell.layers, cell.tokens) for cell in CELLS]
+    for dataset in study.datasets:
+        assert published_accuracy(dataset, cell=CELLS[0]) is not None
+    trainings = [cell for cell in cells if isinstance(cell, Training)]
+    assert len(trainings) == 9 * 20 * 6
+    assert len(cells) - len(trainings) == 9 * 20 * 2  # pooled tokens of every layer, and every token of the last
+    assert [len(head.settings) for head in study.heads] == [21, 63, 21, 21, 63, 63]
+    assert {(head.protocol.epochs, head.protocol.min_steps) for head in study.heads} == {(40, 1000)}
+
+
+def test_the_small_study_needs_no_network() -> None:
+    from layercache.extraction.datasets.listing import DATASETS
+
+    study = read_study(STUDIES / "small.toml")
+    assert study.models == ("vit_nano",)
+    assert [DATASETS[name].get for name in study.datasets] == ["bundled", "bundled"]
+    wanted = {(cell.head, cell.layers, cell.tokens) for cell in CELLS}
+    assert wanted <= {(head.head, head.layers, head.tokens) for head in study.heads}
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.name)
+def test_every_study_can_be_planned(path: Path) -> None:
+    cells = plan(read_study(path))
+    assert isinstance(cells[0], Extraction)
+    assert isinstance(cells[-1], Training)
