@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from layercache.cache.reader import Cache, cache_root
 from layercache.cache.spec import digest_ids, sha256_json
@@ -24,6 +25,7 @@ from layercache.probing.metrics import selection_metric
 from layercache.probing.record import Predictions, Probe
 from layercache.probing.results import read_results
 from layercache.reporting.gains import CELL, pick
+from layercache.reporting.mistakes import correct
 from layercache.reporting.reference import BASELINE, Cell
 from layercache.reporting.statistics import PairedGain, paired_bootstrap
 
@@ -70,6 +72,18 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Rightness:
+    """Which test images the probes of a cell classify rightly."""
+
+    right: NDArray[np.float64]
+    """(N,): share of the seeds that are right."""
+    targets: NDArray[np.int64]
+    """(N,): class numbers."""
+    ids: str
+    """Digest of the test images' ids."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Material:
     """Caches and probes, with the table that the sections are made from."""
 
@@ -89,6 +103,7 @@ class Material:
     """Also draw attention head by head."""
     cka_images: int = 2000
     """Test images that CKA is computed on, at most."""
+    _right: dict[tuple[str, Cell], Rightness | None] = field(default_factory=dict, repr=False)
     details: int = 12
     """Sources that get figures of their own, at most; the others are in the overviews and tables."""
 
@@ -144,16 +159,26 @@ class Material:
         None where one of them is missing, where they were tested on different images, and for multi-label data.
         """
         ours, base = (self._rightness(source, c) for c in (cell, BASELINE))
-        if ours is None or base is None or ours[1] != base[1]:
+        if ours is None or base is None or ours.ids != base.ids:
             return None
-        return paired_bootstrap(ours[0], base[0], labels=ours[2])
+        return paired_bootstrap(ours.right, base.right, labels=ours.targets)
 
-    def _rightness(self, source: Source, cell: Cell) -> tuple[Any, str, Any] | None:
-        found = [p.predictions() for p in self.of(source, cell)]
-        if not found or found[0].targets.ndim != 1 or len({p.ids for p in found}) != 1:
+    def _rightness(self, source: Source, cell: Cell) -> Rightness | None:
+        """Read once per cell: the logits of a large data set are many times larger than what is kept of them."""
+        if (source.key, cell) not in self._right:
+            self._right[source.key, cell] = self._read_rightness(source, cell)
+        return self._right[source.key, cell]
+
+    def _read_rightness(self, source: Source, cell: Cell) -> Rightness | None:
+        found: list[Rightness] = []
+        for probe in self.of(source, cell):
+            said = probe.predictions()
+            if said.targets.ndim != 1:
+                return None
+            found.append(Rightness(right=correct(said.logits, said.targets).astype(np.float64), targets=said.targets, ids=said.ids))
+        if not found or len({f.ids for f in found}) != 1:
             return None
-        right = np.mean([p.logits.argmax(axis=1) == p.targets for p in found], axis=0)
-        return right, found[0].ids, found[0].targets
+        return replace(found[0], right=np.mean([f.right for f in found], axis=0))
 
 
 def gather(
@@ -215,7 +240,6 @@ def observation(probe: Probe, source: Source) -> dict[str, Any]:
     """One row of the table."""
     spec, row = probe.spec, probe.row
     metric = selection_metric(multi_label=source.cache.spec.dataset.multi_label)
-    layers = {layer for layer, _ in probe.pairs}
     shape = {**spec["shape"], "groups": None}
     heads, usual = HeadSpec(**shape).heads, HeadSpec(**{**shape, "attention_heads": None}).heads
     return {
@@ -223,9 +247,8 @@ def observation(probe: Probe, source: Source) -> dict[str, Any]:
         "model": source.model,
         "source": source.key,
         "head": spec["head"],
-        # of a backbone so shallow that two words mean the same layers, "all" is the one that the analyses ask for
-        "layers": "all" if len(layers) == source.depth > 1 and not row.get("spatial") else row["layers"],
-        "tokens": f"{row['tokens']}, {row['spatial']}" if row.get("spatial") else row["tokens"],
+        "layers": row["layers"],
+        "tokens": ", ".join([row["tokens"], *([row["spatial"]] if row.get("spatial") else []), *(["embedding"] if row.get("embedding") else [])]),
         "seed": int(spec["seed"]),
         "shots": spec["shots"],
         "fraction": spec["fraction"],

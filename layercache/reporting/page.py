@@ -79,8 +79,8 @@ class Table:
         more = len(self.frame) - len(body) if self.view is None else len(self.frame) != len(view)
         caption = self.caption + (f" All {len(self.frame)} rows are in tables/{self.name}.csv." if more else "")
         return (
-            f'<p class="soft" id="{self.name}-caption">{escape(caption)}</p>'
-            f'<div class="scroll" tabindex="0"><table id="{self.name}" aria-labelledby="{self.name}-caption">'
+            f'<p class="soft" id="table-{self.name}-caption">{escape(caption)}</p>'
+            f'<div class="scroll" tabindex="0"><table id="table-{self.name}" aria-labelledby="table-{self.name}-caption">'
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from layercache.cache.reader import Cache, Split, extract_command
+from layercache.cache import Cache, Split
+from layercache.cache.reader import extract_command
 from layercache.reporting.curves import scatter
 from layercache.reporting.depth_section import SINGLE_TOKENS, single_layers
 from layercache.reporting.gains import gains, pick

@@ -1,4 +1,4 @@
-"""A small world with known truth: caches whose lower layers know what the last one has forgotten, and real probes trained on them."""
+"""A small world with known truth: caches whose lower layers know what the last one has forgotten; probes on them, trained or made up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 
 from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
+from layercache.probing.cell import Cell, choose_tokens
+from layercache.probing.heads import HeadSpec
+from layercache.probing.metrics import evaluate
 from layercache.probing.protocol import Protocol
+from layercache.probing.record import PROBES, Predictions, Probe, ProbeFolder
 from layercache.probing.sweep import probe
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -87,3 +91,79 @@ def train(cache: Cache, **choices: Any) -> None:
     if str(options.get("head", "attentive")) == "linear":
         options["dropout"] = None
     probe(cache, **options)
+
+
+def answers(right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Logits (N, C) of a head that names the target where `right`, and the next class elsewhere."""
+    targets = labels_of("test")
+    said = np.where(right, targets, (targets + 1) % len(CLASSES))
+    return (4 * np.eye(len(CLASSES))[said]).astype(np.float32)
+
+
+def first(count: int) -> np.ndarray[Any, Any]:
+    """Right on the first `count` test images only: the images lie class by class in turn, so balanced accuracy is count / N for count % C == 0."""
+    return np.arange(ROWS["test"]) < count
+
+
+def keep(
+    cache: Cache,
+    *,
+    head: str,
+    layers: str,
+    tokens: str,
+    right: np.ndarray[Any, Any],
+    seed: int = 0,
+    shots: int | None = None,
+    heads: int | None = None,
+    settings: int = 1,
+    attention: np.ndarray[Any, Any] | None = None,
+) -> Probe:
+    """A complete probe beside the cache that answered so, without any training; `attention` (H, S), even where it is not given."""
+    seen = choose_tokens(cache, head=head, layers=layers, tokens=tokens)
+    kind = head if head in ("linear", "attentive") else "linear"
+    shape = HeadSpec(kind=kind, tokens=len(seen.pairs), width=cache.spec.width, classes=len(CLASSES), attention_heads=heads)
+    grid = tuple({"lr": 10.0**-i, "weight_decay": 0.0, "dropout": 0.0} for i in range(settings))
+    cell = Cell(tokens=seen, head=head, shape=shape, grid=grid, seed=seed, shots=shots, fraction=None, protocol=Protocol(), precision="fp32")
+    logits, targets = answers(right), labels_of("test")
+    mean = None
+    if kind == "attentive":
+        mean = np.full((shape.heads, shape.tokens), 1 / shape.tokens, np.float32) if attention is None else attention.astype(np.float32)
+    predictions = Predictions(
+        logits=logits, targets=targets, ids=digest_ids(ids_of("test")), attention_mean=mean, attention_std=None if mean is None else mean / 4
+    )
+    row = {
+        "probe": cell.id,
+        "model": cache.spec.model,
+        "dataset": cache.spec.dataset.name,
+        "head": head,
+        "layers": seen.layers,
+        "tokens": seen.kinds,
+        "spatial": "",
+        "embedding": False,
+        "n_tokens": shape.tokens,
+        "heads": shape.heads,
+        "seed": seed,
+        "shots": shots,
+        "fraction": None,
+        **{f"test_{name}": value for name, value in evaluate(logits, targets).items()},
+        "test_map": None,
+    }
+    return ProbeFolder(cache.path / PROBES / cell.id).finish(spec=cell.spec, row=row, settings=[], head=None, predictions=predictions)
+
+
+def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 0) -> None:
+    """The probes that every section of a report asks for."""
+    depth = cache.spec.depth
+    for layer in range(1, depth + 1):
+        keep(cache, head="linear", layers=str(layer), tokens="cls", right=first(baseline - 8 * (depth - layer)), seed=seed)
+        keep(cache, head="linear", layers=str(layer), tokens="ap", right=first(baseline - 4 * (depth - layer) - 4), seed=seed)
+    for layers, count in (("last", baseline + 8), ("mid-last", baseline + 16), ("all", fusion)):
+        keep(cache, head="attentive", layers=layers, tokens="cls+ap", right=first(count), seed=seed)
+    for tokens, count in (("cls", fusion - 12), ("ap", fusion - 8)):
+        keep(cache, head="attentive", layers="all", tokens=tokens, right=first(count), seed=seed)
+    keep(cache, head="linear", layers="all", tokens="cls+ap", right=first(fusion - 4), seed=seed)
+    keep(cache, head="knn", layers="all", tokens="cls+ap", right=first(fusion - 40), seed=seed)
+    keep(cache, head="attentive", layers="all", tokens="cls+ap", right=first(fusion - 8), heads=2, seed=seed)
+    for shots in (1, 5):
+        keep(cache, head="linear", layers="last", tokens="cls", right=first(40 + 4 * shots), shots=shots, seed=seed)
+        keep(cache, head="attentive", layers="all", tokens="cls+ap", right=first(40 + 8 * shots), shots=shots, seed=seed)
