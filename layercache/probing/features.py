@@ -20,6 +20,8 @@ from layercache.probing.protocol import Noise
 
 Pair = tuple[int, str]
 Batch = tuple[torch.Tensor, torch.Tensor]
+NOISE_ELEMENTS = 2**18
+"""Normal draws at a time on a CPU: 1 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,17 +104,21 @@ class Selection:
         self._check_finite(rows, out_snd)
 
     def _check_finite(self, rows: tuple[int, int], x_snd: np.ndarray[Any, Any]) -> None:
-        # one sum in float32 of a finite float16 array cannot overflow; only where it does are the elements looked at
-        x = torch.from_numpy(x_snd)
-        if bool(torch.isfinite(x.sum(dtype=torch.float32))):
+        # Read as integers, numbers that are not finite are those from the bits of infinity on, within either sign: two maxima find them
+        # at the speed of memory and without a temporary array.
+        bits = 8 * x_snd.itemsize
+        infinity = int(np.array(np.inf, x_snd.dtype).view(f"u{x_snd.itemsize}"))
+        if not x_snd.size or (
+            x_snd.view(f"i{x_snd.itemsize}").max() < infinity and x_snd.view(f"u{x_snd.itemsize}").max() < infinity + 2 ** (bits - 1)
+        ):
             return
-        for s, n, _ in (~torch.isfinite(x)).nonzero()[:1].tolist():
-            layer, token = self.pairs[s]
-            split = self.sources[0].split
-            raise NonFiniteError(
-                f"layer {layer}, token {token!r} of sample {split.ids[rows[0] + n]!r} ({split.name}) is not finite in the cache of "
-                f"{split.spec.model} on {split.spec.dataset.name}: extract it again with --refresh --store-dtype float32"
-            )
+        s, n, _ = (int(i) for i in np.argwhere(~np.isfinite(x_snd))[0])
+        layer, token = self.pairs[s]
+        split = self.sources[0].split
+        raise NonFiniteError(
+            f"layer {layer}, token {token!r} of sample {split.ids[rows[0] + n]!r} ({split.name}) is not finite in the cache of "
+            f"{split.spec.model} on {split.spec.dataset.name}: extract it again with --refresh --store-dtype float32"
+        )
 
 
 class Features:
@@ -145,14 +151,17 @@ class Features:
     ) -> Iterator[Batch]:
         """Yields (x, y) for the samples `rows`: x (b, S, D) float32, each token L2-normalised; y int64 (b,) or uint8 (b, C); the last may be shorter.
 
+        The next batch overwrites x: pages are mapped once an epoch, which on a CPU costs more than the arithmetic on them.
+
         With `train`, samples come shuffled, and those that `noise` picks with a normal draw added to every element of their normalised
         tokens; order and noise are functions of (seed, epoch) alone. Without, they come as they are in the order given,
         which must ascend where they are streamed.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         draw = _generator(self.device, seed, epoch, 1)
+        held = torch.empty((min(batch, len(chosen)), self.tokens, self.width), dtype=torch.float32, device=self.device)
         for x_sbd, index in self._stored(chosen, batch=batch, order=_generator(torch.device("cpu"), seed, epoch, 0) if train else None):
-            x = normalise(x_sbd)
+            x = normalise(x_sbd, out=held[: len(index)])
             if train and noise is not None:
                 add_noise(x, noise, draw)
             yield x, self.labels.index_select(0, index)
@@ -198,22 +207,25 @@ class ResidentFeatures(Features):
         index = torch.from_numpy(rows)
         if order is not None:
             index = index[torch.randperm(len(index), generator=order)]
+        held = torch.empty(self.tokens * min(batch, len(rows)) * self.width, dtype=self._x_snd.dtype, device=self.device)
         for part in torch.split(index.to(self.device), batch):
-            yield self._x_snd.index_select(1, part), part
+            x = held[: self.tokens * len(part) * self.width].view(self.tokens, len(part), self.width)
+            yield torch.index_select(self._x_snd, 1, part, out=x), part
 
 
-def normalise(x_sbd: torch.Tensor) -> torch.Tensor:
-    """(S, B, D) as stored -> (B, S, D) float32 of unit length on the last axis; a zero token stays zero (as torch's F.normalize, eps 1e-12)."""
-    x = torch.empty((x_sbd.shape[1], x_sbd.shape[0], x_sbd.shape[2]), dtype=torch.float32, device=x_sbd.device)
-    x.copy_(x_sbd.transpose(0, 1))
-    return x.div_(torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12))
+def normalise(x_sbd: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """(S, B, D) as stored -> `out` (B, S, D) float32, each token of unit length; a zero token stays zero (eps 1e-12, as torch's F.normalize)."""
+    out.copy_(x_sbd.transpose(0, 1))
+    return out.div_(torch.linalg.vector_norm(out, dim=-1, keepdim=True).clamp_min_(1e-12))
 
 
 def add_noise(x_bsd: torch.Tensor, noise: Noise, draw: torch.Generator) -> None:
     """In place: N(0, std) on every element of the samples that are picked, each with its probability (arXiv 2601.09322, training details)."""
     picked = (torch.rand(len(x_bsd), generator=draw, device=x_bsd.device) < noise.probability).nonzero().squeeze(1)
-    shape = (len(picked), *x_bsd.shape[1:])
-    x_bsd.index_add_(0, picked, torch.randn(shape, generator=draw, device=x_bsd.device), alpha=noise.std)
+    # on a CPU a few samples at a time, so that the draws stay in its cache
+    some = max(1, NOISE_ELEMENTS // x_bsd[0].numel()) if x_bsd.device.type == "cpu" else max(1, len(picked))
+    for part in torch.split(picked, some):
+        x_bsd.index_add_(0, part, torch.randn((len(part), *x_bsd.shape[1:]), generator=draw, device=x_bsd.device), alpha=noise.std)
 
 
 def _generator(device: torch.device, seed: int, epoch: int, stream: int) -> torch.Generator:

@@ -72,39 +72,32 @@ class StreamedFeatures(Features):
         # taken for the epoch only, so that the training and the test split are streamed in turn within one budget
         shape, dtype = (self.tokens, self.window, self.width), torch.from_numpy(np.empty(0, self.selection.dtype)).dtype
         buffers = [torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda") for _ in range(2)]
-        carried: list[Batch] = []
-        waiting = 0
+        held = torch.empty(self.tokens * min(batch, len(rows)) * self.width, dtype=dtype, pin_memory=self.device.type == "cuda")
+        filled: list[torch.Tensor] = []
+        left = len(rows)
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
             ahead = reader.submit(self._read, windows[0], buffers[0]) if windows else None
             for w in range(len(windows)):
                 assert ahead is not None
-                held, buffer = ahead.result(), buffers[w % 2]
+                there, buffer = ahead.result(), buffers[w % 2]
                 # the other buffer is free: its last samples were copied out of it before this point
                 ahead = reader.submit(self._read, windows[w + 1], buffers[(w + 1) % 2]) if w + 1 < len(windows) else None
-                places = torch.from_numpy(np.flatnonzero(member[held]))
+                places = torch.from_numpy(np.flatnonzero(member[there]))
                 if order is not None:
                     places = places[torch.randperm(len(places), generator=order)]
-                samples = torch.from_numpy(np.searchsorted(keep, held[places.numpy()]))
+                samples = torch.from_numpy(np.searchsorted(keep, there[places.numpy()]))
                 while len(places):
-                    n = min(batch - waiting, len(places))
-                    carried.append(self._take(buffer, places[:n], samples[:n]))
-                    waiting += n
+                    size, at = min(batch, left), sum(map(len, filled))
+                    n = min(size - at, len(places))
+                    x = held[: self.tokens * size * self.width].view(self.tokens, size, self.width)
+                    for s in range(self.tokens):
+                        torch.index_select(buffer[s], 0, places[:n], out=x[s, at : at + n])
+                    filled.append(samples[:n])
                     places, samples = places[n:], samples[n:]
-                    if waiting == batch:
-                        yield _join(carried)
-                        carried, waiting = [], 0
-        if carried:
-            yield _join(carried)
-
-    def _take(self, buffer: torch.Tensor, places: torch.Tensor, samples: torch.Tensor) -> Batch:
-        # a copy from pageable memory has finished when it returns, so the buffer may be read into again
-        return buffer.index_select(1, places).to(self.device), samples.to(self.device)
-
-
-def _join(parts: list[Batch]) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat([x for x, _ in parts], dim=1), torch.cat([i for _, i in parts])
+                    if at + n == size:
+                        # a copy to a GPU has ended when `to` returns, so that `held` may be filled again
+                        yield x.to(self.device), torch.cat(filled).to(self.device)
+                        filled, left = [], left - size
 
 
 def least_budget(selection: Selection) -> int:

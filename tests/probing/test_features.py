@@ -27,7 +27,7 @@ def expected(split: Any, rows: Any, pairs: Any = PAIRS) -> torch.Tensor:
 
 
 def whole(features: Any, rows: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = list(features.epoch(rows, **{"batch": 32, "train": False, **options}))
+    batches = [(x.clone(), y) for x, y in features.epoch(rows, **{"batch": 32, "train": False, **options})]
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
 
@@ -107,9 +107,12 @@ def test_two_caches_of_other_samples_or_widths_are_refused(memory_split: Callabl
         selection(one, memory_split(width=4))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_token_that_is_not_finite_is_named(memory_split: Callable[..., Any], bad: float) -> None:
-    split = memory_split()
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_a_token_that_is_not_finite_is_named(memory_split: Callable[..., Any], bad: float, dtype: str) -> None:
+    split = memory_split(dtype=dtype)
+    split.x[0, 0, 0, :4] = np.finfo(dtype).max, -np.finfo(dtype).max, -0.0, np.finfo(dtype).smallest_subnormal
+    ResidentFeatures(selection(split), device=CPU)
     split.x[2, 1, 42, 3] = bad
     with pytest.raises(NonFiniteError, match=r"layer 3, token 'ap' of sample 'sample-42' \(train\) is not finite .* --store-dtype float32"):
         ResidentFeatures(selection(split), device=CPU)

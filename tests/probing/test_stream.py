@@ -20,6 +20,10 @@ def selection(split: Any, keep: Any = None) -> Selection:
     return Selection((Source(split, PAIRS),), np.arange(split.rows) if keep is None else np.asarray(keep))
 
 
+def cloned(batches: Any) -> list[Any]:
+    return [(x.clone(), y) for x, y in batches]
+
+
 def streamed(split: Any, *, blocks: int, keep: Any = None) -> StreamedFeatures:
     return StreamedFeatures(selection(split, keep), device=CPU, budget=2 * blocks * 16 * ROW)
 
@@ -28,8 +32,8 @@ def streamed(split: Any, *, blocks: int, keep: Any = None) -> StreamedFeatures:
 @pytest.mark.parametrize("rows", [range(100), range(3, 90, 7)])
 def test_an_ordered_epoch_equals_the_resident_one(memory_split: Callable[..., Any], blocks: int, rows: range) -> None:
     split = memory_split()
-    got = list(streamed(split, blocks=blocks).epoch(np.array(rows), batch=11, train=False))
-    want = list(ResidentFeatures(selection(split), device=CPU).epoch(np.array(rows), batch=11, train=False))
+    got = cloned(streamed(split, blocks=blocks).epoch(np.array(rows), batch=11, train=False))
+    want = cloned(ResidentFeatures(selection(split), device=CPU).epoch(np.array(rows), batch=11, train=False))
     assert len(got) == len(want)
     for (x, y), (x2, y2) in zip(got, want, strict=True):
         assert torch.equal(x, x2)
@@ -44,7 +48,7 @@ def test_a_training_epoch_brings_every_sample_once_with_its_own_tokens(memory_sp
     features = streamed(split, blocks=blocks, keep=keep)
     resident = ResidentFeatures(selection(split, keep), device=CPU)
     rows = np.arange(0, features.rows, 2)
-    batches = list(features.epoch(rows, batch=7, seed=1, epoch=2, train=True))
+    batches = cloned(features.epoch(rows, batch=7, seed=1, epoch=2, train=True))
     assert [len(y) for _, y in batches] == [len(y) for _, y in resident.epoch(rows, batch=7, train=True)]
     y = torch.cat([y for _, y in batches])
     kept = np.arange(100) if keep is None else np.asarray(keep)
@@ -83,7 +87,7 @@ def test_memory_is_two_windows(memory_split: Callable[..., Any], monkeypatch: py
     monkeypatch.setattr("layercache.probing.stream.torch.empty", lambda *a, **k: taken.append(empty(*a, **k)) or taken[-1])
     list(features.epoch(np.arange(1000), batch=10, train=True))
     held = [t.numel() * t.element_size() for t in taken if t.dtype == torch.float16]
-    assert held == [3 * 16 * ROW] * 2
+    assert held == [3 * 16 * ROW] * 2 + [10 * ROW], "two windows and a batch"
 
 
 def test_a_fault_of_the_reading_thread_reaches_the_caller(memory_split: Callable[..., Any]) -> None:

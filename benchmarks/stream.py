@@ -1,0 +1,177 @@
+"""A shuffled epoch beyond the memory budget, against the disk's cold read rate.
+
+Writes a made-up cache larger than the budget (ViT-B's 12 layers x {CLS, AP} x 768), drops it from the page cache before every pass, and reads it
+  disk     the same files from front to back, two threads of preadv into touched buffers
+  stored   a shuffled epoch as far as batches of stored tokens on the device (no normalisation)
+  epoch    a shuffled epoch of normalised batches, as an evaluation or a training without noise has them
+  noisy    the same with the paper's feature noise, whose normal draws are arithmetic and no reading
+in turn, several times. Prints medians, and the peak memory above the start's.
+
+    python benchmarks/stream.py [--gigabytes 1.5] [--budget 400MB] [--rounds 3] [--device cuda] [--folder /mnt/disk]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import describe
+
+from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
+from layercache.probing.budget import format_bytes, parse_bytes
+from layercache.probing.features import Selection, Source
+from layercache.probing.protocol import Noise
+from layercache.probing.stream import StreamedFeatures
+
+LAYERS, KINDS, WIDTH, CLASSES, BATCH = 12, ("cls", "ap"), 768, 1000, 2048
+CHUNK = 8 * 2**20
+
+
+def write(root: Path, gigabytes: float) -> Cache:
+    """A cache of random tokens with as many rows as the size gives."""
+    rows = int(gigabytes * 1e9 / (LAYERS * len(KINDS) * WIDTH * 2))
+    labels, ids = np.arange(rows, dtype=np.int64) % CLASSES, [str(i) for i in range(rows)]
+    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00")
+    dataset = DatasetIdentity(
+        name="made_up", classes=tuple(map(str, range(CLASSES))), multi_label=False, limit=None, limit_seed=0, splits={"train": identity}
+    )
+    spec = CacheSpec(
+        model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=WIDTH, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
+        tokens=KINDS, projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:
+        for block in writer.pending:
+            n = min(writer.block_rows, rows - block * writer.block_rows)
+            writer.write(block, rng.standard_normal((LAYERS, len(KINDS), n, WIDTH), dtype=np.float32).astype(np.float16))
+        writer.finish()
+    return open_cache(writer.path)
+
+
+def files_of(cache: Cache) -> list[Path]:
+    return sorted((p for p in (cache.path / "train.zarr" / "tokens").rglob("*") if p.is_file() and p.suffix != ".json"), key=str)
+
+
+def drop(files: list[Path]) -> None:
+    """Out of the page cache, so that the next read comes from the disk."""
+    for file in files:
+        fd = os.open(file, os.O_RDONLY)
+        os.fdatasync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def read_plainly(files: list[Path]) -> int:
+    """Every byte, two threads, each into one buffer that was touched before."""
+    buffers = threading.local()
+
+    def read(file: Path) -> int:
+        if not hasattr(buffers, "own"):
+            buffers.own = bytearray(CHUNK)
+        fd, at = os.open(file, os.O_RDONLY), 0
+        try:
+            while n := os.preadv(fd, [buffers.own], at):
+                at += n
+        finally:
+            os.close(fd)
+        return at
+
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(read, files))
+
+
+class Peak:
+    """The largest resident size of the process above that at the start, sampled every 5 ms."""
+
+    def __enter__(self) -> Peak:
+        self.start, self.most, self._stop = _resident(), 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self.most = max(self.most, _resident() - self.start)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=1.5)
+    parser.add_argument("--budget", default="400MB")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="layercache-stream-", dir=given.folder))
+    try:
+        cache = write(folder, given.gigabytes)
+        measure(cache, budget=parse_bytes(given.budget), rounds=given.rounds, device=torch.device(given.device))
+    finally:
+        shutil.rmtree(folder)
+
+
+def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> None:
+    files, split = files_of(cache), cache.split("train")
+    size = sum(file.stat().st_size for file in files)
+    pairs = tuple((layer, token) for layer in cache.spec.layers for token in cache.spec.tokens)
+    features = StreamedFeatures(Selection((Source(split, pairs),), np.arange(split.rows)), device=device, budget=budget)
+    rows = np.arange(split.rows)
+
+    def stored(number: int) -> None:
+        order = torch.Generator().manual_seed(number)
+        for _ in features._stored(rows, batch=BATCH, order=order):
+            pass
+
+    def epoch(number: int, noise: Noise | None = None) -> None:
+        for x, _ in features.epoch(rows, batch=BATCH, seed=0, epoch=number, noise=noise, train=True):
+            assert x.shape[1:] == (len(pairs), WIDTH)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    passes = {
+        "disk": lambda number: read_plainly(files),
+        "stored": stored,
+        "epoch": epoch,
+        "noisy": lambda number: epoch(number, Noise()),
+    }
+    next(iter(features.epoch(rows[:8], batch=8, noise=Noise(), train=True)))  # what torch sets up at its first use is no part of an epoch
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    peaks: dict[str, int] = dict.fromkeys(passes, 0)
+    for number in range(rounds):
+        for name, run in passes.items():
+            drop(files)
+            with Peak() as peak:
+                start = time.perf_counter()
+                run(number)
+                seconds[name].append(time.perf_counter() - start)
+            peaks[name] = max(peaks[name], peak.most)
+    print(f"{describe()}\n")
+    print(f"{format_bytes(size)} in {len(files)} files: {split.rows} images x {len(pairs)} tokens x {WIDTH}, page cache dropped before every pass.")
+    batch = format_bytes(BATCH * len(pairs) * WIDTH * (2 + 4))
+    print(f"Budget {format_bytes(budget)}: two windows of {features.window} images; a batch of {BATCH}, stored and normalised, is {batch} more.")
+    print(f"Medians of {rounds} rounds.\n")
+    print("| pass | seconds | MB/s | over disk | peak memory |\n|---|--:|--:|--:|--:|")
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in middle.items():
+        print(f"| {name} | {value:.2f} | {size / value / 1e6:.0f} | {middle['disk'] / value:.2f} | {format_bytes(peaks[name])} |")
+
+
+if __name__ == "__main__":
+    main()
