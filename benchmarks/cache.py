@@ -125,7 +125,7 @@ def bench_reads(folder: Path, *, rows: int, repeats: int, device: str) -> tuple[
 
 def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict[str, float], int]:
     """Row blocks, one at a time: checked, checksummed, synced, renamed, recorded; against tofile, which leaves the bytes in the page cache."""
-    spec, ids, labels = make_spec(512 * (repeats + 1))
+    spec, ids, labels = make_spec(512 * 3 * (repeats + 1))
     block = np.random.default_rng(0).standard_normal((12, 2, 512, 768), dtype=np.float32).astype(np.float16)
 
     def synced() -> None:
@@ -135,14 +135,21 @@ def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict
 
     with SplitWriter(folder, spec, "train", ids=ids, labels=labels, codec=codec) as writer:
         pending = iter(writer.pending)
+
+        def two() -> None:
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda b: writer.write(b, block), [next(pending), next(pending)]))
+
         medians = in_turn(
             repeats,
             {
                 "ndarray.tofile": lambda: block.tofile(folder / "plain"),
                 "tofile and fsync": synced,
                 "write": lambda: writer.write(next(pending), block),
+                "write, two at a time": two,
             },
         )
+        medians["write, two at a time"] /= 2
     return medians, block.nbytes
 
 

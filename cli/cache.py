@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 cache = typer.Typer(no_args_is_help=True)
 
+SHOWN = 20
+"""Skipped samples that `info` lists."""
+
 Where = Annotated[Path | None, typer.Argument(metavar="[PATH]", help="The cache's folder, or choose it by the options.", show_default=False)]
 Root = Annotated[
     Path | None, typer.Option("--cache", help="Folder of all caches; default $LAYERCACHE_HOME, else the user cache folder.", show_default=False)
@@ -77,6 +80,11 @@ def info(
             *((f"split {name}", text) for name, text in zip(d["splits"], _splits(d, long=True), strict=True)),
         ]
     )
+    for name, split in d["splits"].items():
+        for sample, why in list(split["skipped"].items())[:SHOWN]:
+            typer.echo(f"skipped in {name}: {sample}: {why}")
+        if len(split["skipped"]) > SHOWN:
+            typer.echo(f"skipped in {name}: {len(split['skipped']) - SHOWN} more, all listed by --json")
 
 
 @cache.command()
@@ -154,9 +162,12 @@ def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:
     texts = []
     for name, s in d["splits"].items():
         state = f"{s['rows']}" if s["complete"] else f"incomplete, {s['blocks_done']} of {s['blocks']} blocks"
-        skipped = f" ({s['skipped']} skipped)" if s["skipped"] else ""
+        skipped = f" ({len(s['skipped'])} skipped)" if s["skipped"] else ""
         if long:
-            texts.append(f"{s['rows']} images{skipped}, {_size(s['bytes'])}, " + ("complete" if s["complete"] else state))
+            texts.append(
+                f"{s['rows']} images{skipped}, {_size(s['bytes'])}{', ' + s['codec'] if s['codec'] else ''}, "
+                + ("complete" if s["complete"] else state)
+            )
         else:
             texts.append(f"{name} {state}{skipped}")
     return texts

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from layercache.cache.layout import SPEC_KEY, SplitLayout, spec_bytes
+from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
 from layercache.cache.reader import Cache, extract_command, load_cache
 from layercache.cache.records import BlockRecord, CompleteRecord
 from layercache.cache.shard import crc32c
@@ -56,18 +56,23 @@ def verify(cache: Cache | Path, *, progress: Callable[[int], None] | None = None
 
 
 def describe(cache: Cache) -> dict[str, Any]:
-    """What a person needs to know of a cache: where, of what, how large, which splits and how complete. Plain JSON values."""
+    """What a person needs to know of a cache: where, of what, how large, which splits and how complete. Plain JSON values.
+
+    Raises CacheCorruptError if a complete record or the ids cannot be read.
+    """
     store, spec = LocalStore(cache.path), cache.spec
     splits = {}
     for name in cache.splits:
         layout = SplitLayout(spec, name)
         done, blocks = cache.progress(name)
+        split = cache.split(name) if cache.complete(name) else None
         splits[name] = {
             "rows": layout.rows,
-            "skipped": len(cache.split(name).skipped) if cache.complete(name) else None,
+            "skipped": split.skipped if split else {},
+            "codec": split.codec if split else None,
             "blocks": blocks,
             "blocks_done": done,
-            "complete": cache.complete(name),
+            "complete": split is not None,
             "bytes": sum(store.size(key) or 0 for folder in (layout.group, layout.commits) for key in store.list(folder)),
         }
     return {
@@ -99,10 +104,11 @@ def remove(cache: Cache) -> None:
             locks.enter_context(store.lock(SplitLayout(cache.spec, split).lock))
         store.delete(SPEC_KEY)  # first: what is half deleted is no cache
         shutil.rmtree(cache.path)
-    for folder in cache.path.parents[:2]:
-        if any(folder.iterdir()):
-            break
-        folder.rmdir()
+    if cache.path == cache_folder(cache.path.parents[2], cache.spec):
+        for folder in cache.path.parents[:2]:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
 
 
 def _verify_split(cache: Cache, layout: SplitLayout, store: LocalStore, progress: Callable[[int], None]) -> list[Fault]:

@@ -3,6 +3,7 @@
     ROOT/<dataset>/<model>/<fingerprint, 12 hex>/
         spec.json                    everything that determined the bytes
         <split>.zarr/                a Zarr v3 group: tokens, label, id, valid, layer, token
+            tokens/c.0.0.<block>.0   one row block: a shard (L, T, R, D) of inner chunks (1, 1, R, D)
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
         partial-<split>/             what is being written; swept by the next writer

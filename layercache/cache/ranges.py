@@ -78,7 +78,7 @@ def read_chunks(
             flags = CHECKED.flags(file.identity, layout.chunks) if record else None
             expected = record(block) if record and flags and not all(flags[k] for k, _ in ordered) else None
             if expected and flags and not flags[-1]:
-                _check_index(file, layout, expected, where=file.path)
+                _read_index(file, layout, expected)
                 flags[-1] = 1
             for i in range(0, len(ordered), per_batch):
                 batch = ordered[i : i + per_batch]
@@ -127,16 +127,35 @@ def _read_batch(file: OpenFile, layout: SplitLayout, rows: tuple[int, int], batc
 
 def _check_batch(layout: SplitLayout, checks: Sequence[_Check], crcs: str, flags: bytearray, *, where: str) -> None:
     for k, before, destination, after in checks:
-        crc = crc32c(after[:-CRC_BYTES], crc32c(destination, crc32c(before)))
-        if f"{crc:08x}" != crcs[8 * k : 8 * k + 8] or after[-CRC_BYTES:].tobytes() != crc.to_bytes(4, "little"):
-            layer, token = layout.spec.layers[k // layout.shape[1]], layout.spec.tokens[k % layout.shape[1]]
-            raise CacheCorruptError(f"{where}: layer {layer}, token {token!r}: crc32c does not match; {REMEDY}")
+        for crc in (crc32c(after[:-CRC_BYTES], crc32c(destination, crc32c(before))), int.from_bytes(after[-CRC_BYTES:].tobytes(), "little")):
+            _compare(layout, k, crc, crcs, where=where)
         flags[k] = 1
 
 
-def _check_index(file: OpenFile, layout: SplitLayout, record: BlockRecord, *, where: str) -> None:
-    index = np.empty(index_bytes(layout.spec), np.uint8)
-    file.read_into(file.size - index.nbytes, [index])
-    crc = crc32c(index[:-CRC_BYTES])
-    if f"{crc:08x}" != record.index or index[-CRC_BYTES:].tobytes() != crc.to_bytes(4, "little"):
-        raise CacheCorruptError(f"{where}: the shard's index is not the one that was written; {REMEDY}")
+def check_stored(file: OpenFile, layout: SplitLayout, record: BlockRecord, chunks: Sequence[int]) -> None:
+    """For shards of any codec: the index, and the crc32c stored behind each chunk, are the record's. Raises CacheCorruptError.
+
+    That a chunk's bytes have the crc32c that is stored behind them is for whoever decodes them to check.
+    """
+    index = _read_index(file, layout, record)
+    stored = np.empty(CRC_BYTES, np.uint8)
+    for k in chunks:
+        offset, length = index[k].tolist()
+        file.read_into(offset + length - CRC_BYTES, [stored])
+        _compare(layout, k, int.from_bytes(stored.tobytes(), "little"), record.chunks, where=file.path)
+
+
+def _read_index(file: OpenFile, layout: SplitLayout, record: BlockRecord) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Offset and length of every inner chunk. Raises CacheCorruptError if the index is not the one of the record."""
+    data = np.empty(index_bytes(layout.spec), np.uint8)
+    file.read_into(file.size - data.nbytes, [data])
+    crc = crc32c(data[:-CRC_BYTES])
+    if f"{crc:08x}" != record.index or data[-CRC_BYTES:].tobytes() != crc.to_bytes(CRC_BYTES, "little"):
+        raise CacheCorruptError(f"{file.path}: the shard's index is not the one that was written; {REMEDY}")
+    return data[:-CRC_BYTES].view("<u8").reshape(layout.chunks, 2)
+
+
+def _compare(layout: SplitLayout, k: int, crc: int, crcs: str, *, where: str) -> None:
+    if f"{crc:08x}" != crcs[8 * k : 8 * k + 8]:
+        layer, token = layout.spec.layers[k // layout.shape[1]], layout.spec.tokens[k % layout.shape[1]]
+        raise CacheCorruptError(f"{where}: layer {layer}, token {token!r}: crc32c does not match; {REMEDY}")

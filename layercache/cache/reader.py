@@ -75,7 +75,7 @@ class Cache:
 
 
 def load_cache(path: Path) -> Cache:
-    """The cache in a folder. Raises CacheNotFoundError, CacheCorruptError (its spec is not the one that the folder is named after)."""
+    """The cache in a folder. Raises CacheNotFoundError, CacheCorruptError (its spec does not have the fingerprint that it gives)."""
     file = path / SPEC_KEY
     try:
         value = json.loads(file.read_bytes())
@@ -85,8 +85,8 @@ def load_cache(path: Path) -> Cache:
         raise CacheNotFoundError(f"{path} is no cache: it has no {SPEC_KEY}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise CacheCorruptError(f"{file}: not a cache's spec ({e!r}); {REMEDY}") from None
-    if spec.fingerprint != fingerprint or path.resolve().name != fingerprint[:12]:
-        raise CacheCorruptError(f"{file}: its fingerprint is {spec.fingerprint[:12]}, the folder's is {path.resolve().name}; {REMEDY}")
+    if spec.fingerprint != fingerprint:
+        raise CacheCorruptError(f"{file}: the spec's fingerprint is {spec.fingerprint[:12]}, the file says {str(fingerprint)[:12]}; {REMEDY}")
     return Cache(path, spec)
 
 

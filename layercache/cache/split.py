@@ -15,7 +15,7 @@ import numpy as np
 
 from layercache.cache.group import read_ids, read_labels, read_zarr
 from layercache.cache.layout import SplitLayout
-from layercache.cache.ranges import read_chunks
+from layercache.cache.ranges import check_stored, read_chunks
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.spec import CacheSpec
 from layercache.cache.store import LocalStore
@@ -67,6 +67,11 @@ class Split:
         """Id of every sample that was skipped -> why."""
         return {self._all_ids[int(row)]: why for row, why in self._complete.skipped.items()}
 
+    @property
+    def codec(self) -> str | None:
+        """The compressor, as it was given to the writer, or None."""
+        return self._complete.codec
+
     @cached_property
     def blocks(self) -> list[tuple[int, int]]:
         """Row ranges [start, stop) that one file holds each: what to read at a time when streaming."""
@@ -106,7 +111,7 @@ class Split:
             gaps = gaps[np.searchsorted(gaps, first + lo) : np.searchsorted(gaps, first + hi)] - (first + lo)
         targets = [(k, np.empty((hi - lo, self.spec.width), self._layout.dtype)) for k, _ in wanted] if len(gaps) else wanted
         if self._complete.codec:
-            self._check_length(block)
+            self._check_shard(block, [k for k, _ in wanted])
             read_zarr(self._store.path(self._layout.group), block, (first + lo, first + hi), self._layout, targets)
         else:
             read_chunks(self._store, self._layout, block, (lo, hi), targets, record=self._record if verify else None)
@@ -160,13 +165,16 @@ class Split:
             raise CacheCorruptError(f"{self._store.path(key)}: belongs to another cache, split or block ({of}); {REMEDY}")
         return record
 
-    def _check_length(self, block: int) -> None:
-        """Zarr reads a missing shard as fill values, so it must not come to that."""
-        key, expected = self._layout.shard(block), self._record(block).bytes
-        size = self._store.size(key)
-        if size != expected:
-            what = "is missing" if size is None else f"has {size} bytes"
-            raise CacheCorruptError(f"{self._store.path(key)}: {what}, expected {expected} bytes; {REMEDY}")
+    def _check_shard(self, block: int, chunks: Sequence[int]) -> None:
+        """Zarr reads a missing shard as fill values, and cannot know that a chunk is another block's: so neither must reach it."""
+        key, record = self._layout.shard(block), self._record(block)
+        try:
+            with self._store.open(key) as file:
+                if file.size != record.bytes:
+                    raise CacheCorruptError(f"{file.path}: expected {record.bytes} bytes, came {file.size}; {REMEDY}")
+                check_stored(file, self._layout, record, chunks)
+        except FileNotFoundError:
+            raise CacheCorruptError(f"{self._store.path(key)}: row block {block} of {self._layout.blocks} is missing; {REMEDY}") from None
 
     def _check_files(self, array: str) -> None:
         prefix = f"{self._layout.group}/{array}/"

@@ -60,7 +60,7 @@ class OpenFile:
         for i in range(0, len(buffers), _IOV):
             batch = _views(buffers[i : i + _IOV])
             while batch:
-                got = os.preadv(self._fd, batch, offset)
+                got = _preadv(self._fd, batch, offset)
                 if got == 0:
                     raise EOFError(f"ends at byte {offset}")
                 offset += got
@@ -281,6 +281,16 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _pread_one(fd: int, buffers: list[memoryview], offset: int) -> int:
+    """In place of preadv where the system has none (macOS): fills a part of the first buffer."""
+    data = os.pread(fd, buffers[0].nbytes, offset)
+    buffers[0][: len(data)] = data
+    return len(data)
+
+
+_preadv = getattr(os, "preadv", _pread_one)
 
 
 def _advance(buffers: list[memoryview], done: int) -> list[memoryview]:

@@ -65,6 +65,7 @@ class SplitWriter:
         self._mutex = threading.Lock()
         self._committed: dict[int, BlockRecord] = {}
         self._writing: set[int] = set()
+        self._closed = False
         with ExitStack() as stack:
             stack.enter_context(self._store.lock(layout.lock, wait=wait))
             stack.callback(self._store.sweep)
@@ -90,6 +91,7 @@ class SplitWriter:
         Raises NonFiniteError, OptionError (wrong shape, dtype or block), StorageError. Nothing is committed then.
         """
         layout, skipped = self._layout, dict(skipped or {})
+        self._check_open()
         start, stop = self._check_block(block, tokens_ltnd, skipped)
         if bad := first_non_finite(tokens_ltnd, leave_out=[r - start for r in skipped]):
             self._refuse(tokens_ltnd, start, *bad)
@@ -120,6 +122,7 @@ class SplitWriter:
 
     def finish(self) -> None:
         """Write the split's complete record. Raises CacheIncompleteError while blocks are pending; does nothing if it is complete."""
+        self._check_open()
         if self.complete:
             return
         layout = self._layout
@@ -141,7 +144,8 @@ class SplitWriter:
         self._store.put(layout.complete, [complete.to_bytes()])
 
     def close(self) -> None:
-        """Give up the lock and remove temporary files. What was committed stays."""
+        """Give up the lock and remove temporary files. What was committed stays; nothing can be written any more."""
+        self._closed = True
         self._exit.close()
 
     def __enter__(self) -> Self:
@@ -218,6 +222,10 @@ class SplitWriter:
             return None  # the block is done again, and its record with it
         expected = (layout.spec.fingerprint, layout.split, block, store.size(layout.shard(block)))
         return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OptionError(f"{self.path}: the writer of split {self._layout.split!r} is closed; its lock may be another's by now")
 
     def _check_block(self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]) -> tuple[int, int]:
         layout = self._layout

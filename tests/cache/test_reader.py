@@ -39,7 +39,7 @@ def cases(draw: st.DrawFn) -> tuple:  # type: ignore[type-arg]
     return spec, skipped, pairs, ranges, draw(st.sampled_from([None, None, "zstd", "blosc"])), draw(st.booleans()), limit
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(case=cases())
 def test_what_was_written_is_read(case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[type-arg]
     spec, skipped, pairs, ranges, codec, verify, limit = case
@@ -152,7 +152,7 @@ def test_a_flipped_byte_is_found_by_the_read_that_meets_it(tmp_path: Path, small
     data = bytearray(shard.read_bytes())
     data[lay.chunk_stride + 11 if codec is None else len(data) // 2 - 40] ^= 4  # in the second inner chunk: layer 6, ap
     shard.write_bytes(data)
-    text = r"tokens/c.0.0.2.0: layer 6, token 'ap': crc32c does not match" if codec is None else r"tokens/c.0.0.2.0: .*checksum"
+    text = r"tokens/c.0.0.2.0: layer 6, token 'ap': crc32c does not match" if codec is None else r"tokens/c.0.0.2.0: .*(checksum|crc32c)"
     with pytest.raises(CacheCorruptError, match=text):
         split.read(PAIRS)
     split.read([(6, "cls"), (12, "cls"), (12, "ap")] if codec is None else [(6, "cls")])
@@ -186,12 +186,13 @@ def test_a_chunk_is_checked_once_and_again_when_its_file_changed(tmp_path: Path,
         cache.split("train").read(PAIRS)
 
 
-def test_the_shard_of_another_block_is_not_taken_for_this_one(tmp_path: Path, small_blocks: int) -> None:
-    spec = make_spec(50)
-    split = make_cache(tmp_path, spec).split("train")
+@pytest.mark.parametrize("codec", [None, "zstd"])
+def test_the_shard_of_another_block_is_not_taken_for_this_one(tmp_path: Path, small_blocks: int, codec: str | None) -> None:
+    spec = make_spec(50, tokens=("cls",))
+    split = make_cache(tmp_path, spec, codec=codec).split("train")
     lay = SplitLayout(spec, "train")
     (split.path / lay.shard(2)).write_bytes((split.path / lay.shard(1)).read_bytes())
-    with pytest.raises(CacheCorruptError, match=r"tokens/c.0.0.2.0: layer 6, token 'cls': crc32c does not match"):
+    with pytest.raises(CacheCorruptError, match=r"tokens/c.0.0.2.0: (layer 6, token 'cls': crc32c does not match|the shard's index)"):
         split.read(PAIRS[:1])
 
 
@@ -287,7 +288,7 @@ def test_a_changed_spec_is_refused(tmp_path: Path) -> None:
     file = cache.path / "spec.json"
     good = file.read_text()
     for bad, text in {
-        good.replace("norm2", "block"): "its fingerprint is",
+        good.replace("norm2", "block"): "the spec's fingerprint is",
         good[:-9]: "not a cache's spec",
         good.replace('"tap"', '"top"'): "not a cache's spec",
     }.items():

@@ -36,6 +36,13 @@ def test_parts_come_back_joined_and_in_ranges(parts: list[bytes], data: st.DataO
                     file.read_into(start, buffers)
 
 
+def test_ranges_where_there_is_no_preadv(monkeypatch: pytest.MonkeyPatch) -> None:
+    from layercache.cache import store
+
+    monkeypatch.setattr(store, "_preadv", store._pread_one)
+    test_parts_come_back_joined_and_in_ranges()
+
+
 def test_create_gives_way_to_what_is_there(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert store.create("a/b", [b"1"])

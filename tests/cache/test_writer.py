@@ -182,6 +182,18 @@ def test_a_block_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             writer.write(0, tokens[:, :, :8])
 
 
+def test_a_closed_writer_writes_nothing(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    with make_writer(tmp_path, spec) as writer:
+        pass
+    before = tree(tmp_path)
+    with pytest.raises(OptionError, match="the writer of split 'train' is closed"):
+        write_pending(writer, make_tokens(spec))
+    with pytest.raises(OptionError, match="the writer of split 'train' is closed"):
+        writer.finish()
+    assert tree(tmp_path) == before
+
+
 def test_tokens_may_be_a_view_of_any_strides(tmp_path: Path) -> None:
     spec = make_spec(8)
     tokens_nltd = np.ascontiguousarray(make_tokens(spec).transpose(2, 0, 1, 3))

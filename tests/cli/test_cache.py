@@ -62,7 +62,7 @@ def test_ls_of_one_model_as_json(root: Path, capsys: pytest.CaptureFixture[str])
     (found,) = json.loads(out)
     assert code == 0
     assert found["fingerprint"] == whole.spec.fingerprint
-    assert found["splits"]["train"]["skipped"] == 1
+    assert found["splits"]["train"]["skipped"] == {"bilder/é9.png": "truncated"}
 
 
 def test_ls_without_caches_and_with_one_that_cannot_be_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +82,7 @@ def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in (str(whole.path), whole.spec.fingerprint, whole.spec.weights, "shapes, 3 classes", "interpolation bicubic", "6, 12"):
         assert text in out
     assert "30 images (1 skipped)" in out
+    assert out.endswith("skipped in train: bilder/é9.png: truncated\n")
     code, out, _ = run(capsys, "info", "--model", "other")
     assert "incomplete, 2 of 4 blocks" in out
     code, _, err = run(capsys, "info")
