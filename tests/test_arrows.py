@@ -18,6 +18,7 @@ ARROWS = {
     "deploy": {"probing", "extraction"},
     "engine": set(),
     "study": {"extraction", "probing", "reporting", "cache", "engine"},
+    "demo": {"extraction", "probing", "reporting", "cache"},
     "__init__": {"extraction", "probing", "reporting", "cache", "deploy", "study"},
 }
 FORBIDDEN = {"cache": {"torch", "timm", "torchvision", "PIL"}, "probing": {"timm", "torchvision", "PIL"}, "reporting": {"timm", "torchvision"}}
