@@ -20,16 +20,15 @@ def export(head: Head, *, onnx: Onnx = None, torch: Torch = None, weights: Weigh
     The file takes preprocessed float32 images (batch, 3, H, W) and gives logits. It is checked on real images against the original before it is
     put in its place; a card in markdown is written beside it.
     """
-    from PIL import Image
-
     from layercache.deploy import export_onnx, export_torch, load_head
+    from layercache.deploy.predict import read_images
     from layercache.errors import OptionError
 
     if onnx is None and torch is None:
         raise OptionError("say what to write: --onnx FILE or --torch FILE.pt2 (or both)")
     loaded = load_head(head)
     classifier = loaded.with_backbone(weights=weights, device="cpu")
-    images = [Image.open(path) for path in check or []]
+    images = read_images(check or [])
     for write, path in ((export_onnx, onnx), (export_torch, torch)):
         if path is None:
             continue

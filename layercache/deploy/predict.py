@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from layercache.deploy.classifier import Classifier
@@ -60,7 +61,7 @@ def predict(
     if on_error not in ("stop", "skip"):
         raise OptionError(f"on_error: expected stop or skip, got {on_error!r}")
     files = find_images(paths)
-    samples = FileSamples("", files, np.zeros(len(files), np.int64))
+    samples = _samples(files)
     skipped: dict[str, str] = {}
     found: list[Prediction] = []
 
@@ -85,6 +86,12 @@ def predict(
     return Predictions(images=tuple(found), skipped=skipped)
 
 
+def read_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
+    """Image files as RGB images. Raises DataError, naming the file, for one that cannot be decoded."""
+    samples = _samples([os.fspath(path) for path in paths])
+    return [open_image(samples, row) for row in range(len(paths))]
+
+
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     """Files as they are; of a folder every image below it, by name, hidden ones left out. Each file once. Raises DataNotFoundError."""
     found: dict[str, None] = {}
@@ -101,6 +108,10 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     if not found:
         raise DataNotFoundError("no image given: name files or folders")
     return list(found)
+
+
+def _samples(files: list[str]) -> FileSamples:
+    return FileSamples("", files, np.zeros(len(files), np.int64))
 
 
 def _images_below(folder: str) -> Iterator[str]:

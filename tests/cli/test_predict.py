@@ -1,0 +1,89 @@
+"""`layercache predict`: three formats, and what becomes of an image that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from layercache_cli.main import main
+from tests.deploy.trained import Trained, change_one_weight, train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(tmp_path_factory.mktemp("predict"), heads=["linear"], tokens="cls+ap")
+
+
+@pytest.fixture
+def images(trained: Trained, tmp_path: Path) -> Path:
+    for name in ("across", "down"):
+        shutil.copy(trained.images / name / "00.png", tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], trained: Trained, *words: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(trained.probes["linear"].path), *map(str, words), "--weights", str(trained.weights), "--device", "cpu"])
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def test_the_three_formats_say_the_same(trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, table, err = run(capsys, trained, images)
+    assert (code, err) == (0, "")
+    _, as_json, _ = run(capsys, trained, images, "--format", "json")
+    _, as_csv, _ = run(capsys, trained, images, "--format", "csv")
+    found = json.loads(as_json)
+    assert [Path(image["image"]).name for image in found["images"]] == ["across.png", "down.png"]
+    rows = list(csv.DictReader(io.StringIO(as_csv)))
+    flat = [(image["image"], str(rank), top["class"]) for image in found["images"] for rank, top in enumerate(image["top"], 1)]
+    assert [(row["image"], row["rank"], row["class"]) for row in rows] == flat
+    for image, line in zip(found["images"], table.splitlines(), strict=True):
+        assert sum(top["probability"] for top in image["top"]) == pytest.approx(1, abs=1e-4)
+        first = image["top"][0]
+        assert f"{image['image']}" in line
+        assert f"{first['class']} {100 * first['probability']:.1f} %" in line
+
+
+def test_top_k(trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, trained, images / "down.png", "-k", "1", "--format", "csv")
+    assert len(out.splitlines()) == 2
+
+
+def test_an_unreadable_image_stops_or_is_listed(trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "bad.png").write_bytes(b"no image")
+    code, out, err = run(capsys, trained, images)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: sample '{images / 'bad.png'}' cannot be decoded")
+    code, out, err = run(capsys, trained, images, "--on-error", "skip", "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)["images"]) == 2
+    assert list(json.loads(out)["skipped"]) == [str(images / "bad.png")]
+    assert err.startswith("1 of 3 images skipped:\n  sample")
+
+
+def test_another_backbone_is_refused_in_one_line(trained: Trained, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = change_one_weight(trained.weights, tmp_path / "other.pt")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(trained.probes["linear"].path), str(images), "--weights", str(other)])
+    assert stop.value.code == 1
+    assert "error: this head was trained on tiny_vit with weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--format", "xml"], "unknown format 'xml'"),
+        (["--on-error", "hide"], "on_error: expected stop or skip"),
+        (["/nowhere.png"], "no such file or folder"),
+    ],
+)
+def test_faults(words: list[str], fault: str, trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, trained, images, *words)
+    assert code == 1
+    assert fault in err

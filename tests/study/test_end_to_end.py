@@ -1,0 +1,129 @@
+"""A small study for real: done once, found again, told apart from another, and finished past a data set that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from layercache.probing.record import PROBE_FILE
+from layercache.study import Study, look, run_study
+from layercache.study.existing import find_cache
+from layercache.study.file import parse_study
+from tests.deploy.trained import draw_images, save_random
+
+TEXT = """
+models = ["tiny_vit"]
+datasets = ["waves", "nowhere"]
+seeds = 2
+cache = "{root}/caches"
+out = "{root}/report"
+[grid]
+lr = 0.01
+weight_decay = 1e-4
+dropout = [0.0, 0.1]
+[protocol]
+epochs = {epochs}
+min_steps = 0
+batch = 16
+[extract]
+device = "cpu"
+workers = 0
+[model.tiny_vit]
+weights = "{root}/tiny_vit.pt"
+[dataset.waves]
+source = "folder:{root}/waves"
+limit = {limit}
+[dataset.nowhere]
+source = "folder:{root}/nowhere"
+[probe]
+device = "cpu"
+[[heads]]
+head = "linear"
+layers = "last"
+tokens = "cls"
+[[heads]]
+head = "hybrid"
+layers = "mid-last"
+spatial = "grid:2"
+[[heads]]
+head = "logreg"
+layers = "last"
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
+    root = tmp_path_factory.mktemp("study")
+    draw_images(root / "waves")
+    save_random("tiny_vit", root / "tiny_vit.pt")
+
+    def make(*, epochs: int = 2, limit: int = 22) -> Study:
+        return parse_study(TEXT.format(root=root, epochs=epochs, limit=limit), where="s", name="s")
+
+    return make
+
+
+def there(study: Study) -> list[str]:
+    return [status.cell.name for status in look(study) if status.there]
+
+
+def records(study: Study) -> dict[Path, int]:
+    assert study.cache is not None
+    return {path: path.stat().st_mtime_ns for path in study.cache.rglob(PROBE_FILE)}
+
+
+ON_WAVES = [
+    "tiny_vit on waves: extract cls+ap of layers all",
+    "tiny_vit on waves: linear last cls",
+    "tiny_vit on waves: extract grid:2 of layers last",
+    "tiny_vit on waves: hybrid mid-last cls+ap grid:2@last",
+    "tiny_vit on waves: logreg last cls+ap",
+]
+
+
+def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(text: Callable[..., Study]) -> None:
+    study = text()
+    assert there(study) == []
+    said: list[str] = []
+    first = run_study(study, say=said.append, report=False)
+    assert (first.cells, first.done) == (10, 5)
+    assert [str(failure).split(": folder")[0] for failure in first.failures] == [
+        "tiny_vit on nowhere: extract cls+ap of layers all (3 probes of it not tried)",
+        "tiny_vit on nowhere: extract grid:2 of layers last",
+    ]
+    assert len(first.results) == len(records(study)) == 6
+    assert there(study) == ON_WAVES
+
+    before = records(study)
+    again = run_study(study, say=said.append, report=False)
+    assert records(study) == before
+    assert sorted(p.id for p in again.results) == sorted(p.id for p in first.results)
+
+    # another protocol trains other probes (the baseline has none of it), another limit is another cache
+    assert there(text(epochs=3)) == [ON_WAVES[0], ON_WAVES[2], ON_WAVES[4]]
+    assert there(text(limit=10)) == []
+
+
+def test_a_seed_more_is_missing_and_a_cut_cache_is_not_there(text: Callable[..., Study]) -> None:
+    from dataclasses import replace
+
+    from layercache.study.cells import Extraction, plan
+
+    study = text()
+    run_study(study, say=lambda _: None, report=False)
+    more = replace(study, seeds=(0, 1, 2))
+    assert there(more) == [ON_WAVES[0], ON_WAVES[2]]
+    extraction = plan(study)[0]
+    assert isinstance(extraction, Extraction)
+    cache = find_cache(extraction)
+    assert cache is not None
+    record = cache.path / "commits" / "test" / "complete.json"
+    kept = record.read_bytes()
+    record.unlink()
+    try:
+        assert find_cache(extraction) is None
+        assert there(study) == [ON_WAVES[2]]
+    finally:
+        record.write_bytes(kept)
