@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from layercache.probing.protocol import Protocol, Setting
     from layercache.probing.results import Results, read_results
     from layercache.probing.sweep import probe
+    from layercache.reporting import Report, report
 
 __all__ = [
     "Cache",
     "LayercacheError",
     "Protocol",
+    "Report",
     "Results",
     "Setting",
     "errors",
@@ -30,11 +32,13 @@ __all__ = [
     "open_cache",
     "probe",
     "read_results",
+    "report",
 ]
 
 _HOMES = {
     "Cache": "layercache.cache",
     "Protocol": "layercache.probing.protocol",
+    "Report": "layercache.reporting",
     "Results": "layercache.probing.results",
     "Setting": "layercache.probing.protocol",
     "extract": "layercache.extraction.run",
@@ -42,6 +46,7 @@ _HOMES = {
     "open_cache": "layercache.cache",
     "probe": "layercache.probing.sweep",
     "read_results": "layercache.probing.results",
+    "report": "layercache.reporting",
 }
 
 
