@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,21 +133,25 @@ def open_cache(
 
 
 def extract_command(cache: Cache) -> str:
-    """The command that made a cache, as far as its spec tells."""
-    s = cache.spec
-    words = ["layercache extract", f"--model {s.model}", f"--dataset {s.dataset.name}"]
-    if s.dataset.limit is not None:
-        words.append(f"--limit {s.dataset.limit}")
-    if s.tap != "norm2":
-        words.append(f"--tap {s.tap}")
-    if s.precision != "fp32":
-        words.append(f"--precision {s.precision}")
-    if s.store_dtype != "float16":
-        words.append(f"--store-dtype {s.store_dtype}")
-    root = cache.path.parents[2]
-    if cache.path == cache_folder(root, s) and root != cache_root():
-        words.append(f"--cache {root}")
-    return " ".join(words) + " (with the other options it was begun with)"
+    """The command that made a cache, as far as its spec tells: where the checkpoint and the images lie it does not."""
+    s, root = cache.spec, cache.path.parent.parent.parent
+    kinds = list(dict.fromkeys(t.split("/")[0] for t in s.tokens))
+    if "patch" in kinds:  # the word "all" is every patch and the class token
+        kinds = [k for k in kinds if k not in ("cls", "patch")] + ["all"]
+    options = {
+        "--model": s.model,
+        "--dataset": s.dataset.name,
+        "--limit": s.dataset.limit,
+        "--seed": s.dataset.limit_seed or None,
+        "--tap": s.tap if s.tap != "norm2" else None,
+        "--layers": ",".join(map(str, s.layers)) if s.layers != tuple(range(1, s.depth + 1)) else None,
+        "--tokens": "+".join(kinds) if kinds != ["cls", "ap"] else None,
+        "--precision": s.precision if s.precision != "fp32" else None,
+        "--store-dtype": s.store_dtype if s.store_dtype != "float16" else None,
+        "--cache": root if cache.path == cache_folder(root, s) and root != cache_root() else None,
+    }
+    words = [word for option, value in options.items() if value is not None for word in (option, shlex.quote(str(value)))]
+    return " ".join(["layercache extract", *words, *(["--projected"] if s.projected else [])]) + " (with the other options it was begun with)"
 
 
 def _glob(name: str | None) -> str:

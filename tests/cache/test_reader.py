@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layercache.cache import cache_root, find_caches, layout, open_cache
+from layercache.cache import Cache, cache_folder, cache_root, find_caches, layout, open_cache
 from layercache.cache.layout import SplitLayout
 from layercache.cache.ranges import CHECKED
-from layercache.cache.reader import HOME
+from layercache.cache.reader import HOME, extract_command
 from layercache.errors import (
     CacheAmbiguousError,
     CacheCorruptError,
@@ -116,8 +116,8 @@ def test_an_incomplete_split_is_refused_with_the_way_on(tmp_path: Path, small_bl
     cache = open_cache(writer.path)
     assert cache.splits == ("train",)
     assert cache.progress("train") == (3, 7)
-    text = rf"split 'train' is incomplete: 3 of 7 row blocks are there\. .*layercache extract --model vit_tiny --dataset shapes --cache {tmp_path}"
-    with pytest.raises(CacheIncompleteError, match=text):
+    command = f"layercache extract --model vit_tiny --dataset shapes --layers 6,12 --cache {tmp_path}"
+    with pytest.raises(CacheIncompleteError, match=rf"split 'train' is incomplete: 3 of 7 row blocks are there\. .*{command}"):
         cache.split("train")
     with pytest.raises(CacheIncompleteError, match="split 'test' is incomplete: 0 of 1 row blocks"):
         cache.split("test")
@@ -295,6 +295,29 @@ def test_a_changed_spec_is_refused(tmp_path: Path) -> None:
         file.write_text(bad)
         with pytest.raises(CacheCorruptError, match=text):
             open_cache(cache.path)
+
+
+def test_the_command_that_made_a_cache(tmp_path: Path) -> None:
+    plain = make_spec(layers=tuple(range(1, 13)))
+    assert (
+        extract_command(Cache(tmp_path, plain)) == "layercache extract --model vit_tiny --dataset shapes (with the other options it was begun with)"
+    )
+    other = replace(
+        plain,
+        model="my model",
+        layers=(1, 5),
+        tokens=("cls", "ap", "grid:1/0", "patch/0", "patch/1"),
+        tap="block",
+        projected=True,
+        precision="bf16",
+        store_dtype="float32",
+        dataset=replace(plain.dataset, limit=100, limit_seed=3),
+    )
+    text = (
+        "layercache extract --model 'my model' --dataset shapes --limit 100 --seed 3 --tap block --layers 1,5 --tokens ap+grid:1+all "
+        f"--precision bf16 --store-dtype float32 --cache {tmp_path} --projected (with"
+    )
+    assert extract_command(Cache(cache_folder(tmp_path, other), other)).startswith(text)
 
 
 def test_the_root_is_the_option_then_the_environment_then_the_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
