@@ -75,13 +75,21 @@ def probe(
 
     Settings are chosen on a stratified 20 % of the training samples; the test split is read once per chosen head. A killed sweep continues.
     """
-    from layercache.cache import open_cache
     from layercache.extraction.datasets.opening import dataset_name
+    from layercache.probing.choose import choose_cache
     from layercache.probing.protocol import Protocol
     from layercache.probing.sweep import probe as run
     from layercache.probing.words import numbers, seed_numbers
 
-    found = open_cache(root=cache, model=model, dataset=dataset_name(dataset) if dataset else None, fingerprint=fingerprint)
+    found = choose_cache(
+        root=cache,
+        model=model,
+        dataset=dataset_name(dataset) if dataset else None,
+        fingerprint=fingerprint,
+        head=head,
+        layers=layers,
+        tokens=tokens,
+    )
     typer.echo(f"cache {found.path}")
     results = run(
         found,

@@ -37,6 +37,8 @@ class Tokens:
     """Token kinds, such as cls+ap."""
     spatial: str
     """KIND@LAYERS of a hybrid head's spatial tokens; "" without."""
+    pooled: int
+    """How many of the tokens are not the hybrid head's spatial ones."""
 
     @property
     def cache(self) -> Cache:
@@ -159,7 +161,7 @@ def choose_tokens(
             raise OptionError(f"layer {min(repeated)[0]}, token {min(repeated)[1]!r} is among both --tokens {tokens} and --spatial {spatial}")
         sources = [(cache, pairs + added)] if other is cache else [*sources, (other, added)]
         extra = f"{name_tokens(added, other)}@{name_layers(added, other)}"
-    return Tokens(tuple(sources), name_layers(pairs, cache), name_tokens(pairs, cache), extra)
+    return Tokens(tuple(sources), name_layers(pairs, cache), name_tokens(pairs, cache), extra, len(pairs))
 
 
 def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:

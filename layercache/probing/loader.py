@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from layercache.cache.reader import Cache, Split
 from layercache.probing.cell import Tokens
 from layercache.probing.features import Features, Selection, Source
 from layercache.probing.stream import least_budget, load
@@ -25,6 +26,14 @@ class Loader:
         self._say = say
         self._held: dict[str, tuple[Key, Features]] = {}
         self._said: set[str] = set()
+        self._splits: dict[Key, Split] = {}
+
+    def split(self, cache: Cache, name: str) -> Split:
+        """A split, opened once: labels and ids are read from the disk when first asked for."""
+        key = (cache.path, name)
+        if key not in self._splits:
+            self._splits[key] = cache.split(name)
+        return self._splits[key]
 
     def train(self, tokens: Tokens, split: str, *, keep: np.ndarray[Any, Any]) -> Features:
         """The features to train on. What was held for other tokens or samples is let go first."""
@@ -43,12 +52,12 @@ class Loader:
             self._held.pop("test", None)
             train = self._held["train"][1] if "train" in self._held else None
             taken = train.selection.nbytes if train is not None and train.mode == "resident" else 0
-            rows = tokens.cache.split(split).rows
+            rows = self.split(tokens.cache, split).rows
             self._held["test"] = (key, self._load(tokens, split, np.arange(rows), role="test", taken=taken))
         return self._held["test"][1]
 
     def _load(self, tokens: Tokens, split: str, keep: np.ndarray[Any, Any], *, role: str, taken: int) -> Features:
-        selection = Selection(tuple(Source(cache.split(split), pairs) for cache, pairs in tokens.sources), keep)
+        selection = Selection(tuple(Source(self.split(cache, split), pairs) for cache, pairs in tokens.sources), keep)
         budget = None if self._budget is None else self._budget
         if budget is not None and taken:
             budget = max(budget - taken, least_budget(selection))

@@ -16,6 +16,7 @@ from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS, Baseline
 from layercache.probing.budget import parse_bytes, resolve_device
 from layercache.probing.cell import BASELINES, Cell, Tokens, choose_tokens
+from layercache.probing.choose import spatial_cache as find_spatial
 from layercache.probing.heads import HeadSpec
 from layercache.probing.loader import Loader
 from layercache.probing.methods import GradientDescent, Method, Progress
@@ -81,7 +82,8 @@ def probe(
     cache: a Cache or its folder. head: linear, attentive, attentive-tokens, hybrid, knn, logreg, or several. layers: last, mid-last, quarter, all or
     numbers ("1,5,9"), or several of these; default all (attentive-tokens: last). tokens: such as cls, ap, cls+ap; default cls+ap
     (attentive-tokens: all). spatial, spatial_layers, spatial_cache: the hybrid head's spatial tokens (grid:K or patch), of which layers, and of which
-    cache where it is another one of the same weights and images; embedding: learn one for each layer and kind of token. heads: attention heads.
+    cache where it is another one of the same weights and images; embedding: learn one for each layer and kind of token. heads: attention heads;
+    default one for each token that is not spatial (attentive-tokens: 8).
     settings, or lr x weight_decay x dropout: the grid; default the paper's 21 (linear) or 63. seeds: how many (0, 1, ...) or which.
     shots: training samples of each class. fraction: part of the training samples. epochs: instead of the protocol's 40. test: split to test on.
     options: the fields of `Options`.
@@ -104,8 +106,11 @@ def probe(
         training = replace(training, epochs=epochs)
     cells = []
     for word, layer, token in product(_words(head), _words(layers), _words(tokens)):
-        hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "beside": beside} if word == "hybrid" else {}
-        seen = choose_tokens(first, head=word or "", layers=layer, tokens=token, **hybrid)  # type: ignore[arg-type]
+        hybrid: dict[str, Any] = {}
+        if word == "hybrid" and spatial is not None:
+            beside = beside or find_spatial(first, spatial=spatial, layers=spatial_layers)
+            hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "beside": beside}
+        seen = choose_tokens(first, head=word or "", layers=layer, tokens=token, **hybrid)
         shape = _shape(word or "", seen, heads=heads, embedding=embedding)
         points = _grid(word or "", settings=settings, lr=lr, weight_decay=weight_decay, dropout=dropout)
         for few, part, seed in product(_values(shots), _values(fraction), range(seeds) if isinstance(seeds, int) else seeds):
@@ -129,12 +134,12 @@ def probe(
 def _run_all(cells: Sequence[Cell], options: Options) -> list[Probe]:
     """Each cell once, those that see the same tokens after one another; the probes in the order asked for."""
     say = options.say or (lambda _: None)
-    for cell in cells:
-        for split in (cell.train, cell.test):
-            cell.tokens.cache.split(split)  # a split that is not complete is refused before any work
     device, why = resolve_device(options.device)
     budget = None if options.memory is None else parse_bytes(options.memory)
     loader = Loader(device=device, mode=options.features, budget=budget, say=say)
+    for cell in cells:
+        for cache, split in product((cache for cache, _ in cell.tokens.sources), (cell.train, cell.test)):
+            loader.split(cache, split)  # a split that is not complete is refused before any work
     order = list(dict.fromkeys(_same_tokens(cell.tokens) for cell in cells))
     found: dict[str, Probe] = {}
     told = False
@@ -217,7 +222,7 @@ def _shape(head: str, tokens: Tokens, *, heads: int | None, embedding: bool) -> 
         tokens=len(tokens.pairs),
         width=spec.width,
         classes=len(spec.dataset.classes),
-        attention_heads=None if kind == "linear" else heads,
+        attention_heads=None if kind == "linear" else heads or (tokens.pooled if head == "hybrid" else None),
         multi_label=spec.dataset.multi_label,
         groups=tokens.groups if embedding and head == "hybrid" else None,
     )

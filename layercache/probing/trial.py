@@ -56,7 +56,7 @@ def run(cell: Cell, *, folder: ProbeFolder, loader: Loader, method: Method, say:
             method.score(features, missing, train=fold.train, val=fold.val, fold=number, keep=keep)
     settings = summarise(cell, scores)
     chosen, trained = _refit(cell, settings, features, method)
-    predictions, metrics = _test(cell, trained, loader.test(cell.tokens, cell.test))
+    predictions, metrics = _test(cell, trained, loader)
     seconds = spent + time.perf_counter() - started
     row = _identity(cell) | {
         **{name: chosen.get(name) for name in ("lr", "weight_decay", "dropout")},
@@ -83,7 +83,7 @@ def run(cell: Cell, *, folder: ProbeFolder, loader: Loader, method: Method, say:
 
 def _prepare(cell: Cell, loader: Loader, say: Say) -> tuple[Features, list[Fold], list[str]]:
     """Training features, the folds, and the names of classes without training samples."""
-    split = cell.tokens.cache.split(cell.train)
+    split = loader.split(cell.tokens.cache, cell.train)
     classes = cell.tokens.cache.spec.dataset.classes
     where = f"{cell.tokens.cache.path}, split {cell.train!r}"
     check_labels(split.labels, classes, where=where)
@@ -154,11 +154,12 @@ def _refit(cell: Cell, settings: list[Row], features: Features, method: Method) 
     raise ProbeError(f"every setting of the {cell.head} head diverged when trained on all training samples: try smaller values of --lr")
 
 
-def _test(cell: Cell, trained: Trained, features: Features) -> tuple[Predictions, Row]:
+def _test(cell: Cell, trained: Trained, loader: Loader) -> tuple[Predictions, Row]:
     """Logits, and metrics with a bootstrap interval over the test samples; heads with attention also get its mean and deviation."""
-    split = cell.tokens.cache.split(cell.test)
-    if not features.rows:
+    split = loader.split(cell.tokens.cache, cell.test)
+    if not split.rows:
         raise ProbeError(f"{cell.tokens.cache.path}: split {cell.test!r} has no samples to test on")
+    features = loader.test(cell.tokens, cell.test)
     head = _saved(cell, trained, {}) if trained.parameters is not None else None
     attends = head is not None and head.spec.heads > 0
     logits, total, squares = [], torch.zeros(()), torch.zeros(())

@@ -81,7 +81,10 @@ def _same_training(probe: Probe, cell: Training) -> bool:
         spec["grid"] == [vars(setting) for setting in head.settings]
         and spec["protocol"] == _as_json(asdict(head.protocol))
         and spec["precision"] == cell.options.get("precision", "fp32")
-        and spec["shape"]["attention_heads"] == (None if head.head == "linear" else own.get("heads"))
+        and (
+            spec["shape"]["attention_heads"] == (None if head.head == "linear" else own.get("heads"))
+            or (head.head == "hybrid" and own.get("heads") is None)  # the default of a hybrid head is a number that its tokens give
+        )
     )
 
 
