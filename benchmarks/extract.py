@@ -33,7 +33,7 @@ from machine import describe
 from naive_extract import extract as extract_naively
 
 from layercache.cache import open_cache
-from layercache.extraction import nano
+from layercache.extraction import nano, workers
 from layercache.extraction.backbones import MODELS, Backbone, load_backbone
 from layercache.extraction.datasets.labelled import Labelled
 from layercache.extraction.result import Extraction
@@ -51,11 +51,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, help="decoding processes; default: as extract chooses")
+    parser.add_argument("--nice", type=int, default=workers.POLITE, help="niceness of decoding processes beside a forward on a CPU")
     parser.add_argument("--parts", nargs="+", default=["decoded", "jpeg", "naive", "ulps", "memory"])
     parser.add_argument("--quick", action="store_true", help="only to see that it runs: vit_nano, half a second")
     args = parser.parse_args()
     if args.quick:
         args.models, args.seconds, args.rounds = ["vit_nano"], 0.5, 1
+    workers.POLITE = args.nice
     print(f"{describe()}; {args.device}, {args.precision}{', compiled' if args.compile else ''}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
@@ -170,8 +172,10 @@ class Bench:
             usual, ours = [], []
             for turn in range(max(1, self.args.rounds - 1)):
                 folder = self.folder / f"naive_{model}_{turn}"
-                workers = usable_cores() if self.args.workers is None else self.args.workers
-                usual.append(rows / extract_naively(module, files, config, folder, batch=self.batch(model), workers=workers, device=self.args.device))
+                processes = usable_cores() if self.args.workers is None else self.args.workers
+                usual.append(
+                    rows / extract_naively(module, files, config, folder, batch=self.batch(model), workers=processes, device=self.args.device)
+                )
                 ours.append(self.extraction(model, files, precision="fp32").images_per_s)
             a, b = statistics.median(usual), statistics.median(ours)
             print(f"| {model}, fp32 | {a:.1f} | {b:.1f} | {statistics.median(o / u for o, u in zip(ours, usual, strict=True)):.2f} |", flush=True)

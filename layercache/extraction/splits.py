@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from layercache.cache.writer import SplitWriter
 from layercache.errors import CacheBusyError, StorageError
-from layercache.extraction.datasets.contract import Samples
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.pipeline.batches import batch_rows, batches, pieces
 from layercache.extraction.pipeline.decoders import Decoder
@@ -47,7 +46,9 @@ def extract_splits(plan: Plan, options: ExtractOptions, *, say: Callable[[str], 
     try:
         for split in splits:
             here = [target for target in targets if split in target.todo]
-            _extract_split(split, here, transforms, plan, options, decoder=decoder, device=device, work=work, progress=progress)
+            with ExitStack() as stack:
+                writers = [stack.enter_context(_writer(target, split, plan, options, say)) for target in here]
+                _extract_split(split, here, writers, transforms, plan, options, decoder=decoder, device=device, work=work, progress=progress)
     finally:
         decoder.close()
     return work
@@ -65,6 +66,7 @@ def sweep(plan: Plan) -> None:
 def _extract_split(
     split: str,
     targets: Sequence[Target],
+    writers: Sequence[SplitWriter],
     transforms: Sequence[Preprocessing],
     plan: Plan,
     options: ExtractOptions,
@@ -75,32 +77,40 @@ def _extract_split(
     progress: bool,
 ) -> None:
     samples = plan.dataset.open(split)
-    with ExitStack() as stack:
-        writers = [stack.enter_context(_writer(target, split, samples, plan, options)) for target in targets]
-        lanes = [
-            _lane(target, writer, transforms.index(target.backbone.preprocessing), plan, compiled=options.compile)
-            for target, writer in zip(targets, writers, strict=True)
-        ]
-        rows = sum(piece.rows for piece in pieces([lane.batches for lane in lanes]))
-        there = len(samples.labels) - rows
-        with tqdm(total=there + rows, initial=there, desc=split, unit=" images", disable=None if progress else True) as bar:
-            before = decoder.busy
-            running = [lane for lane in lanes if lane.batches]
-            times = stream(
-                samples, lanes=running, transforms=transforms, decoder=decoder, device=device, skip=options.on_error == "skip", progress=bar.update
-            )
-        for target, writer, lane in zip(targets, writers, lanes, strict=True):
-            writer.finish()
-            if lane.batches:
-                done = work[target.spec.fingerprint]
-                done.blocks.append(lane.blocks)
-                done.images += sum(stop - start for start, stop in lane.batches)
-                done.times.append(times)
-                done.decode += decoder.busy - before
+    lanes = [
+        _lane(target, writer, transforms.index(target.backbone.preprocessing), plan, compiled=options.compile)
+        for target, writer in zip(targets, writers, strict=True)
+    ]
+    running = [lane for lane in lanes if lane.batches]
+    rows, missing = len(samples.labels), sum(piece.rows for piece in pieces([lane.batches for lane in running]))
+    before = decoder.busy
+    with tqdm(total=rows, initial=rows - missing, desc=split, unit=" images", disable=None if progress else True) as bar:
+        times = stream(
+            samples, lanes=running, transforms=transforms, decoder=decoder, device=device, skip=options.on_error == "skip", progress=bar.update
+        )
+    for target, writer, lane in zip(targets, writers, lanes, strict=True):
+        writer.finish()
+        if lane.batches:
+            done = work[target.spec.fingerprint]
+            done.blocks.append(lane.blocks)
+            done.images += sum(stop - start for start, stop in lane.batches)
+            done.times.append(times)
+            done.decode += decoder.busy - before
 
 
-def _writer(target: Target, split: str, samples: Samples, plan: Plan, options: ExtractOptions) -> SplitWriter:
-    return SplitWriter(plan.root, target.spec, split, ids=samples.ids, labels=samples.labels, codec=options.codec, wait=options.wait)
+def _writer(target: Target, split: str, plan: Plan, options: ExtractOptions, say: Callable[[str], object]) -> SplitWriter:
+    samples = plan.dataset.open(split)
+
+    def open_(*, wait: bool) -> SplitWriter:
+        return SplitWriter(plan.root, target.spec, split, ids=samples.ids, labels=samples.labels, codec=options.codec, wait=wait)
+
+    try:
+        return open_(wait=False)
+    except CacheBusyError as busy:
+        if not options.wait:
+            raise
+        say(f"waiting: {busy}")
+        return open_(wait=True)
 
 
 def _lane(target: Target, writer: SplitWriter, transform: int, plan: Plan, *, compiled: bool) -> Lane:
