@@ -14,8 +14,8 @@
     lr = [0.1, 0.01]
 
     [protocol]                           # epochs, min_steps, batch ...
-    [extract]                            # for every extraction: tap, precision, batch_size, device, limit ...
-    [model.clip_b16]                     # for those of one model: weights, precision ...
+    [extract]                            # for every extraction: tap, precision, batch_size, device, limit, share_decode ...
+    [model.clip_b16]                     # for those of one model: weights, precision ... (a name with dots in quotes)
     [dataset.digits]                     # for those of one data set: root, limit, source ...
     [probe]                              # device, precision, features, memory, group_size
     [report]                             # per_head, details, cka_images
@@ -89,7 +89,9 @@ class Study:
     cache: Path | None
     """Folder of all caches; None: the default one."""
     extract: Mapping[str, Any]
-    """[extract]."""
+    """[extract], apart from share_decode."""
+    share_decode: bool
+    """Models with the same options are extracted in one run, which decodes every image once for all of them; they must fit into memory together."""
     of_model: Mapping[str, Mapping[str, Any]]
     """[model.NAME]."""
     of_dataset: Mapping[str, Mapping[str, Any]]
@@ -130,6 +132,7 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
             raise OptionError(f"{where}: {key}: each once, came {', '.join(top[key])}")
     grid = _check(top.get("grid", {}), CHOICES, where=f"{where}: [grid]")
     protocol = _protocol(top.get("protocol", {}), where=f"{where}: [protocol]")
+    extract = _check(top.get("extract", {}), EXTRACT, where=f"{where}: [extract]", elsewhere=ANYWHERE)
     study = Study(
         name=top.get("name", name),
         models=tuple(top["models"]),
@@ -138,7 +141,8 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         seeds=_seeds(top.get("seeds", 1), where=where),
         out=Path(top.get("out", f"reports/{top.get('name', name)}")),
         cache=Path(top["cache"]) if "cache" in top else None,
-        extract=_check(top.get("extract", {}), EXTRACT, where=f"{where}: [extract]", elsewhere=ANYWHERE),
+        extract={key: value for key, value in extract.items() if key != "share_decode"},
+        share_decode=extract.get("share_decode", False),
         of_model=_by_name(top.get("model", {}), MODEL, known=top["models"], kind="model", where=where),
         of_dataset=_by_name(top.get("dataset", {}), DATASET, known=top["datasets"], kind="dataset", where=where),
         probe=_check(top.get("probe", {}), PROBE, where=f"{where}: [probe]"),

@@ -81,6 +81,7 @@ EXTRACT: Table = {
     "layers": TEXT,
     "codec": TEXT,
     "wait": FLAG,
+    "share_decode": FLAG,
 }
 PROBE: Table = {"device": TEXT, "precision": TEXT, "features": TEXT, "memory": TEXT, "group_size": WHOLE}
 REPORT: Table = {"per_head": FLAG, "details": WHOLE, "cka_images": WHOLE}
@@ -89,7 +90,7 @@ ANYWHERE: Mapping[str, str] = {
     **dict.fromkeys(DATASET, "[dataset.NAME]"),
     **dict.fromkeys(MODEL, "[model.NAME]"),
     **dict.fromkeys(_FORWARD, "[extract], [model.NAME] or [dataset.NAME]"),
-    **dict.fromkeys(("layers", "codec", "wait"), "[extract]"),
+    **dict.fromkeys(("layers", "codec", "wait", "share_decode"), "[extract]"),
     **dict.fromkeys(PROTOCOL, "[protocol]"),
     **dict.fromkeys(CHOICES, "[grid]"),
 }

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from layercache.cache.reader import Cache
-from layercache.errors import LayercacheError, MissingExtraError
+from layercache.errors import MissingExtraError
 from layercache.extraction.datasets.opening import dataset_name
 from layercache.probing.metrics import selection_metric
 from layercache.probing.results import Results
 from layercache.study.bar import Bar
-from layercache.study.cells import Cell, Extraction, Training, plan
+from layercache.study.cells import Cell, Extraction, plan
 from layercache.study.costs import cost
 from layercache.study.existing import find_cache, find_probes
 from layercache.study.file import Study
-
-Say = Callable[[str], None]
-
-
-class Work(Protocol):
-    """What is done for a cell. Both find out themselves what is there, and then do nothing."""
-
-    def extract(self, cell: Extraction) -> Path:
-        """The cell's complete cache."""
-        ...
-
-    def train(self, cell: Training, cache: Path, beside: Path | None) -> Results:
-        """The cell's probes, one per seed."""
-        ...
+from layercache.study.work import Doing, Say, Work, reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,38 +67,6 @@ class Status:
     """What it would take, roughly; 0 if it is there."""
 
 
-class Doing:
-    """`Work` by `extract` and `probe`."""
-
-    def __init__(self, *, say: Say, yes: bool = False, progress: bool = True) -> None:
-        self._say, self._yes, self._progress = say, yes, progress
-
-    def extract(self, cell: Extraction) -> Path:
-        """Extracts what is missing."""
-        from layercache.extraction.run import extract
-
-        (made,) = extract(say=self._say, progress=self._progress, **vars(replace(cell.options, yes=self._yes)))
-        return made.path
-
-    def train(self, cell: Training, cache: Path, beside: Path | None) -> Results:
-        """Trains what is missing."""
-        from layercache.probing.sweep import probe
-
-        head = cell.head
-        return probe(
-            cache,
-            head=head.head,
-            layers=head.layers,
-            tokens=head.tokens,
-            spatial_cache=beside,
-            settings=head.settings or None,
-            seeds=cell.seeds,
-            protocol=head.protocol,
-            progress=self._progress,
-            **{**head.options, **cell.options},
-        )
-
-
 def look(study: Study) -> tuple[Status, ...]:
     """Every cell, what of it is there, and how long the rest will take, roughly. Loads no backbone and opens no data set."""
     caches: dict[tuple[str, ...], Cache | None] = {}
@@ -141,7 +96,8 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
     done = 0
     with Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
         tell = bar.write if bar.shown else say
-        doing = work or Doing(say=tell, yes=yes, progress=bar.shown)
+        together = [status.cell for status in statuses if isinstance(status.cell, Extraction) and not status.there] if study.share_decode else []
+        doing = work or Doing(say=tell, yes=yes, progress=bar.shown, together=together)
         for number, status in enumerate(statuses, 1):
             cell = status.cell
             bar.describe(f"{number}/{len(statuses)} {cell.name}")
@@ -158,7 +114,7 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
                         f"{done} of {len(statuses)} cells are complete and kept{inside}; the same command goes on from there"
                     ) from None
                 except Exception as error:  # whatever it is, the other cells can do without this one
-                    failures[cell.name] = Failure(cell=cell.name, reason=_reason(error))
+                    failures[cell.name] = Failure(cell=cell.name, reason=reason(error))
                     tell(f"FAILED {failures[cell.name]}")
             bar.advance(status.seconds)
     paths = tuple(caches.values())
@@ -186,11 +142,6 @@ def _one(cell: Cell, work: Work, caches: dict[tuple[str, ...], Path], tell: Say,
     return found
 
 
-def _reason(error: Exception) -> str:
-    text = (str(error).strip() or "no reason given").splitlines()[0]
-    return text if isinstance(error, LayercacheError | OSError) else f"unexpected {type(error).__name__}: {text}"
-
-
 def _report(study: Study, say: Say) -> tuple[Path | None, Failure | None]:
     """(page, None), or (None, fault); without the extra neither."""
     from layercache.extraction.thumbnails import Thumbnails
@@ -210,5 +161,5 @@ def _report(study: Study, say: Say) -> tuple[Path | None, Failure | None]:
         say(f"no report: {error}; then run the same command again, it will only write the report")
         return None, None
     except Exception as error:  # the probes are kept, whatever is wrong with the page
-        return None, Failure(cell="report", reason=_reason(error))
+        return None, Failure(cell="report", reason=reason(error))
     return made.page, None

@@ -64,7 +64,16 @@ def test_an_image_to_check_on_must_be_one(trained: Trained, tmp_path: Path, caps
     assert not list(tmp_path.iterdir())
 
 
+def test_the_card_alone_needs_no_backbone(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained_on = trained.probes["linear"].path
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(trained_on), "--card", str(tmp_path / "card.md")])
+    assert not stop.value.code
+    assert capsys.readouterr().out == f"card: {tmp_path / 'card.md'}\n"
+    assert (tmp_path / "card.md").read_text().startswith("# linear head on tiny_vit for waves")
+
+
 def test_without_a_format_there_is_nothing_to_do(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, trained)
     assert code == 1
-    assert err.startswith("error: say what to write: --onnx FILE or --torch FILE.pt2")
+    assert err.startswith("error: say what to write: --onnx FILE, --torch FILE.pt2, --card FILE.md")
