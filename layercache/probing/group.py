@@ -17,7 +17,7 @@ from layercache.probing.adamw import AdamW
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.protocol import Protocol, Setting, cosine
 
-TILE_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
+TILE_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
 """Activations of the configurations that are evaluated at once: on a CPU about what its caches hold, on a GPU enough to keep it busy."""
 
 
@@ -141,8 +141,8 @@ class Group:
 
 
 def row_bytes(spec: HeadSpec) -> int:
-    """Bytes of the largest activation of one configuration per row of a batch: the logits, or each attention head's mix of the tokens."""
-    return 4 * max(spec.classes, spec.heads * spec.width)
+    """Bytes of the largest activations of one configuration per row of a batch: logits, attention weights and mixed tokens."""
+    return 4 * max(spec.classes, spec.heads * max(spec.width, spec.tokens))
 
 
 def configuration_bytes(spec: HeadSpec) -> int:

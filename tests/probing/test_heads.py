@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import HeadSpec, build
+from layercache.probing.heads.mixing import CHUNK_BYTES, mix_and_map
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
 
@@ -114,6 +115,20 @@ def test_attention_sums_to_one_and_is_the_textbooks() -> None:
     weights = head.attention(stacked([module], set(head.initial(torch.Generator()))), head.prepare(x))
     torch.testing.assert_close(weights[:, :, 0].transpose(1, 2), module.attention(x))
     torch.testing.assert_close(weights.sum(1), torch.ones(4, 1, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 700, 10**9])
+def test_mixing_in_chunks_is_the_plain_product(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", chunk_bytes)
+    weights, x, maps = (torch.randn(*shape, dtype=torch.float64) for shape in ((7, 3, 4), (7, 3, 5), (4, 2, 5)))
+    weights.requires_grad_()
+    maps.requires_grad_()
+    cotangent = torch.randn(4, 7, 2, dtype=torch.float64)
+    found = mix_and_map(weights, x, maps)
+    expected = torch.einsum("bsk,bsd,ked->kbe", weights, x, maps)
+    torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad((out * cotangent).sum(), (weights, maps)) for out in (found, expected))
+    torch.testing.assert_close(*gradients)
 
 
 def test_heads_by_kind() -> None:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layercache.probing.heads.initial import affine_map, linear_map
+from layercache.probing.heads.mixing import mix_and_map
 from layercache.probing.heads.spec import HeadSpec
 
 LAYER_NORM_EPS = 1e-5
@@ -63,15 +64,13 @@ class AttentiveHead:
         With `train`, BatchNorm uses the batch and moves its running statistics, and a weight is dropped where `draw` (uniform (B, S, H), shared by
         all configurations) lies below the configuration's entry of `rates` (G,). The products over tokens run in `prepared`'s dtype.
         """
-        p, spec = parameters, self.spec
-        n_configurations, n_rows = len(p["query"]), len(prepared)
+        p = parameters
         weights_bsgh = self.attention(p, prepared)
         excess_bgh = None
         if train and rates is not None and draw is not None:
             weights_bsgh = weights_bsgh * ((draw[:, :, None] >= rates[:, None]) / (1 - rates[:, None]))
             excess_bgh = (weights_bsgh.sum(1) - 1) * (rates[:, None] > 0)
-        mixed = torch.bmm(weights_bsgh.flatten(2).transpose(1, 2).to(prepared.dtype), prepared)  # (B, G*H, D)
-        fused = self._fuse(p, mixed.view(n_rows, n_configurations, spec.heads, spec.width), excess_bgh)
+        fused = self._fuse(p, weights_bsgh, prepared, excess_bgh)
         normalised = self._normalise_batch(p, fused, train=train)
         return torch.baddbmm(p["classifier.bias"][:, None], normalised, p["classifier.weight"].transpose(1, 2))
 
@@ -85,22 +84,29 @@ class AttentiveHead:
         scores = torch.mm(prepared.flatten(0, 1), directions.flatten(0, 1).to(prepared.dtype).t())
         return scores.to(directions.dtype).view(*prepared.shape[:2], -1, heads).softmax(1)
 
-    def _fuse(self, p: Mapping[str, Tensor], mixed_bghd: Tensor, excess_bgh: Tensor | None) -> Tensor:
+    def _fuse(self, p: Mapping[str, Tensor], weights_bsgh: Tensor, prepared: Tensor, excess_bgh: Tensor | None) -> Tensor:
         """Value and output maps of the mixed tokens, (G, B, D), without what is the same for every row (see `_constant`).
 
-        `excess_bgh` is sum_s a_hs - 1 after dropout.
+        `excess_bgh` is sum_s a_hs - 1 after dropout. The maps W_O,h and W_V,h of a head are applied one after the other, 2 B d D products, or are
+        multiplied first, B D D + d D D: with d = 2 D / H and B well above D that is the less up to three heads.
         """
-        heads = self.spec.heads
-        n_rows, n_configurations = mixed_bghd.shape[:2]
-        dtype, low = p["query"].dtype, mixed_bghd.dtype
-        values = p["to_value.weight"].view(n_configurations, heads, -1, self.spec.width) * p["norm_value.weight"][:, None, None]
-        inner = torch.bmm(mixed_bghd.flatten(1, 2).transpose(0, 1), values.flatten(0, 1).transpose(1, 2).to(low)).to(dtype)
-        inner = inner.view(n_configurations, heads, n_rows, -1)
+        heads, length, width = self.spec.heads, self.spec.head_width, self.spec.width
+        n_rows, _, n_configurations, _ = weights_bsgh.shape
+        dtype, low = weights_bsgh.dtype, prepared.dtype
+        values = p["to_value.weight"].view(n_configurations, heads, length, width) * p["norm_value.weight"][:, None, None]
+        outputs = p["output.weight"].view(n_configurations, width, heads, length).transpose(1, 2)  # (G, H, D, d)
+        multiplied = width * (n_rows + length) < 2 * length * n_rows
+        maps = outputs @ values if multiplied else values
+        inner = mix_and_map(weights_bsgh.flatten(2).to(low), prepared, maps.flatten(0, 1).to(low)).view(n_configurations, heads, n_rows, -1)
+        if multiplied:
+            fused = inner.sum(1, dtype=dtype)
+        else:
+            joined = inner.transpose(1, 2).flatten(2)  # (G, B, H*d)
+            fused = torch.bmm(joined, p["output.weight"].transpose(1, 2).to(low)).to(dtype)
         if excess_bgh is not None:
-            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None]).view(n_configurations, heads, 1, -1)
-            inner = inner + shift * excess_bgh.permute(1, 2, 0)[..., None]
-        joined = inner.transpose(1, 2).flatten(2)  # (G, B, H*d)
-        return torch.bmm(joined.to(low), p["output.weight"].transpose(1, 2).to(low)).to(dtype)
+            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None]).view(n_configurations, heads, length, 1)
+            fused = torch.baddbmm(fused, excess_bgh.transpose(0, 1), (outputs @ shift)[..., 0])
+        return fused
 
     @torch.no_grad()
     def _constant(self, p: Mapping[str, Tensor]) -> Tensor:
