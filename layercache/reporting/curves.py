@@ -35,25 +35,27 @@ def dot_panels(
 
     Parameters
     ----------
-    values, paper, spread
-        (R, C): ours, the published figures, and the half-width of a whisker around ours; NaN where there is none.
+    values, paper
+        (R, C): ours, and the published figures; NaN where there is none.
+    spread
+        (2, R, C): how far a whisker reaches below and above ours; NaN where there is none.
     zero
         Draw a stem from 0, for gains; without it the axis starts where the data do, for accuracies.
     """
     v = _like(values, (len(rows), len(panels)))
     p = np.full_like(v, np.nan) if paper is None else _like(paper, v.shape)
-    s = np.full_like(v, np.nan) if spread is None else _like(spread, v.shape)
+    s = np.full((2, *v.shape), np.nan) if spread is None else _like(spread, (2, *v.shape))
     label = 0.082 * max(len(r) for r in rows)
     figure = new_figure(max(5.2, label + 0.5 + 2.05 * len(panels)), 1.5 + 0.32 * len(rows) + 0.16 * max(n.count("\n") for n in panels))
     columns = figure.subplots(1, len(panels), sharey=True, sharex=zero, squeeze=False)[0]
-    low, high = _limits(np.concatenate([v - np.nan_to_num(s), v + np.nan_to_num(s), p]), zero=zero)
+    low, high = _limits(np.concatenate([v - np.nan_to_num(s[0]), v + np.nan_to_num(s[1]), p]), zero=zero)
     y = np.arange(len(rows))
     for column, axes in enumerate(columns):
         if zero:
             axes.axvline(0, color=INK, linewidth=0.9)
             for row in y[np.isfinite(v[:, column])]:
                 axes.plot([0, v[row, column]], [row, row], color=PALETTE[0], linewidth=2.2, alpha=0.45, solid_capstyle="butt")
-        axes.errorbar(v[:, column], y, xerr=_bars(s[:, column]), fmt="o", color=PALETTE[0], markersize=6, elinewidth=1.2, label="ours")
+        axes.errorbar(v[:, column], y, xerr=_bars(s[:, :, column]), fmt="o", color=PALETTE[0], markersize=6, elinewidth=1.2, label="ours")
         if np.isfinite(p).any():
             axes.plot(p[:, column], y, "D", color=PALETTE[1], markerfacecolor="none", markersize=6, markeredgewidth=1.4, label="paper")
         for row in y[np.isfinite(v[:, column])]:

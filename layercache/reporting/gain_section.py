@@ -41,9 +41,19 @@ def gains_section(material: Material) -> Section:
     blocks.append(Table(name="gains", frame=frame, view=view(per_model), caption=caption, shown=0 if twice else 60))
     blocks += _missing_cells(material)
     if material.set_aside:
-        text = f"{count(material.set_aside, 'probe')} trained in yet another way (other grid or epochs) stand aside; `layercache results` lists them."
+        text = f"Set aside: {count(material.set_aside, 'probe')} of the same kind trained in yet another way (other grid or epochs). To see all:"
+        blocks.append(Missing(text=text, commands=[f"layercache results{material.at}"]))
+    if mixed := mixed_training(material):
+        text = f"Compare with care: these probes of one head were not all trained with the same grid and epochs: {'; '.join(mixed)}."
         blocks.append(Text(text=text))
     return Section(title=TITLE, blocks=blocks)
+
+
+def mixed_training(material: Material) -> list[str]:
+    """Names of sources and heads whose probes were trained in more than one way."""
+    ways = material.main.groupby(["source", "head"], sort=False)["variant"].nunique().reset_index()
+    mixed = ways[ways["variant"] > 1]
+    return [f"{material.sources[str(r.source)].name}, {r.head}" for r in mixed.itertuples(index=False)]
 
 
 def gain_plate(material: Material, name: str, *, cells: Sequence[Cell], title: str) -> Plate:
@@ -63,7 +73,7 @@ def gain_plate(material: Material, name: str, *, cells: Sequence[Cell], title: s
         unit="gain, points",
         title=title,
         paper=paper if along else paper.T,
-        spread=spread if along else spread.T,
+        spread=spread if along else spread.transpose(0, 2, 1),
     )
     n = int(means["models"].max())
     published = (
@@ -77,15 +87,16 @@ def gain_plate(material: Material, name: str, *, cells: Sequence[Cell], title: s
 
 
 def _spread(material: Material, means: pd.DataFrame, datasets: Sequence[str], cells: Sequence[Cell]) -> tuple[NDArray[np.float64], str]:
-    """Half-widths of the whiskers, and what they are: deviation over models, or with one model the bootstrap interval over test images."""
+    """Whiskers (2, data sets, cells), down and up, and what they are: deviation over models, or with one model the interval over test images."""
     if int(means["models"].max()) > 1:
-        return grid(means, "gain_std", datasets=datasets, cells=cells), "Whiskers: standard deviation over backbones. "
-    half = np.full((len(datasets), len(cells)), np.nan)
+        std = grid(means, "gain_std", datasets=datasets, cells=cells)
+        return np.stack([std, std]), "Whiskers: standard deviation over backbones. "
+    arms = np.full((2, len(datasets), len(cells)), np.nan)
     for source in material.sources.values():
         for j, cell in enumerate(cells):
             if source.dataset in datasets and (found := material.bootstrap(source, cell)) is not None:
-                half[datasets.index(source.dataset), j] = 50 * (found.high - found.low)
-    return half, "Whiskers: 95 % of resamples of the test images. " if np.isfinite(half).any() else ""
+                arms[:, datasets.index(source.dataset), j] = 100 * (found.gain - found.low), 100 * (found.high - found.gain)
+    return np.maximum(arms, 0.0), "Whiskers: 95 % of resamples of the test images. " if np.isfinite(arms).any() else ""
 
 
 def view(table: pd.DataFrame) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from layercache.reporting.mistakes import correct
 from layercache.reporting.reference import BASELINE, Cell
 from layercache.reporting.statistics import PairedGain, paired_bootstrap
 
-COLUMNS = ["dataset", "model", "source", *CELL, "seed", "shots", "fraction", "attention_heads", "accuracy", "metric", "probe"]
+COLUMNS = ["dataset", "model", "source", *CELL, "seed", "shots", "fraction", "attention_heads", "accuracy", "metric", "probe", "variant"]
 Thumbnails = Callable[[str, str], Any]
 """(data set, id of a test image) -> PIL image, or None where it is not at hand."""
 
@@ -199,7 +199,7 @@ def gather(
                 probes[str(probe.path)] = probe
                 rows.append(observation(probe, source))
     numbers = {"accuracy": float, "shots": float, "fraction": float, "attention_heads": float}
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "variant", "settings"]).astype(numbers)
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "settings"]).astype(numbers)
     kept = one_variant(table)
     return Material(
         sources={s.key: s for s in sources},

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from layercache.reporting.gain_section import mixed_training
 from layercache.reporting.gains import gains, pick
 from layercache.reporting.material import gather, group
 from layercache.reporting.reference import BASELINE, FUSION, Cell
@@ -92,3 +93,12 @@ def test_commands_quote_and_say_where(tmp_path):
         f"layercache probe --model vit_toy --dataset 'my pets' --head attentive --layers all --tokens cls+ap --cache '{tmp_path / 'my caches'}'"
     )
     assert np.isnan(material.table["shots"].to_numpy()).all()
+
+
+def test_probes_of_one_head_trained_in_two_ways_are_named(tmp_path):
+    cache = lab.make_cache(tmp_path)
+    lab.keep(cache, head="linear", layers="last", tokens="cls", right=lab.first(40))
+    lab.keep(cache, head="linear", layers="all", tokens="cls+ap", right=lab.first(40))
+    assert mixed_training(gather([cache])) == []
+    lab.keep(cache, head="linear", layers="1", tokens="cls", right=lab.first(40), settings=2)
+    assert mixed_training(gather([cache])) == ["vit_toy on toys, linear"]

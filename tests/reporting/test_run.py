@@ -12,6 +12,11 @@ from PIL import Image
 
 from layercache.errors import CacheNotFoundError, MissingExtraError, OptionError
 from layercache.reporting import report
+from layercache.reporting.certainty import certainty_section
+from layercache.reporting.depth_section import attention_section
+from layercache.reporting.material import gather
+from layercache.reporting.overview import headline
+from layercache.reporting.page import Plate, Table, Text
 from layercache.reporting.similarity import linear_cka
 from tests.reporting import lab
 
@@ -143,22 +148,40 @@ def test_an_empty_world_says_which_commands_to_run(tmp_path):
 
 
 def test_six_backbones_on_two_data_sets(tmp_path):
-    """One gains everywhere, the other nowhere: the words must say which."""
-    root = tmp_path / "caches"
+    """One data set gains everywhere, the other nowhere: the words must say which."""
     rng = np.random.default_rng(0)
+    caches = []
     for number in range(6):
         for dataset, gain in (("rises", 40 + 4 * number), ("flat", int(rng.choice([-4, 4])))):
-            cache = lab.make_cache(root, model=f"vit_{number}", dataset=dataset, depth=2, width=4, test=False)
+            cache = lab.make_cache(tmp_path, model=f"vit_{number}", dataset=dataset, depth=2, width=4, test=False)
             lab.keep(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
             lab.keep(cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(80 + gain))
-    done = report(tmp_path / "out", root=root, details=1)
-    text = done.page.read_text()
-    assert "Over backbones the gain is significant on 1 of 2 data sets" in done.headline[1]
-    assert "Figures of single pairs are drawn for 1 of 12" in done.headline[-1]
-    assert "gains significantly over backbones on rises; not on flat." in text
-    table = pd.read_csv(tmp_path / "out" / "tables" / "wilcoxon.csv").set_index("dataset")
+            caches.append(cache)
+    material = gather(caches, details=1)
+    assert len(material.detailed) == 1
+    sentences, tiles = headline(material)
+    assert "Over backbones the gain is significant on 1 of 2 data sets" in sentences[1]
+    assert tiles[0].number == "6 × 2"
+    blocks = certainty_section(material).blocks
+    assert any(isinstance(b, Text) and b.text.endswith("gains significantly over backbones on rises; not on flat.") for b in blocks)
+    table = next(b.frame for b in blocks if isinstance(b, Table) and b.name == "wilcoxon").set_index("dataset")
     assert table.loc["rises", "p"] == 2**-6
-    assert "attention-vit_0" in {path.stem for path in done.figures}
+    assert table.loc["rises", "p_adjusted"] == 2**-5
+    assert list(table["significant"]) == [True, False] if table.index[0] == "rises" else [False, True]
+
+
+def test_attention_of_one_backbone_by_data_set(tmp_path):
+    caches = [lab.make_cache(tmp_path, dataset=name, depth=2, width=8, test=False) for name in ("a", "b")]
+    for cache, top in zip(caches, (0, 3), strict=True):
+        weights = np.full((4, 4), 0.1)
+        weights[:, top] = 0.7
+        lab.keep(cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(80), attention=weights)
+    blocks = attention_section(gather(caches)).blocks
+    assert [b.name for b in blocks if isinstance(b, Plate)] == ["attention-vit_toy", "attention-vit_toy-a", "attention-vit_toy-b"]
+    words = [b.text for b in blocks if isinstance(b, Text)]
+    assert "most to CLS of layer 1 (70.0\N{NO-BREAK SPACE}%)" in words[0]
+    assert "most to AP of layer 2 (70.0\N{NO-BREAK SPACE}%)" in words[1]
+    assert words[1].startswith("vit_toy on b: 20.0\N{NO-BREAK SPACE}% of the attention goes to layers below the last")
 
 
 def test_only_what_was_asked_for(tmp_path):
