@@ -15,22 +15,28 @@ from layercache.cache.records import REMEDY, CompleteRecord
 from layercache.cache.spec import CacheSpec
 from layercache.cache.split import Split
 from layercache.cache.store import LocalStore
-from layercache.errors import CacheAmbiguousError, CacheCorruptError, CacheIncompleteError, CacheNotFoundError
+from layercache.errors import CacheAmbiguousError, CacheCorruptError, CacheIncompleteError, CacheNotFoundError, OptionError
 
-__all__ = ["HOME", "Cache", "Split", "cache_folders", "cache_root", "extract_command", "find_caches", "load_cache", "open_cache"]
+__all__ = ["HOME", "Cache", "Split", "cache_folders", "cache_root", "extract_command", "find_caches", "load_cache", "matching_caches", "open_cache"]
 
 HOME = "LAYERCACHE_HOME"
+_BRIEF = 60
 
 
 def cache_root(path: str | Path | None = None) -> Path:
-    """The folder of all caches: `path` (--cache), else $LAYERCACHE_HOME, else the user cache folder of the platform."""
-    if path is not None:
-        return Path(path).expanduser()
-    if home := os.environ.get(HOME):
-        return Path(home).expanduser()
-    import platformdirs
+    """The folder of all caches: `path` (--cache), else $LAYERCACHE_HOME, else the user cache folder of the platform.
 
-    return Path(platformdirs.user_cache_dir("layercache"))
+    Raises OptionError if that is a file.
+    """
+    home = os.environ.get(HOME)
+    if path is None and not home:
+        import platformdirs
+
+        return Path(platformdirs.user_cache_dir("layercache"))
+    root = Path(path or home or "").expanduser()
+    if root.is_file():
+        raise OptionError(f"{'--cache' if path is not None else '$' + HOME}: expected the folder of all caches, {root} is a file")
+    return root
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class Cache:
     def splits(self) -> tuple[str, ...]:
         """The splits that were begun, complete or not, in the data set's order."""
         return tuple(s for s in self.spec.dataset.splits if (self.path / SplitLayout(self.spec, s).group).is_dir())
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything is committed."""
+        return any(self.path.glob("commits/*/*.json"))
 
     def progress(self, split: str) -> tuple[int, int]:
         """Row blocks with a commit record, and row blocks in all."""
@@ -102,6 +113,12 @@ def find_caches(root: Path, model: str | None = None, dataset: str | None = None
     return [load_cache(p) for p in cache_folders(root, model=model, dataset=dataset)]
 
 
+def matching_caches(root: Path, *, model: str | None = None, dataset: str | None = None, fingerprint: str | None = None) -> list[Cache]:
+    """As `find_caches`, of the fingerprints that begin so. One into which a run that failed committed nothing counts only if no other matches."""
+    found = [c for c in find_caches(root, model, dataset) if c.spec.fingerprint.startswith(fingerprint or "")]
+    return [c for c in found if c.begun] or found
+
+
 def open_cache(
     path: str | Path | None = None,
     *,
@@ -117,7 +134,7 @@ def open_cache(
     if path is not None:
         return load_cache(Path(path).expanduser())
     base = cache_root(root)
-    found = [c for c in find_caches(base, model, dataset) if c.spec.fingerprint.startswith(fingerprint or "")]
+    found = matching_caches(base, model=model, dataset=dataset, fingerprint=fingerprint)
     if len(found) == 1:
         return found[0]
     asked = (
@@ -162,7 +179,17 @@ def _differing(cache: Cache, among: Sequence[Cache]) -> str:
     flat = [_flatten(c.spec.to_json()) for c in among]
     mine = _flatten(cache.spec.to_json())
     keys = [k for k in mine if len({json.dumps(f.get(k), sort_keys=True) for f in flat}) > 1]
-    return ", ".join(f"{k} {mine[k]}" for k in keys if not k.startswith("dataset.splits"))[:300] or "the data set's samples differ"
+    return ", ".join(f"{k} {_brief(k, mine[k])}" for k in keys if not k.startswith("dataset.splits")) or "the data set's samples differ"
+
+
+def _brief(key: str, value: Any) -> str:
+    """A value of a spec in few characters."""
+    if key == "weights":
+        return str(value)[:12]
+    if key == "tokens":
+        return "+".join(dict.fromkeys(token.split("/")[0] for token in value))
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= _BRIEF else text[:_BRIEF] + ".."
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -239,9 +239,13 @@ class LocalStore:
         except OSError as e:
             if isinstance(e, StorageError) or e.errno not in _REFUSALS:
                 raise
+            forbidden = e.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+            remedy = (
+                "Get leave to write there (or choose another folder with --cache)" if forbidden else "Make room (or choose another disk with --cache)"
+            )
             raise StorageError(
                 f"{target}: cannot be written: {e.strerror or e}. Nothing half written was committed; the row blocks committed before are kept. "
-                "Make room (or choose another disk with --cache) and run the same command again: it continues."
+                f"{remedy} and run the same command again: it continues."
             ) from e
 
     def _write_temporary(self, parts: Sequence[Part]) -> Path:

@@ -244,8 +244,14 @@ class SplitWriter:
         spec = self._layout.spec
         value = tokens_ltnd[layer, token, row]
         what = "NaN" if np.isnan(value).any() else "infinite"
-        remedy = " or the model overflows float16, whose largest value is 65504: use --store-dtype float32" if spec.store_dtype == "float16" else ""
+        remedies = []
+        if what == "infinite" and spec.store_dtype == "float16":
+            remedies.append("it may only overflow float16, whose largest value is 65504: try --store-dtype float32")
+        if spec.precision != "fp32":
+            remedies.append(f"the forward may overflow {spec.precision}: try --precision fp32")
+        if not remedies:
+            remedies.append("the forward gave no finite number, so look at the checkpoint, or leave the layer out with --layers")
         raise NonFiniteError(
             f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample {self._ids[start + row]!r} of split "
-            f"{self._layout.split!r}: the token is {what}; the forward gave no finite number (try --precision fp32){remedy}"
+            f"{self._layout.split!r}: the token is {what}; {'; '.join(remedies)}"
         )

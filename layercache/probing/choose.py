@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from layercache.cache.reader import Cache, cache_root, find_caches, open_cache
+from layercache.cache.reader import Cache, cache_root, find_caches, matching_caches, open_cache
 from layercache.cache.spec import sha256_json
 from layercache.errors import CacheAmbiguousError, OptionError, UnknownNameError
 from layercache.probing.cell import choose_tokens
@@ -30,7 +30,7 @@ def choose_cache(
     try:
         return open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint)
     except CacheAmbiguousError:
-        found = [c for c in find_caches(cache_root(root), model, dataset) if c.spec.fingerprint.startswith(fingerprint or "")]
+        found = matching_caches(cache_root(root), model=model, dataset=dataset, fingerprint=fingerprint)
         serving = [c for c in found if _serves(c, head, layers, tokens)]
         if len({_kind(c) for c in found}) > 1 or not serving:
             raise

@@ -273,6 +273,38 @@ def test_one_cache_of_several_is_chosen(tmp_path: Path) -> None:
     assert sorted(lines[1:]) == sorted([f"  {first.path}: tap norm2", f"  {second.path}: tap block"])
 
 
+def test_what_a_failed_run_left_without_a_row_stands_in_nobodys_way(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    with make_writer(tmp_path, replace(spec, weights="cd" * 32)) as writer:
+        husk = writer.path
+    assert open_cache(root=tmp_path).path == husk  # the only one there is
+    cache = make_cache(tmp_path, spec)
+    assert open_cache(root=tmp_path).path == cache.path
+    with make_writer(tmp_path, replace(spec, weights="cd" * 32)) as writer:
+        write_pending(writer, make_tokens(spec), stop_after=1)
+    with pytest.raises(CacheAmbiguousError, match=r"2 caches [^\n]*\n[^\n]*: weights (ab|cd){6}\n[^\n]*: weights (ab|cd){6}$"):
+        open_cache(root=tmp_path)
+
+
+def test_caches_that_differ_in_long_fields_are_told_apart_in_short_lines(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    make_cache(tmp_path, spec)
+    make_cache(tmp_path, replace(spec, layers=(12,), tokens=tuple(f"patch/{i}" for i in range(400))))
+    with pytest.raises(CacheAmbiguousError) as caught:
+        open_cache(root=tmp_path)
+    assert {line.partition(": ")[2] for line in str(caught.value).splitlines()[1:]} == {"layers 6,12, tokens cls+ap", "layers 12, tokens patch"}
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(OptionError, match=rf"--cache: expected the folder of all caches, {file} is a file"):
+        open_cache(root=file)
+    monkeypatch.setenv("LAYERCACHE_HOME", str(file))
+    with pytest.raises(OptionError, match=r"\$LAYERCACHE_HOME: expected the folder"):
+        open_cache()
+
+
 def test_no_cache_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CacheNotFoundError, match=r"no cache of any model and data set below .*; there is none\. Make one with: layercache extract"):
         open_cache(root=tmp_path)

@@ -142,10 +142,11 @@ def test_skipped_rows_keep_their_place_and_are_written_down(tmp_path: Path) -> N
     np.testing.assert_array_equal(stored[:, :, valid], tokens[:, :, valid])
 
 
-@pytest.mark.parametrize(("dtype", "remedy"), [("float16", True), ("float32", False)])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")])
-def test_a_token_that_is_not_finite_is_refused_by_name(tmp_path: Path, dtype: str, remedy: bool, value: float, word: str) -> None:
-    spec = make_spec(50, store_dtype=dtype)
+def test_a_token_that_is_not_finite_is_refused_by_name(tmp_path: Path, dtype: str, precision: str, value: float, word: str) -> None:
+    spec = make_spec(50, store_dtype=dtype, precision=precision)
     tokens = make_tokens(spec)
     tokens[1, 0, 12, 5] = value
     with make_writer(tmp_path, spec) as writer:
@@ -153,7 +154,10 @@ def test_a_token_that_is_not_finite_is_refused_by_name(tmp_path: Path, dtype: st
         text = rf"model vit_tiny, layer 12, token 'cls', sample 'bilder/é12.png' of split 'train': the token is {word}"
         with pytest.raises(NonFiniteError, match=text) as caught:
             write_pending(writer, tokens)
-        assert ("--store-dtype float32" in str(caught.value)) == remedy
+        overflow = dtype == "float16" and word == "infinite"
+        assert ("--store-dtype float32" in str(caught.value)) == overflow
+        assert ("--precision fp32" in str(caught.value)) == (precision == "bf16")  # never what was asked for already
+        assert ("look at the checkpoint" in str(caught.value)) == (precision == "fp32" and not overflow)
         assert writer.pending[0] == 12 // r
 
 
