@@ -23,6 +23,8 @@ from layercache.extraction.preprocess import Preprocessing
 from layercache.extraction.projection import projection, refuse_unprojected
 from layercache.extraction.weights import NoDraws, declared_architecture, digest_weights, load_weights, read_checkpoint, strip_head
 
+FAMILIES = ("vision_transformer", "deit", "eva", "beit")
+"""Modules of timm whose models are ViTs."""
 PARTS = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
 """What a timm model must have to be read as a ViT."""
 
@@ -153,7 +155,7 @@ def inspect(name: str) -> ModelInfo:
 def _entry(timm_name: str) -> str:
     """The Python module that defines the model. Raises UnknownNameError."""
     if not is_model(timm_name):
-        known = [*MODELS, *timm.list_models()]
+        known = [*MODELS, *(name for family in FAMILIES for name in timm.list_models(module=family))]
         near = difflib.get_close_matches(timm_name, known, n=1, cutoff=0.5)
         raise UnknownNameError("model", timm_name, known if near else MODELS, hint="(layercache models lists the short names; any timm ViT serves)")
     return str(model_entrypoint(get_arch_name(timm_name)).__module__)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -25,7 +27,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file (`weights_only`), out of the usual wrappings. Raises BackboneError if it cannot be read."""
     path = Path(path)
     if not path.is_file():
-        raise BackboneError(f"weights {path}: no such file")
+        raise BackboneError(f"weights {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        path.open("rb").close()
+    except OSError as e:
+        raise BackboneError(f"weights {path}: cannot be read: {e.strerror}") from e
     if path.suffix == ".safetensors":
         import safetensors
         from safetensors.torch import load_file
@@ -33,16 +39,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except (safetensors.SafetensorError, OSError) as e:
-            raise BackboneError(f"weights {path}: not a readable safetensors file ({e})") from e
+            raise BackboneError(f"weights {path}: not a readable safetensors file ({e}): is it whole? Fetch it again") from e
     try:
         with warnings.catch_warnings(action="ignore"):  # about the pickle's version, which the error or the strict load will tell
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # on bytes that are no checkpoint the unpickler raises anything
-        first = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise BackboneError(
-            f"weights {path}: not loadable as plain tensors ({first}): save the model's state_dict() with torch.save or as safetensors"
-        ) from e
+        raise BackboneError(f"weights {path}: not loadable as plain tensors: {_why_not(e)}") from e
     return _unwrap(value, path)
+
+
+def _why_not(error: Exception) -> str:
+    """What torch.load's error means, in a line, with what to do."""
+    if isinstance(error, pickle.UnpicklingError) and (other := re.search(r"GLOBAL (\S+)", str(error))):
+        return f"it also holds {other[1]}, which could run code: save the model's state_dict() alone with torch.save or as safetensors"
+    if isinstance(error, RuntimeError) and "zip archive" in str(error):
+        return "it is cut or damaged: fetch it again"
+    return "it is no file of torch.save (one of safetensors must be called .safetensors): give a state_dict() saved with torch.save or as safetensors"
 
 
 def declared_architecture(path: str | Path) -> str | None:

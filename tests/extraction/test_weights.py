@@ -162,7 +162,9 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("BOOM", str(tmp_path / "ran"))
     path = tmp_path / "evil.pt"
     torch.save({"w": torch.zeros(1), "x": Boom()}, path)
-    with pytest.raises(BackboneError, match=r"evil.pt: not loadable as plain tensors \(.*\): save the model's state_dict\(\)"):
+    with pytest.raises(
+        BackboneError, match=r"evil.pt: not loadable as plain tensors: it also holds (posix|nt|os)\.mkdir, .*: save the model's state_dict\(\)"
+    ):
         read_checkpoint(path)
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)
@@ -173,8 +175,8 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     ("name", "content", "text"),
     [
         ("a.safetensors", b"\x08", "a.safetensors: not a readable safetensors file"),
-        ("a.pt", b"", "a.pt: not loadable as plain tensors"),
-        ("a.pt", b"hello", "a.pt: not loadable as plain tensors"),
+        ("a.pt", b"", "a.pt: not loadable as plain tensors: it is no file of torch.save"),
+        ("a.pt", b"hello", "a.pt: not loadable as plain tensors: it is no file of torch.save"),
         ("a.pt", pickle.dumps([1, 2]), "a.pt: (not loadable as plain tensors|expected a state dict)"),
         ("a.pt", None, "a.pt: no such file"),
     ],
@@ -198,3 +200,13 @@ def test_tensors_alone_are_no_state_dict(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "a.pt")
     with pytest.raises(BackboneError, match=r"a.pt: expected a state dict \(names to tensors\), got Tensor"):
         read_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_checkpoint_that_is_cut_or_a_folder(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "a.pt")
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BackboneError, match=r"a.pt: not loadable as plain tensors: it is cut or damaged: fetch it again$"):
+        read_checkpoint(tmp_path / "a.pt")
+    with pytest.raises(BackboneError, match=r"a folder, not a file$"):
+        read_checkpoint(tmp_path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def csv_table(path: str | os.PathLike[str]) -> Labelled:
             targets[i, [number[label] for label in labels]] = 1
         samples[split] = FileSamples(str(file.parent), [p for p, _, _ in mine], targets if multi_label else targets.argmax(1).astype(np.int64))
     if list(samples) == [""]:
+        _refuse_repeated(file, samples[""].ids)  # one half might be trained on and the other tested
         samples = hold_out(samples[""])
     ordered = {split: samples[split] for split in sorted(samples, key=lambda s: (s != "train", s == "test"))}
     return Labelled(name=safe_name(file.stem), classes=classes, samples=ordered, multi_label=multi_label)
@@ -66,6 +68,8 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
                 rows.append((path, [label for part in row[column].split(";") if (label := part.strip())], split))
     except FileNotFoundError as error:
         raise DataNotFoundError(f"csv:{file}: there is no such file") from error
+    except OSError as error:
+        raise DataError(f"csv:{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not a text in UTF-8: {error}") from error
     if not rows:
@@ -75,6 +79,12 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
     if bare is not None and not multi_label:
         raise DataError(f"{file}: sample {bare!r} has no label")
     return rows, multi_label
+
+
+def _refuse_repeated(file: Path, paths: list[str]) -> None:
+    twice = next((path for path, n in Counter(paths).items() if n > 1), None)
+    if twice is not None:
+        raise DataError(f"{file}: sample {twice!r} comes more than once: list each once (several labels of one image are joined by ';')")
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:

@@ -30,6 +30,11 @@ def open_dataset(name: str, *, root: str | os.PathLike[str] | None = None, downl
             raise OptionError(f"data set {name!r} carries its own place: leave out the root {os.fspath(root)!r}")
         return _own(kind, where)
     if name not in DATASETS:
+        if os.path.exists(place := os.path.expanduser(where if colon else name)):
+            form = "folder" if os.path.isdir(place) else "csv"
+            raise OptionError(f"unknown data set {name!r}: did you mean {form}:{where if colon else name}?")
+        if colon:
+            raise UnknownNameError("kind of data set", kind, KINDS, hint=f"(as in {', '.join(SOURCES)})")
         raise UnknownNameError("data set", name, DATASETS, hint=f"(or one of your own: {', '.join(SOURCES)})")
     return _named(name, data_root(root), download=download)
 

@@ -144,4 +144,4 @@ def _label(shard: str, key: str, text: bytes) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise DataError(f"{shard}: sample {key!r} has label {text[:40]!r}, expected a class number") from error
+        raise DataError(f"{shard}: sample {key!r} has label {text[:40].decode(errors='replace')!r}, expected a class number") from error

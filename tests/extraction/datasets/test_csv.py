@@ -60,6 +60,7 @@ def test_without_splits_a_fifth_is_held_out(tmp_path):
         ("path,label\n,x\n", "line 2: the path is empty"),
         ("path,label,split\na.png,x,\n", "line 2: the split is empty"),
         ("path,label\na.png,x\nb.png,\n", r"sample 'b\.png' has no label"),
+        ("path,label\na.png,x\nb.png,x\na.png,y\n", r"sample 'a\.png' comes more than once: list each once"),
         ("path,label,split\na.png,x,train\na.png,y,train\n", r"ids must differ, 'a\.png'"),
     ],
 )
@@ -78,6 +79,11 @@ def test_a_file_that_is_missing_is_named_when_the_identity_is_taken(tmp_path, pi
 def test_no_file(tmp_path):
     with pytest.raises(DataNotFoundError, match="there is no such file"):
         open_dataset(f"csv:{tmp_path}/x.csv")
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        open_dataset(f"csv:{tmp_path}")
 
 
 def test_not_text(tmp_path):

@@ -16,6 +16,19 @@ def test_an_unknown_name_suggests_the_nearest(name, near):
         open_dataset(name)
 
 
+def test_a_path_or_a_misspelt_kind_suggests_the_form(tmp_path):
+    (tmp_path / "t.csv").touch()
+    for given, meant in (
+        (tmp_path, f"folder:{tmp_path}"),
+        (f"fodler:{tmp_path}", f"folder:{tmp_path}"),
+        (tmp_path / "t.csv", f"csv:{tmp_path}/t.csv"),
+    ):
+        with pytest.raises(OptionError, match=rf"unknown data set .*: did you mean {meant}\?$"):
+            open_dataset(str(given))
+    with pytest.raises(UnknownNameError, match=r"unknown kind of data set 'fodler': did you mean folder\? \(as in folder:PATH, "):
+        open_dataset("fodler:/nowhere")
+
+
 def test_own_sources_carry_their_place():
     with pytest.raises(OptionError, match="expected folder:PATH"):
         open_dataset("folder:")
