@@ -20,20 +20,28 @@ COLUMNS = (
     "lr", "weight_decay", "dropout", "setting", "val_balanced_accuracy", "val_top1", "val_map",
     "test_balanced_accuracy", "test_top1", "test_top5", "test_map", "test_ci_low", "test_ci_high",
     "parameters", "epochs", "batch", "steps", "settings", "diverged", "folds", "train_rows", "test_rows", "empty_classes", "seconds",
-    "device", "precision", "features", "tap", "fingerprint", "weights", "data", "protocol", "path",
+    "device", "precision", "features", "tap", "fingerprint", "weights", "data", "protocol", "grid", "path",
 )
 """In this order. test_ci_low and test_ci_high bound a 95 % bootstrap interval over test samples, of test_balanced_accuracy or, when multi-label,
 test_map."""
 # fmt: on
+FIRST = ("model", "dataset", "head", "layers", "tokens")
+"""Columns that are always shown."""
 VARYING = ("spatial", "shots", "fraction", "seed")
 """Columns that are shown where they differ between rows."""
+TELLING = ("heads", "embedding", "epochs", "settings", "precision", "tap", "fingerprint")
+"""Columns that are shown where rows would look alike without them."""
 REPEATED = (
     "model",
     "dataset",
     "data",
     "weights",
+    "fingerprint",
     "tap",
     "protocol",
+    "grid",
+    "settings",
+    "precision",
     "head",
     "layers",
     "tokens",
@@ -158,21 +166,23 @@ class Results:
 
     def _shown(self, *, gain: bool, among: Results | None, over_seeds: bool) -> pd.DataFrame:
         if over_seeds:
-            return self._shown_over_seeds()
+            table = self.over_seeds()
+            means = [name for name in map(str, table) if name.startswith(("val_bal", "test_", "val_map")) and table[name].notna().any()]
+            return table[[*_named(table), "seeds", *means]]
         table = self.with_gain(among=among) if gain else self.table
-        first = ["model", "dataset", "head", "layers", "tokens"]
-        varying = [name for name in VARYING if table[name].nunique(dropna=False) > 1]
-        scores = ["val_map", "test_map"] if table["test_map"].notna().any() else []
-        single = ["val_balanced_accuracy", "test_balanced_accuracy", "test_top1"] if table["test_balanced_accuracy"].notna().any() else []
+        scores = ["val_balanced_accuracy", "test_balanced_accuracy", "test_top1"] if table["test_balanced_accuracy"].notna().any() else []
+        ranked = ["val_map", "test_map"] if table["test_map"].notna().any() else []
         chosen = ["lr", "weight_decay", "dropout", *(["setting"] if (table["setting"] != "").any() else [])]
-        return table[[*first, *varying, *chosen, *single, *scores, *(["gain"] if gain else []), "parameters", "seconds"]]
+        return table[[*_named(table), *chosen, *scores, *ranked, *(["gain"] if gain else []), "parameters", "seconds"]]
 
-    def _shown_over_seeds(self) -> pd.DataFrame:
-        table = self.over_seeds()
-        first = ["model", "dataset", "head", "layers", "tokens"]
-        varying = [name for name in VARYING if name in table and table[name].nunique(dropna=False) > 1]
-        scores = [name for name in map(str, table) if name.startswith(("val_bal", "test_", "val_map")) and table[name].notna().any()]
-        return table[[*first, *varying, "seeds", *scores]]
+
+def _named(table: pd.DataFrame) -> list[str]:
+    """The columns that tell the rows apart, as few as will do."""
+    names = [*FIRST, *(name for name in VARYING if name in table and table[name].nunique(dropna=False) > 1)]
+    for name in TELLING:
+        if name in table and table.duplicated(names).any() and table.groupby(names, dropna=False)[name].nunique(dropna=False).max() > 1:
+            names.append(name)
+    return names
 
 
 def _score(probe: Probe) -> float:

@@ -235,6 +235,7 @@ def _identity(cell: Cell) -> Row:
         "data": sha256_json(spec.to_json()["dataset"])[:12],
         "tap": spec.tap,
         "protocol": sha256_json(cell.spec["protocol"])[:12],
+        "grid": sha256_json(cell.spec["grid"])[:12],
     }
 
 

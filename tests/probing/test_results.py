@@ -20,7 +20,7 @@ ROW = {
     "embedding": False, "seed": 0, "shots": None, "fraction": None, "lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0, "setting": "",
     "val_balanced_accuracy": 0.5, "test_balanced_accuracy": 0.5, "test_top1": 0.5, "test_top5": 0.9, "test_map": None, "test_ci_low": 0.4,
     "test_ci_high": 0.6, "parameters": 1234, "settings": 21, "seconds": 1.25, "fingerprint": "f", "weights": "w", "data": "x",
-    "protocol": "p", "tap": "norm2",
+    "protocol": "p", "grid": "g", "precision": "fp32", "epochs": 40, "tap": "norm2",
 }  # fmt: skip
 
 
@@ -39,8 +39,10 @@ def test_the_table_has_one_row_for_each_probe_and_every_column() -> None:
 def test_seeds_are_averaged_and_nothing_else() -> None:
     scores = [0.5, 0.6, 0.8]
     probes = [made(probe=str(s), seed=s, test_balanced_accuracy=v) for s, v in enumerate(scores)]
-    table = Results([*probes, made(probe="9", layers="all", test_balanced_accuracy=0.9), made(probe="8", shots=1)]).over_seeds()
-    assert table["seeds"].tolist() == [3, 1, 1]
+    table = Results(
+        [*probes, made(probe="9", layers="all", test_balanced_accuracy=0.9), made(probe="8", shots=1), made(probe="7", seed=7, grid="h")]
+    ).over_seeds()
+    assert table["seeds"].tolist() == [3, 1, 1, 1], "another grid is another experiment"
     assert table["test_balanced_accuracy_mean"][0] == pytest.approx(np.mean(scores))
     assert table["test_balanced_accuracy_std"][0] == pytest.approx(np.std(scores, ddof=1))
     assert np.isnan(table["test_balanced_accuracy_std"][1])
@@ -96,6 +98,9 @@ def test_the_printed_table() -> None:
     assert "75.00" in second
     assert "seed" not in Results([made()]).to_text(), "a column that is the same everywhere is left out"
     assert Results([]).to_text() == "no probes match"
+    alike = Results([made(probe="1"), made(probe="2", epochs=5, heads=3)]).to_text().splitlines()[0]
+    assert "heads" in alike, "rows that would look alike show what differs"
+    assert "epochs" not in alike, "and no more than that"
 
 
 def test_markdown_and_latex_carry_the_same_figures() -> None:
