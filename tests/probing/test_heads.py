@@ -117,6 +117,40 @@ def test_attention_sums_to_one_and_is_the_textbooks() -> None:
     torch.testing.assert_close(weights.sum(1), torch.ones(4, 1, 5, dtype=torch.float64))
 
 
+class TextbookEmbedding(TextbookAttentive):
+    """The embeddings added to the tokens, then the plain head."""
+
+    def __init__(self, *, groups: tuple[int, ...], **shape: int) -> None:
+        super().__init__(**shape)
+        self.group = torch.tensor(groups)
+        self.embedding = torch.nn.Parameter(torch.randn(max(groups) + 1, shape["width"]) * 0.02)
+
+    def forward(self, x_bsd: torch.Tensor, kept_bhs: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(x_bsd + self.embedding[self.group], kept_bhs)
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 3), h=st.integers(1, 5), d=st.integers(5, 12), dropped=st.booleans(), seed=st.integers(0, 2**31))
+def test_embeddings_of_layer_and_kind_are_the_plain_sum_before_the_head(n: int, h: int, d: int, dropped: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    groups = (0, 1, 2, 2, 2, 1)
+    head = build(HeadSpec(kind="hybrid", tokens=6, width=d, classes=3, attention_heads=h, groups=groups))
+    modules = [randomised(TextbookEmbedding(groups=groups, tokens=6, width=d, classes=3, heads=h)).train() for _ in range(n)]
+    p = stacked(modules, set(head.initial(torch.Generator())))
+    x = torch.nn.functional.normalize(torch.randn(5, 6, d, dtype=torch.float64), dim=-1)
+    cotangent, draw = torch.randn(n, 5, 3, dtype=torch.float64), torch.rand(5, 6, h, dtype=torch.float64)
+    rates = torch.rand(n, dtype=torch.float64) * 0.8 if dropped else None
+    logits = head.logits(p, head.prepare(x), train=True, rates=rates, draw=draw)
+    (logits * cotangent).sum().backward()
+    for g, module in enumerate(modules):
+        expected = module(x, None if rates is None else (draw >= rates[g]).double().transpose(1, 2) / (1 - rates[g]))
+        (expected * cotangent[g]).sum().backward()
+        torch.testing.assert_close(logits[g], expected, rtol=1e-7, atol=1e-8)
+        for name, parameter in module.named_parameters():
+            gradient = torch.zeros_like(parameter) if p[name].grad is None else p[name].grad[g]
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-6, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 700, 10**9])
 def test_mixing_in_chunks_is_the_plain_product(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CHUNK_BYTES, "cpu", chunk_bytes)

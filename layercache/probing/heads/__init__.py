@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layercache.probing.heads.attentive import AttentiveHead
+from layercache.probing.heads.embedding import EmbeddingHead
 from layercache.probing.heads.linear import LinearHead
 from layercache.probing.heads.spec import KINDS, HeadSpec
 
@@ -36,4 +37,6 @@ class Head(typing.Protocol):
 
 def build(spec: HeadSpec) -> Head:
     """The head of a spec."""
-    return LinearHead(spec) if spec.kind == "linear" else AttentiveHead(spec)
+    if spec.kind == "linear":
+        return LinearHead(spec)
+    return AttentiveHead(spec) if spec.groups is None else EmbeddingHead(spec)

@@ -76,13 +76,18 @@ class AttentiveHead:
 
     def attention(self, parameters: Mapping[str, Tensor], prepared: Tensor) -> Tensor:
         """Attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
-        p, heads, length = parameters, self.spec.heads, self.spec.head_width
+        directions = self._directions(parameters)
+        scores = torch.mm(prepared.flatten(0, 1), directions.flatten(0, 1).to(prepared.dtype).t())
+        return scores.to(directions.dtype).view(*prepared.shape[:2], -1, self.spec.heads).softmax(1)
+
+    def _directions(self, p: Mapping[str, Tensor]) -> Tensor:
+        """What a standardised token is multiplied with to give its score: gamma_k * W_K,h^T q_h / sqrt(d), (G, H, D)."""
+        heads, length = self.spec.heads, self.spec.head_width
         query = F.layer_norm(p["query"], p["query"].shape[-1:], eps=LAYER_NORM_EPS) * p["norm_query.weight"] + p["norm_query.bias"]
         query = torch.bmm(p["to_query.weight"], query[:, :, None]).view(-1, heads, 1, length) * length**-0.5
         keys = p["to_key.weight"].view(-1, heads, length, self.spec.width)
-        directions = (query @ keys).squeeze(2) * p["norm_key.weight"][:, None]  # (G, H, D)
-        scores = torch.mm(prepared.flatten(0, 1), directions.flatten(0, 1).to(prepared.dtype).t())
-        return scores.to(directions.dtype).view(*prepared.shape[:2], -1, heads).softmax(1)
+        directions: Tensor = (query @ keys).squeeze(2) * p["norm_key.weight"][:, None]
+        return directions
 
     def _fuse(self, p: Mapping[str, Tensor], weights_bsgh: Tensor, prepared: Tensor, excess_bgh: Tensor | None) -> Tensor:
         """Value and output maps of the mixed tokens, (G, B, D), without what is the same for every row (see `_constant`).
@@ -97,7 +102,7 @@ class AttentiveHead:
         outputs = p["output.weight"].view(n_configurations, width, heads, length).transpose(1, 2)  # (G, H, D, d)
         multiplied = width * (n_rows + length) < 2 * length * n_rows
         maps = outputs @ values if multiplied else values
-        inner = mix_and_map(weights_bsgh.flatten(2).to(low), prepared, maps.flatten(0, 1).to(low)).view(n_configurations, heads, n_rows, -1)
+        inner = self._mix(p, weights_bsgh, prepared, maps)
         if multiplied:
             fused = inner.sum(1, dtype=dtype)
         else:
@@ -107,6 +112,12 @@ class AttentiveHead:
             shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None]).view(n_configurations, heads, length, 1)
             fused = torch.baddbmm(fused, excess_bgh.transpose(0, 1), (outputs @ shift)[..., 0])
         return fused
+
+    def _mix(self, p: Mapping[str, Tensor], weights_bsgh: Tensor, prepared: Tensor, maps_ghed: Tensor) -> Tensor:
+        """Every attention head's map of its weighted sum of standardised tokens, (G, H, B, E), in `prepared`'s dtype."""
+        low = prepared.dtype
+        mapped = mix_and_map(weights_bsgh.flatten(2).to(low), prepared, maps_ghed.flatten(0, 1).to(low))
+        return mapped.view(*maps_ghed.shape[:2], *mapped.shape[1:])
 
     @torch.no_grad()
     def _constant(self, p: Mapping[str, Tensor]) -> Tensor:
