@@ -23,7 +23,7 @@ class MemoryBatches:
             x = self.x[part]
             if train and noise is not None:
                 picked = torch.rand(len(part), 1, 1, generator=draw) < noise.probability
-                x = x + picked * noise.std * torch.randn(x.shape, generator=draw)
+                x = x + (picked * noise.std * torch.randn(x.shape, generator=draw)).to(x.device)
             yield x, self.labels[part]
 
 

@@ -1,0 +1,273 @@
+"""Times a hyperparameter search three ways on the same features, and a training step of the attentive head against the textbook module.
+
+    python benchmarks/probe.py                     steps at 24 x 384 and 24 x 768, the search extrapolated from complete fits
+    python benchmarks/probe.py --full              every fit of every loop is run
+    python benchmarks/probe.py --device cuda
+
+(a) is the loop of the paper's authors: a DataLoader that calls __getitem__ per sample, the textbook head, one fit after the other. (b) is the same
+with the obvious fixes: tensors on the device, a permutation cut into slices. Ours is layercache.probing.fit. All three see one protocol: batch, steps,
+schedule, class weights, noise, clip.
+
+What a step costs at least, per row and configuration, in multiply-adds (S tokens, D width, H heads of length d = 2D/H, C classes): scores H S D,
+weighted sums H S D, value map 2 D D, output map 2 D D, classifier C D, forward; the backward pass needs each weight's gradient (as much again) and the
+inner gradients of all but the scores. Tokens get no gradient, so scores cost 2 H S D, sums 2 H S D, the maps 3 (4 D D + C D). The textbook module
+forms keys and values: 4 S D D forward and, since LayerNorm's affine part wants a gradient, three times that in all. Bytes: the sums, H D per row and
+configuration, are written once and read once forward, and made again with their gradients backward: 6 x 4 H D; AdamW passes 7 times over the 8 D D
+parameters of 4 bytes of each configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe
+from layercache.probing.fit import Fit, fit, predict
+from layercache.probing.group import Group
+from layercache.probing.heads import HeadSpec
+from layercache.probing.metrics import evaluate
+from layercache.probing.protocol import Protocol, Setting, class_weights, cosine, paper_grid
+from tests.probing.memory_batches import MemoryBatches
+from tests.probing.textbook import TextbookAttentive, TextbookLinear
+
+
+class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """(a)'s data set: normalises and noises one sample per call."""
+
+    def __init__(self, data: MemoryBatches, rows: Tensor, protocol: Protocol) -> None:
+        self.x, self.y, self.noise = data.x[rows].cpu(), data.labels[rows].cpu(), protocol.noise
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        x = nn.functional.normalize(self.x[i], dim=-1)
+        if self.noise is not None and torch.rand(()) < self.noise.probability:
+            x = x + self.noise.std * torch.randn_like(x)
+        return x, self.y[i]
+
+
+def from_loader(data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    return lambda: iter(torch.utils.data.DataLoader(PerSample(data, rows, protocol), batch_size=batch, shuffle=True))
+
+
+def from_slices(data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    x_all, y_all, noise = data.x[rows], data.labels[rows], protocol.noise
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for part in torch.randperm(len(y_all), device=x_all.device).split(batch):
+            x = nn.functional.normalize(x_all[part], dim=-1)
+            if noise is not None:
+                picked = torch.rand(len(part), 1, 1, device=x.device) < noise.probability
+                x = x + picked * noise.std * torch.randn_like(x)
+            yield x, y_all[part]
+
+    return epoch
+
+
+def one_by_one(source: object, data: MemoryBatches, *, head: HeadSpec, setting: Setting, rows: Tensor, seed: int, protocol: Protocol) -> nn.Module:
+    """One complete fit of a plain module."""
+    torch.manual_seed(seed)
+    plan = protocol.plan(len(rows))
+    module = textbook(head, setting.dropout).to(data.x.device)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
+    criterion = nn.CrossEntropyLoss(weight=class_weights(data.labels[rows], head.classes).to(data.x.device))
+    epoch, step = source(data, rows, protocol, plan.batch), 0  # type: ignore[operator]
+    for _ in range(plan.epochs):
+        for x, y in epoch():
+            optimiser.param_groups[0]["lr"] = cosine(setting.lr, end=protocol.lr_end, step=step, steps=plan.steps)
+            optimiser.zero_grad()
+            criterion(module(x.to(data.x.device)), y.to(data.x.device)).backward()
+            nn.utils.clip_grad_norm_(module.parameters(), protocol.clip or float("inf"))
+            optimiser.step()
+            step += 1
+    return module.eval()
+
+
+def textbook(head: HeadSpec, dropout: float = 0.0) -> nn.Module:
+    shape = {"tokens": head.tokens, "width": head.width, "classes": head.classes}
+    return TextbookLinear(**shape) if head.kind == "linear" else TextbookAttentive(**shape, heads=head.heads, dropout=dropout)
+
+
+def accuracy(module: nn.Module, data: MemoryBatches, rows: Tensor) -> float:
+    with torch.inference_mode():
+        logits = torch.cat([module(data.x[part]) for part in rows.split(2048)])
+    return evaluate(logits.cpu().numpy(), data.labels[rows].cpu().numpy())["balanced_accuracy"]
+
+
+def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes: int) -> None:
+    """The grid on 80 % of the training rows, the chosen setting on all of them, the test rows."""
+    head = HeadSpec(kind=kind, tokens=data.tokens, width=data.width, classes=classes)
+    protocol, settings = Protocol(epochs=args.epochs, min_steps=args.min_steps), paper_grid(kind)
+    cut = np.random.default_rng(0).permutation(data.rows)
+    test, val, train = (torch.from_numpy(np.sort(part)) for part in np.split(cut, [data.rows // 5, data.rows // 5 + data.rows * 4 // 25]))
+    both = torch.cat([val, train]).sort().values
+    lines, ours_total = [], 0.0
+    chosen: dict[int, Setting] = {}
+    tests: list[float] = []
+    for seed in range(args.seeds):
+        start = clock(args.device)
+        fits: list[Fit] = fit(
+            data, head=head, settings=settings, train=train, val=val, seed=seed, protocol=protocol, device=args.device, precision=args.precision
+        )
+        best = max((f for f in fits if f.val), key=lambda f: f.val["balanced_accuracy"])  # type: ignore[index]
+        final = fit(
+            data, head=head, settings=[best.setting], train=both, val=None, seed=seed, protocol=protocol, device=args.device, precision=args.precision
+        )
+        ours_total += clock(args.device) - start
+        logits = predict(final[0], features=data, rows=test, device=args.device, precision=args.precision)
+        tests.append(evaluate(logits.numpy(), data.labels[test].cpu().numpy())["balanced_accuracy"])
+        chosen[seed] = best.setting
+    ours = ours_total / args.seeds
+    lines.append(("ours", ours, "every fit run", ours, tests, chosen[0]))
+    for name, source in (("(a) DataLoader, one by one", from_loader), ("(b) sliced, one by one", from_slices)):
+        count = len(settings) if args.full else args.fits
+        picked = [settings[i] for i in np.linspace(0, len(settings) - 1, count).astype(int)]
+        times, scored = [], []
+        for setting in picked:
+            start = clock(args.device)
+            module = one_by_one(source, data, head=head, setting=setting, rows=train, seed=0, protocol=protocol)
+            scored.append((accuracy(module, data, val), setting))
+            times.append(clock(args.device) - start)
+        setting = max(scored, key=lambda pair: pair[0])[1] if args.full else chosen[0]
+        start = clock(args.device)
+        finals = [one_by_one(source, data, head=head, setting=setting, rows=both, seed=0, protocol=protocol)]
+        last = clock(args.device) - start
+        finals += [
+            one_by_one(from_slices, data, head=head, setting=setting, rows=both, seed=s, protocol=protocol) for s in range(1, args.seeds)
+        ]  # (a) and (b) differ in nothing but speed: the further seeds take the faster loop
+        total = statistics.mean(times) * len(settings) + last
+        note = "every fit run" if args.full else f"{len(settings)} x the mean of {count} complete fits + the final one; setting taken from ours"
+        lines.append((name, total, note, ours, [accuracy(m, data, test) for m in finals], setting))
+    print(f"\n{kind}: {len(settings)} settings + final fit, {len(train)} training rows, {data.tokens} x {data.width}, {protocol.plan(len(train))}")
+    print(
+        "| loop | seconds | over ours | how | setting (lr, wd, dropout) | test balanced accuracy, mean and sd over seeds |\n|---|---|---|---|---|---|"
+    )
+    for name, seconds, note, base, scores, setting in lines:
+        sd = statistics.stdev(scores) if len(scores) > 1 else float("nan")
+        words = f"{setting.lr:g}, {setting.weight_decay:g}, {setting.dropout:g}"
+        print(f"| {name} | {seconds:.1f} | {seconds / base:.1f} | {note} | {words} | {statistics.mean(scores):.4f} ± {sd:.4f} ({len(scores)}) |")
+
+
+def steps(args: argparse.Namespace, *, width: int) -> None:
+    """A training step of the attentive head with the paper's 24 tokens, ours per configuration against the textbook module."""
+    tokens, rows, classes, count = 24, args.rows, 100, args.configurations
+    device = torch.device(args.device)
+    head = HeadSpec(kind="attentive", tokens=tokens, width=width, classes=classes)
+    x = nn.functional.normalize(torch.randn(rows, tokens, width, device=device), dim=-1)
+    y = torch.randint(0, classes, (rows,), device=device)
+    module = textbook(head, 0.1).to(device)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3)
+
+    def plain() -> None:
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(module(x), y).backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+        optimiser.step()
+
+    def grouped(precision: str, settings: list[Setting]) -> Callable[[], object]:
+        group = Group(head, settings, seed=0, protocol=Protocol(), steps=10**6, weights=None, device=device, precision=precision)
+        return lambda: group.step(x, y, step=0)
+
+    settings = [replace(s, dropout=0.1) for s in paper_grid("attentive")[:count]]
+    runs: dict[str, tuple[Callable[[], object], int]] = {
+        "textbook module": (plain, 1),
+        "ours, 1 configuration": (grouped("fp32", settings[:1]), 1),
+        f"ours, {count} configurations": (grouped("fp32", settings), count),
+        f"ours, {count} configurations, bf16": (grouped("bf16", settings), count),
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(args.repeats + 1):
+        for name, (run, share) in runs.items():  # side by side, so that a disturbance meets all of them
+            start = clock(args.device)
+            run()
+            if turn:
+                times[name].append((clock(args.device) - start) / share)
+    s, d = tokens, width
+    fused = rows * (4 * tokens * s * d + 3 * (4 * d * d + classes * d))
+    plainly = rows * 3 * (4 * s * d * d + 2 * d * d + classes * d)
+    square = torch.randn(2048, 2048, device=device)
+    peak = 2 * 2048**3 / statistics.median(timed(lambda: square @ square, args.device) for _ in range(9))
+    base = statistics.median(times["textbook module"])
+    print(f"\ntraining step, {rows} rows, {tokens} x {width}, {classes} classes; a square product reaches {peak / 1e9:.0f} GFLOP/s in float32 here")
+    print(f"least bytes per configuration: {(6 * rows * tokens * width + 56 * width * width) * 4 / 1e6:.0f} MB")
+    print("| | ms per configuration | textbook over it | least GFLOP | ms at the square product's rate |\n|---|---|---|---|---|")
+    for name, values in times.items():
+        flop = 2 * (plainly if "textbook" in name else fused)
+        ms = statistics.median(values) * 1e3
+        print(f"| {name} | {ms:.0f} | {base * 1e3 / ms:.1f} | {flop / 1e9:.1f} | {flop / peak * 1e3:.0f} |")
+
+
+def clock(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(run: Callable[[], object], device: str) -> float:
+    start = clock(device)
+    run()
+    return clock(device) - start
+
+
+def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
+    """The tokens of a cache's train split, or made-up ones with class structure."""
+    if args.cache:
+        from layercache.cache.reader import open_cache
+
+        split = open_cache(args.cache).split("train")
+        spec = split.spec
+        pairs = tuple((layer, token) for layer in spec.layers for token in spec.tokens if token in ("cls", "ap"))
+        x = torch.from_numpy(np.asarray(split.read(pairs))).permute(1, 0, 2).float()
+        print(
+            f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {x.shape[0]} rows of the train split, of which a fifth serves as test"
+        )
+        return MemoryBatches(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(spec.dataset.classes)
+    draw = torch.Generator().manual_seed(0)
+    n, s, d, c = args.shape
+    labels = torch.randint(0, c, (n,), generator=draw)
+    x = torch.randn(n, s, d, generator=draw) + 0.25 * torch.randn(c, s, d, generator=draw)[labels]
+    print(f"features: made up, {n} rows of {s} x {d}, {c} classes, one centre per class and token in unit noise (give --cache for real ones)")
+    return MemoryBatches(x, labels), c
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", help="folder of a cache; without it features are made up")
+    parser.add_argument("--shape", type=int, nargs=4, default=[1797, 24, 192, 10], metavar=("N", "S", "D", "C"), help="of made-up features")
+    parser.add_argument("--heads", nargs="+", default=["linear", "attentive"])
+    parser.add_argument("--widths", type=int, nargs="*", default=[384, 768])
+    parser.add_argument("--rows", type=int, default=2048, help="batch of the step timings")
+    parser.add_argument("--configurations", type=int, default=8, help="of the step timings")
+    parser.add_argument("--repeats", type=int, default=5, help="of the step timings; the median is quoted")
+    parser.add_argument("--fits", type=int, default=2, help="complete fits that (a) and (b) are extrapolated from")
+    parser.add_argument("--full", action="store_true", help="run all of (a) and (b)")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--min-steps", type=int, default=1000)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    print(describe())
+    for width in args.widths:
+        steps(args, width=width)
+    if args.heads:
+        data, classes = features(args)
+        data.x, data.labels = data.x.to(args.device), data.labels.to(args.device)
+        for kind in args.heads:
+            search(data, args, kind=kind, classes=classes)
+
+
+if __name__ == "__main__":
+    main()
