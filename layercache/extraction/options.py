@@ -52,13 +52,13 @@ class ExtractOptions:
     codec: str | None = None
     """Compression of the stored tokens: None (fastest), "zstd[:LEVEL]" or "blosc[:LEVEL]"."""
     batch_size: int | None = None
-    """Images of one forward; default 256 on a GPU, 64 on a CPU."""
+    """Images of one forward; default 256 on a GPU, 64 on a CPU. Moves tokens by rounding at most (benchmarks/LOG.md), so not part of the identity."""
     workers: int | None = None
     """Decoding processes; 0 decodes in a thread of this process; default: measured on a few samples."""
     device: DeviceName = "auto"
     """"auto" takes a GPU if there is one."""
     compile: bool = False
-    """torch.compile the forward."""
+    """torch.compile the forward; as with `batch_size`, not part of the identity."""
     deterministic: bool = False
     """Only deterministic algorithms on a GPU; a CPU is deterministic anyhow."""
     on_error: OnError = "stop"
