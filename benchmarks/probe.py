@@ -5,12 +5,12 @@
     python benchmarks/probe.py --device cuda
 
 (a) is the loop of the paper's authors: a DataLoader that calls __getitem__ per sample, the textbook head, one fit after the other. (b) is the same
-with the obvious fixes: tensors on the device, a permutation cut into slices. Ours is layercache.probing.fit. All three see one protocol: batch, steps,
-schedule, class weights, noise, clip.
+with the obvious fixes: tensors on the device, a permutation cut into slices. Ours is layercache.probing.fit. All three see one protocol: batch,
+steps, schedule, class weights, noise, clip.
 
 What a step costs at least, per row and configuration, in multiply-adds (S tokens, D width, H heads of length d = 2D/H, C classes): scores H S D,
-weighted sums H S D, value map 2 D D, output map 2 D D, classifier C D, forward; the backward pass needs each weight's gradient (as much again) and the
-inner gradients of all but the scores. Tokens get no gradient, so scores cost 2 H S D, sums 2 H S D, the maps 3 (4 D D + C D). The textbook module
+weighted sums H S D, value map 2 D D, output map 2 D D, classifier C D, forward; the backward pass needs each weight's gradient (as much again) and
+the inner gradients of all but the scores. Tokens get no gradient, so scores cost 2 H S D, sums 2 H S D, the maps 3 (4 D D + C D). The textbook module
 forms keys and values: 4 S D D forward and, since LayerNorm's affine part wants a gradient, three times that in all. Bytes: the sums, H D per row and
 configuration, are written once and read once forward, and made again with their gradients backward: 6 x 4 H D; AdamW passes 7 times over the 8 D D
 parameters of 4 bytes of each configuration.
@@ -135,6 +135,8 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
         count = len(settings) if args.full else args.fits
         picked = [settings[i] for i in np.linspace(0, len(settings) - 1, count).astype(int)]
         times, scored = [], []
+        warm = replace(protocol, epochs=1, min_steps=0)
+        one_by_one(source, data, head=head, setting=picked[0], rows=train, seed=0, protocol=warm)
         for setting in picked:
             start = clock(args.device)
             module = one_by_one(source, data, head=head, setting=setting, rows=train, seed=0, protocol=protocol)
@@ -230,9 +232,7 @@ def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
         spec = split.spec
         pairs = tuple((layer, token) for layer in spec.layers for token in spec.tokens if token in ("cls", "ap"))
         x = torch.from_numpy(np.asarray(split.read(pairs))).permute(1, 0, 2).float()
-        print(
-            f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {x.shape[0]} rows of the train split, of which a fifth serves as test"
-        )
+        print(f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {len(x)} rows of train, a fifth of them as test")
         return MemoryBatches(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(spec.dataset.classes)
     draw = torch.Generator().manual_seed(0)
     n, s, d, c = args.shape
