@@ -38,8 +38,15 @@ def _over_models(material: Material, per_model: pd.DataFrame) -> list[Block]:
         f"One-sided Wilcoxon signed-rank tests over backbones ({count(len(tests), 'test')}). p_adjusted: Benjamini-Hochberg over all of them; "
         "calling those at or below 0.05 significant keeps the expected share of false calls at 5 %."
     )
-    table = Table(name="wilcoxon", frame=tests.assign(significant=_significant(tests)), digits=4, caption=caption)
-    return [heading, Text(text=_verdict(tests)), table]
+    frame = tests.assign(significant=_significant(tests))
+    shown = frame.drop(columns=["head", "layers", "tokens", "smallest_p_possible"])
+    shown.insert(1, "probe", [str(Cell(head=str(r.head), layers=str(r.layers), tokens=str(r.tokens))) for r in tests.itertuples(index=False)])
+    shown = shown.assign(**{name: [_plain(p) for p in frame[name]] for name in ("p", "p_adjusted")})
+    return [heading, Text(text=_verdict(tests)), Table(name="wilcoxon", frame=frame, view=shown, caption=caption)]
+
+
+def _plain(p: float) -> str:
+    return probability(p).removeprefix("p = ").removeprefix("p ")
 
 
 def _significant(tests: pd.DataFrame) -> list[bool]:
@@ -84,8 +91,8 @@ def _over_images(material: Material) -> list[Block]:
     )
     frame = pd.DataFrame(rows)
     shown = frame[~frame["layers"].str.fullmatch(r"\d+")]
-    shown = shown.assign(p=[probability(p).removeprefix("p = ").removeprefix("p ") for p in shown["p"]])
-    return [heading, *(Text(text=s) for s in sentences[:4]), Table(name="bootstrap", frame=frame, view=shown, digits=1, caption=caption)]
+    shown = shown.assign(p=[_plain(p) for p in shown["p"]])
+    return [heading, *(Text(text=s) for s in sentences[:4]), Table(name="bootstrap", frame=frame, view=shown, shown=24, digits=1, caption=caption)]
 
 
 def _sentence(name: str, cell: Cell, found: PairedGain) -> str:

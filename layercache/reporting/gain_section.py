@@ -38,7 +38,7 @@ def gains_section(material: Material) -> Section:
     frame = readable(per_model.drop(columns=["source"]))
     # with one backbone per data set and nothing published, the page need not say it all twice
     twice = len(per_model) == len(means) and per_model["paper"].isna().all()
-    blocks.append(Table(name="gains", frame=frame, view=view(per_model), caption=caption, shown=0 if twice else 60))
+    blocks.append(Table(name="gains", frame=frame, view=view(per_model), caption=caption, shown=0 if twice else 24))
     blocks += _missing_cells(material)
     if material.set_aside:
         text = f"Set aside: {count(material.set_aside, 'probe')} of the same kind trained in yet another way (other grid or epochs). To see all:"
@@ -104,7 +104,7 @@ def view(table: pd.DataFrame) -> pd.DataFrame:
     single = table["layers"].str.fullmatch(r"\d+") | ((table["layers"] == "last") & (table["tokens"] == "ap") & (table["head"] == "linear"))
     kept = readable(table[~single].sort_values("gain", ascending=False)).sort_values("dataset", kind="stable", ignore_index=True)
     kept.insert(1, "probe", [str(Cell(head=str(r.head), layers=str(r.layers), tokens=str(r.tokens))) for r in kept.itertuples(index=False)])
-    hidden = ["head", "layers", "tokens", "source", *(["models", "of_the_papers_nine"] if "models" in kept and (kept["models"] == 1).all() else [])]
+    hidden = ["head", "layers", "tokens", "source", "of_the_papers_nine", *(["models"] if "models" in kept and (kept["models"] == 1).all() else [])]
     return kept.drop(columns=[name for name in hidden if name in kept])
 
 

@@ -76,7 +76,7 @@ class Table:
             "<tr>" + "".join(_cell("td", self._write(v), t) for v, t in zip(row, text, strict=True)) + "</tr>"
             for row in view.head(self.shown).itertuples(index=False)
         ]
-        more = len(self.frame) - len(body) if self.view is None else len(self.frame) != len(view)
+        more = len(body) < len(self.frame)
         caption = self.caption + (f" All {len(self.frame)} rows are in tables/{self.name}.csv." if more else "")
         return (
             f'<p class="soft" id="table-{self.name}-caption">{escape(caption)}</p>'
