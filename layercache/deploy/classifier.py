@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from layercache.deploy.heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.backbones import COMPUTE, Backbone, load_backbone
 from layercache.extraction.decode import rgb
 from layercache.probing.headfile import SavedHead
-from layercache.probing.heads import build
 
 
 class Classifier(nn.Module):
     """Frozen backbone and head. `classifier(classifier.preprocess(images))` gives logits; see `probabilities` for what they mean.
 
     Tokens keep float32 on their way from tap to head, so that logits differ from those of the cache by the cache's float16 rounding alone.
-    The head is the fused one of training, always in evaluation mode; nothing here is meant to be trained further.
+    Nothing here is meant to be trained further.
     """
 
     def __init__(self, head: SavedHead, backbone: Backbone) -> None:
@@ -40,11 +40,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.vit: nn.Module = backbone.module
         self.projection = backbone.projection
-        self._fused = build(head.spec)
-        self._names = {name: name.replace(".", "_") for name in head.parameters}
-        self.parameters_of_head = nn.ParameterDict(
-            {self._names[name]: nn.Parameter(value, requires_grad=False) for name, value in head.parameters.items()}
-        )
+        self.fusion = inference_head(head.spec, head.parameters)
         stored = {(layer, token): i for i, (layer, token) in enumerate((a, b) for a in backbone.layers for b in backbone.tokens)}
         self.chosen: Tensor
         self.register_buffer("chosen", torch.tensor([stored[pair] for pair in head.pairs]), persistent=False)
@@ -56,8 +52,8 @@ class Classifier(nn.Module):
         tokens_ltbd = self.backbone.run(images.to(COMPUTE[self.backbone.precision]))
         x_bsd = tokens_ltbd.flatten(0, 1).index_select(0, self.chosen).transpose(0, 1)
         x_bsd = F.normalize(x_bsd.float(), dim=-1)
-        parameters = {name: self.parameters_of_head[key][None] for name, key in self._names.items()}
-        return self._fused.logits(parameters, self._fused.prepare(x_bsd), train=False)[0]
+        logits: Tensor = self.fusion(x_bsd)
+        return logits
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> Tensor:
         """PIL images of any size and mode, or uint8 (B, 3, H, W) of the input's size -> what `forward` takes, on the module's device.

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,11 @@ def _export(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the exporters' own deprecations; what counts is checked below
                 write(x[:2], made)
-                run = load(made)
-        except Exception as error:  # exporters raise their own kinds for an operator that they do not know
+                found = run_both(load(made), x)
+        except Exception as error:  # exporters and runtimes raise their own kinds for an operator that they do not know
             first = (str(error) or type(error).__name__).splitlines()[0]
-            raise ExportError(f"{path}: this classifier cannot be exported ({type(error).__name__}: {first})") from error
-        difference = compare(run, x, wanted, where=path)
+            raise ExportError(f"{path}: this classifier cannot be exported ({type(error).__name__}: {first}); nothing was written") from error
+        difference = compare(found, wanted, where=path)
         files = sorted(Path(folder).iterdir(), key=lambda file: file == made)  # the file itself last
         total = sum(file.stat().st_size for file in files)
         for file in files:
@@ -142,13 +142,19 @@ def _export(
     return Export(path=path, bytes=total, images=len(x), max_difference=difference)
 
 
-def compare(run: Run, x: Tensor, wanted: Tensor, *, where: Path) -> float:
-    """Largest difference between `run` and `wanted` (B, C), over all images at once and one by one. Raises ExportError above TOLERANCE."""
+def run_both(run: Run, x: Tensor) -> dict[str, Tensor]:
+    """Logits of all images at once and of one after the other, by how they were run."""
     with torch.inference_mode():
-        together = run(x).cpu()
-        singly = torch.cat([run(x[i : i + 1]).cpu() for i in range(len(x))])
+        return {
+            f"{len(x)} images at once": run(x).cpu(),
+            "one image at a time": torch.cat([run(x[i : i + 1]).cpu() for i in range(len(x))]),
+        }
+
+
+def compare(found: Mapping[str, Tensor], wanted: Tensor, *, where: Path) -> float:
+    """Largest difference between what was found and `wanted` (B, C). Raises ExportError above TOLERANCE."""
     worst = 0.0
-    for got, how in ((together, f"{len(x)} images at once"), (singly, "one image at a time")):
+    for how, got in found.items():
         if got.shape != wanted.shape:
             raise ExportError(
                 f"{where}: expected logits {tuple(wanted.shape)}, the exported file gives {tuple(got.shape)} for {how}; nothing was written"

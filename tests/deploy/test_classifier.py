@@ -103,7 +103,7 @@ def test_the_module_is_frozen_and_moves_as_one(trained: Trained) -> None:
     assert not classifier.training
     assert not any(p.requires_grad for p in classifier.parameters())
     names = dict(classifier.named_parameters())
-    assert "parameters_of_head.classifier_weight" in names
+    assert "fusion.weight" in names
     assert "vit.blocks.0.attn.qkv.weight" in names
     moved = classifier.to("meta")
     assert {p.device.type for p in moved.parameters()} == {"meta"}

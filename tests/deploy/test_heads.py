@@ -1,0 +1,108 @@
+"""Heads multiplied out for inference give the logits of the engine's own, for every kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from layercache.deploy.heads import AttentiveInference, inference_head
+from layercache.probing.headfile import HeadOrigin, SavedHead
+from layercache.probing.heads import HeadSpec, build
+
+D, S, C = 20, 6, 5
+SPECS = {
+    "linear": HeadSpec(kind="linear", tokens=S, width=D, classes=C),
+    "attentive": HeadSpec(kind="attentive", tokens=S, width=D, classes=C),
+    "attentive, 3 heads": HeadSpec(kind="attentive", tokens=S, width=D, classes=C, attention_heads=3),
+    "attentive-tokens": HeadSpec(kind="attentive-tokens", tokens=S, width=D, classes=C),
+    "hybrid": HeadSpec(kind="hybrid", tokens=S, width=D, classes=C),
+    "hybrid, embeddings": HeadSpec(kind="hybrid", tokens=S, width=D, classes=C, groups=(0, 0, 1, 1, 2, 2)),
+}
+
+
+def trained(spec: HeadSpec) -> SavedHead:
+    """A head with every parameter far from its initial value: norms and running statistics too."""
+    generator = torch.Generator().manual_seed(3)
+    parameters = build(spec).initial(generator)
+    for name, value in parameters.items():
+        noise = torch.randn(value.shape, generator=generator)
+        parameters[name] = 0.5 + noise.abs() if name.endswith("running_var") else value + 0.5 * noise
+    origin = HeadOrigin(
+        model="m",
+        architecture="a",
+        weights="w",
+        depth=3,
+        tap="norm2",
+        projected=False,
+        preprocessing={},
+        dataset="d",
+        classes=tuple("abcde"),
+        pairs=tuple((1, f"patch/{i}") for i in range(S)),
+        fingerprints=("f",),
+    )
+    return SavedHead(name=spec.kind, spec=spec, parameters=parameters, origin=origin, setting={}, seed=0)
+
+
+def tokens(n: int) -> torch.Tensor:
+    x = torch.randn(n, S, D, generator=torch.Generator().manual_seed(4))
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_logits_are_the_engine_s(name: str) -> None:
+    head = trained(SPECS[name])
+    x = tokens(7)
+    wanted = head.predict(x)
+    got = inference_head(head.spec, head.parameters)(x)
+    assert wanted.std() > 0.1  # they differ from image to image, so that agreement means something
+    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "query",
+        "norm_query.weight",
+        "norm_query.bias",
+        "norm_key.weight",
+        "norm_value.weight",
+        "norm_value.bias",
+        "to_query.weight",
+        "to_key.weight",
+        "to_value.weight",
+        "output.weight",
+        "output.bias",
+        "batch_norm.weight",
+        "batch_norm.bias",
+        "batch_norm.running_mean",
+        "batch_norm.running_var",
+        "classifier.weight",
+        "classifier.bias",
+        "embedding",
+    ],
+)
+def test_every_parameter_counts(name: str) -> None:
+    """Negative control: with any one parameter changed, the old folded head no longer agrees."""
+    head = trained(SPECS["hybrid, embeddings"])
+    x = tokens(7)
+    before = inference_head(head.spec, head.parameters)(x)
+    value = head.parameters[name]
+    changed = dict(head.parameters) | {name: value + torch.rand(value.shape, generator=torch.Generator().manual_seed(6))}
+    assert (inference_head(head.spec, changed)(x) - before).abs().max() > 1e-3
+
+
+def test_the_key_shift_does_not_count() -> None:
+    """norm_key's bias adds the same to every token's score."""
+    head = trained(SPECS["attentive"])
+    changed = dict(head.parameters) | {"norm_key.bias": head.parameters["norm_key.bias"] + 3}
+    one, two = (inference_head(head.spec, p) for p in (head.parameters, changed))
+    assert isinstance(one, AttentiveInference)
+    assert torch.equal(one(tokens(3)), two(tokens(3)))
+
+
+def test_it_is_frozen_float32() -> None:
+    head = trained(SPECS["hybrid, embeddings"])
+    made = inference_head(head.spec, head.parameters)
+    assert {p.dtype for p in made.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in made.parameters())
+    assert not made.training
