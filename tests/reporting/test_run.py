@@ -203,3 +203,17 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'layercache\[report\]'"):
         report(tmp_path / "out", root=tmp_path)
+
+
+@pytest.mark.slow
+def test_on_probes_that_were_really_trained(tmp_path):
+    """The half of the classes that only lower layers know is what fusion gains; the report finds it from the files of real probes."""
+    cache = lab.make_cache(tmp_path / "caches")
+    lab.train(cache, head="linear", layers=["last", "1"], tokens="cls")
+    lab.train(cache, head="attentive", layers=["last", "all"])
+    done = report(tmp_path / "out", root=tmp_path / "caches")
+    table = pd.read_csv(tmp_path / "out" / "tables" / "gains.csv").set_index(["head", "layers", "tokens"])
+    assert table.loc[("attentive", "all", "cls+ap"), "gain"] > 20
+    attention = pd.read_csv(tmp_path / "out" / "tables" / "attention-vit_toy-toys.csv")
+    assert attention[attention["head"] == "all"]["mean"].sum() == pytest.approx(1, abs=1e-4)
+    assert {"gains", "attention-vit_toy-toys", "cka-vit_toy-toys", "confusions-vit_toy-toys", "subsets"} <= {p.stem for p in done.figures}
