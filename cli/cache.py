@@ -46,7 +46,7 @@ def ls(*, root: Root = None, model: Model = None, dataset: Dataset = None, as_js
         columns += [(d["dataset"], d["model"], d["fingerprint"][:12], _stored(d), ", ".join(_splits(d)), _size(d["bytes"])) for d in rows]
         _print_table(columns)
         typer.echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
-    else:
+    elif not unreadable:
         typer.echo(f"no cache below {base}; make one with: layercache extract")
     for text in unreadable:
         typer.echo(f"error: {text}", err=True)
@@ -71,7 +71,7 @@ def info(
             ("path", d["path"]),
             ("model", f"{d['model']} ({d['architecture']})"),
             ("weights", d["weights"]),
-            ("data set", f"{d['dataset']}, {d['classes']} classes" + (f", limited to {d['limit']} a split" if d["limit"] is not None else "")),
+            ("data set", f"{d['dataset']}, {d['classes']} classes" + _limit(d)),
             ("tokens", _stored(d)),
             ("layers", ", ".join(map(str, d["layers"]))),
             ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
@@ -82,7 +82,7 @@ def info(
     )
     for name, split in d["splits"].items():
         for sample, why in list(split["skipped"].items())[:SHOWN]:
-            typer.echo(f"skipped in {name}: {sample}: {why}")
+            typer.echo(f"skipped in {name}: {sample}: {why.removeprefix(f'sample {sample!r} ')}")
         if len(split["skipped"]) > SHOWN:
             typer.echo(f"skipped in {name}: {len(split['skipped']) - SHOWN} more, all listed by --json")
 
@@ -108,20 +108,22 @@ def verify(
         folders = [f for f in cache_folders(cache_root(root), model=model, dataset=dataset) if f.name.startswith((fingerprint or "")[:12])]
     else:
         folders = [path or open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint).path]
-    faulty = 0
+    faulty, damaged = 0, False
     for folder in folders:
         with tqdm(unit="B", unit_scale=True, desc=folder.name, disable=None, leave=False) as bar:
             faults = find_faults(folder, progress=bar.update)
         faulty += bool(faults)
+        damaged |= any(fault.path.is_file() for fault in faults)
         for fault in faults:
-            typer.echo(f"{fault.path}: {fault.what}")
+            typer.echo(f"{fault.path}: {fault.what.removeprefix(f'{fault.path}: ')}")
         if not faults:
             d = describe(open_cache(folder))
             typer.echo(f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; {_size(d['bytes'])})")
     if not folders:
         typer.echo("no cache matches")
     if faulty:
-        typer.echo(f"{faulty} of {len(folders)} caches {'has' if faulty == 1 else 'have'} faults", err=True)
+        has, remedy = "has" if faulty == 1 else "have", "run the same extraction again, which makes only what is missing"
+        typer.echo(f"{faulty} of {len(folders)} caches {has} faults: {'delete the files named above and ' if damaged else ''}{remedy}", err=True)
         raise typer.Exit(1)
 
 
@@ -147,6 +149,10 @@ def rm(
     typer.echo(f"deleted {found.path} ({size})")
 
 
+def _limit(d: dict[str, Any]) -> str:
+    return "" if d["limit"] is None else f", limited to {d['limit']} a split, drawn with seed {d['limit_seed']}"
+
+
 def _probes(found: Cache) -> str:
     folder = found.path / "probes"
     count = sum(p.is_dir() for p in folder.iterdir()) if folder.is_dir() else 0
@@ -155,7 +161,9 @@ def _probes(found: Cache) -> str:
 
 def _stored(d: dict[str, Any]) -> str:
     kinds = list(dict.fromkeys(t.split("/")[0] for t in d["tokens"]))
-    return f"{len(d['layers'])} layers x {'+'.join(kinds)} x {d['width']} {d['store_dtype']}, tap {d['tap']}, {d['precision']}"
+    return f"{len(d['layers'])} layers x {'+'.join(kinds)} x {d['width']} {d['store_dtype']}, tap {d['tap']}, {d['precision']}" + (
+        ", projected" if d["projected"] else ""
+    )
 
 
 def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:

@@ -52,7 +52,7 @@ def _show(name: str, root: str | None, *, download: bool) -> None:
     sizes = ", ".join(f"{split} {len(dataset.open(split).labels)}" for split in dataset.splits)
     typer.echo(f"{dataset.name}: {len(dataset.classes)} classes{', several per image' if dataset.multi_label else ''}; {sizes}")
     for reason, count in getattr(dataset, "ignored", {}).items():
-        typer.echo(f"left out: {count} files ({reason})")
+        typer.echo(f"left out: {count} file{'s' * (count != 1)} ({reason})")
     if name in DATASETS and DATASETS[name].note:
         typer.echo(DATASETS[name].note)
     shown = dataset.classes[:20]

@@ -11,7 +11,9 @@ import typer
 Model = Annotated[
     list[str], typer.Option("--model", "-m", help="Backbone: a name of `layercache models`, or any timm ViT. Repeatable: all share one decode.")
 ]
-Data = Annotated[str, typer.Option("--dataset", "-d", help="Data set: a name of `layercache datasets`, or folder:PATH.")]
+Data = Annotated[
+    str, typer.Option("--dataset", "-d", help="Data set: a name of `layercache datasets`, or your own: folder:PATH, wds:PATH, hf:NAME, csv:FILE.")
+]
 Weights = Annotated[
     list[str] | None,
     typer.Option(metavar="[MODEL=]FILE", help="Local checkpoint (safetensors or torch); with several models, MODEL=FILE.", show_default=False),

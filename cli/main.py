@@ -65,7 +65,11 @@ def describe(error: Exception) -> str:
     """The line that a user reads: our own faults as they are, the system's with a remedy, anything else named as unexpected."""
     from layercache.errors import LayercacheError
 
-    if isinstance(error, LayercacheError | OSError):
+    if isinstance(error, LayercacheError):
+        return f"error: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error.strerror}"
+    if isinstance(error, OSError):
         return f"error: {error}"
     return f"error: unexpected {type(error).__name__}: {error}\nRun the command again with --debug for the traceback, and please report it."
 

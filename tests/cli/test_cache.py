@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,11 +84,22 @@ def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
     assert "30 images (1 skipped)" in out
     assert out.endswith("skipped in train: bilder/é9.png: truncated\n")
+    assert "limited" not in out
     code, out, _ = run(capsys, "info", "--model", "other")
     assert "incomplete, 2 of 4 blocks" in out
     code, _, err = run(capsys, "info")
     assert code == 1
     assert err.startswith(f"error: 2 caches below {root} match any model and data set; choose one by its path")
+
+
+def test_info_tells_how_a_limit_was_drawn_and_names_a_sample_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = make_spec(30, projected=True)
+    spec = replace(spec, dataset=replace(spec.dataset, limit=30, limit_seed=3))
+    make_cache(root, spec, skipped={9: "sample 'bilder/é9.png' cannot be decoded: truncated"})
+    _, out, _ = run(capsys, "info")
+    assert "shapes, 3 classes, limited to 30 a split, drawn with seed 3\n" in out
+    assert "fp32, projected\n" in out
+    assert "skipped in train: bilder/é9.png: cannot be decoded: truncated\n" in out
 
 
 def test_verify_of_a_whole_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +120,9 @@ def test_verify_of_a_damaged_cache(root: Path, capsys: pytest.CaptureFixture[str
     code, out, err = run(capsys, "verify", str(whole.path))
     assert code == 1
     assert out.startswith(f"{file}: ")
-    assert err == "1 of 1 caches has faults\n"
+    assert out.count(str(file)) == 1
+    delete = "" if damage == "missing" else "delete the files named above and "
+    assert err == f"1 of 1 caches has faults: {delete}run the same extraction again, which makes only what is missing\n"
 
 
 def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +131,7 @@ def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert f"{whole.path}: every byte is as it was written" in out
     assert f"{begun.path}/commits/train/complete.json: incomplete: 2 of 4 row blocks; continue with: layercache extract --model other" in out
-    assert err == "1 of 2 caches has faults\n"
+    assert err == "1 of 2 caches has faults: run the same extraction again, which makes only what is missing\n"
 
 
 def test_rm_asks(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

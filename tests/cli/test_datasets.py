@@ -34,7 +34,7 @@ def test_one_set(capsys, tmp_path):
     (tmp_path / "train/ant/notes.txt").write_text("x")
     out = told(capsys, f"folder:{tmp_path}")
     assert f"{tmp_path.name}: 2 classes; train 2, test 3" in out
-    assert "left out: 1 files (not an image by its name)" in out
+    assert "left out: 1 file (not an image by its name)" in out
     assert "classes: ant, bee" in out
 
 
