@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 
 from layercache.cache.layout import SplitLayout, cache_folder, planned_bytes
 from layercache.cache.reader import cache_root, open_cache
-from layercache.cache.records import BlockRecord
+from layercache.cache.records import BlockRecord, CompleteRecord
+from layercache.cache.shard import Codec
 from layercache.cache.spec import CacheSpec, DatasetIdentity
 from layercache.cache.store import LocalStore
-from layercache.errors import CacheError, OptionError, StorageError, UnknownNameError
+from layercache.errors import CacheError, DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
 from layercache.extraction.backbones import Backbone, load_backbone
 from layercache.extraction.datasets.contract import Dataset
@@ -80,6 +82,8 @@ class Plan:
 
 def make_plan(options: ExtractOptions) -> Plan:
     """Open the data set, load the backbones, look for what is there. Raises whatever is wrong with a name, a file or an option."""
+    if options.codec is not None:
+        Codec(options.codec)  # refuses a word that it does not know, before anything is read
     device, why = choose_device(options.device)
     dataset = options.dataset
     if isinstance(dataset, str):
@@ -92,6 +96,8 @@ def make_plan(options: ExtractOptions) -> Plan:
     root = cache_root(options.cache)
     backbones = [_load(options, model, device) for model in options.models]
     identity = datasets.identity(dataset, options.limit, seed=options.seed)
+    if options.on_error == "stop":
+        _refuse_unreadable(dataset, splits)
     targets = tuple(_target(backbone, identity, root, splits) for backbone in backbones)
     if len({target.path for target in targets}) < len(targets):
         raise OptionError(f"models: {', '.join(options.models)} name one cache twice")
@@ -107,6 +113,15 @@ def choose_device(asked: str) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked"
     return ("cuda", torch.cuda.get_device_name()) if there else ("cpu", "no GPU found")
+
+
+def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
+    """What the identity has found out need not wait until a worker gets there."""
+    for split in splits:
+        unreadable: dict[str, str] = getattr(dataset.open(split), "unreadable", {})
+        for sample, why in unreadable.items():
+            count = f" ({len(unreadable)} such samples in split {split})" if len(unreadable) > 1 else ""
+            raise DataError(f"sample {sample!r} cannot be read: {why}{count}. --on-error skip leaves such images out and lists them in the cache")
 
 
 def size_on_disk(path: Path, spec: CacheSpec, split: str) -> int:
@@ -159,13 +174,21 @@ def _target(backbone: Backbone, identity: DatasetIdentity, root: Path, splits: S
 
 
 def _complete(path: Path, spec: CacheSpec, split: str) -> bool:
-    """The split has its complete record, and every shard its length: a lost file is made again rather than believed in."""
+    """The split has its complete record, every shard its length and every other file its digest: what is lost is made again, not believed in."""
+    store, layout = LocalStore(path), SplitLayout(spec, split)
     try:
         open_cache(path).split(split)
+        files = CompleteRecord.from_bytes(store.read(layout.complete), where=layout.complete).files
     except CacheError:
         return False  # absent, begun or damaged: the writer looks closer
-    store, layout = LocalStore(path), SplitLayout(spec, split)
-    return all(_whole(store, layout, block) for block in range(layout.blocks))
+    return all(_as_written(store, key, digest) for key, digest in files.items()) and all(_whole(store, layout, b) for b in range(layout.blocks))
+
+
+def _as_written(store: LocalStore, key: str, digest: str) -> bool:
+    try:
+        return sha256(store.read(key)).hexdigest() == digest
+    except FileNotFoundError:
+        return False
 
 
 def _littered(path: Path, layout: SplitLayout) -> bool:

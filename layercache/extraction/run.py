@@ -53,6 +53,10 @@ def _announce(plan: Plan, say: Say) -> None:
         size = sum(planned_bytes(spec, rows[split]) for split in plan.splits)
         tokens = f"{_count(len(spec.layers), 'layer')} x {_count(len(spec.tokens), 'token')} x {spec.width} ({spec.tap}, {spec.store_dtype})"
         missing = "" if target.missing_bytes >= size else f", {human(target.missing_bytes)} of it still to be written"
+        if not target.todo:
+            missing = ", complete already"
+        elif not target.missing_bytes:  # files whose records are lost or do not fit them
+            missing = ", to be repaired"
         say(f"{spec.model}: {tokens}, {human(size)}{missing}: {target.path}")
         for note in target.backbone.notes:
             say(f"  note: {note}")

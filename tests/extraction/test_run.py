@@ -10,19 +10,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from layercache.cache import layout
 from layercache.cache.check import verify
 from layercache.cache.reader import open_cache
 from layercache.cache.writer import SplitWriter
-from layercache.errors import CacheBusyError, CacheIncompleteError, DataError, NonFiniteError, OptionError, StorageError, UnknownNameError
+from layercache.errors import (
+    CacheBusyError,
+    CacheCorruptError,
+    CacheIncompleteError,
+    DataError,
+    NonFiniteError,
+    OptionError,
+    StorageError,
+    UnknownNameError,
+)
 from layercache.extraction import plan as planning
 from layercache.extraction.datasets.labelled import Labelled
 from layercache.extraction.interruption import Interrupted
 from layercache.extraction.pipeline import stream
 from layercache.extraction.result import Extraction
 from layercache.extraction.run import extract
-from tests.extraction.fakes import LARGE, FakeBackbone, Pictures, dataset, expected, tree
+from tests.extraction.fakes import LARGE, FakeBackbone, Pictures, dataset, expected, image, tree
 
 Run = Callable[..., list[Extraction]]
 MODELS = {
@@ -144,6 +154,24 @@ def test_a_lost_or_cut_file_of_a_complete_split_is_made_again(run: Run, tmp_path
     assert tree(tmp_path) == whole
 
 
+@pytest.mark.parametrize("key", ["train.zarr/label/c/0", "train.zarr/tokens/zarr.json", "train.zarr/id/c/0", "commits/train/00000001.json"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_lost_or_cut_small_file_of_a_complete_split_is_made_again(run: Run, key: str, cut: bool) -> None:
+    (done,) = run()
+    whole = tree(done.path)
+    data = (done.path / key).read_bytes()
+    (done.path / key).unlink()
+    if cut:
+        (done.path / key).write_bytes(data[:-1])
+    if cut and key.endswith("zarr.json"):  # another codec may have been asked for, which only this file tells
+        with pytest.raises(CacheCorruptError, match=r"zarr\.json: .*delete it and run the same extraction again"):
+            run()
+        (done.path / key).unlink()
+    run()
+    assert tree(done.path) == whole
+    assert not verify(open_cache(done.path))
+
+
 def test_a_sample_that_cannot_be_decoded_stops_the_run_by_its_id(run: Run, tmp_path: Path) -> None:
     bad = dataset({"train": Pictures(53, broken=frozenset({44, 30}))})
     with pytest.raises(DataError, match=r"sample 'pic/0030' cannot be decoded: .*--on-error skip leaves such images out"):
@@ -246,7 +274,7 @@ def test_ctrl_c_keeps_what_is_committed_and_says_how_to_continue(run: Run, tmp_p
         ({"weights": {"fakee": "x"}}, UnknownNameError, "unknown model of weights 'fakee': did you mean fake"),
         ({"batchsize": 3}, UnknownNameError, "unknown option of extract 'batchsize': did you mean batch_size"),
         ({"dataset": "digts"}, UnknownNameError, "unknown data set 'digts': did you mean digits"),
-        ({"codec": "zip"}, OptionError, "zip"),
+        ({"codec": "zip"}, OptionError, "codec 'zip': expected zstd"),
     ],
 )
 def test_a_wrong_option_is_refused_before_any_work(run: Run, tmp_path: Path, options: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -264,3 +292,19 @@ def test_a_dataset_changed_in_anything_is_another_cache(run: Run) -> None:
     ):
         paths.append(run(dataset=changed)[0].path)
     assert len(set(paths)) == 3
+
+
+def test_a_missing_file_is_refused_before_any_work_or_skipped_and_listed(run: Run, tmp_path: Path) -> None:
+    for n in range(4):
+        Image.fromarray(image(n)).save(tmp_path / f"{n}.png")
+    lines = ["path,label,split", *(f"{n}.png,{n % 2},train" for n in (0, 1, 7, 2, 3))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"^sample '7\.png' cannot be read: No such file or directory: .*7\.png\. --on-error skip leaves"):
+        run(dataset=f"csv:{tmp_path}/t.csv", splits=["train"])
+    assert MODELS["fake"].seen == []
+    (done,) = run(dataset=f"csv:{tmp_path}/t.csv", splits=["train"], on_error="skip")
+    split = open_cache(done.path).split("train")
+    assert done.skipped == 1
+    assert list(split.skipped) == ["7.png"]
+    assert "No such file" in split.skipped["7.png"]
+    assert split.ids == ["0.png", "1.png", "2.png", "3.png"]

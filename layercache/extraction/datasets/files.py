@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +14,6 @@ from typing import Any, Self
 
 import numpy as np
 from PIL import Image
-
-from layercache.errors import DataError
 
 HASHED_IN_FULL = 1 << 30
 """Up to this many bytes, a split's images are hashed byte by byte; beyond, their sizes stand for them."""
@@ -33,19 +33,30 @@ class FileSamples:
     labels: np.ndarray[Any, Any]
     """int64 (N,) or uint8 (N, C)."""
 
-    @cached_property
+    @property
     def content(self) -> str:
-        """Digest of the files' bytes, or of their sizes above `HASHED_IN_FULL`. Raises DataError when a file cannot be read."""
-        try:
-            sizes = [os.stat(self.path(i)).st_size for i in range(len(self.ids))]
-            digest = hashlib.sha256(np.asarray(sizes, "<i8").tobytes())
-            if sum(sizes) > HASHED_IN_FULL:
-                return f"sizes:{digest.hexdigest()}"
-            for i in range(len(self.ids)):
+        """Digest of the files' bytes, or of their sizes above `HASHED_IN_FULL`. A file that cannot be read counts as such."""
+        return self._read[0]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Id -> why: the files that were missing or closed to us when `content` read them."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[str, dict[str, str]]:
+        unreadable: dict[str, str] = {}
+        sizes = np.full(len(self.ids), -1, "<i8")
+        for i, name in enumerate(self.ids):
+            with _noting(unreadable, name):
+                sizes[i] = os.stat(self.path(i)).st_size
+        digest = hashlib.sha256(sizes.tobytes())
+        if sizes.sum() > HASHED_IN_FULL:
+            return f"sizes:{digest.hexdigest()}", unreadable
+        for i, name in enumerate(self.ids):
+            with _noting(unreadable, name):
                 digest.update(Path(self.path(i)).read_bytes())
-        except OSError as error:
-            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-        return f"bytes:{digest.hexdigest()}"
+        return f"bytes:{digest.hexdigest()}", unreadable
 
     def path(self, row: int) -> str:
         """Where image `row` lies."""
@@ -59,6 +70,14 @@ class FileSamples:
     def take(self, rows: np.ndarray[Any, Any]) -> Self:
         """Only these rows, in this order."""
         return type(self)(self.root, [self.ids[i] for i in rows], self.labels[rows])
+
+
+@contextmanager
+def _noting(unreadable: dict[str, str], name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        unreadable[name] = f"{error.strerror}: {error.filename}"
 
 
 def is_image(name: str) -> bool:
