@@ -111,7 +111,13 @@ def main() -> None:
 
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     model.load_state_dict(half)
-    record = {"architecture": ARCHITECTURE, "data": "Fashion-MNIST train (60,000)", "seed": args.seed, "epochs": args.epochs, "seconds": round(seconds)}
+    record = {
+        "architecture": ARCHITECTURE,
+        "data": "Fashion-MNIST train (60,000)",
+        "seed": args.seed,
+        "epochs": args.epochs,
+        "seconds": round(seconds),
+    }
     record["test_top1"] = round(accuracy(model, x_test, y_test), 4)
     save_file(half, args.out, metadata={"layercache": json.dumps(record), "license": "Apache-2.0"})
     partial.unlink(missing_ok=True)

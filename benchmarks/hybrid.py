@@ -1,0 +1,72 @@
+"""Where spatial tokens help and where they do not: hybrid and all-token heads beside fusion of CLS and AP, on the real data that needs no download.
+
+vit_nano, with `digits`, `photos` and, where --data-root has it, Fashion-MNIST (--limit training images). For each head a corner of the paper's grid,
+several seeds, and the parameters that it takes; validation stands beside test, since a larger head may be chosen well and still overfit.
+
+    python benchmarks/hybrid.py [--seeds 3] [--data-root FOLDER --limit 1000] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+
+from machine import describe
+
+import layercache
+from layercache.probing.protocol import grid
+
+HEADS = (
+    ("linear, last CLS", {"head": "linear", "layers": "last", "tokens": "cls"}),
+    ("attentive, all CLS+AP", {"head": "attentive", "layers": "all", "tokens": "cls+ap"}),
+    ("attentive-tokens, last layer", {"head": "attentive-tokens"}),
+    ("hybrid, + grid:2 of last", {"head": "hybrid", "spatial": "grid:2"}),
+    ("hybrid, + grid:4 of last", {"head": "hybrid", "spatial": "grid:4"}),
+    ("hybrid, + grid:4 of mid-last", {"head": "hybrid", "spatial": "grid:4", "spatial_layers": "mid-last"}),
+    ("hybrid, + grid:4 of mid-last, embedding", {"head": "hybrid", "spatial": "grid:4", "spatial_layers": "mid-last", "embedding": True}),
+    ("hybrid, + all patches of last", {"head": "hybrid", "spatial": "patch"}),
+)
+SETTINGS = {
+    "linear": grid(lr=(1e-1, 1e-2, 1e-3), weight_decay=(1e-4, 1e-1)),
+    "attention": grid(lr=(1e-2, 1e-3), weight_decay=(1e-4, 1e-1), dropout=(0.0, 0.3)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data-root", help="folder with FashionMNIST/raw; without it Fashion-MNIST is left out")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--datasets", default="digits,photos")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    print(f"{describe()}\n\n| data set | head | tokens | parameters | test balanced accuracy, mean ± std over {args.seeds} seeds | validation |")
+    print("|---|---|---|---|---|---|")
+    names = [*args.datasets.split(","), *(["fashion_mnist"] if args.data_root else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            where = {"data_root": args.data_root, "limit": args.limit} if name == "fashion_mnist" else {}
+            common = {
+                "models": ["vit_nano"],
+                "dataset": name,
+                "cache": folder,
+                "device": args.device,
+                "progress": False,
+                "say": lambda _: None,
+                **where,
+            }
+            (pooled,) = layercache.extract(tokens="cls+ap+grid:2+grid:4", **common)
+            (patches,) = layercache.extract(tokens="all", layers="last", **common)
+            for label, head in HEADS:
+                chosen = SETTINGS["linear" if head["head"] == "linear" else "attention"]
+                cache = patches.path if head["head"] == "attentive-tokens" else pooled.path
+                beside = {"spatial_cache": patches.path} if head.get("spatial") == "patch" else {}
+                results = layercache.probe(cache, settings=chosen, seeds=args.seeds, device=args.device, **head, **beside)
+                row, of = results.over_seeds().iloc[0], results.table.iloc[0]
+                test = f"{100 * row['test_balanced_accuracy_mean']:.2f} ± {100 * row['test_balanced_accuracy_std']:.2f}"
+                validation = f"{100 * row['val_balanced_accuracy_mean']:.2f}"
+                print(f"| {name} | {label} | {of['n_tokens']} | {of['parameters']:,} | {test} | {validation} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
