@@ -43,9 +43,10 @@ def _title(head: SavedHead) -> Iterator[str]:
     kinds = list(dict.fromkeys(token.split("/")[0] for _, token in head.pairs))
     yield f"# {head.name} head on {origin.model} for {origin.dataset}"
     yield ""
-    attention = f", {spec.heads} attention heads" if spec.heads else ""
+    article = "An" if head.name[0] in "aeiou" else "A"
+    attention = f" with {spec.heads} attention heads" if spec.heads else ""
     yield (
-        f"A {head.name} head{attention} that tells {spec.classes} classes apart from {spec.tokens} tokens of a frozen backbone: "
+        f"{article} {head.name} head{attention}: it tells {spec.classes} classes apart from {spec.tokens} tokens of a frozen backbone: "
         f"{', '.join(kinds)} of layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}."
     )
 
@@ -98,7 +99,7 @@ def _protocol(head: SavedHead, probe: Probe | None) -> Iterator[str]:
     if protocol:
         noise = protocol["noise"]
         yield (
-            f"AdamW, cosine schedule, {row['epochs']} epochs of {_plain(row['batch'])} samples a batch ({row['steps']} steps), gradient norm at most "
+            f"AdamW, cosine schedule, {row['epochs']} epochs in batches of {row['batch']} ({row['steps']} steps), gradient norm at most "
             f"{protocol['clip']}, class weights {'on' if protocol['class_weights'] else 'off'}, "
             + (f"noise of {noise['std']:g} on {100 * noise['probability']:g} % of the samples." if noise else "no noise.")
         )
@@ -115,7 +116,7 @@ def _figures(head: SavedHead, probe: Probe | None) -> Iterator[str]:
     meaning = "mean over classes of average precision" if head.spec.multi_label else "mean over classes of the share recognised"
     yield "| figure | value | what it says |"
     yield "|---|---|---|"
-    yield f"| test {name} | {_percent(row[f'test_{metric}'])} | {meaning}, on {row['test_rows']} test images that were looked at once |"
+    yield f"| test {name} | {_percent(row[f'test_{metric}'])} | {meaning}, on {row['test_rows']} test images, read once for this head |"
     yield f"| its 95 % interval | {_percent(row['test_ci_low'])} to {_percent(row['test_ci_high'])} | bootstrap over test images: other test images |"
     seeds = [float(p.row[f"test_{metric}"]) for p in siblings(probe)]
     if len(seeds) > 1:
@@ -171,4 +172,4 @@ def _percent(share: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
