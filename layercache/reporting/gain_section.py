@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from layercache.reporting.curves import dot_panels
 from layercache.reporting.gains import cell_order, gains, grid, mean_gains, pick
-from layercache.reporting.material import Material
+from layercache.reporting.material import Material, Source
 from layercache.reporting.page import Block, Missing, Plate, Section, Table, Text
 from layercache.reporting.reference import BASELINE, CELLS, FUSION, SOURCE, Cell
-from layercache.reporting.words import count
+from layercache.reporting.words import count, listed
 
 TITLE = "Gains over the last layer's CLS"
 MOST_COMMANDS = 12
@@ -26,7 +26,7 @@ def gains_section(material: Material) -> Section:
         source = material.detailed[0] if material.detailed else None
         commands = [material.command(source, cell) for cell in (BASELINE, FUSION)]
         text = "A gain needs the baseline and another probe of the same backbone and data. These make them:"
-        return Section(title=TITLE, blocks=[Missing(text=text, commands=commands)])
+        return Section(title=TITLE, blocks=[*_without_class_token(material), Missing(text=text, commands=commands)])
     means = mean_gains(per_model)
     cells = [c for c in cell_order(means) if c in CELLS] or cell_order(means)[:6]
     caption = f"Balanced accuracy and gains; paper_gain: the mean over nine backbones that the paper publishes ({SOURCE})."
@@ -39,7 +39,7 @@ def gains_section(material: Material) -> Section:
     # with one backbone per data set and nothing published, the page need not say it all twice
     twice = len(per_model) == len(means) and per_model["paper"].isna().all()
     blocks.append(Table(name="gains", frame=frame, view=view(per_model), caption=caption, shown=0 if twice else 24))
-    blocks += _missing_cells(material)
+    blocks += [*_without_class_token(material), *_missing_cells(material)]
     if material.set_aside:
         text = f"Set aside: {count(material.set_aside, 'probe')} of the same kind trained in yet another way (other grid or epochs). To see all:"
         blocks.append(Missing(text=text, commands=[f"layercache results{material.at}"]))
@@ -114,10 +114,21 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**shares).rename(columns={"paper": "paper_gain"}).dropna(axis="columns", how="all")
 
 
+def _has_class_token(source: Source) -> bool:
+    return any("cls" in cache.spec.tokens for cache in source.caches)
+
+
+def _without_class_token(material: Material) -> list[Block]:
+    """Says for which sources there can be no baseline."""
+    names = [s.name for s in material.sources.values() if not _has_class_token(s)]
+    text = f"No CLS is cached for {listed(names)}: without it there is no baseline and no gain (some backbones have no class token)."
+    return [Text(text=text)] if names else []
+
+
 def _missing_cells(material: Material) -> list[Block]:
     """Which of the paper's cells are not there, with one command each."""
     every_token = CELLS[1]
-    missing = [(s, c) for s in material.detailed for c in CELLS if not material.of(s, c)]
+    missing = [(s, c) for s in material.detailed if _has_class_token(s) for c in CELLS if not material.of(s, c)]
     plain = [material.command(s, c) for s, c in missing if c != every_token]
     blocks: list[Block] = []
     if plain:

@@ -14,6 +14,7 @@ from layercache.errors import CacheNotFoundError, MissingExtraError, OptionError
 from layercache.reporting import report
 from layercache.reporting.certainty import certainty_section
 from layercache.reporting.depth_section import attention_section
+from layercache.reporting.gain_section import gains_section
 from layercache.reporting.material import gather
 from layercache.reporting.overview import headline
 from layercache.reporting.page import Plate, Table, Text
@@ -182,6 +183,13 @@ def test_attention_of_one_backbone_by_data_set(tmp_path):
     assert "most to CLS of layer 1 (70.0\N{NO-BREAK SPACE}%)" in words[0]
     assert "most to AP of layer 2 (70.0\N{NO-BREAK SPACE}%)" in words[1]
     assert words[1].startswith("vit_toy on b: 20.0\N{NO-BREAK SPACE}% of the attention goes to layers below the last")
+
+
+def test_a_backbone_without_class_token_is_told_apart(tmp_path):
+    cache = lab.make_cache(tmp_path, tokens=("ap",), test=False)
+    lab.keep(cache, head="linear", layers="last", tokens="ap", right=lab.first(80))
+    words = [b.text for b in gains_section(gather([cache])).blocks]
+    assert words[0].startswith("No CLS is cached for vit_toy on toys: without it there is no baseline")
 
 
 def test_only_what_was_asked_for(tmp_path):
