@@ -60,3 +60,9 @@ def test_what_is_no_backbone(capsys: pytest.CaptureFixture[str], name: str, text
     code, _, err = run(capsys, "models", name)
     assert code == 1
     assert text in err
+
+
+def test_only_vits_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = run(capsys, "models", "vit_nan")
+    assert "did you mean vit_nano" in err
+    assert not [name for name in ("davit", "convnext", "maxvit", "levit") if name in err]
