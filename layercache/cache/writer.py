@@ -7,6 +7,7 @@ record without a shard, whose block is then done again. The complete record is w
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -185,7 +186,7 @@ class SplitWriter:
     def _write_group(self, labels: Array) -> None:
         """Make the group, or make its files what they should be: labels, ids and metadata follow from the spec and the arguments."""
         layout, store = self._layout, self._store
-        folder, fresh = store.path(layout.group), store.path(f"{layout.partial}/group")
+        folder, scratch = store.path(layout.group), store.path(layout.partial)
         metadata = f"{layout.group}/tokens/zarr.json"
         if store.size(metadata) is not None and self._committed:
             there = metadata_codec(store.read(metadata), where=str(store.path(metadata)))
@@ -193,7 +194,9 @@ class SplitWriter:
                 asked = self._codec.text if self._codec else "none"
                 raise OptionError(f"{folder}: begun with codec {there}, not {asked}: continue with that one, or remove it (layercache cache rm)")
         with store.refusals(folder):
-            fresh.parent.mkdir(parents=True, exist_ok=True)
+            scratch.mkdir(parents=True, exist_ok=True)
+            # a name of its own: threads of zarr may still be writing below the one of a run that has just failed
+            fresh = Path(tempfile.mkdtemp(dir=scratch)) / "group"
             write_group(fresh, layout, ids=self._ids, labels=labels, codec=self._codec)
             if not folder.exists():
                 fresh.rename(folder)
