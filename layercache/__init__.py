@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layercache.probing.results import Results, read_results
     from layercache.probing.sweep import probe
     from layercache.reporting import Report, report
+    from layercache.study import read_study, run_study
 
 __all__ = [
     "Cache",
@@ -32,7 +33,9 @@ __all__ = [
     "open_cache",
     "probe",
     "read_results",
+    "read_study",
     "report",
+    "run_study",
 ]
 
 _HOMES = {
@@ -46,7 +49,9 @@ _HOMES = {
     "open_cache": "layercache.cache",
     "probe": "layercache.probing.sweep",
     "read_results": "layercache.probing.results",
+    "read_study": "layercache.study",
     "report": "layercache.reporting",
+    "run_study": "layercache.study",
 }
 
 

@@ -20,7 +20,8 @@ def resolve_device(name: str | torch.device) -> tuple[torch.device, str]:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), f"cuda ({torch.cuda.get_device_name()})"
-        return torch.device("cpu"), f"cpu ({torch.get_num_threads()} threads; no CUDA device found)"
+        threads = torch.get_num_threads()
+        return torch.device("cpu"), f"cpu ({threads} thread{'s' * (threads != 1)}; no CUDA device found)"
     try:
         device = torch.device(name)
     except RuntimeError as e:

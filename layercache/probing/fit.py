@@ -249,7 +249,7 @@ def _group_bounds(
     groups = -(-count // most)
     bounds = [count * i // groups for i in range(groups + 1)]
     if say:
-        say(f"{count} settings train in {groups} group{'s' * (groups > 1)} of at most {-(-count // groups)} ({reason})")
+        say(f"{count}-setting grid trains in {groups} group{'s' * (groups > 1)} of at most {-(-count // groups)} ({reason})")
     return list(itertools.pairwise(bounds))
 
 

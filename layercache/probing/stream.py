@@ -117,7 +117,8 @@ def load(selection: Selection, *, device: torch.device, mode: str = "auto", budg
     room = budget if budget is not None else int(SHARE * free_memory(device))
     limit = "the rest of --memory" if budget is not None else f"half of what is free on {device.type}"
     need = selection.nbytes
-    size = f"{len(selection.pairs)} tokens x {len(selection.keep)} samples x {selection.width}, {format_bytes(need)}"
+    tokens = len(selection.pairs)
+    size = f"{tokens} token{'s' * (tokens != 1)} x {len(selection.keep)} samples x {selection.width}, {format_bytes(need)}"
     if mode == "resident" or (mode == "auto" and need <= room):
         why = "as asked" if mode == "resident" else f"fits {format_bytes(room)}, {limit}"
         return ResidentFeatures(selection, device=device), f"resident on {device.type}: {size} ({why})"

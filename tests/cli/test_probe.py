@@ -33,7 +33,7 @@ def test_it_prints_the_table_and_what_it_chose(run: Callable[..., Any], planted:
     assert f"cache {cache.path}" in out
     assert "device cpu" in out
     assert "training features resident on cpu: 2 tokens x 240 samples" in out
-    assert "1 settings train in 1 group" in out
+    assert "1-setting grid trains in 1 group" in out
     head = next(line for line in out.splitlines() if line.startswith("model"))
     names = (
         "head layers tokens lr weight-decay dropout val-bal. test-bal. top-1 parameters seconds".replace("-", " ").replace("top 1", "top-1").split()
@@ -51,7 +51,7 @@ def test_again_it_shows_what_is_there(run: Callable[..., Any], planted: Callable
     code, second, _ = run(*words)
     assert code == 0
     assert "already there" in second
-    assert "settings train" not in second
+    assert "setting grid" not in second
     assert [line for line in first.splitlines() if line.startswith("vit_small")] == [
         line for line in second.splitlines() if line.startswith("vit_small")
     ]

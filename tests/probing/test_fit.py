@@ -261,7 +261,7 @@ def test_it_reports_progress_and_says_its_group_size() -> None:
         say=said.append,
     )
     assert seen == [(i, 40) for i in range(1, 41)]
-    assert said == ["3 settings train in 2 groups of at most 2 (as asked)"]
+    assert said == ["3-setting grid trains in 2 groups of at most 2 (as asked)"]
 
 
 @pytest.mark.parametrize(
