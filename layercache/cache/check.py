@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
-from layercache.cache.reader import Cache, extract_command, load_cache
+from layercache.cache.reader import OTHER_OPTIONS, Cache, extract_command, load_cache
 from layercache.cache.records import BlockRecord, CompleteRecord
 from layercache.cache.shard import crc32c
 from layercache.cache.split import MAX_THREADS
@@ -51,7 +51,7 @@ def verify(cache: Cache | Path, *, progress: Callable[[int], None] | None = None
         if store.path(layout.group).is_dir() or store.path(layout.commits).is_dir():
             faults += _verify_split(cache, layout, store, progress or (lambda _: None))
     if not cache.splits:
-        faults.append(Fault(cache.path, f"holds no split; begin with: {extract_command(cache)}"))
+        faults.append(Fault(cache.path, f"holds no split; begin with: {extract_command(cache)} {OTHER_OPTIONS}"))
     return sorted(faults)
 
 
@@ -119,7 +119,9 @@ def _verify_split(cache: Cache, layout: SplitLayout, store: LocalStore, progress
     complete: CompleteRecord | None = None
     if store.size(layout.complete) is None:
         done, blocks = cache.progress(layout.split)
-        faults.append(Fault(store.path(layout.complete), f"incomplete: {done} of {blocks} row blocks; continue with: {extract_command(cache)}"))
+        faults.append(
+            Fault(store.path(layout.complete), f"incomplete: {done} of {blocks} row blocks; continue with: {extract_command(cache)} {OTHER_OPTIONS}")
+        )
         known |= set(store.list(layout.group))  # nothing says yet what these should be
     else:
         try:

@@ -17,9 +17,23 @@ from layercache.cache.split import Split
 from layercache.cache.store import LocalStore
 from layercache.errors import CacheAmbiguousError, CacheCorruptError, CacheIncompleteError, CacheNotFoundError, OptionError
 
-__all__ = ["HOME", "Cache", "Split", "cache_folders", "cache_root", "extract_command", "find_caches", "load_cache", "matching_caches", "open_cache"]
+__all__ = [
+    "HOME",
+    "OTHER_OPTIONS",
+    "Cache",
+    "Split",
+    "cache_folders",
+    "cache_root",
+    "extract_command",
+    "find_caches",
+    "load_cache",
+    "matching_caches",
+    "open_cache",
+]
 
 HOME = "LAYERCACHE_HOME"
+OTHER_OPTIONS = "(with the other options it was begun with)"
+"""Belongs behind `extract_command` where it continues what was begun."""
 _BRIEF = 60
 
 
@@ -77,7 +91,7 @@ class Cache:
             done, blocks = self.progress(name)
             raise CacheIncompleteError(
                 f"{self.path}: split {name!r} is incomplete: {done} of {blocks} row blocks are there. To continue, run the same extraction again: "
-                f"{extract_command(self)}"
+                f"{extract_command(self)} {OTHER_OPTIONS}"
             ) from None
         where = str(store.path(layout.complete))
         complete = CompleteRecord.from_bytes(data, where=where)
@@ -149,26 +163,29 @@ def open_cache(
     )
 
 
-def extract_command(cache: Cache) -> str:
-    """The command that made a cache, as far as its spec tells: where the checkpoint and the images lie it does not."""
+def extract_command(cache: Cache, *, model: str | None = None, layers: str | None = None, tokens: str | None = None) -> str:
+    """The command that made a cache, or one like it of another model, with other layers or tokens.
+
+    As far as its spec tells: where the checkpoint and the images lie it does not, see OTHER_OPTIONS.
+    """
     s, root = cache.spec, cache.path.parent.parent.parent
     kinds = list(dict.fromkeys(t.split("/")[0] for t in s.tokens))
     if "patch" in kinds:  # the word "all" is every patch and the class token
         kinds = [k for k in kinds if k not in ("cls", "patch")] + ["all"]
     options = {
-        "--model": s.model,
+        "--model": model or s.model,
         "--dataset": s.dataset.name,
         "--limit": s.dataset.limit,
         "--seed": s.dataset.limit_seed or None,
         "--tap": s.tap if s.tap != "norm2" else None,
-        "--layers": ",".join(map(str, s.layers)) if s.layers != tuple(range(1, s.depth + 1)) else None,
-        "--tokens": "+".join(kinds) if kinds != ["cls", "ap"] else None,
+        "--layers": layers or (",".join(map(str, s.layers)) if s.layers != tuple(range(1, s.depth + 1)) else None),
+        "--tokens": tokens or ("+".join(kinds) if kinds != ["cls", "ap"] else None),
         "--precision": s.precision if s.precision != "fp32" else None,
         "--store-dtype": s.store_dtype if s.store_dtype != "float16" else None,
         "--cache": root if cache.path == cache_folder(root, s) and root != cache_root() else None,
     }
     words = [word for option, value in options.items() if value is not None for word in (option, shlex.quote(str(value)))]
-    return " ".join(["layercache extract", *words, *(["--projected"] if s.projected else [])]) + " (with the other options it was begun with)"
+    return " ".join(["layercache extract", *words, *(["--projected"] if s.projected else [])])
 
 
 def _glob(name: str | None) -> str:

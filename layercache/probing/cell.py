@@ -176,10 +176,10 @@ def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
         lacking = set(numbers) - set(spec.layers)
         stored = f"layers {','.join(map(str, spec.layers))}" if lacking else f"the tokens {kinds}"
         wanted = tokens.replace(",", "+").replace("patch", "all")
-        command = extract_command(cache).split(" (")[0]
+        command = extract_command(cache, layers=layers, tokens=wanted)
         raise OptionError(
             f"the cache of {spec.model} on {spec.dataset.name} ({cache.path}) stores {stored}; this probe needs "
-            f"{'layers ' + layers if lacking else 'the tokens ' + tokens}. To have them, run: {command} --layers {layers} --tokens {wanted}"
+            f"{'layers ' + layers if lacking else 'the tokens ' + tokens}. To have them, run: {command}"
         ) from None
 
 

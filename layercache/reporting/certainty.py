@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from layercache.cache.reader import extract_command
 from layercache.reporting.gains import cell_order, gains, over_models, pick
 from layercache.reporting.material import Material
 from layercache.reporting.page import Block, Heading, Missing, Section, Table, Text
@@ -33,7 +34,7 @@ def _over_models(material: Material, per_model: pd.DataFrame) -> list[Block]:
         dataset = material.detailed[0].dataset
         text = "One backbone per data set leaves nothing to rank. The same two probes on other backbones allow the test; for each of them:"
         probes = [material.command(None, cell).replace("DATASET", dataset) for cell in (BASELINE, FUSION)]
-        return [heading, Missing(text=text, commands=[f"layercache extract --model MODEL --dataset {dataset}{material.at}", *probes])]
+        return [heading, Missing(text=text, commands=[extract_command(material.detailed[0].cache, model="MODEL"), *probes])]
     caption = (
         f"One-sided Wilcoxon signed-rank tests over backbones ({count(len(tests), 'test')}). p_adjusted: Benjamini-Hochberg over all of them; "
         "calling those at or below 0.05 significant keeps the expected share of false calls at 5 %."

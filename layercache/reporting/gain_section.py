@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from layercache.cache.reader import extract_command
 from layercache.reporting.curves import dot_panels
 from layercache.reporting.gains import cell_order, gains, grid, mean_gains, pick
 from layercache.reporting.material import Material, Source
@@ -139,6 +140,6 @@ def _missing_cells(material: Material) -> list[Block]:
             f"The all-token probe of the last layer is missing for {count(len(dense), 'pair')} of backbone and data set. It needs a cache with every "
             "patch token, which is large: the extraction prints its size first."
         )
-        extract = f"layercache extract --model {dense[0].model} --dataset {dense[0].dataset} --layers last --tokens all{material.at}"
+        extract = extract_command(dense[0].cache, layers="last", tokens="all")
         blocks.append(Missing(text=text, commands=[extract, material.command(dense[0], every_token)]))
     return blocks

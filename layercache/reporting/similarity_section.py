@@ -32,8 +32,11 @@ def similarity_section(material: Material) -> Section:
     for source in material.detailed:
         split = test_split(source.cache)
         if split is None or split.rows < 4:
-            command = extract_command(source.cache).removesuffix(" (with the other options it was begun with)")
-            blocks.append(Missing(text=f"{source.name}: the test split is not complete in the cache. This completes it:", commands=[command]))
+            blocks.append(
+                Missing(
+                    text=f"{source.name}: the test split is not complete in the cache. This completes it:", commands=[extract_command(source.cache)]
+                )
+            )
             continue
         pairs = tuple((layer, t) for layer in split.spec.layers for t in SINGLE_TOKENS if t in split.spec.tokens)
         if len(pairs) < 2:
