@@ -147,8 +147,8 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
         finals = [one_by_one(source, data, head=head, setting=setting, rows=both, seed=0, protocol=protocol)]
         last = clock(args.device) - start
         finals += [
-            one_by_one(from_slices, data, head=head, setting=setting, rows=both, seed=s, protocol=protocol) for s in range(1, args.seeds)
-        ]  # (a) and (b) differ in nothing but speed: the further seeds take the faster loop
+            one_by_one(from_slices, data, head=head, setting=chosen[s], rows=both, seed=s, protocol=protocol) for s in range(1, args.seeds)
+        ]  # (a) and (b) differ in nothing but speed: the further seeds take the faster loop, each at the setting that ours chose for it
         total = statistics.mean(times) * len(settings) + last
         note = "every fit run" if args.full else f"{len(settings)} x the mean of {count} complete fits + the final one; setting taken from ours"
         lines.append((name, total, note, ours, [accuracy(m, data, test) for m in finals], setting))
