@@ -14,7 +14,7 @@ import tempfile
 from machine import describe
 
 import layercache
-from layercache.probing.protocol import grid
+from layercache.probing.protocol import Protocol, grid
 
 HEADS = (
     ("linear, last CLS", {"head": "linear", "layers": "last", "tokens": "cls"}),
@@ -28,7 +28,7 @@ HEADS = (
 )
 SETTINGS = {
     "linear": grid(lr=(1e-1, 1e-2, 1e-3), weight_decay=(1e-4, 1e-1)),
-    "attention": grid(lr=(1e-2, 1e-3), weight_decay=(1e-4, 1e-1), dropout=(0.0, 0.3)),
+    "attention": grid(lr=(1e-2, 1e-3), weight_decay=(1e-2,), dropout=(0.1,)),
 }
 
 
@@ -38,10 +38,12 @@ def main() -> None:
     parser.add_argument("--data-root", help="folder with FashionMNIST/raw; without it Fashion-MNIST is left out")
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--datasets", default="digits,photos")
+    parser.add_argument("--min-steps", type=int, default=400, help="least optimiser steps of a fit; the paper's are 1000")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     print(f"{describe()}\n\n| data set | head | tokens | parameters | test balanced accuracy, mean ± std over {args.seeds} seeds | validation |")
     print("|---|---|---|---|---|---|")
+    protocol = Protocol(min_steps=args.min_steps)
     names = [*args.datasets.split(","), *(["fashion_mnist"] if args.data_root else [])]
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
@@ -61,7 +63,7 @@ def main() -> None:
                 chosen = SETTINGS["linear" if head["head"] == "linear" else "attention"]
                 cache = patches.path if head["head"] == "attentive-tokens" else pooled.path
                 beside = {"spatial_cache": patches.path} if head.get("spatial") == "patch" else {}
-                results = layercache.probe(cache, settings=chosen, seeds=args.seeds, device=args.device, **head, **beside)
+                results = layercache.probe(cache, settings=chosen, seeds=args.seeds, protocol=protocol, device=args.device, **head, **beside)
                 row, of = results.over_seeds().iloc[0], results.table.iloc[0]
                 test = f"{100 * row['test_balanced_accuracy_mean']:.2f} ± {100 * row['test_balanced_accuracy_std']:.2f}"
                 validation = f"{100 * row['val_balanced_accuracy_mean']:.2f}"
