@@ -13,12 +13,10 @@ DISTINCT = 128
 """Different images of a set; more rows than that repeat them."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """`rows` images of side x side that need no decoding and no resize."""
+class Numbered:
+    """Rows named by their number, in two classes."""
 
     rows: int
-    side: int
 
     @property
     def ids(self) -> list[str]:
@@ -27,6 +25,14 @@ class Decoded:
     @property
     def labels(self) -> np.ndarray[Any, Any]:
         return np.arange(self.rows, dtype=np.int64) % 2
+
+
+@dataclass(frozen=True)
+class Decoded(Numbered):
+    """`rows` images of side x side that need no decoding and no resize."""
+
+    rows: int
+    side: int
 
     @property
     def content(self) -> str:
@@ -40,19 +46,11 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Numbered):
     """`rows` JPEG files of a folder, repeated."""
 
     folder: str
     rows: int
-
-    @property
-    def ids(self) -> list[str]:
-        return [f"{i:07d}" for i in range(self.rows)]
-
-    @property
-    def labels(self) -> np.ndarray[Any, Any]:
-        return np.arange(self.rows, dtype=np.int64) % 2
 
     @property
     def content(self) -> str:
