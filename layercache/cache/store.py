@@ -251,7 +251,7 @@ class LocalStore:
     def _write_temporary(self, parts: Sequence[Part]) -> Path:
         folder = self.path(self.scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{os.getpid()}-{next(_SERIAL)}"
+        temporary = folder / f"{socket.gethostname()}-{os.getpid()}-{next(_SERIAL)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             _write_all(fd, parts)

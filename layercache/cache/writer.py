@@ -18,13 +18,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from layercache.cache.blocks import BlockWriter
 from layercache.cache.group import group_digests, valid_bytes, write_group
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
-from layercache.cache.shard import Codec, encode, fill_rows, first_non_finite, metadata_codec
+from layercache.cache.shard import metadata_codec
 from layercache.cache.spec import CacheSpec, digest_ids, digest_labels
-from layercache.cache.store import LocalStore, sync
-from layercache.errors import CacheCorruptError, CacheIncompleteError, NonFiniteError, OptionError
+from layercache.cache.store import sync
+from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -61,8 +62,8 @@ class SplitWriter:
         self.path = cache_folder(root, spec)
         self.rows, self.block_rows = layout.rows, layout.block_rows
         self._ids = ids
-        self._codec = Codec(codec) if codec else None
-        self._store = LocalStore(self.path, scratch=layout.partial)
+        self._blocks = BlockWriter(root, spec, split, ids=ids, codec=codec)
+        self._codec, self._store = self._blocks.codec, self._blocks.store
         self._mutex = threading.Lock()
         self._committed: dict[int, BlockRecord] = {}
         self._writing: set[int] = set()
@@ -91,35 +92,27 @@ class SplitWriter:
 
         Raises NonFiniteError, OptionError (wrong shape, dtype or block), StorageError. Nothing is committed then.
         """
-        layout, skipped = self._layout, dict(skipped or {})
         self._check_open()
-        start, stop = self._check_block(block, tokens_ltnd, skipped)
-        if bad := first_non_finite(tokens_ltnd, leave_out=[r - start for r in skipped]):
-            self._refuse(tokens_ltnd, start, *bad)
         with self._mutex:
             if block in self._committed or block in self._writing:
-                raise OptionError(f"row block {block} of split {layout.split!r} is already written")
+                raise OptionError(f"row block {block} of split {self._layout.split!r} is already written")
             self._writing.add(block)
         try:
-            tokens = fill_rows(tokens_ltnd, skipped, start) if skipped else np.ascontiguousarray(tokens_ltnd)
-            shard = encode(layout, tokens, codec=self._codec)
-            record = BlockRecord(
-                fingerprint=layout.spec.fingerprint,
-                split=layout.split,
-                block=block,
-                rows=stop - start,
-                bytes=shard.bytes,
-                crc32c=f"{shard.crc:08x}",
-                index=f"{shard.index_crc:08x}",
-                chunks="".join(f"{c:08x}" for c in shard.chunk_crcs),
-                skipped={str(r): skipped[r] for r in sorted(skipped)},
-            )
-            self._store.put_in_order({layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]})
+            record = self._blocks.write(block, tokens_ltnd, skipped=skipped)
             with self._mutex:
                 self._committed[block] = record
         finally:
             with self._mutex:
                 self._writing.discard(block)
+
+    def adopt(self, block: int) -> None:
+        """Take a block that a `BlockWriter` has committed under this writer's lock. Raises CacheIncompleteError if there is none."""
+        self._check_open()
+        record = self._committed_record(block)
+        if record is None:
+            raise CacheIncompleteError(f"{self.path}: row block {block} of split {self._layout.split!r} was said to be written and is not there")
+        with self._mutex:
+            self._committed[block] = record
 
     def finish(self) -> None:
         """Write the split's complete record. Raises CacheIncompleteError while blocks are pending; does nothing if it is complete."""
@@ -229,32 +222,3 @@ class SplitWriter:
     def _check_open(self) -> None:
         if self._closed:
             raise OptionError(f"{self.path}: the writer of split {self._layout.split!r} is closed; its lock may be another's by now")
-
-    def _check_block(self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]) -> tuple[int, int]:
-        layout = self._layout
-        if not 0 <= block < layout.blocks:
-            raise OptionError(f"row block {block}: split {layout.split!r} has the blocks 0 to {layout.blocks - 1}")
-        start, stop = layout.span(block)
-        shape = (*layout.shape[:2], stop - start, layout.spec.width)
-        if tokens_ltnd.shape != shape or tokens_ltnd.dtype != layout.dtype:
-            expected, came = f"{layout.dtype} {shape} (layer, token, image, channel)", f"{tokens_ltnd.dtype} {tokens_ltnd.shape}"
-            raise OptionError(f"row block {block} of split {layout.split!r}: expected {expected}, came {came}")
-        if outside := [r for r in skipped if not start <= r < stop]:
-            raise OptionError(f"row block {block} of split {layout.split!r} holds rows {start} to {stop - 1}; skipped rows {outside} are not in it")
-        return start, stop
-
-    def _refuse(self, tokens_ltnd: Array, start: int, layer: int, token: int, row: int) -> None:
-        spec = self._layout.spec
-        value = tokens_ltnd[layer, token, row]
-        what = "NaN" if np.isnan(value).any() else "infinite"
-        remedies = []
-        if what == "infinite" and spec.store_dtype == "float16":
-            remedies.append("it may only overflow float16, whose largest value is 65504: try --store-dtype float32")
-        if spec.precision != "fp32":
-            remedies.append(f"the forward may overflow {spec.precision}: try --precision fp32")
-        if not remedies:
-            remedies.append("the forward gave no finite number, so look at the checkpoint, or leave the layer out with --layers")
-        raise NonFiniteError(
-            f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample {self._ids[start + row]!r} of split "
-            f"{self._layout.split!r}: the token is {what}; {'; '.join(remedies)}"
-        )
