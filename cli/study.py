@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from layercache.cache.location import as_place
     from layercache.study import Outcome, Status
 
 File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Backbones, data sets and heads; studies/ has examples.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report.", show_default="the file's, else reports/NAME")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of all caches.", show_default="the file's, else $LAYERCACHE_HOME")]
+Cache = Annotated[str | None, typer.Option(help="Folder of all caches.", show_default="the file's, else $LAYERCACHE_HOME")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="List the cells and what of them is there; do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")]
@@ -26,10 +27,11 @@ def study(file: File, *, out: Out = None, cache: Cache = None, dry_run: DryRun =
     """
     from dataclasses import replace
 
+    from layercache.cache.location import as_place
     from layercache.study import look, read_study, run_study
 
     plan = read_study(file)
-    plan = replace(plan, out=out or plan.out, cache=cache or plan.cache)
+    plan = replace(plan, out=out or plan.out, cache=as_place(cache) if cache else plan.cache)
     if dry_run:
         _list(look(plan))
         return

@@ -6,16 +6,19 @@ A `BlockWriter` holds no lock and begins no split: it works under the lock of a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from layercache.cache.claim import claim
 from layercache.cache.layout import SplitLayout, cache_folder
+from layercache.cache.local import LocalStore
+from layercache.cache.location import Place, RemotePath
+from layercache.cache.objects import ObjectStore
 from layercache.cache.records import BlockRecord
 from layercache.cache.shard import Codec, encode, fill_rows, first_non_finite
 from layercache.cache.spec import CacheSpec
-from layercache.cache.store import LocalStore
+from layercache.cache.store import open_store
 from layercache.errors import NonFiniteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,18 +32,24 @@ class BlockWriter:
     block_rows: int
     """R: block b holds the rows b R to min((b + 1) R, N)."""
 
-    def __init__(self, root: Path, spec: CacheSpec, split: str, *, ids: list[str], codec: str | None = None) -> None:
+    def __init__(self, root: Place, spec: CacheSpec, split: str, *, ids: list[str], codec: str | None = None) -> None:
         """ids: N names in order, for messages. codec: the one that the split was begun with. Raises OptionError."""
         self._layout = SplitLayout(spec, split)
         self._ids = ids
         self.rows, self.block_rows = self._layout.rows, self._layout.block_rows
         self.codec = Codec(codec) if codec else None
-        self.store = LocalStore(cache_folder(root, spec), scratch=self._layout.partial)
+        folder = cache_folder(root, spec)
+        if isinstance(folder, RemotePath) and folder.scheme == "hf":
+            raise OptionError(
+                f"{root}: tokens are extracted to a folder or to s3://; `layercache cache push` then copies them to the Hugging Face Hub"
+            )
+        self.store = open_store(folder, partial=self._layout.partial)
 
     def write(self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None) -> BlockRecord:
         """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads and processes.
 
-        Two that commit the same block do no harm where they bring the same bytes: the later one takes the earlier one's place.
+        Two that commit the same block do no harm where they bring the same bytes: in a folder the later one takes the earlier one's place, on
+        object storage the earlier one stays, whatever its bytes (`claim`). Gives the record of what is stored.
         Arguments and errors: see `SplitWriter.write`.
         """
         layout, skipped = self._layout, dict(skipped or {})
@@ -60,8 +69,11 @@ class BlockWriter:
             chunks="".join(f"{c:08x}" for c in shard.chunk_crcs),
             skipped={str(r): skipped[r] for r in sorted(skipped)},
         )
-        self.store.put_in_order({layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]})
-        return record
+        if isinstance(self.store, LocalStore):
+            self.store.put_in_order({layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]})
+            return record
+        assert isinstance(self.store, ObjectStore)
+        return claim(self.store, layout, record, shard.parts, codec=self.codec)
 
     def _check_block(self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]) -> tuple[int, int]:
         layout = self._layout

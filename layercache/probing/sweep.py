@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from layercache.cache.location import Place
 from layercache.cache.reader import Cache, open_cache
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS, Baseline
@@ -51,14 +51,14 @@ class Options:
 
 
 def probe(
-    cache: Cache | str | Path,
+    cache: Cache | str | Place,
     *,
     head: Words = "attentive",
     layers: Words | None = None,
     tokens: Words | None = None,
     spatial: str | None = None,
     spatial_layers: str = "last",
-    spatial_cache: Cache | str | Path | None = None,
+    spatial_cache: Cache | str | Place | None = None,
     embedding: bool = False,
     heads: int | None = None,
     settings: Sequence[Setting] | None = None,

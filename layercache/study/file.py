@@ -33,6 +33,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from layercache.cache.location import Place, as_place
 from layercache.cache.selection import LAYER_WORDS
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.catalogue import MODELS
@@ -86,7 +87,7 @@ class Study:
     """Of every probe."""
     out: Path
     """Folder of the report."""
-    cache: Path | None
+    cache: Place | None
     """Folder of all caches; None: the default one."""
     extract: Mapping[str, Any]
     """[extract], apart from share_decode."""
@@ -140,7 +141,7 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         heads=_heads(top["heads"], grid=grid, protocol=protocol, where=where),
         seeds=_seeds(top.get("seeds", 1), where=where),
         out=Path(top.get("out", f"reports/{top.get('name', name)}")),
-        cache=Path(top["cache"]) if "cache" in top else None,
+        cache=as_place(top["cache"]) if "cache" in top else None,
         extract={key: value for key, value in extract.items() if key != "share_decode"},
         share_decode=extract.get("share_decode", False),
         of_model=_by_name(top.get("model", {}), MODEL, known=top["models"], kind="model", where=where),

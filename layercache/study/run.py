@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from layercache.cache.location import Place
 from layercache.cache.reader import Cache
 from layercache.errors import MissingExtraError
 from layercache.extraction.datasets.opening import dataset_name
@@ -47,7 +48,7 @@ class Outcome:
     """Of them complete now."""
     failures: tuple[Failure, ...]
     """The others, and why; a fault of the report is the last."""
-    caches: tuple[Path, ...]
+    caches: tuple[Place, ...]
     """The study's caches that are complete."""
     results: Results
     """All its probes."""
@@ -90,7 +91,7 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
     work: what is done for a cell. Raises what `plan` raises, and KeyboardInterrupt with a text that says what is kept.
     """
     statuses = look(study)
-    caches: dict[tuple[str, ...], Path] = {}
+    caches: dict[tuple[str, ...], Place] = {}
     failures: dict[str, Failure] = {}
     probes: list[Any] = []
     done = 0
@@ -123,14 +124,14 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
     return Outcome(cells=len(statuses), done=done, failures=tuple(faults), caches=paths, results=Results(probes), page=page)
 
 
-def _blocked(cell: Cell, caches: Mapping[tuple[str, ...], Path]) -> Extraction | None:
+def _blocked(cell: Cell, caches: Mapping[tuple[str, ...], Place]) -> Extraction | None:
     """The failed extraction that a probe waits for."""
     if isinstance(cell, Extraction):
         return None
     return next((source for source in (cell.cache, cell.beside) if source is not None and source.key not in caches), None)
 
 
-def _one(cell: Cell, work: Work, caches: dict[tuple[str, ...], Path], tell: Say, *, there: bool) -> Sequence[Any]:
+def _one(cell: Cell, work: Work, caches: dict[tuple[str, ...], Place], tell: Say, *, there: bool) -> Sequence[Any]:
     """Does one cell; returns its probes."""
     if isinstance(cell, Extraction):
         caches[cell.key] = work.extract(cell)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
+from layercache.cache.location import Place
 from layercache.errors import LayercacheError
 from layercache.extraction.options import ExtractOptions
 from layercache.probing.results import Results
@@ -18,11 +18,11 @@ Say = Callable[[str], None]
 class Work(Protocol):
     """What a study needs done. Asked again for what is there, both do nothing."""
 
-    def extract(self, cell: Extraction) -> Path:
+    def extract(self, cell: Extraction) -> Place:
         """The cell's complete cache."""
         ...
 
-    def train(self, cell: Training, cache: Path, beside: Path | None) -> Results:
+    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
         """The cell's probes, one per seed."""
         ...
 
@@ -33,10 +33,10 @@ class Doing:
     def __init__(self, *, say: Say, yes: bool = False, progress: bool = True, together: Sequence[Extraction] = ()) -> None:
         """`together`: cells that may be extracted with others of the same data set and options in one run, which decodes every image once for all."""
         self._say, self._yes, self._progress, self._together = say, yes, progress, together
-        self._made: dict[tuple[str, ...], Path] = {}
+        self._made: dict[tuple[str, ...], Place] = {}
         self._apart: set[tuple[str, ...]] = set()
 
-    def extract(self, cell: Extraction) -> Path:
+    def extract(self, cell: Extraction) -> Place:
         """Extracts what is missing."""
         if cell.key not in self._made:
             mates = self._mates(cell)
@@ -44,7 +44,7 @@ class Doing:
                 self._made |= self._extract([cell])
         return self._made[cell.key]
 
-    def train(self, cell: Training, cache: Path, beside: Path | None) -> Results:
+    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
         """Trains what is missing."""
         from layercache.probing.sweep import probe
 
@@ -76,7 +76,7 @@ class Doing:
             return False
         return True
 
-    def _extract(self, cells: Sequence[Extraction]) -> dict[tuple[str, ...], Path]:
+    def _extract(self, cells: Sequence[Extraction]) -> dict[tuple[str, ...], Place]:
         from layercache.extraction.run import extract
 
         weights = {model: file for cell in cells for model, file in cell.options.weights.items()}
