@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from layercache.cache.location import as_place
     from layercache.study import Outcome, Status
 
 File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Backbones, data sets and heads; studies/ has examples.")]
