@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from layercache.cache.location import RemotePath
-from layercache.cache.s3 import client, faults
+from layercache.cache.s3 import UnsupportedError, client, faults
 from layercache.cache.store import Entry, Part, Readable, views
 from layercache.cache.threads import in_threads
 from layercache.errors import StorageError
@@ -29,6 +29,8 @@ BYTES_PER_THREAD = 2**20
 
 _CONDITIONAL: set[str] = set()
 """Buckets that were seen to refuse a second put."""
+_NO_SWAP: set[str] = set()
+"""Buckets whose endpoint refuses a put on condition of an etag."""
 
 
 class ObjectStore:
@@ -80,14 +82,26 @@ class ObjectStore:
         return made
 
     def swap(self, key: str, parts: Sequence[Part], tag: str) -> bool:
-        """Replace the object that has this etag; False if another is there by now, or none."""
+        """Replace the object that has this etag; False if another is there by now, or none.
+
+        Where the endpoint has no such put (OpenStack Swift), it is looked at, removed and created: of two writers that do so within one round
+        trip, the later one may remove what the earlier one put.
+        """
         from obstore.exceptions import PreconditionError
 
-        try:
-            self._put(key, parts, {"e_tag": tag})
-        except (PreconditionError, FileNotFoundError):
-            return False
-        return True
+        if self.root.bucket not in _NO_SWAP:
+            try:
+                self._put(key, parts, {"e_tag": tag})
+                return True
+            except (PreconditionError, FileNotFoundError):
+                return False
+            except UnsupportedError:
+                _NO_SWAP.add(self.root.bucket)
+        with suppress(FileNotFoundError):
+            if self._head(key).tag != tag:
+                return False
+        self.delete(key)
+        return self.create(key, parts)
 
     def read(self, key: str) -> bytes:
         """All bytes of an object. Raises FileNotFoundError."""

@@ -98,6 +98,10 @@ def _number(variable: str, default: float) -> float:
     return value
 
 
+class UnsupportedError(StorageError):
+    """The endpoint has no such operation."""
+
+
 @contextmanager
 def faults(where: object) -> Iterator[None]:
     """Turns what obstore raises into StorageError, FileNotFoundError, or obstore's AlreadyExistsError and PreconditionError as they are."""
@@ -112,7 +116,8 @@ def faults(where: object) -> Iterator[None]:
             raise StorageError(_explain(where, e)) from None
         raise FileNotFoundError(str(where)) from None
     except BaseError as e:
-        raise StorageError(_explain(where, e)) from None
+        kind = UnsupportedError if "status code: 501" in str(e) else StorageError
+        raise kind(_explain(where, e)) from None
 
 
 def _explain(where: object, error: Exception) -> str:
