@@ -87,7 +87,7 @@ class HubStore:
 
     def entries(self, folder: str) -> dict[str, Entry]:
         """Every file below a folder, sorted by key."""
-        from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
         prefix, found = self._name("" if folder == "." else folder), {}
         cut = len(self.root.key) + 1 if self.root.key else 0
@@ -96,6 +96,8 @@ class HubStore:
                 for item in self._api.list_repo_tree(self.root.bucket, prefix or None, recursive=True, repo_type="dataset"):
                     if (size := getattr(item, "size", None)) is not None:  # a folder has none
                         found[item.path[cut:]] = Entry(size, item.lfs.sha256 if item.lfs else item.blob_id)
+            except LocalEntryNotFoundError:
+                raise
             except (EntryNotFoundError, RepositoryNotFoundError):
                 return {}
         return dict(sorted(found.items()))
