@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from layercache.cache.location import RemotePath
-from layercache.cache.s3 import UnsupportedError, client, faults
+from layercache.cache.s3 import UnsupportedError, client, faults, insist
 from layercache.cache.store import Entry, Part, Readable, views
 from layercache.cache.threads import in_threads
 from layercache.errors import StorageError
@@ -113,10 +113,13 @@ class ObjectStore:
         """All bytes of an object, and its etag. Raises FileNotFoundError."""
         import obstore
 
-        with faults(self.path(key)):
+        def get() -> tuple[bytes, str]:
             found = obstore.get(client(self.root.bucket), self._name(key))
-            self.seen[key] = str(found.meta["e_tag"])
-            return found.bytes().to_bytes(), self.seen[key]
+            return found.bytes().to_bytes(), str(found.meta["e_tag"])
+
+        with faults(self.path(key)):
+            data, self.seen[key] = insist(get)
+        return data, self.seen[key]
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """All bytes of each that is there, many at a time."""
@@ -145,10 +148,13 @@ class ObjectStore:
         """Bytes of the object that had this etag when it was listed. Raises FileNotFoundError, EOFError, StorageError if it was replaced."""
         import obstore
 
-        with faults(self.path(key)):
+        def get() -> tuple[memoryview, str]:
             found = obstore.get(client(self.root.bucket), self._name(key), options={"range": (start, start + length)})
-            data = memoryview(found.bytes())
-        if found.meta["e_tag"] != tag:
+            return memoryview(found.bytes()), str(found.meta["e_tag"])
+
+        with faults(self.path(key)):
+            data, there = insist(get)
+        if there != tag:
             with self._lock:
                 self._listed.clear()
             raise StorageError(f"{self.path(key)}: was replaced while it was being read: run the same command again")
@@ -163,7 +169,7 @@ class ObjectStore:
         prefix = self._name("" if folder == "." else folder)
         cut = len(self.root.key) + 1 if self.root.key else 0
         with faults(self.path(folder)):
-            pages = list(obstore.list(client(self.root.bucket), prefix or None))
+            pages = insist(lambda: list(obstore.list(client(self.root.bucket), prefix or None)))
         found = {o["path"][cut:]: Entry(o["size"], str(o["e_tag"]), o["last_modified"].timestamp()) for page in pages for o in page}
         return dict(sorted(found.items()))
 
@@ -172,7 +178,7 @@ class ObjectStore:
         import obstore
 
         with faults(self.path(folder)):
-            found = obstore.list_with_delimiter(client(self.root.bucket), self._name("" if folder == "." else folder) or None)
+            found = insist(lambda: obstore.list_with_delimiter(client(self.root.bucket), self._name("" if folder == "." else folder) or None))
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
 
     def list(self, folder: str) -> list[str]:
@@ -184,7 +190,7 @@ class ObjectStore:
         import obstore
 
         with faults(self.path(folder)):
-            return any(obstore.list(client(self.root.bucket), self._name(folder), chunk_size=1))
+            return insist(lambda: any(obstore.list(client(self.root.bucket), self._name(folder), chunk_size=1)))
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
@@ -198,7 +204,8 @@ class ObjectStore:
         import obstore
 
         with faults(self.root):
-            obstore.delete(client(self.root.bucket), [self._name(key) for key in self.entries(".")])
+            keys = [self._name(key) for key in self.entries(".")]
+            insist(lambda: obstore.delete(client(self.root.bucket), keys))
 
     def size(self, key: str) -> int | None:
         """Length in bytes, or None if there is no such object."""

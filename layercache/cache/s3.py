@@ -8,15 +8,19 @@ came: of an endpoint's answer only its status and code are told.
 from __future__ import annotations
 
 import os
+import random
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from layercache.errors import MissingExtraError, OptionError, StorageError
+
+Answer = TypeVar("Answer")
 
 RETRIES = "LAYERCACHE_S3_RETRIES"
 """Environment variable: how often a request is repeated after a dropped connection, a timeout or a 5xx answer; default 10."""
@@ -96,6 +100,24 @@ def _number(variable: str, default: float) -> float:
     if value < 0:
         raise OptionError(f"{variable}: expected a number of at least 0, got {text!r}")
     return value
+
+
+def insist(call: Callable[[], Answer]) -> Answer:
+    """Repeat what obstore does not always repeat by itself: a request whose answer broke off after it had begun."""
+    from obstore.exceptions import GenericError
+
+    end = time.monotonic() + _number(RETRY_SECONDS, 180)
+    for tries in range(int(_number(RETRIES, 10)) + 1):
+        if tries:
+            time.sleep(min(0.1 * 2**tries, 5) * random.uniform(0.5, 1))
+        try:
+            return call()
+        except GenericError as e:
+            text = str(e)
+            if "status code" in text or re.search(r"after \d+ retries", text) or time.monotonic() > end:
+                raise
+            last = e
+    raise last
 
 
 class UnsupportedError(StorageError):
