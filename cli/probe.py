@@ -37,6 +37,9 @@ Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="fp32 | bf16 for the products over tokens.")]
 Features = Annotated[str, typer.Option(help="auto | resident (on the device) | stream (read again every epoch).")]
 Memory = Annotated[str | None, typer.Option(help="What features may take, as in 8GB.", show_default="half of what is free")]
+DiskCache = Annotated[
+    str | None, typer.Option(help="Disk for what is streamed from object storage, as in 20GB; 0: none.", show_default="half of what is free")
+]
 GroupSize = Annotated[int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that are already there.")]
 
@@ -68,6 +71,7 @@ def probe(
     precision: Precision = "fp32",
     features: Features = "auto",
     memory: Memory = None,
+    disk_cache: DiskCache = None,
     group_size: GroupSize = None,
     refresh: Refresh = False,
     cache: Root = None,
@@ -115,6 +119,7 @@ def probe(
         precision=precision,
         features=features,
         memory=memory,
+        disk_cache=disk_cache,
         group_size=group_size,
         refresh=refresh,
         progress=sys.stderr.isatty(),

@@ -18,6 +18,7 @@ import numpy as np
 
 from layercache.cache.location import RemotePath
 from layercache.cache.s3 import UnsupportedError, client, faults, insist
+from layercache.cache.spool import Spool
 from layercache.cache.store import Entry, Part, Readable, views
 from layercache.cache.threads import in_threads
 from layercache.errors import StorageError
@@ -46,6 +47,8 @@ class ObjectStore:
         client(root.bucket)
         self._lock = Lock()
         self._listed: dict[str, dict[str, Entry]] = {}
+        self.spool: Spool | None = None
+        """Where ranges that were read are kept."""
         self.seen: dict[str, str] = {}
         """Key -> etag of what was last put or fetched there, so that a list tells whether somebody else has put something since."""
 
@@ -290,13 +293,16 @@ class ObjectFile:
         """Fill the buffers with consecutive bytes from `offset`: one request, one copy. Raises EOFError if the object ends before."""
         targets = views(buffers)
         length = sum(target.nbytes for target in targets)
-        if not length:
+        spool = self._store.spool
+        if not length or (spool and spool.read_into(self.identity, offset, targets, length)):
             return
         data = np.frombuffer(self._store.read_range(self._key, self._tag, offset, length), np.uint8)
         at = 0
         for target in targets:
             np.copyto(np.frombuffer(target, np.uint8), data[at : at + target.nbytes])
             at += target.nbytes
+        if spool:
+            spool.keep(self.identity, offset, data)
 
     def __enter__(self) -> Self:
         return self

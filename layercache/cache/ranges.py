@@ -17,7 +17,7 @@ import numpy as np
 
 from layercache.cache.layout import CRC_BYTES, SplitLayout, index_bytes
 from layercache.cache.records import REMEDY, BlockRecord
-from layercache.cache.shard import crc32c
+from layercache.cache.shard import Codec, crc32c
 from layercache.cache.store import Readable, Store
 from layercache.errors import CacheCorruptError
 
@@ -140,6 +140,31 @@ def check_stored(file: Readable, layout: SplitLayout, record: BlockRecord, chunk
         offset, length = index[k].tolist()
         file.read_into(offset + length - CRC_BYTES, [stored])
         _compare(layout, k, int.from_bytes(stored.tobytes(), "little"), record.chunks, where=file.path)
+
+
+def read_compressed(
+    store: Store, layout: SplitLayout, block: int, rows: tuple[int, int], wanted: Sequence[tuple[int, Array]], *, record: BlockRecord, codec: Codec
+) -> None:
+    """As `read_chunks`, of a shard with a codec: the index once and one range for each chunk, all checked every time. Raises CacheCorruptError.
+
+    Zarr's own way fetches metadata and index with every chunk, which over a network is most of the time.
+    """
+    key = layout.shard(block)
+    try:
+        with store.open(key) as file:
+            if file.size != record.bytes:
+                raise CacheCorruptError(f"{store.path(key)}: expected {record.bytes} bytes, came {file.size}; {REMEDY}")
+            index = _read_index(file, layout, record)
+            for k, destination in wanted:
+                offset, length = index[k].tolist()
+                data = np.empty(length, np.uint8)
+                file.read_into(offset, [data])
+                for crc in (crc32c(data[:-CRC_BYTES]), int.from_bytes(data[-CRC_BYTES:].tobytes(), "little")):
+                    _compare(layout, k, crc, record.chunks, where=file.path)
+                decoded = np.frombuffer(codec.decode(data[:-CRC_BYTES].tobytes()), layout.dtype)
+                destination[...] = decoded.reshape(layout.block_rows, layout.spec.width)[rows[0] : rows[1]]
+    except FileNotFoundError:
+        raise CacheCorruptError(f"{store.path(key)}: row block {block} of {layout.blocks} is missing; {REMEDY}") from None
 
 
 def _read_index(file: Readable, layout: SplitLayout, record: BlockRecord) -> np.ndarray[Any, np.dtype[np.uint64]]:

@@ -15,9 +15,12 @@ import numpy as np
 from layercache.cache.group import read_ids, read_labels, read_zarr
 from layercache.cache.layout import SplitLayout
 from layercache.cache.location import Place
-from layercache.cache.ranges import check_stored, read_chunks
+from layercache.cache.objects import ObjectStore
+from layercache.cache.ranges import check_stored, read_chunks, read_compressed
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
+from layercache.cache.shard import Codec
 from layercache.cache.spec import CacheSpec
+from layercache.cache.spool import Spool
 from layercache.cache.store import Store
 from layercache.cache.threads import in_threads
 from layercache.errors import CacheCorruptError, OptionError, UnknownNameError
@@ -68,6 +71,20 @@ class Split:
         """The compressor, as it was given to the writer, or None."""
         return self._complete.codec
 
+    @property
+    def remote(self) -> bool:
+        """Its bytes come over a network."""
+        return isinstance(self._store, ObjectStore)
+
+    def keep_in(self, spool: Spool) -> None:
+        """Keep on the local disk what is read from now on, where it comes over a network; so do the other splits of this `Cache`."""
+        if isinstance(self._store, ObjectStore):
+            self._store.spool = spool
+
+    def blocks_at_once(self, pairs: int) -> int:
+        """Of how many blocks so many tokens are worth being read at the same time: 1 in a folder, where one is read by several threads."""
+        return max(1, self._store.requests // pairs)
+
     @cached_property
     def blocks(self) -> list[tuple[int, int]]:
         """Row ranges [start, stop) that one file holds each: what to read at a time when streaming."""
@@ -106,7 +123,10 @@ class Split:
         if len(gaps):
             gaps = gaps[np.searchsorted(gaps, first + lo) : np.searchsorted(gaps, first + hi)] - (first + lo)
         targets = [(k, np.empty((hi - lo, self.spec.width), self._layout.dtype)) for k, _ in wanted] if len(gaps) else wanted
-        if self._complete.codec:
+        if self._complete.codec and self.remote:
+            record, codec = self._record(block), Codec(self._complete.codec)
+            read_compressed(self._store, self._layout, block, (lo, hi), targets, record=record, codec=codec)
+        elif self._complete.codec:
             self._check_shard(block, [k for k, _ in wanted])
             read_zarr(self._store, block, (first + lo, first + hi), self._layout, targets)
         else:

@@ -119,7 +119,7 @@ def _lane(target: Target, writer: SplitWriter, transform: int, plan: Plan, *, co
     batch = batch_rows(plan.batch_size, block=writer.block_rows, row_bytes=row_bytes)
     backbone: Forward = Padded(target.backbone, rows=batch) if compiled else target.backbone
     spans = batches(writer.rows, block=writer.block_rows, batch=batch, pending=writer.pending)
-    return Lane(backbone=backbone, transform=transform, batches=spans, blocks=Blocks(writer))
+    return Lane(backbone=backbone, transform=transform, batches=spans, blocks=Blocks(writer, at_once=writer.uploads))
 
 
 def _how(plan: Plan, options: ExtractOptions, decoding: Decoding) -> str:

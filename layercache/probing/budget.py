@@ -31,11 +31,11 @@ def resolve_device(name: str | torch.device) -> tuple[torch.device, str]:
     return device, f"{device} (as asked)"
 
 
-def parse_bytes(text: str | int) -> int:
-    """A number of bytes from 8GB, 500MiB or 123456. Raises OptionError."""
+def parse_bytes(text: str | int, *, option: str = "--memory", least: int = 1) -> int:
+    """A number of bytes from 8GB, 500MiB or 123456. Raises OptionError, naming the option."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
-    if not match or (match[2].upper()) not in UNITS or float(match[1]) <= 0:
-        raise OptionError(f"--memory is a size such as 8GB or 500MiB; came {text!r}")
+    if not match or (match[2].upper()) not in UNITS or float(match[1]) < least:
+        raise OptionError(f"{option} is a size such as 8GB or 500MiB; came {text!r}")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 

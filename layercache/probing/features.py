@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from layercache.cache.reader import Split
+from layercache.cache.threads import in_threads
 from layercache.errors import HeadMismatchError, NonFiniteError
 from layercache.probing.protocol import Noise
 
@@ -103,6 +104,11 @@ class Selection:
             start = stop
         self._check_finite(rows, out_snd)
 
+    def read_blocks(self, places: Sequence[tuple[tuple[int, int], np.ndarray[Any, Any]]]) -> None:
+        """`read` for each (rows of a block, where to put them); several at a time where they come over a network."""
+        at_once = min(source.split.blocks_at_once(len(source.pairs)) for source in self.sources)
+        in_threads(lambda place: self.read(*place), places, threads=at_once)
+
     def _check_finite(self, rows: tuple[int, int], x_snd: np.ndarray[Any, Any]) -> None:
         # Read as integers, numbers that are not finite are those from the bits of infinity on, within either sign: two maxima find them
         # at the speed of memory and without a temporary array.
@@ -187,21 +193,23 @@ class ResidentFeatures(Features):
 
     def _load_in_place(self) -> None:
         x = self._x_snd.numpy()
-        for a, b in self.selection.blocks:
-            self.selection.read((a, b), x[:, a:b])
+        self.selection.read_blocks([((a, b), x[:, a:b]) for a, b in self.selection.blocks])
 
     def _load_by_blocks(self) -> None:
-        """Through one block of host memory (pinned where it goes to a GPU), of which the kept rows are copied."""
+        """Through the memory of one block (pinned where it goes to a GPU), or of those read at a time, of which the kept rows are copied."""
         keep, blocks = self.selection.keep, self.selection.blocks
         if not blocks:
             return
         most = max(b - a for a, b in blocks)
-        scratch = torch.empty((self.tokens, most, self.width), dtype=self._x_snd.dtype, pin_memory=self.device.type == "cuda")
-        for a, b in blocks:
-            self.selection.read((a, b), scratch.numpy()[:, : b - a])
-            i, j = np.searchsorted(keep, (a, b))
-            part = scratch[:, : b - a] if j - i == b - a else scratch.index_select(1, torch.from_numpy(keep[i:j] - a))
-            self._x_snd[:, i:j].copy_(part)
+        n = min(len(blocks), max(source.split.blocks_at_once(len(self.pairs)) for source in self.selection.sources))
+        scratch = torch.empty((n, self.tokens, most, self.width), dtype=self._x_snd.dtype, pin_memory=self.device.type == "cuda")
+        for first in range(0, len(blocks), n):
+            together = list(zip(blocks[first : first + n], scratch, strict=False))
+            self.selection.read_blocks([((a, b), memory.numpy()[:, : b - a]) for (a, b), memory in together])
+            for (a, b), memory in together:
+                i, j = np.searchsorted(keep, (a, b))
+                part = memory[:, : b - a] if j - i == b - a else memory.index_select(1, torch.from_numpy(keep[i:j] - a))
+                self._x_snd[:, i:j].copy_(part)
 
     def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:
         index = torch.from_numpy(rows)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from layercache.cache.reader import Cache, Split
+from layercache.cache.spool import Spool
+from layercache.probing.budget import SHARE, format_bytes
 from layercache.probing.cell import Tokens
 from layercache.probing.features import Features, Selection, Source
 from layercache.probing.stream import least_budget, load
@@ -19,8 +24,11 @@ Key = tuple[Any, ...]
 class Loader:
     """Loads features when asked for, keeps the last ones of the training and the test split, and says how they are held."""
 
-    def __init__(self, *, device: torch.device, mode: str, budget: int | None, say: Callable[[str], None]) -> None:
+    def __init__(self, *, device: torch.device, mode: str, budget: int | None, say: Callable[[str], None], disk: int | None = None) -> None:
+        """disk: bytes of disk for what is streamed over a network; None: a share of what is free; 0: none."""
         self.device = device
+        self._disk = disk
+        self._spool: Spool | None = None
         self._mode = mode
         self._budget = budget
         self._say = say
@@ -41,6 +49,8 @@ class Loader:
         if "train" not in self._held or self._held["train"][0] != key:
             if "train" in self._held and self._held["train"][0][:-1] != key[:-1]:
                 self._held.clear()
+                if self._spool:
+                    self._spool.turn()
             self._held.pop("train", None)
             self._held["train"] = (key, self._load(tokens, split, keep, role="training", taken=0))
         return self._held["train"][1]
@@ -62,11 +72,30 @@ class Loader:
         if budget is not None and taken:
             budget = max(budget - taken, least_budget(selection))
         features, how = load(selection, device=self.device, mode=self._mode, budget=budget)
-        line = f"{role} features {how}"
+        self._tell(f"{role} features {how}")
+        if features.mode == "stream":
+            self._keep_on_disk([source.split for source in selection.sources])
+        return features
+
+    def _keep_on_disk(self, splits: Sequence[Split]) -> None:
+        """From now on what these splits give, where it comes over a network, is kept on the disk for the next epoch."""
+        if self._disk == 0 or not any(split.remote for split in splits):
+            return
+        if self._spool is None:
+            folder = Path(tempfile.gettempdir())
+            free = shutil.disk_usage(folder).free
+            self._spool = Spool(budget=int(SHARE * free) if self._disk is None else self._disk, parent=folder, say=self._say)
+            why = f"half of what is free in {folder}" if self._disk is None else "as asked"
+            self._tell(
+                f"what is read over the network is kept for the next epoch in up to {format_bytes(self._spool.budget)} of disk ({why}; --disk-cache)"
+            )
+        for split in splits:
+            split.keep_in(self._spool)
+
+    def _tell(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
             self._say(line)
-        return features
 
 
 def _name(tokens: Tokens, split: str) -> Key:

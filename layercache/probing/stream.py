@@ -56,10 +56,8 @@ class StreamedFeatures(Features):
 
     def _read(self, window: list[Block], buffer: torch.Tensor) -> np.ndarray[Any, Any]:
         """Fills the buffer; returns the split's row number of each of its rows."""
-        at = 0
-        for a, b in window:
-            self.selection.read((a, b), buffer.numpy()[:, at : at + b - a])
-            at += b - a
+        ends = np.cumsum([b - a for a, b in window]).tolist()
+        self.selection.read_blocks([((a, b), buffer.numpy()[:, end - (b - a) : end]) for (a, b), end in zip(window, ends, strict=True)])
         return np.concatenate([np.arange(a, b) for a, b in window])
 
     def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:

@@ -40,6 +40,9 @@ class Options:
     """auto, resident or stream: whether the tokens are kept on the device or read again every epoch."""
     memory: int | str | None = None
     """What features may take (8GB, 500MiB or bytes); None: half of what is free."""
+    disk_cache: int | str | None = None
+    """Disk for features that are streamed from object storage (20GB; 0: none), so that later epochs do not read them over the network again; None:
+    half of what is free in the folder for temporary files."""
     group_size: int | None = None
     """Settings trained together; None: as many as half of the free memory takes."""
     refresh: bool = False
@@ -136,7 +139,8 @@ def _run_all(cells: Sequence[Cell], options: Options) -> list[Probe]:
     say = options.say or (lambda _: None)
     device, why = resolve_device(options.device)
     budget = None if options.memory is None else parse_bytes(options.memory)
-    loader = Loader(device=device, mode=options.features, budget=budget, say=say)
+    disk = None if options.disk_cache is None else parse_bytes(options.disk_cache, option="--disk-cache", least=0)
+    loader = Loader(device=device, mode=options.features, budget=budget, say=say, disk=disk)
     for cell in cells:
         for cache, split in product((cache for cache, _ in cell.tokens.sources), (cell.train, cell.test)):
             loader.split(cache, split)  # a split that is not complete is refused before any work

@@ -83,7 +83,7 @@ EXTRACT: Table = {
     "wait": FLAG,
     "share_decode": FLAG,
 }
-PROBE: Table = {"device": TEXT, "precision": TEXT, "features": TEXT, "memory": TEXT, "group_size": WHOLE}
+PROBE: Table = {"device": TEXT, "precision": TEXT, "features": TEXT, "memory": TEXT, "disk_cache": TEXT, "group_size": WHOLE}
 REPORT: Table = {"per_head": FLAG, "details": WHOLE, "cka_images": WHOLE}
 
 ANYWHERE: Mapping[str, str] = {

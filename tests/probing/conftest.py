@@ -25,6 +25,11 @@ class MemorySplit:
         dataset = SimpleNamespace(name="made-up", classes=("a", "b", "c"))
         self.spec = SimpleNamespace(width=width, depth=layers, store_dtype=str(x_ltnd.dtype), model="nobody", dataset=dataset)
 
+    remote = False
+
+    def blocks_at_once(self, pairs: int) -> int:
+        return 1
+
     def read(self, pairs: Any, *, rows: tuple[int, int], out: np.ndarray[Any, Any], verify: bool = True) -> np.ndarray[Any, Any]:
         self.reads.append(rows)
         for s, (layer, token) in enumerate(pairs):

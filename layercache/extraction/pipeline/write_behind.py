@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Queue
 from typing import Any, Protocol
 
@@ -46,13 +48,18 @@ class Writer(Protocol):
 class Blocks:
     """Collects the rows of one split of one model, which come in order, and writes each pending row block when it is full."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, *, at_once: int = 1) -> None:
+        """at_once: blocks that may be on their way at the same time, each in memory of its own; with 1, `add` writes them itself."""
         self._writer = writer
         self._pending = frozenset(writer.pending)
-        self._memory: np.ndarray[Any, Any] | None = None
+        self._memory: list[np.ndarray[Any, Any] | None] = [None] * at_once
+        self._turn = 0
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="layercache-put") if at_once > 1 else None
+        self._under_way: deque[Future[None]] = deque()
+        self._lock = threading.Lock()
         self._skipped: dict[int, str] = {}
         self.seconds = 0.0
-        """Time in `write` so far."""
+        """Time in `write` so far, of all threads."""
         self.forward = 0.0
         """Time that the forwards took on the device so far."""
 
@@ -68,18 +75,36 @@ class Blocks:
             held[:, :, first - block * size : last - block * size] = tokens[:, :, first - start : last - start]
             self._skipped |= {row: reason for row, reason in skipped.items() if first <= row < last}
             if last == min((block + 1) * size, rows):
-                began = time.perf_counter()
-                self._writer.write(block, held, skipped=self._skipped)
-                self.seconds += time.perf_counter() - began
+                if self._pool is None:
+                    self._write(block, held, self._skipped)
+                else:
+                    self._under_way.append(self._pool.submit(self._write, block, held, self._skipped))
+                    self._turn = (self._turn + 1) % len(self._memory)
+                    if len(self._under_way) == len(self._memory):  # the next memory is still being read
+                        self._under_way.popleft().result()
                 self._skipped = {}
 
+    def finish(self) -> None:
+        """Wait until what is under way is written. Raises what the first that failed raised."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        while self._under_way:
+            self._under_way.popleft().result()
+
+    def _write(self, block: int, held: np.ndarray[Any, Any], skipped: Mapping[int, str]) -> None:
+        began = time.perf_counter()
+        self._writer.write(block, held, skipped=skipped)
+        with self._lock:
+            self.seconds += time.perf_counter() - began
+
     def _block(self, tokens: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
-        """(L, T, n, D), contiguous, always the same memory: buffers of this size are dear to get."""
+        """(L, T, n, D), contiguous, always the same memory, or few in turn: buffers of this size are dear to get."""
         layers, kinds, _, width = tokens.shape
-        if self._memory is None:
-            self._memory = np.empty(layers * kinds * self._writer.block_rows * width, tokens.dtype)
+        memory = self._memory[self._turn]
+        if memory is None:
+            memory = self._memory[self._turn] = np.empty(layers * kinds * self._writer.block_rows * width, tokens.dtype)
         shape = (layers, kinds, n, width)
-        return self._memory[: math.prod(shape)].reshape(shape)
+        return memory[: math.prod(shape)].reshape(shape)
 
 
 class WriteBehind:
@@ -106,15 +131,22 @@ class WriteBehind:
             self._check()
 
     def _run(self) -> None:
+        begun: dict[Blocks, None] = {}
         while (item := self._queue.get()) is not None:
             if self._error is not None:
                 continue  # emptied all the same, so that `put` cannot wait for ever
             blocks, start, tokens, skipped = item
+            begun[blocks] = None
             try:
                 blocks.add(start, tokens.fetch(), skipped)
                 blocks.forward += tokens.release()
             except BaseException as error:
                 self._error = error
+        for blocks in begun:
+            try:
+                blocks.finish()
+            except BaseException as error:
+                self._error = self._error or error
 
     def _check(self) -> None:
         if self._error is not None:
