@@ -39,6 +39,10 @@ Features = Annotated[str, typer.Option(help="auto | resident (on the device) | s
 Memory = Annotated[str | None, typer.Option(help="What features may take, as in 8GB.", show_default="half of what is free")]
 GroupSize = Annotated[int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that are already there.")]
+Engine = Annotated[str, typer.Option(help="Where probes are trained: local | ray (a Ray cluster; the same table).")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="with --engine ray, one of this machine alone")
+]
 
 
 def probe(
@@ -70,6 +74,8 @@ def probe(
     memory: Memory = None,
     group_size: GroupSize = None,
     refresh: Refresh = False,
+    engine: Engine = "local",
+    address: Address = None,
     cache: Root = None,
     fingerprint: Fingerprint = None,
 ) -> None:
@@ -117,6 +123,8 @@ def probe(
         memory=memory,
         group_size=group_size,
         refresh=refresh,
+        engine=engine,
+        address=address,
         progress=sys.stderr.isatty(),
         say=typer.echo,
     )

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from layercache.cache.blocks import BlockWriter
+from layercache.cache.blocks import BlockWriter, committed
 from layercache.cache.group import group_digests, valid_bytes, write_group
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
 from layercache.cache.local import LocalStore
@@ -26,7 +26,6 @@ from layercache.cache.location import Place
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.shard import metadata_codec
 from layercache.cache.spec import CacheSpec, digest_ids, digest_labels
-from layercache.cache.store import Entry
 from layercache.cache.threads import in_threads
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
@@ -114,9 +113,7 @@ class SplitWriter:
     def adopt(self, block: int) -> None:
         """Take a block that a `BlockWriter` has committed under this writer's lock. Raises CacheIncompleteError if there is none."""
         self._check_open()
-        key, shard = self._layout.record(block), self._layout.shard(block)
-        size = self._store.size(shard)
-        record = self._read_record(block, self._store.read_many([key]).get(key), None if size is None else Entry(size))
+        record = self._blocks.record(block)
         if record is None:
             raise CacheIncompleteError(f"{self.path}: row block {block} of split {self._layout.split!r} was said to be written and is not there")
         with self._mutex:
@@ -230,20 +227,9 @@ class SplitWriter:
         layout, store = self._layout, self._store
         records = store.entries(layout.commits)
         data = store.read_many(key for b in blocks if (key := layout.record(b)) in records)
-        shards = store.entries(f"{layout.group}/tokens")
-        found = {b: self._read_record(b, data.get(layout.record(b)), shards.get(layout.shard(b))) for b in blocks}
+        sizes = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
+        found = {b: committed(layout, b, data.get(layout.record(b)), shard_bytes=sizes.get(layout.shard(b))) for b in blocks}
         return {b: record for b, record in found.items() if record}
-
-    def _read_record(self, block: int, data: bytes | None, shard: Entry | None) -> BlockRecord | None:
-        layout = self._layout
-        if data is None or shard is None:
-            return None
-        try:
-            record = BlockRecord.from_bytes(data, where=layout.record(block))
-        except CacheCorruptError:
-            return None  # the block is done again, and its record with it
-        expected = (layout.spec.fingerprint, layout.split, block, shard.size)
-        return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None
 
     def _check_open(self) -> None:
         if self._closed:
