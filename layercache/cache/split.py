@@ -78,11 +78,20 @@ class Split:
         ends = [int(e) for e in self._kept(np.array([self._layout.span(b)[1] for b in range(self._layout.blocks)]))]
         return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
 
-    def read(self, pairs: Sequence[tuple[int, str]], *, rows: tuple[int, int] | None = None, out: Array | None = None, verify: bool = True) -> Array:
+    def read(
+        self,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        rows: tuple[int, int] | None = None,
+        out: Array | None = None,
+        verify: bool = True,
+        threads: int | None = None,
+    ) -> Array:
         """Tokens (S, n, D) in the store dtype, in the order of `pairs`; only the bytes that these need are read.
 
         rows: [start, stop), default all. out: where to put them, C-contiguous in its last two axes (a view of a pinned torch tensor will do).
         verify: check the crc32c of every inner chunk the first time that this process reads it (such chunks are read whole).
+        threads: how many read, None for what suits the size and the machine; 1 where the caller reads several ranges at a time itself.
 
         Raises OptionError, UnknownNameError, CacheCorruptError (a file is missing, cut or changed).
         """
@@ -94,7 +103,7 @@ class Split:
         if out.size == 0:
             return out
         parts = self._parts(start, stop)
-        threads = min(MAX_THREADS, available_cores(), -(-out.nbytes // BYTES_PER_THREAD))
+        threads = threads or min(MAX_THREADS, available_cores(), -(-out.nbytes // BYTES_PER_THREAD))
         slices = min(len(chunks), -(-threads // len(parts)))  # few blocks: their chunks are shared out
         jobs = []
         for block, lo, hi, first, last in parts:
