@@ -40,6 +40,7 @@ class ObjectStore:
     """Of one request; 32 of them are under way at most."""
     requests = MAX_THREADS
     uploads = 4
+    readers = 1
 
     def __init__(self, root: RemotePath) -> None:
         self.root = root

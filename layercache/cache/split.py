@@ -68,17 +68,31 @@ class Split:
         """The compressor, as it was given to the writer, or None."""
         return self._complete.codec
 
+    @property
+    def readers(self) -> int:
+        """Ranges that are worth being read at the same time, each with one thread; 1 where `read` itself has as many requests under way as pay."""
+        return self._store.readers
+
     @cached_property
     def blocks(self) -> list[tuple[int, int]]:
         """Row ranges [start, stop) that one file holds each: what to read at a time when streaming."""
         ends = [int(e) for e in self._kept(np.array([self._layout.span(b)[1] for b in range(self._layout.blocks)]))]
         return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
 
-    def read(self, pairs: Sequence[tuple[int, str]], *, rows: tuple[int, int] | None = None, out: Array | None = None, verify: bool = True) -> Array:
+    def read(
+        self,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        rows: tuple[int, int] | None = None,
+        out: Array | None = None,
+        verify: bool = True,
+        threads: int | None = None,
+    ) -> Array:
         """Tokens (S, n, D) in the store dtype, in the order of `pairs`; only the bytes that these need are read.
 
         rows: [start, stop), default all. out: where to put them, C-contiguous in its last two axes (a view of a pinned torch tensor will do).
         verify: check the crc32c of every inner chunk the first time that this process reads it (such chunks are read whole).
+        threads: how many read, None for what suits the size and the machine; 1 where the caller reads several ranges at a time itself.
 
         Raises OptionError, UnknownNameError, CacheCorruptError (a file is missing, cut or changed).
         """
@@ -90,7 +104,7 @@ class Split:
         if out.size == 0:
             return out
         parts = self._parts(start, stop)
-        threads = self._store.threads(out.nbytes)
+        threads = threads or self._store.threads(out.nbytes)
         slices = min(len(chunks), -(-threads // len(parts)))  # few blocks: their chunks are shared out
         jobs = []
         for block, lo, hi, first, last in parts:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
+from layercache.probing import heap
 from layercache.probing.budget import format_bytes, free_memory
 from layercache.probing.group import Group, configuration_bytes, row_bytes
 from layercache.probing.heads import HeadSpec, build
@@ -110,19 +112,20 @@ def fit(
             if progress:
                 progress(before + done, plan.steps * len(bounds))
 
-        done = _fit_group(
-            features,
-            head=head,
-            settings=settings[first:last],
-            train=train,
-            val=val,
-            seed=seed,
-            protocol=protocol,
-            plan=plan,
-            device=device,
-            precision=precision,
-            progress=report,
-        )
+        with heap.kept() if device.type == "cpu" else nullcontext():
+            done = _fit_group(
+                features,
+                head=head,
+                settings=settings[first:last],
+                train=train,
+                val=val,
+                seed=seed,
+                protocol=protocol,
+                plan=plan,
+                device=device,
+                precision=precision,
+                progress=report,
+            )
         fits += done
         if finished:
             finished(done)
