@@ -42,6 +42,10 @@ DiskCache = Annotated[
 ]
 GroupSize = Annotated[int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that are already there.")]
+Engine = Annotated[str, typer.Option(help="Where probes are trained: local | ray (a Ray cluster; the same table).")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="with --engine ray, one of this machine alone")
+]
 
 
 def probe(
@@ -74,6 +78,8 @@ def probe(
     disk_cache: DiskCache = None,
     group_size: GroupSize = None,
     refresh: Refresh = False,
+    engine: Engine = "local",
+    address: Address = None,
     cache: Root = None,
     fingerprint: Fingerprint = None,
 ) -> None:
@@ -122,6 +128,8 @@ def probe(
         disk_cache=disk_cache,
         group_size=group_size,
         refresh=refresh,
+        engine=engine,
+        address=address,
         progress=sys.stderr.isatty(),
         say=typer.echo,
     )

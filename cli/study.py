@@ -16,9 +16,25 @@ Cache = Annotated[str | None, typer.Option(help="Folder of all caches.", show_de
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="List the cells and what of them is there; do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")]
+Engine = Annotated[
+    str | None, typer.Option(help="Where cells run: local | ray (a Ray cluster; the same results).", show_default="the file's, else local")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="the file's, else one of this machine alone")
+]
 
 
-def study(file: File, *, out: Out = None, cache: Cache = None, dry_run: DryRun = False, yes: Yes = False, report: Report = True) -> None:
+def study(
+    file: File,
+    *,
+    out: Out = None,
+    cache: Cache = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    report: Report = True,
+    engine: Engine = None,
+    address: Address = None,
+) -> None:
     """Run the grid of a paper from one file.
 
     Extracts and trains what is missing, goes on past a cell that fails, says at the end which did and why (exit code 1), and writes the report.
@@ -27,10 +43,13 @@ def study(file: File, *, out: Out = None, cache: Cache = None, dry_run: DryRun =
     from dataclasses import replace
 
     from layercache.cache.location import as_place
+    from layercache.engine import check_engine
     from layercache.study import look, read_study, run_study
 
     plan = read_study(file)
-    plan = replace(plan, out=out or plan.out, cache=as_place(cache) if cache else plan.cache)
+    place = as_place(cache) if cache else plan.cache
+    plan = replace(plan, out=out or plan.out, cache=place, engine=engine or plan.engine, address=address or plan.address)
+    check_engine(plan.engine, plan.address)
     if dry_run:
         _list(look(plan))
         return

@@ -5,7 +5,7 @@ A `BlockWriter` holds no lock and begins no split: it works under the lock of a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from layercache.cache.records import BlockRecord
 from layercache.cache.shard import Codec, encode, fill_rows, first_non_finite
 from layercache.cache.spec import CacheSpec
 from layercache.cache.store import open_store
-from layercache.errors import NonFiniteError, OptionError
+from layercache.errors import CacheCorruptError, NonFiniteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -75,6 +75,18 @@ class BlockWriter:
         assert isinstance(self.store, ObjectStore)
         return claim(self.store, layout, record, shard.parts, codec=self.codec)
 
+    def pending(self, blocks: Sequence[int]) -> tuple[int, ...]:
+        """Of these blocks those that are not committed."""
+        layout, store = self._layout, self.store
+        data = store.read_many(layout.record(block) for block in blocks)
+        sizes = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()} if data else {}
+        return tuple(b for b in blocks if committed(layout, b, data.get(layout.record(b)), shard_bytes=sizes.get(layout.shard(b))) is None)
+
+    def record(self, block: int) -> BlockRecord | None:
+        """The record of a block that is committed (see `committed`)."""
+        key, store = self._layout.record(block), self.store
+        return committed(self._layout, block, store.read_many([key]).get(key), shard_bytes=store.size(self._layout.shard(block)))
+
     def _check_block(self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]) -> tuple[int, int]:
         layout = self._layout
         if not 0 <= block < layout.blocks:
@@ -103,3 +115,15 @@ class BlockWriter:
             f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample {self._ids[start + row]!r} of split "
             f"{self._layout.split!r}: the token is {what}; {'; '.join(remedies)}"
         )
+
+
+def committed(layout: SplitLayout, block: int, data: bytes | None, *, shard_bytes: int | None) -> BlockRecord | None:
+    """The record of a block, from its bytes, if it is this split's and its shard is as long as it says; else the block is to be done again."""
+    if data is None or shard_bytes is None:
+        return None
+    try:
+        record = BlockRecord.from_bytes(data, where=layout.record(block))
+    except CacheCorruptError:
+        return None
+    expected = (layout.spec.fingerprint, layout.split, block, shard_bytes)
+    return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None

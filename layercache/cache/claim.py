@@ -12,8 +12,8 @@ The two may bring bytes that differ in rounding, so a record must always be that
 The complete record names the digest of every record and is put last; what it names is never changed again.
 
 That holds where the condition is checked when the object appears (S3, MinIO, R2, GCS). OpenStack Swift checks it when the upload begins, so that
-two may succeed and the later one stays: therefore each writer, before it puts the complete record, lists what lies there now (`settle`) and looks
-again at every block in which it does not find what it put itself.
+two may succeed and the later one stays: therefore a writer looks again when both are put, and before the complete record it lists what lies there
+(`settle`) and looks again at every block in which it does not find what it put itself.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def claim(store: ObjectStore, layout: SplitLayout, record: BlockRecord, parts: S
                     continue
             else:
                 mine = found
-        if there := _record(store, where, mine):
+        put = store.seen[shard]
+        if (there := _record(store, where, mine)) and store.look(shard).tag == put:
             return there
     raise StorageError(
         f"{store.path(shard)}: other writers changed it {TRIES} times meanwhile: let one extraction run, or wait for the others, and run the command "

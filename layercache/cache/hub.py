@@ -28,6 +28,7 @@ class HubStore:
     """A folder of a repository. Raises MissingExtraError without the extra hf; StorageError, from each call, for faults."""
 
     batch_bytes = 32 * 2**20
+    readers = 1
     requests = 8
     uploads = 4
 

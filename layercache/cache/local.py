@@ -24,6 +24,7 @@ from layercache.cache.threads import available_cores
 from layercache.errors import StorageError
 
 MAX_THREADS = 8
+MAX_READERS = 4
 BYTES_PER_THREAD = 2 * 2**20
 """A thread more is worth its start from here on."""
 
@@ -41,6 +42,7 @@ class LocalStore:
 
     def __init__(self, root: Path, *, scratch: str = "partial") -> None:
         self.root = root
+        self.readers = min(MAX_READERS, available_cores())
         self.partial = scratch
 
     def path(self, key: str) -> Path:

@@ -41,6 +41,7 @@ class ObjectStore:
     """Of one request; 32 of them are under way at most."""
     requests = MAX_THREADS
     uploads = 4
+    readers = MAX_THREADS
 
     def __init__(self, root: RemotePath) -> None:
         self.root = root
@@ -50,7 +51,7 @@ class ObjectStore:
         self.spool: Spool | None = None
         """Where ranges that were read are kept."""
         self.seen: dict[str, str] = {}
-        """Key -> etag of what was last put or fetched there, so that a list tells whether somebody else has put something since."""
+        """Key -> etag of what was last put, fetched or looked at there, so that a list tells whether somebody else has put something since."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root}
@@ -103,7 +104,7 @@ class ObjectStore:
             except UnsupportedError:
                 _NO_SWAP.add(self.root.bucket)
         with suppress(FileNotFoundError):
-            if self._head(key).tag != tag:
+            if self.look(key).tag != tag:
                 return False
         self.delete(key)
         return self.create(key, parts)
@@ -144,7 +145,7 @@ class ObjectStore:
                 self._listed[folder] = self.entries(folder)
             entry = self._listed[folder].get(key)
             if entry is None:  # put since then, or not there
-                entry = self._listed[folder][key] = self._head(key)
+                entry = self._listed[folder][key] = self.look(key)
         return ObjectFile(self, key, entry)
 
     def read_range(self, key: str, tag: str, start: int, length: int) -> memoryview:
@@ -213,7 +214,7 @@ class ObjectStore:
     def size(self, key: str) -> int | None:
         """Length in bytes, or None if there is no such object."""
         try:
-            return self._head(key).size
+            return self.look(key).size
         except FileNotFoundError:
             return None
 
@@ -251,12 +252,14 @@ class ObjectStore:
     def _name(self, key: str) -> str:
         return f"{self.root.key}/{key}".strip("/")
 
-    def _head(self, key: str) -> Entry:
+    def look(self, key: str) -> Entry:
+        """What a list would say of an object. Raises FileNotFoundError."""
         import obstore
 
         with faults(self.path(key)):
             found = obstore.head(client(self.root.bucket), self._name(key))
-        return Entry(found["size"], str(found["e_tag"]), found["last_modified"].timestamp())
+        self.seen[key] = str(found["e_tag"])
+        return Entry(found["size"], self.seen[key], found["last_modified"].timestamp())
 
     def _create(self, key: str, parts: Sequence[Part]) -> bool:
         from obstore.exceptions import AlreadyExistsError

@@ -72,6 +72,11 @@ class Split:
         return self._complete.codec
 
     @property
+    def readers(self) -> int:
+        """Ranges that are worth being read at the same time, each with one thread."""
+        return self._store.readers
+
+    @property
     def remote(self) -> bool:
         """Its bytes come over a network."""
         return isinstance(self._store, ObjectStore)
@@ -81,21 +86,26 @@ class Split:
         if isinstance(self._store, ObjectStore):
             self._store.spool = spool
 
-    def blocks_at_once(self, pairs: int) -> int:
-        """Of how many blocks so many tokens are worth being read at the same time: 1 in a folder, where one is read by several threads."""
-        return max(1, self._store.requests // pairs)
-
     @cached_property
     def blocks(self) -> list[tuple[int, int]]:
         """Row ranges [start, stop) that one file holds each: what to read at a time when streaming."""
         ends = [int(e) for e in self._kept(np.array([self._layout.span(b)[1] for b in range(self._layout.blocks)]))]
         return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
 
-    def read(self, pairs: Sequence[tuple[int, str]], *, rows: tuple[int, int] | None = None, out: Array | None = None, verify: bool = True) -> Array:
+    def read(
+        self,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        rows: tuple[int, int] | None = None,
+        out: Array | None = None,
+        verify: bool = True,
+        threads: int | None = None,
+    ) -> Array:
         """Tokens (S, n, D) in the store dtype, in the order of `pairs`; only the bytes that these need are read.
 
         rows: [start, stop), default all. out: where to put them, C-contiguous in its last two axes (a view of a pinned torch tensor will do).
         verify: check the crc32c of every inner chunk the first time that this process reads it (such chunks are read whole).
+        threads: how many read, None for what suits the size and the machine; 1 where the caller reads several ranges at a time itself.
 
         Raises OptionError, UnknownNameError, CacheCorruptError (a file is missing, cut or changed).
         """
@@ -107,7 +117,7 @@ class Split:
         if out.size == 0:
             return out
         parts = self._parts(start, stop)
-        threads = self._store.threads(out.nbytes)
+        threads = threads or self._store.threads(out.nbytes)
         slices = min(len(chunks), -(-threads // len(parts)))  # few blocks: their chunks are shared out
         jobs = []
         for block, lo, hi, first, last in parts:

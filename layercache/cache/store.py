@@ -58,6 +58,8 @@ class Store(Protocol):
     """Short ones that are worth being under way at the same time."""
     uploads: int
     """Row blocks that are worth being put at the same time."""
+    readers: int
+    """Row blocks that are worth being read at the same time, with one thread each."""
 
     @property
     def root(self) -> Place:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from layercache.cache.blocks import BlockWriter
+from layercache.cache.blocks import BlockWriter, committed
 from layercache.cache.claim import settle
 from layercache.cache.group import group_digests, valid_bytes, write_group
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
@@ -28,7 +28,6 @@ from layercache.cache.objects import ObjectStore
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.shard import metadata_codec
 from layercache.cache.spec import CacheSpec, digest_ids, digest_labels
-from layercache.cache.store import Entry
 from layercache.cache.threads import in_threads
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
@@ -44,8 +43,6 @@ class SplitWriter:
     """R: block b holds the rows b R to min((b + 1) R, N)."""
     path: Place
     """The cache's folder."""
-    uploads: int
-    """Blocks that are worth being written at the same time."""
 
     def __init__(
         self, root: Place, spec: CacheSpec, split: str, *, ids: list[str], labels: Array, codec: str | None = None, wait: bool = False
@@ -71,7 +68,6 @@ class SplitWriter:
         self._ids = ids
         self._blocks = BlockWriter(root, spec, split, ids=ids, codec=codec)
         self._codec, self._store = self._blocks.codec, self._blocks.store
-        self.uploads = self._store.uploads
         self._mutex = threading.Lock()
         self._committed: dict[int, BlockRecord] = {}
         self._writing: set[int] = set()
@@ -116,9 +112,7 @@ class SplitWriter:
     def adopt(self, block: int) -> None:
         """Take a block that a `BlockWriter` has committed under this writer's lock. Raises CacheIncompleteError if there is none."""
         self._check_open()
-        key, shard = self._layout.record(block), self._layout.shard(block)
-        size = self._store.size(shard)
-        record = self._read_record(block, self._store.read_many([key]).get(key), None if size is None else Entry(size))
+        record = self._blocks.record(block)
         if record is None:
             raise CacheIncompleteError(f"{self.path}: row block {block} of split {self._layout.split!r} was said to be written and is not there")
         with self._mutex:
@@ -134,7 +128,8 @@ class SplitWriter:
             self._committed = settle(self._store, layout, self._committed, codec=self._codec)
         elif self.complete:
             return
-        skipped = {row: why for _, record in sorted(self._committed.items()) for row, why in record.skipped.items()}
+        records = [self._committed[b] for b in range(layout.blocks)]
+        skipped = {row: why for record in records for row, why in record.skipped.items()}
         valid = valid_bytes(layout.rows, [int(r) for r in skipped])
         if self._store.read_many([layout.valid]).get(layout.valid) != valid:
             self._store.put(layout.valid, [valid])
@@ -236,20 +231,9 @@ class SplitWriter:
         layout, store = self._layout, self._store
         records = store.entries(layout.commits)
         data = store.read_many(key for b in blocks if (key := layout.record(b)) in records)
-        shards = store.entries(f"{layout.group}/tokens")
-        found = {b: self._read_record(b, data.get(layout.record(b)), shards.get(layout.shard(b))) for b in blocks}
+        sizes = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
+        found = {b: committed(layout, b, data.get(layout.record(b)), shard_bytes=sizes.get(layout.shard(b))) for b in blocks}
         return {b: record for b, record in found.items() if record}
-
-    def _read_record(self, block: int, data: bytes | None, shard: Entry | None) -> BlockRecord | None:
-        layout = self._layout
-        if data is None or shard is None:
-            return None
-        try:
-            record = BlockRecord.from_bytes(data, where=layout.record(block))
-        except CacheCorruptError:
-            return None  # the block is done again, and its record with it
-        expected = (layout.spec.fingerprint, layout.split, block, shard.size)
-        return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None
 
     def _check_open(self) -> None:
         if self._closed:

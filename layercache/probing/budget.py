@@ -39,6 +39,11 @@ def parse_bytes(text: str | int, *, option: str = "--memory", least: int = 1) ->
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def parse_disk(text: str | int) -> int:
+    """As `parse_bytes`, of --disk-cache: 0 is a size too."""
+    return parse_bytes(text, option="--disk-cache", least=0)
+
+
 def format_bytes(n: float) -> str:
     """A size for people, in powers of 1024: 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):

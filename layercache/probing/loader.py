@@ -24,7 +24,7 @@ Key = tuple[Any, ...]
 class Loader:
     """Loads features when asked for, keeps the last ones of the training and the test split, and says how they are held."""
 
-    def __init__(self, *, device: torch.device, mode: str, budget: int | None, say: Callable[[str], None], disk: int | None = None) -> None:
+    def __init__(self, *, device: torch.device, mode: str, budget: int | None, say: Callable[[str], object], disk: int | None = None) -> None:
         """disk: bytes of disk for what is streamed over a network; None: a share of what is free; 0: none."""
         self.device = device
         self._disk = disk
@@ -83,12 +83,10 @@ class Loader:
             return
         if self._spool is None:
             folder = Path(tempfile.gettempdir())
-            free = shutil.disk_usage(folder).free
-            self._spool = Spool(budget=int(SHARE * free) if self._disk is None else self._disk, parent=folder, say=self._say)
+            budget = int(SHARE * shutil.disk_usage(folder).free) if self._disk is None else self._disk
+            self._spool = Spool(budget=budget, parent=folder, say=self._say)
             why = f"half of what is free in {folder}" if self._disk is None else "as asked"
-            self._tell(
-                f"what is read over the network is kept for the next epoch in up to {format_bytes(self._spool.budget)} of disk ({why}; --disk-cache)"
-            )
+            self._tell(f"what is read over the network is kept for the next epoch in up to {format_bytes(budget)} of disk ({why}; --disk-cache)")
         for split in splits:
             split.keep_in(self._spool)
 

@@ -20,6 +20,8 @@
     [probe]                              # device, precision, features, memory, group_size
     [report]                             # per_head, details, cka_images
 
+    engine = "ray"                       # above the tables: everything runs on a Ray cluster; address = "HOST:PORT" joins one
+
 Paths are relative to the folder where the command runs, as on the command line. Of [extract], [dataset.NAME] and [model.NAME] the later one wins.
 """
 
@@ -35,6 +37,7 @@ from typing import Any
 
 from layercache.cache.location import Place, as_place
 from layercache.cache.selection import LAYER_WORDS
+from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.catalogue import MODELS
 from layercache.extraction.datasets.listing import DATASETS, SOURCES
@@ -101,6 +104,10 @@ class Study:
     """[probe]."""
     report: Mapping[str, Any]
     """[report]."""
+    engine: str = "local"
+    """Where extractions and probes run: "local" or "ray"."""
+    address: str | None = None
+    """Of a running Ray cluster; None starts one of this machine alone."""
 
     def source(self, dataset: str) -> str:
         """What `open_dataset` takes for a data set of this study."""
@@ -148,6 +155,8 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         of_dataset=_by_name(top.get("dataset", {}), DATASET, known=top["datasets"], kind="dataset", where=where),
         probe=_check(top.get("probe", {}), PROBE, where=f"{where}: [probe]"),
         report=_check(top.get("report", {}), REPORT, where=f"{where}: [report]"),
+        engine=top.get("engine", "local"),
+        address=top.get("address"),
     )
     _check_names(study, where)
     return study
@@ -252,7 +261,11 @@ def _seeds(value: Any, *, where: str) -> tuple[int, ...]:
 
 
 def _check_names(study: Study, where: str) -> None:
-    """Raises UnknownNameError for a model or data set that cannot be one."""
+    """Raises UnknownNameError for a model, data set or engine that cannot be one, OptionError for an address without a cluster."""
+    try:
+        check_engine(study.engine, study.address)
+    except LayercacheError as error:
+        raise OptionError(f"{where}: {error}") from error
     for model in study.models:
         if model not in MODELS:
             import timm  # only for other names than ours: it takes seconds

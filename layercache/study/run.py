@@ -9,6 +9,7 @@ from typing import Any
 
 from layercache.cache.location import Place
 from layercache.cache.reader import Cache
+from layercache.engine import open_engine
 from layercache.errors import MissingExtraError
 from layercache.extraction.datasets.opening import dataset_name
 from layercache.probing.metrics import selection_metric
@@ -95,10 +96,11 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
     failures: dict[str, Failure] = {}
     probes: list[Any] = []
     done = 0
-    with Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
+    engine = open_engine(study.engine, address=study.address)  # one session for all cells, each of which finds it again
+    with engine, Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
         tell = bar.write if bar.shown else say
         together = [status.cell for status in statuses if isinstance(status.cell, Extraction) and not status.there] if study.share_decode else []
-        doing = work or Doing(say=tell, yes=yes, progress=bar.shown, together=together)
+        doing = work or Doing(say=tell, yes=yes, progress=bar.shown, together=together, engine=study.engine, address=study.address)
         for number, status in enumerate(statuses, 1):
             cell = status.cell
             bar.describe(f"{number}/{len(statuses)} {cell.name}")

@@ -30,8 +30,21 @@ class Work(Protocol):
 class Doing:
     """`Work` by `extract` and `probe`."""
 
-    def __init__(self, *, say: Say, yes: bool = False, progress: bool = True, together: Sequence[Extraction] = ()) -> None:
-        """`together`: cells that may be extracted with others of the same data set and options in one run, which decodes every image once for all."""
+    def __init__(
+        self,
+        *,
+        say: Say,
+        yes: bool = False,
+        progress: bool = True,
+        together: Sequence[Extraction] = (),
+        engine: str = "local",
+        address: str | None = None,
+    ) -> None:
+        """`together`: cells that may be extracted with others of the same data set and options in one run, which decodes every image once for all.
+
+        engine, address: where cells run, one after the other; a cell spreads over the whole of a cluster.
+        """
+        self._engine: dict[str, Any] = {"engine": engine, "address": address}
         self._say, self._yes, self._progress, self._together = say, yes, progress, together
         self._made: dict[tuple[str, ...], Place] = {}
         self._apart: set[tuple[str, ...]] = set()
@@ -59,7 +72,7 @@ class Doing:
             seeds=cell.seeds,
             protocol=head.protocol,
             progress=self._progress,
-            **{**head.options, **cell.options},
+            **{**head.options, **cell.options, **self._engine},
         )
 
     def _mates(self, cell: Extraction) -> list[Extraction]:
@@ -80,7 +93,9 @@ class Doing:
         from layercache.extraction.run import extract
 
         weights = {model: file for cell in cells for model, file in cell.options.weights.items()}
-        options: dict[str, Any] = vars(replace(cells[0].options, models=[cell.model for cell in cells], weights=weights, yes=self._yes))
+        options: dict[str, Any] = vars(
+            replace(cells[0].options, models=[cell.model for cell in cells], weights=weights, yes=self._yes, **self._engine)
+        )
         made = extract(say=self._say, progress=self._progress, **options)
         return {cell.key: extraction.path for cell, extraction in zip(cells, made, strict=True)}
 
