@@ -40,6 +40,10 @@ Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the forw
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="Only deterministic algorithms on a GPU (a CPU is deterministic anyhow).")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for another process that writes the same split.")]
+Engine = Annotated[str, typer.Option(help="Where the forwards run: local | ray (a Ray cluster; the same bytes).")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="with --engine ray, one of this machine alone")
+]
 
 
 def extract(
@@ -69,6 +73,8 @@ def extract(
     deterministic: Deterministic = False,
     yes: Yes = False,
     wait: Wait = False,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> None:
     """Run frozen ViTs over a data set once; cache the tokens of every layer.
 
@@ -103,6 +109,8 @@ def extract(
         deterministic=deterministic,
         yes=yes,
         wait=wait,
+        engine=engine,
+        address=address,
         say=typer.echo,
         confirm=typer.confirm if sys.stdin.isatty() else None,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class LayercacheError(Exception):
@@ -26,12 +27,18 @@ class UnknownNameError(LayercacheError, LookupError):
         meant = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
         super().__init__(f"unknown {kind} {name!r}: {meant}{' ' + hint if hint else ''}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), str(self))
+
 
 class MissingExtraError(LayercacheError, ImportError):
     """An optional package is not installed; the message says which extra brings it."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs {package}, which is not installed: pip install 'layercache[{extra}]'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), str(self))
 
 
 class BackboneError(LayercacheError, ValueError):
@@ -96,3 +103,10 @@ class HeadMismatchError(LayercacheError, ValueError):
 
 class ExportError(LayercacheError, RuntimeError):
     """A classifier cannot be exported, or the exported file does not give the same logits."""
+
+
+def _again(kind: type[LayercacheError], text: str) -> LayercacheError:
+    """An exception whose constructor makes its text, from that text: how it comes out of a pickle."""
+    error = kind.__new__(kind)
+    error.args = (text,)
+    return error

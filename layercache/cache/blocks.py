@@ -16,7 +16,7 @@ from layercache.cache.records import BlockRecord
 from layercache.cache.shard import Codec, encode, fill_rows, first_non_finite
 from layercache.cache.spec import CacheSpec
 from layercache.cache.store import LocalStore
-from layercache.errors import NonFiniteError, OptionError
+from layercache.errors import CacheCorruptError, NonFiniteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -62,6 +62,19 @@ class BlockWriter:
         )
         self.store.put_in_order({layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]})
         return record
+
+    def record(self, block: int) -> BlockRecord | None:
+        """The record of a block that is committed: it is this split's, and its shard is as long as it says."""
+        layout, store = self._layout, self.store
+        key = layout.record(block)
+        if store.size(key) is None:
+            return None
+        try:
+            record = BlockRecord.from_bytes(store.read(key), where=str(store.path(key)))
+        except CacheCorruptError:
+            return None  # the block is done again, and its record with it
+        expected = (layout.spec.fingerprint, layout.split, block, store.size(layout.shard(block)))
+        return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None
 
     def _check_block(self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]) -> tuple[int, int]:
         layout = self._layout

@@ -108,7 +108,7 @@ class SplitWriter:
     def adopt(self, block: int) -> None:
         """Take a block that a `BlockWriter` has committed under this writer's lock. Raises CacheIncompleteError if there is none."""
         self._check_open()
-        record = self._committed_record(block)
+        record = self._blocks.record(block)
         if record is None:
             raise CacheIncompleteError(f"{self.path}: row block {block} of split {self._layout.split!r} was said to be written and is not there")
         with self._mutex:
@@ -154,7 +154,7 @@ class SplitWriter:
         if not store.create(SPEC_KEY, [spec_bytes(layout.spec)]) and store.read(SPEC_KEY) != spec_bytes(layout.spec):
             raise CacheCorruptError(f"{store.path(SPEC_KEY)} is not the spec of this extraction; {REMEDY}")
         for block in range(layout.blocks):
-            if record := self._committed_record(block):
+            if record := self._blocks.record(block):
                 self._committed[block] = record
         if self._whole():
             return
@@ -206,18 +206,6 @@ class SplitWriter:
         files = group_digests(store, layout)
         files[SPEC_KEY] = sha256(store.read(SPEC_KEY)).hexdigest()
         return files | {layout.record(b): sha256(r.to_bytes()).hexdigest() for b, r in sorted(self._committed.items())}
-
-    def _committed_record(self, block: int) -> BlockRecord | None:
-        layout, store = self._layout, self._store
-        key = layout.record(block)
-        if store.size(key) is None:
-            return None
-        try:
-            record = BlockRecord.from_bytes(store.read(key), where=str(store.path(key)))
-        except CacheCorruptError:
-            return None  # the block is done again, and its record with it
-        expected = (layout.spec.fingerprint, layout.split, block, store.size(layout.shard(block)))
-        return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None
 
     def _check_open(self) -> None:
         if self._closed:

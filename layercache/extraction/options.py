@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from layercache.cache.spec import Precision, StoreDtype, Tap
+from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.contract import Dataset
 
@@ -69,6 +70,10 @@ class ExtractOptions:
     """Do not ask before a large cache."""
     wait: bool = False
     """Wait for another process that writes the same split, instead of an error."""
+    engine: str = "local"
+    """Where the forwards run: "local", or "ray" for a Ray cluster; the bytes are the same."""
+    address: str | None = None
+    """Of a running Ray cluster ("auto", "HOST:PORT"); None starts one of this machine alone."""
 
     def __post_init__(self) -> None:
         if isinstance(self.models, str) or not self.models:
@@ -91,6 +96,7 @@ class ExtractOptions:
         ):
             if getattr(self, option) not in get_args(known):
                 raise OptionError(f"{option}: expected {' or '.join(get_args(known))}, got {getattr(self, option)!r}")
+        check_engine(self.engine, self.address)
         for model in self.weights:
             if model not in self.models:
                 raise UnknownNameError("model of weights", model, self.models)

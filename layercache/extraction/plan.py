@@ -80,11 +80,14 @@ class Plan:
             )
 
 
-def make_plan(options: ExtractOptions) -> Plan:
-    """Open the data set, load the backbones, look for what is there. Raises whatever is wrong with a name, a file or an option."""
+def make_plan(options: ExtractOptions, *, gpu: bool | None = None) -> Plan:
+    """Open the data set, load the backbones, look for what is there. Raises whatever is wrong with a name, a file or an option.
+
+    gpu: whether the forwards run on GPUs of other machines, or their CPUs; the backbones are then loaded here for what they are only.
+    """
     if options.codec is not None:
         Codec(options.codec)  # refuses a word that it does not know, before anything is read
-    device, why = choose_device(options.device)
+    device, why = choose_device(options.device) if gpu is None else elsewhere(options.device, gpu=gpu)
     dataset = options.dataset
     if isinstance(dataset, str):
         dataset = datasets.open_dataset(dataset, root=options.data_root, download=options.download)
@@ -94,7 +97,7 @@ def make_plan(options: ExtractOptions) -> Plan:
     splits = tuple(options.splits) or dataset.splits
     dataset = datasets.limit(dataset, options.limit, seed=options.seed)
     root = cache_root(options.cache)
-    backbones = [_load(options, model, device) for model in options.models]
+    backbones = [load(options, model, device if gpu is None else "cpu") for model in options.models]
     identity = datasets.identity(dataset, options.limit, seed=options.seed)
     if options.on_error == "stop":
         _refuse_unreadable(dataset, splits)
@@ -115,6 +118,12 @@ def choose_device(asked: str) -> tuple[str, str]:
     return ("cuda", torch.cuda.get_device_name()) if there else ("cpu", "no GPU found")
 
 
+def elsewhere(asked: str, *, gpu: bool) -> tuple[str, str]:
+    """As `choose_device`, on the workers of a cluster."""
+    why = "as asked" if asked != "auto" else "the cluster has GPUs" if gpu else "no GPU in the cluster"
+    return ("cuda" if gpu else "cpu"), why
+
+
 def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
     """What the identity has found out need not wait until a worker gets there."""
     for split in splits:
@@ -130,7 +139,8 @@ def size_on_disk(path: Path, spec: CacheSpec, split: str) -> int:
     return sum(file.stat().st_size for file in group.rglob("*") if file.is_file())
 
 
-def _load(options: ExtractOptions, model: str, device: str) -> Backbone:
+def load(options: ExtractOptions, model: str, device: str) -> Backbone:
+    """One of the backbones that the options ask for."""
     return load_backbone(
         model,
         weights=options.weights.get(model),

@@ -36,6 +36,8 @@ class Extraction:
     """Seconds in which the forward waited for images."""
     blocked: float = 0.0
     """Seconds in which the forward waited for the disk, the last commit included."""
+    workers: int = 1
+    """Workers of the cluster; what they were busy with and waited for is the sum over them."""
 
     @property
     def images_per_s(self) -> float:
@@ -53,8 +55,9 @@ class Extraction:
         where = f"  cache: {self.path} ({human(self.bytes)}; {', '.join(self.splits)}: {self.rows} images{left_out})"
         if self.did_nothing:
             return f"{self.model} on {self.dataset}: complete already, nothing to do\n{where}"
+        among = f" by {self.workers} workers" if self.workers > 1 else ""
         return (
-            f"{self.model} on {self.dataset}: {self.images} images in {self.seconds:.1f} s, {self.images_per_s:.4g} images/s\n"
+            f"{self.model} on {self.dataset}: {self.images} images in {self.seconds:.1f} s, {self.images_per_s:.4g} images/s{among}\n"
             f"  busy: decode {self.decode:.1f} s, forward {self.forward:.1f} s, write {self.write:.1f} s; "
             f"the forward waited {self.starved:.1f} s for images and {self.blocked:.1f} s for the disk\n{where}"
         )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-
-import torch
 
 from layercache.cache.layout import planned_bytes
 from layercache.cache.reader import load_cache
+from layercache.engine import open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.interruption import telling, terminable
 from layercache.extraction.options import ExtractOptions, read_options
 from layercache.extraction.plan import ASK_ABOVE, Plan, Target, make_plan, size_on_disk
 from layercache.extraction.result import Extraction, human
 from layercache.extraction.splits import Work, extract_splits, sweep
+from layercache.extraction.torch_settings import deterministic
 
 Say = Callable[[str], object]
 Confirm = Callable[[str], bool]
@@ -33,15 +31,15 @@ def extract(*, say: Say = print, confirm: Confirm | None = None, progress: bool 
     Interrupted for Ctrl-C; whatever it was, what is committed is kept and the same call continues.
     """
     chosen = read_options(options)
-    with _determinism(chosen.deterministic), terminable():
-        plan = make_plan(chosen)
+    with deterministic(chosen.deterministic), terminable(), open_engine(chosen.engine, address=chosen.address) as engine:
+        plan = make_plan(chosen, gpu=engine.gpu(chosen.device))
         sweep(plan)
         work: dict[str, Work] = {}
         if any(target.todo for target in plan.targets):
             _announce(plan, say)
             _allow(plan, chosen, confirm)
             with telling(lambda: _state(plan)):
-                work = extract_splits(plan, chosen, say=say, progress=progress)
+                work = extract_splits(plan, chosen, engine=engine, say=say, progress=progress)
         return [_result(plan, target, work.get(target.spec.fingerprint, Work())) for target in plan.targets]
 
 
@@ -99,28 +97,5 @@ def _result(plan: Plan, target: Target, work: Work) -> Extraction:
         rows=sum(target.spec.dataset.splits[split].rows for split in plan.splits),
         skipped=sum(len(cache.split(split).skipped) for split in plan.splits),
         bytes=sum(size_on_disk(target.path, target.spec, split) for split in plan.splits),
-        images=work.images,
-        seconds=sum(times.total for times in work.times),
-        decode=work.decode,
-        forward=sum(blocks.forward for blocks in work.blocks),
-        write=sum(blocks.seconds for blocks in work.blocks),
-        starved=sum(times.starved for times in work.times),
-        blocked=sum(times.blocked for times in work.times),
+        **vars(work),
     )
-
-
-@contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
-    """Only deterministic algorithms of torch, while it is wanted."""
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]

@@ -1,56 +1,64 @@
-"""The splits of a plan, one after the other, through one decoder and one device."""
+"""The splits of a plan, through an engine: the locks, the bars and the records that complete a split are here, the work is the workers'."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from layercache.cache.writer import SplitWriter
-from layercache.errors import CacheBusyError, StorageError
+from layercache.engine import Crew, Engine, Make, Progress
+from layercache.errors import CacheBusyError, CacheIncompleteError, StorageError
+from layercache.extraction.extractor import Done, Elsewhere, Extractor, Job, readable
 from layercache.extraction.options import ExtractOptions
-from layercache.extraction.pipeline.batches import batch_rows, batches, pieces
-from layercache.extraction.pipeline.decoders import Decoder
-from layercache.extraction.pipeline.device import Device, Forward, Padded, open_device
-from layercache.extraction.pipeline.stream import Lane, Times, stream
-from layercache.extraction.pipeline.write_behind import Blocks
+from layercache.extraction.parts import Part, cut
 from layercache.extraction.plan import Plan, Target
-from layercache.extraction.preprocess import Preprocessing
-from layercache.extraction.workers import Decoding, choose
+
+SEEN_WITHIN = 60.0
+"""Seconds in which a file that a worker has written on another machine is seen here: what a network file system's memory may last."""
+
+Say = Callable[[str], object]
+Writers = dict[str, list[SplitWriter | None]]
+"""split -> the writer of each target, where it has something to do."""
 
 
 @dataclass
 class Work:
-    """What was done for one model, over the splits."""
+    """What was done for one model, over the splits; see result.Extraction."""
 
-    blocks: list[Blocks] = field(default_factory=list)
     images: int = 0
-    times: list[Times] = field(default_factory=list)
+    seconds: float = 0.0
     decode: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+    starved: float = 0.0
+    blocked: float = 0.0
+    workers: int = 1
 
 
-def extract_splits(plan: Plan, options: ExtractOptions, *, say: Callable[[str], object], progress: bool) -> dict[str, Work]:
+def extract_splits(plan: Plan, options: ExtractOptions, *, engine: Engine, say: Say, progress: bool) -> dict[str, Work]:
     """Complete every split that is not; returns what was done by fingerprint."""
-    work = {target.spec.fingerprint: Work() for target in plan.targets}
     # One order of locks in every process, so that two that wait for each other's splits cannot wait for ever.
     targets = sorted((target for target in plan.targets if target.todo), key=lambda target: target.spec.fingerprint)
-    transforms = list(dict.fromkeys(target.backbone.preprocessing for target in targets))
-    shapes = [(3, *transform.input_size) for transform in transforms]
     splits = [split for split in plan.splits if any(split in target.todo for target in targets)]
-    decoding = choose(plan.dataset.open(splits[0]), transforms, shapes=shapes, device=plan.device, asked=options.workers)
-    say(_how(plan, options, decoding))
-    device = open_device(plan.device)
-    decoder = decoding.open(shapes=shapes, rows=plan.batch_size)
-    try:
-        for split in splits:
-            here = [target for target in targets if split in target.todo]
+    work = {target.spec.fingerprint: Work() for target in targets}
+    bar = _Bar(show=progress)
+    threads = torch.get_num_threads()
+    make = _make(plan, options, targets, splits, engine=engine)
+    with engine.crew(make, gpu=plan.device != "cpu", threads=threads, say=say, heard=bar.heard) as crew:
+        for together in [splits] if engine.spreads else [[split] for split in splits]:
             with ExitStack() as stack:
-                writers = [stack.enter_context(_writer(target, split, plan, options, say)) for target in here]
-                _extract_split(split, here, writers, transforms, plan, options, decoder=decoder, device=device, work=work, progress=progress)
-    finally:
-        decoder.close()
+                writers: Writers = {
+                    split: [stack.enter_context(_writer(target, split, plan, options, say)) if split in target.todo else None for target in targets]
+                    for split in together
+                }
+                _extract(plan, targets, writers, crew, spreads=engine.spreads, work=work, bar=bar)
     return work
 
 
@@ -63,42 +71,73 @@ def sweep(plan: Plan) -> None:
                 pass
 
 
-def _extract_split(
-    split: str,
-    targets: Sequence[Target],
-    writers: Sequence[SplitWriter],
-    transforms: Sequence[Preprocessing],
-    plan: Plan,
-    options: ExtractOptions,
-    *,
-    decoder: Decoder,
-    device: Device,
-    work: dict[str, Work],
-    progress: bool,
-) -> None:
-    samples = plan.dataset.open(split)
-    lanes = [
-        _lane(target, writer, transforms.index(target.backbone.preprocessing), plan, compiled=options.compile)
-        for target, writer in zip(targets, writers, strict=True)
-    ]
-    running = [lane for lane in lanes if lane.batches]
-    rows, missing = len(samples.labels), sum(piece.rows for piece in pieces([lane.batches for lane in running]))
-    before = decoder.busy
-    with tqdm(total=rows, initial=rows - missing, desc=split, unit=" images", disable=None if progress else True) as bar:
-        times = stream(
-            samples, lanes=running, transforms=transforms, decoder=decoder, device=device, skip=options.on_error == "skip", progress=bar.update
-        )
-    for target, writer, lane in zip(targets, writers, lanes, strict=True):
-        writer.finish()
-        if lane.batches:
-            done = work[target.spec.fingerprint]
-            done.blocks.append(lane.blocks)
-            done.images += sum(stop - start for start, stop in lane.batches)
-            done.times.append(times)
-            done.decode += decoder.busy - before
+def _make(plan: Plan, options: ExtractOptions, targets: Sequence[Target], splits: Sequence[str], *, engine: Engine) -> Make:
+    job = Job(
+        options=options,
+        specs=tuple(target.spec for target in targets),
+        samples={split: plan.dataset.open(split) for split in splits},
+        root=plan.root,
+        device=plan.device,
+        why_device=plan.why_device,
+        batch_size=plan.batch_size,
+    )
+    if engine.spreads:
+        return Elsewhere(job=job, readable=readable(job.samples))
+    return lambda tell, cores: Extractor(job, [target.backbone for target in targets], tell=tell, cores=cores)
 
 
-def _writer(target: Target, split: str, plan: Plan, options: ExtractOptions, say: Callable[[str], object]) -> SplitWriter:
+def _extract(plan: Plan, targets: Sequence[Target], writers: Writers, crew: Crew, *, spreads: bool, work: dict[str, Work], bar: _Bar) -> None:
+    """The given splits: all parts of them are with the workers at the same time."""
+    specs = [target.spec for target in targets]
+    tasks: deque[Part] = deque()
+    for split, own in writers.items():
+        pending = [writer.pending if writer else () for writer in own]
+        tasks += cut(specs, split, pending, batch_size=plan.batch_size, workers=crew.workers if spreads else None)
+    began, busy = time.perf_counter(), set[str]()
+    rows = {split: targets[0].spec.dataset.splits[split].rows for split in writers}
+    with bar.over(", ".join(writers), total=sum(rows.values()), missing=sum(part.rows for part in tasks)):
+        for part, done in crew.run(tasks):
+            for k, writer in enumerate(writers[part.split]):
+                for block in part.blocks[k]:
+                    assert writer is not None
+                    _adopt(writer, block, patient=spreads)
+                if part.blocks[k]:
+                    busy.add(specs[k].fingerprint)
+                    _add(work[specs[k].fingerprint], k, part, done)
+            bar.heard(part, Progress(part.rows, part.rows))
+    for own in writers.values():
+        for writer in filter(None, own):
+            writer.finish()
+    for fingerprint in busy:
+        work[fingerprint].seconds += time.perf_counter() - began
+        work[fingerprint].workers = crew.workers
+
+
+def _add(work: Work, k: int, part: Part, done: Done) -> None:
+    work.images += part.images[k]
+    work.decode += done.decode
+    work.forward += done.forward[k]
+    work.write += done.write[k]
+    work.starved += done.times.starved
+    work.blocked += done.times.blocked
+
+
+def _adopt(writer: SplitWriter, block: int, *, patient: bool) -> None:
+    """Take over a block that a worker has written; from another machine it may be seen a little later."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while True:
+        try:
+            writer.adopt(block)
+            return
+        except CacheIncompleteError as error:
+            if not patient:
+                raise
+            if time.monotonic() > deadline:
+                raise CacheIncompleteError(f"{error}: the folder of the caches must be the same one on every machine of the cluster") from None
+        time.sleep(0.2)
+
+
+def _writer(target: Target, split: str, plan: Plan, options: ExtractOptions, say: Say) -> SplitWriter:
     samples = plan.dataset.open(split)
 
     def open_(*, wait: bool) -> SplitWriter:
@@ -113,16 +152,25 @@ def _writer(target: Target, split: str, plan: Plan, options: ExtractOptions, say
         return open_(wait=True)
 
 
-def _lane(target: Target, writer: SplitWriter, transform: int, plan: Plan, *, compiled: bool) -> Lane:
-    spec = target.spec
-    row_bytes = len(spec.layers) * len(spec.tokens) * spec.width * (2 if spec.store_dtype == "float16" else 4)
-    batch = batch_rows(plan.batch_size, block=writer.block_rows, row_bytes=row_bytes)
-    backbone: Forward = Padded(target.backbone, rows=batch) if compiled else target.backbone
-    spans = batches(writer.rows, block=writer.block_rows, batch=batch, pending=writer.pending)
-    return Lane(backbone=backbone, transform=transform, batches=spans, blocks=Blocks(writer))
+class _Bar:
+    """A bar on stderr over the images of some splits, if it is a terminal. A part that is begun again moves it where it gets further than before."""
 
+    def __init__(self, *, show: bool) -> None:
+        self._show = show
+        self._bar: Any = None
+        self._seen: dict[Any, int] = {}
 
-def _how(plan: Plan, options: ExtractOptions, decoding: Decoding) -> str:
-    where = f"{plan.device} ({plan.why_device}), {options.precision}, batches of {plan.batch_size}"
-    decode = f"{decoding.workers} worker processes" if decoding.workers else "a thread"
-    return f"forward on {where}; decoding in {decode} ({decoding.why})"
+    @contextmanager
+    def over(self, name: str, *, total: int, missing: int) -> Iterator[None]:
+        """The bar, for as long as the context lasts."""
+        self._seen = {}
+        with tqdm(total=total, initial=total - missing, desc=name, unit=" images", disable=None if self._show else True) as self._bar:
+            yield
+        self._bar = None
+
+    def heard(self, part: Part, message: Progress) -> None:
+        """So many rows of a part are done."""
+        before = self._seen.get(part, 0)
+        if self._bar is not None and message.done > before:
+            self._seen[part] = message.done
+            self._bar.update(message.done - before)

@@ -45,8 +45,13 @@ class Decoding:
         return ProcessDecoder(workers=self.workers, shapes=shapes, rows=rows, nice=self.nice)
 
 
-def choose(samples: Samples, transforms: Sequence[Transform], *, shapes: Sequence[Shape], device: str, asked: int | None) -> Decoding:
-    """The number asked for, else what the measured time of an image suggests. An image that cannot be decoded is none of its business."""
+def choose(
+    samples: Samples, transforms: Sequence[Transform], *, shapes: Sequence[Shape], device: str, asked: int | None, cores: int | None = None
+) -> Decoding:
+    """The number asked for, else what the measured time of an image suggests. An image that cannot be decoded is none of its business.
+
+    cores: those that may be used, if not all of this process's.
+    """
     nice = POLITE if device == "cpu" else 0
     if asked is not None:
         return Decoding(asked, "as asked", nice)
@@ -54,7 +59,7 @@ def choose(samples: Samples, transforms: Sequence[Transform], *, shapes: Sequenc
     took = f"an image takes {1000 * seconds:.2g} ms"
     if seconds < NEXT_TO_NOTHING[device]:
         return Decoding(0, took, nice)
-    cores = usable_cores()
+    cores = cores or usable_cores()
     wanted = cores if device == "cpu" else min(max(1, cores - 1), math.ceil(seconds * GPU_RATE))
     return Decoding(wanted, f"{took}, {cores} cores", nice)
 

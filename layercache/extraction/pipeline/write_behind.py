@@ -21,7 +21,7 @@ DEPTH = 4
 
 
 class Writer(Protocol):
-    """What it needs of a cache.writer.SplitWriter."""
+    """What it needs of a cache.writer.SplitWriter or a cache.blocks.BlockWriter."""
 
     @property
     def rows(self) -> int:
@@ -38,7 +38,7 @@ class Writer(Protocol):
         """Row blocks not committed yet."""
         ...
 
-    def write(self, block: int, tokens_ltnd: np.ndarray[Any, Any], *, skipped: Mapping[int, str] | None = None) -> None:
+    def write(self, block: int, tokens_ltnd: np.ndarray[Any, Any], *, skipped: Mapping[int, str] | None = None) -> object:
         """Commit a row block."""
         ...
 
