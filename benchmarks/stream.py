@@ -2,12 +2,12 @@
 
 Writes a made-up cache larger than the budget (ViT-B's 12 layers x {CLS, AP} x 768), drops it from the page cache before every pass, and reads it
   disk     the same files from front to back, two threads of preadv into touched buffers
-  stored   a shuffled epoch as far as batches of stored tokens on the device (no normalisation)
+  stored   a shuffled epoch's reads, window by window, of which nothing is used
   epoch    a shuffled epoch of normalised batches, as an evaluation or a training without noise has them
   noisy    the same with the paper's feature noise, whose normal draws are arithmetic and no reading
 in turn, several times. Prints medians, and the peak memory above the start's.
 
-    python benchmarks/stream.py [--gigabytes 1.5] [--budget 400MB] [--rounds 3] [--device cuda] [--folder /mnt/disk]
+    python benchmarks/stream.py [--gigabytes 4] [--budget 400MB] [--rounds 3] [--device cuda] [--folder /mnt/disk]
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _resident() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.5)
+    parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--budget", default="400MB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -135,8 +135,7 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
     rows = np.arange(split.rows)
 
     def stored(number: int) -> None:
-        order = torch.Generator().manual_seed(number)
-        for _ in features._stored(rows, batch=BATCH, order=order):
+        for _ in features._parts(rows, order=torch.Generator().manual_seed(number)):
             pass
 
     def epoch(number: int, noise: Noise | None = None) -> None:

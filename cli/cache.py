@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,9 +14,12 @@ cache = typer.Typer(no_args_is_help=True)
 SHOWN = 20
 """Skipped samples that `info` lists."""
 
-Where = Annotated[Path | None, typer.Argument(metavar="[PATH]", help="The cache's folder, or choose it by the options.", show_default=False)]
+Where = Annotated[str | None, typer.Argument(metavar="[PATH]", help="The cache's folder, or choose it by the options.", show_default=False)]
 Root = Annotated[
-    Path | None, typer.Option("--cache", help="Folder of all caches; default $LAYERCACHE_HOME, else the user cache folder.", show_default=False)
+    str | None,
+    typer.Option(
+        "--cache", help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user cache folder.", show_default=False
+    ),
 ]
 Model = Annotated[str | None, typer.Option(help="Caches of this model.", show_default=False)]
 Dataset = Annotated[str | None, typer.Option(help="Caches of this data set.", show_default=False)]
@@ -102,18 +104,19 @@ def verify(
 
     from layercache.cache.check import describe
     from layercache.cache.check import verify as find_faults
+    from layercache.cache.location import as_place
     from layercache.cache.reader import cache_folders, cache_root, open_cache
 
     if every:
         folders = [f for f in cache_folders(cache_root(root), model=model, dataset=dataset) if f.name.startswith((fingerprint or "")[:12])]
     else:
-        folders = [path or open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint).path]
+        folders = [as_place(path) if path else open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint).path]
     faulty, damaged = 0, False
     for folder in folders:
         with tqdm(unit="B", unit_scale=True, desc=folder.name, disable=None, leave=False) as bar:
             faults = find_faults(folder, progress=bar.update)
         faulty += bool(faults)
-        damaged |= any(fault.path.is_file() for fault in faults)
+        damaged |= any(fault.there for fault in faults)
         for fault in faults:
             typer.echo(f"{fault.path}: {fault.what.removeprefix(f'{fault.path}: ')}")
         if not faults:
@@ -154,8 +157,7 @@ def _limit(d: dict[str, Any]) -> str:
 
 
 def _probes(found: Cache) -> str:
-    folder = found.path / "probes"
-    count = sum(p.is_dir() for p in folder.iterdir()) if folder.is_dir() else 0
+    count = len(found.store.folders("probes"))
     return "" if count == 0 else ", with 1 probe" if count == 1 else f", with {count} probes"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 Out = Annotated[Path, typer.Option(help="Folder of the picture.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of the caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
+Cache = Annotated[str | None, typer.Option(help="Folder of the caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
 
 
 def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Head = Annotated[Path, typer.Argument(help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors.")]
+Head = Annotated[str, typer.Argument(help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors.")]
 Onnx = Annotated[Path | None, typer.Option(help="Write ONNX here.", show_default=False)]
 Torch = Annotated[Path | None, typer.Option(help="Write torch.export's .pt2 here.", show_default=False)]
 Weights = Annotated[Path | None, typer.Option(help="The checkpoint that the tokens were extracted with, if it was a local file.", show_default=False)]

@@ -35,7 +35,10 @@ Codec = Annotated[str | None, typer.Option(help="Compress stored tokens: zstd | 
 Projected = Annotated[bool, typer.Option("--projected", help="Store CLIP's last layer after its projection.")]
 PaperCompat = Annotated[bool, typer.Option("--paper-compat", help="The paper's own preprocessing of DINOv2 and MAE.")]
 OnError = Annotated[str, typer.Option(help="An image that cannot be decoded: stop | skip (and list it in the cache).")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of all caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
+Cache = Annotated[
+    str | None,
+    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the forward.")]
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="Only deterministic algorithms on a GPU (a CPU is deterministic anyhow).")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]

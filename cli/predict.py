@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from layercache.deploy import Predictions
 
-Head = Annotated[Path, typer.Argument(help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors.")]
+Head = Annotated[str, typer.Argument(help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders whose images are taken, subfolders included.")]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="Classes shown for each image.")]
 Format = Annotated[str, typer.Option(help="table | csv | json.")]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Backbone whose cache to use.", show_default="the only one")]
 Data = Annotated[str | None, typer.Option("--dataset", "-d", help="Data set whose cache to use.", show_default="the only one")]
-Root = Annotated[Path | None, typer.Option(help="Folder of all caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
+Root = Annotated[
+    str | None,
+    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+]
 Fingerprint = Annotated[str | None, typer.Option(help="First digits of the cache's fingerprint, where several match.", show_default=False)]
 Head = Annotated[list[str], typer.Option(help="linear | attentive | attentive-tokens | hybrid | knn | logreg. Repeatable.")]
 Layers = Annotated[list[str] | None, typer.Option(help="last | mid-last | quarter | all | numbers, as in 1,5,9. Repeatable.", show_default="all")]
 Tokens = Annotated[list[str] | None, typer.Option(help="cls, ap, grid:K, patch, joined by +; or all. Repeatable.", show_default="cls+ap")]
 Spatial = Annotated[str | None, typer.Option(help="Spatial tokens of the hybrid head: grid:K | patch.", show_default=False)]
 SpatialLayers = Annotated[str, typer.Option(help="Layers of the spatial tokens.")]
-SpatialCache = Annotated[Path | None, typer.Option(help="Folder of the cache of the spatial tokens, where it is another one.", show_default=False)]
+SpatialCache = Annotated[str | None, typer.Option(help="Folder of the cache of the spatial tokens, where it is another one.", show_default=False)]
 Embedding = Annotated[bool, typer.Option("--embedding", help="Hybrid head: learn an embedding for each layer and kind of token.")]
 Heads = Annotated[int | None, typer.Option(help="Attention heads.", show_default="one per token; attentive-tokens: 8")]
 Lr = Annotated[str | None, typer.Option(help="Learning rates, as in 0.1,0.01.", show_default="0.1,0.01,0.001")]
@@ -37,6 +39,10 @@ Features = Annotated[str, typer.Option(help="auto | resident (on the device) | s
 Memory = Annotated[str | None, typer.Option(help="What features may take, as in 8GB.", show_default="half of what is free")]
 GroupSize = Annotated[int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that are already there.")]
+Engine = Annotated[str, typer.Option(help="Where probes are trained: local | ray (a Ray cluster; the same table).")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="with --engine ray, one of this machine alone")
+]
 
 
 def probe(
@@ -68,6 +74,8 @@ def probe(
     memory: Memory = None,
     group_size: GroupSize = None,
     refresh: Refresh = False,
+    engine: Engine = "local",
+    address: Address = None,
     cache: Root = None,
     fingerprint: Fingerprint = None,
 ) -> None:
@@ -115,6 +123,8 @@ def probe(
         memory=memory,
         group_size=group_size,
         refresh=refresh,
+        engine=engine,
+        address=address,
         progress=sys.stderr.isatty(),
         say=typer.echo,
     )

@@ -15,7 +15,10 @@ Details = Annotated[int, typer.Option(help="Pairs of backbone and data set with 
 CkaImages = Annotated[int, typer.Option(help="Test images that the similarity of layers is computed on, at most.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set's files, for thumbnails; default $LAYERCACHE_DATA.", show_default=False)]
 Images = Annotated[bool, typer.Option("--thumbnails/--no-thumbnails", help="Show test images where they are at hand.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of all caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
+Root = Annotated[
+    str | None,
+    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+]
 
 
 def report(

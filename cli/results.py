@@ -16,7 +16,10 @@ OverSeeds = Annotated[bool, typer.Option("--over-seeds", help="One row for all s
 Out = Annotated[
     Path | None, typer.Option("--export", "-o", help="Write the table: a file ending in .csv, .parquet, .tex or .md.", show_default=False)
 ]
-Root = Annotated[Path | None, typer.Option(help="Folder of all caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
+Root = Annotated[
+    str | None,
+    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+]
 
 
 def results(

@@ -12,13 +12,29 @@ if TYPE_CHECKING:
 
 File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Backbones, data sets and heads; studies/ has examples.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report.", show_default="the file's, else reports/NAME")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of all caches.", show_default="the file's, else $LAYERCACHE_HOME")]
+Cache = Annotated[str | None, typer.Option(help="Folder of all caches.", show_default="the file's, else $LAYERCACHE_HOME")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="List the cells and what of them is there; do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")]
+Engine = Annotated[
+    str | None, typer.Option(help="Where cells run: local | ray (a Ray cluster; the same results).", show_default="the file's, else local")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="the file's, else one of this machine alone")
+]
 
 
-def study(file: File, *, out: Out = None, cache: Cache = None, dry_run: DryRun = False, yes: Yes = False, report: Report = True) -> None:
+def study(
+    file: File,
+    *,
+    out: Out = None,
+    cache: Cache = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    report: Report = True,
+    engine: Engine = None,
+    address: Address = None,
+) -> None:
     """Run the grid of a paper from one file.
 
     Extracts and trains what is missing, goes on past a cell that fails, says at the end which did and why (exit code 1), and writes the report.
@@ -26,10 +42,14 @@ def study(file: File, *, out: Out = None, cache: Cache = None, dry_run: DryRun =
     """
     from dataclasses import replace
 
+    from layercache.cache.location import as_place
+    from layercache.engine import check_engine
     from layercache.study import look, read_study, run_study
 
     plan = read_study(file)
-    plan = replace(plan, out=out or plan.out, cache=cache or plan.cache)
+    place = as_place(cache) if cache else plan.cache
+    plan = replace(plan, out=out or plan.out, cache=place, engine=engine or plan.engine, address=address or plan.address)
+    check_engine(plan.engine, plan.address)
     if dry_run:
         _list(look(plan))
         return

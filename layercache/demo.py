@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from layercache.cache.location import Place
 from layercache.cache.reader import load_cache
 from layercache.extraction.run import extract
 from layercache.probing.protocol import LEARNING_RATES, Protocol, grid
@@ -26,7 +27,7 @@ WEIGHT_DECAY, DROPOUTS = 1e-4, (0.0, 0.1)
 class Demo:
     """What the demo came to."""
 
-    cache: Path
+    cache: Place
     """The cache's folder."""
     results: Results
     """The probes in the order of PROBES."""
@@ -40,7 +41,7 @@ class Demo:
         return 100 * float(scores.iloc[-1] - scores.iloc[0])
 
 
-def demo(*, out: Path, cache: Path | None = None, say: Callable[[str], object] = print, progress: bool = True) -> Demo:
+def demo(*, out: Path, cache: str | Place | None = None, say: Callable[[str], object] = print, progress: bool = True) -> Demo:
     """Extract `digits` with `vit_nano`, train three probes on a corner of the paper's grid, draw the attention into `out`/attention.png.
 
     Raises MissingExtraError without matplotlib, before any work.

@@ -6,16 +6,19 @@ A `BlockWriter` holds no lock and begins no split: it works under the lock of a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from layercache.cache.claim import claim
 from layercache.cache.layout import SplitLayout, cache_folder
+from layercache.cache.local import LocalStore
+from layercache.cache.location import Place, RemotePath
+from layercache.cache.objects import ObjectStore
 from layercache.cache.records import BlockRecord
 from layercache.cache.shard import Codec, encode, fill_rows, first_non_finite
 from layercache.cache.spec import CacheSpec
-from layercache.cache.store import LocalStore
+from layercache.cache.store import open_store
 from layercache.errors import CacheCorruptError, NonFiniteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,18 +32,24 @@ class BlockWriter:
     block_rows: int
     """R: block b holds the rows b R to min((b + 1) R, N)."""
 
-    def __init__(self, root: Path, spec: CacheSpec, split: str, *, ids: list[str], codec: str | None = None) -> None:
+    def __init__(self, root: Place, spec: CacheSpec, split: str, *, ids: list[str], codec: str | None = None) -> None:
         """ids: N names in order, for messages. codec: the one that the split was begun with. Raises OptionError."""
         self._layout = SplitLayout(spec, split)
         self._ids = ids
         self.rows, self.block_rows = self._layout.rows, self._layout.block_rows
         self.codec = Codec(codec) if codec else None
-        self.store = LocalStore(cache_folder(root, spec), scratch=self._layout.partial)
+        folder = cache_folder(root, spec)
+        if isinstance(folder, RemotePath) and folder.scheme == "hf":
+            raise OptionError(
+                f"{root}: tokens are extracted to a folder or to s3://; `layercache cache push` then copies them to the Hugging Face Hub"
+            )
+        self.store = open_store(folder, partial=self._layout.partial)
 
     def write(self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None) -> BlockRecord:
         """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads and processes.
 
-        Two that commit the same block do no harm where they bring the same bytes: the later one takes the earlier one's place.
+        Two that commit the same block do no harm where they bring the same bytes: in a folder the later one takes the earlier one's place, on
+        object storage the earlier one stays, whatever its bytes (`claim`). Gives the record of what is stored.
         Arguments and errors: see `SplitWriter.write`.
         """
         layout, skipped = self._layout, dict(skipped or {})
@@ -60,21 +69,16 @@ class BlockWriter:
             chunks="".join(f"{c:08x}" for c in shard.chunk_crcs),
             skipped={str(r): skipped[r] for r in sorted(skipped)},
         )
-        self.store.put_in_order({layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]})
-        return record
+        if isinstance(self.store, LocalStore):
+            self.store.put_in_order({layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]})
+            return record
+        assert isinstance(self.store, ObjectStore)
+        return claim(self.store, layout, record, shard.parts, codec=self.codec)
 
     def record(self, block: int) -> BlockRecord | None:
-        """The record of a block that is committed: it is this split's, and its shard is as long as it says."""
-        layout, store = self._layout, self.store
-        key = layout.record(block)
-        if store.size(key) is None:
-            return None
-        try:
-            record = BlockRecord.from_bytes(store.read(key), where=str(store.path(key)))
-        except CacheCorruptError:
-            return None  # the block is done again, and its record with it
-        expected = (layout.spec.fingerprint, layout.split, block, store.size(layout.shard(block)))
-        return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None
+        """The record of a block that is committed (see `committed`)."""
+        key, store = self._layout.record(block), self.store
+        return committed(self._layout, block, store.read_many([key]).get(key), shard_bytes=store.size(self._layout.shard(block)))
 
     def _check_block(self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]) -> tuple[int, int]:
         layout = self._layout
@@ -104,3 +108,15 @@ class BlockWriter:
             f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample {self._ids[start + row]!r} of split "
             f"{self._layout.split!r}: the token is {what}; {'; '.join(remedies)}"
         )
+
+
+def committed(layout: SplitLayout, block: int, data: bytes | None, *, shard_bytes: int | None) -> BlockRecord | None:
+    """The record of a block, from its bytes, if it is this split's and its shard is as long as it says; else the block is to be done again."""
+    if data is None or shard_bytes is None:
+        return None
+    try:
+        record = BlockRecord.from_bytes(data, where=layout.record(block))
+    except CacheCorruptError:
+        return None
+    expected = (layout.spec.fingerprint, layout.split, block, shard_bytes)
+    return record if (record.fingerprint, record.split, record.block, record.bytes) == expected else None

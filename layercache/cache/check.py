@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,45 +13,48 @@ from typing import Any
 import numpy as np
 
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
+from layercache.cache.location import Place
 from layercache.cache.reader import OTHER_OPTIONS, Cache, extract_command, load_cache
 from layercache.cache.records import BlockRecord, CompleteRecord
 from layercache.cache.shard import crc32c
-from layercache.cache.split import MAX_THREADS
-from layercache.cache.store import LocalStore
+from layercache.cache.store import Entry, Store, open_store
 from layercache.errors import CacheCorruptError
-
-_PIECE = 2**20
 
 
 @dataclass(frozen=True, order=True)
 class Fault:
     """What is wrong with one file of a cache."""
 
-    path: Path
+    path: Place
     what: str
     """One line: what was expected, what is there."""
 
+    @property
+    def there(self) -> bool:
+        """Whether the file is there, so that it must go before it is made again."""
+        return self.path.is_file() if isinstance(self.path, Path) else open_store(self.path.parent).size(self.path.name) is not None
 
-def verify(cache: Cache | Path, *, progress: Callable[[int], None] | None = None) -> list[Fault]:
+
+def verify(cache: Cache | Place, *, progress: Callable[[int], None] | None = None) -> list[Fault]:
     """Read every byte of every split that was begun; the faults, sorted by file, or an empty list.
 
     Found are: changed, missing, cut, lengthened and unknown files, and splits that are not complete. progress: called with a number of bytes,
     from several threads, as they are checked. Raises CacheNotFoundError if a path is no cache.
     """
-    if isinstance(cache, Path):
+    if not isinstance(cache, Cache):
         try:
             return verify(load_cache(cache), progress=progress)
         except CacheCorruptError as e:
             return [Fault(cache / SPEC_KEY, str(e))]
-    store = LocalStore(cache.path)
+    store = cache.store
     faults = [] if store.read(SPEC_KEY) == spec_bytes(cache.spec) else [Fault(store.path(SPEC_KEY), "not as it was written")]
     for split in cache.spec.dataset.splits:
         layout = SplitLayout(cache.spec, split)
-        if store.path(layout.group).is_dir() or store.path(layout.commits).is_dir():
+        if store.has_folder(layout.group) or store.has_folder(layout.commits):
             faults += _verify_split(cache, layout, store, progress or (lambda _: None))
     if not cache.splits:
         faults.append(Fault(cache.path, f"holds no split; begin with: {extract_command(cache)} {OTHER_OPTIONS}"))
-    return sorted(faults)
+    return sorted(faults, key=lambda fault: (str(fault.path), fault.what))
 
 
 def describe(cache: Cache) -> dict[str, Any]:
@@ -60,20 +62,19 @@ def describe(cache: Cache) -> dict[str, Any]:
 
     Raises CacheCorruptError if a complete record or the ids cannot be read.
     """
-    store, spec = LocalStore(cache.path), cache.spec
+    spec, there = cache.spec, cache.store.entries(".")  # one list tells all but what the complete records say
     splits = {}
     for name in cache.splits:
         layout = SplitLayout(spec, name)
-        done, blocks = cache.progress(name)
-        split = cache.split(name) if cache.complete(name) else None
+        split = cache.split(name) if layout.complete in there else None
         splits[name] = {
             "rows": layout.rows,
             "skipped": split.skipped if split else {},
             "codec": split.codec if split else None,
-            "blocks": blocks,
-            "blocks_done": done,
+            "blocks": layout.blocks,
+            "blocks_done": sum(layout.record(b) in there for b in range(layout.blocks)),
             "complete": split is not None,
-            "bytes": sum(store.size(key) or 0 for folder in (layout.group, layout.commits) for key in store.list(folder)),
+            "bytes": sum(e.size for key, e in there.items() if key.startswith((f"{layout.group}/", f"{layout.commits}/"))),
         }
     return {
         "path": str(cache.path),
@@ -94,71 +95,85 @@ def describe(cache: Cache) -> dict[str, Any]:
         "store_dtype": spec.store_dtype,
         "preprocessing": dict(spec.preprocessing),
         "splits": splits,
-        "bytes": sum(store.size(key) or 0 for key in store.list(".")),
+        "bytes": sum(entry.size for entry in there.values()),
     }
 
 
 def remove(cache: Cache) -> None:
-    """Delete a cache with everything in it, also the probes kept there. Raises CacheBusyError while a split is being written."""
-    store = LocalStore(cache.path)
+    """Delete a cache with everything in it, also the probes kept there.
+
+    Raises CacheBusyError while a split is being written in a folder; on object storage nothing says whether one is.
+    """
+    store = cache.store
     with ExitStack() as locks:
         for split in cache.spec.dataset.splits:
             locks.enter_context(store.lock(SplitLayout(cache.spec, split).lock))
         store.delete(SPEC_KEY)  # first: what is half deleted is no cache
-        shutil.rmtree(cache.path)
-    if cache.path == cache_folder(cache.path.parents[2], cache.spec):
+        store.delete_tree()
+    if isinstance(cache.path, Path) and cache.path == cache_folder(cache.path.parents[2], cache.spec):
         for folder in cache.path.parents[:2]:
             if any(folder.iterdir()):
                 break
             folder.rmdir()
 
 
-def _verify_split(cache: Cache, layout: SplitLayout, store: LocalStore, progress: Callable[[int], None]) -> list[Fault]:
+def _verify_split(cache: Cache, layout: SplitLayout, store: Store, progress: Callable[[int], None]) -> list[Fault]:
     faults = []
     known = {layout.complete} | {key for b in range(layout.blocks) for key in (layout.shard(b), layout.record(b))}
     complete: CompleteRecord | None = None
-    if store.size(layout.complete) is None:
+    there = store.entries(layout.group) | store.entries(layout.commits)
+    if layout.complete not in there:
         done, blocks = cache.progress(layout.split)
         faults.append(
             Fault(store.path(layout.complete), f"incomplete: {done} of {blocks} row blocks; continue with: {extract_command(cache)} {OTHER_OPTIONS}")
         )
-        known |= set(store.list(layout.group))  # nothing says yet what these should be
+        known |= {key for key in there if key.startswith(f"{layout.group}/")}  # nothing says yet what these should be
+        records = store.read_many(key for key in there if key in known and key.startswith(f"{layout.commits}/"))
     else:
         try:
             complete = CompleteRecord.from_bytes(store.read(layout.complete), where=str(store.path(layout.complete)))
             cache.split(layout.split)
         except CacheCorruptError as e:
             return [Fault(store.path(layout.complete), str(e))]
+        records = store.read_many(complete.files)
         for key, expected in complete.files.items():
-            if store.size(key) is None:
+            if key not in records:
                 faults.append(Fault(store.path(key), "is missing"))
-            elif sha256(store.read(key)).hexdigest() != expected:
+            elif sha256(records[key]).hexdigest() != expected:
                 faults.append(Fault(store.path(key), "SHA-256 is not the one of the complete record"))
         known |= set(complete.files)
-    faults += [Fault(store.path(k), "does not belong here") for f in (layout.group, layout.commits) for k in store.list(f) if k not in known]
-    with ThreadPoolExecutor(MAX_THREADS) as pool:
-        for found in pool.map(lambda b: _verify_block(layout, store, b, complete is not None, progress), range(layout.blocks)):
+    faults += [Fault(store.path(key), "does not belong here") for key in there if key not in known]
+
+    def check(block: int) -> list[Fault]:
+        data = records.get(layout.record(block))
+        if data is None:
+            return []  # of a complete split: already listed; of another: a block still to come
+        return _verify_block(layout, store, block, data, there.get(layout.shard(block)), complete is not None, progress)
+
+    with ThreadPoolExecutor(store.threads(layout.blocks * layout.shard_bytes)) as pool:
+        for found in pool.map(check, range(layout.blocks)):
             faults += found
     return faults
 
 
-def _verify_block(layout: SplitLayout, store: LocalStore, block: int, complete: bool, progress: Callable[[int], None]) -> list[Fault]:
+def _verify_block(
+    layout: SplitLayout, store: Store, block: int, data: bytes, entry: Entry | None, complete: bool, progress: Callable[[int], None]
+) -> list[Fault]:
+    """data: of the block's record; entry: of its shard."""
     key, shard = layout.record(block), store.path(layout.shard(block))
-    if store.size(key) is None:
-        return []  # of a complete split: already listed; of another: a block still to come
     try:
-        record = BlockRecord.from_bytes(store.read(key), where=str(store.path(key)))
+        record = BlockRecord.from_bytes(data, where=str(store.path(key)))
     except CacheCorruptError as e:
         return [] if complete else [Fault(store.path(key), str(e))]
     if (record.fingerprint, record.split, record.block) != (layout.spec.fingerprint, layout.split, block):
         return [Fault(store.path(key), f"belongs to another cache, split or block ({record.fingerprint[:12]}, {record.split!r}, {record.block})")]
-    size = store.size(layout.shard(block))
-    if size != record.bytes:
+    size = entry.size if entry else None
+    if size is None or size != record.bytes:
         return [Fault(shard, "is missing" if size is None else f"has {size} bytes, expected {record.bytes}")]
-    crc, piece = 0, np.empty(_PIECE, np.uint8)
+    crc, piece = 0, np.empty(store.batch_bytes, np.uint8)
     with store.open(layout.shard(block)) as file:
-        for offset in range(0, size, _PIECE):
-            part = piece[: min(_PIECE, size - offset)]
+        for offset in range(0, size, len(piece)):
+            part = piece[: min(len(piece), size - offset)]
             file.read_into(offset, [part])
             crc = crc32c(part, crc)
             progress(part.nbytes)

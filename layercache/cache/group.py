@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.files import sync
 from layercache.cache.layout import DIMENSIONS, SplitLayout
 from layercache.cache.records import REMEDY
 from layercache.cache.shard import Codec
-from layercache.cache.store import LocalStore, sync
-from layercache.errors import CacheCorruptError
+from layercache.cache.store import Store
+from layercache.errors import CacheCorruptError, CacheError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,34 +89,41 @@ def valid_bytes(rows: int, skipped: list[int]) -> bytes:
     return valid.tobytes()
 
 
-def group_digests(store: LocalStore, layout: SplitLayout) -> dict[str, str]:
+def group_digests(store: Store, layout: SplitLayout) -> dict[str, str]:
     """Key -> SHA-256 of the group's files but the shards."""
     shards = {layout.shard(b) for b in range(layout.blocks)}
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list(layout.group) if key not in shards}
+    found = store.read_many(key for key in store.list(layout.group) if key not in shards)
+    return {key: hashlib.sha256(data).hexdigest() for key, data in found.items()}
 
 
-def read_labels(folder: Path) -> Array:
+def read_labels(store: Store, layout: SplitLayout) -> Array:
     """The array `label`."""
     import zarr
 
-    return np.asarray(zarr.open_array(folder / "label", mode="r")[...])
+    with store.faults(layout.group):
+        return np.asarray(zarr.open_array(**store.zarr(f"{layout.group}/label"), mode="r")[...])
 
 
-def read_ids(folder: Path) -> list[str]:
+def read_ids(store: Store, layout: SplitLayout) -> list[str]:
     """The array `id`."""
     import zarr
 
-    return [str(i) for i in zarr.open_array(folder / "id", mode="r")[...]]
+    with store.faults(layout.group):
+        return [str(i) for i in zarr.open_array(**store.zarr(f"{layout.group}/id"), mode="r")[...]]
 
 
-def read_zarr(folder: Path, block: int, rows: tuple[int, int], layout: SplitLayout, wanted: Sequence[tuple[int, Array]]) -> None:
+def read_zarr(store: Store, block: int, rows: tuple[int, int], layout: SplitLayout, wanted: Sequence[tuple[int, Array]]) -> None:
     """Rows [start, stop) of the split, all in one block, for each (inner chunk, destination (n, D)), whatever the codec. Raises CacheCorruptError."""
     import zarr
 
-    array = zarr.open_array(folder / "tokens", mode="r")
+    with store.faults(layout.shard(block)):
+        array = zarr.open_array(**store.zarr(f"{layout.group}/tokens"), mode="r")
     for k, destination in wanted:
         layer, token = divmod(k, layout.shape[1])
         try:
-            destination[...] = array[layer, token, rows[0] : rows[1], :]
+            with store.faults(layout.shard(block)):
+                destination[...] = array[layer, token, rows[0] : rows[1], :]
+        except CacheError:
+            raise
         except (ValueError, RuntimeError) as e:
-            raise CacheCorruptError(f"{folder.parent / layout.shard(block)}: {e}; {REMEDY}") from None
+            raise CacheCorruptError(f"{store.path(layout.shard(block))}: {e}; {REMEDY}") from None

@@ -18,11 +18,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
+from layercache.cache.location import Place
 from layercache.cache.spec import CacheSpec
 from layercache.errors import UnknownNameError
 
@@ -67,7 +67,7 @@ def spec_bytes(spec: CacheSpec) -> bytes:
     return (json.dumps({"fingerprint": spec.fingerprint, **spec.to_json()}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def cache_folder(root: Path, spec: CacheSpec) -> Path:
+def cache_folder(root: Place, spec: CacheSpec) -> Place:
     """ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
     return root / safe_name(spec.dataset.name) / safe_name(spec.model) / spec.fingerprint[:12]
 
@@ -113,6 +113,11 @@ class SplitLayout:
     def partial(self) -> str:
         """Folder of what is being written."""
         return f"partial-{self.name}"
+
+    @property
+    def valid(self) -> str:
+        """The one chunk of the array `valid`."""
+        return f"{self.group}/valid/c/0"
 
     def shard(self, block: int) -> str:
         """The file of row block `block`. Its key has dots: all shards of a split lie in one folder, which is one folder to sync."""

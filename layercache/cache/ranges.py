@@ -18,13 +18,10 @@ import numpy as np
 from layercache.cache.layout import CRC_BYTES, SplitLayout, index_bytes
 from layercache.cache.records import REMEDY, BlockRecord
 from layercache.cache.shard import crc32c
-from layercache.cache.store import LocalStore, OpenFile
+from layercache.cache.store import Readable, Store
 from layercache.errors import CacheCorruptError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-BATCH_BYTES = 2**20
-"""Chunks are read and checked in batches of about this size: their crc32c is then taken from the processor's cache."""
 
 
 class Checked:
@@ -55,7 +52,7 @@ CHECKED = Checked()
 
 
 def read_chunks(
-    store: LocalStore,
+    store: Store,
     layout: SplitLayout,
     block: int,
     rows: tuple[int, int],
@@ -70,7 +67,7 @@ def read_chunks(
     """
     key = layout.shard(block)
     ordered = sorted(wanted, key=_chunk_number)
-    per_batch = max(1, BATCH_BYTES // layout.chunk_stride)
+    per_batch = max(1, store.batch_bytes // layout.chunk_stride)
     try:
         with store.open(key) as file:
             if file.size != layout.shard_bytes:
@@ -100,7 +97,7 @@ def _chunk_number(wanted: tuple[int, Array]) -> int:
     return wanted[0]
 
 
-def _read_batch(file: OpenFile, layout: SplitLayout, rows: tuple[int, int], batch: Sequence[tuple[int, Array]], unchecked: set[int]) -> list[_Check]:
+def _read_batch(file: Readable, layout: SplitLayout, rows: tuple[int, int], batch: Sequence[tuple[int, Array]], unchecked: set[int]) -> list[_Check]:
     """Read the wanted rows of each chunk; of the unchecked ones everything."""
     head, tail = rows[0] * layout.row_bytes, (layout.block_rows - rows[1]) * layout.row_bytes + CRC_BYTES
     ranges: list[tuple[int, list[Array]]] = []
@@ -132,7 +129,7 @@ def _check_batch(layout: SplitLayout, checks: Sequence[_Check], crcs: str, flags
         flags[k] = 1
 
 
-def check_stored(file: OpenFile, layout: SplitLayout, record: BlockRecord, chunks: Sequence[int]) -> None:
+def check_stored(file: Readable, layout: SplitLayout, record: BlockRecord, chunks: Sequence[int]) -> None:
     """For shards of any codec: the index, and the crc32c stored behind each chunk, are the record's. Raises CacheCorruptError.
 
     That a chunk's bytes have the crc32c that is stored behind them is for whoever decodes them to check.
@@ -145,7 +142,7 @@ def check_stored(file: OpenFile, layout: SplitLayout, record: BlockRecord, chunk
         _compare(layout, k, int.from_bytes(stored.tobytes(), "little"), record.chunks, where=file.path)
 
 
-def _read_index(file: OpenFile, layout: SplitLayout, record: BlockRecord) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def _read_index(file: Readable, layout: SplitLayout, record: BlockRecord) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """Offset and length of every inner chunk. Raises CacheCorruptError if the index is not the one of the record."""
     data = np.empty(index_bytes(layout.spec), np.uint8)
     file.read_into(file.size - data.nbytes, [data])

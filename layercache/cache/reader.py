@@ -7,14 +7,17 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, safe_name
+from layercache.cache.location import Place, RemotePath, as_place
 from layercache.cache.records import REMEDY, CompleteRecord
 from layercache.cache.spec import CacheSpec
 from layercache.cache.split import Split
-from layercache.cache.store import LocalStore
+from layercache.cache.store import Store, open_store
+from layercache.cache.threads import in_threads
 from layercache.errors import CacheAmbiguousError, CacheCorruptError, CacheIncompleteError, CacheNotFoundError, OptionError
 
 __all__ = [
@@ -37,18 +40,18 @@ OTHER_OPTIONS = "(with the other options it was begun with)"
 _BRIEF = 60
 
 
-def cache_root(path: str | Path | None = None) -> Path:
-    """The folder of all caches: `path` (--cache), else $LAYERCACHE_HOME, else the user cache folder of the platform.
+def cache_root(path: str | Place | None = None) -> Place:
+    """The place of all caches: `path` (--cache), else $LAYERCACHE_HOME, else the user cache folder of the platform.
 
-    Raises OptionError if that is a file.
+    A folder, or an address such as s3://bucket/prefix. Raises OptionError if that is a file, or no address.
     """
     home = os.environ.get(HOME)
     if path is None and not home:
         import platformdirs
 
         return Path(platformdirs.user_cache_dir("layercache"))
-    root = Path(path or home or "").expanduser()
-    if root.is_file():
+    root = as_place(path or home or "")
+    if isinstance(root, Path) and root.is_file():
         raise OptionError(f"{'--cache' if path is not None else '$' + HOME}: expected the folder of all caches, {root} is a file")
     return root
 
@@ -57,34 +60,40 @@ def cache_root(path: str | Path | None = None) -> Path:
 class Cache:
     """One cache: the tokens of one backbone on one data set."""
 
-    path: Path
+    path: Place
     """ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
     spec: CacheSpec
     """What determined its bytes."""
 
+    @cached_property
+    def store(self) -> Store:
+        """Where its bytes lie."""
+        return open_store(self.path)
+
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that were begun, complete or not, in the data set's order."""
-        return tuple(s for s in self.spec.dataset.splits if (self.path / SplitLayout(self.spec, s).group).is_dir())
+        return tuple(s for s in self.spec.dataset.splits if self.store.has_folder(SplitLayout(self.spec, s).group))
 
     @property
     def begun(self) -> bool:
         """Whether anything is committed."""
-        return any(self.path.glob("commits/*/*.json"))
+        return any(key.endswith(".json") for key in self.store.entries("commits"))
 
     def progress(self, split: str) -> tuple[int, int]:
         """Row blocks with a commit record, and row blocks in all."""
         layout = SplitLayout(self.spec, split)
-        return sum((self.path / layout.record(b)).is_file() for b in range(layout.blocks)), layout.blocks
+        there = self.store.entries(layout.commits)
+        return sum(layout.record(b) in there for b in range(layout.blocks)), layout.blocks
 
     def complete(self, split: str) -> bool:
         """Whether the split has its complete record."""
-        return (self.path / SplitLayout(self.spec, split).complete).is_file()
+        return self.store.size(SplitLayout(self.spec, split).complete) is not None
 
     def split(self, name: str) -> Split:
         """A complete split. Raises UnknownNameError, CacheIncompleteError (saying how to go on), CacheCorruptError."""
         layout = SplitLayout(self.spec, name)
-        store = LocalStore(self.path)
+        store = self.store
         try:
             data = store.read(layout.complete)
         except FileNotFoundError:
@@ -100,14 +109,14 @@ class Cache:
         return Split(layout, store, complete)
 
 
-def load_cache(path: Path) -> Cache:
+def load_cache(path: Place) -> Cache:
     """The cache in a folder. Raises CacheNotFoundError, CacheCorruptError (its spec does not have the fingerprint that it gives)."""
     file = path / SPEC_KEY
     try:
-        value = json.loads(file.read_bytes())
+        value = json.loads(open_store(path).read(SPEC_KEY))
         fingerprint = value.pop("fingerprint")
         spec = CacheSpec.from_json(value)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CacheNotFoundError(f"{path} is no cache: it has no {SPEC_KEY}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise CacheCorruptError(f"{file}: not a cache's spec ({e!r}); {REMEDY}") from None
@@ -116,27 +125,44 @@ def load_cache(path: Path) -> Cache:
     return Cache(path, spec)
 
 
-def cache_folders(root: Path, *, model: str | None = None, dataset: str | None = None) -> list[Path]:
-    """Folders of caches below a root, sorted."""
-    pattern = f"{_glob(dataset)}/{_glob(model)}/*/{SPEC_KEY}"
-    return sorted(p.parent for p in root.glob(pattern))
+def cache_folders(root: Place, *, model: str | None = None, dataset: str | None = None) -> list[Place]:
+    """Where the caches below a root lie, sorted. The row blocks of none are listed: only folders, level by level."""
+    if isinstance(root, Path):
+        return list[Place](sorted(p.parent for p in root.glob(f"{_glob(dataset)}/{_glob(model)}/*/{SPEC_KEY}")))
+    return sorted(_remote_folders(root, model=model, dataset=dataset), key=str)
 
 
-def find_caches(root: Path, model: str | None = None, dataset: str | None = None) -> list[Cache]:
+def _remote_folders(root: RemotePath, *, model: str | None, dataset: str | None) -> list[RemotePath]:
+    store = open_store(root)
+    found: list[str] = ["."]
+    for name in (dataset, model, None, SPEC_KEY):
+        if name is not None:
+            found = [f"{folder}/{safe_name(name)}".removeprefix("./") for folder in found]
+            continue
+        below: list[str] = []
+        in_threads(lambda folder: below.extend(f"{folder}/{n}".removeprefix("./") for n in store.folders(folder)), found, threads=store.requests)  # noqa: B023
+        found = below
+    return [root / key.rpartition("/")[0] for key in store.read_many(found)]
+
+
+def find_caches(root: Place, model: str | None = None, dataset: str | None = None) -> list[Cache]:
     """All caches below a root, or those of a model or data set. Raises CacheCorruptError if a spec is not readable."""
-    return [load_cache(p) for p in cache_folders(root, model=model, dataset=dataset)]
+    folders = cache_folders(root, model=model, dataset=dataset)
+    found: dict[Place, Cache] = {}
+    in_threads(lambda folder: found.__setitem__(folder, load_cache(folder)), folders, threads=open_store(root).requests)
+    return [found[folder] for folder in folders]
 
 
-def matching_caches(root: Path, *, model: str | None = None, dataset: str | None = None, fingerprint: str | None = None) -> list[Cache]:
+def matching_caches(root: Place, *, model: str | None = None, dataset: str | None = None, fingerprint: str | None = None) -> list[Cache]:
     """As `find_caches`, of the fingerprints that begin so. One into which a run that failed committed nothing counts only if no other matches."""
     found = [c for c in find_caches(root, model, dataset) if c.spec.fingerprint.startswith(fingerprint or "")]
-    return [c for c in found if c.begun] or found
+    return ([c for c in found if c.begun] or found) if len(found) > 1 else found
 
 
 def open_cache(
-    path: str | Path | None = None,
+    path: str | Place | None = None,
     *,
-    root: str | Path | None = None,
+    root: str | Place | None = None,
     model: str | None = None,
     dataset: str | None = None,
     fingerprint: str | None = None,
@@ -146,7 +172,7 @@ def open_cache(
     Raises CacheNotFoundError if none matches, CacheAmbiguousError (listing them, and what differs) if several do, CacheCorruptError.
     """
     if path is not None:
-        return load_cache(Path(path).expanduser())
+        return load_cache(as_place(path))
     base = cache_root(root)
     found = matching_caches(base, model=model, dataset=dataset, fingerprint=fingerprint)
     if len(found) == 1:

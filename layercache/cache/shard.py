@@ -59,8 +59,15 @@ class Codec:
 
     def encode(self, chunk: Array) -> bytes:
         """The compressed chunk."""
-        coder = Zstd(level=self.level) if self.name == "zstd" else Blosc(cname="zstd", clevel=self.level, shuffle=Blosc.SHUFFLE)
-        return bytes(coder.encode(chunk))
+        return bytes(self._coder.encode(chunk))
+
+    def decode(self, data: bytes) -> bytes:
+        """What `encode` was given. Raises ValueError or RuntimeError if it was not this codec's."""
+        return bytes(self._coder.decode(data))
+
+    @property
+    def _coder(self) -> Any:
+        return Zstd(level=self.level) if self.name == "zstd" else Blosc(cname="zstd", clevel=self.level, shuffle=Blosc.SHUFFLE)
 
 
 def crc32c(data: Any, crc: int = 0) -> int:

@@ -8,25 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from layercache.cache.group import read_ids, read_labels, read_zarr
 from layercache.cache.layout import SplitLayout
+from layercache.cache.location import Place
 from layercache.cache.ranges import check_stored, read_chunks
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.spec import CacheSpec
-from layercache.cache.store import LocalStore
-from layercache.cache.threads import available_cores, in_threads
+from layercache.cache.store import Store
+from layercache.cache.threads import in_threads
 from layercache.errors import CacheCorruptError, OptionError, UnknownNameError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-MAX_THREADS = 8
-BYTES_PER_THREAD = 2 * 2**20
-"""A thread more is worth its start from here on."""
 
 
 class Split:
@@ -35,12 +31,12 @@ class Split:
     spec: CacheSpec
     """The cache's."""
     name: str
-    path: Path
+    path: Place
     """The cache's folder."""
     rows: int
     """Number of rows that have tokens."""
 
-    def __init__(self, layout: SplitLayout, store: LocalStore, complete: CompleteRecord) -> None:
+    def __init__(self, layout: SplitLayout, store: Store, complete: CompleteRecord) -> None:
         """Made by `Cache.split`."""
         self.spec = layout.spec
         self.name = layout.split
@@ -55,7 +51,7 @@ class Split:
     def labels(self) -> Array:
         """int64 (rows,), or uint8 (rows, C) when multi-label. Raises CacheCorruptError."""
         self._check_files("label")
-        return np.delete(read_labels(self._store.path(self._layout.group)), self._left_out, axis=0)
+        return np.delete(read_labels(self._store, self._layout), self._left_out, axis=0)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -72,17 +68,31 @@ class Split:
         """The compressor, as it was given to the writer, or None."""
         return self._complete.codec
 
+    @property
+    def readers(self) -> int:
+        """Ranges that are worth being read at the same time, each with one thread; 1 where `read` itself has as many requests under way as pay."""
+        return self._store.readers
+
     @cached_property
     def blocks(self) -> list[tuple[int, int]]:
         """Row ranges [start, stop) that one file holds each: what to read at a time when streaming."""
         ends = [int(e) for e in self._kept(np.array([self._layout.span(b)[1] for b in range(self._layout.blocks)]))]
         return [(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
 
-    def read(self, pairs: Sequence[tuple[int, str]], *, rows: tuple[int, int] | None = None, out: Array | None = None, verify: bool = True) -> Array:
+    def read(
+        self,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        rows: tuple[int, int] | None = None,
+        out: Array | None = None,
+        verify: bool = True,
+        threads: int | None = None,
+    ) -> Array:
         """Tokens (S, n, D) in the store dtype, in the order of `pairs`; only the bytes that these need are read.
 
         rows: [start, stop), default all. out: where to put them, C-contiguous in its last two axes (a view of a pinned torch tensor will do).
         verify: check the crc32c of every inner chunk the first time that this process reads it (such chunks are read whole).
+        threads: how many read, None for what suits the size and the machine; 1 where the caller reads several ranges at a time itself.
 
         Raises OptionError, UnknownNameError, CacheCorruptError (a file is missing, cut or changed).
         """
@@ -94,7 +104,7 @@ class Split:
         if out.size == 0:
             return out
         parts = self._parts(start, stop)
-        threads = min(MAX_THREADS, available_cores(), -(-out.nbytes // BYTES_PER_THREAD))
+        threads = threads or self._store.threads(out.nbytes)
         slices = min(len(chunks), -(-threads // len(parts)))  # few blocks: their chunks are shared out
         jobs = []
         for block, lo, hi, first, last in parts:
@@ -112,7 +122,7 @@ class Split:
         targets = [(k, np.empty((hi - lo, self.spec.width), self._layout.dtype)) for k, _ in wanted] if len(gaps) else wanted
         if self._complete.codec:
             self._check_shard(block, [k for k, _ in wanted])
-            read_zarr(self._store.path(self._layout.group), block, (first + lo, first + hi), self._layout, targets)
+            read_zarr(self._store, block, (first + lo, first + hi), self._layout, targets)
         else:
             read_chunks(self._store, self._layout, block, (lo, hi), targets, record=self._record if verify else None)
         if len(gaps):
@@ -194,4 +204,4 @@ class Split:
     @cached_property
     def _all_ids(self) -> list[str]:
         self._check_files("id")
-        return read_ids(self._store.path(self._layout.group))
+        return read_ids(self._store, self._layout)

@@ -3,45 +3,49 @@
 Per block: the shard and its record to temporary files, fsync; then the shard is renamed into place, then the record; fsync of both folders. A row
 exists only if its record does, and a shard of the length that the record says: a power cut that keeps the second rename but not the first leaves a
 record without a shard, whose block is then done again. The complete record is written when every block is durable.
+
+On object storage nobody holds a lock: `claim` says why two writers of one split end with one cache that both agree on.
 """
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from layercache.cache.blocks import BlockWriter
+from layercache.cache.blocks import BlockWriter, committed
 from layercache.cache.group import group_digests, valid_bytes, write_group
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
+from layercache.cache.local import LocalStore
+from layercache.cache.location import Place
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.shard import metadata_codec
 from layercache.cache.spec import CacheSpec, digest_ids, digest_labels
-from layercache.cache.store import sync
+from layercache.cache.threads import in_threads
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class SplitWriter:
-    """Writes one split of a cache. Holds the split's lock from construction to `close` (or the end of the `with`)."""
+    """Writes one split of a cache. Holds the split's lock, where there are locks, from construction to `close` (or the end of the `with`)."""
 
     rows: int
     """N, skipped rows included."""
     block_rows: int
     """R: block b holds the rows b R to min((b + 1) R, N)."""
-    path: Path
+    path: Place
     """The cache's folder."""
+    uploads: int
+    """Blocks that are worth being written at the same time."""
 
     def __init__(
-        self, root: Path, spec: CacheSpec, split: str, *, ids: list[str], labels: Array, codec: str | None = None, wait: bool = False
+        self, root: Place, spec: CacheSpec, split: str, *, ids: list[str], labels: Array, codec: str | None = None, wait: bool = False
     ) -> None:
         """Begin the split, or continue it: `pending` says which blocks are left.
 
@@ -64,6 +68,7 @@ class SplitWriter:
         self._ids = ids
         self._blocks = BlockWriter(root, spec, split, ids=ids, codec=codec)
         self._codec, self._store = self._blocks.codec, self._blocks.store
+        self.uploads = self._store.uploads
         self._mutex = threading.Lock()
         self._committed: dict[int, BlockRecord] = {}
         self._writing: set[int] = set()
@@ -124,7 +129,7 @@ class SplitWriter:
             raise CacheIncompleteError(f"{self.path}: split {layout.split!r} has {len(self.pending)} of {layout.blocks} row blocks still to write")
         records = [self._committed[b] for b in range(layout.blocks)]
         skipped = {row: why for record in records for row, why in record.skipped.items()}
-        self._store.put(f"{layout.group}/valid/c/0", [valid_bytes(layout.rows, [int(r) for r in skipped])])
+        self._store.put(layout.valid, [valid_bytes(layout.rows, [int(r) for r in skipped])])
         complete = CompleteRecord(
             fingerprint=layout.spec.fingerprint,
             split=layout.split,
@@ -153,52 +158,62 @@ class SplitWriter:
         store.sweep()
         if not store.create(SPEC_KEY, [spec_bytes(layout.spec)]) and store.read(SPEC_KEY) != spec_bytes(layout.spec):
             raise CacheCorruptError(f"{store.path(SPEC_KEY)} is not the spec of this extraction; {REMEDY}")
-        for block in range(layout.blocks):
-            if record := self._blocks.record(block):
-                self._committed[block] = record
-        if self._whole():
+        self._committed = self._find_committed(range(layout.blocks))
+        if self.pending and self.complete:  # a list takes a while: what another writer has just completed is not to be called untrue
+            self._committed = self._find_committed(range(layout.blocks))
+        told = store.read_many([layout.complete])
+        if self._whole(told.get(layout.complete)):
             return
-        store.delete(layout.complete)  # if there is one, it is not true
+        if told:  # only what was seen to be untrue: another writer may put the true one at any moment
+            store.delete(layout.complete)
         self._write_group(labels)
-        for block in self.pending:  # no old shard must be there for a new record to be taken for its own
-            store.delete(layout.record(block))
-            store.delete(layout.shard(block))
-        store.sync_folders([layout.group + "/tokens", layout.commits])
+        if isinstance(store, LocalStore):
+            for block in self.pending:  # no old shard must be there for a new record to be taken for its own
+                store.delete(layout.record(block))
+                store.delete(layout.shard(block))
+            store.sync_folders([layout.group + "/tokens", layout.commits])
 
-    def _whole(self) -> bool:
-        """Whether there is a complete record, and every file but the shards is what it says."""
-        layout, store = self._layout, self._store
-        if self.pending or store.size(layout.complete) is None:
+    def _whole(self, data: bytes | None) -> bool:
+        """Whether these are the bytes of a complete record, and every file but the shards is what it says."""
+        if self.pending or data is None:
             return False
         try:
-            complete = CompleteRecord.from_bytes(store.read(layout.complete), where=layout.complete)
+            complete = CompleteRecord.from_bytes(data, where=self._layout.complete)
         except CacheCorruptError:
             return False
-        return complete.fingerprint == layout.spec.fingerprint and complete.files == self._digests()
+        return complete.fingerprint == self._layout.spec.fingerprint and complete.files == self._digests()
 
     def _write_group(self, labels: Array) -> None:
         """Make the group, or make its files what they should be: labels, ids and metadata follow from the spec and the arguments."""
         layout, store = self._layout, self._store
-        folder, scratch = store.path(layout.group), store.path(layout.partial)
-        metadata = f"{layout.group}/tokens/zarr.json"
-        if store.size(metadata) is not None and self._committed:
-            there = metadata_codec(store.read(metadata), where=str(store.path(metadata)))
-            if there != (self._codec.metadata(layout.dtype.itemsize) if self._codec else None):
+        folder, metadata = store.path(layout.group), f"{layout.group}/tokens/zarr.json"
+        # where no lock keeps others out, they may be about to commit the first block
+        if (there := store.read_many([metadata])) and (self._committed or not isinstance(store, LocalStore)):
+            codec = metadata_codec(there[metadata], where=str(store.path(metadata)))
+            if codec != (self._codec.metadata(layout.dtype.itemsize) if self._codec else None):
                 asked = self._codec.text if self._codec else "none"
-                raise OptionError(f"{folder}: begun with codec {there}, not {asked}: continue with that one, or remove it (layercache cache rm)")
-        with store.refusals(folder):
-            scratch.mkdir(parents=True, exist_ok=True)
-            # a name of its own: threads of zarr may still be writing below the one of a run that has just failed
-            fresh = Path(tempfile.mkdtemp(dir=scratch)) / "group"
+                raise OptionError(f"{folder}: begun with codec {codec}, not {asked}: continue with that one, or remove it (layercache cache rm)")
+        with store.scratch_folder() as scratch:
+            fresh = scratch / "group"
             write_group(fresh, layout, ids=self._ids, labels=labels, codec=self._codec)
-            if not folder.exists():
-                fresh.rename(folder)
-                sync(folder.parent)
+            if store.move_in(fresh, layout.group):
                 return
-        for file in (p for p in fresh.rglob("*") if p.is_file()):
-            key, data = f"{layout.group}/{file.relative_to(fresh).as_posix()}", file.read_bytes()
-            if store.size(key) is None or store.read(key) != data:
-                store.put(key, [data])
+            files = {f"{layout.group}/{p.relative_to(fresh).as_posix()}": p.read_bytes() for p in fresh.rglob("*") if p.is_file()}
+        there = store.read_many(files)
+        wrong = {key: data for key, data in files.items() if there.get(key) != data}
+        if layout.valid in there:
+            wrong.pop(layout.valid, None)  # it is `finish` that says which rows are
+        if metadata in wrong and metadata not in there and not store.create(metadata, [wrong.pop(metadata)]):
+            self._write_group(labels)  # another writer was faster: perhaps with another codec
+            return
+
+        def place(key: str) -> None:
+            if key in there:
+                store.put(key, [wrong[key]])
+            else:
+                store.create(key, [wrong[key]])
+
+        in_threads(place, list(wrong), threads=store.requests)
 
     def _digests(self) -> dict[str, str]:
         """Key -> SHA-256 of every file of the split but the shards and the complete record."""
@@ -206,6 +221,15 @@ class SplitWriter:
         files = group_digests(store, layout)
         files[SPEC_KEY] = sha256(store.read(SPEC_KEY)).hexdigest()
         return files | {layout.record(b): sha256(r.to_bytes()).hexdigest() for b, r in sorted(self._committed.items())}
+
+    def _find_committed(self, blocks: Sequence[int]) -> dict[int, BlockRecord]:
+        """Of these blocks those with a record and the shard that it says."""
+        layout, store = self._layout, self._store
+        records = store.entries(layout.commits)
+        data = store.read_many(key for b in blocks if (key := layout.record(b)) in records)
+        sizes = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
+        found = {b: committed(layout, b, data.get(layout.record(b)), shard_bytes=sizes.get(layout.shard(b))) for b in blocks}
+        return {b: record for b, record in found.items() if record}
 
     def _check_open(self) -> None:
         if self._closed:

@@ -6,22 +6,20 @@ The figures come from the probe's record beside the head. A head file on its own
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from layercache.errors import CacheCorruptError
 from layercache.extraction.catalogue import MODELS
-from layercache.probing.headfile import SavedHead
-from layercache.probing.record import Probe, read_probe
+from layercache.probing.headfile import HeadPlace, SavedHead, head_file
+from layercache.probing.record import Probe, read_probe, read_probes
 
 MOST_CLASSES = 40
 """Class names that a card lists."""
 
 
-def write_card(head: SavedHead, path: Path) -> str:
+def write_card(head: SavedHead, path: HeadPlace) -> str:
     """The card of `head`, which was read from `path`, a probe's folder or a head file."""
-    probe = read_probe(path if path.is_dir() else path.parent)
+    probe = read_probe(head_file(path).parent)
     parts = [_title(head), _data(head, probe), _backbone(head), _protocol(head, probe), _figures(head, probe), _limits(head), _use(head, path)]
     return "\n".join(line for part in parts for line in (*part, ""))
 
@@ -142,7 +140,7 @@ def _limits(head: SavedHead) -> Iterator[str]:
     yield "- Whatever the backbone's training data lack or distort, the head inherits."
 
 
-def _use(head: SavedHead, path: Path) -> Iterator[str]:
+def _use(head: SavedHead, path: HeadPlace) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```"
@@ -152,15 +150,7 @@ def _use(head: SavedHead, path: Path) -> Iterator[str]:
 
 def siblings(probe: Probe) -> list[Probe]:
     """The probes beside this one that differ from it in their seed alone, itself among them."""
-    found = []
-    for folder in sorted(probe.path.parent.iterdir()):
-        try:
-            other = read_probe(folder) if folder.is_dir() else None
-        except CacheCorruptError:
-            continue
-        if other is not None and _but_seed(other.spec) == _but_seed(probe.spec):
-            found.append(other)
-    return found
+    return [other for other in read_probes(probe.path.parent, skip_damaged=True) if _but_seed(other.spec) == _but_seed(probe.spec)]
 
 
 def _but_seed(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from layercache.deploy.card import write_card
 from layercache.deploy.classifier import Classifier, backbone_of
 from layercache.extraction.plan import choose_device
-from layercache.probing.headfile import SavedHead
+from layercache.probing.headfile import HeadPlace, SavedHead, head_place
 from layercache.probing.headfile import load_head as read_head
 
 
@@ -16,8 +16,8 @@ from layercache.probing.headfile import load_head as read_head
 class Head(SavedHead):
     """A trained head, read from disk: `predict` and `attention` from tokens, `with_backbone` for images, `card` for people."""
 
-    path: Path
-    """The file, or the probe's folder, that it was read from."""
+    path: HeadPlace
+    """The probe's folder or the file that it was read from."""
 
     def with_backbone(self, *, weights: str | Path | None = None, device: str = "auto", precision: str = "fp32") -> Classifier:
         """The head on its backbone: an nn.Module from preprocessed images (B, 3, H, W) to logits (B, C).
@@ -38,10 +38,10 @@ class Head(SavedHead):
         return write_card(self, self.path)
 
 
-def load_head(path: str | Path) -> Head:
+def load_head(path: str | HeadPlace) -> Head:
     """The trained head of a probe: `path` is the probe's folder (CACHE/probes/ID) or its head.safetensors.
 
     Raises HeadMismatchError where the file is none of ours, and an error that says so where there is none.
     """
     saved = read_head(path)
-    return Head(**{field.name: getattr(saved, field.name) for field in fields(saved)}, path=Path(path))
+    return Head(**{field.name: getattr(saved, field.name) for field in fields(saved)}, path=head_place(path))

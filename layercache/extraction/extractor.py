@@ -10,11 +10,11 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from layercache.cache.blocks import BlockWriter
+from layercache.cache.location import Place
 from layercache.cache.spec import CacheSpec
 from layercache.engine import Progress, Tell
 from layercache.errors import BackboneError, DataError, DataNotFoundError
@@ -42,7 +42,7 @@ class Job:
     """One per model that has something to do, in the order of their fingerprints."""
     samples: Mapping[str, Samples]
     """Of every split that has something to do."""
-    root: Path
+    root: Place
     """Folder of the caches."""
     device: str
     """"cpu" or "cuda"."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from layercache.cache.location import Place
 from layercache.cache.spec import Precision, StoreDtype, Tap
 from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
@@ -64,8 +65,8 @@ class ExtractOptions:
     """Only deterministic algorithms on a GPU; a CPU is deterministic anyhow."""
     on_error: OnError = "stop"
     """What an image that cannot be decoded does: "stop" the run, or "skip" it and list it in the cache."""
-    cache: str | Path | None = None
-    """Folder of the caches; default $LAYERCACHE_HOME, else the user's cache folder."""
+    cache: str | Place | None = None
+    """Place of the caches, a folder or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder."""
     yes: bool = False
     """Do not ask before a large cache."""
     wait: bool = False

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from layercache.cache.layout import SplitLayout, cache_folder, planned_bytes
+from layercache.cache.location import Place
 from layercache.cache.reader import cache_root, open_cache
 from layercache.cache.records import BlockRecord, CompleteRecord
 from layercache.cache.shard import Codec
 from layercache.cache.spec import CacheSpec, DatasetIdentity
-from layercache.cache.store import LocalStore
+from layercache.cache.store import Entry, open_store
 from layercache.errors import CacheError, DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
 from layercache.extraction.backbones import Backbone, load_backbone
@@ -33,7 +34,7 @@ class Target:
 
     backbone: Backbone
     spec: CacheSpec
-    path: Path
+    path: Place
     """The cache's folder."""
     todo: tuple[str, ...]
     """Splits without a complete record."""
@@ -54,8 +55,8 @@ class Plan:
     """As limited."""
     splits: tuple[str, ...]
     """Asked for, in order."""
-    root: Path
-    """Folder of the caches."""
+    root: Place
+    """Place of the caches."""
     device: str
     """"cpu" or "cuda"."""
     why_device: str
@@ -70,7 +71,9 @@ class Plan:
         return sum(target.missing_bytes for target in self.targets)
 
     def check_room(self) -> None:
-        """Raises StorageError if the disk is too small for what is missing."""
+        """Raises StorageError if the disk is too small for what is missing; an object store has no end."""
+        if not isinstance(self.root, Path):
+            return
         folder = next(p for p in (self.root, *self.root.parents) if p.exists())
         free = shutil.disk_usage(folder).free
         if self.missing_bytes > free:
@@ -133,10 +136,9 @@ def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
             raise DataError(f"sample {sample!r} cannot be read: {why}{count}. --on-error skip leaves such images out and lists them in the cache")
 
 
-def size_on_disk(path: Path, spec: CacheSpec, split: str) -> int:
+def size_on_disk(path: Place, spec: CacheSpec, split: str) -> int:
     """Bytes of the files of one split's Zarr group."""
-    group = path / SplitLayout(spec, split).group
-    return sum(file.stat().st_size for file in group.rglob("*") if file.is_file())
+    return sum(entry.size for entry in open_store(path).entries(SplitLayout(spec, split).group).values())
 
 
 def load(options: ExtractOptions, model: str, device: str) -> Backbone:
@@ -156,7 +158,7 @@ def load(options: ExtractOptions, model: str, device: str) -> Backbone:
     )
 
 
-def _target(backbone: Backbone, identity: DatasetIdentity, root: Path, splits: Sequence[str]) -> Target:
+def _target(backbone: Backbone, identity: DatasetIdentity, root: Place, splits: Sequence[str]) -> Target:
     spec = CacheSpec(
         model=backbone.name,
         architecture=backbone.architecture,
@@ -183,33 +185,30 @@ def _target(backbone: Backbone, identity: DatasetIdentity, root: Path, splits: S
     )
 
 
-def _complete(path: Path, spec: CacheSpec, split: str) -> bool:
+def _complete(path: Place, spec: CacheSpec, split: str) -> bool:
     """The split has its complete record, every shard its length and every other file its digest: what is lost is made again, not believed in."""
-    store, layout = LocalStore(path), SplitLayout(spec, split)
+    store, layout = open_store(path), SplitLayout(spec, split)
     try:
         open_cache(path).split(split)
         files = CompleteRecord.from_bytes(store.read(layout.complete), where=layout.complete).files
+    except StorageError:
+        raise
     except CacheError:
         return False  # absent, begun or damaged: the writer looks closer
-    return all(_as_written(store, key, digest) for key, digest in files.items()) and all(_whole(store, layout, b) for b in range(layout.blocks))
-
-
-def _as_written(store: LocalStore, key: str, digest: str) -> bool:
-    try:
-        return sha256(store.read(key)).hexdigest() == digest
-    except FileNotFoundError:
+    found = store.read_many(files)
+    if any(key not in found or sha256(found[key]).hexdigest() != digest for key, digest in files.items()):
         return False
+    shards = store.entries(f"{layout.group}/tokens")
+    return all(_whole(layout, block, found.get(layout.record(block)), shards.get(layout.shard(block))) for block in range(layout.blocks))
 
 
-def _littered(path: Path, layout: SplitLayout) -> bool:
-    return bool(LocalStore(path).size(layout.lock)) or (path / layout.partial).exists()
+def _littered(path: Place, layout: SplitLayout) -> bool:
+    return isinstance(path, Path) and (bool(open_store(path).size(layout.lock)) or (path / layout.partial).exists())
 
 
-def _whole(store: LocalStore, layout: SplitLayout, block: int) -> bool:
+def _whole(layout: SplitLayout, block: int, data: bytes | None, shard: Entry | None) -> bool:
     """The row block's file is as long as its record says."""
-    key = layout.record(block)
     try:
-        record = BlockRecord.from_bytes(store.read(key), where=key)
-    except (CacheError, FileNotFoundError):
+        return data is not None and shard is not None and shard.size == BlockRecord.from_bytes(data, where=layout.record(block)).bytes
+    except CacheError:
         return False
-    return store.size(layout.shard(block)) == record.bytes

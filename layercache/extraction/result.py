@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from layercache.cache.location import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +13,7 @@ class Extraction:
 
     model: str
     dataset: str
-    path: Path
+    path: Place
     """The cache's folder: `layercache.open_cache(path)`."""
     splits: tuple[str, ...]
     """The splits that were asked for."""

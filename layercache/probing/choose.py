@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 
+from layercache.cache.location import Place
 from layercache.cache.reader import Cache, cache_root, find_caches, matching_caches, open_cache
 from layercache.cache.spec import sha256_json
 from layercache.errors import CacheAmbiguousError, OptionError, UnknownNameError
@@ -14,7 +14,7 @@ from layercache.probing.cell import choose_tokens
 
 def choose_cache(
     *,
-    root: str | Path | None = None,
+    root: str | Place | None = None,
     model: str | None = None,
     dataset: str | None = None,
     fingerprint: str | None = None,

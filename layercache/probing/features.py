@@ -20,8 +20,11 @@ from layercache.probing.protocol import Noise
 
 Pair = tuple[int, str]
 Batch = tuple[torch.Tensor, torch.Tensor]
+Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 NOISE_ELEMENTS = 2**18
 """Normal draws at a time on a CPU: 1 MiB."""
+CHUNK_ELEMENTS = 2**20
+"""Elements that are gathered and normalised at a time on a CPU: 4 MiB, inside its last cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +97,24 @@ class Selection:
         bounds = self.sources[0].split.blocks
         return [(a, b) for a, b in bounds if np.searchsorted(self.keep, b) > np.searchsorted(self.keep, a)]
 
-    def read(self, rows: tuple[int, int], out_snd: np.ndarray[Any, Any]) -> None:
-        """Rows `rows` of the split, kept or not, straight into `out_snd`. Raises NonFiniteError where a token is not finite."""
+    @cached_property
+    def _finite(self) -> set[tuple[int, int]]:
+        """Ranges that were read and found finite."""
+        return set()
+
+    def read(self, rows: tuple[int, int], out_snd: np.ndarray[Any, Any], *, threads: int | None = None) -> None:
+        """Rows `rows` of the split, kept or not, straight into `out_snd`. Raises NonFiniteError where a token is not finite.
+
+        What was found finite is not looked through again: that its bytes are still the same is for the cache to check.
+        """
         start = 0
         for source in self.sources:
             stop = start + len(source.pairs)
-            source.split.read(source.pairs, rows=rows, out=out_snd[start:stop])
+            source.split.read(source.pairs, rows=rows, out=out_snd[start:stop], threads=threads)
             start = stop
-        self._check_finite(rows, out_snd)
+        if rows not in self._finite:
+            self._check_finite(rows, out_snd)
+            self._finite.add(rows)
 
     def _check_finite(self, rows: tuple[int, int], x_snd: np.ndarray[Any, Any]) -> None:
         # Read as integers, numbers that are not finite are those from the bits of infinity on, within either sign: two maxima find them
@@ -159,16 +172,33 @@ class Features:
         """
         chosen = np.asarray(rows, dtype=np.int64)
         draw = _generator(self.device, seed, epoch, 1)
-        held = torch.empty((min(batch, len(chosen)), self.tokens, self.width), dtype=torch.float32, device=self.device)
-        for x_sbd, index in self._stored(chosen, batch=batch, order=_generator(torch.device("cpu"), seed, epoch, 0) if train else None):
-            x = normalise(x_sbd, out=held[: len(index)])
-            if train and noise is not None:
-                add_noise(x, noise, draw)
-            yield x, self.labels.index_select(0, index)
+        size, left, at = min(batch, len(chosen)), len(chosen), 0
+        held = room((size, self.tokens, self.width), np.dtype(np.float32), device=self.device)
+        found: list[torch.Tensor] = []
+        for x_snd, places, samples in self._parts(chosen, order=_generator(torch.device("cpu"), seed, epoch, 0) if train else None):
+            done = 0
+            while done < len(places):
+                n = min(size - at, len(places) - done)
+                self._put(x_snd, places[done : done + n], out=held[at : at + n])
+                found.append(samples[done : done + n])
+                done, at, left = done + n, at + n, left - n
+                if at == size or not left:
+                    x = held[:at]
+                    if train and noise is not None:
+                        add_noise(x, noise, draw)
+                    yield x, self.labels.index_select(0, torch.cat(found).to(self.device))
+                    found, at = [], 0
 
-    def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:
-        """(tokens as stored (S, b, D) on the device, their sample numbers (b,) on the device), shuffled by `order` if it is given."""
+    def _parts(self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None) -> Iterator[Part]:
+        """All of `rows` in parts, shuffled by `order` if it is given: tokens as stored (S, ., D), places in them (b,), their sample numbers (b,).
+
+        The tokens of a part are there until the next part is asked for.
+        """
         raise NotImplementedError
+
+    def _put(self, x_snd: torch.Tensor, places: torch.Tensor, *, out: torch.Tensor) -> None:
+        """The tokens at `places`, normalised, into `out` (b, S, D) on the device."""
+        gather(x_snd, places, out=out)
 
 
 class ResidentFeatures(Features):
@@ -178,8 +208,7 @@ class ResidentFeatures(Features):
 
     def __init__(self, selection: Selection, *, device: torch.device) -> None:
         super().__init__(selection, device=device)
-        dtype = torch.float16 if selection.dtype == np.float16 else torch.float32
-        self._x_snd = torch.empty((self.tokens, self.rows, self.width), dtype=dtype, device=device)
+        self._x_snd = room((self.tokens, self.rows, self.width), selection.dtype, device=device)
         if device.type == "cpu" and selection.whole:
             self._load_in_place()
         else:
@@ -203,14 +232,28 @@ class ResidentFeatures(Features):
             part = scratch[:, : b - a] if j - i == b - a else scratch.index_select(1, torch.from_numpy(keep[i:j] - a))
             self._x_snd[:, i:j].copy_(part)
 
-    def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:
+    def _parts(self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None) -> Iterator[Part]:
         index = torch.from_numpy(rows)
         if order is not None:
             index = index[torch.randperm(len(index), generator=order)]
-        held = torch.empty(self.tokens * min(batch, len(rows)) * self.width, dtype=self._x_snd.dtype, device=self.device)
-        for part in torch.split(index.to(self.device), batch):
-            x = held[: self.tokens * len(part) * self.width].view(self.tokens, len(part), self.width)
-            yield torch.index_select(self._x_snd, 1, part, out=x), part
+        index = index.to(self.device)
+        yield self._x_snd, index, index
+
+
+def room(shape: tuple[int, ...], dtype: np.dtype[Any], *, device: torch.device) -> torch.Tensor:
+    """Uninitialised memory; numpy asks the kernel for huge pages, torch does not, and small ones are dear to map (a fault each 4 KiB)."""
+    host = torch.from_numpy(np.empty(shape if device.type == "cpu" else 0, dtype))
+    return host if device.type == "cpu" else torch.empty(shape, dtype=host.dtype, device=device)
+
+
+def gather(x_snd: torch.Tensor, places: torch.Tensor, *, out: torch.Tensor) -> None:
+    """The tokens of some samples, from (S, N, D) as stored to `out` (b, S, D) float32, each of unit length; a zero token stays zero."""
+    # on a CPU a few samples at a time, so that between the gather and the last division they stay in its cache
+    some = max(1, CHUNK_ELEMENTS // out[0].numel()) if out.device.type == "cpu" else len(places)
+    stored = x_snd.new_empty(x_snd.shape[0] * min(some, len(places)) * x_snd.shape[2])
+    for part, x in zip(torch.split(places, some), torch.split(out, some), strict=True):
+        held = stored[: x.numel()].view(x_snd.shape[0], len(part), x_snd.shape[2])
+        normalise(torch.index_select(x_snd, 1, part, out=held), out=x)
 
 
 def normalise(x_sbd: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:

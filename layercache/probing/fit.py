@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
+from layercache.probing import heap
 from layercache.probing.budget import format_bytes, free_memory
 from layercache.probing.group import Group, configuration_bytes, row_bytes
 from layercache.probing.heads import HeadSpec, build
@@ -91,7 +93,7 @@ def fit(
     precision: str = "fp32",
     group_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], object] | None = None,
     finished: Callable[[Sequence[Fit]], None] | None = None,
 ) -> list[Fit]:
     """Train every setting on the rows `train` and evaluate it on the rows `val` (int64, CPU); one Fit per setting, in order.
@@ -110,19 +112,20 @@ def fit(
             if progress:
                 progress(before + done, plan.steps * len(bounds))
 
-        done = _fit_group(
-            features,
-            head=head,
-            settings=settings[first:last],
-            train=train,
-            val=val,
-            seed=seed,
-            protocol=protocol,
-            plan=plan,
-            device=device,
-            precision=precision,
-            progress=report,
-        )
+        with heap.kept() if device.type == "cpu" else nullcontext():
+            done = _fit_group(
+                features,
+                head=head,
+                settings=settings[first:last],
+                train=train,
+                val=val,
+                seed=seed,
+                protocol=protocol,
+                plan=plan,
+                device=device,
+                precision=precision,
+                progress=report,
+            )
         fits += done
         if finished:
             finished(done)
@@ -236,7 +239,7 @@ def _evaluate(group: Group, features: Batches, rows: Tensor, *, batch: int) -> l
 
 
 def _group_bounds(
-    head: HeadSpec, count: int, *, batch: int, device: torch.device, group_size: int | None, say: Callable[[str], None] | None
+    head: HeadSpec, count: int, *, batch: int, device: torch.device, group_size: int | None, say: Callable[[str], object] | None
 ) -> list[tuple[int, int]]:
     """Ranges of settings that train together, of nearly equal length: all at once where they fit into half of the free memory."""
     each = configuration_bytes(head)
@@ -246,11 +249,21 @@ def _group_bounds(
         reason = f"{format_bytes(each)} each, half of the free memory of {device} is {format_bytes(max(free, 0))}"
     else:
         most, reason = group_size, "as asked"
-    groups = -(-count // most)
-    bounds = [count * i // groups for i in range(groups + 1)]
+    bounds = group_bounds(count, most)
     if say:
-        say(f"{count}-setting grid trains in {groups} group{'s' * (groups > 1)} of at most {-(-count // groups)} ({reason})")
-    return list(itertools.pairwise(bounds))
+        say(describe_groups(count, bounds, reason=reason))
+    return bounds
+
+
+def group_bounds(count: int, most: int) -> list[tuple[int, int]]:
+    """`count` settings in ranges [first, last) of at most `most` and of nearly equal length."""
+    groups = -(-count // most)
+    return list(itertools.pairwise(count * i // groups for i in range(groups + 1)))
+
+
+def describe_groups(count: int, bounds: Sequence[tuple[int, int]], *, reason: str) -> str:
+    """A line for the user."""
+    return f"{count}-setting grid trains in {len(bounds)} group{'s' * (len(bounds) > 1)} of at most {max(b - a for a, b in bounds)} ({reason})"
 
 
 def _check(features: Batches, *, head: HeadSpec, settings: Sequence[Setting], train: Tensor, precision: str, group_size: int | None) -> None:

@@ -40,8 +40,8 @@ class Group:
         self.low = torch.bfloat16 if precision == "bf16" else None
         self.class_weights = weights
         self.settings = list(settings)
-        self.members = torch.arange(len(settings))
-        """Which of the settings the rows of the parameters belong to; shrinks as configurations end."""
+        self.members = torch.tensor(sorted(range(len(settings)), key=lambda i: settings[i].dropout), dtype=torch.int64)
+        """Which of the settings the rows of the parameters belong to, by rising dropout; shrinks as configurations end."""
         self.diverged_at: list[int | None] = [None] * len(settings)
         initial = self.head.initial(torch.Generator().manual_seed(_stream(seed, 0)))
         self.parameters = {name: value.to(device).expand(len(settings), *value.shape).clone() for name, value in initial.items()}
@@ -53,7 +53,8 @@ class Group:
     def _set_rows(self) -> None:
         active = [self.settings[i] for i in self.members.tolist()]
         self.weight_decay = torch.tensor([s.weight_decay for s in active], device=self.device)
-        self.rates = torch.tensor([s.dropout for s in active], device=self.device)
+        self.dropouts = [s.dropout for s in active]
+        self.rates = torch.tensor(self.dropouts, device=self.device)
         self.faulty = torch.full((len(active),), -1, device=self.device)
         """First step of this epoch whose loss or gradient was not finite, -1 for none; read once an epoch, for reading waits for a GPU."""
 
@@ -76,10 +77,11 @@ class Group:
         lr = torch.tensor(rates, device=self.device)
         losses = torch.empty(len(self.members), device=self.device)
         for at in self._tiles(len(x_bsd)):
+            alike = self.dropouts[at.start] == self.dropouts[at.stop - 1]
             leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trained}
             buffers = {name: self.parameters[name][at] for name in self.head.buffers}
-            dropped = draw if draw is not None and bool((self.rates[at] > 0).any()) else None
-            logits = self.head.logits(leaves | buffers, prepared, train=True, rates=self.rates[at], draw=dropped)
+            dropped = draw if self.dropouts[at.stop - 1] > 0 else None
+            logits = self.head.logits(leaves | buffers, prepared, train=True, rates=self.rates[at][:1] if alike else self.rates[at], draw=dropped)
             loss = self.loss(logits, y)
             found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
             # a parameter that the head knows to have no gradient still decays
@@ -132,12 +134,18 @@ class Group:
         return prepared if self.low is None else prepared.to(self.low)
 
     def _tiles(self, rows: int) -> Iterator[slice]:
-        """Ranges along G of nearly equal length whose activations stay below TILE_BYTES."""
-        total = len(self.members)
+        """Ranges along G whose activations stay below TILE_BYTES.
+
+        On a CPU each has one rate of dropout: one mask then serves all its configurations, which else is the size of their attention weights. On a
+        GPU fewer and larger operations are worth more than that.
+        """
         most = max(1, TILE_BYTES[self.device.type] // (rows * row_bytes(self.spec)))
-        count = -(-total // most)
-        bounds = [total * i // count for i in range(count + 1)] if total else [0]
-        return (slice(a, b) for a, b in itertools.pairwise(bounds))
+        start = 0
+        for _, alike in itertools.groupby(self.dropouts if self.device.type == "cpu" else [0.0] * len(self.members)):
+            total = len(list(alike))
+            count = -(-total // most)
+            yield from (slice(start + total * i // count, start + total * (i + 1) // count) for i in range(count))
+            start += total
 
 
 def row_bytes(spec: HeadSpec) -> int:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from layercache.cache.location import Place, RemotePath, as_place
+from layercache.cache.store import open_store
 from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.attentive import AttentiveHead
+
+HeadPlace = Place
+"""A probe's folder or its head file, here or on object storage."""
 
 HEAD_FILE = "head.safetensors"
 KEY = "layercache"
@@ -123,20 +127,35 @@ def head_bytes(head: SavedHead) -> bytes:
     return content
 
 
-def load_head(path: str | Path) -> SavedHead:
-    """The trained head of a probe: `path` is the probe's folder (CACHE/probes/ID) or its head.safetensors.
+def head_place(path: str | HeadPlace) -> HeadPlace:
+    """A folder or file here, or an address. Raises OptionError."""
+    return as_place(path)
+
+
+def head_file(place: HeadPlace) -> HeadPlace:
+    """The head file of a probe, given by itself or by the probe's folder."""
+    is_file = place.name == HEAD_FILE if isinstance(place, RemotePath) else not place.is_dir()
+    return place if is_file else place / HEAD_FILE
+
+
+def load_head(path: str | HeadPlace) -> SavedHead:
+    """The trained head of a probe: `path` is the probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object storage.
 
     Raises HeadMismatchError where the file is none of ours, ProbeNotFoundError where there is none.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
-    file = Path(path) / HEAD_FILE if Path(path).is_dir() else Path(path)
-    if not file.exists():
-        raise ProbeNotFoundError(f"{file}: no saved head here (a knn baseline has none); `layercache results` lists the probes and their folders")
+    file = head_file(head_place(path))
     try:
-        with safe_open(str(file), framework="pt") as opened:
-            text = (opened.metadata() or {}).get(KEY)
-            parameters = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
+        data = open_store(file.parent).read(file.name)
+    except FileNotFoundError:
+        raise ProbeNotFoundError(
+            f"{file}: no saved head here (a knn baseline has none); `layercache results` lists the probes and their folders"
+        ) from None
+    try:
+        parameters = load(data)
+        text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {}).get(KEY)
     except SafetensorError as e:
         raise HeadMismatchError(f"{file} is not a safetensors file ({e}): train the probe again with --refresh") from e
     if text is None:

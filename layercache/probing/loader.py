@@ -19,7 +19,7 @@ Key = tuple[Any, ...]
 class Loader:
     """Loads features when asked for, keeps the last ones of the training and the test split, and says how they are held."""
 
-    def __init__(self, *, device: torch.device, mode: str, budget: int | None, say: Callable[[str], None]) -> None:
+    def __init__(self, *, device: torch.device, mode: str, budget: int | None, say: Callable[[str], object]) -> None:
         self.device = device
         self._mode = mode
         self._budget = budget

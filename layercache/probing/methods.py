@@ -20,7 +20,7 @@ from layercache.probing.protocol import Setting
 from layercache.probing.splits import Rows
 
 Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)

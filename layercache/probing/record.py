@@ -16,13 +16,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from layercache.cache.store import LocalStore
-from layercache.errors import CacheCorruptError, ProbeError
+from layercache.cache.location import Place
+from layercache.cache.store import open_store
+from layercache.cache.threads import in_threads
+from layercache.errors import CacheCorruptError, ProbeError, StorageError
 from layercache.probing.headfile import HEAD_FILE, SavedHead, head_bytes, load_head
 
 PROBES = "probes"
@@ -66,7 +68,7 @@ class Predictions:
 class Probe:
     """One complete probe: a head, trained with one seed on one selection of tokens, tested once."""
 
-    path: Path
+    path: Place
     """Its folder."""
     spec: Mapping[str, Any]
     """All that determined it; the id is a digest of it."""
@@ -92,9 +94,11 @@ class Probe:
     def predictions(self) -> Predictions:
         """Logits and targets of the test images."""
         try:
-            with np.load(self.path / PREDICTIONS_FILE, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(open_store(self.path).read(PREDICTIONS_FILE)), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError) as e:
+        except StorageError:
+            raise
+        except (OSError, ValueError, BadZipFile) as e:
             raise CacheCorruptError(f"{self.path / PREDICTIONS_FILE} cannot be read ({e}): train the probe again with --refresh") from e
         return Predictions(**{**arrays, "ids": str(arrays["ids"])})
 
@@ -106,11 +110,29 @@ class Probe:
         return Attention(pairs=self.pairs, mean=stored.attention_mean, std=stored.attention_std)
 
 
-def read_probe(folder: Path) -> Probe | None:
+def read_probes(folder: Place, *, skip_damaged: bool = False) -> list[Probe]:
+    """The complete probes in CACHE/probes, by id. Raises CacheCorruptError where a record cannot be read, or leaves that probe out."""
+    store = open_store(folder)
+    ids = store.folders(".")
+    found: dict[str, Probe | None] = {}
+
+    def read(name: str) -> None:
+        try:
+            found[name] = read_probe(folder / name)
+        except CacheCorruptError:
+            if not skip_damaged:
+                raise
+            found[name] = None
+
+    in_threads(read, ids, threads=store.requests)
+    return [probe for name in ids if (probe := found[name]) is not None]
+
+
+def read_probe(folder: Place) -> Probe | None:
     """The complete probe in a folder, or None. Raises CacheCorruptError where its record cannot be read."""
     file = folder / PROBE_FILE
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(open_store(folder).read(PROBE_FILE))
     except FileNotFoundError:
         return None
     except ValueError as e:
@@ -123,13 +145,16 @@ def read_probe(folder: Path) -> Probe | None:
 class ProbeFolder:
     """Writes one probe."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
-        self._store = LocalStore(path)
+        self._store = open_store(path)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes from this probe; waits for one that is at it."""
+        """Keeps other processes from this probe, where there are locks; waits for one that is at it.
+
+        On object storage two may train the same probe: each puts whole files, the record last, and both are the same probe.
+        """
         with self._store.lock(".lock", wait=True):
             yield
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layercache.cache.location import Place
 from layercache.cache.reader import Cache, cache_root, find_caches
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.export import render, write
-from layercache.probing.record import PROBES, Probe, read_probe
+from layercache.probing.record import PROBES, Probe, read_probes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,14 +191,13 @@ def _score(probe: Probe) -> float:
     return float(row["test_map"] if row["test_balanced_accuracy"] is None else row["test_balanced_accuracy"])
 
 
-def read_results(where: str | Path | Cache | None = None) -> Results:
+def read_results(where: str | Place | Cache | None = None) -> Results:
     """All complete probes below a cache root (None: the default one), or beside one cache. Sorted by data set, model, head, layers, tokens, seed.
 
     Raises ProbeNotFoundError where there is none.
     """
     caches = [where] if isinstance(where, Cache) else find_caches(cache_root(where))
-    folders = [folder for cache in caches for folder in sorted((cache.path / PROBES).glob("*"))]
-    found = [probe for folder in folders if (probe := read_probe(folder)) is not None]
+    found = [probe for cache in caches for probe in read_probes(cache.path / PROBES)]
     if not found:
         place = where.path if isinstance(where, Cache) else cache_root(where)
         raise ProbeNotFoundError(f"no probes below {place}: make one with `layercache probe`, or say where they are with --cache")

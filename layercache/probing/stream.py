@@ -1,8 +1,8 @@
 """Features that do not fit: read from the cache again every epoch, in shuffled windows of row blocks, one window ahead of the training.
 
 An epoch's order: blocks shuffled, cut into windows of as many blocks as half the budget holds, samples shuffled within a window.
-While the samples of one window are used, a thread reads the next, so two windows are held at any time. A batch that spans two windows carries its
-first part over, so batches are as large and as many as with resident features.
+While the samples of one window are used, the next is read, so two windows are held at any time. A batch that spans two windows is made of both, so
+batches are as large and as many as with resident features.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from layercache.cache.threads import in_threads
 from layercache.errors import OptionError
 from layercache.probing.budget import SHARE, format_bytes, free_memory
-from layercache.probing.features import Batch, Features, ResidentFeatures, Selection
+from layercache.probing.features import Features, Part, ResidentFeatures, Selection, gather, normalise, room
 
 Block = tuple[int, int]
 MODES = ("auto", "resident", "stream")
+LONG = 4
+"""An epoch of at least so many windows has smaller ones at both ends: the first has 1 / 2^RAMP of the full size, the next twice that."""
+RAMP = 3
+STAGED = 2048
+"""Samples that go to a GPU at a time."""
 
 
 class StreamedFeatures(Features):
@@ -41,28 +47,41 @@ class StreamedFeatures(Features):
         """Samples of one of the two windows that an epoch holds."""
 
     def _windows(self, order: torch.Generator | None, member: np.ndarray[Any, Any]) -> list[list[Block]]:
+        """The blocks with wanted rows, shuffled by `order`, in windows.
+
+        Of a long epoch they grow towards the full size at the beginning and shrink at the end: nothing is used while the first is read, and nothing
+        read while the last is used.
+        """
         blocks = [(a, b) for a, b in self.selection.blocks if member[a:b].any()]
         if order is not None:
             blocks = [blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()]
+        left, room = sum(b - a for a, b in blocks), 0
+        ramp = RAMP if left >= LONG * self.window else 0
         windows: list[list[Block]] = []
-        room = 0
         for a, b in blocks:
             if b - a > room:
+                room = self.window >> max(ramp - len(windows), 0)
+                if ramp:
+                    room = min(room, max(left // 2, self.window >> ramp))
                 windows.append([])
-                room = self.window
             windows[-1].append((a, b))
-            room -= b - a
+            room, left = room - (b - a), left - (b - a)
         return windows
 
     def _read(self, window: list[Block], buffer: torch.Tensor) -> np.ndarray[Any, Any]:
         """Fills the buffer; returns the split's row number of each of its rows."""
-        at = 0
-        for a, b in window:
-            self.selection.read((a, b), buffer.numpy()[:, at : at + b - a])
-            at += b - a
+        x_snd, ends = buffer.numpy(), np.cumsum([b - a for a, b in window]).tolist()
+
+        readers = min(source.split.readers for source in self.selection.sources)
+
+        def read(job: tuple[Block, int]) -> None:
+            (a, b), end = job
+            self.selection.read((a, b), x_snd[:, end - (b - a) : end], threads=1 if readers > 1 else None)
+
+        in_threads(read, list(zip(window, ends, strict=True)), threads=readers)
         return np.concatenate([np.arange(a, b) for a, b in window])
 
-    def _stored(self, rows: np.ndarray[Any, Any], *, batch: int, order: torch.Generator | None) -> Iterator[Batch]:
+    def _parts(self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None) -> Iterator[Part]:
         keep = self.selection.keep
         member = np.zeros(self.selection.sources[0].split.rows, dtype=bool)
         member[keep[rows]] = True
@@ -70,34 +89,28 @@ class StreamedFeatures(Features):
             raise ValueError("samples are streamed in the order of the cache: rows must ascend")
         windows = self._windows(order, member)
         # taken for the epoch only, so that the training and the test split are streamed in turn within one budget
-        shape, dtype = (self.tokens, self.window, self.width), torch.from_numpy(np.empty(0, self.selection.dtype)).dtype
-        buffers = [torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda") for _ in range(2)]
-        held = torch.empty(self.tokens * min(batch, len(rows)) * self.width, dtype=dtype, pin_memory=self.device.type == "cuda")
-        filled: list[torch.Tensor] = []
-        left = len(rows)
+        shape = (self.tokens, self.window, self.width)
+        buffers = [room(shape, self.selection.dtype, device=torch.device("cpu")) for _ in range(min(2, len(windows)))]
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
             ahead = reader.submit(self._read, windows[0], buffers[0]) if windows else None
             for w in range(len(windows)):
                 assert ahead is not None
                 there, buffer = ahead.result(), buffers[w % 2]
-                # the other buffer is free: its last samples were copied out of it before this point
+                # the other buffer is free: its last samples were taken out of it before this part was asked for
                 ahead = reader.submit(self._read, windows[w + 1], buffers[(w + 1) % 2]) if w + 1 < len(windows) else None
                 places = torch.from_numpy(np.flatnonzero(member[there]))
                 if order is not None:
                     places = places[torch.randperm(len(places), generator=order)]
-                samples = torch.from_numpy(np.searchsorted(keep, there[places.numpy()]))
-                while len(places):
-                    size, at = min(batch, left), sum(map(len, filled))
-                    n = min(size - at, len(places))
-                    x = held[: self.tokens * size * self.width].view(self.tokens, size, self.width)
-                    for s in range(self.tokens):
-                        torch.index_select(buffer[s], 0, places[:n], out=x[s, at : at + n])
-                    filled.append(samples[:n])
-                    places, samples = places[n:], samples[n:]
-                    if at + n == size:
-                        # a copy to a GPU has ended when `to` returns, so that `held` may be filled again
-                        yield x.to(self.device), torch.cat(filled).to(self.device)
-                        filled, left = [], left - size
+                yield buffer, places, torch.from_numpy(np.searchsorted(keep, there[places.numpy()]))
+
+    def _put(self, x_snd: torch.Tensor, places: torch.Tensor, *, out: torch.Tensor) -> None:
+        if out.device.type == "cpu":
+            gather(x_snd, places, out=out)
+            return
+        for part, x in zip(torch.split(places, STAGED), torch.split(out, STAGED), strict=True):
+            staged = torch.empty((self.tokens, len(part), self.width), dtype=x_snd.dtype, pin_memory=True)  # torch keeps pinned memory for the next
+            # a copy to a GPU has ended when `to` returns, so that the window may be filled again
+            normalise(torch.index_select(x_snd, 1, part, out=staged).to(self.device), out=x)
 
 
 def least_budget(selection: Selection) -> int:

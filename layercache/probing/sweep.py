@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-import torch
-
+from layercache.cache.location import Place
 from layercache.cache.reader import Cache, open_cache
 from layercache.errors import HeadMismatchError, OptionError
-from layercache.probing.baselines import GRIDS, Baseline
-from layercache.probing.budget import parse_bytes, resolve_device
+from layercache.probing.baselines import GRIDS
 from layercache.probing.cell import BASELINES, Cell, Tokens, choose_tokens
 from layercache.probing.choose import spatial_cache as find_spatial
 from layercache.probing.heads import HeadSpec
-from layercache.probing.loader import Loader
-from layercache.probing.methods import GradientDescent, Method, Progress
+from layercache.probing.options import read_options
 from layercache.probing.protocol import DROPOUTS, LEARNING_RATES, WEIGHT_DECAYS, Protocol, Setting, grid
-from layercache.probing.record import PROBES, Probe, ProbeFolder, read_probe
 from layercache.probing.results import Results
-from layercache.probing.trial import run
+from layercache.probing.run import run_cells
 
 Words = str | Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How probes are trained, apart from which ones."""
-
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    precision: str = "fp32"
-    """Arithmetic of the products over tokens: fp32 or bf16."""
-    features: str = "auto"
-    """auto, resident or stream: whether the tokens are kept on the device or read again every epoch."""
-    memory: int | str | None = None
-    """What features may take (8GB, 500MiB or bytes); None: half of what is free."""
-    group_size: int | None = None
-    """Settings trained together; None: as many as half of the free memory takes."""
-    refresh: bool = False
-    """Train a probe again that is already there."""
-    progress: bool = False
-    """Show a progress bar."""
-    say: Callable[[str], None] | None = None
-    """Gets one line for each thing that was chosen: device, features, group size, probes found."""
-
-
 def probe(
-    cache: Cache | str | Path,
+    cache: Cache | str | Place,
     *,
     head: Words = "attentive",
     layers: Words | None = None,
     tokens: Words | None = None,
     spatial: str | None = None,
     spatial_layers: str = "last",
-    spatial_cache: Cache | str | Path | None = None,
+    spatial_cache: Cache | str | Place | None = None,
     embedding: bool = False,
     heads: int | None = None,
     settings: Sequence[Setting] | None = None,
@@ -96,7 +68,7 @@ def probe(
     >>> results = layercache.probe(cache, head=["linear", "attentive"], layers=["last", "all"], seeds=3)  # doctest: +SKIP
     >>> results.over_seeds()[["head", "layers", "test_balanced_accuracy_mean"]]             # doctest: +SKIP
     """
-    chosen = _options(options)
+    chosen = read_options(options)
     first = cache if isinstance(cache, Cache) else open_cache(cache)
     beside = None if spatial_cache is None else spatial_cache if isinstance(spatial_cache, Cache) else open_cache(spatial_cache)
     if beside is not None:
@@ -128,90 +100,7 @@ def probe(
                     test=test,
                 )
             )
-    return Results(_run_all(cells, chosen))
-
-
-def _run_all(cells: Sequence[Cell], options: Options) -> list[Probe]:
-    """Each cell once, those that see the same tokens after one another; the probes in the order asked for."""
-    say = options.say or (lambda _: None)
-    device, why = resolve_device(options.device)
-    budget = None if options.memory is None else parse_bytes(options.memory)
-    loader = Loader(device=device, mode=options.features, budget=budget, say=say)
-    for cell in cells:
-        for cache, split in product((cache for cache, _ in cell.tokens.sources), (cell.train, cell.test)):
-            loader.split(cache, split)  # a split that is not complete is refused before any work
-    order = list(dict.fromkeys(_same_tokens(cell.tokens) for cell in cells))
-    found: dict[str, Probe] = {}
-    told = False
-    for cell in sorted(cells, key=lambda c: order.index(_same_tokens(c.tokens))):
-        if cell.id in found:
-            continue
-        folder = ProbeFolder(cell.tokens.cache.path / PROBES / cell.id)
-        with folder.held():
-            if options.refresh:
-                folder.clear()
-            there = read_probe(folder.path)
-            if there is not None:
-                say(f"{describe(cell)}: already there, {there.path} (--refresh trains it again)")
-            else:
-                if not told:
-                    say(f"device {why}")
-                    told = True
-                with _bar(describe(cell), show=options.progress) as progress:
-                    method = _method(cell, options, device, progress=progress)
-                    there = run(cell, folder=folder, loader=loader, method=method, say=say)
-        found[cell.id] = there
-    return [found[cell.id] for cell in cells]
-
-
-def describe(cell: Cell) -> str:
-    """A cell in a few words, for people who watch."""
-    parts = [cell.head, cell.tokens.layers, cell.tokens.kinds, cell.tokens.spatial, f"seed {cell.seed}"]
-    if cell.shots is not None:
-        parts.append(f"{cell.shots} shots")
-    if cell.fraction is not None:
-        parts.append(f"{100 * cell.fraction:g} % of train")
-    return " ".join(part for part in parts if part)
-
-
-def _method(cell: Cell, options: Options, device: torch.device, *, progress: Progress | None) -> Method:
-    if cell.head in BASELINES:
-        return Baseline(name=cell.head, shape=cell.shape, progress=progress)
-    return GradientDescent(
-        shape=cell.shape,
-        protocol=cell.protocol,
-        seed=cell.seed,
-        device=device,
-        precision=cell.precision,
-        group_size=options.group_size,
-        progress=progress,
-        say=options.say,
-    )
-
-
-@contextmanager
-def _bar(text: str, *, show: bool) -> Iterator[Progress | None]:
-    """A progress bar over the steps of a search, then over those of the final fit."""
-    if not show:
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc=text, unit="step", leave=False, mininterval=0.5, dynamic_ncols=True, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            if bar.total != total or done < bar.n:
-                bar.reset(total)
-            bar.update(done - bar.n)
-
-        yield progress
-
-
-def _options(given: dict[str, Any]) -> Options:
-    if unknown := set(given) - set(Options.__dataclass_fields__):
-        known = ", ".join(Options.__dataclass_fields__)
-        raise OptionError(f"probe has no option {', '.join(sorted(unknown))}; besides what its signature shows there are {known}")
-    return Options(**given)
+    return Results(run_cells(cells, chosen))
 
 
 def _shape(head: str, tokens: Tokens, *, heads: int | None, embedding: bool) -> HeadSpec:
@@ -249,10 +138,6 @@ def _check_beside(first: Cache, other: Cache) -> None:
             raise HeadMismatchError(
                 f"the spatial tokens must come from the same {name}: {first.path} and {other.path} differ; extract them with the same options"
             )
-
-
-def _same_tokens(tokens: Tokens) -> tuple[Any, ...]:
-    return tuple((cache.path, pairs) for cache, pairs in tokens.sources)
 
 
 def _words(value: Words | None) -> tuple[str | None, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from layercache.probing.loader import Loader
 from layercache.probing.methods import Method, Say, Score, Trained
 from layercache.probing.metrics import balanced_accuracy, bootstrap, evaluate, mean_average_precision, selection_metric
 from layercache.probing.record import Predictions, Probe, ProbeFolder
-from layercache.probing.splits import Fold, check_labels, folds, subset
+from layercache.probing.splits import Fold, Rows, check_labels, folds, subset
 
 TEST_BATCH = 2048
 REPEATS = 1000
@@ -31,58 +32,23 @@ REPEATS_MULTI_LABEL = 200
 
 Setting = Mapping[str, float]
 Row = dict[str, Any]
+Key = tuple[tuple[str, float], ...]
 
 
-def run(cell: Cell, *, folder: ProbeFolder, loader: Loader, method: Method, say: Say) -> Probe:
-    """Trains and tests one cell, continuing where a killed run stopped, and keeps it in `folder`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """What of a training split a cell sees."""
 
-    The scores of each group of settings are kept as soon as they are there. The test split is opened only when the chosen head is trained.
-    Raises ProbeError where the labels allow no probe or every setting diverged.
-    """
-    started = time.perf_counter()
-    features, parts, empty = _prepare(cell, loader, say)
-    state = folder.searched()
-    scores = [Score(**score) for score in state.get("scores", [])]
-    spent = float(state.get("seconds", 0.0))
-
-    def keep(found: Sequence[Score]) -> None:
-        scores.extend(found)
-        folder.save_search({"scores": [vars(score) for score in scores], "seconds": spent + time.perf_counter() - started})
-
-    for number, fold in enumerate(parts):
-        done = {_key(score.setting) for score in scores if score.fold == number}
-        missing = [setting for setting in cell.grid if _key(setting) not in done]
-        if missing:
-            method.score(features, missing, train=fold.train, val=fold.val, fold=number, keep=keep)
-    settings = summarise(cell, scores)
-    chosen, trained = _refit(cell, settings, features, method)
-    predictions, metrics = _test(cell, trained, loader)
-    seconds = spent + time.perf_counter() - started
-    row = _identity(cell) | {
-        **{name: chosen.get(name) for name in ("lr", "weight_decay", "dropout")},
-        "setting": ", ".join(f"{name}={chosen[name]:g}" for name in _names(cell)) if cell.head in BASELINES else "",
-        **{f"val_{name}": chosen.get(f"val_{name}") for name in ("balanced_accuracy", "top1", "map")},
-        **metrics,
-        "parameters": 0 if trained.parameters is None else _learned(trained),
-        **{name: getattr(trained, name) for name in ("epochs", "batch", "steps")},
-        "settings": len(settings),
-        "diverged": sum(bool(setting["diverged"]) for setting in settings),
-        "folds": len(parts),
-        "train_rows": features.rows,
-        "test_rows": len(predictions.targets),
-        "empty_classes": ",".join(empty),
-        "seconds": round(seconds, 2),
-        "device": str(loader.device) if cell.head not in BASELINES else "cpu",
-        "features": features.mode,
-    }
-    head = None
-    if trained.parameters is not None and trained.shape is not None:
-        head = _saved(cell, trained, {name: chosen[name] for name in _names(cell)})
-    return folder.finish(spec=cell.spec, row=row, settings=settings, head=head, predictions=predictions)
+    keep: Rows
+    """Ascending rows of the split."""
+    folds: Sequence[Fold]
+    """Of the kept rows: positions within `keep`."""
+    empty: Sequence[str]
+    """Classes without a training sample."""
 
 
-def _prepare(cell: Cell, loader: Loader, say: Say) -> tuple[Features, list[Fold], list[str]]:
-    """Training features, the folds, and the names of classes without training samples."""
+def draw(cell: Cell, loader: Loader, say: Say) -> Drawn:
+    """The samples and folds of a cell, from its labels alone. Raises ProbeError where the labels allow no probe."""
     split = loader.split(cell.tokens.cache, cell.train)
     classes = cell.tokens.cache.spec.dataset.classes
     where = f"{cell.tokens.cache.path}, split {cell.train!r}"
@@ -99,14 +65,47 @@ def _prepare(cell: Cell, loader: Loader, say: Say) -> tuple[Features, list[Fold]
         seen = check_labels(labels[fold.val], classes, where=where) if len(np.unique(labels[fold.val], axis=0)) > 1 else counts * 0
         if lacking := int(((counts > 0) & (seen == 0)).sum()):
             say(f"{lacking} of {len(classes)} classes have too few samples for the validation part; it scores the others")
-    return loader.train(cell.tokens, cell.train, keep=keep), parts, empty
+    return Drawn(keep=keep, folds=parts, empty=empty)
+
+
+def conclude(cell: Cell, scores: Sequence[Score], *, spent: float, drawn: Drawn, folder: ProbeFolder, loader: Loader, method: Method) -> Probe:
+    """Choose, train on all training samples, test, keep. The test split is opened only when the chosen head is trained.
+
+    spent: seconds of the search. Raises ProbeError where every setting diverged.
+    """
+    started = time.perf_counter()
+    features = loader.train(cell.tokens, cell.train, keep=drawn.keep)
+    settings = summarise(cell, scores)
+    chosen, trained = _refit(cell, settings, features, method)
+    predictions, metrics = _test(cell, trained, loader)
+    row = _identity(cell) | {
+        **{name: chosen.get(name) for name in ("lr", "weight_decay", "dropout")},
+        "setting": ", ".join(f"{name}={chosen[name]:g}" for name in _names(cell)) if cell.head in BASELINES else "",
+        **{f"val_{name}": chosen.get(f"val_{name}") for name in ("balanced_accuracy", "top1", "map")},
+        **metrics,
+        "parameters": 0 if trained.parameters is None else _learned(trained),
+        **{name: getattr(trained, name) for name in ("epochs", "batch", "steps")},
+        "settings": len(settings),
+        "diverged": sum(bool(setting["diverged"]) for setting in settings),
+        "folds": len(drawn.folds),
+        "train_rows": features.rows,
+        "test_rows": len(predictions.targets),
+        "empty_classes": ",".join(drawn.empty),
+        "seconds": round(spent + time.perf_counter() - started, 2),
+        "device": str(loader.device) if cell.head not in BASELINES else "cpu",
+        "features": features.mode,
+    }
+    head = None
+    if trained.parameters is not None and trained.shape is not None:
+        head = _saved(cell, trained, {name: chosen[name] for name in _names(cell)})
+    return folder.finish(spec=cell.spec, row=row, settings=settings, head=head, predictions=predictions)
 
 
 def summarise(cell: Cell, scores: Sequence[Score]) -> list[Row]:
     """Every setting of the grid with the mean of its scores over the folds, in the order of the grid."""
     found: list[Row] = []
     for setting in cell.grid:
-        mine = [score for score in scores if _key(score.setting) == _key(setting)]
+        mine = sorted((score for score in scores if key_of(score.setting) == key_of(setting)), key=lambda score: score.fold)
         diverged = any(score.diverged or score.val is None for score in mine)
         row: Row = {**setting, "diverged": diverged, "epochs": max((s.epochs for s in mine if s.epochs is not None), default=None)}
         if mine and not diverged:
@@ -131,7 +130,7 @@ def rank(cell: Cell, settings: Sequence[Row]) -> list[Row]:
     if metric in usable[0]:
         return sorted(usable, key=lambda setting: -setting[metric])
     centre = middle(cell)
-    return sorted(usable, key=lambda setting: _key({name: setting[name] for name in _names(cell)}) != _key(centre))
+    return sorted(usable, key=lambda setting: key_of({name: setting[name] for name in _names(cell)}) != key_of(centre))
 
 
 def middle(cell: Cell) -> Setting:
@@ -140,7 +139,7 @@ def middle(cell: Cell) -> Setting:
         return min(cell.grid, key=lambda setting: setting["k"])
     values = {name: sorted({setting[name] for setting in cell.grid}) for name in _names(cell)}
     wanted = {name: found[len(found) // 2] for name, found in values.items()}
-    return wanted if _key(wanted) in {_key(setting) for setting in cell.grid} else cell.grid[len(cell.grid) // 2]
+    return wanted if key_of(wanted) in {key_of(setting) for setting in cell.grid} else cell.grid[len(cell.grid) // 2]
 
 
 def _refit(cell: Cell, settings: list[Row], features: Features, method: Method) -> tuple[Row, Trained]:
@@ -243,5 +242,6 @@ def _names(cell: Cell) -> tuple[str, ...]:
     return tuple(cell.grid[0])
 
 
-def _key(setting: Setting) -> tuple[tuple[str, float], ...]:
+def key_of(setting: Setting) -> Key:
+    """A setting as a key, whatever the order of its names."""
     return tuple(sorted((name, float(value)) for name, value in setting.items()))

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from layercache.cache.location import Place
 from layercache.cache.reader import Cache, cache_root
 from layercache.cache.spec import digest_ids, sha256_json
 from layercache.errors import ProbeNotFoundError
@@ -95,7 +95,7 @@ class Material:
     """One row per probe, columns COLUMNS: shots, fraction and attention_heads are NaN where they are the protocol's own."""
     set_aside: int = 0
     """Probes left out because the same cell was also trained in another way (grid, epochs), with more seeds or a larger grid."""
-    root: Path | None = None
+    root: Place | None = None
     """Folder of all caches if one was given, for the commands that the page shows."""
     thumbnails: Thumbnails | None = None
     """Where test images are at hand."""
@@ -184,7 +184,7 @@ class Material:
 def gather(
     caches: Sequence[Cache],
     *,
-    root: Path | None = None,
+    root: Place | None = None,
     thumbnails: Thumbnails | None = None,
     per_head: bool = False,
     cka_images: int = 2000,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from layercache.cache.location import Place
 from layercache.cache.reader import cache_root, find_caches
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.reporting.certainty import certainty_section
@@ -45,7 +46,7 @@ class Report:
 def report(
     out: str | Path,
     *,
-    root: str | Path | None = None,
+    root: str | Place | None = None,
     model: str | Sequence[str] | None = None,
     dataset: str | Sequence[str] | None = None,
     per_head: bool = False,

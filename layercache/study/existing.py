@@ -13,7 +13,7 @@ from layercache.cache.reader import Cache, cache_root, find_caches
 from layercache.cache.selection import resolve_layers
 from layercache.errors import LayercacheError
 from layercache.probing.cell import BASELINES, choose_tokens
-from layercache.probing.record import PROBES, Probe, read_probe
+from layercache.probing.record import PROBES, Probe, read_probes
 from layercache.study.cells import Extraction, Training
 
 PARTS = ("train", "test")
@@ -23,7 +23,7 @@ PARTS = ("train", "test")
 def find_cache(cell: Extraction) -> Cache | None:
     """A complete cache of this model and data set with these options; of several the one that was made last."""
     found = [c for c in find_caches(cache_root(cell.options.cache), cell.model, cell.cached_name) if _matches(c, cell) and _complete(c)]
-    return max(found, key=lambda c: (c.path / "spec.json").stat().st_mtime, default=None)
+    return max(found, key=lambda c: c.store.entries(".")["spec.json"].modified, default=None) if len(found) > 1 else next(iter(found), None)
 
 
 def find_probes(cell: Training, cache: Cache, beside: Cache | None = None) -> list[Probe]:
@@ -33,9 +33,7 @@ def find_probes(cell: Training, cache: Cache, beside: Cache | None = None) -> li
         tokens = choose_tokens(cache, head=cell.head.head, layers=cell.head.layers, tokens=cell.head.tokens, beside=beside, **hybrid)
     except LayercacheError:
         return []  # the run will say why
-    folders = sorted((cache.path / PROBES).glob("*")) if (cache.path / PROBES).is_dir() else []
-    probes = [probe for folder in folders if (probe := read_probe(folder)) is not None]
-    return [probe for probe in probes if probe.pairs == tokens.pairs and _same_training(probe, cell)]
+    return [probe for probe in read_probes(cache.path / PROBES) if probe.pairs == tokens.pairs and _same_training(probe, cell)]
 
 
 def _matches(cache: Cache, cell: Extraction) -> bool:

@@ -20,6 +20,8 @@
     [probe]                              # device, precision, features, memory, group_size
     [report]                             # per_head, details, cka_images
 
+    engine = "ray"                       # above the tables: everything runs on a Ray cluster; address = "HOST:PORT" joins one
+
 Paths are relative to the folder where the command runs, as on the command line. Of [extract], [dataset.NAME] and [model.NAME] the later one wins.
 """
 
@@ -33,7 +35,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from layercache.cache.location import Place, as_place
 from layercache.cache.selection import LAYER_WORDS
+from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.catalogue import MODELS
 from layercache.extraction.datasets.listing import DATASETS, SOURCES
@@ -86,7 +90,7 @@ class Study:
     """Of every probe."""
     out: Path
     """Folder of the report."""
-    cache: Path | None
+    cache: Place | None
     """Folder of all caches; None: the default one."""
     extract: Mapping[str, Any]
     """[extract], apart from share_decode."""
@@ -100,6 +104,10 @@ class Study:
     """[probe]."""
     report: Mapping[str, Any]
     """[report]."""
+    engine: str = "local"
+    """Where extractions and probes run: "local" or "ray"."""
+    address: str | None = None
+    """Of a running Ray cluster; None starts one of this machine alone."""
 
     def source(self, dataset: str) -> str:
         """What `open_dataset` takes for a data set of this study."""
@@ -140,13 +148,15 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         heads=_heads(top["heads"], grid=grid, protocol=protocol, where=where),
         seeds=_seeds(top.get("seeds", 1), where=where),
         out=Path(top.get("out", f"reports/{top.get('name', name)}")),
-        cache=Path(top["cache"]) if "cache" in top else None,
+        cache=as_place(top["cache"]) if "cache" in top else None,
         extract={key: value for key, value in extract.items() if key != "share_decode"},
         share_decode=extract.get("share_decode", False),
         of_model=_by_name(top.get("model", {}), MODEL, known=top["models"], kind="model", where=where),
         of_dataset=_by_name(top.get("dataset", {}), DATASET, known=top["datasets"], kind="dataset", where=where),
         probe=_check(top.get("probe", {}), PROBE, where=f"{where}: [probe]"),
         report=_check(top.get("report", {}), REPORT, where=f"{where}: [report]"),
+        engine=top.get("engine", "local"),
+        address=top.get("address"),
     )
     _check_names(study, where)
     return study
@@ -251,7 +261,11 @@ def _seeds(value: Any, *, where: str) -> tuple[int, ...]:
 
 
 def _check_names(study: Study, where: str) -> None:
-    """Raises UnknownNameError for a model or data set that cannot be one."""
+    """Raises UnknownNameError for a model, data set or engine that cannot be one, OptionError for an address without a cluster."""
+    try:
+        check_engine(study.engine, study.address)
+    except LayercacheError as error:
+        raise OptionError(f"{where}: {error}") from error
     for model in study.models:
         if model not in MODELS:
             import timm  # only for other names than ours: it takes seconds

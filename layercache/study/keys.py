@@ -41,6 +41,8 @@ TOP: Table = {
     "seeds": SEEDS,
     "out": TEXT,
     "cache": TEXT,
+    "engine": TEXT,
+    "address": TEXT,
     "heads": TABLES,
     **dict.fromkeys(("grid", "protocol", "extract", "model", "dataset", "probe", "report"), TABLE),
 }

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from layercache.cache.location import Place
 from layercache.cache.reader import Cache
+from layercache.engine import open_engine
 from layercache.errors import MissingExtraError
 from layercache.extraction.datasets.opening import dataset_name
 from layercache.probing.metrics import selection_metric
@@ -47,7 +49,7 @@ class Outcome:
     """Of them complete now."""
     failures: tuple[Failure, ...]
     """The others, and why; a fault of the report is the last."""
-    caches: tuple[Path, ...]
+    caches: tuple[Place, ...]
     """The study's caches that are complete."""
     results: Results
     """All its probes."""
@@ -90,14 +92,15 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
     work: what is done for a cell. Raises what `plan` raises, and KeyboardInterrupt with a text that says what is kept.
     """
     statuses = look(study)
-    caches: dict[tuple[str, ...], Path] = {}
+    caches: dict[tuple[str, ...], Place] = {}
     failures: dict[str, Failure] = {}
     probes: list[Any] = []
     done = 0
-    with Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
+    engine = open_engine(study.engine, address=study.address)  # one session for all cells, each of which finds it again
+    with engine, Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
         tell = bar.write if bar.shown else say
         together = [status.cell for status in statuses if isinstance(status.cell, Extraction) and not status.there] if study.share_decode else []
-        doing = work or Doing(say=tell, yes=yes, progress=bar.shown, together=together)
+        doing = work or Doing(say=tell, yes=yes, progress=bar.shown, together=together, engine=study.engine, address=study.address)
         for number, status in enumerate(statuses, 1):
             cell = status.cell
             bar.describe(f"{number}/{len(statuses)} {cell.name}")
@@ -123,14 +126,14 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
     return Outcome(cells=len(statuses), done=done, failures=tuple(faults), caches=paths, results=Results(probes), page=page)
 
 
-def _blocked(cell: Cell, caches: Mapping[tuple[str, ...], Path]) -> Extraction | None:
+def _blocked(cell: Cell, caches: Mapping[tuple[str, ...], Place]) -> Extraction | None:
     """The failed extraction that a probe waits for."""
     if isinstance(cell, Extraction):
         return None
     return next((source for source in (cell.cache, cell.beside) if source is not None and source.key not in caches), None)
 
 
-def _one(cell: Cell, work: Work, caches: dict[tuple[str, ...], Path], tell: Say, *, there: bool) -> Sequence[Any]:
+def _one(cell: Cell, work: Work, caches: dict[tuple[str, ...], Place], tell: Say, *, there: bool) -> Sequence[Any]:
     """Does one cell; returns its probes."""
     if isinstance(cell, Extraction):
         caches[cell.key] = work.extract(cell)

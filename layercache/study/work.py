@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
+from layercache.cache.location import Place
 from layercache.errors import LayercacheError
 from layercache.extraction.options import ExtractOptions
 from layercache.probing.results import Results
@@ -18,11 +18,11 @@ Say = Callable[[str], None]
 class Work(Protocol):
     """What a study needs done. Asked again for what is there, both do nothing."""
 
-    def extract(self, cell: Extraction) -> Path:
+    def extract(self, cell: Extraction) -> Place:
         """The cell's complete cache."""
         ...
 
-    def train(self, cell: Training, cache: Path, beside: Path | None) -> Results:
+    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
         """The cell's probes, one per seed."""
         ...
 
@@ -30,13 +30,26 @@ class Work(Protocol):
 class Doing:
     """`Work` by `extract` and `probe`."""
 
-    def __init__(self, *, say: Say, yes: bool = False, progress: bool = True, together: Sequence[Extraction] = ()) -> None:
-        """`together`: cells that may be extracted with others of the same data set and options in one run, which decodes every image once for all."""
+    def __init__(
+        self,
+        *,
+        say: Say,
+        yes: bool = False,
+        progress: bool = True,
+        together: Sequence[Extraction] = (),
+        engine: str = "local",
+        address: str | None = None,
+    ) -> None:
+        """`together`: cells that may be extracted with others of the same data set and options in one run, which decodes every image once for all.
+
+        engine, address: where cells run, one after the other; a cell spreads over the whole of a cluster.
+        """
+        self._engine: dict[str, Any] = {"engine": engine, "address": address}
         self._say, self._yes, self._progress, self._together = say, yes, progress, together
-        self._made: dict[tuple[str, ...], Path] = {}
+        self._made: dict[tuple[str, ...], Place] = {}
         self._apart: set[tuple[str, ...]] = set()
 
-    def extract(self, cell: Extraction) -> Path:
+    def extract(self, cell: Extraction) -> Place:
         """Extracts what is missing."""
         if cell.key not in self._made:
             mates = self._mates(cell)
@@ -44,7 +57,7 @@ class Doing:
                 self._made |= self._extract([cell])
         return self._made[cell.key]
 
-    def train(self, cell: Training, cache: Path, beside: Path | None) -> Results:
+    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
         """Trains what is missing."""
         from layercache.probing.sweep import probe
 
@@ -59,7 +72,7 @@ class Doing:
             seeds=cell.seeds,
             protocol=head.protocol,
             progress=self._progress,
-            **{**head.options, **cell.options},
+            **{**head.options, **cell.options, **self._engine},
         )
 
     def _mates(self, cell: Extraction) -> list[Extraction]:
@@ -76,11 +89,13 @@ class Doing:
             return False
         return True
 
-    def _extract(self, cells: Sequence[Extraction]) -> dict[tuple[str, ...], Path]:
+    def _extract(self, cells: Sequence[Extraction]) -> dict[tuple[str, ...], Place]:
         from layercache.extraction.run import extract
 
         weights = {model: file for cell in cells for model, file in cell.options.weights.items()}
-        options: dict[str, Any] = vars(replace(cells[0].options, models=[cell.model for cell in cells], weights=weights, yes=self._yes))
+        options: dict[str, Any] = vars(
+            replace(cells[0].options, models=[cell.model for cell in cells], weights=weights, yes=self._yes, **self._engine)
+        )
         made = extract(say=self._say, progress=self._progress, **options)
         return {cell.key: extraction.path for cell, extraction in zip(cells, made, strict=True)}
 

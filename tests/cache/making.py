@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
+from layercache.cache.location import Place
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,7 +59,7 @@ def make_tokens(spec: CacheSpec, split: str = "train", *, seed: int = 0) -> Arra
     return np.random.default_rng(seed).standard_normal(shape).astype(spec.store_dtype)
 
 
-def make_writer(root: Path, spec: CacheSpec, split: str = "train", **options: Any) -> SplitWriter:
+def make_writer(root: Place, spec: CacheSpec, split: str = "train", **options: Any) -> SplitWriter:
     n = spec.dataset.splits[split].rows
     return SplitWriter(root, spec, split, ids=make_ids(n), labels=make_labels(n, multi_label=spec.dataset.multi_label), **options)
 
@@ -71,7 +72,7 @@ def write_pending(writer: SplitWriter, tokens: Array, *, stop_after: int | None 
         writer.write(block, tokens[:, :, block * r : (block + 1) * r], skipped=mine)
 
 
-def make_cache(root: Path, spec: CacheSpec, *, splits: tuple[str, ...] = ("train",), skipped: dict[int, str] | None = None, **options: Any) -> Cache:
+def make_cache(root: Place, spec: CacheSpec, *, splits: tuple[str, ...] = ("train",), skipped: dict[int, str] | None = None, **options: Any) -> Cache:
     """A cache whose splits are complete, with the tokens of `make_tokens`."""
     for split in splits:
         with make_writer(root, spec, split, **options) as writer:

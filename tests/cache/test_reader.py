@@ -236,7 +236,7 @@ def test_records_of_another_cache_are_refused(tmp_path: Path) -> None:
 
 
 def test_only_the_bytes_of_the_selection_are_read(tmp_path: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layercache.cache.store import OpenFile
+    from layercache.cache.files import OpenFile
 
     spec = make_spec(50)
     split = make_cache(tmp_path, spec).split("train")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercache.cache.store import LocalStore
+from layercache.cache.local import LocalStore
 from layercache.errors import StorageError
 from tests.cache.making import folder_in_memory, tree
 
@@ -37,9 +37,9 @@ def test_parts_come_back_joined_and_in_ranges(parts: list[bytes], data: st.DataO
 
 
 def test_ranges_where_there_is_no_preadv(monkeypatch: pytest.MonkeyPatch) -> None:
-    from layercache.cache import store
+    from layercache.cache import files
 
-    monkeypatch.setattr(store, "_preadv", store._pread_one)
+    monkeypatch.setattr(files, "_preadv", files._pread_one)
     test_parts_come_back_joined_and_in_ranges()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from layercache.cache import layout
 from tests.objects import server
 from tests.objects.proxy import FaultyProxy
 from tests.objects.server import Server
@@ -47,3 +48,10 @@ def faulty(s3_server: Server, s3_root: str, monkeypatch: pytest.MonkeyPatch) -> 
     with FaultyProxy(s3_server.url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Shards of at most a kilobyte, so that few rows make several blocks: 8 rows at 2 x 2 x 8 float16."""
+    monkeypatch.setattr(layout, "SHARD_LIMIT", 1024)
+    return 8

@@ -22,10 +22,13 @@ class MemorySplit:
         self.blocks = [(a, min(a + block, self.rows)) for a in range(0, self.rows, block)]
         self.tokens = tokens
         self.reads: list[tuple[int, int]] = []
+        self.readers = 2
         dataset = SimpleNamespace(name="made-up", classes=("a", "b", "c"))
         self.spec = SimpleNamespace(width=width, depth=layers, store_dtype=str(x_ltnd.dtype), model="nobody", dataset=dataset)
 
-    def read(self, pairs: Any, *, rows: tuple[int, int], out: np.ndarray[Any, Any], verify: bool = True) -> np.ndarray[Any, Any]:
+    def read(
+        self, pairs: Any, *, rows: tuple[int, int], out: np.ndarray[Any, Any], verify: bool = True, threads: int | None = None
+    ) -> np.ndarray[Any, Any]:
         self.reads.append(rows)
         for s, (layer, token) in enumerate(pairs):
             out[s] = self.x[layer - 1, self.tokens.index(token), rows[0] : rows[1]]

@@ -343,7 +343,7 @@ def test_wrong_options_are_named(planted: Callable[..., Any], options: dict[str,
 
 
 def test_the_record_is_plain_json_and_complete_last(planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from layercache.cache.store import LocalStore
+    from layercache.cache.local import LocalStore
 
     order: list[str] = []
     put = LocalStore.put

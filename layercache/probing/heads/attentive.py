@@ -62,7 +62,8 @@ class AttentiveHead:
         """Logits (G, B, C).
 
         With `train`, BatchNorm uses the batch and moves its running statistics, and a weight is dropped where `draw` (uniform (B, S, H), shared by
-        all configurations) lies below the configuration's entry of `rates` (G,). The products over tokens run in `prepared`'s dtype.
+        all configurations) lies below the configuration's entry of `rates` (G,), or (1,) where all have the same. The products over tokens run in
+        `prepared`'s dtype.
         """
         p = parameters
         weights_bsgh = self.attention(p, prepared)

@@ -1,0 +1,196 @@
+"""Caches on object storage: the same bytes as in a folder, resumed, repaired, verified, listed, deleted."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+
+from layercache.cache import find_caches, open_cache
+from layercache.cache.check import describe, remove, verify
+from layercache.cache.layout import SplitLayout
+from layercache.cache.location import as_remote
+from layercache.cache.ranges import CHECKED
+from layercache.errors import CacheCorruptError, CacheIncompleteError, CacheNotFoundError, OptionError
+from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
+from tests.objects.making import delete, objects, put, remote_cache
+
+PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
+
+
+@pytest.fixture(autouse=True)
+def _blocks_of_eight_rows(small_blocks: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+def test_the_bytes_are_those_of_a_folder_and_come_back(s3_root: str, tmp_path: Path, codec: str | None) -> None:
+    spec, skipped = make_spec(50), {9: "truncated"}
+    local = make_cache(tmp_path / "root", spec, splits=("train", "test"), skipped=skipped, codec=codec)
+    remote = remote_cache(s3_root, spec, splits=("train", "test"), skipped=skipped, codec=codec)
+    assert objects(remote.path) == {key: data for key, data in tree(local.path).items() if not key.endswith(".lock")}
+    assert verify(remote) == []
+    mine, theirs = remote.split("train"), local.split("train")
+    assert mine.rows == 49
+    for rows in [None, (3, 21), (8, 16), (48, 49)]:
+        np.testing.assert_array_equal(mine.read(PAIRS, rows=rows), theirs.read(PAIRS, rows=rows))
+    np.testing.assert_array_equal(mine.labels, theirs.labels)
+    assert mine.ids == theirs.ids
+    assert mine.skipped == theirs.skipped
+
+
+def test_a_run_that_was_stopped_continues(s3_root: str, tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    with make_writer(as_remote(s3_root), spec) as writer:
+        write_pending(writer, tokens, stop_after=3)
+    cache = open_cache(root=s3_root)
+    assert cache.progress("train") == (3, 7)
+    with pytest.raises(CacheIncompleteError, match=rf"{s3_root}/shapes/vit_tiny/\w+: split 'train' is incomplete: 3 of 7 .* --cache {s3_root}"):
+        cache.split("train")
+    before = objects(cache.path)
+    with make_writer(as_remote(s3_root), spec) as writer:
+        assert writer.pending == (3, 4, 5, 6)
+        write_pending(writer, tokens)
+        writer.finish()
+        assert writer.complete
+    after = objects(cache.path)
+    assert {k: v for k, v in after.items() if k in before and "valid/c" not in k} == {k: v for k, v in before.items() if "valid/c" not in k}
+    assert after == {key: data for key, data in tree(make_cache(tmp_path, spec).path).items() if not key.endswith(".lock")}
+
+
+def test_a_shard_whose_record_was_never_put_is_taken_over(s3_root: str) -> None:
+    spec = make_spec(50)
+    cache = remote_cache(s3_root, spec)
+    whole, lay = objects(cache.path), SplitLayout(spec, "train")
+    for key in (lay.record(2), lay.complete):
+        delete(cache.path, key)
+    with make_writer(as_remote(s3_root), spec) as writer:
+        assert writer.pending == (2,)
+        write_pending(writer, make_tokens(spec))
+        writer.finish()
+    assert objects(cache.path) == whole
+
+
+def test_a_shard_with_other_bytes_is_described_not_replaced(s3_root: str) -> None:
+    spec = make_spec(50)
+    cache = remote_cache(s3_root, spec, skipped={17: "unreadable"})
+    lay = SplitLayout(spec, "train")
+    stored = objects(cache.path)[lay.shard(2)]
+    for key in (lay.record(2), lay.complete):
+        delete(cache.path, key)
+    with make_writer(as_remote(s3_root), spec) as writer:
+        write_pending(writer, make_tokens(spec, seed=1))
+        writer.finish()
+    assert objects(cache.path)[lay.shard(2)] == stored
+    assert verify(cache) == []
+    split = open_cache(cache.path).split("train")
+    assert split.skipped == {"bilder/é17.png": "the writer whose row block was kept could not decode it"}
+    np.testing.assert_array_equal(split.read([(6, "cls")], rows=(16, 17))[0], make_tokens(spec)[0, 0, 16:17])
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "lost"])
+def test_what_is_damaged_is_made_again(s3_root: str, damage: str) -> None:
+    spec = make_spec(50)
+    cache = remote_cache(s3_root, spec)
+    whole, lay = objects(cache.path), SplitLayout(spec, "train")
+    shard = whole[lay.shard(3)]
+    if damage == "lost":
+        delete(cache.path, lay.shard(3))
+    else:
+        wrong = {"cut": shard[:-1], "flipped": shard[:10] + bytes([shard[10] ^ 1]) + shard[11:], "foreign": b"x" * 999}[damage]
+        put(cache.path, lay.shard(3), wrong)
+    (fault,) = verify(cache)
+    assert str(fault.path) == f"{cache.path}/{lay.shard(3)}"
+    if damage == "flipped":  # of the right length: it has to be taken away first, as in a folder
+        delete(cache.path, lay.shard(3))
+    with make_writer(as_remote(s3_root), spec) as writer:
+        assert writer.pending == (3,)
+        write_pending(writer, make_tokens(spec))
+        writer.finish()
+    assert objects(cache.path) == whole
+
+
+def test_a_record_that_fits_no_shard_is_made_again(s3_root: str) -> None:
+    spec = make_spec(50)
+    cache = remote_cache(s3_root, spec)
+    whole, lay = objects(cache.path), SplitLayout(spec, "train")
+    put(cache.path, lay.record(4), whole[lay.record(5)])
+    with make_writer(as_remote(s3_root), spec) as writer:
+        assert writer.pending == (4,)
+        write_pending(writer, make_tokens(spec))
+        writer.finish()
+    assert objects(cache.path) == whole
+
+
+def test_a_flipped_byte_is_found_when_it_is_read(s3_root: str) -> None:
+    spec = make_spec(50)
+    cache = remote_cache(s3_root, spec)
+    lay = SplitLayout(spec, "train")
+    shard = bytearray(objects(cache.path)[lay.shard(1)])
+    shard[3] ^= 1
+    put(cache.path, lay.shard(1), bytes(shard))
+    CHECKED.forget()
+    with pytest.raises(CacheCorruptError, match=rf"{cache.path}/{lay.shard(1)}: layer 6, token 'cls': crc32c does not match"):
+        cache.split("train").read(PAIRS)
+
+
+def test_another_codec_than_the_one_begun_with_is_refused(s3_root: str) -> None:
+    spec = make_spec(50)
+    with make_writer(as_remote(s3_root), spec, codec="zstd"):
+        pass
+    with pytest.raises(OptionError, match=rf"{s3_root}\S+train.zarr: begun with codec .*zstd.*, not none"):
+        make_writer(as_remote(s3_root), spec)
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)], ids=["same bytes", "other bytes"])
+def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(s3_root: str, s3_server: object, seeds: tuple[int, int]) -> None:
+    spec = make_spec(50)
+    failures: list[BaseException] = []
+    start = threading.Barrier(len(seeds))
+
+    def extract(seed: int) -> None:
+        try:
+            start.wait()
+            with make_writer(as_remote(s3_root), spec) as writer:
+                start.wait()
+                write_pending(writer, make_tokens(spec, seed=seed))
+                writer.finish()
+            assert verify(open_cache(root=s3_root)) == []
+        except BaseException as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=extract, args=[seed]) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    cache = open_cache(root=s3_root)
+    assert verify(cache) == []
+    read = cache.split("train").read(PAIRS)
+    rows = [[(read[:, a : a + 8] == make_tokens(spec, seed=s).reshape(4, 50, 8)[:, a : a + 8]).all() for s in seeds] for a in range(0, 50, 8)]
+    assert all(any(row) for row in rows)
+
+
+def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
+    one, two = make_spec(50), make_spec(50, model="a/b c")
+    first, second = remote_cache(s3_root, one), remote_cache(s3_root, two, splits=("test",))
+    assert [c.spec for c in find_caches(as_remote(s3_root))] == [two, one]
+    assert [c.path for c in find_caches(as_remote(s3_root), model="a/b c", dataset="shapes")] == [second.path]
+    assert find_caches(as_remote(s3_root), dataset="other") == []
+    told = describe(first)
+    stored = objects(first.path)
+    assert told["path"] == str(first.path)
+    assert told["bytes"] == sum(map(len, stored.values()))
+    assert told["splits"]["train"]["blocks_done"] == 7
+    assert list(told["splits"]) == ["train"]
+    remove(first)
+    assert objects(first.path) == {}
+    with pytest.raises(CacheNotFoundError, match=rf"{first.path} is no cache"):
+        open_cache(str(first.path))
+    assert verify(second) == []
