@@ -1,4 +1,4 @@
-"""`layercache cache`: list, describe, verify and delete caches."""
+"""`layercache cache`: list, describe, verify, copy and delete caches."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ Root = Annotated[
 Model = Annotated[str | None, typer.Option(help="Caches of this model.", show_default=False)]
 Dataset = Annotated[str | None, typer.Option(help="Caches of this data set.", show_default=False)]
 Fingerprint = Annotated[str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)]
+To = Annotated[str, typer.Option("--to", help="Root to copy it to: a folder, s3://BUCKET/PREFIX or hf://datasets/USER/NAME.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -150,6 +151,53 @@ def rm(
         typer.confirm(f"Delete {found.path} ({size}{_probes(found)})?", abort=True)
     remove(found)
     typer.echo(f"deleted {found.path} ({size})")
+
+
+@cache.command()
+def push(path: Where = None, *, to: To, root: Root = None, model: Model = None, dataset: Dataset = None, fingerprint: Fingerprint = None) -> None:
+    """Copy one cache, its probes too, to another root. Verified on arrival; stopped, the same command goes on."""
+    from layercache.cache.reader import open_cache
+
+    _copy(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint), to)
+
+
+@cache.command()
+def pull(
+    source: Annotated[
+        str, typer.Argument(help="A cache's address, or a root to choose it from by the options: s3://..., hf://datasets/..., a folder.")
+    ],
+    *,
+    to: Annotated[str | None, typer.Option("--to", help="Root to copy it to.", show_default="$LAYERCACHE_HOME, else the user cache folder")] = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    fingerprint: Fingerprint = None,
+) -> None:
+    """Copy one cache from another root, its probes too. Verified on arrival; stopped, the same command goes on."""
+    from layercache.cache.location import as_place
+    from layercache.cache.reader import cache_root, load_cache, open_cache
+    from layercache.errors import CacheNotFoundError
+
+    try:
+        found = load_cache(as_place(source))
+    except CacheNotFoundError:
+        found = open_cache(root=source, model=model, dataset=dataset, fingerprint=fingerprint)
+    _copy(found, cache_root(to))
+
+
+def _copy(found: Cache, to: Any) -> None:
+    from tqdm import tqdm
+
+    from layercache.cache.transfer import copy_cache
+
+    with tqdm(unit="B", unit_scale=True, desc=found.path.name, disable=None, leave=False) as bar:
+        done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
+    there = done.files - done.sent_files
+    typer.echo(f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, every one verified where it arrived")
+    typer.echo(f"sent {_count(done.sent_files, 'file')}, {_size(done.sent_bytes)}" + (f"; {there} were there already" if there else ""))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _limit(d: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ COMMANDS = {
     "predict": "Classify images with a trained head.",
     "export": "Write a trained head with its backbone as ONNX or torch.export.",
     "study": "Run the grid of a paper from one file.",
-    "cache": "List, describe, verify or delete caches.",
+    "cache": "List, describe, verify, copy or delete caches.",
     "models": "List the backbones.",
     "datasets": "List the data sets.",
 }

@@ -12,6 +12,7 @@ from layercache.errors import LayercacheError
 
 if TYPE_CHECKING:
     from layercache.cache import Cache, open_cache
+    from layercache.cache.transfer import copy_cache
     from layercache.deploy import load_head
     from layercache.extraction.run import extract
     from layercache.probing.protocol import Protocol, Setting
@@ -27,6 +28,7 @@ __all__ = [
     "Report",
     "Results",
     "Setting",
+    "copy_cache",
     "errors",
     "extract",
     "load_head",
@@ -44,6 +46,7 @@ _HOMES = {
     "Report": "layercache.reporting",
     "Results": "layercache.probing.results",
     "Setting": "layercache.probing.protocol",
+    "copy_cache": "layercache.cache.transfer",
     "extract": "layercache.extraction.run",
     "load_head": "layercache.deploy",
     "open_cache": "layercache.cache",

@@ -10,6 +10,10 @@ The two may bring bytes that differ in rounding, so a record must always be that
 4. Nothing of a block is deleted by a writer. A kill between the two puts leaves a shard without a record, which 2 describes.
 
 The complete record names the digest of every record and is put last; what it names is never changed again.
+
+That holds where the condition is checked when the object appears (S3, MinIO, R2, GCS). OpenStack Swift checks it when the upload begins, so that
+two may succeed and the later one stays: therefore each writer, before it puts the complete record, lists what lies there now (`settle`) and looks
+again at every block in which it does not find what it put itself.
 """
 
 from __future__ import annotations
@@ -46,20 +50,43 @@ def claim(store: ObjectStore, layout: SplitLayout, record: BlockRecord, parts: S
                     continue
             else:
                 mine = found
-        if store.create(where, [mine.to_bytes()]):
-            return mine
-        try:
-            data, tag = store.fetch(where)
-        except FileNotFoundError:
-            continue
-        if there := _fitting(data, mine):
+        if there := _record(store, where, mine):
             return there
-        if store.swap(where, [mine.to_bytes()], tag):
-            return mine
     raise StorageError(
         f"{store.path(shard)}: other writers changed it {TRIES} times meanwhile: let one extraction run, or wait for the others, and run the command "
         "again"
     )
+
+
+def settle(store: ObjectStore, layout: SplitLayout, committed: Mapping[int, BlockRecord], *, codec: Codec | None) -> dict[int, BlockRecord]:
+    """The records that are stored now, those of others' bytes among them. Raises StorageError where a shard is not whole any more."""
+    there = store.entries(f"{layout.group}/tokens") | store.entries(layout.commits)
+    settled = dict(committed)
+    for block, record in committed.items():
+        shard, where = layout.shard(block), layout.record(block)
+        if all(key in there and store.seen.get(key, there[key].tag) == there[key].tag for key in (shard, where)):
+            continue
+        for _ in range(TRIES):
+            found = describe_shard(layout, block, store.read(shard), codec=codec, skipped=record.skipped)
+            if found and (stored := _record(store, where, found)):
+                settled[block] = stored
+                break
+        else:
+            raise StorageError(f"{store.path(shard)}: changed while the split was written: run the same command again, which makes it anew")
+    return settled
+
+
+def _record(store: ObjectStore, key: str, mine: BlockRecord) -> BlockRecord | None:
+    """Put the record of a shard, or take the one that is there; None if other writers were faster."""
+    if store.create(key, [mine.to_bytes()]):
+        return mine
+    try:
+        data, tag = store.fetch(key)
+    except FileNotFoundError:
+        return None
+    if there := _fitting(data, mine):
+        return there
+    return mine if store.swap(key, [mine.to_bytes()], tag) else None
 
 
 def describe_shard(layout: SplitLayout, block: int, data: bytes, *, codec: Codec | None, skipped: Mapping[str, str]) -> BlockRecord | None:

@@ -47,6 +47,8 @@ class ObjectStore:
         client(root.bucket)
         self._lock = Lock()
         self._listed: dict[str, dict[str, Entry]] = {}
+        self.seen: dict[str, str] = {}
+        """Key -> etag of what was last put or fetched there, so that a list tells whether somebody else has put something since."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root}
@@ -114,7 +116,8 @@ class ObjectStore:
 
         with faults(self.path(key)):
             found = obstore.get(client(self.root.bucket), self._name(key))
-            return found.bytes().to_bytes(), str(found.meta["e_tag"])
+            self.seen[key] = str(found.meta["e_tag"])
+            return found.bytes().to_bytes(), self.seen[key]
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """All bytes of each that is there, many at a time."""
@@ -260,7 +263,8 @@ class ObjectStore:
 
         data = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(views(parts))
         with faults(self.path(key)):
-            obstore.put(client(self.root.bucket, uploads=True), self._name(key), data, mode=mode, use_multipart=False)
+            done = obstore.put(client(self.root.bucket, uploads=True), self._name(key), data, mode=mode, use_multipart=False)
+        self.seen[key] = str(done["e_tag"])
 
 
 class ObjectFile:

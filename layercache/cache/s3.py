@@ -125,8 +125,9 @@ def _explain(where: object, error: Exception) -> str:
     text = str(error)
     status = next(iter(re.findall(r"status code: (\d{3})", text)), "")
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
-    tries = next(iter(re.findall(r"after (\d+) retries", text)), "")
-    answer = f"the endpoint answers {status or code}{f' ({code})' if status and code else ''}{f', also after {tries} retries' if tries else ''}"
+    tries = next(iter(re.findall(r"after ([1-9]\d*) retries", text)), "")
+    tried = f" also after {tries} {'retry' if tries == '1' else 'retries'}" if tries else ""
+    answer = f"the endpoint answers {status or code}{f' ({code})' if status and code else ''}{',' * bool(tried)}{tried}"
     if code == "NoSuchBucket":
         return f"{where}: there is no such bucket: create it first (aws s3 mb), or look at the name, AWS_REGION and AWS_ENDPOINT_URL"
     if status in ("401", "403") or code in ("AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId"):
@@ -139,6 +140,5 @@ def _explain(where: object, error: Exception) -> str:
     if status:
         return f"{where}: {answer}. {kept}; {RETRIES} and {RETRY_SECONDS} say how long to try"
     endpoint = next(iter(re.findall(r"(https?://[^/\s@]+)/", text)), "the endpoint")
-    what = "timed out" if "imed out" in text or "imeout" in text else "broke off or could not be made"
-    tried = f" also after {tries} retries" if tries else ""
+    what = "timed out" if "kind: Timeout" in text else "broke off or could not be made"
     return f"{where}: the connection to {endpoint} {what}{tried}: look at the network and AWS_ENDPOINT_URL. {kept}"

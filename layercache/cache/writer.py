@@ -19,10 +19,12 @@ from typing import Any, Self
 import numpy as np
 
 from layercache.cache.blocks import BlockWriter, committed
+from layercache.cache.claim import settle
 from layercache.cache.group import group_digests, valid_bytes, write_group
 from layercache.cache.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
 from layercache.cache.local import LocalStore
 from layercache.cache.location import Place
+from layercache.cache.objects import ObjectStore
 from layercache.cache.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.shard import metadata_codec
 from layercache.cache.spec import CacheSpec, digest_ids, digest_labels
@@ -122,14 +124,17 @@ class SplitWriter:
     def finish(self) -> None:
         """Write the split's complete record. Raises CacheIncompleteError while blocks are pending; does nothing if it is complete."""
         self._check_open()
-        if self.complete:
-            return
         layout = self._layout
         if self.pending:
             raise CacheIncompleteError(f"{self.path}: split {layout.split!r} has {len(self.pending)} of {layout.blocks} row blocks still to write")
-        records = [self._committed[b] for b in range(layout.blocks)]
-        skipped = {row: why for record in records for row, why in record.skipped.items()}
-        self._store.put(layout.valid, [valid_bytes(layout.rows, [int(r) for r in skipped])])
+        if isinstance(self._store, ObjectStore):
+            self._committed = settle(self._store, layout, self._committed, codec=self._codec)
+        elif self.complete:
+            return
+        skipped = {row: why for _, record in sorted(self._committed.items()) for row, why in record.skipped.items()}
+        valid = valid_bytes(layout.rows, [int(r) for r in skipped])
+        if self._store.read_many([layout.valid]).get(layout.valid) != valid:
+            self._store.put(layout.valid, [valid])
         complete = CompleteRecord(
             fingerprint=layout.spec.fingerprint,
             split=layout.split,
@@ -140,7 +145,8 @@ class SplitWriter:
             files=self._digests(),
             skipped=skipped,
         )
-        self._store.put(layout.complete, [complete.to_bytes()])
+        if self._store.read_many([layout.complete]).get(layout.complete) != complete.to_bytes():
+            self._store.put(layout.complete, [complete.to_bytes()])
 
     def close(self) -> None:
         """Give up the lock and remove temporary files. What was committed stays; nothing can be written any more."""
