@@ -3,9 +3,9 @@
 Row blocks hold as many rows as a ViT-B's do (12 layers x {CLS, AP} x 768, float16), and the tokens go through the project's own writer and reader.
 Every step is a process of its own, which prints its seconds and its peak memory; one of them is killed half-way.
 
-    python benchmarks/scale.py [--rows 128000 1281167 14197122] [--width 8] [--folder /mnt/disk]     5.5 GB of disk for 14 million
+    python benchmarks/scale.py [--sets 128000:100 1281167:1000 14197122:21841] [--width 8] [--folder /mnt/disk]     5.5 GB of disk for 14 million
 
-What a step costs per row should not grow: the last column says by how much it does, from the second largest number of rows to the largest.
+What a step costs per row should not grow: the last column says by how much it does, from the second largest set to the largest.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, S
 from layercache.cache.check import describe, remove, verify
 from layercache.cache.reader import load_cache
 
-LAYERS, KINDS, WIDTH, CLASSES = 12, ("cls", "ap"), 768, 1000
+LAYERS, KINDS, WIDTH = 12, ("cls", "ap"), 768
 SPLIT = "train"
 
 
-def make_spec(rows: int, width: int, *, ids: str = "00" * 32, labels: str = "00" * 32) -> CacheSpec:
+def make_spec(rows: int, width: int, *, classes: int = 1, ids: str = "00" * 32, labels: str = "00" * 32) -> CacheSpec:
     """A ViT-B of another width on one split."""
     return CacheSpec(
         model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=width, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
         tokens=KINDS, projected=False, preprocessing={}, precision="fp32", store_dtype="float16",
         dataset=DatasetIdentity(
-            name=f"made_up_{rows}", classes=tuple(f"class {c}" for c in range(CLASSES)), multi_label=False, limit=None, limit_seed=0,
+            name=f"made_up_{rows}", classes=tuple(f"class {c}" for c in range(classes)), multi_label=False, limit=None, limit_seed=0,
             splits={SPLIT: SplitIdentity(rows=rows, ids=ids, labels=labels, content="names:00")},
         ),
     )  # fmt: skip
@@ -60,14 +60,14 @@ def narrow(width: int) -> None:
 class Steps:
     """What is done with the cache; every method yields (what, seconds, note) as it goes."""
 
-    def __init__(self, root: Path, rows: int, width: int) -> None:
-        self.root, self.rows, self.width = root, rows, width
+    def __init__(self, root: Path, rows: int, classes: int, width: int) -> None:
+        self.root, self.rows, self.classes, self.width = root, rows, classes, width
 
     def samples(self) -> tuple[list[str], np.ndarray[Any, Any], CacheSpec]:
         """Ids as ImageNet's are, labels, and the spec with their digests."""
-        labels = np.arange(self.rows, dtype=np.int64) % CLASSES
+        labels = np.arange(self.rows, dtype=np.int64) % self.classes
         ids = [f"n{c:08d}/n{c:08d}_{i}.JPEG" for i, c in enumerate(labels.tolist())]
-        return ids, labels, make_spec(self.rows, self.width, ids=digest_ids(ids), labels=digest_labels(labels))
+        return ids, labels, make_spec(self.rows, self.width, classes=self.classes, ids=digest_ids(ids), labels=digest_labels(labels))
 
     def cache(self) -> Cache:
         [path] = (self.root / f"made_up_{self.rows}").glob("*/*")
@@ -200,11 +200,11 @@ def folder_in(where: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def measure(root: Path, rows: int, width: int, *, note: Callable[[str], None]) -> dict[str, tuple[float, float]]:
+def measure(root: Path, rows: int, classes: int, width: int, *, note: Callable[[str], None]) -> dict[str, tuple[float, float]]:
     """What -> (seconds, peak bytes of its process)."""
     found = {}
     for name in STEPS:
-        command = [sys.executable, __file__, "--step", name, "--rows", str(rows), "--width", str(width), "--folder", str(root)]
+        command = [sys.executable, __file__, "--step", name, "--sets", f"{rows}:{classes}", "--width", str(width), "--folder", str(root)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode not in (0, -signal.SIGKILL if name == "write" else 0):
             raise SystemExit(done.stderr)
@@ -215,18 +215,27 @@ def measure(root: Path, rows: int, width: int, *, note: Callable[[str], None]) -
     return found
 
 
+def progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def rows_and_classes(text: str) -> tuple[int, int]:
+    rows, classes = text.split(":")
+    return int(rows), int(classes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[128_000, 1_281_167, 14_197_122])
+    parser.add_argument("--sets", type=rows_and_classes, nargs="+", default=[(128_000, 100), (1_281_167, 1000), (14_197_122, 21_841)])
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
     parser.add_argument("--step", choices=STEPS, default=None, help="for its own use")
     given = parser.parse_args()
     if given.step:
-        run(Steps(given.folder, given.rows[0], given.width), given.step)
+        run(Steps(given.folder, *given.sets[0], given.width), given.step)
         return
     with folder_in(given.folder) as root:
-        found = {rows: measure(root, rows, given.width, note=lambda line: print(line, file=sys.stderr, flush=True)) for rows in sorted(given.rows)}
+        found = {rows: measure(root, rows, classes, given.width, note=progress) for rows, classes in sorted(given.sets)}
     blocks = {rows: -(-rows // layout.block_rows(make_spec(rows, WIDTH), rows)) for rows in found}
     print(f"{machine()}\n")
     print("| step | " + " | ".join(f"{n:,} rows, {blocks[n]:,} row blocks: s, peak MB" for n in found) + " | growth per row |")
