@@ -30,6 +30,7 @@ class HubStore:
     batch_bytes = 32 * 2**20
     requests = 8
     uploads = 4
+    readers = 1
 
     def __init__(self, root: RemotePath) -> None:
         self.root = root
