@@ -4,6 +4,7 @@ Row blocks hold as many rows as a ViT-B's do (12 layers x {CLS, AP} x 768, float
 Every step is a process of its own, which prints its seconds and its peak memory; one of them is killed half-way.
 
     python benchmarks/scale.py [--sets 128000:100 1281167:1000 14197122:21841] [--width 8] [--folder /mnt/disk]     5.5 GB of disk for 14 million
+    python benchmarks/scale.py --objects moto --sets 128000:100 1281167:1000                            the same on an S3 server of this machine
 
 What a step costs per row should not grow: the last column says by how much it does, from the second largest set to the largest.
 """
@@ -26,11 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe as machine
 
-from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, layout
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe as machine
+from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, layout, open_cache
 from layercache.cache.check import describe, remove, verify
-from layercache.cache.reader import load_cache
+from layercache.cache.location import Place, as_place
+from tests.objects import server
 
 LAYERS, KINDS, WIDTH = 12, ("cls", "ap"), 768
 SPLIT = "train"
@@ -60,7 +64,7 @@ def narrow(width: int) -> None:
 class Steps:
     """What is done with the cache; every method yields (what, seconds, note) as it goes."""
 
-    def __init__(self, root: Path, rows: int, classes: int, width: int) -> None:
+    def __init__(self, root: Place, rows: int, classes: int, width: int) -> None:
         self.root, self.rows, self.classes, self.width = root, rows, classes, width
 
     def samples(self) -> tuple[list[str], np.ndarray[Any, Any], CacheSpec]:
@@ -70,8 +74,7 @@ class Steps:
         return ids, labels, make_spec(self.rows, self.width, classes=self.classes, ids=digest_ids(ids), labels=digest_labels(labels))
 
     def cache(self) -> Cache:
-        [path] = (self.root / f"made_up_{self.rows}").glob("*/*")
-        return load_cache(path)
+        return open_cache(root=self.root, dataset=f"made_up_{self.rows}")
 
     def imports(self) -> Iterator[str]:
         yield "nothing (the imports)"
@@ -192,19 +195,24 @@ def run(steps: Steps, name: str) -> None:
 
 
 @contextmanager
-def folder_in(where: Path | None) -> Iterator[Path]:
+def root_in(where: Path | None, objects: str | None) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="layercache-scale-", dir=where))
     try:
-        yield folder
+        if objects is None:
+            yield str(folder)
+        else:
+            with server.running(objects, folder) as running:
+                os.environ |= server.environment(running)
+                yield f"s3://{server.BUCKET}"
     finally:
         shutil.rmtree(folder)
 
 
-def measure(root: Path, rows: int, classes: int, width: int, *, note: Callable[[str], None]) -> dict[str, tuple[float, float]]:
+def measure(root: str, rows: int, classes: int, width: int, *, note: Callable[[str], None]) -> dict[str, tuple[float, float]]:
     """What -> (seconds, peak bytes of its process)."""
     found = {}
     for name in STEPS:
-        command = [sys.executable, __file__, "--step", name, "--sets", f"{rows}:{classes}", "--width", str(width), "--folder", str(root)]
+        command = [sys.executable, __file__, "--step", name, "--sets", f"{rows}:{classes}", "--width", str(width), "--root", root]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode not in (0, -signal.SIGKILL if name == "write" else 0):
             raise SystemExit(done.stderr)
@@ -229,12 +237,14 @@ def main() -> None:
     parser.add_argument("--sets", type=rows_and_classes, nargs="+", default=[(128_000, 100), (1_281_167, 1000), (14_197_122, 21_841)])
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
+    parser.add_argument("--objects", choices=["moto", "swift"], default=None, help="object storage instead of a folder, by this server")
     parser.add_argument("--step", choices=STEPS, default=None, help="for its own use")
+    parser.add_argument("--root", default=None, help="for its own use")
     given = parser.parse_args()
     if given.step:
-        run(Steps(given.folder, *given.sets[0], given.width), given.step)
+        run(Steps(as_place(given.root), *given.sets[0], given.width), given.step)
         return
-    with folder_in(given.folder) as root:
+    with root_in(given.folder, given.objects) as root:
         found = {rows: measure(root, rows, classes, given.width, note=progress) for rows, classes in sorted(given.sets)}
     blocks = {rows: -(-rows // layout.block_rows(make_spec(rows, WIDTH), rows)) for rows in found}
     print(f"{machine()}\n")
