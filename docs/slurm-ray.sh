@@ -45,4 +45,4 @@ until (($(nodes) == SLURM_NNODES)); do running; sleep 1; done
 echo "Ray at $address: $SLURM_NNODES nodes of $SLURM_CPUS_PER_TASK cores"
 
 layercache extract --model "$model" --dataset "$dataset" --engine ray --address "$address"
-layercache probe --model "$model" --dataset "$dataset" --head linear --layers all
+layercache probe --model "$model" --dataset "$dataset" --head linear --layers all --engine ray --address "$address"
