@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -66,6 +67,7 @@ class Steps:
 
     def __init__(self, root: Place, rows: int, classes: int, width: int) -> None:
         self.root, self.rows, self.classes, self.width = root, rows, classes, width
+        self.pickled = Path(tempfile.gettempdir()) / f"layercache-scale-{os.getppid()}.pickle"
 
     def samples(self) -> tuple[list[str], np.ndarray[Any, Any], CacheSpec]:
         """Ids as ImageNet's are, labels, and the spec with their digests."""
@@ -82,6 +84,22 @@ class Steps:
     def identity(self) -> Iterator[str]:
         self.samples()
         yield "make the ids, digest ids and labels"
+
+    def sent(self) -> Iterator[str]:
+        from layercache.extraction.datasets.files import FileSamples
+
+        ids, labels, _ = self.samples()
+        yield ""
+        self.pickled.write_bytes(pickle.dumps(FileSamples("/images", ids, labels), pickle.HIGHEST_PROTOCOL))
+        yield "pickle the samples for a decoding process"
+
+    def received(self) -> Iterator[str]:
+        from layercache.extraction.datasets.files import FileSamples
+
+        samples: FileSamples = pickle.loads(self.pickled.read_bytes())
+        assert len(samples.ids) == self.rows
+        self.pickled.unlink()
+        yield "a decoding process takes them"
 
     def write(self) -> Iterator[str]:
         ids, labels, spec = self.samples()
@@ -178,7 +196,23 @@ class Steps:
             writer.write(block, tokens[:, :, : min(writer.block_rows, self.rows - block * writer.block_rows)])
 
 
-STEPS = ("imports", "identity", "write", "resume", "again", "opened", "ids", "progress", "info", "verified", "folds", "epoch", "removed")
+STEPS = (
+    "imports",
+    "identity",
+    "sent",
+    "received",
+    "write",
+    "resume",
+    "again",
+    "opened",
+    "ids",
+    "progress",
+    "info",
+    "verified",
+    "folds",
+    "epoch",
+    "removed",
+)
 
 
 def run(steps: Steps, name: str) -> None:

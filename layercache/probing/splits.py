@@ -77,7 +77,7 @@ def _members(kinds: Rows) -> list[Rows]:
 
 
 def stratified(labels: Labels, rows: Rows, *, part: float, seed: int, keep: int = 1) -> tuple[Rows, Rows]:
-    """Splits `rows` into (rest, drawn), `drawn` holding round(part * len(rows)) of them with every class in proportion.
+    """Splits `rows`, ascending, into (rest, drawn), `drawn` holding round(part * len(rows)) of them with every class in proportion.
 
     A class's share is rounded down, and what is then missing goes to the largest remainders (equal ones in an order drawn by the seed).
     Each class leaves at least `keep` rows in the rest, so a class with one sample stays there; `drawn` may end up smaller for it.
@@ -99,7 +99,7 @@ def stratified(labels: Labels, rows: Rows, *, part: float, seed: int, keep: int 
             missing -= 1
     drawn = [rng.permutation(rows[m])[:n] for m, n in zip(members, quota, strict=True)]
     chosen = np.sort(np.concatenate(drawn)) if drawn else rows[:0]
-    return np.setdiff1d(rows, chosen), chosen
+    return rows[~np.isin(rows, chosen, assume_unique=True)], chosen  # setdiff1d would sort or hash them all
 
 
 def subset(labels: Labels, *, shots: int | None, fraction: float | None, seed: int) -> Rows:
