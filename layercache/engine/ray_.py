@@ -55,6 +55,7 @@ def session(address: str | None) -> Iterator[RayEngine]:
         return
     with _own_signals():
         try:
+            _hush(ray)
             ray.init(address or "local", include_dashboard=False if address is None else None, log_to_driver=False, logging_level=logging.CRITICAL)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             what = "no Ray cluster could be started here" if address is None else f"there is no Ray cluster at {address} to join"
@@ -97,6 +98,13 @@ class RayEngine:
             yield crew
         finally:
             crew.dismiss()
+
+
+def _hush(ray: Any) -> None:
+    """What Ray prints of nodes and tasks that it repeats goes to the log: where it ends in a fault, that is told, and else it is none."""
+    log = logging.getLogger(__name__)
+    with suppress(AttributeError):  # not a public name: another Ray may have none, and print
+        ray._private.worker.print_to_stdstream = lambda data, *_, **__: log.debug("%s", data)
 
 
 @contextmanager
