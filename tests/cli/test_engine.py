@@ -103,10 +103,18 @@ def test_what_a_probe_prints(tmp_path: Path) -> None:
     assert "Ray cluster of 1 node" in out
 
 
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    process = start("nowhere", *WORDS, "--cache", str(tmp_path), "--engine", "ray", "--address", "127.0.0.1:1")
-    out, err = process.communicate(timeout=300)
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("127.0.0.1:1", "error: there is no Ray cluster at 127.0.0.1:1 to join: [Errno 111] Connection refused"),
+        ("ray://somewhere:1", "error: address 'ray://somewhere:1': expected auto or HOST:PORT"),
+        ("auto", "error: there is no Ray cluster at auto to join: "),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, address: str, text: str) -> None:
+    process = start("nowhere", *WORDS, "--cache", str(tmp_path), "--engine", "ray", "--address", address)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 1
-    assert err.startswith("error: there is no Ray cluster at 127.0.0.1:1 to join")
+    assert err.startswith(text)
     assert err.count("\n") == 1
     assert out == ""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layercache.cache import layout
-from layercache.engine.ray_ import QUIET
+from layercache.engine.ray_ import ALONE, QUIET
 from layercache.extraction import plan
 from tests.engine.remote import HOOK, ROOT, backbone
 
@@ -55,7 +55,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def import_ray() -> Any:
-    for name, value in QUIET.items():
+    for name, value in (ALONE | QUIET).items():
         os.environ.setdefault(name, value)
     return pytest.importorskip("ray", reason="the extra layercache[ray] is not installed")
 
