@@ -3,7 +3,7 @@
 In turn, several times, always into fresh folders: here; on one worker of all cores; on as many workers as there are cores, of one thread each.
 `tiny` is the same on a few images or steps: what there is to pay before any work. Prints medians, and checks that the bytes are the same.
 
-    python benchmarks/engine.py [--rounds 3] [--images 1437]
+    python benchmarks/engine.py [--rounds 1] [--images 600] [--steps 60]
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def extraction(root: Path, images: int, engine: str) -> float:
 def search(root: Path, steps: int, engine: str) -> float:
     protocol = Protocol(epochs=1, min_steps=steps)
     began = time.perf_counter()
-    probe(open_cache(root=root), head="attentive", dropout=0.0, group_size=3, protocol=protocol, engine=engine, device="cpu")
+    probe(
+        open_cache(root=root), head="attentive", layers="quarter", lr=0.01, dropout=0.0, group_size=2, protocol=protocol, engine=engine, device="cpu"
+    )
     return time.perf_counter() - began
 
 
@@ -49,9 +51,9 @@ def files(root: Path) -> dict[str, bytes]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=1437)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
     cores = usable_cores()
     ways = {"here": ("local", cores), f"1 worker x {cores}": ("ray", cores), f"{cores} workers x 1": ("ray", 1)}
