@@ -31,7 +31,6 @@ class HubStore:
     readers = 1
     requests = 8
     uploads = 4
-    readers = 1
 
     def __init__(self, root: RemotePath) -> None:
         self.root = root
