@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
-
-import numpy as np
+from typing import Any
 
 from layercache.cache.location import RemotePath
+from layercache.cache.object_file import ObjectFile
 from layercache.cache.s3 import UnsupportedError, client, faults, insist
 from layercache.cache.spool import Spool
 from layercache.cache.store import Entry, Part, Readable, views
@@ -277,38 +276,3 @@ class ObjectStore:
         with faults(self.path(key)):
             done = obstore.put(client(self.root.bucket, uploads=True), self._name(key), data, mode=mode, use_multipart=False)
         self.seen[key] = str(done["e_tag"])
-
-
-class ObjectFile:
-    """An object open for reading ranges; a context manager that holds nothing open."""
-
-    def __init__(self, store: ObjectStore, key: str, entry: Entry) -> None:
-        self.path = str(store.path(key))
-        self.size = entry.size
-        self._store, self._key, self._tag = store, key, entry.tag
-
-    @property
-    def identity(self) -> tuple[str | int, ...]:
-        """Changes with the object's bytes."""
-        return self.path, self._tag, self.size
-
-    def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
-        """Fill the buffers with consecutive bytes from `offset`: one request, one copy. Raises EOFError if the object ends before."""
-        targets = views(buffers)
-        length = sum(target.nbytes for target in targets)
-        spool = self._store.spool
-        if not length or (spool and spool.read_into(self.identity, offset, targets, length)):
-            return
-        data = np.frombuffer(self._store.read_range(self._key, self._tag, offset, length), np.uint8)
-        at = 0
-        for target in targets:
-            np.copyto(np.frombuffer(target, np.uint8), data[at : at + target.nbytes])
-            at += target.nbytes
-        if spool:
-            spool.keep(self.identity, offset, data)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
