@@ -122,7 +122,8 @@ class Split:
         jobs = []
         for block, lo, hi, first, last in parts:
             wanted = [(k, out[s, first:last]) for s, k in enumerate(chunks)]
-            jobs += [(block, lo, hi, wanted[i::slices]) for i in range(slices)]
+            # neighbours stay together: they are one request, or one call
+            jobs += [(block, lo, hi, wanted[len(wanted) * i // slices : len(wanted) * (i + 1) // slices]) for i in range(slices)]
         in_threads(lambda job: self._read_part(*job, verify=verify), jobs, threads=threads)
         return out
 

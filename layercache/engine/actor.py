@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from layercache.errors import WorkerError
 
 Told = list[tuple[int, Any]]
 """(number of the task, message)."""
+News = tuple[str, Told]
+"""(the process's own name, what was told): another name says that the process before was lost."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Actor:
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
+        self._name = uuid.uuid4().hex
         self._worker: Worker | None = None
         self._number = -1
         self._told: Told = []
@@ -44,12 +48,12 @@ class Actor:
         except Exception as error:
             return Fault(_portable(error))
 
-    def hear(self, seconds: float) -> Told:
+    def hear(self, seconds: float) -> News:
         """What was told since the last time; waits so long for something."""
         with self._news:
             self._news.wait_for(lambda: bool(self._told), seconds)
             told, self._told = self._told, []
-            return told
+            return self._name, told
 
     def _tell(self, message: Any) -> None:
         with self._news:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,14 +17,17 @@ from typing import Any
 
 from layercache.engine.contract import Heard, Make, Say
 from layercache.engine.ray_crew import RayCrew
-from layercache.errors import MissingExtraError, WorkerError
+from layercache.errors import MissingExtraError, OptionError, WorkerError
 
-QUIET = {
+QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # what the next Ray does anyhow, without a warning
+"""Of every session."""
+ALONE = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what the next Ray does anyhow, without a warning
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of this machine alone listens on the loopback address, on every system
 }
 """Of a cluster that we start."""
+REACHED_WITHIN = 10.0
+"""Seconds; Ray itself would wait for minutes, and for ever where there is a machine and no Ray."""
 PASSED_ON = ("LAYERCACHE_DATA", "LAYERCACHE_HOME")
 """Variables that workers see as this process does. Credentials are a matter of each node."""
 
@@ -43,7 +47,7 @@ class Needs:
 @contextmanager
 def session(address: str | None) -> Iterator[RayEngine]:
     """Within a session that this process has already, that one; else one that ends with the context."""
-    for name, value in QUIET.items() if address is None else ():
+    for name, value in (QUIET | (ALONE if address is None else {})).items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -55,7 +59,11 @@ def session(address: str | None) -> Iterator[RayEngine]:
         return
     with _own_signals():
         try:
+            _hush(ray)
+            _reach(address)
             ray.init(address or "local", include_dashboard=False if address is None else None, log_to_driver=False, logging_level=logging.CRITICAL)
+        except OptionError:
+            raise
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             what = "no Ray cluster could be started here" if address is None else f"there is no Ray cluster at {address} to join"
             raise WorkerError(f"{what}: {(str(error).splitlines() or ['no reason given'])[0]}") from None
@@ -97,6 +105,23 @@ class RayEngine:
             yield crew
         finally:
             crew.dismiss()
+
+
+def _reach(address: str | None) -> None:
+    """Raises OptionError, or OSError where nobody answers at the address."""
+    if address in (None, "auto"):
+        return
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit()) or "/" in host:
+        raise OptionError(f"address {address!r}: expected auto or HOST:PORT, as `ray start` prints it, on a machine of the cluster")
+    socket.create_connection((host, int(port)), timeout=REACHED_WITHIN).close()
+
+
+def _hush(ray: Any) -> None:
+    """What Ray prints of nodes and tasks that it repeats goes to the log: where it ends in a fault, that is told, and else it is none."""
+    log = logging.getLogger(__name__)
+    with suppress(AttributeError):  # not a public name: another Ray may have none, and print
+        ray._private.worker.print_to_stdstream = lambda data, *_, **__: log.debug("%s", data)
 
 
 @contextmanager

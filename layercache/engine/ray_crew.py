@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 PATIENCE = 120.0
 """Seconds without a worker, while no node is large enough for one, after which the job ends."""
-RESTARTS = 20
+NOTICE = 30.0
+"""Seconds without a worker after which it is said that others have the cluster."""
+RESTARTS = 100
 """Times that one worker may be lost."""
 RETRIES = 3
-"""Times that one task may be begun again, because its worker was lost."""
+"""Times that a worker may be lost at one task. Ray's own count will not do: while a node is going, it counts attempts to reach it."""
 NEWS = 1.0
 """Seconds that a worker waits for something to tell; as often the state of the cluster is looked at."""
 
@@ -41,6 +43,10 @@ class _Hand:
     """It answers: it is placed, and not being restarted."""
     asked: float = 0.0
     """When it was last asked."""
+    name: str = ""
+    """Of its process."""
+    lost: int = 0
+    """Processes that it has lost at the task at hand."""
     number: int = -1
     """Of its task."""
     run: Any = None
@@ -59,14 +65,14 @@ class RayCrew:
             num_cpus=needs.cpus,
             num_gpus=needs.gpus,
             max_restarts=RESTARTS,
-            max_task_retries=RETRIES,
+            max_task_retries=-1,
             concurrency_groups={"news": 1},
             runtime_env={"env_vars": dict(environment)},
         )(Actor)
         self._hands: list[_Hand] = []
         self._tasks: list[Any] = []
         self._said: set[str] = set()
-        self._last_up = time.monotonic()
+        self._last_up = self._last_room = time.monotonic()
 
     @property
     def workers(self) -> int:
@@ -75,7 +81,7 @@ class RayCrew:
 
     def run(self, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
         """See contract.Crew."""
-        self._last_up = time.monotonic()
+        self._last_up = self._last_room = time.monotonic()
         while tasks or any(hand.run is not None for hand in self._hands):
             self._engage(tasks)
             self._hand_out(tasks)
@@ -126,7 +132,7 @@ class RayCrew:
     def _hand_out(self, tasks: deque[Any]) -> None:
         for hand in self._hands:
             if tasks and hand.up and hand.run is None:
-                hand.number = len(self._tasks)
+                hand.number, hand.lost = len(self._tasks), 0
                 self._tasks.append(tasks.popleft())
                 hand.run = hand.actor.run.remote(hand.number, self._tasks[-1], [self._make])
 
@@ -141,11 +147,15 @@ class RayCrew:
     def _listen(self, hand: _Hand) -> None:
         pending, hand.hear = hand.hear, None
         try:
-            told = self._ray.get(pending)
+            name, told = self._ray.get(pending)
         except self._ray.exceptions.RayError:
             hand.up = False
             return
-        hand.up = True
+        if hand.run is not None and hand.name not in ("", name):
+            hand.lost += 1
+            if hand.lost > RETRIES:
+                raise self._lost(hand)
+        hand.up, hand.name = True, name
         for number, message in told:
             if isinstance(message, str):
                 self._once(message)
@@ -159,13 +169,16 @@ class RayCrew:
         except self._ray.exceptions.RayTaskError as error:  # not by the task, which gives a Fault: its arguments or result cannot be read there
             raise WorkerError(f"a worker of the cluster failed at {task}: {error.cause or error}") from error
         except self._ray.exceptions.RayError as error:
-            raise WorkerError(
-                f"a worker was lost {RETRIES + 1} times at {task}, killed or out of memory, or its nodes went away "
-                f"({(str(error).splitlines() or [''])[0]}). What was done is kept: the same command continues"
-            ) from error
+            raise self._lost(hand) from error
         if isinstance(result, Fault):
             raise result.error
         return task, result
+
+    def _lost(self, hand: _Hand) -> WorkerError:
+        return WorkerError(
+            f"a worker was lost {max(hand.lost, 1)} times at {self._tasks[hand.number]}, killed or out of memory: look whether a machine is short of "
+            "memory, or what it does to these. What was done is kept: the same command continues"
+        )
 
     def _look_after(self) -> None:
         """Makes room for workers that wait to be placed again, and gives up where there can be none."""
@@ -174,10 +187,14 @@ class RayCrew:
             for hand in [hand for hand in self._hands if hand.run is None]:
                 self._hands.remove(hand)
                 self._let_go(hand)
-        now = time.monotonic()
-        if len(away) < len(self._hands) or self._room():
-            self._last_up = now
-        elif now - self._last_up > PATIENCE:
+        now, room = time.monotonic(), self._room()
+        if len(away) < len(self._hands):
+            self._last_up = self._last_room = now
+        elif room:
+            self._last_room = now
+        if now - self._last_up > NOTICE and room:
+            self._once(f"waiting for room on the Ray cluster: others have what a worker needs ({self._needs})")
+        elif now - self._last_room > PATIENCE:
             raise WorkerError(
                 f"no node of the Ray cluster has had room for a worker ({self._needs}) for {PATIENCE:.0f} s: nodes were lost, or none is large "
                 "enough. What was done is kept: the same command continues, on a cluster with room or with --engine local"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -83,14 +83,14 @@ class Plan:
             )
 
 
-def make_plan(options: ExtractOptions, *, gpu: bool | None = None) -> Plan:
+def make_plan(options: ExtractOptions) -> Plan:
     """Open the data set, load the backbones, look for what is there. Raises whatever is wrong with a name, a file or an option.
 
-    gpu: whether the forwards run on GPUs of other machines, or their CPUs; the backbones are then loaded here for what they are only.
+    With another engine than this process, backbones are loaded here for what they are only, and `place` says where they run.
     """
     if options.codec is not None:
         Codec(options.codec)  # refuses a word that it does not know, before anything is read
-    device, why = choose_device(options.device) if gpu is None else elsewhere(options.device, gpu=gpu)
+    device, why = choose_device(options.device) if options.engine == "local" else ("cpu", "to be found out")
     dataset = options.dataset
     if isinstance(dataset, str):
         dataset = datasets.open_dataset(dataset, root=options.data_root, download=options.download)
@@ -100,15 +100,26 @@ def make_plan(options: ExtractOptions, *, gpu: bool | None = None) -> Plan:
     splits = tuple(options.splits) or dataset.splits
     dataset = datasets.limit(dataset, options.limit, seed=options.seed)
     root = cache_root(options.cache)
-    backbones = [load(options, model, device if gpu is None else "cpu") for model in options.models]
+    backbones = [load(options, model, device) for model in options.models]
     identity = datasets.identity(dataset, options.limit, seed=options.seed)
     if options.on_error == "stop":
         _refuse_unreadable(dataset, splits)
     targets = tuple(_target(backbone, identity, root, splits) for backbone in backbones)
     if len({target.path for target in targets}) < len(targets):
         raise OptionError(f"models: {', '.join(options.models)} name one cache twice")
-    batch_size = options.batch_size or (64 if device == "cpu" else 256)
+    batch_size = _batch_size(options, device)
     return Plan(dataset=dataset, splits=splits, root=root, device=device, why_device=why, batch_size=batch_size, targets=targets)
+
+
+def place(plan: Plan, options: ExtractOptions, *, gpu: bool) -> Plan:
+    """The plan, with its forwards on the workers of a cluster, which have GPUs or not."""
+    device = "cuda" if gpu else "cpu"
+    why = "as asked" if options.device != "auto" else "the cluster has GPUs" if gpu else "no GPU in the cluster"
+    return replace(plan, device=device, why_device=why, batch_size=_batch_size(options, device))
+
+
+def _batch_size(options: ExtractOptions, device: str) -> int:
+    return options.batch_size or (64 if device == "cpu" else 256)
 
 
 def choose_device(asked: str) -> tuple[str, str]:
@@ -119,12 +130,6 @@ def choose_device(asked: str) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked"
     return ("cuda", torch.cuda.get_device_name()) if there else ("cpu", "no GPU found")
-
-
-def elsewhere(asked: str, *, gpu: bool) -> tuple[str, str]:
-    """As `choose_device`, on the workers of a cluster."""
-    why = "as asked" if asked != "auto" else "the cluster has GPUs" if gpu else "no GPU in the cluster"
-    return ("cuda" if gpu else "cpu"), why
 
 
 def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from layercache.engine import open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.interruption import telling, terminable
 from layercache.extraction.options import ExtractOptions, read_options
-from layercache.extraction.plan import ASK_ABOVE, Plan, Target, make_plan, size_on_disk
+from layercache.extraction.plan import ASK_ABOVE, Plan, Target, make_plan, place, size_on_disk
 from layercache.extraction.result import Extraction, human
 from layercache.extraction.splits import Work, extract_splits, sweep
 from layercache.extraction.torch_settings import deterministic
@@ -31,14 +31,16 @@ def extract(*, say: Say = print, confirm: Confirm | None = None, progress: bool 
     Interrupted for Ctrl-C; whatever it was, what is committed is kept and the same call continues.
     """
     chosen = read_options(options)
-    with deterministic(chosen.deterministic), terminable(), open_engine(chosen.engine, address=chosen.address) as engine:
-        plan = make_plan(chosen, gpu=engine.gpu(chosen.device))
+    with deterministic(chosen.deterministic), terminable():
+        plan = make_plan(chosen)
         sweep(plan)
         work: dict[str, Work] = {}
         if any(target.todo for target in plan.targets):
             _announce(plan, say)
             _allow(plan, chosen, confirm)
-            with telling(lambda: _state(plan)):
+            with telling(lambda: _state(plan)), open_engine(chosen.engine, address=chosen.address) as engine:
+                if (gpu := engine.gpu(chosen.device)) is not None:
+                    plan = place(plan, chosen, gpu=gpu)
                 work = extract_splits(plan, chosen, engine=engine, say=say, progress=progress)
         return [_result(plan, target, work.get(target.spec.fingerprint, Work())) for target in plan.targets]
 

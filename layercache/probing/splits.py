@@ -70,29 +70,36 @@ def strata(labels: Labels) -> Rows:
     return rarest
 
 
+def _members(kinds: Rows) -> list[Rows]:
+    """The samples of each stratum, ascending, strata ascending. One sort, not a comparison of all samples with each of 21,841 classes."""
+    order: Rows = np.argsort(kinds, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(kinds[order])) + 1) if len(kinds) else []
+
+
 def stratified(labels: Labels, rows: Rows, *, part: float, seed: int, keep: int = 1) -> tuple[Rows, Rows]:
-    """Splits `rows` into (rest, drawn), `drawn` holding round(part * len(rows)) of them with every class in proportion.
+    """Splits `rows`, ascending, into (rest, drawn), `drawn` holding round(part * len(rows)) of them with every class in proportion.
 
     A class's share is rounded down, and what is then missing goes to the largest remainders (equal ones in an order drawn by the seed).
     Each class leaves at least `keep` rows in the rest, so a class with one sample stays there; `drawn` may end up smaller for it.
     """
     rng = np.random.default_rng([seed, 0x5B117])
     kinds = strata(labels[rows])
-    names, counts = np.unique(kinds, return_counts=True)
+    members = _members(kinds)
+    counts = np.array([len(m) for m in members], np.int64)
     share = part * counts
     quota = np.floor(share + 1e-9).astype(np.int64)
     most = np.maximum(counts - keep, 0)
     quota = np.minimum(quota, most)
     missing = round(part * len(rows)) - int(quota.sum())
-    for k in np.lexsort((rng.random(len(names)), -(share - quota))):
+    for k in np.lexsort((rng.random(len(members)), -(share - quota))):
         if missing <= 0:
             break
         if quota[k] < most[k] and share[k] > quota[k]:
             quota[k] += 1
             missing -= 1
-    drawn = [rng.permutation(rows[kinds == name])[:n] for name, n in zip(names, quota, strict=True)]
+    drawn = [rng.permutation(rows[m])[:n] for m, n in zip(members, quota, strict=True)]
     chosen = np.sort(np.concatenate(drawn)) if drawn else rows[:0]
-    return np.setdiff1d(rows, chosen), chosen
+    return rows[~np.isin(rows, chosen, assume_unique=True)], chosen  # setdiff1d would sort or hash them all
 
 
 def subset(labels: Labels, *, shots: int | None, fraction: float | None, seed: int) -> Rows:
@@ -107,8 +114,7 @@ def subset(labels: Labels, *, shots: int | None, fraction: float | None, seed: i
         if shots < 1:
             raise OptionError(f"shots is a number of samples of each class, at least 1; came {shots}")
         rng = np.random.default_rng([seed, 0x5407])
-        kinds = strata(labels)
-        return np.sort(np.concatenate([rng.permutation(rows[kinds == k])[:shots] for k in np.unique(kinds)]))
+        return np.sort(np.concatenate([rng.permutation(m)[:shots] for m in _members(strata(labels))]))
     if fraction is not None:
         if not 0 < fraction <= 1:
             raise OptionError(f"fraction is a part of the training samples, above 0 and at most 1; came {fraction}")
@@ -136,8 +142,7 @@ def folds(labels: Labels, rows: Rows, *, shots: int | None, seed: int) -> list[F
     rng = np.random.default_rng([seed, 0xF01D])
     kinds = strata(labels[rows])
     turn = np.empty(len(rows), dtype=np.int64)
-    for k in np.unique(kinds):
-        members = np.flatnonzero(kinds == k)
+    for members in _members(kinds):
         # a class with a single sample has turn -1: it is never held out, so that every fold trains on it
         turn[members] = rng.permutation(len(members)) if len(members) > 1 else -1
     return [Fold(rows[turn != j], rows[turn == j]) for j in range(shots) if (turn == j).any()]

@@ -96,8 +96,9 @@ def run_study(study: Study, *, say: Say = print, yes: bool = False, progress: bo
     failures: dict[str, Failure] = {}
     probes: list[Any] = []
     done = 0
-    engine = open_engine(study.engine, address=study.address)  # one session for all cells, each of which finds it again
-    with engine, Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
+    missing = any(not status.there for status in statuses)
+    session = open_engine(study.engine if missing else "local", address=study.address if missing else None)  # found again by every cell
+    with session, Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
         tell = bar.write if bar.shown else say
         together = [status.cell for status in statuses if isinstance(status.cell, Extraction) and not status.there] if study.share_decode else []
         doing = work or Doing(say=tell, yes=yes, progress=bar.shown, together=together, engine=study.engine, address=study.address)

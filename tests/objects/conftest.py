@@ -30,10 +30,7 @@ def s3_root(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_ALLOW_HTTP"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
-        "AWS_ACCESS_KEY_ID": server.KEY,
-        "AWS_SECRET_ACCESS_KEY": server.SECRET,
-        "AWS_REGION": server.REGION,
-        "AWS_ENDPOINT_URL": s3_server.url,
+        **server.environment(s3_server),
         "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
         "AWS_EC2_METADATA_DISABLED": "true",

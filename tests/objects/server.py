@@ -72,6 +72,11 @@ def running(kind: str, folder: Path) -> Iterator[Server]:
             process.stdout.close()
 
 
+def environment(server: Server) -> dict[str, str]:
+    """The variables by which a client finds the server and the credentials."""
+    return {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": REGION, "AWS_ENDPOINT_URL": server.url}
+
+
 def client(url: str):  # type: ignore[no-untyped-def]  # boto3 makes its classes as it goes
     """boto3's S3 client: another implementation than the library's, for looking at what is there."""
     import boto3

@@ -18,6 +18,7 @@ from layercache.cache.ranges import CHECKED
 from layercache.errors import CacheCorruptError, CacheIncompleteError, CacheNotFoundError, OptionError
 from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
 from tests.objects.making import delete, objects, put, remote_cache
+from tests.objects.proxy import FaultyProxy
 from tests.objects.server import Server
 
 PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
@@ -211,3 +212,11 @@ def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
     with pytest.raises(CacheNotFoundError, match=rf"{first.path} is no cache"):
         open_cache(str(first.path))
     assert verify(second) == []
+
+
+def test_neighbouring_tokens_are_one_request_of_each_thread(faulty: FaultyProxy, s3_root: str) -> None:
+    split = remote_cache(s3_root, make_spec(8)).split("train")
+    split.read(PAIRS)
+    faulty.forget()
+    split.read(PAIRS, threads=2)
+    assert faulty.count("GET", "*/tokens/c.*") == 2

@@ -24,6 +24,19 @@ def test_validation_holds_out_a_fifth_in_proportion_and_leaves_every_class_a_sam
         assert len(drawn) >= round(0.2 * len(rows)) - (np.bincount(labels) == 1).sum()
 
 
+@given(labels_of, st.integers(0, 5), st.integers(1, 6))
+def test_draws_are_those_of_one_class_after_the_other(labels: np.ndarray, seed: int, shots: int) -> None:
+    rng = np.random.default_rng([seed, 0x5407])
+    expected = [row for k in sorted(set(labels.tolist())) for row in rng.permutation(np.flatnonzero(labels == k))[:shots]]
+    assert subset(labels, shots=shots, fraction=None, seed=seed).tolist() == sorted(expected)
+
+
+def test_the_validation_part_is_the_same_in_every_release() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, 40)
+    [fold] = folds(labels, np.arange(3, 40), shots=None, seed=7)
+    assert fold.val.tolist() == [9, 16, 21, 29, 34, 36, 38]
+
+
 def test_the_held_out_part_depends_on_the_seed_only() -> None:
     labels = np.arange(60) % 3
     first, again, other = (folds(labels, np.arange(60), shots=None, seed=s)[0].val for s in (0, 0, 1))

@@ -1,0 +1,295 @@
+"""A cache of millions of images in miniature: the true number of rows, ids, labels, row blocks and records, but narrow tokens made without a model.
+
+Row blocks hold as many rows as a ViT-B's do (12 layers x {CLS, AP} x 768, float16), and the tokens go through the project's own writer and reader.
+Every step is a process of its own, which prints its seconds and its peak memory; one of them is killed half-way.
+
+    python benchmarks/scale.py [--sets 128000:100 1281167:1000 14197122:21841] [--width 8] [--folder /mnt/disk]     5.5 GB of disk for 14 million
+    python benchmarks/scale.py --objects moto --sets 128000:100 1281167:1000                            the same on an S3 server of this machine
+
+What a step costs per row should not grow: the last column says by how much it does, from the second largest set to the largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe as machine
+from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, layout, open_cache
+from layercache.cache.check import describe, remove, verify
+from layercache.cache.location import Place, as_place
+from tests.objects import server
+
+LAYERS, KINDS, WIDTH = 12, ("cls", "ap"), 768
+SPLIT = "train"
+
+
+def make_spec(rows: int, width: int, *, classes: int = 1, ids: str = "00" * 32, labels: str = "00" * 32) -> CacheSpec:
+    """A ViT-B of another width on one split."""
+    return CacheSpec(
+        model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=width, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
+        tokens=KINDS, projected=False, preprocessing={}, precision="fp32", store_dtype="float16",
+        dataset=DatasetIdentity(
+            name=f"made_up_{rows}", classes=tuple(f"class {c}" for c in range(classes)), multi_label=False, limit=None, limit_seed=0,
+            splits={SPLIT: SplitIdentity(rows=rows, ids=ids, labels=labels, content="names:00")},
+        ),
+    )  # fmt: skip
+
+
+def narrow(width: int) -> None:
+    """Row blocks of narrow tokens get as many rows as those of a ViT-B have."""
+    rows = layout.block_rows(make_spec(10**6, WIDTH), 10**6)
+    spec = make_spec(10**6, width)
+    row = len(spec.layers) * len(spec.tokens) * width * 2
+    layout.SHARD_LIMIT = rows * row + layout.index_bytes(spec) + len(spec.layers) * len(spec.tokens) * layout.CRC_BYTES + 1
+    assert layout.block_rows(spec, 10**6) == rows
+
+
+class Steps:
+    """What is done with the cache; every method yields (what, seconds, note) as it goes."""
+
+    def __init__(self, root: Place, rows: int, classes: int, width: int) -> None:
+        self.root, self.rows, self.classes, self.width = root, rows, classes, width
+        self.pickled = Path(tempfile.gettempdir()) / f"layercache-scale-{os.getppid()}.pickle"
+
+    def samples(self) -> tuple[list[str], np.ndarray[Any, Any], CacheSpec]:
+        """Ids as ImageNet's are, labels, and the spec with their digests."""
+        labels = np.arange(self.rows, dtype=np.int64) % self.classes
+        ids = [f"n{c:08d}/n{c:08d}_{i}.JPEG" for i, c in enumerate(labels.tolist())]
+        return ids, labels, make_spec(self.rows, self.width, classes=self.classes, ids=digest_ids(ids), labels=digest_labels(labels))
+
+    def cache(self) -> Cache:
+        return open_cache(root=self.root, dataset=f"made_up_{self.rows}")
+
+    def imports(self) -> Iterator[str]:
+        yield "nothing (the imports)"
+
+    def identity(self) -> Iterator[str]:
+        self.samples()
+        yield "make the ids, digest ids and labels"
+
+    def sent(self) -> Iterator[str]:
+        from layercache.extraction.datasets.files import FileSamples
+
+        ids, labels, _ = self.samples()
+        yield ""
+        self.pickled.write_bytes(pickle.dumps(FileSamples("/images", ids, labels), pickle.HIGHEST_PROTOCOL))
+        yield "pickle the samples for a decoding process"
+
+    def received(self) -> Iterator[str]:
+        from layercache.extraction.datasets.files import FileSamples
+
+        samples: FileSamples = pickle.loads(self.pickled.read_bytes())
+        assert len(samples.ids) == self.rows
+        self.pickled.unlink()
+        yield "a decoding process takes them"
+
+    def write(self) -> Iterator[str]:
+        ids, labels, spec = self.samples()
+        yield ""
+        with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
+            yield "begin a split"
+            blocks = writer.pending[: len(writer.pending) // 2]
+            self.fill(writer, blocks)
+            yield f"write the first half ({len(blocks)} row blocks), killed at its end"
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def resume(self) -> Iterator[str]:
+        ids, labels, spec = self.samples()
+        yield ""
+        with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
+            yield "resume (half of the records are there)"
+            self.fill(writer, writer.pending)
+            yield "write the second half"
+            writer.finish()
+            yield "finish"
+
+    def again(self) -> Iterator[str]:
+        ids, labels, spec = self.samples()
+        yield ""
+        with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
+            assert writer.complete
+        yield "extract what is complete already"
+
+    def opened(self) -> Iterator[str]:
+        split = self.cache().split(SPLIT)
+        yield "open a split"
+        assert len(split.labels) == self.rows
+        yield "labels"
+
+    def ids(self) -> Iterator[str]:
+        split = self.cache().split(SPLIT)
+        yield ""
+        assert len(split.ids) == self.rows
+        yield "ids"
+
+    def progress(self) -> Iterator[str]:
+        cache = self.cache()
+        yield ""
+        done, blocks = cache.progress(SPLIT)
+        assert done == blocks
+        yield "progress"
+
+    def info(self) -> Iterator[str]:
+        cache = self.cache()
+        yield ""
+        assert describe(cache)["splits"][SPLIT]["complete"]
+        yield "cache info, cache ls"
+
+    def verified(self) -> Iterator[str]:
+        cache = self.cache()
+        yield ""
+        assert not verify(cache)
+        yield "cache verify"
+
+    def folds(self) -> Iterator[str]:
+        from layercache.probing.splits import folds
+
+        labels = self.cache().split(SPLIT).labels
+        yield ""
+        [fold] = folds(labels, np.arange(self.rows), shots=None, seed=0)
+        assert len(fold.train) + len(fold.val) == self.rows
+        yield "stratified validation part"
+
+    def epoch(self) -> Iterator[str]:
+        import torch
+
+        from layercache.probing.features import Selection, Source
+        from layercache.probing.stream import StreamedFeatures
+
+        split = self.cache().split(SPLIT)
+        pairs = tuple((layer, kind) for layer in split.spec.layers for kind in KINDS)
+        yield ""
+        features = StreamedFeatures(Selection((Source(split, pairs),), np.arange(split.rows)), device=torch.device("cpu"), budget=400 * 10**6)
+        yield "streamed features, 400 MB"
+        for number in range(2):
+            assert sum(len(y) for _, y in features.epoch(np.arange(split.rows), batch=2048, epoch=number, train=True)) == self.rows
+            yield f"a shuffled epoch of them, {'every chunk checked' if number == 0 else 'again'}"
+
+    def removed(self) -> Iterator[str]:
+        cache = self.cache()
+        yield ""
+        remove(cache)
+        yield "cache rm"
+
+    def fill(self, writer: SplitWriter, blocks: tuple[int, ...]) -> None:
+        """The same few tokens in every block."""
+        tokens = np.random.default_rng(0).standard_normal((LAYERS, len(KINDS), writer.block_rows, self.width), np.float32).astype(np.float16)
+        for block in blocks:
+            writer.write(block, tokens[:, :, : min(writer.block_rows, self.rows - block * writer.block_rows)])
+
+
+STEPS = (
+    "imports",
+    "identity",
+    "sent",
+    "received",
+    "write",
+    "resume",
+    "again",
+    "opened",
+    "ids",
+    "progress",
+    "info",
+    "verified",
+    "folds",
+    "epoch",
+    "removed",
+)
+
+
+def run(steps: Steps, name: str) -> None:
+    """In a process of its own: one line of JSON per part."""
+    narrow(steps.width)
+    parts = getattr(steps, name)()
+    begin = time.perf_counter()
+    for what in parts:
+        seconds = time.perf_counter() - begin
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if what:
+            print(json.dumps({"what": what.split(" (")[0] if "row blocks" in what else what, "seconds": seconds, "peak": peak}), flush=True)
+        begin = time.perf_counter()
+
+
+@contextmanager
+def root_in(where: Path | None, objects: str | None) -> Iterator[str]:
+    folder = Path(tempfile.mkdtemp(prefix="layercache-scale-", dir=where))
+    try:
+        if objects is None:
+            yield str(folder)
+        else:
+            with server.running(objects, folder) as running:
+                os.environ |= server.environment(running)
+                yield f"s3://{server.BUCKET}"
+    finally:
+        shutil.rmtree(folder)
+
+
+def measure(root: str, rows: int, classes: int, width: int, *, note: Callable[[str], None]) -> dict[str, tuple[float, float]]:
+    """What -> (seconds, peak bytes of its process)."""
+    found = {}
+    for name in STEPS:
+        command = [sys.executable, __file__, "--step", name, "--sets", f"{rows}:{classes}", "--width", str(width), "--root", root]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode not in (0, -signal.SIGKILL if name == "write" else 0):
+            raise SystemExit(done.stderr)
+        for line in done.stdout.splitlines():
+            part = json.loads(line)
+            found[part["what"]] = (part["seconds"], part["peak"])
+            note(f"{rows} rows: {part['what']}: {part['seconds']:.2f} s, peak {part['peak'] / 1e6:.0f} MB")
+    return found
+
+
+def progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def rows_and_classes(text: str) -> tuple[int, int]:
+    rows, classes = text.split(":")
+    return int(rows), int(classes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=rows_and_classes, nargs="+", default=[(128_000, 100), (1_281_167, 1000), (14_197_122, 21_841)])
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
+    parser.add_argument("--objects", choices=["moto", "swift"], default=None, help="object storage instead of a folder, by this server")
+    parser.add_argument("--step", choices=STEPS, default=None, help="for its own use")
+    parser.add_argument("--root", default=None, help="for its own use")
+    given = parser.parse_args()
+    if given.step:
+        run(Steps(as_place(given.root), *given.sets[0], given.width), given.step)
+        return
+    with root_in(given.folder, given.objects) as root:
+        found = {rows: measure(root, rows, classes, given.width, note=progress) for rows, classes in sorted(given.sets)}
+    blocks = {rows: -(-rows // layout.block_rows(make_spec(rows, WIDTH), rows)) for rows in found}
+    print(f"{machine()}\n")
+    print("| step | " + " | ".join(f"{n:,} rows, {blocks[n]:,} row blocks: s, peak MB" for n in found) + " | growth per row |")
+    print("|---|" + "--:|" * (len(found) + 1))
+    for what in found[max(found)]:
+        cells = [f"{seconds:.2f}, {peak / 1e6:.0f}" for seconds, peak in (found[n][what] for n in found)]
+        last = sorted(found)[-2:]
+        growth = found[last[-1]][what][0] / last[-1] / (found[last[0]][what][0] / last[0])
+        print(f"| {what} | {' | '.join(cells)} | {growth:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

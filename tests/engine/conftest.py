@@ -1,0 +1,65 @@
+"""Ray on this machine, on the loopback address: a session for a module, and clusters of several node processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from layercache.cache import layout
+from layercache.engine.ray_ import ALONE, QUIET
+from layercache.extraction import plan
+from tests.engine.remote import HOOK, ROOT, backbone
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[Any]:
+    """Ray with two CPUs, whose workers have the stand-ins."""
+    ray = import_ray()
+    connect(ray, "local", num_cpus=2, include_dashboard=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Callable[..., Any]]:
+    """cluster(cpus, ...) -> a Ray cluster of a head without CPUs and one node process each; this process is connected to it."""
+    ray = import_ray()
+    from ray.cluster_utils import Cluster
+
+    made: list[Any] = []
+
+    def make(*cpus: int) -> Any:
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        made.append(found)
+        for number in cpus:
+            found.add_node(num_cpus=number)
+        connect(ray, found.address)
+        found.wait_for_nodes()
+        return found
+
+    yield make
+    ray.shutdown()
+    for one in made:
+        one.shutdown()
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins in this process."""
+    monkeypatch.setattr(layout, "SHARD_LIMIT", 512)
+    monkeypatch.setattr(plan, "load_backbone", backbone)
+
+
+def import_ray() -> Any:
+    for name, value in (ALONE | QUIET).items():
+        os.environ.setdefault(name, value)
+    return pytest.importorskip("ray", reason="the extra layercache[ray] is not installed")
+
+
+def connect(ray: Any, address: str, **options: Any) -> None:
+    environment = {"worker_process_setup_hook": HOOK, "env_vars": {"PYTHONPATH": str(ROOT)}}
+    ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.CRITICAL, **options)

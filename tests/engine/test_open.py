@@ -1,0 +1,88 @@
+"""Which engine there is, without one of them."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Any
+
+import pytest
+
+from layercache.engine import Progress, open_engine
+from layercache.errors import MissingExtraError, OptionError, UnknownNameError
+from layercache.extraction.options import ExtractOptions
+from layercache.probing.options import Options
+from layercache.study.file import parse_study
+
+STUDY = 'models = ["vit_nano"]\ndatasets = ["digits"]\n{}\n[[heads]]\nhead = "linear"\n'
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"this needs ray, which is not installed: pip install 'layercache\[ray\]'"), open_engine("ray"):
+        pass
+
+
+@pytest.mark.parametrize("make", [lambda **o: ExtractOptions(models=["m"], dataset="d", **o), lambda **o: Options(**o)])
+def test_a_wrong_engine_is_refused_before_any_work(make: Any) -> None:
+    with pytest.raises(UnknownNameError, match="unknown engine 'rya': did you mean ray"):
+        make(engine="rya")
+    with pytest.raises(OptionError, match=r"address 'auto': it is the address of a Ray cluster, so it needs --engine ray"):
+        make(address="auto")
+    assert make(engine="ray", address="auto").address == "auto"
+
+
+def test_a_study_names_its_engine() -> None:
+    assert parse_study(STUDY.format(""), where="s", name="s").engine == "local"
+    study = parse_study(STUDY.format('engine = "ray"\naddress = "10.0.0.1:6379"'), where="s", name="s")
+    assert (study.engine, study.address) == ("ray", "10.0.0.1:6379")
+    with pytest.raises(OptionError, match=r"s\.toml: unknown engine 'rya': did you mean ray"):
+        parse_study(STUDY.format('engine = "rya"'), where="s.toml", name="s")
+    with pytest.raises(OptionError, match=r"s\.toml: address '1:2': .* needs --engine ray"):
+        parse_study(STUDY.format('address = "1:2"'), where="s.toml", name="s")
+
+
+class Echo:
+    """Returns its tasks; closes."""
+
+    closed = False
+
+    def __init__(self, tell: Any) -> None:
+        self.tell = tell
+        tell("made")
+
+    def __call__(self, task: int) -> int:
+        self.tell(Progress(1, 2))
+        if task == 3:
+            raise DeprecationWarning("three")
+        return task
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_this_process_takes_tasks_in_order_and_closes_its_worker() -> None:
+    said: list[str] = []
+    heard: list[Any] = []
+    made: list[Echo] = []
+
+    def make(tell: Any, cores: int | None) -> Echo:
+        assert cores is None
+        made.append(Echo(tell))
+        return made[-1]
+
+    def listen(task: Any, message: Any) -> None:
+        heard.append((task, message))
+
+    with open_engine("local") as engine, engine.crew(make, gpu=False, threads=1, say=said.append, heard=listen) as crew:
+        tasks, done = deque([2, 1]), []
+        for task, result in crew.run(tasks):
+            done.append((task, result))
+            if task == 2:
+                tasks.append(7)
+        assert done == [(2, 2), (1, 1), (7, 7)]
+        assert (said, heard) == (["made"], [(n, Progress(1, 2)) for n in (2, 1, 7)])
+        with pytest.raises(DeprecationWarning, match="three"):
+            list(crew.run(deque([3])))
+        assert not made[0].closed
+    assert made[0].closed
