@@ -74,17 +74,23 @@ class ObjectStore:
         """As `put`, but only if there is nothing yet; False if there is.
 
         Where the answer to a put was lost and it was sent again, the object that is there may be one's own: look at it.
-        The first object of a process is put twice: an endpoint that takes the second one ignores the condition, which is a StorageError.
         """
-        made = self._create(key, parts)
-        if self.root.bucket not in _CONDITIONAL:
-            if made and self._create(key, parts):
-                raise StorageError(
-                    f"{self.path(key)}: the endpoint ignores conditional puts (If-None-Match), without which two writers could spoil a cache: "
-                    "extract to a folder and copy the cache with `layercache cache push`, or use an endpoint that has them"
-                )
-            _CONDITIONAL.add(self.root.bucket)
-        return made
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            self._put(key, parts, "create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def require_conditions(self, key: str, parts: Sequence[Part]) -> None:
+        """Create what is there already, once in a process. Raises StorageError if that succeeds: the endpoint ignores the condition."""
+        if self.root.bucket not in _CONDITIONAL and self.create(key, parts):
+            raise StorageError(
+                f"{self.path(key)}: the endpoint ignores conditional puts (If-None-Match), without which two writers could spoil a cache: "
+                "extract to a folder and copy the cache with `layercache cache push`, or use an endpoint that has them"
+            )
+        _CONDITIONAL.add(self.root.bucket)
 
     def swap(self, key: str, parts: Sequence[Part], tag: str) -> bool:
         """Replace the object that has this etag; False if another is there by now, or none.
@@ -102,9 +108,8 @@ class ObjectStore:
                 return False
             except UnsupportedError:
                 _NO_SWAP.add(self.root.bucket)
-        with suppress(FileNotFoundError):
-            if self.look(key).tag != tag:
-                return False
+        if self.tag(key) not in (tag, ""):
+            return False
         self.delete(key)
         return self.create(key, parts)
 
@@ -251,6 +256,13 @@ class ObjectStore:
     def _name(self, key: str) -> str:
         return f"{self.root.key}/{key}".strip("/")
 
+    def tag(self, key: str) -> str:
+        """The etag of an object, "" if there is none."""
+        try:
+            return self.look(key).tag
+        except FileNotFoundError:
+            return ""
+
     def look(self, key: str) -> Entry:
         """What a list would say of an object. Raises FileNotFoundError."""
         import obstore
@@ -259,15 +271,6 @@ class ObjectStore:
             found = obstore.head(client(self.root.bucket), self._name(key))
         self.seen[key] = str(found["e_tag"])
         return Entry(found["size"], self.seen[key], found["last_modified"].timestamp())
-
-    def _create(self, key: str, parts: Sequence[Part]) -> bool:
-        from obstore.exceptions import AlreadyExistsError
-
-        try:
-            self._put(key, parts, "create")
-        except AlreadyExistsError:
-            return False
-        return True
 
     def _put(self, key: str, parts: Sequence[Part], mode: Any) -> None:
         import obstore
