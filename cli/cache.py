@@ -31,17 +31,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @cache.command()
 def ls(*, root: Root = None, model: Model = None, dataset: Dataset = None, as_json: AsJson = False) -> None:
     """List the caches: data set, model, fingerprint, splits, size."""
-    from layercache.cache.check import describe
-    from layercache.cache.reader import cache_folders, cache_root, load_cache
-    from layercache.errors import CacheCorruptError
+    from layercache.cache.check import describe_all
+    from layercache.cache.reader import cache_folders, cache_root
 
     base = cache_root(root)
-    rows, unreadable = [], []
-    for folder in cache_folders(base, model=model, dataset=dataset):
-        try:
-            rows.append(describe(load_cache(folder)))
-        except CacheCorruptError as e:
-            unreadable.append(str(e))
+    found = describe_all(cache_folders(base, model=model, dataset=dataset))
+    rows, unreadable = [d for d in found if isinstance(d, dict)], [str(d) for d in found if not isinstance(d, dict)]
     if as_json:
         _print_json(rows)
     elif rows:

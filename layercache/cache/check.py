@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from layercache.cache.reader import OTHER_OPTIONS, Cache, extract_command, load_
 from layercache.cache.records import BlockRecord, CompleteRecord
 from layercache.cache.shard import crc32c
 from layercache.cache.store import Entry, Store, open_store
+from layercache.cache.threads import in_threads
 from layercache.errors import CacheCorruptError
 
 
@@ -64,8 +65,10 @@ def describe(cache: Cache) -> dict[str, Any]:
     """
     spec, there = cache.spec, cache.store.entries(".")  # one list tells all but what the complete records say
     splits = {}
-    for name in cache.splits:
+    for name in spec.dataset.splits:
         layout = SplitLayout(spec, name)
+        if not (any(key.startswith(f"{layout.group}/") for key in there) or (isinstance(cache.path, Path) and cache.store.has_folder(layout.group))):
+            continue
         split = cache.split(name) if layout.complete in there else None
         splits[name] = {
             "rows": layout.rows,
@@ -97,6 +100,20 @@ def describe(cache: Cache) -> dict[str, Any]:
         "splits": splits,
         "bytes": sum(entry.size for entry in there.values()),
     }
+
+
+def describe_all(folders: Sequence[Place]) -> list[dict[str, Any] | CacheCorruptError]:
+    """`describe` of each, or what is wrong with it; several at a time where they lie on object storage."""
+    found: dict[Place, dict[str, Any] | CacheCorruptError] = {}
+
+    def one(folder: Place) -> None:
+        try:
+            found[folder] = describe(load_cache(folder))
+        except CacheCorruptError as e:
+            found[folder] = e
+
+    in_threads(one, folders, threads=open_store(folders[0]).requests if folders else 1)
+    return [found[folder] for folder in folders]
 
 
 def remove(cache: Cache) -> None:

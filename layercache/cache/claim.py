@@ -50,8 +50,8 @@ def claim(store: ObjectStore, layout: SplitLayout, record: BlockRecord, parts: S
                     continue
             else:
                 mine = found
-        put = store.seen[shard]
-        if (there := _record(store, where, mine)) and store.look(shard).tag == put:
+        mine_tag = store.seen[shard]
+        if (there := _record(store, where, mine)) and store.tag(shard) == mine_tag:
             return there
     raise StorageError(
         f"{store.path(shard)}: other writers changed it {TRIES} times meanwhile: let one extraction run, or wait for the others, and run the command "
@@ -68,7 +68,8 @@ def settle(store: ObjectStore, layout: SplitLayout, committed: Mapping[int, Bloc
         if all(key in there and store.seen.get(key, there[key].tag) == there[key].tag for key in (shard, where)):
             continue
         for _ in range(TRIES):
-            found = describe_shard(layout, block, store.read(shard), codec=codec, skipped=record.skipped)
+            data = store.read_many([shard]).get(shard)
+            found = None if data is None else describe_shard(layout, block, data, codec=codec, skipped=record.skipped)
             if found and (stored := _record(store, where, found)):
                 settled[block] = stored
                 break

@@ -116,10 +116,19 @@ class HubStore:
         """Whether any file is below it."""
         return bool(self.entries(folder))
 
+    def look(self, key: str) -> Entry:
+        """What `entries` would say of a file. Raises FileNotFoundError."""
+        entry = self.entries(key.rpartition("/")[0] or ".").get(key)
+        if entry is None:
+            raise FileNotFoundError(str(self.path(key)))
+        return entry
+
     def size(self, key: str) -> int | None:
         """Length in bytes, or None if there is no such file."""
-        entry = self.entries(key.rpartition("/")[0] or ".").get(key)
-        return entry.size if entry else None
+        try:
+            return self.look(key).size
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def faults(self, key: str) -> Iterator[None]:

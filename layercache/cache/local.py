@@ -184,6 +184,11 @@ class LocalStore:
             self._make_folder(self.path(folder))
             sync(self.path(folder))
 
+    def look(self, key: str) -> Entry:
+        """Length and time of a file."""
+        stat = self.path(key).stat()
+        return Entry(size=stat.st_size, modified=stat.st_mtime)
+
     def size(self, key: str) -> int | None:
         """Length in bytes, or None if there is no such file."""
         try:

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
-
-import numpy as np
+from typing import Any
 
 from layercache.cache.location import RemotePath
+from layercache.cache.object_file import ObjectFile
 from layercache.cache.s3 import UnsupportedError, client, faults, insist
 from layercache.cache.spool import Spool
 from layercache.cache.store import Entry, Part, Readable, views
@@ -75,17 +74,23 @@ class ObjectStore:
         """As `put`, but only if there is nothing yet; False if there is.
 
         Where the answer to a put was lost and it was sent again, the object that is there may be one's own: look at it.
-        The first object of a process is put twice: an endpoint that takes the second one ignores the condition, which is a StorageError.
         """
-        made = self._create(key, parts)
-        if self.root.bucket not in _CONDITIONAL:
-            if made and self._create(key, parts):
-                raise StorageError(
-                    f"{self.path(key)}: the endpoint ignores conditional puts (If-None-Match), without which two writers could spoil a cache: "
-                    "extract to a folder and copy the cache with `layercache cache push`, or use an endpoint that has them"
-                )
-            _CONDITIONAL.add(self.root.bucket)
-        return made
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            self._put(key, parts, "create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def require_conditions(self, key: str, parts: Sequence[Part]) -> None:
+        """Create what is there already, once in a process. Raises StorageError if that succeeds: the endpoint ignores the condition."""
+        if self.root.bucket not in _CONDITIONAL and self.create(key, parts):
+            raise StorageError(
+                f"{self.path(key)}: the endpoint ignores conditional puts (If-None-Match), without which two writers could spoil a cache: "
+                "extract to a folder and copy the cache with `layercache cache push`, or use an endpoint that has them"
+            )
+        _CONDITIONAL.add(self.root.bucket)
 
     def swap(self, key: str, parts: Sequence[Part], tag: str) -> bool:
         """Replace the object that has this etag; False if another is there by now, or none.
@@ -103,9 +108,8 @@ class ObjectStore:
                 return False
             except UnsupportedError:
                 _NO_SWAP.add(self.root.bucket)
-        with suppress(FileNotFoundError):
-            if self.look(key).tag != tag:
-                return False
+        if self.tag(key) not in (tag, ""):
+            return False
         self.delete(key)
         return self.create(key, parts)
 
@@ -252,6 +256,13 @@ class ObjectStore:
     def _name(self, key: str) -> str:
         return f"{self.root.key}/{key}".strip("/")
 
+    def tag(self, key: str) -> str:
+        """The etag of an object, "" if there is none."""
+        try:
+            return self.look(key).tag
+        except FileNotFoundError:
+            return ""
+
     def look(self, key: str) -> Entry:
         """What a list would say of an object. Raises FileNotFoundError."""
         import obstore
@@ -261,15 +272,6 @@ class ObjectStore:
         self.seen[key] = str(found["e_tag"])
         return Entry(found["size"], self.seen[key], found["last_modified"].timestamp())
 
-    def _create(self, key: str, parts: Sequence[Part]) -> bool:
-        from obstore.exceptions import AlreadyExistsError
-
-        try:
-            self._put(key, parts, "create")
-        except AlreadyExistsError:
-            return False
-        return True
-
     def _put(self, key: str, parts: Sequence[Part], mode: Any) -> None:
         import obstore
 
@@ -277,38 +279,3 @@ class ObjectStore:
         with faults(self.path(key)):
             done = obstore.put(client(self.root.bucket, uploads=True), self._name(key), data, mode=mode, use_multipart=False)
         self.seen[key] = str(done["e_tag"])
-
-
-class ObjectFile:
-    """An object open for reading ranges; a context manager that holds nothing open."""
-
-    def __init__(self, store: ObjectStore, key: str, entry: Entry) -> None:
-        self.path = str(store.path(key))
-        self.size = entry.size
-        self._store, self._key, self._tag = store, key, entry.tag
-
-    @property
-    def identity(self) -> tuple[str | int, ...]:
-        """Changes with the object's bytes."""
-        return self.path, self._tag, self.size
-
-    def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
-        """Fill the buffers with consecutive bytes from `offset`: one request, one copy. Raises EOFError if the object ends before."""
-        targets = views(buffers)
-        length = sum(target.nbytes for target in targets)
-        spool = self._store.spool
-        if not length or (spool and spool.read_into(self.identity, offset, targets, length)):
-            return
-        data = np.frombuffer(self._store.read_range(self._key, self._tag, offset, length), np.uint8)
-        at = 0
-        for target in targets:
-            np.copyto(np.frombuffer(target, np.uint8), data[at : at + target.nbytes])
-            at += target.nbytes
-        if spool:
-            spool.keep(self.identity, offset, data)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass

@@ -118,7 +118,7 @@ class Split:
         if out.size == 0:
             return out
         parts = self._parts(start, stop)
-        threads = threads or self._store.threads(out.nbytes)
+        threads = threads or max(self._store.threads(out.nbytes), min(len(parts), self._store.requests))
         slices = min(len(chunks), -(-threads // len(parts)))  # few blocks: their chunks are shared out
         jobs = []
         for block, lo, hi, first, last in parts:

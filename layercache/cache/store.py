@@ -104,6 +104,9 @@ class Store(Protocol):
     def delete_tree(self) -> None:
         """Remove everything."""
 
+    def look(self, key: str) -> Entry:
+        """What `entries` would say of a file. Raises FileNotFoundError."""
+
     def size(self, key: str) -> int | None:
         """Length in bytes, or None if there is no such key."""
 

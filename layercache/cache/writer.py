@@ -162,6 +162,8 @@ class SplitWriter:
         store.sweep()
         if not store.create(SPEC_KEY, [spec_bytes(layout.spec)]) and store.read(SPEC_KEY) != spec_bytes(layout.spec):
             raise CacheCorruptError(f"{store.path(SPEC_KEY)} is not the spec of this extraction; {REMEDY}")
+        if isinstance(store, ObjectStore):
+            store.require_conditions(SPEC_KEY, [spec_bytes(layout.spec)])
         self._committed = self._find_committed(range(layout.blocks))
         if self.pending and self.complete:  # a list takes a while: what another writer has just completed is not to be called untrue
             self._committed = self._find_committed(range(layout.blocks))

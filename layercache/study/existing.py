@@ -23,7 +23,7 @@ PARTS = ("train", "test")
 def find_cache(cell: Extraction) -> Cache | None:
     """A complete cache of this model and data set with these options; of several the one that was made last."""
     found = [c for c in find_caches(cache_root(cell.options.cache), cell.model, cell.cached_name) if _matches(c, cell) and _complete(c)]
-    return max(found, key=lambda c: c.store.entries(".")["spec.json"].modified, default=None) if len(found) > 1 else next(iter(found), None)
+    return max(found, key=lambda c: c.store.look("spec.json").modified, default=None)
 
 
 def find_probes(cell: Training, cache: Cache, beside: Cache | None = None) -> list[Probe]:

@@ -60,6 +60,30 @@ def test_create_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytes
     test_create_gives_way_to_what_is_there(tmp_path)
 
 
+def test_lists_tell_lengths_and_folders(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for key in ("b/y", "a/x/1", "a/x/2", "c"):
+        store.put(key, [key.encode()])
+    assert {key: entry.size for key, entry in store.entries(".").items()} == {"a/x/1": 5, "a/x/2": 5, "b/y": 3, "c": 1}
+    assert list(store.entries("a")) == store.list("a") == ["a/x/1", "a/x/2"]
+    assert store.folders(".") == ["a", "b", "partial"]
+    assert store.folders("c") == store.folders("none") == []
+    assert (store.has_folder("a/x"), store.has_folder("a/x/1")) == (True, False)
+    assert store.read_many(["c", "none", "a/x/1", "c/below"]) == {"c": b"c", "a/x/1": b"a/x/1"}
+    assert store.look("b/y").size == 3
+    assert store.look("b/y").modified == (tmp_path / "b" / "y").stat().st_mtime
+
+
+def test_a_folder_made_aside_is_moved_in_where_nothing_is(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for wanted in (True, False):
+        with store.scratch_folder() as scratch:
+            (scratch / "new").mkdir()
+            (scratch / "new" / "file").write_bytes(b"1")
+            assert store.move_in(scratch / "new", "group") == wanted
+    assert store.read("group/file") == b"1"
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert store.size("a/b") is None

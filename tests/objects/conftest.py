@@ -14,7 +14,7 @@ from tests.objects.server import Server
 _SERIAL = count()
 
 
-@pytest.fixture(scope="session", params=server.KINDS)
+@pytest.fixture(scope="session", params=["moto", pytest.param("swift", marks=pytest.mark.slow)])
 def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real S3 server over loopback HTTP, one per session and kind."""
     folder = tmp_path_factory.mktemp(request.param)

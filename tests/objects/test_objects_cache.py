@@ -180,6 +180,21 @@ def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(s3_root: str,
     assert all(any(row) for row in rows)
 
 
+def test_zarr_and_tensorstore_open_it_there(s3_root: str, s3_server: Server) -> None:
+    import zarr
+    from obstore.store import S3Store
+    from zarr.storage import ObjectStore
+
+    cache = remote_cache(s3_root, make_spec(50))
+    place = as_remote(f"{cache.path}/train.zarr")
+    store = S3Store(place.bucket, prefix=place.key, client_options={"allow_http": True})  # by the environment alone
+    tokens = make_tokens(make_spec(50))
+    np.testing.assert_array_equal(zarr.open_group(ObjectStore(store), mode="r")["tokens"][...], tokens)
+    tensorstore = pytest.importorskip("tensorstore")
+    kvstore = {"driver": "s3", "bucket": place.bucket, "path": f"{place.key}/tokens/", "endpoint": s3_server.url, "aws_region": "us-east-1"}
+    np.testing.assert_array_equal(tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()[...].read().result(), tokens)
+
+
 def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
     one, two = make_spec(50), make_spec(50, model="a/b c")
     first, second = remote_cache(s3_root, one), remote_cache(s3_root, two, splits=("test",))

@@ -30,6 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
+@pytest.mark.slow
 def test_a_cache_from_its_first_image_to_its_last_byte(
     s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,127 @@
+"""Two clients of object storage for the cache, obstore and s3fs, against one S3 server on loopback, in one run.
+
+    python benchmarks/objects.py [moto|swift] [shards] [s3fs folder]
+
+What the cache does, with shards of ViT-B/16 (24 inner chunks of 786 kB, 19 MB): put whole shards, read ranges of one inner chunk, read whole
+shards, both into buffers that are there, with several threads; put and get many records of a kilobyte. Each is repeated, the two clients in turns,
+and the median told. s3fs pins a botocore of its own, which boto3 of the tests may not go with: install it with `pip install --target FOLDER s3fs`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.machine import describe
+from tests.objects import server
+
+CHUNK, CHUNKS = 512 * 768 * 2, 24
+SHARD = np.random.default_rng(0).integers(0, 256, CHUNK * CHUNKS, dtype=np.uint8)
+RECORD = b"r" * 1000
+REPEATS = 3
+
+
+class Obstore:
+    name = "obstore"
+
+    def __init__(self) -> None:
+        from layercache.cache.s3 import client
+
+        self._read, self._write = client(server.BUCKET), client(server.BUCKET, uploads=True)
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        import obstore
+
+        obstore.put(self._write, key, data, use_multipart=False, mode="overwrite")
+
+    def get(self, key: str, start: int, out: np.ndarray) -> None:
+        import obstore
+
+        np.copyto(out, np.frombuffer(obstore.get_range(self._read, key, start=start, length=out.nbytes), np.uint8))
+
+    def record(self, key: str) -> bytes:
+        import obstore
+
+        return obstore.get(self._read, key).bytes().to_bytes()
+
+
+class S3fs:
+    name = "s3fs"
+
+    def __init__(self) -> None:
+        import s3fs
+
+        self._fs = s3fs.S3FileSystem(
+            key=server.KEY, secret=server.SECRET, client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"], "region_name": server.REGION}
+        )
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        self._fs.pipe_file(f"{server.BUCKET}/{key}", bytes(data))
+
+    def get(self, key: str, start: int, out: np.ndarray) -> None:
+        np.copyto(out, np.frombuffer(self._fs.cat_file(f"{server.BUCKET}/{key}", start=start, end=start + out.nbytes), np.uint8))
+
+    def record(self, key: str) -> bytes:
+        return self._fs.cat_file(f"{server.BUCKET}/{key}")
+
+
+def seconds(work: Callable[[int], None], jobs: int, threads: int) -> float:
+    began = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(jobs)))
+    return time.perf_counter() - began
+
+
+def measure(client: Obstore | S3fs, shards: int) -> dict[str, float]:
+    whole = [np.zeros(len(SHARD), np.uint8) for _ in range(8)]
+    part = [np.zeros(CHUNK, np.uint8) for _ in range(32)]
+    n, data = client.name, memoryview(SHARD)
+    found = {
+        "put shards, 4 threads, MB/s": shards * len(SHARD) / 1e6 / seconds(lambda i: client.put(f"{n}/{i}", data), shards, 4),
+        "read whole shards, 8 threads, MB/s": shards * len(SHARD) / 1e6 / seconds(lambda i: client.get(f"{n}/{i}", 0, whole[i % 8]), shards, 8),
+    }
+    for threads in (1, 8, 32):
+        jobs = shards * (6 if threads == 1 else CHUNKS)
+        took = seconds(lambda i: client.get(f"{n}/{i % shards}", i // shards * CHUNK, part[i % 32]), jobs, threads)
+        found[f"read inner chunks, {threads} threads, MB/s"] = jobs * CHUNK / 1e6 / took
+    found["put records, 32 threads, /s"] = 200 / seconds(lambda i: client.put(f"{n}/records/{i}", RECORD), 200, 32)
+    found["get records, 32 threads, /s"] = 200 / seconds(lambda i: client.record(f"{n}/records/{i}") and None, 200, 32)
+    return found
+
+
+def main() -> None:
+    kind = sys.argv[1] if len(sys.argv) > 1 else "moto"
+    shards = int(sys.argv[2]) if len(sys.argv) > 2 else 16
+    sys.path += sys.argv[3:4]
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": server.KEY,
+        "AWS_SECRET_ACCESS_KEY": server.SECRET,
+        "AWS_REGION": server.REGION,
+        "AWS_EC2_METADATA_DISABLED": "1",
+    }
+    runs: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as name, server.running(kind, Path(name)) as running:
+        os.environ["AWS_ENDPOINT_URL"] = running.url
+        for _ in range(REPEATS):
+            for client in (Obstore(), S3fs()):
+                runs.setdefault(client.name, []).append(measure(client, shards))
+    print(describe())
+    print(f"{kind}, {shards} shards of {len(SHARD) / 1e6:.1f} MB, median of {REPEATS}")
+    table = {what: {name: statistics.median(run[what] for run in found) for name, found in runs.items()} for what in runs["obstore"][0]}
+    for what, values in table.items():
+        print(f"{what:38s}  obstore {values['obstore']:8.1f}  s3fs {values['s3fs']:8.1f}  ratio {values['obstore'] / values['s3fs']:.2f}")
+    print(json.dumps(table))
+
+
+if __name__ == "__main__":
+    main()

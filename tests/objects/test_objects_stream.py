@@ -1,0 +1,132 @@
+"""Epochs over object storage: what goes over the network, and what does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+
+from layercache.cache import Split, open_cache
+from layercache.cache.layout import SplitLayout
+from layercache.cache.location import as_remote
+from layercache.cache.ranges import CHECKED
+from layercache.cache.spool import Spool
+from layercache.probing.features import Features, ResidentFeatures, Selection, Source
+from layercache.probing.loader import Loader
+from layercache.probing.stream import StreamedFeatures
+from tests.cache.making import make_spec, make_tokens, make_writer, write_pending
+from tests.objects.making import remote_cache
+from tests.objects.proxy import Delay, FaultyProxy
+
+SPEC = make_spec(50)
+PAIRS = ((6, "cls"), (12, "ap"))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _blocks_of_eight_rows(small_blocks: int) -> Iterator[None]:
+    CHECKED.forget()
+    yield
+    CHECKED.forget()
+
+
+def epoch(features: Features, number: int) -> dict[int, Any]:
+    """Row -> its token, of one shuffled epoch."""
+    rows, values = [], []
+    for x, y in features.epoch(np.arange(features.rows), batch=7, seed=0, epoch=number, train=True):
+        rows.append(x.clone())
+        values.append(y.clone())
+    return {"x": torch.cat(rows), "y": torch.cat(values)}
+
+
+def selection(split: Split) -> Selection:
+    return Selection((Source(split, PAIRS),), np.arange(split.rows))
+
+
+def gets(faulty: FaultyProxy) -> int:
+    return faulty.count("GET", "*/tokens/c.*")
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+def test_the_second_epoch_makes_no_request(faulty: FaultyProxy, s3_root: str, codec: str | None) -> None:
+    split = remote_cache(s3_root, SPEC, codec=codec).split("train")
+    split.keep_in(spool := Spool(budget=10**6))
+    features = StreamedFeatures(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
+    resident = ResidentFeatures(selection(remote_cache(s3_root, SPEC, codec=codec).split("train")), device=CPU)
+    first = epoch(features, 0)
+    assert gets(faulty) >= 7
+    faulty.forget()
+    for number in (1, 2):
+        again = epoch(features, number)
+        assert sorted(map(tuple, again["x"].flatten(1).tolist())) == sorted(map(tuple, first["x"].flatten(1).tolist()))
+    assert faulty.requests == [] if codec is None else gets(faulty) == 0
+    assert spool.used > 0
+    rows = sorted(map(tuple, epoch(resident, 0)["x"].flatten(1).tolist()))
+    assert rows == sorted(map(tuple, first["x"].flatten(1).tolist()))
+    spool.close()
+
+
+def test_within_a_budget_a_part_is_read_again_over_the_network(faulty: FaultyProxy, s3_root: str) -> None:
+    split = remote_cache(s3_root, SPEC).split("train")
+    lay = SplitLayout(SPEC, "train")
+    split.keep_in(spool := Spool(budget=7 * 2 * lay.chunk_stride // 2))
+    features = StreamedFeatures(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
+    epoch(features, 0)
+    for number in (1, 2):
+        faulty.forget()
+        epoch(features, number)
+        assert 0 < gets(faulty) < 7 * 2
+        assert spool.used <= spool.budget
+    spool.close()
+
+
+def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root: str) -> None:
+    from layercache.probing.cell import choose_tokens
+
+    cache = remote_cache(s3_root, SPEC, splits=("train", "test"))
+    tokens = choose_tokens(cache, head="linear", layers="last", tokens="ap")
+    for disk, kept in ((None, True), (0, False)):
+        CHECKED.forget()
+        said: list[str] = []
+        loader = Loader(device=CPU, mode="stream", budget=4096, say=said.append, disk=disk)
+        loader.split(cache, "train")._store.spool = None  # type: ignore[attr-defined]
+        features = loader.train(tokens, "train", keep=np.arange(50))
+        epoch(features, 0)
+        faulty.forget()
+        epoch(features, 1)
+        assert (gets(faulty) == 0) == kept
+        assert any("is kept for the next epoch in up to" in line and "--disk-cache" in line for line in said) == kept
+
+
+def test_latency_is_waited_for_together(faulty: FaultyProxy, s3_root: str) -> None:
+    """Every block takes a record, its index and a range or two: one after the other within a block, the blocks at the same time."""
+    cache = remote_cache(s3_root, SPEC)
+    split = cache.split("train")
+    faulty.inject(Delay(0.1))
+    began = time.perf_counter()
+    np.testing.assert_array_equal(split.read(list(PAIRS))[0], make_tokens(SPEC)[0, 0])
+    took = time.perf_counter() - began
+    requests = faulty.count(faulty=True)
+    assert requests >= 3 * 7
+    assert took < 0.1 * requests / 2
+
+
+def test_a_split_is_continued_with_lists_not_with_a_question_for_each_block(faulty: FaultyProxy, s3_root: str) -> None:
+    with make_writer(as_remote(s3_root), SPEC) as writer:
+        write_pending(writer, make_tokens(SPEC), stop_after=5)
+    faulty.forget()
+    with make_writer(as_remote(s3_root), SPEC) as writer:
+        assert writer.pending == (5, 6)
+    assert faulty.count("HEAD") == 1  # of the complete record
+    assert faulty.count("GET", "*/tokens/c.*") == 0
+    assert faulty.count("GET", "*/commits/train/0*.json") == 5
+    faulty.forget()
+    cache = open_cache(writer.path)
+    assert cache.progress("train") == (5, 7)
+    assert len(faulty.requests) == 2  # the spec and a list
