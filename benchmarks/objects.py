@@ -28,7 +28,7 @@ from tests.objects import server
 CHUNK, CHUNKS = 512 * 768 * 2, 24
 SHARD = np.random.default_rng(0).integers(0, 256, CHUNK * CHUNKS, dtype=np.uint8)
 RECORD = b"r" * 1000
-REPEATS = 3
+REPEATS = 5
 
 
 class Obstore:
