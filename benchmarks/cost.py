@@ -1,7 +1,7 @@
 """What a large job takes: seconds, bytes and requests per image from rates, which are measured here or given.
 
     python benchmarks/cost.py                                                  rates of this machine, measured now
-    python benchmarks/cost.py --cores 64 --devices 8 --forward 3000 --step 0.004 --write 2e9 --read 3e9     those of another node
+    python benchmarks/cost.py --device cuda --cores 64 --devices 8 --decode D --forward F --step S --write W --read R    those of another node
 
 A ViT-B (12 layers x {CLS, AP} x 768, float16). Rates: --decode images/s a core, --forward images/s a device, --write and --read bytes/s of a node's
 storage, --step seconds of a training step of one configuration (attentive head, 2,048 rows). Extraction takes at least what its slowest stage does;
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ from benchmarks.images import Files, write_jpegs
 from benchmarks.machine import describe
 from benchmarks.scale import KINDS, LAYERS, SPLIT, WIDTH, make_spec
 from benchmarks.stream import drop, files_of
-from layercache.cache import Cache, SplitWriter, digest_ids, digest_labels, layout, open_cache
+from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, layout, open_cache
 from layercache.cache.location import Place, as_place
 from layercache.extraction.datasets.listing import ENTRIES
 
@@ -189,11 +189,21 @@ def operations(root: Place, rows: int) -> Iterator[tuple[str, Callable[[], objec
     yield "extract", lambda: holder.update(cache=made(root, rows))
     yield "extract again, complete", lambda: made(root, rows)
     yield "open a split, labels", lambda: holder.update(split=holder["cache"].split(SPLIT), labels=holder["cache"].split(SPLIT).labels)
-    yield "every token, checked", lambda: holder["split"].read(pairs)
-    yield "every token, again", lambda: holder["split"].read(pairs)
-    yield "last CLS, again", lambda: holder["split"].read(pairs[-2:-1])
+    for what in ("a streamed epoch, checked", "a streamed epoch"):
+        yield what, lambda: epoch(holder["split"], pairs)
+    yield "last CLS into memory", lambda: holder["split"].read(pairs[-2:-1])
     yield "cache info", lambda: describe(holder["cache"])
     yield "cache verify", lambda: verify(holder["cache"])
+
+
+def epoch(split: Split, pairs: Sequence[tuple[int, str]]) -> None:
+    """Through two windows of two row blocks."""
+    from layercache.probing.features import Selection, Source
+    from layercache.probing.stream import StreamedFeatures
+
+    budget = 4 * layout.planned_bytes(make_spec(512, WIDTH), 512)
+    features = StreamedFeatures(Selection((Source(split, tuple(pairs)),), np.arange(split.rows)), device=torch.device("cpu"), budget=budget)
+    assert sum(len(y) for _, y in features.epoch(np.arange(split.rows), batch=512, train=True)) == split.rows
 
 
 def requests() -> None:
@@ -236,7 +246,7 @@ def main() -> None:
     node = Node(
         cores=given.cores,
         devices=given.devices,
-        shared=given.device == "cpu" and not given.forward,
+        shared=given.device == "cpu",
         decode=decode,
         forward=given.forward or measured_forward(device=given.device, batch=256 if given.device == "cuda" else 16),
         write=given.write or write,

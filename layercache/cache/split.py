@@ -59,7 +59,8 @@ class Split:
     @cached_property
     def ids(self) -> list[str]:
         """One name per row. Raises CacheCorruptError."""
-        return [i for row, i in enumerate(self._all_ids) if str(row) not in self._complete.skipped]
+        left_out = set(self._left_out.tolist())
+        return [i for row, i in enumerate(self._all_ids) if row not in left_out] if left_out else self._all_ids
 
     @cached_property
     def skipped(self) -> dict[str, str]:

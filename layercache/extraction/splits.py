@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ def sweep(plan: Plan) -> None:
 
 def _make(plan: Plan, options: ExtractOptions, targets: Sequence[Target], splits: Sequence[str], *, engine: Engine) -> Make:
     job = Job(
-        options=options,
+        options=replace(options, dataset=plan.dataset.name),  # what is needed of the set itself is in `samples`
         specs=tuple(target.spec for target in targets),
         samples={split: plan.dataset.open(split) for split in splits},
         root=plan.root,
@@ -93,7 +93,7 @@ def _extract(plan: Plan, targets: Sequence[Target], writers: Writers, crew: Crew
     for split, own in writers.items():
         pending = [writer.pending if writer else () for writer in own]
         tasks += cut(specs, split, pending, batch_size=plan.batch_size, workers=crew.workers if spreads else None)
-    began, busy = time.perf_counter(), set[str]()
+    began, busy, count = time.perf_counter(), set[str](), len(tasks)
     rows = {split: targets[0].spec.dataset.splits[split].rows for split in writers}
     with bar.over(", ".join(writers), total=sum(rows.values()), missing=sum(part.rows for part in tasks)):
         for part, done in crew.run(tasks):
@@ -110,7 +110,7 @@ def _extract(plan: Plan, targets: Sequence[Target], writers: Writers, crew: Crew
             writer.finish()
     for fingerprint in busy:
         work[fingerprint].seconds += time.perf_counter() - began
-        work[fingerprint].workers = crew.workers
+        work[fingerprint].workers = max(work[fingerprint].workers, min(crew.workers, count))
 
 
 def _add(work: Work, k: int, part: Part, done: Done) -> None:

@@ -38,6 +38,11 @@ def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(tm
     [
         (("-m", "vit_nanno", "-d", "digits"), "error: unknown model 'vit_nanno': did you mean vit_nano"),
         (("-m", "vit_nano", "-d", "digit"), "error: unknown data set 'digit': did you mean digits"),
+        (("-m", "vit_nano", "-d", "digits", "--engine", "rya"), "error: unknown engine 'rya': did you mean ray?"),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--address", "auto"),
+            "error: address 'auto': it is the address of a Ray cluster, so it needs --engine ray",
+        ),
         (("-m", "vit_nano", "-d", "digits", "--limit", "0"), "error: limit: expected at least 1, got 0"),
         (("-m", "vit_nano", "-d", "digits", "--layers", "13"), "error: --layers 13: this model has layers 1 to 12, not 13"),
         (("-m", "vit_nano", "-d", "digits", "--tokens", "grid:9"), "error: tokens 'grid:9': this model has 7 x 7 patches"),

@@ -1,0 +1,90 @@
+"""A Ray cluster of this machine against this process: vit_nano on digits, and a search of attentive heads on its cache.
+
+In turn, several times, always into fresh folders: here; on one worker of all cores; on as many workers as there are cores, of one thread each.
+`tiny` is the same on a few images or steps: what there is to pay before any work. Prints medians, and checks that the bytes are the same.
+
+    python benchmarks/engine.py [--rounds 1] [--images 600] [--steps 60]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import describe
+
+from layercache.cache import open_cache
+from layercache.engine import open_engine
+from layercache.extraction.run import extract
+from layercache.extraction.workers import usable_cores
+from layercache.probing.protocol import Protocol
+from layercache.probing.sweep import probe
+
+TINY = 16
+
+
+def extraction(root: Path, images: int, engine: str) -> float:
+    began = time.perf_counter()
+    extract(models=["vit_nano"], dataset="digits", limit=images, cache=root, engine=engine, workers=0, say=lambda _: None, progress=False)
+    return time.perf_counter() - began
+
+
+def search(root: Path, steps: int, engine: str) -> float:
+    protocol = Protocol(epochs=1, min_steps=steps)
+    began = time.perf_counter()
+    probe(
+        open_cache(root=root), head="attentive", layers="quarter", lr=0.01, dropout=0.0, group_size=2, protocol=protocol, engine=engine, device="cpu"
+    )
+    return time.perf_counter() - began
+
+
+def files(root: Path) -> dict[str, bytes]:
+    kept = [p for p in root.rglob("*") if p.is_file() and p.name != "probe.json"]  # which holds the seconds
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in kept}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=60)
+    given = parser.parse_args()
+    cores = usable_cores()
+    ways = {"here": ("local", cores), f"1 worker x {cores}": ("ray", cores), f"{cores} workers x 1": ("ray", 1)}
+    times: dict[tuple[str, str], list[float]] = {}
+    print(describe())
+    began = time.perf_counter()
+    with open_engine("ray"):
+        print(f"start of a session: {time.perf_counter() - began:.1f} s")
+        for _ in range(given.rounds):
+            right: Any = None
+            for way, (engine, threads) in ways.items():
+                torch.set_num_threads(threads)
+                root = Path(tempfile.mkdtemp())
+                for what, took in (
+                    ("extract tiny", extraction(root / "tiny", TINY, engine)),
+                    ("extract", extraction(root / "all", given.images, engine)),
+                    ("probe tiny", search(root / "tiny", 2, engine)),
+                    ("probe", search(root / "all", given.steps, engine)),
+                ):
+                    times.setdefault((what, way), []).append(took)
+                came = files(root / "all")
+                right = right or came
+                same = {key.split("/")[-1] for key in came.keys() | right.keys() if came.get(key) != right.get(key)}
+                print(f"{way}: {'the same bytes' if not same else 'other bytes: ' + ', '.join(sorted(same))}")
+                shutil.rmtree(root)
+    print(f"{'':14}" + "".join(f"{way:>16}" for way in ways))
+    for what in dict.fromkeys(what for what, _ in times):
+        here = statistics.median(times[what, "here"])
+        shown = [statistics.median(times[what, way]) for way in ways]
+        print(f"{what:14}" + "".join(f"{took:8.1f} s {here / took:5.2f}x" for took in shown))
+
+
+if __name__ == "__main__":
+    main()
