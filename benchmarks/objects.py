@@ -28,7 +28,7 @@ from tests.objects import server
 CHUNK, CHUNKS = 512 * 768 * 2, 24
 SHARD = np.random.default_rng(0).integers(0, 256, CHUNK * CHUNKS, dtype=np.uint8)
 RECORD = b"r" * 1000
-REPEATS = 3
+REPEATS = 5
 
 
 class Obstore:
@@ -99,6 +99,40 @@ def measure(client: Obstore | S3fs, shards: int) -> dict[str, float]:
     return found
 
 
+def measure_library(shards: int) -> dict[str, float]:
+    """The same bytes as a cache: written, read whole into a touched buffer (crc checked, then not), and out of the read-ahead cache on the disk."""
+    from layercache.cache import CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
+    from layercache.cache.location import as_remote
+    from layercache.cache.ranges import CHECKED
+    from layercache.cache.spool import Spool
+
+    rows, (layers, width) = shards * 512, (12, 768)
+    ids, labels = [str(i) for i in range(rows)], np.zeros(rows, np.int64)
+    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00")
+    dataset = DatasetIdentity(name="noise", classes=("a", "b"), multi_label=False, limit=None, limit_seed=0, splits={"train": identity})
+    spec = CacheSpec(
+        model="vit_b16", architecture="vit", weights="ab" * 32, depth=layers, width=width, tap="norm2", layers=tuple(range(1, layers + 1)),
+        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
+    )  # fmt: skip
+    block = np.random.default_rng(0).standard_normal((layers, 2, 512, width), np.float32).astype(np.float16)
+    root, nbytes = as_remote(f"s3://{server.BUCKET}/library-{time.monotonic_ns()}"), shards * block.nbytes / 1e6
+    with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:
+        found = {"cache: commit blocks, 4 threads, MB/s": nbytes / seconds(lambda b: writer.write(b, block), shards, 4)}
+        writer.finish()
+    split = open_cache(writer.path).split("train")
+    pairs = [(layer, token) for layer in spec.layers for token in spec.tokens]
+    out = np.zeros((len(pairs), rows, width), np.float16)
+    CHECKED.forget()
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("checked", "again", "again, kept on the disk", "from the disk"):
+            if what == "again, kept on the disk":
+                split.keep_in(Spool(budget=2**40, parent=Path(folder)))
+            began = time.perf_counter()
+            split.read(pairs, out=out)
+            found[f"cache: read, {what}, MB/s"] = nbytes / (time.perf_counter() - began)
+    return found
+
+
 def main() -> None:
     kind = sys.argv[1] if len(sys.argv) > 1 else "moto"
     shards = int(sys.argv[2]) if len(sys.argv) > 2 else 16
@@ -115,11 +149,14 @@ def main() -> None:
         for _ in range(REPEATS):
             for client in (Obstore(), S3fs()):
                 runs.setdefault(client.name, []).append(measure(client, shards))
+        library = [measure_library(shards) for _ in range(REPEATS)]
     print(describe())
     print(f"{kind}, {shards} shards of {len(SHARD) / 1e6:.1f} MB, median of {REPEATS}")
     table = {what: {name: statistics.median(run[what] for run in found) for name, found in runs.items()} for what in runs["obstore"][0]}
     for what, values in table.items():
         print(f"{what:38s}  obstore {values['obstore']:8.1f}  s3fs {values['s3fs']:8.1f}  ratio {values['obstore'] / values['s3fs']:.2f}")
+    for what in library[0]:
+        print(f"{what:46s}  {statistics.median(run[what] for run in library):8.1f}")
     print(json.dumps(table))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.cache.spool import Spool
@@ -24,6 +24,7 @@ def read(spool: Spool, name: str, start: int, length: int) -> bytes | None:
     return b"".join(b.tobytes() for b in buffers) if spool.read_into(name, start, buffers, length) else None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 1000), st.integers(1, 24)), max_size=40))
 def test_what_comes_back_is_what_was_kept_and_nothing_else(steps: list[tuple[bool, int, int]]) -> None:
     there: set[int] = set()
