@@ -47,7 +47,7 @@ class HubStore:
 
     def path(self, key: str) -> RemotePath:
         """The address of a key."""
-        return self.root / key
+        return self.root if key == "." else self.root / key
 
     def threads(self, nbytes: int) -> int:
         """How many are worth their start for reading so many bytes."""

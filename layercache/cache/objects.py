@@ -60,7 +60,7 @@ class ObjectStore:
 
     def path(self, key: str) -> RemotePath:
         """The address of a key."""
-        return self.root / key
+        return self.root if key == "." else self.root / key
 
     def threads(self, nbytes: int) -> int:
         """How many are worth their start for reading so many bytes."""

@@ -148,7 +148,13 @@ class RayCrew:
         pending, hand.hear = hand.hear, None
         try:
             name, told = self._ray.get(pending)
-        except self._ray.exceptions.RayError:
+        except self._ray.exceptions.RayError as error:
+            faults = self._ray.exceptions
+            if isinstance(error, faults.RayTaskError) or (isinstance(error, faults.ActorDiedError) and not hand.name):
+                raise WorkerError(
+                    f"a worker cannot begin on a machine of the cluster: {_last_line(error)}. Every machine needs the same Python and the same "
+                    "layercache as this one"
+                ) from error
             hand.up = False
             return
         if hand.run is not None and hand.name not in ("", name):
@@ -209,3 +215,8 @@ class RayCrew:
         if (key := line.partition(" (")[0]) not in self._said:
             self._said.add(key)
             self._say(line)
+
+
+def _last_line(error: Exception) -> str:
+    """What an exception of Ray says last: the lines before it are a traceback."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

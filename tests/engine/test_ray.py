@@ -16,7 +16,7 @@ from layercache.cache.reader import open_cache
 from layercache.engine import Progress, open_engine
 from layercache.engine.local import LocalEngine
 from layercache.engine.ray_ import RayEngine
-from layercache.errors import BackboneError, DataError, DataNotFoundError, OptionError, UnknownNameError
+from layercache.errors import BackboneError, DataError, DataNotFoundError, OptionError, UnknownNameError, WorkerError
 from layercache.extraction import plan
 from layercache.extraction.run import extract
 from layercache.probing.protocol import Protocol
@@ -44,6 +44,13 @@ class Squares:
 
     def close(self) -> None:
         pass
+
+
+class Broken:
+    """An Actor that cannot be made."""
+
+    def __init__(self, cores: int) -> None:
+        raise ModuleNotFoundError("No module named 'layercache'")
 
 
 def run(cache: Path, *, engine: str = "ray", **options: Any) -> tuple[Any, list[str]]:
@@ -179,3 +186,14 @@ def test_a_wrong_engine_is_refused(tmp_path: Path, planted: Callable[..., Any], 
         run(tmp_path, **options)
     with pytest.raises(error, match=text):
         probe(planted(), **options)
+
+
+def test_a_machine_that_cannot_begin_a_worker_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layercache.engine.ray_crew.Actor", Broken)
+    text = "a worker cannot begin on a machine of the cluster: .*No module named 'layercache'.* needs the same Python and the same layercache"
+    with (
+        pytest.raises(WorkerError, match=text),
+        open_engine("ray") as engine,
+        engine.crew(Squares, gpu=False, threads=1, say=lambda _: None, heard=lambda *_: None) as crew,
+    ):
+        list(crew.run(deque([1])))
