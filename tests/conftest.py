@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 Array = np.ndarray[Any, Any]
 
 # The tensors of the tests are tiny: threads cost more than they give, and on a shared machine they wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says nothing on a shared machine.
+settings.register_profile("layercache", deadline=None)
+settings.load_profile("layercache")
 
 
 @pytest.fixture

@@ -292,10 +292,18 @@ def normalise(x_sbd: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
 def add_noise(x_bsd: torch.Tensor, noise: Noise, draw: torch.Generator) -> None:
     """In place: N(0, std) on every element of the samples that are picked, each with its probability (arXiv 2601.09322, training details)."""
     picked = (torch.rand(len(x_bsd), generator=draw, device=x_bsd.device) < noise.probability).nonzero().squeeze(1)
-    # on a CPU a few samples at a time, so that the draws stay in its cache
-    some = max(1, NOISE_ELEMENTS // x_bsd[0].numel()) if x_bsd.device.type == "cpu" else max(1, len(picked))
-    for part in torch.split(picked, some):
+
+    def add(part: torch.Tensor, draw: torch.Generator) -> None:
         x_bsd.index_add_(0, part, torch.randn((len(part), *x_bsd.shape[1:]), generator=draw, device=x_bsd.device), alpha=noise.std)
+
+    if x_bsd.device.type != "cpu":
+        add(picked, draw)
+        return
+    # a few samples at a time, so that the draws stay in the processor's cache, with a generator each: torch draws with one thread alone
+    parts = torch.split(picked, max(1, NOISE_ELEMENTS // x_bsd[0].numel()))
+    seeds = torch.randint(2**62, (len(parts),), generator=draw).tolist()
+    jobs = list(zip(parts, seeds, strict=True))
+    in_threads(lambda job: add(job[0], torch.Generator().manual_seed(job[1])), jobs, threads=torch.get_num_threads())
 
 
 def _generator(device: torch.device, seed: int, epoch: int, stream: int) -> torch.Generator:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from layercache.errors import HeadMismatchError, NonFiniteError
-from layercache.probing.features import ResidentFeatures, Selection, Source
+from layercache.probing.features import ResidentFeatures, Selection, Source, add_noise
 from layercache.probing.protocol import Noise
 
 CPU = torch.device("cpu")
@@ -87,6 +87,18 @@ def test_noise_reaches_half_of_the_training_samples_with_its_deviation(memory_sp
     assert not torch.equal(x, other)
     clean, _ = whole(features, np.arange(2000), noise=Noise(std=0.05), train=False)
     torch.testing.assert_close(clean, expected(split, range(2000)))
+
+
+def test_the_draws_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layercache.probing.features.NOISE_ELEMENTS", 3 * 2 * 8)
+    noised = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        noised.append(torch.zeros(100, 2, 8))
+        add_noise(noised[-1], Noise(), torch.Generator().manual_seed(5))
+    assert torch.equal(*noised)
+    drawn = noised[0][noised[0].abs().amax((1, 2)) > 0]
+    assert len(drawn.unique(dim=0)) == len(drawn) > 30, "every sample has draws of its own"
 
 
 def test_two_caches_stand_side_by_side(memory_split: Callable[..., Any]) -> None:

@@ -89,6 +89,7 @@ def test_linear_head_and_its_gradients_are_the_textbook_ones(n: int, b: int, s: 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive", "attentive-tokens"])
 def test_initial_parameters_load_into_the_plain_module_and_have_its_distribution(kind: str) -> None:
+    torch.manual_seed(0)
     spec = HeadSpec(kind=kind, tokens=4, width=64, classes=5)
     plain = (
         TextbookLinear(tokens=4, width=64, classes=5)
