@@ -17,7 +17,7 @@ from layercache.probing.adamw import AdamW
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.protocol import Protocol, Setting, cosine
 
-TILE_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
+TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30}
 """Activations of the configurations that are evaluated at once: on a CPU about what its caches hold, on a GPU enough to keep it busy."""
 
 
