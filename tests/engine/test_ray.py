@@ -14,6 +14,7 @@ import pytest
 from layercache.cache.check import verify
 from layercache.cache.reader import open_cache
 from layercache.engine import Progress, open_engine
+from layercache.engine.actor import Actor
 from layercache.engine.local import LocalEngine
 from layercache.engine.ray_ import RayEngine
 from layercache.errors import BackboneError, DataError, DataNotFoundError, OptionError, UnknownNameError, WorkerError
@@ -46,7 +47,7 @@ class Squares:
         pass
 
 
-class Broken:
+class Broken(Actor):
     """An Actor that cannot be made."""
 
     def __init__(self, cores: int) -> None:
