@@ -16,7 +16,8 @@ import torch
 
 from layercache.errors import OptionError
 from layercache.probing.budget import SHARE, format_bytes, free_memory
-from layercache.probing.features import Features, Part, ResidentFeatures, Selection, gather, normalise, room
+from layercache.probing.features import Features, Part, ResidentFeatures, Selection
+from layercache.probing.gather import gather, normalise, room
 
 Block = tuple[int, int]
 MODES = ("auto", "resident", "stream")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from layercache.errors import HeadMismatchError, NonFiniteError
-from layercache.probing.features import ResidentFeatures, Selection, Source, add_noise
+from layercache.probing.features import ResidentFeatures, Selection, Source
+from layercache.probing.gather import add_noise
 from layercache.probing.protocol import Noise
 
 CPU = torch.device("cpu")
@@ -90,7 +91,7 @@ def test_noise_reaches_half_of_the_training_samples_with_its_deviation(memory_sp
 
 
 def test_the_draws_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layercache.probing.features.NOISE_ELEMENTS", 3 * 2 * 8)
+    monkeypatch.setattr("layercache.probing.gather.NOISE_ELEMENTS", 3 * 2 * 8)
     noised = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from layercache.errors import OptionError, StorageError
-from layercache.probing.features import ResidentFeatures, Selection, Source, room
+from layercache.probing.features import ResidentFeatures, Selection, Source
+from layercache.probing.gather import room
 from layercache.probing.stream import StreamedFeatures, load
 
 CPU = torch.device("cpu")
