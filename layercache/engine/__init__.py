@@ -9,7 +9,7 @@ from layercache.engine.contract import Crew, Engine, Heard, Make, Progress, Say,
 from layercache.engine.local import LocalEngine
 from layercache.errors import OptionError, UnknownNameError
 
-__all__ = ["ENGINES", "Crew", "Engine", "Heard", "Make", "Progress", "Say", "Tell", "Worker", "check_engine", "open_engine"]
+__all__ = ["ENGINES", "Crew", "Engine", "Heard", "Make", "Progress", "Say", "Tell", "Worker", "check_engine", "open_engine", "why_device"]
 
 ENGINES = ("local", "ray")
 
@@ -36,3 +36,8 @@ def open_engine(name: str, *, address: str | None = None) -> Iterator[Engine]:
 
     with session(address) as engine:
         yield engine
+
+
+def why_device(asked: str, *, gpu: bool) -> str:
+    """Why the workers of a cluster have a GPU or none, for the user. asked: "auto", "cpu" or "cuda"."""
+    return "as asked" if asked != "auto" else "the cluster has GPUs" if gpu else "no GPU in the cluster"

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 
+from layercache.cache.blocks import committed
 from layercache.cache.layout import SplitLayout, cache_folder, planned_bytes
 from layercache.cache.location import Place
 from layercache.cache.reader import cache_root, open_cache
-from layercache.cache.records import BlockRecord, CompleteRecord
+from layercache.cache.records import CompleteRecord
 from layercache.cache.shard import Codec
 from layercache.cache.spec import CacheSpec, DatasetIdentity
-from layercache.cache.store import Entry, open_store
+from layercache.cache.store import open_store
+from layercache.engine import why_device
 from layercache.errors import CacheError, DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
 from layercache.extraction.backbones import Backbone, load_backbone
@@ -114,8 +116,7 @@ def make_plan(options: ExtractOptions) -> Plan:
 def place(plan: Plan, options: ExtractOptions, *, gpu: bool) -> Plan:
     """The plan, with its forwards on the workers of a cluster, which have GPUs or not."""
     device = "cuda" if gpu else "cpu"
-    why = "as asked" if options.device != "auto" else "the cluster has GPUs" if gpu else "no GPU in the cluster"
-    return replace(plan, device=device, why_device=why, batch_size=_batch_size(options, device))
+    return replace(plan, device=device, why_device=why_device(options.device, gpu=gpu), batch_size=_batch_size(options, device))
 
 
 def _batch_size(options: ExtractOptions, device: str) -> int:
@@ -203,17 +204,9 @@ def _complete(path: Place, spec: CacheSpec, split: str) -> bool:
     found = store.read_many(files)
     if any(key not in found or sha256(found[key]).hexdigest() != digest for key, digest in files.items()):
         return False
-    shards = store.entries(f"{layout.group}/tokens")
-    return all(_whole(layout, block, found.get(layout.record(block)), shards.get(layout.shard(block))) for block in range(layout.blocks))
+    shards = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
+    return all(committed(layout, b, found.get(layout.record(b)), shard_bytes=shards.get(layout.shard(b))) for b in range(layout.blocks))
 
 
 def _littered(path: Place, layout: SplitLayout) -> bool:
     return isinstance(path, Path) and (bool(open_store(path).size(layout.lock)) or (path / layout.partial).exists())
-
-
-def _whole(layout: SplitLayout, block: int, data: bytes | None, shard: Entry | None) -> bool:
-    """The row block's file is as long as its record says."""
-    try:
-        return data is not None and shard is not None and shard.size == BlockRecord.from_bytes(data, where=layout.record(block)).bytes
-    except CacheError:
-        return False

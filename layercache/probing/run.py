@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from layercache.engine import Crew, Engine, Progress, Say, open_engine
+from layercache.engine import Crew, Engine, Progress, Say, open_engine, why_device
 from layercache.errors import CacheIncompleteError
 from layercache.probing.budget import parse_bytes, parse_disk, resolve_device
 from layercache.probing.cell import BASELINES, Cell, Tokens
@@ -155,8 +155,8 @@ def _place(engine: Engine, asked: str) -> _Place:
     if gpu is None:
         device, why = resolve_device(asked)
         return _Place(device, why, device.type == "cuda")
-    why = "as asked" if asked != "auto" else "the cluster has GPUs" if gpu else "no GPU in the cluster"
-    return _Place("cuda" if gpu else "cpu", f"{'cuda' if gpu else 'cpu'} ({why})", gpu)
+    there = "cuda" if gpu else "cpu"
+    return _Place(there, f"{there} ({why_device(asked, gpu=gpu)})", gpu)
 
 
 def _folder(cell: Cell) -> Any:
