@@ -19,17 +19,35 @@ from pathlib import Path
 import numpy as np
 from machine import describe
 
-from layercache.cache import CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache, select
-from layercache.cache.layout import SplitLayout
-from layercache.cache.ranges import CHECKED
+from layercache.cache import (
+    CacheSpec,
+    DatasetIdentity,
+    SplitIdentity,
+    SplitWriter,
+    digest_ids,
+    digest_labels,
+    open_cache,
+    select,
+)
+from layercache.cache.format.layout import SplitLayout
+from layercache.cache.reading.chunks import CHECKED
 
 ONE = (6, "ap")
 
 
 def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
     ids, labels = [str(i) for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
-    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:")
-    dataset = DatasetIdentity(name="bench", classes=tuple("abcdefghij"), multi_label=False, limit=None, limit_seed=0, splits={"train": identity})
+    identity = SplitIdentity(
+        rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:"
+    )
+    dataset = DatasetIdentity(
+        name="bench",
+        classes=tuple("abcdefghij"),
+        multi_label=False,
+        limit=None,
+        limit_seed=0,
+        splits={"train": identity},
+    )
     spec = CacheSpec(
         model="vit_b16", architecture="vit_base_patch16_224", weights="", depth=12, width=768, tap="norm2", layers=tuple(range(1, 13)),
         tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
@@ -63,9 +81,15 @@ def plain_read(files: list[Path], flat: np.ndarray, *, threads: int) -> None:
         list(pool.map(one, range(len(files))))
 
 
-def bench_reads(folder: Path, *, rows: int, repeats: int, device: str) -> tuple[dict[str, float], dict[str, int]]:
+def bench_reads(
+    folder: Path, *, rows: int, repeats: int, device: str
+) -> tuple[dict[str, float], dict[str, int]]:
     spec, ids, labels = make_spec(rows)
-    block = np.random.default_rng(0).standard_normal((12, 2, SplitLayout(spec, "train").block_rows, 768), dtype=np.float32).astype(np.float16)
+    block = (
+        np.random.default_rng(0)
+        .standard_normal((12, 2, SplitLayout(spec, "train").block_rows, 768), dtype=np.float32)
+        .astype(np.float16)
+    )
     with SplitWriter(folder, spec, "train", ids=ids, labels=labels) as writer:
         for b in writer.pending:
             writer.write(b, block)
@@ -119,14 +143,24 @@ def bench_reads(folder: Path, *, rows: int, repeats: int, device: str) -> tuple[
         f"zarr, one layer and token of that, {some} rows": lambda: naive[5, 1],
     }
     size = {name: out.nbytes // 24 if name.startswith("one ") else out.nbytes for name in medians}
-    size |= dict(zip(slow, (out.nbytes * some // rows, out.nbytes * some // rows, out.nbytes * some // rows // 24), strict=True))
+    size |= dict(
+        zip(
+            slow,
+            (out.nbytes * some // rows, out.nbytes * some // rows, out.nbytes * some // rows // 24),
+            strict=True,
+        )
+    )
     return medians | in_turn(2, slow), size
 
 
 def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict[str, float], int]:
     """Row blocks, one at a time: checked, checksummed, synced, renamed, recorded; against tofile, which leaves the bytes in the page cache."""
     spec, ids, labels = make_spec(512 * 3 * (repeats + 1))
-    block = np.random.default_rng(0).standard_normal((12, 2, 512, 768), dtype=np.float32).astype(np.float16)
+    block = (
+        np.random.default_rng(0)
+        .standard_normal((12, 2, 512, 768), dtype=np.float32)
+        .astype(np.float16)
+    )
 
     def synced() -> None:
         with (folder / "plain").open("wb") as file:
@@ -153,7 +187,9 @@ def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict
     return medians, block.nbytes
 
 
-def table(title: str, medians: dict[str, float], size: dict[str, int], base: str, targets: dict[str, str]) -> None:
+def table(
+    title: str, medians: dict[str, float], size: dict[str, int], base: str, targets: dict[str, str]
+) -> None:
     print(f"\n| {title} | ms | GB/s | of {base} | target |\n|---|---|---|---|---|")
     for name, seconds in medians.items():
         rate, of = size[name] / seconds / 1e9, size[name] / seconds / (size[base] / medians[base])
@@ -161,23 +197,41 @@ def table(title: str, medians: dict[str, float], size: dict[str, int], base: str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=24576)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--folder", type=Path, default=None, help="where to write; default: the temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to write; default: the temporary folder"
+    )
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     print(describe())
     folder = Path(tempfile.mkdtemp(prefix="layercache-bench-", dir=options.folder))
     try:
-        medians, size = bench_reads(folder / "read", rows=options.rows, repeats=options.repeats, device=options.device)
+        medians, size = bench_reads(
+            folder / "read", rows=options.rows, repeats=options.repeats, device=options.device
+        )
         targets = {"full read": ">= 0.9", "full read, every crc checked": ">= 0.55"}
-        table(f"read {size['full read'] / 1e6:.0f} MB", medians, size, "two threads of preadv", targets)
+        table(
+            f"read {size['full read'] / 1e6:.0f} MB",
+            medians,
+            size,
+            "two threads of preadv",
+            targets,
+        )
         ratio = 24 * medians["one layer and token"] / medians["full read"]
         print(f"\none layer and token: {ratio:.2f} / (L T) of the full read's time (target <= 1.3)")
         shutil.rmtree(folder / "read")
         medians, block = bench_writes(folder, repeats=options.repeats, codec=None)
-        table(f"write a row block of {block / 1e6:.0f} MB", medians, dict.fromkeys(medians, block), "ndarray.tofile", {"write": ">= 0.25"})
+        table(
+            f"write a row block of {block / 1e6:.0f} MB",
+            medians,
+            dict.fromkeys(medians, block),
+            "ndarray.tofile",
+            {"write": ">= 0.25"},
+        )
     finally:
         shutil.rmtree(folder)
 

@@ -34,11 +34,15 @@ from benchmarks.images import Files, write_jpegs
 from benchmarks.machine import describe
 from benchmarks.scale import KINDS, LAYERS, SPLIT, WIDTH, make_spec
 from benchmarks.stream import drop, files_of
-from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, layout, open_cache
-from layercache.cache.location import Place, as_place
+from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, open_cache
+from layercache.cache.format import layout
+from layercache.cache.storage.paths import Place, as_place
 from layercache.extraction.datasets.listing import ENTRIES
 
-SETS = {"ImageNet-1k": (1_281_167 + 50_000, 1_281_167, 1000), "ImageNet-21k": (14_197_122, 14_197_122, 21_841)}
+SETS = {
+    "ImageNet-1k": (1_281_167 + 50_000, 1_281_167, 1000),
+    "ImageNet-21k": (14_197_122, 14_197_122, 21_841),
+}
 """Name -> images, training images, classes."""
 STUDY = Path(__file__).resolve().parents[1] / "studies" / "alf-table1.toml"
 MODELS = 11
@@ -72,20 +76,33 @@ def made(root: Place, rows: int) -> Cache:
     ids, labels = [f"{i}.JPEG" for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
     spec = make_spec(rows, WIDTH, classes=10, ids=digest_ids(ids), labels=digest_labels(labels))
     with SplitWriter(root, spec, SPLIT, ids=ids, labels=labels) as writer:
-        tokens = np.random.default_rng(0).standard_normal((LAYERS, len(KINDS), writer.block_rows, WIDTH), np.float32).astype(np.float16)
+        tokens = (
+            np.random.default_rng(0)
+            .standard_normal((LAYERS, len(KINDS), writer.block_rows, WIDTH), np.float32)
+            .astype(np.float16)
+        )
         for block in writer.pending:
-            writer.write(block, tokens[:, :, : min(writer.block_rows, rows - block * writer.block_rows)])
+            writer.write(
+                block, tokens[:, :, : min(writer.block_rows, rows - block * writer.block_rows)]
+            )
         writer.finish()
         return open_cache(writer.path)
 
 
 def measured_decode(folder: Path) -> float:
-    from layercache.extraction.preprocess import Preprocessing
-    from layercache.extraction.workers import measure
+    from layercache.extraction.decode_tuning import measure
+    from layercache.extraction.models.preprocessing import Preprocessing
 
     write_jpegs(folder)
     side, half = (224, 224), (0.5, 0.5, 0.5)
-    usual = Preprocessing(input_size=side, resize=(248, 248), interpolation="bicubic", crop_mode="center", mean=half, std=half)
+    usual = Preprocessing(
+        input_size=side,
+        resize=(248, 248),
+        interpolation="bicubic",
+        crop_mode="center",
+        mean=half,
+        std=half,
+    )
     return 1 / measure(Files(str(folder), 200), [usual], shapes=[(3, *side)])
 
 
@@ -114,14 +131,25 @@ def measured_disk(folder: Path) -> tuple[float, float]:
 
 
 def measured_step(classes: int, *, device: str) -> float:
-    from layercache.probing.group import Group
     from layercache.probing.heads import HeadSpec
-    from layercache.probing.protocol import Protocol, paper_grid
+    from layercache.probing.training.config import Protocol, paper_grid
+    from layercache.probing.training.config_batch import Group
 
     head = HeadSpec(kind="attentive", tokens=LAYERS * len(KINDS), width=WIDTH, classes=classes)
     settings = paper_grid("attentive")[:CONFIGURATIONS]
-    group = Group(head, settings, seed=0, protocol=Protocol(), steps=10**6, weights=None, device=torch.device(device), precision="fp32")
-    x = torch.nn.functional.normalize(torch.randn(Protocol().batch, head.tokens, WIDTH, device=device), dim=-1)
+    group = Group(
+        head,
+        settings,
+        seed=0,
+        protocol=Protocol(),
+        steps=10**6,
+        weights=None,
+        device=torch.device(device),
+        precision="fp32",
+    )
+    x = torch.nn.functional.normalize(
+        torch.randn(Protocol().batch, head.tokens, WIDTH, device=device), dim=-1
+    )
     y = torch.randint(0, classes, (len(x),), device=device)
     return _median(lambda: group.step(x, y, step=0), device) / CONFIGURATIONS
 
@@ -138,24 +166,38 @@ def _median(call: Callable[[], object], device: str) -> float:
     return statistics.median(times)
 
 
-def extraction(node: Node, images: int, *, decoded: int | None = None) -> tuple[float, float, float, float]:
+def extraction(
+    node: Node, images: int, *, decoded: int | None = None
+) -> tuple[float, float, float, float]:
     """Seconds of decoding, forward, writing, and of the whole at least; decoded: where several models share a decode."""
-    decode, forward = (decoded or images) / (node.decode * node.cores), images / (node.forward * node.devices)
+    decode, forward = (
+        (decoded or images) / (node.decode * node.cores),
+        images / (node.forward * node.devices),
+    )
     write = layout.planned_bytes(make_spec(images, WIDTH), images) / node.write
-    return decode, forward, write, max(decode + forward if node.shared else max(decode, forward), write)
+    return (
+        decode,
+        forward,
+        write,
+        max(decode + forward if node.shared else max(decode, forward), write),
+    )
 
 
 def search(node: Node, rows: int, classes: int) -> tuple[int, float]:
     """Steps of one fit, and seconds of the whole search and the final fit (the search holds 20 % of the rows out)."""
-    from layercache.probing.protocol import Protocol, paper_grid
-    from layercache.probing.splits import VALIDATION
+    from layercache.probing.data.splits import VALIDATION
+    from layercache.probing.training.config import Protocol, paper_grid
 
     searched, final = (Protocol().plan(n).steps for n in (round(rows * (1 - VALIDATION)), rows))
-    return final, (len(paper_grid("attentive")) * searched + final) * node.step(classes) / node.devices
+    return final, (len(paper_grid("attentive")) * searched + final) * node.step(
+        classes
+    ) / node.devices
 
 
 def jobs(node: Node) -> None:
-    print("| | images | cache | row blocks | decode | forward | write | extraction, at least | read once | steps of a fit | search, final fit |")
+    print(
+        "| | images | cache | row blocks | decode | forward | write | extraction, at least | read once | steps of a fit | search, final fit |"
+    )
     print("|---|" + "--:|" * 10)
     for name, (images, train, classes) in SETS.items():
         spec = make_spec(images, WIDTH)
@@ -171,24 +213,39 @@ def jobs(node: Node) -> None:
     names = tomllib.loads(STUDY.read_text())["datasets"]
     images = sum(entries[n].train + entries[n].test for n in names) * MODELS
     size = layout.planned_bytes(make_spec(images, WIDTH), images)
-    stages = " | ".join(_time(seconds) for seconds in extraction(node, images, decoded=images // MODELS))
+    stages = " | ".join(
+        _time(seconds) for seconds in extraction(node, images, decoded=images // MODELS)
+    )
     name = f"{len(names)} data sets x {MODELS} models, all ViT-B"
-    print(f"| {name} | {images:,} | {size / 1e9:.0f} GB | | {stages} | {_time(size / node.read)} | | |")
+    print(
+        f"| {name} | {images:,} | {size / 1e9:.0f} GB | | {stages} | {_time(size / node.read)} | | |"
+    )
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 3600
+        else f"{seconds / 60:.1f} min"
+        if seconds >= 60
+        else f"{seconds:.1f} s"
+    )
 
 
 def operations(root: Place, rows: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """What is done with a cache of so many rows on object storage."""
-    from layercache.cache.check import describe, verify
+    from layercache.cache.verify import describe, verify
 
     holder: dict[str, Any] = {}
     pairs = [(layer, kind) for layer in range(1, LAYERS + 1) for kind in KINDS]
     yield "extract", lambda: holder.update(cache=made(root, rows))
     yield "extract again, complete", lambda: made(root, rows)
-    yield "open a split, labels", lambda: holder.update(split=holder["cache"].split(SPLIT), labels=holder["cache"].split(SPLIT).labels)
+    yield (
+        "open a split, labels",
+        lambda: holder.update(
+            split=holder["cache"].split(SPLIT), labels=holder["cache"].split(SPLIT).labels
+        ),
+    )
     for what in ("a streamed epoch, checked", "a streamed epoch"):
         yield what, lambda: epoch(holder["split"], pairs)
     yield "last CLS into memory", lambda: holder["split"].read(pairs[-2:-1])
@@ -198,12 +255,19 @@ def operations(root: Place, rows: int) -> Iterator[tuple[str, Callable[[], objec
 
 def epoch(split: Split, pairs: Sequence[tuple[int, str]]) -> None:
     """Through two windows of two row blocks."""
-    from layercache.probing.features import Selection, Source
-    from layercache.probing.stream import StreamedFeatures
+    from layercache.probing.data.resident import Selection, Source
+    from layercache.probing.data.streaming import StreamedFeatures
 
     budget = 4 * layout.planned_bytes(make_spec(512, WIDTH), 512)
-    features = StreamedFeatures(Selection((Source(split, tuple(pairs)),), np.arange(split.rows)), device=torch.device("cpu"), budget=budget)
-    assert sum(len(y) for _, y in features.epoch(np.arange(split.rows), batch=512, train=True)) == split.rows
+    features = StreamedFeatures(
+        Selection((Source(split, tuple(pairs)),), np.arange(split.rows)),
+        device=torch.device("cpu"),
+        budget=budget,
+    )
+    assert (
+        sum(len(y) for _, y in features.epoch(np.arange(split.rows), batch=512, train=True))
+        == split.rows
+    )
 
 
 def requests() -> None:
@@ -212,50 +276,84 @@ def requests() -> None:
 
     counts: dict[str, list[dict[str, int]]] = {}
     sizes = (2, 6)
-    with tempfile.TemporaryDirectory() as folder, server.running("moto", Path(folder)) as running, FaultyProxy(running.url) as proxy:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server.running("moto", Path(folder)) as running,
+        FaultyProxy(running.url) as proxy,
+    ):
         os.environ |= server.environment(running) | {"AWS_ENDPOINT_URL": proxy.url}
         made(as_place(f"s3://{server.BUCKET}/first"), 10)  # what is asked of a bucket once
         for blocks in sizes:
             for what, call in operations(as_place(f"s3://{server.BUCKET}/{blocks}"), blocks * 512):
                 proxy.forget()
                 call()
-                kinds = {"PUT": proxy.count("PUT"), "LIST": sum(r.method == "GET" and not r.key for r in proxy.requests)}
-                counts.setdefault(what, []).append(kinds | {"GET, HEAD": proxy.count() - sum(kinds.values())})
-    print("| requests to object storage | of a row block | and besides | for ImageNet-1k |\n|---|---|---|--:|")
+                kinds = {
+                    "PUT": proxy.count("PUT"),
+                    "LIST": sum(r.method == "GET" and not r.key for r in proxy.requests),
+                }
+                counts.setdefault(what, []).append(
+                    kinds | {"GET, HEAD": proxy.count() - sum(kinds.values())}
+                )
+    print(
+        "| requests to object storage | of a row block | and besides | for ImageNet-1k |\n|---|---|---|--:|"
+    )
     total = -(-SETS["ImageNet-1k"][1] // 512)
     for what, (few, many) in counts.items():
         each = {kind: (many[kind] - few[kind]) / (sizes[1] - sizes[0]) for kind in few}
         rest = {kind: few[kind] - each[kind] * sizes[0] for kind in few}
-        words = [", ".join(f"{n:g} {kind}" for kind, n in found.items() if n) or "none" for found in (each, rest)]
-        print(f"| {what} | {words[0]} | {words[1]} | {sum(each.values()) * total + sum(rest.values()):,.0f} |")
+        words = [
+            ", ".join(f"{n:g} {kind}" for kind, n in found.items() if n) or "none"
+            for found in (each, rest)
+        ]
+        print(
+            f"| {what} | {words[0]} | {words[1]} | {sum(each.values()) * total + sum(rest.values()):,.0f} |"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--devices", type=int, default=1)
     for name in ("decode", "forward", "write", "read", "step"):
         parser.add_argument(f"--{name}", type=float, default=None, help="given, not measured")
     parser.add_argument("--no-requests", action="store_true")
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="on the disk to measure; default: the temporary folder",
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        write, read = (given.write, given.read) if given.write and given.read else measured_disk(Path(folder) / "cache")
+        write, read = (
+            (given.write, given.read)
+            if given.write and given.read
+            else measured_disk(Path(folder) / "cache")
+        )
         decode = given.decode or measured_decode(Path(folder) / "jpeg")
     node = Node(
         cores=given.cores,
         devices=given.devices,
         shared=given.device == "cpu",
         decode=decode,
-        forward=given.forward or measured_forward(device=given.device, batch=256 if given.device == "cuda" else 16),
+        forward=given.forward
+        or measured_forward(device=given.device, batch=256 if given.device == "cuda" else 16),
         write=given.write or write,
         read=given.read or read,
         step=cache(lambda classes: given.step or measured_step(classes, device=given.device)),
     )
     print(f"{describe()}; {node.cores} cores, {node.devices} x {given.device}\n")
-    steps = ", ".join(f"{node.step(c):.3g} s ({c:,} classes)" for c in sorted({c for _, _, c in SETS.values()}))
-    print(f"decode {node.decode:.0f} images/s a core, forward {node.forward:.1f} images/s a device, a step of one configuration {steps},")
+    steps = ", ".join(
+        f"{node.step(c):.3g} s ({c:,} classes)" for c in sorted({c for _, _, c in SETS.values()})
+    )
+    print(
+        f"decode {node.decode:.0f} images/s a core, forward {node.forward:.1f} images/s a device, a step of one configuration {steps},"
+    )
     print(f"write {node.write / 1e6:.0f} MB/s, read {node.read / 1e6:.0f} MB/s\n")
     jobs(node)
     if not given.no_requests:

@@ -21,17 +21,26 @@ from machine import describe
 
 from layercache.cache import open_cache
 from layercache.engine import open_engine
-from layercache.extraction.run import extract
-from layercache.extraction.workers import usable_cores
-from layercache.probing.protocol import Protocol
-from layercache.probing.sweep import probe
+from layercache.extraction.api import extract
+from layercache.extraction.decode_tuning import usable_cores
+from layercache.probing.api import probe
+from layercache.probing.training.config import Protocol
 
 TINY = 16
 
 
 def extraction(root: Path, images: int, engine: str) -> float:
     began = time.perf_counter()
-    extract(models=["vit_nano"], dataset="digits", limit=images, cache=root, engine=engine, workers=0, say=lambda _: None, progress=False)
+    extract(
+        models=["vit_nano"],
+        dataset="digits",
+        limit=images,
+        cache=root,
+        engine=engine,
+        workers=0,
+        say=lambda _: None,
+        progress=False,
+    )
     return time.perf_counter() - began
 
 
@@ -39,24 +48,40 @@ def search(root: Path, steps: int, engine: str) -> float:
     protocol = Protocol(epochs=1, min_steps=steps)
     began = time.perf_counter()
     probe(
-        open_cache(root=root), head="attentive", layers="quarter", lr=0.01, dropout=0.0, group_size=2, protocol=protocol, engine=engine, device="cpu"
+        open_cache(root=root),
+        head="attentive",
+        layers="quarter",
+        lr=0.01,
+        dropout=0.0,
+        group_size=2,
+        protocol=protocol,
+        engine=engine,
+        device="cpu",
     )
     return time.perf_counter() - began
 
 
 def files(root: Path) -> dict[str, bytes]:
-    kept = [p for p in root.rglob("*") if p.is_file() and p.name != "probe.json"]  # which holds the seconds
+    kept = [
+        p for p in root.rglob("*") if p.is_file() and p.name != "probe.json"
+    ]  # which holds the seconds
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in kept}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
     cores = usable_cores()
-    ways = {"here": ("local", cores), f"1 worker x {cores}": ("ray", cores), f"{cores} workers x 1": ("ray", 1)}
+    ways = {
+        "here": ("local", cores),
+        f"1 worker x {cores}": ("ray", cores),
+        f"{cores} workers x 1": ("ray", 1),
+    }
     times: dict[tuple[str, str], list[float]] = {}
     print(describe())
     began = time.perf_counter()
@@ -76,8 +101,14 @@ def main() -> None:
                     times.setdefault((what, way), []).append(took)
                 came = files(root / "all")
                 right = right or came
-                same = {key.split("/")[-1] for key in came.keys() | right.keys() if came.get(key) != right.get(key)}
-                print(f"{way}: {'the same bytes' if not same else 'other bytes: ' + ', '.join(sorted(same))}")
+                same = {
+                    key.split("/")[-1]
+                    for key in came.keys() | right.keys()
+                    if came.get(key) != right.get(key)
+                }
+                print(
+                    f"{way}: {'the same bytes' if not same else 'other bytes: ' + ', '.join(sorted(same))}"
+                )
                 shutil.rmtree(root)
     print(f"{'':14}" + "".join(f"{way:>16}" for way in ways))
     for what in dict.fromkeys(what for what, _ in times):

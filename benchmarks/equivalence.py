@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 import layercache
-from layercache.probing import methods
-from layercache.probing.protocol import Noise, Protocol, grid
+from layercache.probing.training import trainer
+from layercache.probing.training.config import Noise, Protocol, grid
 
 TAPS = ("norm2", "block", "block-norm")
 CONFIGS = {
@@ -38,10 +38,26 @@ PROBES: dict[str, dict[str, Any]] = {
     "linear last cls": {"head": "linear", "layers": "last", "tokens": "cls"},
     "linear all": {"head": "linear", "layers": "all"},
     "attentive all": {"head": "attentive", "layers": "all"},
-    "attentive streamed": {"head": "attentive", "layers": "all", "features": "stream", "seeds": [1]},
-    "attentive patience, 5 shots": {"head": "attentive", "layers": "1,6,12", "shots": 5, "protocol": Protocol(epochs=8, min_steps=120, patience=2)},
+    "attentive streamed": {
+        "head": "attentive",
+        "layers": "all",
+        "features": "stream",
+        "seeds": [1],
+    },
+    "attentive patience, 5 shots": {
+        "head": "attentive",
+        "layers": "1,6,12",
+        "shots": 5,
+        "protocol": Protocol(epochs=8, min_steps=120, patience=2),
+    },
     "attentive-tokens last": {"head": "attentive-tokens"},
-    "hybrid": {"head": "hybrid", "layers": "all", "tokens": "cls+ap", "spatial": "grid:2", "embedding": True},
+    "hybrid": {
+        "head": "hybrid",
+        "layers": "all",
+        "tokens": "cls+ap",
+        "spatial": "grid:2",
+        "embedding": True,
+    },
     "logreg all": {"head": "logreg", "layers": "last"},
     "knn last": {"head": "knn", "layers": "last"},
 }
@@ -53,7 +69,9 @@ def sha256(data: bytes) -> str:
 
 def shards(cache: Path) -> dict[str, str]:
     """SHA-256 of every file below the token arrays of a cache."""
-    files = sorted(p for p in cache.glob("*.zarr/tokens/**/*") if p.is_file() and p.name != "zarr.json")
+    files = sorted(
+        p for p in cache.glob("*.zarr/tokens/**/*") if p.is_file() and p.name != "zarr.json"
+    )
     return {str(p.relative_to(cache)): sha256(p.read_bytes()) for p in files}
 
 
@@ -61,7 +79,14 @@ def extract(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for dataset in ("digits", "photos"):
         for tap in TAPS:
-            (done,) = layercache.extract(models=["vit_nano"], dataset=dataset, tap=tap, cache=root / tap, progress=False, workers=0)
+            (done,) = layercache.extract(
+                models=["vit_nano"],
+                dataset=dataset,
+                tap=tap,
+                cache=root / tap,
+                progress=False,
+                workers=0,
+            )
             found[f"{dataset} {tap}"] = shards(Path(done.path))
     for tokens, layers in (("cls+ap+grid:2", "all"), ("all", "last")):
         (done,) = layercache.extract(
@@ -85,22 +110,26 @@ def losses_of(fits: list[Any]) -> list[dict[str, Any]]:
 def probe(root: Path) -> dict[str, Any]:
     caches = {
         "pooled": layercache.open_cache(model="vit_nano", dataset="digits", root=root / "norm2"),
-        "grid": layercache.open_cache(model="vit_nano", dataset="digits", root=root / "cls+ap+grid2"),
+        "grid": layercache.open_cache(
+            model="vit_nano", dataset="digits", root=root / "cls+ap+grid2"
+        ),
         "all": layercache.open_cache(model="vit_nano", dataset="digits", root=root / "all"),
     }
     trained: list[Any] = []
-    original = methods.fit
+    original = trainer.fit
 
     def recording(*args: Any, **options: Any) -> Any:
         fits = original(*args, **options)
         trained.extend(losses_of(fits))
         return fits
 
-    methods.fit = recording
+    trainer.fit = recording
     found: dict[str, Any] = {}
     for name, options in PROBES.items():
         head = options["head"]
-        cache = caches["all" if head == "attentive-tokens" else "grid" if head == "hybrid" else "pooled"]
+        cache = caches[
+            "all" if head == "attentive-tokens" else "grid" if head == "hybrid" else "pooled"
+        ]
         trained.clear()
         if head not in ("knn", "logreg"):
             options = {"protocol": Protocol(epochs=5, min_steps=150, noise=Noise()), **options}
@@ -114,26 +143,40 @@ def probe(root: Path) -> dict[str, Any]:
             "selected": {key: result.row[key] for key in ("lr", "weight_decay", "dropout")},
             "test": result.row["test_balanced_accuracy"],
             "logits": sha256(np.ascontiguousarray(stored.logits).tobytes()),
-            "attention": None if stored.attention_mean is None else sha256(np.ascontiguousarray(stored.attention_mean).tobytes()),
+            "attention": None
+            if stored.attention_mean is None
+            else sha256(np.ascontiguousarray(stored.attention_mean).tobytes()),
         }
         if head != "knn":
             parameters = sorted(result.head().parameters.items())
-            found[name]["parameters"] = sha256(b"".join(p.contiguous().numpy().tobytes() for _, p in parameters))
-    methods.fit = original
+            found[name]["parameters"] = sha256(
+                b"".join(p.contiguous().numpy().tobytes() for _, p in parameters)
+            )
+    trainer.fit = original
     return found
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())
-        return [line for key in keys for line in differences(before.get(key), now.get(key), f"{where}/{key}")]
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{where}/{key}")
+        ]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [line for i, pair in enumerate(zip(before, now, strict=True)) for line in differences(*pair, f"{where}[{i}]")]
+        return [
+            line
+            for i, pair in enumerate(zip(before, now, strict=True))
+            for line in differences(*pair, f"{where}[{i}]")
+        ]
     return [] if before == now else [f"{where}: {before!r} -> {now!r}"]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("mode", choices=("record", "check"))
     parser.add_argument("file", type=Path)
     args = parser.parse_args()
@@ -141,15 +184,30 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         now = {"shards": extract(root), "probes": probe(root)}
-    processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    now = {"machine": {"processor": processor, "torch": torch.__version__}, **json.loads(json.dumps(now))}
+    processor = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    now = {
+        "machine": {"processor": processor, "torch": torch.__version__},
+        **json.loads(json.dumps(now)),
+    }
     if args.mode == "record":
         args.file.write_text(json.dumps(now, indent=1) + "\n")
-        print(f"{args.file}: {sum(map(len, now['shards'].values()))} shards, {len(now['probes'])} probes")
+        print(
+            f"{args.file}: {sum(map(len, now['shards'].values()))} shards, {len(now['probes'])} probes"
+        )
         return 0
     before = json.loads(args.file.read_text())
     found = differences(before, now)
-    print("\n".join(found[:40]) or f"identical to the bit: {sum(map(len, now['shards'].values()))} shards, {len(now['probes'])} probes")
+    print(
+        "\n".join(found[:40])
+        or f"identical to the bit: {sum(map(len, now['shards'].values()))} shards, {len(now['probes'])} probes"
+    )
     return bool(found)
 
 

@@ -33,32 +33,53 @@ from machine import describe
 from naive_extract import extract as extract_naively
 
 from layercache.cache import open_cache
-from layercache.extraction import nano, workers
-from layercache.extraction.backbones import MODELS, Backbone, load_backbone
-from layercache.extraction.datasets.labelled import Labelled
+from layercache.extraction import decode_tuning
+from layercache.extraction.api import extract
+from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.decode_tuning import measure, usable_cores
+from layercache.extraction.models import vit_nano
+from layercache.extraction.models.backbone import MODELS, Backbone, load_backbone
 from layercache.extraction.result import Extraction
-from layercache.extraction.run import extract
-from layercache.extraction.workers import measure, usable_cores
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["vit_nano", "vit_s16", "vit_b16"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--batch", type=int, help="default 256 on a GPU, 16 on a CPU (64 for vit_nano)")
+    parser.add_argument(
+        "--batch", type=int, help="default 256 on a GPU, 16 on a CPU (64 for vit_nano)"
+    )
     parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, help="decoding processes; default: as extract chooses")
-    parser.add_argument("--nice", type=int, default=workers.POLITE, help="niceness of decoding processes beside a forward on a CPU")
-    parser.add_argument("--parts", nargs="+", default=["decoded", "jpeg", "naive", "ulps", "memory"])
-    parser.add_argument("--quick", action="store_true", help="only to see that it runs: vit_nano, half a second")
+    parser.add_argument(
+        "--workers", type=int, help="decoding processes; default: as extract chooses"
+    )
+    parser.add_argument(
+        "--nice",
+        type=int,
+        default=decode_tuning.POLITE,
+        help="niceness of decoding processes beside a forward on a CPU",
+    )
+    parser.add_argument(
+        "--parts", nargs="+", default=["decoded", "jpeg", "naive", "ulps", "memory"]
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="only to see that it runs: vit_nano, half a second"
+    )
     args = parser.parse_args()
     if args.quick:
         args.models, args.seconds, args.rounds = ["vit_nano"], 0.5, 1
-    workers.POLITE = args.nice
-    print(f"{describe()}; {args.device}, {args.precision}{', compiled' if args.compile else ''}\n", flush=True)
+    decode_tuning.POLITE = args.nice
+    print(
+        f"{describe()}; {args.device}, {args.precision}{', compiled' if args.compile else ''}\n",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
         size = write_jpegs(bench.folder / "jpeg")
@@ -76,19 +97,30 @@ class Bench:
         self.count = 0
 
     def batch(self, model: str) -> int:
-        return self.args.batch or (256 if self.args.device == "cuda" else 64 if model == "vit_nano" else 16)
+        return self.args.batch or (
+            256 if self.args.device == "cuda" else 64 if model == "vit_nano" else 16
+        )
 
     def weights(self, model: str) -> Path:
         """A file of random weights."""
         file = self.folder / f"{model}.safetensors"
         if not file.exists():
             torch.manual_seed(0)
-            module = nano.build() if model == "vit_nano" else timm.create_model(MODELS[model].architecture, pretrained=False)
+            module = (
+                vit_nano.build()
+                if model == "vit_nano"
+                else timm.create_model(MODELS[model].architecture, pretrained=False)
+            )
             safetensors.torch.save_file(module.state_dict(), file)
         return file
 
     def backbone(self, model: str) -> Backbone:
-        return load_backbone(model, weights=self.weights(model), precision=self.args.precision, device=self.args.device)
+        return load_backbone(
+            model,
+            weights=self.weights(model),
+            precision=self.args.precision,
+            device=self.args.device,
+        )
 
     def bare(self, model: str) -> Callable[[int], float]:
         """A function: number of images -> images/s of the plain timm module, no taps, on one resident normalised batch."""
@@ -120,12 +152,25 @@ class Bench:
 
     def extraction(self, model: str, samples: Decoded | Files, **options: Any) -> Extraction:
         self.count += 1
-        given = {"device": self.args.device, "precision": self.args.precision, "compile": self.args.compile, "batch_size": self.batch(model)}
-        given |= {"workers": self.args.workers, "cache": self.folder / f"cache{self.count}", "weights": {model: self.weights(model)}}
+        given = {
+            "device": self.args.device,
+            "precision": self.args.precision,
+            "compile": self.args.compile,
+            "batch_size": self.batch(model),
+        }
+        given |= {
+            "workers": self.args.workers,
+            "cache": self.folder / f"cache{self.count}",
+            "weights": {model: self.weights(model)},
+        }
         dataset = Labelled(name="bench", classes=("a", "b"), samples={"train": samples})
-        return extract(models=[model], dataset=dataset, say=lambda _: None, progress=False, **(given | options))[0]
+        return extract(
+            models=[model], dataset=dataset, say=lambda _: None, progress=False, **(given | options)
+        )[0]
 
-    def compare(self, model: str, samples: Callable[[int, int], Decoded | Files]) -> tuple[list[float], list[Extraction]]:
+    def compare(
+        self, model: str, samples: Callable[[int, int], Decoded | Files]
+    ) -> tuple[list[float], list[Extraction]]:
         """Rates of the bare forward and extractions, in turn."""
         bare = self.bare(model)
         side = self.backbone(model).preprocessing.input_size[0]
@@ -137,11 +182,23 @@ class Bench:
         return rates, done
 
     def decoded(self) -> None:
-        header("images that need no decoding", "images", "bare forward, images/s", "extract, images/s", "ratio", "waited: images, disk")
+        header(
+            "images that need no decoding",
+            "images",
+            "bare forward, images/s",
+            "extract, images/s",
+            "ratio",
+            "waited: images, disk",
+        )
         for model in self.args.models:
             rates, done = self.compare(model, lambda rows, side: Decoded(rows, side))
-            ratio = statistics.median(e.images_per_s / rate for e, rate in zip(done, rates, strict=True))
-            waited = [statistics.median(getattr(e, name) / e.seconds for e in done) for name in ("starved", "blocked")]
+            ratio = statistics.median(
+                e.images_per_s / rate for e, rate in zip(done, rates, strict=True)
+            )
+            waited = [
+                statistics.median(getattr(e, name) / e.seconds for e in done)
+                for name in ("starved", "blocked")
+            ]
             print(
                 f"| {model}, batch {self.batch(model)} | {done[0].images} | {statistics.median(rates):.1f} | "
                 f"{statistics.median(e.images_per_s for e in done):.1f} | {ratio:.3f} | {waited[0]:.1%}, {waited[1]:.1%} |",
@@ -150,15 +207,36 @@ class Bench:
 
     def jpeg(self) -> None:
         cores = usable_cores()
-        header("JPEG files", "decode, images/s a core", "bare forward", "extract", "ratio", "at best with shared cores", "share of that")
+        header(
+            "JPEG files",
+            "decode, images/s a core",
+            "bare forward",
+            "extract",
+            "ratio",
+            "at best with shared cores",
+            "share of that",
+        )
         for model in self.args.models:
             transform = self.backbone(model).preprocessing
-            decode = 1 / measure(Files(str(self.folder / "jpeg"), 200), [transform], shapes=[(3, *transform.input_size)])
-            rates, done = self.compare(model, lambda rows, _: Files(str(self.folder / "jpeg"), rows))
+            decode = 1 / measure(
+                Files(str(self.folder / "jpeg"), 200),
+                [transform],
+                shapes=[(3, *transform.input_size)],
+            )
+            rates, done = self.compare(
+                model, lambda rows, _: Files(str(self.folder / "jpeg"), rows)
+            )
             bare, rate = statistics.median(rates), statistics.median(e.images_per_s for e in done)
             self.rates[model] = rate
-            best = 1 / (1 / bare + 1 / decode / cores) if self.args.device == "cpu" else min(bare, decode * cores)
-            print(f"| {model} | {decode:.0f} | {bare:.1f} | {rate:.1f} | {rate / bare:.3f} | {best:.1f} | {rate / best:.3f} |", flush=True)
+            best = (
+                1 / (1 / bare + 1 / decode / cores)
+                if self.args.device == "cpu"
+                else min(bare, decode * cores)
+            )
+            print(
+                f"| {model} | {decode:.0f} | {bare:.1f} | {rate:.1f} | {rate / bare:.3f} | {best:.1f} | {rate / best:.3f} |",
+                flush=True,
+            )
 
     def naive(self) -> None:
         header("the usual way, on the JPEG files", "images/s", "extract, images/s", "times faster")
@@ -166,7 +244,11 @@ class Bench:
             bare = self.bare(model)
             rows = self.images(model, bare(4 * self.batch(model)) / 2)
             files = Files(str(self.folder / "jpeg"), rows)
-            module = timm.create_model(MODELS[model].architecture, pretrained=False) if model != "vit_nano" else nano.build()
+            module = (
+                timm.create_model(MODELS[model].architecture, pretrained=False)
+                if model != "vit_nano"
+                else vit_nano.build()
+            )
             module = module.eval().to(self.args.device)
             config = timm.data.resolve_data_config({}, model=module)
             usual, ours = [], []
@@ -174,27 +256,53 @@ class Bench:
                 folder = self.folder / f"naive_{model}_{turn}"
                 processes = usable_cores() if self.args.workers is None else self.args.workers
                 usual.append(
-                    rows / extract_naively(module, files, config, folder, batch=self.batch(model), workers=processes, device=self.args.device)
+                    rows
+                    / extract_naively(
+                        module,
+                        files,
+                        config,
+                        folder,
+                        batch=self.batch(model),
+                        workers=processes,
+                        device=self.args.device,
+                    )
                 )
                 ours.append(self.extraction(model, files, precision="fp32").images_per_s)
             a, b = statistics.median(usual), statistics.median(ours)
-            print(f"| {model}, fp32 | {a:.1f} | {b:.1f} | {statistics.median(o / u for o, u in zip(ours, usual, strict=True)):.2f} |", flush=True)
+            print(
+                f"| {model}, fp32 | {a:.1f} | {b:.1f} | {statistics.median(o / u for o, u in zip(ours, usual, strict=True)):.2f} |",
+                flush=True,
+            )
 
     def ulps(self) -> None:
-        header("batch size, against 64", "largest difference in float16 ulps", "tokens' elements that differ")
+        header(
+            "batch size, against 64",
+            "largest difference in float16 ulps",
+            "tokens' elements that differ",
+        )
         for model in self.args.models:
             rows = 128 if model == "vit_nano" or self.args.device == "cuda" else 32
             side = self.backbone(model).preprocessing.input_size[0]
 
-            def tokens(batch: int, model: str = model, rows: int = rows, side: int = side) -> np.ndarray[Any, Any]:
-                split = open_cache(self.extraction(model, Decoded(rows, side), batch_size=batch).path).split("train")
-                return split.read([(layer, token) for layer in split.spec.layers for token in split.spec.tokens])
+            def tokens(
+                batch: int, model: str = model, rows: int = rows, side: int = side
+            ) -> np.ndarray[Any, Any]:
+                split = open_cache(
+                    self.extraction(model, Decoded(rows, side), batch_size=batch).path
+                ).split("train")
+                return split.read(
+                    [(layer, token) for layer in split.spec.layers for token in split.spec.tokens]
+                )
 
             reference = tokens(64)
-            assert np.array_equal(reference, tokens(64)) or self.args.device == "cuda", "the same command gives the same bytes"
+            assert np.array_equal(reference, tokens(64)) or self.args.device == "cuda", (
+                "the same command gives the same bytes"
+            )
             for batch in (1, 7, 32):
                 steps = np.abs(ordered(tokens(batch)) - ordered(reference))
-                print(f"| {model}, {batch} | {steps.max()} | {np.mean(steps > 0):.4%} |", flush=True)
+                print(
+                    f"| {model}, {batch} | {steps.max()} | {np.mean(steps > 0):.4%} |", flush=True
+                )
 
     def memory(self) -> None:
         model, rows = self.args.models[0], 512 if self.args.quick else 4096
@@ -204,7 +312,9 @@ class Bench:
                 f"import sys; sys.path[:0] = {sys.path!r}\nfrom extract import peak\n"
                 f"peak({model!r}, {str(self.weights(model))!r}, {rows * times}, {str(self.folder / f'memory{times}')!r}, {self.args.device!r})"
             )
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            )
             print(f"| {rows * times} | {float(done.stdout):.0f} |", flush=True)
 
 
@@ -214,8 +324,18 @@ def header(*columns: str) -> None:
 
 def peak(model: str, weights: str, rows: int, cache: str, device: str) -> None:
     """Print the peak resident size, in MB, of a process that makes one extraction."""
-    dataset = Labelled(name="bench", classes=("a", "b"), samples={"train": Decoded(rows, MODELS[model].input_size)})
-    extract(models=[model], dataset=dataset, weights={model: weights}, cache=cache, device=device, say=lambda _: None, progress=False)
+    dataset = Labelled(
+        name="bench", classes=("a", "b"), samples={"train": Decoded(rows, MODELS[model].input_size)}
+    )
+    extract(
+        models=[model],
+        dataset=dataset,
+        weights={model: weights},
+        cache=cache,
+        device=device,
+        say=lambda _: None,
+        progress=False,
+    )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 

@@ -14,7 +14,7 @@ import tempfile
 from machine import describe
 
 import layercache
-from layercache.probing.protocol import Protocol, grid
+from layercache.probing.training.config import Protocol, grid
 
 HEADS = (
     ("linear, last CLS", {"head": "linear", "layers": "last", "tokens": "cls"}),
@@ -22,8 +22,14 @@ HEADS = (
     ("attentive-tokens, last layer", {"head": "attentive-tokens"}),
     ("hybrid, + grid:2 of last", {"head": "hybrid", "spatial": "grid:2"}),
     ("hybrid, + grid:4 of last", {"head": "hybrid", "spatial": "grid:4"}),
-    ("hybrid, + grid:4 of mid-last", {"head": "hybrid", "spatial": "grid:4", "spatial_layers": "mid-last"}),
-    ("hybrid, + grid:4 of mid-last, embedding", {"head": "hybrid", "spatial": "grid:4", "spatial_layers": "mid-last", "embedding": True}),
+    (
+        "hybrid, + grid:4 of mid-last",
+        {"head": "hybrid", "spatial": "grid:4", "spatial_layers": "mid-last"},
+    ),
+    (
+        "hybrid, + grid:4 of mid-last, embedding",
+        {"head": "hybrid", "spatial": "grid:4", "spatial_layers": "mid-last", "embedding": True},
+    ),
     ("hybrid, + all patches of last", {"head": "hybrid", "spatial": "patch"}),
 )
 SETTINGS = {
@@ -33,21 +39,36 @@ SETTINGS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--data-root", help="folder with FashionMNIST/raw; without it Fashion-MNIST is left out")
+    parser.add_argument(
+        "--data-root", help="folder with FashionMNIST/raw; without it Fashion-MNIST is left out"
+    )
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--datasets", default="digits,photos")
-    parser.add_argument("--min-steps", type=int, default=400, help="least optimiser steps of a fit; the paper's are 1000")
+    parser.add_argument(
+        "--min-steps",
+        type=int,
+        default=400,
+        help="least optimiser steps of a fit; the paper's are 1000",
+    )
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    print(f"{describe()}\n\n| data set | head | tokens | parameters | test balanced accuracy, mean ± std over {args.seeds} seeds | validation |")
+    print(
+        f"{describe()}\n\n| data set | head | tokens | parameters | test balanced accuracy, mean ± std over {args.seeds} seeds | validation |"
+    )
     print("|---|---|---|---|---|---|")
     protocol = Protocol(min_steps=args.min_steps)
     names = [*args.datasets.split(","), *(["fashion_mnist"] if args.data_root else [])]
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            where = {"data_root": args.data_root, "limit": args.limit} if name == "fashion_mnist" else {}
+            where = (
+                {"data_root": args.data_root, "limit": args.limit}
+                if name == "fashion_mnist"
+                else {}
+            )
             common = {
                 "models": ["vit_nano"],
                 "dataset": name,
@@ -63,11 +84,22 @@ def main() -> None:
                 chosen = SETTINGS["linear" if head["head"] == "linear" else "attention"]
                 cache = patches.path if head["head"] == "attentive-tokens" else pooled.path
                 beside = {"spatial_cache": patches.path} if head.get("spatial") == "patch" else {}
-                results = layercache.probe(cache, settings=chosen, seeds=args.seeds, protocol=protocol, device=args.device, **head, **beside)
+                results = layercache.probe(
+                    cache,
+                    settings=chosen,
+                    seeds=args.seeds,
+                    protocol=protocol,
+                    device=args.device,
+                    **head,
+                    **beside,
+                )
                 row, of = results.over_seeds().iloc[0], results.table.iloc[0]
                 test = f"{100 * row['test_balanced_accuracy_mean']:.2f} ± {100 * row['test_balanced_accuracy_std']:.2f}"
                 validation = f"{100 * row['val_balanced_accuracy_mean']:.2f}"
-                print(f"| {name} | {label} | {of['n_tokens']} | {of['parameters']:,} | {test} | {validation} |", flush=True)
+                print(
+                    f"| {name} | {label} | {of['n_tokens']} | {of['parameters']:,} | {test} | {validation} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

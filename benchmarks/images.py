@@ -84,7 +84,15 @@ def write_jpegs(folder: Path) -> float:
         draw = ImageDraw.Draw(image)
         for _ in range(60):
             x, y, w, h = (int(v) for v in rng.integers(0, (500, 375, 150, 150)))
-            (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x, y, x + w, y + h), fill=tuple(rng.integers(0, 256, 3).tolist()))
-        pixels = np.asarray(image, np.float32) + np.linspace(-40, 40, 500)[None, :, None] + rng.normal(0, 13, (375, 500, 1))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{n:04d}.jpg", quality=93)
+            (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(
+                (x, y, x + w, y + h), fill=tuple(rng.integers(0, 256, 3).tolist())
+            )
+        pixels = (
+            np.asarray(image, np.float32)
+            + np.linspace(-40, 40, 500)[None, :, None]
+            + rng.normal(0, 13, (375, 500, 1))
+        )
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+            folder / f"{n:04d}.jpg", quality=93
+        )
     return sum(f.stat().st_size for f in folder.glob("*.jpg")) / DISTINCT / 1000

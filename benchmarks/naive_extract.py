@@ -27,7 +27,16 @@ class Pictures(Dataset[Any]):
         return self.transform(self.samples.load(row).convert("RGB")), int(self.samples.labels[row])
 
 
-def extract(module: Any, samples: Decoded | Files, config: dict[str, Any], folder: Path, *, batch: int, workers: int, device: str) -> float:
+def extract(
+    module: Any,
+    samples: Decoded | Files,
+    config: dict[str, Any],
+    folder: Path,
+    *,
+    batch: int,
+    workers: int,
+    device: str,
+) -> float:
     """Seconds for CLS and AP of every block's norm2 and the final norm, of all samples."""
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
@@ -35,16 +44,26 @@ def extract(module: Any, samples: Decoded | Files, config: dict[str, Any], folde
         maps: dict[int, torch.Tensor] = {}
         taps = [*(block.norm2 for block in module.blocks[1:]), module.norm]
         hooks = [
-            tap.register_forward_hook(lambda _, __, out, i=i, maps=maps: maps.__setitem__(i, out.detach().clone())) for i, tap in enumerate(taps)
+            tap.register_forward_hook(
+                lambda _, __, out, i=i, maps=maps: maps.__setitem__(i, out.detach().clone())
+            )
+            for i, tap in enumerate(taps)
         ]
         features: dict[int, list[torch.Tensor]] = {i: [] for i in range(len(taps))}
         labels = []
-        loader = DataLoader(Pictures(samples, config), batch_size=batch, num_workers=workers, pin_memory=device != "cpu")
+        loader = DataLoader(
+            Pictures(samples, config),
+            batch_size=batch,
+            num_workers=workers,
+            pin_memory=device != "cpu",
+        )
         with torch.no_grad():
             for images, targets in loader:
                 module(images.to(device))
                 for i, tokens in maps.items():
-                    features[i].append((tokens[:, 0] if kind == "cls" else tokens[:, 1:].mean(1)).cpu())
+                    features[i].append(
+                        (tokens[:, 0] if kind == "cls" else tokens[:, 1:].mean(1)).cpu()
+                    )
                 labels.append(targets)
         for hook in hooks:
             hook.remove()

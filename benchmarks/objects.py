@@ -35,7 +35,7 @@ class Obstore:
     name = "obstore"
 
     def __init__(self) -> None:
-        from layercache.cache.s3 import client
+        from layercache.cache.storage.s3_client import client
 
         self._read, self._write = client(server.BUCKET), client(server.BUCKET, uploads=True)
 
@@ -47,7 +47,12 @@ class Obstore:
     def get(self, key: str, start: int, out: np.ndarray) -> None:
         import obstore
 
-        np.copyto(out, np.frombuffer(obstore.get_range(self._read, key, start=start, length=out.nbytes), np.uint8))
+        np.copyto(
+            out,
+            np.frombuffer(
+                obstore.get_range(self._read, key, start=start, length=out.nbytes), np.uint8
+            ),
+        )
 
     def record(self, key: str) -> bytes:
         import obstore
@@ -62,14 +67,25 @@ class S3fs:
         import s3fs
 
         self._fs = s3fs.S3FileSystem(
-            key=server.KEY, secret=server.SECRET, client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"], "region_name": server.REGION}
+            key=server.KEY,
+            secret=server.SECRET,
+            client_kwargs={
+                "endpoint_url": os.environ["AWS_ENDPOINT_URL"],
+                "region_name": server.REGION,
+            },
         )
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         self._fs.pipe_file(f"{server.BUCKET}/{key}", bytes(data))
 
     def get(self, key: str, start: int, out: np.ndarray) -> None:
-        np.copyto(out, np.frombuffer(self._fs.cat_file(f"{server.BUCKET}/{key}", start=start, end=start + out.nbytes), np.uint8))
+        np.copyto(
+            out,
+            np.frombuffer(
+                self._fs.cat_file(f"{server.BUCKET}/{key}", start=start, end=start + out.nbytes),
+                np.uint8,
+            ),
+        )
 
     def record(self, key: str) -> bytes:
         return self._fs.cat_file(f"{server.BUCKET}/{key}")
@@ -87,37 +103,78 @@ def measure(client: Obstore | S3fs, shards: int) -> dict[str, float]:
     part = [np.zeros(CHUNK, np.uint8) for _ in range(32)]
     n, data = client.name, memoryview(SHARD)
     found = {
-        "put shards, 4 threads, MB/s": shards * len(SHARD) / 1e6 / seconds(lambda i: client.put(f"{n}/{i}", data), shards, 4),
-        "read whole shards, 8 threads, MB/s": shards * len(SHARD) / 1e6 / seconds(lambda i: client.get(f"{n}/{i}", 0, whole[i % 8]), shards, 8),
+        "put shards, 4 threads, MB/s": shards
+        * len(SHARD)
+        / 1e6
+        / seconds(lambda i: client.put(f"{n}/{i}", data), shards, 4),
+        "read whole shards, 8 threads, MB/s": shards
+        * len(SHARD)
+        / 1e6
+        / seconds(lambda i: client.get(f"{n}/{i}", 0, whole[i % 8]), shards, 8),
     }
     for threads in (1, 8, 32):
         jobs = shards * (6 if threads == 1 else CHUNKS)
-        took = seconds(lambda i: client.get(f"{n}/{i % shards}", i // shards * CHUNK, part[i % 32]), jobs, threads)
+        took = seconds(
+            lambda i: client.get(f"{n}/{i % shards}", i // shards * CHUNK, part[i % 32]),
+            jobs,
+            threads,
+        )
         found[f"read inner chunks, {threads} threads, MB/s"] = jobs * CHUNK / 1e6 / took
-    found["put records, 32 threads, /s"] = 200 / seconds(lambda i: client.put(f"{n}/records/{i}", RECORD), 200, 32)
-    found["get records, 32 threads, /s"] = 200 / seconds(lambda i: client.record(f"{n}/records/{i}") and None, 200, 32)
+    found["put records, 32 threads, /s"] = 200 / seconds(
+        lambda i: client.put(f"{n}/records/{i}", RECORD), 200, 32
+    )
+    found["get records, 32 threads, /s"] = 200 / seconds(
+        lambda i: client.record(f"{n}/records/{i}") and None, 200, 32
+    )
     return found
 
 
 def measure_library(shards: int) -> dict[str, float]:
     """The same bytes as a cache: written, read whole into a touched buffer (crc checked, then not), and out of the read-ahead cache on the disk."""
-    from layercache.cache import CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
-    from layercache.cache.location import as_remote
-    from layercache.cache.ranges import CHECKED
-    from layercache.cache.spool import Spool
+    from layercache.cache import (
+        CacheSpec,
+        DatasetIdentity,
+        SplitIdentity,
+        SplitWriter,
+        digest_ids,
+        digest_labels,
+        open_cache,
+    )
+    from layercache.cache.reading.chunks import CHECKED
+    from layercache.cache.storage.paths import as_remote
+    from layercache.cache.storage.read_cache import Spool
 
     rows, (layers, width) = shards * 512, (12, 768)
     ids, labels = [str(i) for i in range(rows)], np.zeros(rows, np.int64)
-    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00")
-    dataset = DatasetIdentity(name="noise", classes=("a", "b"), multi_label=False, limit=None, limit_seed=0, splits={"train": identity})
+    identity = SplitIdentity(
+        rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00"
+    )
+    dataset = DatasetIdentity(
+        name="noise",
+        classes=("a", "b"),
+        multi_label=False,
+        limit=None,
+        limit_seed=0,
+        splits={"train": identity},
+    )
     spec = CacheSpec(
         model="vit_b16", architecture="vit", weights="ab" * 32, depth=layers, width=width, tap="norm2", layers=tuple(range(1, layers + 1)),
         tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
     )  # fmt: skip
-    block = np.random.default_rng(0).standard_normal((layers, 2, 512, width), np.float32).astype(np.float16)
-    root, nbytes = as_remote(f"s3://{server.BUCKET}/library-{time.monotonic_ns()}"), shards * block.nbytes / 1e6
+    block = (
+        np.random.default_rng(0)
+        .standard_normal((layers, 2, 512, width), np.float32)
+        .astype(np.float16)
+    )
+    root, nbytes = (
+        as_remote(f"s3://{server.BUCKET}/library-{time.monotonic_ns()}"),
+        shards * block.nbytes / 1e6,
+    )
     with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:
-        found = {"cache: commit blocks, 4 threads, MB/s": nbytes / seconds(lambda b: writer.write(b, block), shards, 4)}
+        found = {
+            "cache: commit blocks, 4 threads, MB/s": nbytes
+            / seconds(lambda b: writer.write(b, block), shards, 4)
+        }
         writer.finish()
     split = open_cache(writer.path).split("train")
     pairs = [(layer, token) for layer in spec.layers for token in spec.tokens]
@@ -152,9 +209,14 @@ def main() -> None:
         library = [measure_library(shards) for _ in range(REPEATS)]
     print(describe())
     print(f"{kind}, {shards} shards of {len(SHARD) / 1e6:.1f} MB, median of {REPEATS}")
-    table = {what: {name: statistics.median(run[what] for run in found) for name, found in runs.items()} for what in runs["obstore"][0]}
+    table = {
+        what: {name: statistics.median(run[what] for run in found) for name, found in runs.items()}
+        for what in runs["obstore"][0]
+    }
     for what, values in table.items():
-        print(f"{what:38s}  obstore {values['obstore']:8.1f}  s3fs {values['s3fs']:8.1f}  ratio {values['obstore'] / values['s3fs']:.2f}")
+        print(
+            f"{what:38s}  obstore {values['obstore']:8.1f}  s3fs {values['s3fs']:8.1f}  ratio {values['obstore'] / values['s3fs']:.2f}"
+        )
     for what in library[0]:
         print(f"{what:46s}  {statistics.median(run[what] for run in library):8.1f}")
     print(json.dumps(table))

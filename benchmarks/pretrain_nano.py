@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from layercache.extraction.nano import ARCHITECTURE, build
+from layercache.extraction.models.vit_nano import ARCHITECTURE, build
 
 
 def load(root: str, train: bool) -> tuple[Tensor, Tensor]:
@@ -37,9 +37,17 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     angle, scale = uniform[0] * math.radians(12), 1 + 0.15 * uniform[1]
     flip = torch.where(uniform[2] > 0, 1.0, -1.0)
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    theta = torch.stack([torch.stack([flip * cos, -sin, 0.2 * uniform[3]], -1), torch.stack([flip * sin, cos, 0.2 * uniform[4]], -1)], 1)
+    theta = torch.stack(
+        [
+            torch.stack([flip * cos, -sin, 0.2 * uniform[3]], -1),
+            torch.stack([flip * sin, cos, 0.2 * uniform[4]], -1),
+        ],
+        1,
+    )
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x + 1, grid, align_corners=False) - 1  # the +1 makes the zero padding black
+    return (
+        F.grid_sample(x + 1, grid, align_corners=False) - 1
+    )  # the +1 makes the zero padding black
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -50,12 +58,17 @@ def normalise(x: Tensor) -> Tensor:
 def accuracy(model: torch.nn.Module, x: Tensor, y: Tensor) -> float:
     """Top-1 on (N, 1, 28, 28) uint8, in float32."""
     model.eval()
-    right = sum((model(normalise(a).expand(-1, 3, -1, -1)).argmax(1) == b).sum().item() for a, b in zip(x.split(500), y.split(500), strict=True))
+    right = sum(
+        (model(normalise(a).expand(-1, 3, -1, -1)).argmax(1) == b).sum().item()
+        for a, b in zip(x.split(500), y.split(500), strict=True)
+    )
     return right / len(y)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root")
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=int, default=10)
@@ -70,11 +83,17 @@ def main() -> None:
     model = build(drop_path_rate=0.05, patch_drop_rate=0.5)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr)
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr
+    )
     steps = len(x) // args.batch_size
     total, warm_up = steps * args.epochs, steps // 2
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda s: min(1, (s + 1) / warm_up) * (0.5 + 0.5 * math.cos(math.pi * max(0, s - warm_up) / (total - warm_up)))
+        optimiser,
+        lambda s: (
+            min(1, (s + 1) / warm_up)
+            * (0.5 + 0.5 * math.cos(math.pi * max(0, s - warm_up) / (total - warm_up)))
+        ),
     )
     partial = args.out.with_suffix(".partial")
     first, seconds = 0, 0.0
@@ -103,9 +122,18 @@ def main() -> None:
             schedule.step()
             losses.append(loss.detach())
         seconds = time.monotonic() - start
-        print(f"epoch {epoch + 1}/{args.epochs}  loss {torch.stack(losses).mean():.4f}  {seconds:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{args.epochs}  loss {torch.stack(losses).mean():.4f}  {seconds:.0f} s",
+            flush=True,
+        )
         torch.save(
-            {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "epoch": epoch, "seconds": seconds},
+            {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch,
+                "seconds": seconds,
+            },
             partial,
         )
 

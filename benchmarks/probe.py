@@ -5,7 +5,7 @@
     python benchmarks/probe.py --device cuda
 
 (a) is the loop of the paper's authors: a DataLoader that calls __getitem__ per sample, the textbook head, one fit after the other. (b) is the same
-with the obvious fixes: tensors on the device, a permutation cut into slices. Ours is layercache.probing.fit. All three see one protocol: batch,
+with the obvious fixes: tensors on the device, a permutation cut into slices. Ours is layercache.probing.training.fit. All three see one protocol: batch,
 steps, schedule, class weights, noise, clip.
 
 What a step costs at least, per row and configuration, in multiply-adds (S tokens, D width, H heads of length d = 2D/H, C classes): scores H S D,
@@ -34,12 +34,12 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe
-from layercache.probing import heap
-from layercache.probing.fit import Fit, fit, predict
-from layercache.probing.group import Group
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
-from layercache.probing.protocol import Protocol, Setting, class_weights, cosine, paper_grid
+from layercache.probing.training import allocator
+from layercache.probing.training.config import Protocol, Setting, class_weights, cosine, paper_grid
+from layercache.probing.training.config_batch import Group
+from layercache.probing.training.fit import Fit, fit, predict
 from tests.probing.memory_batches import MemoryBatches
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
@@ -60,11 +60,17 @@ class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return x, self.y[i]
 
 
-def from_loader(data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    return lambda: iter(torch.utils.data.DataLoader(PerSample(data, rows, protocol), batch_size=batch, shuffle=True))
+def from_loader(
+    data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int
+) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    return lambda: iter(
+        torch.utils.data.DataLoader(PerSample(data, rows, protocol), batch_size=batch, shuffle=True)
+    )
 
 
-def from_slices(data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+def from_slices(
+    data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int
+) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     x_all, y_all, noise = data.x[rows], data.labels[rows], protocol.noise
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,17 +84,32 @@ def from_slices(data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: in
     return epoch
 
 
-def one_by_one(source: object, data: MemoryBatches, *, head: HeadSpec, setting: Setting, rows: Tensor, seed: int, protocol: Protocol) -> nn.Module:
+def one_by_one(
+    source: object,
+    data: MemoryBatches,
+    *,
+    head: HeadSpec,
+    setting: Setting,
+    rows: Tensor,
+    seed: int,
+    protocol: Protocol,
+) -> nn.Module:
     """One complete fit of a plain module."""
     torch.manual_seed(seed)
     plan = protocol.plan(len(rows))
     module = textbook(head, setting.dropout).to(data.x.device)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
-    criterion = nn.CrossEntropyLoss(weight=class_weights(data.labels[rows], head.classes).to(data.x.device))
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=setting.lr, weight_decay=setting.weight_decay
+    )
+    criterion = nn.CrossEntropyLoss(
+        weight=class_weights(data.labels[rows], head.classes).to(data.x.device)
+    )
     epoch, step = source(data, rows, protocol, plan.batch), 0  # type: ignore[operator]
     for _ in range(plan.epochs):
         for x, y in epoch():
-            optimiser.param_groups[0]["lr"] = cosine(setting.lr, end=protocol.lr_end, step=step, steps=plan.steps)
+            optimiser.param_groups[0]["lr"] = cosine(
+                setting.lr, end=protocol.lr_end, step=step, steps=plan.steps
+            )
             optimiser.zero_grad()
             criterion(module(x.to(data.x.device)), y.to(data.x.device)).backward()
             nn.utils.clip_grad_norm_(module.parameters(), protocol.clip or float("inf"))
@@ -99,7 +120,11 @@ def one_by_one(source: object, data: MemoryBatches, *, head: HeadSpec, setting: 
 
 def textbook(head: HeadSpec, dropout: float = 0.0) -> nn.Module:
     shape = {"tokens": head.tokens, "width": head.width, "classes": head.classes}
-    return TextbookLinear(**shape) if head.kind == "linear" else TextbookAttentive(**shape, heads=head.heads, dropout=dropout)
+    return (
+        TextbookLinear(**shape)
+        if head.kind == "linear"
+        else TextbookAttentive(**shape, heads=head.heads, dropout=dropout)
+    )
 
 
 def accuracy(module: nn.Module, data: MemoryBatches, rows: Tensor) -> float:
@@ -113,7 +138,10 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
     head = HeadSpec(kind=kind, tokens=data.tokens, width=data.width, classes=classes)
     protocol, settings = Protocol(epochs=args.epochs, min_steps=args.min_steps), paper_grid(kind)
     cut = np.random.default_rng(0).permutation(data.rows)
-    test, val, train = (torch.from_numpy(np.sort(part)) for part in np.split(cut, [data.rows // 5, data.rows // 5 + data.rows * 4 // 25]))
+    test, val, train = (
+        torch.from_numpy(np.sort(part))
+        for part in np.split(cut, [data.rows // 5, data.rows // 5 + data.rows * 4 // 25])
+    )
     both = torch.cat([val, train]).sort().values
     lines, ours_total = [], 0.0
     chosen: dict[int, Setting] = {}
@@ -121,19 +149,40 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
     for seed in range(args.seeds):
         start = clock(args.device)
         fits: list[Fit] = fit(
-            data, head=head, settings=settings, train=train, val=val, seed=seed, protocol=protocol, device=args.device, precision=args.precision
+            data,
+            head=head,
+            settings=settings,
+            train=train,
+            val=val,
+            seed=seed,
+            protocol=protocol,
+            device=args.device,
+            precision=args.precision,
         )
         best = max((f for f in fits if f.val), key=lambda f: f.val["balanced_accuracy"])  # type: ignore[index]
         final = fit(
-            data, head=head, settings=[best.setting], train=both, val=None, seed=seed, protocol=protocol, device=args.device, precision=args.precision
+            data,
+            head=head,
+            settings=[best.setting],
+            train=both,
+            val=None,
+            seed=seed,
+            protocol=protocol,
+            device=args.device,
+            precision=args.precision,
         )
         ours_total += clock(args.device) - start
-        logits = predict(final[0], features=data, rows=test, device=args.device, precision=args.precision)
+        logits = predict(
+            final[0], features=data, rows=test, device=args.device, precision=args.precision
+        )
         tests.append(evaluate(logits.numpy(), data.labels[test].cpu().numpy())["balanced_accuracy"])
         chosen[seed] = best.setting
     ours = ours_total / args.seeds
     lines.append(("ours", ours, "every fit run", ours, tests, chosen[0]))
-    for name, source in (("(a) DataLoader, one by one", from_loader), ("(b) sliced, one by one", from_slices)):
+    for name, source in (
+        ("(a) DataLoader, one by one", from_loader),
+        ("(b) sliced, one by one", from_slices),
+    ):
         count = len(settings) if args.full else args.fits
         picked = [settings[i] for i in np.linspace(0, len(settings) - 1, count).astype(int)]
         times, scored = [], []
@@ -141,27 +190,50 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
         one_by_one(source, data, head=head, setting=picked[0], rows=train, seed=0, protocol=warm)
         for setting in picked:
             start = clock(args.device)
-            module = one_by_one(source, data, head=head, setting=setting, rows=train, seed=0, protocol=protocol)
+            module = one_by_one(
+                source, data, head=head, setting=setting, rows=train, seed=0, protocol=protocol
+            )
             scored.append((accuracy(module, data, val), setting))
             times.append(clock(args.device) - start)
         setting = max(scored, key=lambda pair: pair[0])[1] if args.full else chosen[0]
         start = clock(args.device)
-        finals = [one_by_one(source, data, head=head, setting=setting, rows=both, seed=0, protocol=protocol)]
+        finals = [
+            one_by_one(
+                source, data, head=head, setting=setting, rows=both, seed=0, protocol=protocol
+            )
+        ]
         last = clock(args.device) - start
         finals += [
-            one_by_one(from_slices, data, head=head, setting=chosen[s], rows=both, seed=s, protocol=protocol) for s in range(1, args.seeds)
+            one_by_one(
+                from_slices,
+                data,
+                head=head,
+                setting=chosen[s],
+                rows=both,
+                seed=s,
+                protocol=protocol,
+            )
+            for s in range(1, args.seeds)
         ]  # (a) and (b) differ in nothing but speed: the further seeds take the faster loop, each at the setting that ours chose for it
         total = statistics.mean(times) * len(settings) + last
-        note = "every fit run" if args.full else f"{len(settings)} x the mean of {count} complete fits + the final one; setting taken from ours"
+        note = (
+            "every fit run"
+            if args.full
+            else f"{len(settings)} x the mean of {count} complete fits + the final one; setting taken from ours"
+        )
         lines.append((name, total, note, ours, [accuracy(m, data, test) for m in finals], setting))
-    print(f"\n{kind}: {len(settings)} settings + final fit, {len(train)} training rows, {data.tokens} x {data.width}, {protocol.plan(len(train))}")
+    print(
+        f"\n{kind}: {len(settings)} settings + final fit, {len(train)} training rows, {data.tokens} x {data.width}, {protocol.plan(len(train))}"
+    )
     print(
         "| loop | seconds | over ours | how | setting (lr, wd, dropout) | test balanced accuracy, mean and sd over seeds |\n|---|---|---|---|---|---|"
     )
     for name, seconds, note, base, scores, setting in lines:
         sd = statistics.stdev(scores) if len(scores) > 1 else float("nan")
         words = f"{setting.lr:g}, {setting.weight_decay:g}, {setting.dropout:g}"
-        print(f"| {name} | {seconds:.1f} | {seconds / base:.1f} | {note} | {words} | {statistics.mean(scores):.4f} ± {sd:.4f} ({len(scores)}) |")
+        print(
+            f"| {name} | {seconds:.1f} | {seconds / base:.1f} | {note} | {words} | {statistics.mean(scores):.4f} ± {sd:.4f} ({len(scores)}) |"
+        )
 
 
 def steps(args: argparse.Namespace, *, width: int) -> None:
@@ -186,8 +258,19 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
 
         return step
 
-    def grouped(precision: str, settings: list[Setting], *, compiled: bool = False) -> Callable[[], object]:
-        group = Group(head, settings, seed=0, protocol=Protocol(), steps=10**6, weights=None, device=device, precision=precision)
+    def grouped(
+        precision: str, settings: list[Setting], *, compiled: bool = False
+    ) -> Callable[[], object]:
+        group = Group(
+            head,
+            settings,
+            seed=0,
+            protocol=Protocol(),
+            steps=10**6,
+            weights=None,
+            device=device,
+            precision=precision,
+        )
         if compiled:
             group.head.logits = torch.compile(group.head.logits, mode=mode)  # type: ignore[method-assign]
 
@@ -205,12 +288,22 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
     }
     if args.compile:
         runs["textbook module, compiled"] = (plain(compiled=True), 1)
-        runs[f"ours, {count} configurations, compiled"] = (grouped("fp32", settings, compiled=True), count)
+        runs[f"ours, {count} configurations, compiled"] = (
+            grouped("fp32", settings, compiled=True),
+            count,
+        )
     times: dict[str, list[float]] = {name: [] for name in runs}
     first: dict[str, float] = {}
     for turn in range(args.repeats + 1):
-        for name, (run, share) in runs.items():  # side by side, so that a disturbance meets all of them
-            with heap.kept() if name.startswith("ours") and device.type == "cpu" else nullcontext():  # as fit runs it
+        for name, (
+            run,
+            share,
+        ) in runs.items():  # side by side, so that a disturbance meets all of them
+            with (
+                allocator.kept()
+                if name.startswith("ours") and device.type == "cpu"
+                else nullcontext()
+            ):  # as fit runs it
                 warm = timed(run, args.device)
                 taken = timed(run, args.device)
             first.setdefault(name, warm)
@@ -220,15 +313,27 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
     fused = rows * (4 * tokens * s * d + 3 * (4 * d * d + classes * d))
     plainly = rows * 3 * (4 * s * d * d + 2 * d * d + classes * d)
     square = torch.randn(2048, 2048, device=device)
-    peak = 2 * 2048**3 / statistics.median(timed(lambda: square @ square, args.device) for _ in range(9))
+    peak = (
+        2
+        * 2048**3
+        / statistics.median(timed(lambda: square @ square, args.device) for _ in range(9))
+    )
     base = statistics.median(times["textbook module"])
-    print(f"\ntraining step, {rows} rows, {tokens} x {width}, {classes} classes; a square product reaches {peak / 1e9:.0f} GFLOP/s in float32 here")
-    print(f"least bytes per configuration: {(6 * rows * tokens * width + 56 * width * width) * 4 / 1e6:.0f} MB")
-    print("| | ms per configuration | textbook over it | least GFLOP | ms at the square product's rate | first step, s |\n|---|---|---|---|---|---|")
+    print(
+        f"\ntraining step, {rows} rows, {tokens} x {width}, {classes} classes; a square product reaches {peak / 1e9:.0f} GFLOP/s in float32 here"
+    )
+    print(
+        f"least bytes per configuration: {(6 * rows * tokens * width + 56 * width * width) * 4 / 1e6:.0f} MB"
+    )
+    print(
+        "| | ms per configuration | textbook over it | least GFLOP | ms at the square product's rate | first step, s |\n|---|---|---|---|---|---|"
+    )
     for name, values in times.items():
         flop = 2 * (plainly if "textbook" in name else fused)
         ms = statistics.median(values) * 1e3
-        print(f"| {name} | {ms:.1f} | {base * 1e3 / ms:.1f} | {flop / 1e9:.1f} | {flop / peak * 1e3:.0f} | {first[name]:.1f} |")
+        print(
+            f"| {name} | {ms:.1f} | {base * 1e3 / ms:.1f} | {flop / 1e9:.1f} | {flop / peak * 1e3:.0f} | {first[name]:.1f} |"
+        )
 
 
 def clock(device: str) -> float:
@@ -246,37 +351,65 @@ def timed(run: Callable[[], object], device: str) -> float:
 def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
     """The tokens of a cache's train split, or made-up ones with class structure."""
     if args.cache:
-        from layercache.cache.reader import open_cache
+        from layercache.cache.find import open_cache
 
         split = open_cache(args.cache).split("train")
         spec = split.spec
-        pairs = tuple((layer, token) for layer in spec.layers for token in spec.tokens if token in ("cls", "ap"))
+        pairs = tuple(
+            (layer, token)
+            for layer in spec.layers
+            for token in spec.tokens
+            if token in ("cls", "ap")
+        )
         x = torch.from_numpy(np.asarray(split.read(pairs))).permute(1, 0, 2).float()
-        print(f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {len(x)} rows of train, a fifth of them as test")
-        return MemoryBatches(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(spec.dataset.classes)
+        print(
+            f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {len(x)} rows of train, a fifth of them as test"
+        )
+        return MemoryBatches(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(
+            spec.dataset.classes
+        )
     draw = torch.Generator().manual_seed(0)
     n, s, d, c = args.shape
     labels = torch.randint(0, c, (n,), generator=draw)
     x = torch.randn(n, s, d, generator=draw) + 0.25 * torch.randn(c, s, d, generator=draw)[labels]
-    print(f"features: made up, {n} rows of {s} x {d}, {c} classes, one centre per class and token in unit noise (give --cache for real ones)")
+    print(
+        f"features: made up, {n} rows of {s} x {d}, {c} classes, one centre per class and token in unit noise (give --cache for real ones)"
+    )
     return MemoryBatches(x, labels), c
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cache", help="folder of a cache; without it features are made up")
-    parser.add_argument("--shape", type=int, nargs=4, default=[1797, 24, 192, 10], metavar=("N", "S", "D", "C"), help="of made-up features")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=4,
+        default=[1797, 24, 192, 10],
+        metavar=("N", "S", "D", "C"),
+        help="of made-up features",
+    )
     parser.add_argument("--heads", nargs="*", default=["linear", "attentive"])
     parser.add_argument("--widths", type=int, nargs="*", default=[384, 768])
     parser.add_argument("--rows", type=int, default=2048, help="batch of the step timings")
     parser.add_argument("--configurations", type=int, default=8, help="of the step timings")
-    parser.add_argument("--repeats", type=int, default=5, help="of the step timings; the median is quoted")
-    parser.add_argument("--fits", type=int, default=2, help="complete fits that (a) and (b) are extrapolated from")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of the step timings; the median is quoted"
+    )
+    parser.add_argument(
+        "--fits", type=int, default=2, help="complete fits that (a) and (b) are extrapolated from"
+    )
     parser.add_argument("--full", action="store_true", help="run all of (a) and (b)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--min-steps", type=int, default=1000)
-    parser.add_argument("--compile", action="store_true", help="also time steps under torch.compile; how long compiling takes is printed")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="also time steps under torch.compile; how long compiling takes is printed",
+    )
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

@@ -32,16 +32,28 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe as machine
-from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, layout, open_cache
-from layercache.cache.check import describe, remove, verify
-from layercache.cache.location import Place, as_place
+from layercache.cache import (
+    Cache,
+    CacheSpec,
+    DatasetIdentity,
+    SplitIdentity,
+    SplitWriter,
+    digest_ids,
+    digest_labels,
+    open_cache,
+)
+from layercache.cache.format import layout
+from layercache.cache.storage.paths import Place, as_place
+from layercache.cache.verify import describe, remove, verify
 from tests.objects import server
 
 LAYERS, KINDS, WIDTH = 12, ("cls", "ap"), 768
 SPLIT = "train"
 
 
-def make_spec(rows: int, width: int, *, classes: int = 1, ids: str = "00" * 32, labels: str = "00" * 32) -> CacheSpec:
+def make_spec(
+    rows: int, width: int, *, classes: int = 1, ids: str = "00" * 32, labels: str = "00" * 32
+) -> CacheSpec:
     """A ViT-B of another width on one split."""
     return CacheSpec(
         model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=width, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
@@ -58,7 +70,12 @@ def narrow(width: int) -> None:
     rows = layout.block_rows(make_spec(10**6, WIDTH), 10**6)
     spec = make_spec(10**6, width)
     row = len(spec.layers) * len(spec.tokens) * width * 2
-    layout.SHARD_LIMIT = rows * row + layout.index_bytes(spec) + len(spec.layers) * len(spec.tokens) * layout.CRC_BYTES + 1
+    layout.SHARD_LIMIT = (
+        rows * row
+        + layout.index_bytes(spec)
+        + len(spec.layers) * len(spec.tokens) * layout.CRC_BYTES
+        + 1
+    )
     assert layout.block_rows(spec, 10**6) == rows
 
 
@@ -73,7 +90,17 @@ class Steps:
         """Ids as ImageNet's are, labels, and the spec with their digests."""
         labels = np.arange(self.rows, dtype=np.int64) % self.classes
         ids = [f"n{c:08d}/n{c:08d}_{i}.JPEG" for i, c in enumerate(labels.tolist())]
-        return ids, labels, make_spec(self.rows, self.width, classes=self.classes, ids=digest_ids(ids), labels=digest_labels(labels))
+        return (
+            ids,
+            labels,
+            make_spec(
+                self.rows,
+                self.width,
+                classes=self.classes,
+                ids=digest_ids(ids),
+                labels=digest_labels(labels),
+            ),
+        )
 
     def cache(self) -> Cache:
         return open_cache(root=self.root, dataset=f"made_up_{self.rows}")
@@ -86,15 +113,17 @@ class Steps:
         yield "make the ids, digest ids and labels"
 
     def sent(self) -> Iterator[str]:
-        from layercache.extraction.datasets.files import FileSamples
+        from layercache.extraction.datasets.image_files import FileSamples
 
         ids, labels, _ = self.samples()
         yield ""
-        self.pickled.write_bytes(pickle.dumps(FileSamples("/images", ids, labels), pickle.HIGHEST_PROTOCOL))
+        self.pickled.write_bytes(
+            pickle.dumps(FileSamples("/images", ids, labels), pickle.HIGHEST_PROTOCOL)
+        )
         yield "pickle the samples for a decoding process"
 
     def received(self) -> Iterator[str]:
-        from layercache.extraction.datasets.files import FileSamples
+        from layercache.extraction.datasets.image_files import FileSamples
 
         samples: FileSamples = pickle.loads(self.pickled.read_bytes())
         assert len(samples.ids) == self.rows
@@ -160,7 +189,7 @@ class Steps:
         yield "cache verify"
 
     def folds(self) -> Iterator[str]:
-        from layercache.probing.splits import folds
+        from layercache.probing.data.splits import folds
 
         labels = self.cache().split(SPLIT).labels
         yield ""
@@ -171,16 +200,28 @@ class Steps:
     def epoch(self) -> Iterator[str]:
         import torch
 
-        from layercache.probing.features import Selection, Source
-        from layercache.probing.stream import StreamedFeatures
+        from layercache.probing.data.resident import Selection, Source
+        from layercache.probing.data.streaming import StreamedFeatures
 
         split = self.cache().split(SPLIT)
         pairs = tuple((layer, kind) for layer in split.spec.layers for kind in KINDS)
         yield ""
-        features = StreamedFeatures(Selection((Source(split, pairs),), np.arange(split.rows)), device=torch.device("cpu"), budget=400 * 10**6)
+        features = StreamedFeatures(
+            Selection((Source(split, pairs),), np.arange(split.rows)),
+            device=torch.device("cpu"),
+            budget=400 * 10**6,
+        )
         yield "streamed features, 400 MB"
         for number in range(2):
-            assert sum(len(y) for _, y in features.epoch(np.arange(split.rows), batch=2048, epoch=number, train=True)) == self.rows
+            assert (
+                sum(
+                    len(y)
+                    for _, y in features.epoch(
+                        np.arange(split.rows), batch=2048, epoch=number, train=True
+                    )
+                )
+                == self.rows
+            )
             yield f"a shuffled epoch of them, {'every chunk checked' if number == 0 else 'again'}"
 
     def removed(self) -> Iterator[str]:
@@ -191,9 +232,15 @@ class Steps:
 
     def fill(self, writer: SplitWriter, blocks: tuple[int, ...]) -> None:
         """The same few tokens in every block."""
-        tokens = np.random.default_rng(0).standard_normal((LAYERS, len(KINDS), writer.block_rows, self.width), np.float32).astype(np.float16)
+        tokens = (
+            np.random.default_rng(0)
+            .standard_normal((LAYERS, len(KINDS), writer.block_rows, self.width), np.float32)
+            .astype(np.float16)
+        )
         for block in blocks:
-            writer.write(block, tokens[:, :, : min(writer.block_rows, self.rows - block * writer.block_rows)])
+            writer.write(
+                block, tokens[:, :, : min(writer.block_rows, self.rows - block * writer.block_rows)]
+            )
 
 
 STEPS = (
@@ -224,7 +271,16 @@ def run(steps: Steps, name: str) -> None:
         seconds = time.perf_counter() - begin
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if what:
-            print(json.dumps({"what": what.split(" (")[0] if "row blocks" in what else what, "seconds": seconds, "peak": peak}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "what": what.split(" (")[0] if "row blocks" in what else what,
+                        "seconds": seconds,
+                        "peak": peak,
+                    }
+                ),
+                flush=True,
+            )
         begin = time.perf_counter()
 
 
@@ -242,18 +298,33 @@ def root_in(where: Path | None, objects: str | None) -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def measure(root: str, rows: int, classes: int, width: int, *, note: Callable[[str], None]) -> dict[str, tuple[float, float]]:
+def measure(
+    root: str, rows: int, classes: int, width: int, *, note: Callable[[str], None]
+) -> dict[str, tuple[float, float]]:
     """What -> (seconds, peak bytes of its process)."""
     found = {}
     for name in STEPS:
-        command = [sys.executable, __file__, "--step", name, "--sets", f"{rows}:{classes}", "--width", str(width), "--root", root]
+        command = [
+            sys.executable,
+            __file__,
+            "--step",
+            name,
+            "--sets",
+            f"{rows}:{classes}",
+            "--width",
+            str(width),
+            "--root",
+            root,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode not in (0, -signal.SIGKILL if name == "write" else 0):
             raise SystemExit(done.stderr)
         for line in done.stdout.splitlines():
             part = json.loads(line)
             found[part["what"]] = (part["seconds"], part["peak"])
-            note(f"{rows} rows: {part['what']}: {part['seconds']:.2f} s, peak {part['peak'] / 1e6:.0f} MB")
+            note(
+                f"{rows} rows: {part['what']}: {part['seconds']:.2f} s, peak {part['peak'] / 1e6:.0f} MB"
+            )
     return found
 
 
@@ -267,11 +338,28 @@ def rows_and_classes(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=rows_and_classes, nargs="+", default=[(128_000, 100), (1_281_167, 1000), (14_197_122, 21_841)])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sets",
+        type=rows_and_classes,
+        nargs="+",
+        default=[(128_000, 100), (1_281_167, 1000), (14_197_122, 21_841)],
+    )
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
-    parser.add_argument("--objects", choices=["moto", "swift"], default=None, help="object storage instead of a folder, by this server")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="on the disk to measure; default: the temporary folder",
+    )
+    parser.add_argument(
+        "--objects",
+        choices=["moto", "swift"],
+        default=None,
+        help="object storage instead of a folder, by this server",
+    )
     parser.add_argument("--step", choices=STEPS, default=None, help="for its own use")
     parser.add_argument("--root", default=None, help="for its own use")
     given = parser.parse_args()
@@ -279,13 +367,22 @@ def main() -> None:
         run(Steps(as_place(given.root), *given.sets[0], given.width), given.step)
         return
     with root_in(given.folder, given.objects) as root:
-        found = {rows: measure(root, rows, classes, given.width, note=progress) for rows, classes in sorted(given.sets)}
+        found = {
+            rows: measure(root, rows, classes, given.width, note=progress)
+            for rows, classes in sorted(given.sets)
+        }
     blocks = {rows: -(-rows // layout.block_rows(make_spec(rows, WIDTH), rows)) for rows in found}
     print(f"{machine()}\n")
-    print("| step | " + " | ".join(f"{n:,} rows, {blocks[n]:,} row blocks: s, peak MB" for n in found) + " | growth per row |")
+    print(
+        "| step | "
+        + " | ".join(f"{n:,} rows, {blocks[n]:,} row blocks: s, peak MB" for n in found)
+        + " | growth per row |"
+    )
     print("|---|" + "--:|" * (len(found) + 1))
     for what in found[max(found)]:
-        cells = [f"{seconds:.2f}, {peak / 1e6:.0f}" for seconds, peak in (found[n][what] for n in found)]
+        cells = [
+            f"{seconds:.2f}, {peak / 1e6:.0f}" for seconds, peak in (found[n][what] for n in found)
+        ]
         last = sorted(found)[-2:]
         growth = found[last[-1]][what][0] / last[-1] / (found[last[0]][what][0] / last[0])
         print(f"| {what} | {' | '.join(cells)} | {growth:.2f} |")

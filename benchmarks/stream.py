@@ -26,11 +26,20 @@ import numpy as np
 import torch
 from machine import describe
 
-from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
+from layercache.cache import (
+    Cache,
+    CacheSpec,
+    DatasetIdentity,
+    SplitIdentity,
+    SplitWriter,
+    digest_ids,
+    digest_labels,
+    open_cache,
+)
 from layercache.probing.budget import format_bytes, parse_bytes
-from layercache.probing.features import Selection, Source
-from layercache.probing.protocol import Noise
-from layercache.probing.stream import StreamedFeatures
+from layercache.probing.data.resident import Selection, Source
+from layercache.probing.data.streaming import StreamedFeatures
+from layercache.probing.training.config import Noise
 
 LAYERS, KINDS, WIDTH, CLASSES, BATCH = 12, ("cls", "ap"), 768, 1000, 2048
 CHUNK = 8 * 2**20
@@ -40,9 +49,16 @@ def write(root: Path, gigabytes: float) -> Cache:
     """A cache of random tokens with as many rows as the size gives."""
     rows = int(gigabytes * 1e9 / (LAYERS * len(KINDS) * WIDTH * 2))
     labels, ids = np.arange(rows, dtype=np.int64) % CLASSES, [str(i) for i in range(rows)]
-    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00")
+    identity = SplitIdentity(
+        rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00"
+    )
     dataset = DatasetIdentity(
-        name="made_up", classes=tuple(map(str, range(CLASSES))), multi_label=False, limit=None, limit_seed=0, splits={"train": identity}
+        name="made_up",
+        classes=tuple(map(str, range(CLASSES))),
+        multi_label=False,
+        limit=None,
+        limit_seed=0,
+        splits={"train": identity},
     )
     spec = CacheSpec(
         model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=WIDTH, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
@@ -52,13 +68,25 @@ def write(root: Path, gigabytes: float) -> Cache:
     with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:
         for block in writer.pending:
             n = min(writer.block_rows, rows - block * writer.block_rows)
-            writer.write(block, rng.standard_normal((LAYERS, len(KINDS), n, WIDTH), dtype=np.float32).astype(np.float16))
+            writer.write(
+                block,
+                rng.standard_normal((LAYERS, len(KINDS), n, WIDTH), dtype=np.float32).astype(
+                    np.float16
+                ),
+            )
         writer.finish()
     return open_cache(writer.path)
 
 
 def files_of(cache: Cache) -> list[Path]:
-    return sorted((p for p in (cache.path / "train.zarr" / "tokens").rglob("*") if p.is_file() and p.suffix != ".json"), key=str)
+    return sorted(
+        (
+            p
+            for p in (cache.path / "train.zarr" / "tokens").rglob("*")
+            if p.is_file() and p.suffix != ".json"
+        ),
+        key=str,
+    )
 
 
 def drop(files: list[Path]) -> None:
@@ -112,17 +140,29 @@ def _resident() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--budget", default="400MB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="on the disk to measure; default: the temporary folder",
+    )
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="layercache-stream-", dir=given.folder))
     try:
         cache = write(folder, given.gigabytes)
-        measure(cache, budget=parse_bytes(given.budget), rounds=given.rounds, device=torch.device(given.device))
+        measure(
+            cache,
+            budget=parse_bytes(given.budget),
+            rounds=given.rounds,
+            device=torch.device(given.device),
+        )
     finally:
         shutil.rmtree(folder)
 
@@ -131,7 +171,9 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
     files, split = files_of(cache), cache.split("train")
     size = sum(file.stat().st_size for file in files)
     pairs = tuple((layer, token) for layer in cache.spec.layers for token in cache.spec.tokens)
-    features = StreamedFeatures(Selection((Source(split, pairs),), np.arange(split.rows)), device=device, budget=budget)
+    features = StreamedFeatures(
+        Selection((Source(split, pairs),), np.arange(split.rows)), device=device, budget=budget
+    )
     rows = np.arange(split.rows)
 
     def stored(number: int) -> None:
@@ -139,7 +181,9 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
             pass
 
     def epoch(number: int, noise: Noise | None = None) -> None:
-        for x, _ in features.epoch(rows, batch=BATCH, seed=0, epoch=number, noise=noise, train=True):
+        for x, _ in features.epoch(
+            rows, batch=BATCH, seed=0, epoch=number, noise=noise, train=True
+        ):
             assert x.shape[1:] == (len(pairs), WIDTH)
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -151,7 +195,9 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
         "epoch": epoch,
         "noisy": lambda number: epoch(number, Noise()),
     }
-    next(iter(features.epoch(rows[:8], batch=8, noise=Noise(), train=True)))  # what torch sets up at its first use is no part of an epoch
+    next(
+        iter(features.epoch(rows[:8], batch=8, noise=Noise(), train=True))
+    )  # what torch sets up at its first use is no part of an epoch
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     peaks: dict[str, int] = dict.fromkeys(passes, 0)
     for number in range(rounds):
@@ -163,15 +209,23 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
                 seconds[name].append(time.perf_counter() - start)
             peaks[name] = max(peaks[name], peak.most)
     print(f"{describe()}\n")
-    print(f"{format_bytes(size)} in {len(files)} files: {split.rows} images x {len(pairs)} tokens x {WIDTH}, page cache dropped before every pass.")
+    print(
+        f"{format_bytes(size)} in {len(files)} files: {split.rows} images x {len(pairs)} tokens x {WIDTH}, page cache dropped before every pass."
+    )
     batch = format_bytes(BATCH * len(pairs) * WIDTH * (2 + 4))
-    print(f"Budget {format_bytes(budget)}: two windows of {features.window} images; a batch of {BATCH}, stored and normalised, is {batch} more.")
+    print(
+        f"Budget {format_bytes(budget)}: two windows of {features.window} images; a batch of {BATCH}, stored and normalised, is {batch} more."
+    )
     print(f"Medians of {rounds} rounds.\n")
-    print("| pass | seconds | MB/s | over disk | over disk, four threads | peak memory |\n|---|--:|--:|--:|--:|--:|")
+    print(
+        "| pass | seconds | MB/s | over disk | over disk, four threads | peak memory |\n|---|--:|--:|--:|--:|--:|"
+    )
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in middle.items():
         over = " | ".join(f"{middle[disk] / value:.2f}" for disk in ("disk", "disk, four threads"))
-        print(f"| {name} | {value:.2f} | {size / value / 1e6:.0f} | {over} | {format_bytes(peaks[name])} |")
+        print(
+            f"| {name} | {value:.2f} | {size / value / 1e6:.0f} | {over} | {format_bytes(peaks[name])} |"
+        )
 
 
 if __name__ == "__main__":

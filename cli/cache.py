@@ -14,34 +14,67 @@ cache = typer.Typer(no_args_is_help=True)
 SHOWN = 20
 """Skipped samples that `info` lists."""
 
-Where = Annotated[str | None, typer.Argument(metavar="[PATH]", help="The cache's folder, or choose it by the options.", show_default=False)]
+Where = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PATH]",
+        help="The cache's folder, or choose it by the options.",
+        show_default=False,
+    ),
+]
 Root = Annotated[
     str | None,
     typer.Option(
-        "--cache", help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user cache folder.", show_default=False
+        "--cache",
+        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user cache folder.",
+        show_default=False,
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="Caches of this model.", show_default=False)]
 Dataset = Annotated[str | None, typer.Option(help="Caches of this data set.", show_default=False)]
-Fingerprint = Annotated[str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)]
-To = Annotated[str, typer.Option("--to", help="Root to copy it to: a folder, s3://BUCKET/PREFIX or hf://datasets/USER/NAME.", show_default=False)]
+Fingerprint = Annotated[
+    str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)
+]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        help="Root to copy it to: a folder, s3://BUCKET/PREFIX or hf://datasets/USER/NAME.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @cache.command()
-def ls(*, root: Root = None, model: Model = None, dataset: Dataset = None, as_json: AsJson = False) -> None:
+def ls(
+    *, root: Root = None, model: Model = None, dataset: Dataset = None, as_json: AsJson = False
+) -> None:
     """List the caches: data set, model, fingerprint, splits, size."""
-    from layercache.cache.check import describe_all
-    from layercache.cache.reader import cache_folders, cache_root
+    from layercache.cache.find import cache_folders, cache_root
+    from layercache.cache.verify import describe_all
 
     base = cache_root(root)
     found = describe_all(cache_folders(base, model=model, dataset=dataset))
-    rows, unreadable = [d for d in found if isinstance(d, dict)], [str(d) for d in found if not isinstance(d, dict)]
+    rows, unreadable = (
+        [d for d in found if isinstance(d, dict)],
+        [str(d) for d in found if not isinstance(d, dict)],
+    )
     if as_json:
         _print_json(rows)
     elif rows:
         columns = [("data set", "model", "fingerprint", "stored", "splits", "size")]
-        columns += [(d["dataset"], d["model"], d["fingerprint"][:12], _stored(d), ", ".join(_splits(d)), _size(d["bytes"])) for d in rows]
+        columns += [
+            (
+                d["dataset"],
+                d["model"],
+                d["fingerprint"][:12],
+                _stored(d),
+                ", ".join(_splits(d)),
+                _size(d["bytes"]),
+            )
+            for d in rows
+        ]
         _print_table(columns)
         typer.echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
     elif not unreadable:
@@ -54,11 +87,17 @@ def ls(*, root: Root = None, model: Model = None, dataset: Dataset = None, as_js
 
 @cache.command()
 def info(
-    path: Where = None, *, root: Root = None, model: Model = None, dataset: Dataset = None, fingerprint: Fingerprint = None, as_json: AsJson = False
+    path: Where = None,
+    *,
+    root: Root = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    fingerprint: Fingerprint = None,
+    as_json: AsJson = False,
 ) -> None:
     """Describe one cache: what determined its bytes, its splits, how complete they are."""
-    from layercache.cache.check import describe
-    from layercache.cache.reader import open_cache
+    from layercache.cache.find import open_cache
+    from layercache.cache.verify import describe
 
     d = describe(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint))
     if as_json:
@@ -75,14 +114,19 @@ def info(
             ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
             ("fingerprint", d["fingerprint"]),
             ("size", _size(d["bytes"])),
-            *((f"split {name}", text) for name, text in zip(d["splits"], _splits(d, long=True), strict=True)),
+            *(
+                (f"split {name}", text)
+                for name, text in zip(d["splits"], _splits(d, long=True), strict=True)
+            ),
         ]
     )
     for name, split in d["splits"].items():
         for sample, why in list(split["skipped"].items())[:SHOWN]:
             typer.echo(f"skipped in {name}: {sample}: {why.removeprefix(f'sample {sample!r} ')}")
         if len(split["skipped"]) > SHOWN:
-            typer.echo(f"skipped in {name}: {len(split['skipped']) - SHOWN} more, all listed by --json")
+            typer.echo(
+                f"skipped in {name}: {len(split['skipped']) - SHOWN} more, all listed by --json"
+            )
 
 
 @cache.command()
@@ -98,15 +142,23 @@ def verify(
     """Read every byte of a cache; list what is missing, cut or changed. Exit code 1 if anything is, or if a split is not complete."""
     from tqdm import tqdm
 
-    from layercache.cache.check import describe
-    from layercache.cache.check import verify as find_faults
-    from layercache.cache.location import as_place
-    from layercache.cache.reader import cache_folders, cache_root, open_cache
+    from layercache.cache.find import cache_folders, cache_root, open_cache
+    from layercache.cache.storage.paths import as_place
+    from layercache.cache.verify import describe
+    from layercache.cache.verify import verify as find_faults
 
     if every:
-        folders = [f for f in cache_folders(cache_root(root), model=model, dataset=dataset) if f.name.startswith((fingerprint or "")[:12])]
+        folders = [
+            f
+            for f in cache_folders(cache_root(root), model=model, dataset=dataset)
+            if f.name.startswith((fingerprint or "")[:12])
+        ]
     else:
-        folders = [as_place(path) if path else open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint).path]
+        folders = [
+            as_place(path)
+            if path
+            else open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint).path
+        ]
     faulty, damaged = 0, False
     for folder in folders:
         with tqdm(unit="B", unit_scale=True, desc=folder.name, disable=None, leave=False) as bar:
@@ -117,12 +169,20 @@ def verify(
             typer.echo(f"{fault.path}: {fault.what.removeprefix(f'{fault.path}: ')}")
         if not faults:
             d = describe(open_cache(folder))
-            typer.echo(f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; {_size(d['bytes'])})")
+            typer.echo(
+                f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; {_size(d['bytes'])})"
+            )
     if not folders:
         typer.echo("no cache matches")
     if faulty:
-        has, remedy = "has" if faulty == 1 else "have", "run the same extraction again, which makes only what is missing"
-        typer.echo(f"{faulty} of {len(folders)} caches {has} faults: {'delete the files named above and ' if damaged else ''}{remedy}", err=True)
+        has, remedy = (
+            "has" if faulty == 1 else "have",
+            "run the same extraction again, which makes only what is missing",
+        )
+        typer.echo(
+            f"{faulty} of {len(folders)} caches {has} faults: {'delete the files named above and ' if damaged else ''}{remedy}",
+            err=True,
+        )
         raise typer.Exit(1)
 
 
@@ -137,8 +197,8 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete one cache with everything in it, the probes kept there too. Asks first."""
-    from layercache.cache.check import describe, remove
-    from layercache.cache.reader import open_cache
+    from layercache.cache.find import open_cache
+    from layercache.cache.verify import describe, remove
 
     found = open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint)
     size = _size(describe(found)["bytes"])
@@ -149,9 +209,17 @@ def rm(
 
 
 @cache.command()
-def push(path: Where = None, *, to: To, root: Root = None, model: Model = None, dataset: Dataset = None, fingerprint: Fingerprint = None) -> None:
+def push(
+    path: Where = None,
+    *,
+    to: To,
+    root: Root = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    fingerprint: Fingerprint = None,
+) -> None:
     """Copy one cache, its probes too, to another root. Verified on arrival; stopped, the same command goes on."""
-    from layercache.cache.reader import open_cache
+    from layercache.cache.find import open_cache
 
     _copy(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint), to)
 
@@ -159,17 +227,27 @@ def push(path: Where = None, *, to: To, root: Root = None, model: Model = None, 
 @cache.command()
 def pull(
     source: Annotated[
-        str, typer.Argument(help="A cache's address, or a root to choose it from by the options: s3://..., hf://datasets/..., a folder.")
+        str,
+        typer.Argument(
+            help="A cache's address, or a root to choose it from by the options: s3://..., hf://datasets/..., a folder."
+        ),
     ],
     *,
-    to: Annotated[str | None, typer.Option("--to", help="Root to copy it to.", show_default="$LAYERCACHE_HOME, else the user cache folder")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="Root to copy it to.",
+            show_default="$LAYERCACHE_HOME, else the user cache folder",
+        ),
+    ] = None,
     model: Model = None,
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
 ) -> None:
     """Copy one cache from another root, its probes too. Verified on arrival; stopped, the same command goes on."""
-    from layercache.cache.location import as_place
-    from layercache.cache.reader import cache_root, load_cache, open_cache
+    from layercache.cache.find import cache_root, load_cache, open_cache
+    from layercache.cache.storage.paths import as_place
     from layercache.errors import CacheNotFoundError
 
     try:
@@ -182,13 +260,18 @@ def pull(
 def _copy(found: Cache, to: Any) -> None:
     from tqdm import tqdm
 
-    from layercache.cache.transfer import copy_cache
+    from layercache.cache.copy import copy_cache
 
     with tqdm(unit="B", unit_scale=True, desc=found.path.name, disable=None, leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
     there = done.files - done.sent_files
-    typer.echo(f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, every one verified where it arrived")
-    typer.echo(f"sent {_count(done.sent_files, 'file')}, {_size(done.sent_bytes)}" + (f"; {there} were there already" if there else ""))
+    typer.echo(
+        f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, every one verified where it arrived"
+    )
+    typer.echo(
+        f"sent {_count(done.sent_files, 'file')}, {_size(done.sent_bytes)}"
+        + (f"; {there} were there already" if there else "")
+    )
 
 
 def _count(number: int, what: str) -> str:
@@ -196,7 +279,11 @@ def _count(number: int, what: str) -> str:
 
 
 def _limit(d: dict[str, Any]) -> str:
-    return "" if d["limit"] is None else f", limited to {d['limit']} a split, drawn with seed {d['limit_seed']}"
+    return (
+        ""
+        if d["limit"] is None
+        else f", limited to {d['limit']} a split, drawn with seed {d['limit_seed']}"
+    )
 
 
 def _probes(found: Cache) -> str:
@@ -206,15 +293,20 @@ def _probes(found: Cache) -> str:
 
 def _stored(d: dict[str, Any]) -> str:
     kinds = list(dict.fromkeys(t.split("/")[0] for t in d["tokens"]))
-    return f"{len(d['layers'])} layers x {'+'.join(kinds)} x {d['width']} {d['store_dtype']}, tap {d['tap']}, {d['precision']}" + (
-        ", projected" if d["projected"] else ""
+    return (
+        f"{len(d['layers'])} layers x {'+'.join(kinds)} x {d['width']} {d['store_dtype']}, tap {d['tap']}, {d['precision']}"
+        + (", projected" if d["projected"] else "")
     )
 
 
 def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:
     texts = []
     for name, s in d["splits"].items():
-        state = f"{s['rows']}" if s["complete"] else f"incomplete, {s['blocks_done']} of {s['blocks']} blocks"
+        state = (
+            f"{s['rows']}"
+            if s["complete"]
+            else f"incomplete, {s['blocks_done']} of {s['blocks']} blocks"
+        )
         skipped = f" ({len(s['skipped'])} skipped)" if s["skipped"] else ""
         if long:
             texts.append(

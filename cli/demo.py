@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 Out = Annotated[Path, typer.Option(help="Folder of the picture.")]
-Cache = Annotated[str | None, typer.Option(help="Folder of the caches; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False)]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the caches; default $LAYERCACHE_HOME, else the user's cache folder.",
+        show_default=False,
+    ),
+]
 
 
 def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:
@@ -21,5 +27,7 @@ def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:
 
     done = run(out=out, cache=cache, say=typer.echo)
     typer.echo(f"\n{done.results.to_text()}\n")
-    typer.echo(f"all layers with attention against the last class token alone: {done.gain:+.2f} points of test balanced accuracy")
+    typer.echo(
+        f"all layers with attention against the last class token alone: {done.gain:+.2f} points of test balanced accuracy"
+    )
     typer.echo(f"attention over layers and token kinds: {done.picture}")

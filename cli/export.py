@@ -7,15 +7,38 @@ from typing import Annotated
 
 import typer
 
-Head = Annotated[str, typer.Argument(help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors.")]
+Head = Annotated[
+    str,
+    typer.Argument(
+        help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors."
+    ),
+]
 Onnx = Annotated[Path | None, typer.Option(help="Write ONNX here.", show_default=False)]
-Torch = Annotated[Path | None, typer.Option(help="Write torch.export's .pt2 here.", show_default=False)]
-Weights = Annotated[Path | None, typer.Option(help="The checkpoint that the tokens were extracted with, if it was a local file.", show_default=False)]
+Torch = Annotated[
+    Path | None, typer.Option(help="Write torch.export's .pt2 here.", show_default=False)
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="The checkpoint that the tokens were extracted with, if it was a local file.",
+        show_default=False,
+    ),
+]
 Card = Annotated[Path | None, typer.Option(help="Write the card alone here.", show_default=False)]
-Check = Annotated[list[Path] | None, typer.Option(help="Check on this image too; repeatable.", show_default=False)]
+Check = Annotated[
+    list[Path] | None, typer.Option(help="Check on this image too; repeatable.", show_default=False)
+]
 
 
-def export(head: Head, *, onnx: Onnx = None, torch: Torch = None, card: Card = None, weights: Weights = None, check: Check = None) -> None:
+def export(
+    head: Head,
+    *,
+    onnx: Onnx = None,
+    torch: Torch = None,
+    card: Card = None,
+    weights: Weights = None,
+    check: Check = None,
+) -> None:
     """Write a trained head with its backbone as ONNX or torch.export.
 
     The file takes preprocessed float32 images (batch, 3, H, W) and gives logits. It is checked on real images against the original before it is
@@ -26,7 +49,9 @@ def export(head: Head, *, onnx: Onnx = None, torch: Torch = None, card: Card = N
     from layercache.errors import OptionError
 
     if onnx is None and torch is None and card is None:
-        raise OptionError("say what to write: --onnx FILE, --torch FILE.pt2, --card FILE.md (or several)")
+        raise OptionError(
+            "say what to write: --onnx FILE, --torch FILE.pt2, --card FILE.md (or several)"
+        )
     loaded = load_head(head)
     if card is not None:
         card.write_text(loaded.card())

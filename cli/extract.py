@@ -9,43 +9,106 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    list[str], typer.Option("--model", "-m", help="Backbone: a name of `layercache models`, or any timm ViT. Repeatable: all share one decode.")
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        help="Backbone: a name of `layercache models`, or any timm ViT. Repeatable: all share one decode.",
+    ),
 ]
 Data = Annotated[
-    str, typer.Option("--dataset", "-d", help="Data set: a name of `layercache datasets`, or your own: folder:PATH, wds:PATH, hf:NAME, csv:FILE.")
+    str,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Data set: a name of `layercache datasets`, or your own: folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
+    ),
 ]
 Weights = Annotated[
     list[str] | None,
-    typer.Option(metavar="[MODEL=]FILE", help="Local checkpoint (safetensors or torch); with several models, MODEL=FILE.", show_default=False),
+    typer.Option(
+        metavar="[MODEL=]FILE",
+        help="Local checkpoint (safetensors or torch); with several models, MODEL=FILE.",
+        show_default=False,
+    ),
 ]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set's files; default $LAYERCACHE_DATA.", show_default=False)]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the data set's files; default $LAYERCACHE_DATA.", show_default=False
+    ),
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")]
-Split = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable.", show_default="all")]
-Limit = Annotated[int | None, typer.Option(help="At most so many samples of each split, stratified by class.", show_default=False)]
+Split = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="Only this split; repeatable.", show_default="all"),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        help="At most so many samples of each split, stratified by class.", show_default=False
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the draw of --limit.")]
-Tap = Annotated[str, typer.Option(help="Where a layer's tokens are read: norm2 | block | block-norm.")]
-Layers = Annotated[str, typer.Option(help="all | last | mid-last | quarter | numbers, as in 1,5,9.")]
+Tap = Annotated[
+    str, typer.Option(help="Where a layer's tokens are read: norm2 | block | block-norm.")
+]
+Layers = Annotated[
+    str, typer.Option(help="all | last | mid-last | quarter | numbers, as in 1,5,9.")
+]
 Tokens = Annotated[str, typer.Option(help="cls, ap, grid:K, all (every patch), joined by +.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images of one forward.", show_default="256 on a GPU, 64 on a CPU")]
-Workers = Annotated[int | None, typer.Option(help="Decoding processes; 0: a thread.", show_default="measured")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Images of one forward.", show_default="256 on a GPU, 64 on a CPU"),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Decoding processes; 0: a thread.", show_default="measured")
+]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="Arithmetic of the forward: fp32 | bf16 | fp16.")]
 StoreDtype = Annotated[str, typer.Option(help="Stored tokens: float16 | float32.")]
-Codec = Annotated[str | None, typer.Option(help="Compress stored tokens: zstd | blosc, with :LEVEL.", show_default="none")]
-Projected = Annotated[bool, typer.Option("--projected", help="Store CLIP's last layer after its projection.")]
-PaperCompat = Annotated[bool, typer.Option("--paper-compat", help="The paper's own preprocessing of DINOv2 and MAE.")]
-OnError = Annotated[str, typer.Option(help="An image that cannot be decoded: stop | skip (and list it in the cache).")]
+Codec = Annotated[
+    str | None,
+    typer.Option(help="Compress stored tokens: zstd | blosc, with :LEVEL.", show_default="none"),
+]
+Projected = Annotated[
+    bool, typer.Option("--projected", help="Store CLIP's last layer after its projection.")
+]
+PaperCompat = Annotated[
+    bool, typer.Option("--paper-compat", help="The paper's own preprocessing of DINOv2 and MAE.")
+]
+OnError = Annotated[
+    str,
+    typer.Option(help="An image that cannot be decoded: stop | skip (and list it in the cache)."),
+]
 Cache = Annotated[
     str | None,
-    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+    typer.Option(
+        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        show_default=False,
+    ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the forward.")]
-Deterministic = Annotated[bool, typer.Option("--deterministic", help="Only deterministic algorithms on a GPU (a CPU is deterministic anyhow).")]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Only deterministic algorithms on a GPU (a CPU is deterministic anyhow).",
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait for another process that writes the same split.")]
-Engine = Annotated[str, typer.Option(help="Where the forwards run: local | ray (a Ray cluster; the same bytes).")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for another process that writes the same split.")
+]
+Engine = Annotated[
+    str, typer.Option(help="Where the forwards run: local | ray (a Ray cluster; the same bytes).")
+]
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="with --engine ray, one of this machine alone")
+    str | None,
+    typer.Option(
+        help="Ray cluster to join: auto | HOST:PORT.",
+        show_default="with --engine ray, one of this machine alone",
+    ),
 ]
 
 
@@ -83,8 +146,8 @@ def extract(
 
     Stop it whenever you like: the same command continues where it was. A complete cache is left alone.
     """
+    from layercache.extraction.api import extract as run
     from layercache.extraction.options import weights_of
-    from layercache.extraction.run import extract as run
 
     done = run(
         models=model,

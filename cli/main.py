@@ -68,7 +68,11 @@ def describe(error: Exception) -> str:
     if isinstance(error, LayercacheError):
         return f"error: {error}"
     if isinstance(error, OSError) and error.strerror:
-        return f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error.strerror}"
+        return (
+            f"error: {error.filename}: {error.strerror}"
+            if error.filename
+            else f"error: {error.strerror}"
+        )
     if isinstance(error, OSError):
         return f"error: {error}"
     return f"error: unexpected {type(error).__name__}: {error}\nRun the command again with --debug for the traceback, and please report it."
@@ -86,8 +90,15 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
 
     @app.callback()
     def options(
-        version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)] = False,
-        debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")] = False,
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", help="Print the version.", callback=print_version, is_eager=True
+            ),
+        ] = False,
+        debug: Annotated[
+            bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")
+        ] = False,
     ) -> None:
         pass
 

@@ -13,15 +13,34 @@ import typer
 if TYPE_CHECKING:
     from layercache.deploy import Predictions
 
-Head = Annotated[str, typer.Argument(help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors.")]
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders whose images are taken, subfolders included.")]
+Head = Annotated[
+    str,
+    typer.Argument(
+        help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors."
+    ),
+]
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE...",
+        help="Image files, and folders whose images are taken, subfolders included.",
+    ),
+]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="Classes shown for each image.")]
 Format = Annotated[str, typer.Option(help="table | csv | json.")]
-Weights = Annotated[Path | None, typer.Option(help="The checkpoint that the tokens were extracted with, if it was a local file.", show_default=False)]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="The checkpoint that the tokens were extracted with, if it was a local file.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="Arithmetic of the backbone: fp32 | bf16 | fp16.")]
 BatchSize = Annotated[int, typer.Option(help="Images of one forward.")]
-OnError = Annotated[str, typer.Option(help="An image that cannot be decoded: stop | skip (and list it at the end).")]
+OnError = Annotated[
+    str, typer.Option(help="An image that cannot be decoded: stop | skip (and list it at the end).")
+]
 
 FORMATS = ("table", "csv", "json")
 
@@ -52,7 +71,10 @@ def predict(
     found = classify(classifier, images, top_k=top_k, batch_size=batch_size, on_error=on_error)  # type: ignore[arg-type]  # checked there
     {"table": _table, "csv": _csv, "json": _json}[format](found)
     if found.skipped:
-        typer.echo(f"{len(found.skipped)} of {len(found.skipped) + len(found.images)} images skipped:", err=True)
+        typer.echo(
+            f"{len(found.skipped)} of {len(found.skipped) + len(found.images)} images skipped:",
+            err=True,
+        )
         for why in found.skipped.values():
             typer.echo(f"  {why}", err=True)
 
@@ -60,7 +82,10 @@ def predict(
 def _table(found: Predictions) -> None:
     width = max((len(image.image) for image in found.images), default=0)
     for image in found.images:
-        said = "  ".join(f"{name} {100 * p:.1f} %" for name, p in zip(image.classes, image.probabilities, strict=True))
+        said = "  ".join(
+            f"{name} {100 * p:.1f} %"
+            for name, p in zip(image.classes, image.probabilities, strict=True)
+        )
         typer.echo(f"{image.image:<{width}}  {said}")
 
 
@@ -76,8 +101,13 @@ def _json(found: Predictions) -> None:
     images = [
         {
             "image": image.image,
-            "top": [{"class": name, "probability": round(p, 6)} for name, p in zip(image.classes, image.probabilities, strict=True)],
+            "top": [
+                {"class": name, "probability": round(p, 6)}
+                for name, p in zip(image.classes, image.probabilities, strict=True)
+            ],
         }
         for image in found.images
     ]
-    typer.echo(json.dumps({"images": images, "skipped": dict(found.skipped)}, indent=1, ensure_ascii=False))
+    typer.echo(
+        json.dumps({"images": images, "skipped": dict(found.skipped)}, indent=1, ensure_ascii=False)
+    )

@@ -7,44 +7,130 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Backbone whose cache to use.", show_default="the only one")]
-Data = Annotated[str | None, typer.Option("--dataset", "-d", help="Data set whose cache to use.", show_default="the only one")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Backbone whose cache to use.", show_default="the only one"),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", "-d", help="Data set whose cache to use.", show_default="the only one"
+    ),
+]
 Root = Annotated[
     str | None,
-    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+    typer.Option(
+        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        show_default=False,
+    ),
 ]
-Fingerprint = Annotated[str | None, typer.Option(help="First digits of the cache's fingerprint, where several match.", show_default=False)]
-Head = Annotated[list[str], typer.Option(help="linear | attentive | attentive-tokens | hybrid | knn | logreg. Repeatable.")]
-Layers = Annotated[list[str] | None, typer.Option(help="last | mid-last | quarter | all | numbers, as in 1,5,9. Repeatable.", show_default="all")]
-Tokens = Annotated[list[str] | None, typer.Option(help="cls, ap, grid:K, patch, joined by +; or all. Repeatable.", show_default="cls+ap")]
-Spatial = Annotated[str | None, typer.Option(help="Spatial tokens of the hybrid head: grid:K | patch.", show_default=False)]
+Fingerprint = Annotated[
+    str | None,
+    typer.Option(
+        help="First digits of the cache's fingerprint, where several match.", show_default=False
+    ),
+]
+Head = Annotated[
+    list[str],
+    typer.Option(help="linear | attentive | attentive-tokens | hybrid | knn | logreg. Repeatable."),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="last | mid-last | quarter | all | numbers, as in 1,5,9. Repeatable.",
+        show_default="all",
+    ),
+]
+Tokens = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="cls, ap, grid:K, patch, joined by +; or all. Repeatable.", show_default="cls+ap"
+    ),
+]
+Spatial = Annotated[
+    str | None,
+    typer.Option(help="Spatial tokens of the hybrid head: grid:K | patch.", show_default=False),
+]
 SpatialLayers = Annotated[str, typer.Option(help="Layers of the spatial tokens.")]
-SpatialCache = Annotated[str | None, typer.Option(help="Folder of the cache of the spatial tokens, where it is another one.", show_default=False)]
-Embedding = Annotated[bool, typer.Option("--embedding", help="Hybrid head: learn an embedding for each layer and kind of token.")]
-Heads = Annotated[int | None, typer.Option(help="Attention heads.", show_default="one per token; attentive-tokens: 8")]
-Lr = Annotated[str | None, typer.Option(help="Learning rates, as in 0.1,0.01.", show_default="0.1,0.01,0.001")]
-WeightDecay = Annotated[str | None, typer.Option(help="Weight decays.", show_default="1e-6,1e-5,1e-4,1e-3,1e-2,1e-1,1")]
-Dropout = Annotated[str | None, typer.Option(help="Attention dropout rates.", show_default="0,0.1,0.3")]
+SpatialCache = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the cache of the spatial tokens, where it is another one.",
+        show_default=False,
+    ),
+]
+Embedding = Annotated[
+    bool,
+    typer.Option(
+        "--embedding", help="Hybrid head: learn an embedding for each layer and kind of token."
+    ),
+]
+Heads = Annotated[
+    int | None,
+    typer.Option(help="Attention heads.", show_default="one per token; attentive-tokens: 8"),
+]
+Lr = Annotated[
+    str | None, typer.Option(help="Learning rates, as in 0.1,0.01.", show_default="0.1,0.01,0.001")
+]
+WeightDecay = Annotated[
+    str | None, typer.Option(help="Weight decays.", show_default="1e-6,1e-5,1e-4,1e-3,1e-2,1e-1,1")
+]
+Dropout = Annotated[
+    str | None, typer.Option(help="Attention dropout rates.", show_default="0,0.1,0.3")
+]
 Seeds = Annotated[str, typer.Option(help="How many seeds (3: seeds 0, 1, 2), or which: 4,7.")]
-Shots = Annotated[str | None, typer.Option(help="Training samples of each class, as in 1,5,10.", show_default="all")]
-Fraction = Annotated[str | None, typer.Option(help="Part of the training samples, as in 0.01,0.1.", show_default="all")]
-Epochs = Annotated[int, typer.Option(help="Passes over the training samples, raised where --min-steps asks for more.")]
+Shots = Annotated[
+    str | None,
+    typer.Option(help="Training samples of each class, as in 1,5,10.", show_default="all"),
+]
+Fraction = Annotated[
+    str | None,
+    typer.Option(help="Part of the training samples, as in 0.01,0.1.", show_default="all"),
+]
+Epochs = Annotated[
+    int,
+    typer.Option(help="Passes over the training samples, raised where --min-steps asks for more."),
+]
 MinSteps = Annotated[int, typer.Option(help="Least number of optimiser steps.")]
 BatchSize = Annotated[int, typer.Option(help="Largest batch.")]
-Patience = Annotated[int | None, typer.Option(help="Stop a setting after so many epochs without a better validation.", show_default="off")]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        help="Stop a setting after so many epochs without a better validation.", show_default="off"
+    ),
+]
 Test = Annotated[str, typer.Option(help="Split to test on.")]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="fp32 | bf16 for the products over tokens.")]
-Features = Annotated[str, typer.Option(help="auto | resident (on the device) | stream (read again every epoch).")]
-Memory = Annotated[str | None, typer.Option(help="What features may take, as in 8GB.", show_default="half of what is free")]
-DiskCache = Annotated[
-    str | None, typer.Option(help="Disk for what is streamed from object storage, as in 20GB; 0: none.", show_default="half of what is free")
+Features = Annotated[
+    str, typer.Option(help="auto | resident (on the device) | stream (read again every epoch).")
 ]
-GroupSize = Annotated[int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")]
-Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that are already there.")]
-Engine = Annotated[str, typer.Option(help="Where probes are trained: local | ray (a Ray cluster; the same table).")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="What features may take, as in 8GB.", show_default="half of what is free"),
+]
+DiskCache = Annotated[
+    str | None,
+    typer.Option(
+        help="Disk for what is streamed from object storage, as in 20GB; 0: none.",
+        show_default="half of what is free",
+    ),
+]
+GroupSize = Annotated[
+    int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")
+]
+Refresh = Annotated[
+    bool, typer.Option("--refresh", help="Train probes again that are already there.")
+]
+Engine = Annotated[
+    str, typer.Option(help="Where probes are trained: local | ray (a Ray cluster; the same table).")
+]
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="with --engine ray, one of this machine alone")
+    str | None,
+    typer.Option(
+        help="Ray cluster to join: auto | HOST:PORT.",
+        show_default="with --engine ray, one of this machine alone",
+    ),
 ]
 
 
@@ -87,10 +173,10 @@ def probe(
 
     Settings are chosen on a stratified 20 % of the training samples; the test split is read once per chosen head. A killed sweep continues.
     """
-    from layercache.extraction.datasets.opening import dataset_name
-    from layercache.probing.choose import choose_cache
-    from layercache.probing.protocol import Protocol
-    from layercache.probing.sweep import probe as run
+    from layercache.extraction.datasets.registry import dataset_name
+    from layercache.probing.api import probe as run
+    from layercache.probing.data.find_cache import choose_cache
+    from layercache.probing.training.config import Protocol
     from layercache.probing.words import numbers, seed_numbers
 
     found = choose_cache(

@@ -7,17 +7,44 @@ from typing import Annotated
 
 import typer
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the page, its figures and its tables.")]
-Model = Annotated[list[str] | None, typer.Option("--model", "-m", help="Only this backbone. Repeatable.", show_default="all")]
-Data = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Only this data set. Repeatable.", show_default="all")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the page, its figures and its tables.")
+]
+Model = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="Only this backbone. Repeatable.", show_default="all"),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", "-d", help="Only this data set. Repeatable.", show_default="all"),
+]
 PerHead = Annotated[bool, typer.Option("--per-head", help="Also draw attention head by head.")]
-Details = Annotated[int, typer.Option(help="Pairs of backbone and data set with figures of their own, at most; those with most probes.")]
-CkaImages = Annotated[int, typer.Option(help="Test images that the similarity of layers is computed on, at most.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set's files, for thumbnails; default $LAYERCACHE_DATA.", show_default=False)]
-Images = Annotated[bool, typer.Option("--thumbnails/--no-thumbnails", help="Show test images where they are at hand.")]
+Details = Annotated[
+    int,
+    typer.Option(
+        help="Pairs of backbone and data set with figures of their own, at most; those with most probes."
+    ),
+]
+CkaImages = Annotated[
+    int, typer.Option(help="Test images that the similarity of layers is computed on, at most.")
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the data set's files, for thumbnails; default $LAYERCACHE_DATA.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    bool,
+    typer.Option("--thumbnails/--no-thumbnails", help="Show test images where they are at hand."),
+]
 Root = Annotated[
     str | None,
-    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+    typer.Option(
+        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        show_default=False,
+    ),
 ]
 
 
@@ -37,9 +64,9 @@ def report(
 
     Reads probes, saved heads and caches; never runs a backbone. What is missing for a figure is said on the page, with the command that makes it.
     """
-    from layercache.extraction.datasets.opening import dataset_name
-    from layercache.extraction.thumbnails import Thumbnails
-    from layercache.reporting.run import report as run
+    from layercache.extraction.datasets.registry import dataset_name
+    from layercache.extraction.datasets.thumbnails import Thumbnails
+    from layercache.reporting.api import report as run
 
     done = run(
         out,
@@ -49,8 +76,12 @@ def report(
         per_head=per_head,
         details=details,
         cka_images=cka_images,
-        thumbnails=Thumbnails(given=dataset or (), root=data_root, say=typer.echo) if thumbnails else None,
+        thumbnails=Thumbnails(given=dataset or (), root=data_root, say=typer.echo)
+        if thumbnails
+        else None,
     )
     for sentence in done.headline:
         typer.echo(sentence)
-    typer.echo(f"\npage: {done.page}\n{len(done.figures)} figures and {len(done.tables)} tables beside it")
+    typer.echo(
+        f"\npage: {done.page}\n{len(done.figures)} figures and {len(done.tables)} tables beside it"
+    )

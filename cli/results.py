@@ -7,18 +7,37 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Only this backbone.", show_default=False)]
-Data = Annotated[str | None, typer.Option("--dataset", "-d", help="Only this data set.", show_default=False)]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Only this backbone.", show_default=False)
+]
+Data = Annotated[
+    str | None, typer.Option("--dataset", "-d", help="Only this data set.", show_default=False)
+]
 Head = Annotated[str | None, typer.Option(help="Only this head.", show_default=False)]
-Layers = Annotated[str | None, typer.Option(help="Only these layers: last, all, 1,5,9 ...", show_default=False)]
-Tokens = Annotated[str | None, typer.Option(help="Only these tokens: cls, cls+ap ...", show_default=False)]
-OverSeeds = Annotated[bool, typer.Option("--over-seeds", help="One row for all seeds: mean and standard deviation.")]
+Layers = Annotated[
+    str | None, typer.Option(help="Only these layers: last, all, 1,5,9 ...", show_default=False)
+]
+Tokens = Annotated[
+    str | None, typer.Option(help="Only these tokens: cls, cls+ap ...", show_default=False)
+]
+OverSeeds = Annotated[
+    bool, typer.Option("--over-seeds", help="One row for all seeds: mean and standard deviation.")
+]
 Out = Annotated[
-    Path | None, typer.Option("--export", "-o", help="Write the table: a file ending in .csv, .parquet, .tex or .md.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--export",
+        "-o",
+        help="Write the table: a file ending in .csv, .parquet, .tex or .md.",
+        show_default=False,
+    ),
 ]
 Root = Annotated[
     str | None,
-    typer.Option(help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.", show_default=False),
+    typer.Option(
+        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        show_default=False,
+    ),
 ]
 
 
@@ -37,11 +56,17 @@ def results(
 
     The gain is test balanced accuracy over a linear head on the last class token, of the same model, data set and seed.
     """
-    from layercache.extraction.datasets.opening import dataset_name
-    from layercache.probing.results import read_results
+    from layercache.extraction.datasets.registry import dataset_name
+    from layercache.probing.results.table import read_results
 
     every = read_results(cache)
-    chosen = every.only(model=model, dataset=dataset_name(dataset) if dataset else None, head=head, layers=layers, tokens=tokens)
+    chosen = every.only(
+        model=model,
+        dataset=dataset_name(dataset) if dataset else None,
+        head=head,
+        layers=layers,
+        tokens=tokens,
+    )
     typer.echo(chosen.to_text(gain=True, among=every, over_seeds=over_seeds))
     if export is not None:
         typer.echo(f"\nwritten to {chosen.export(export, among=every, over_seeds=over_seeds)}")

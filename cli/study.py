@@ -10,17 +10,41 @@ import typer
 if TYPE_CHECKING:
     from layercache.study import Outcome, Status
 
-File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Backbones, data sets and heads; studies/ has examples.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report.", show_default="the file's, else reports/NAME")]
-Cache = Annotated[str | None, typer.Option(help="Folder of all caches.", show_default="the file's, else $LAYERCACHE_HOME")]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="List the cells and what of them is there; do nothing.")]
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE.toml", help="Backbones, data sets and heads; studies/ has examples."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Folder of the report.", show_default="the file's, else reports/NAME"
+    ),
+]
+Cache = Annotated[
+    str | None,
+    typer.Option(help="Folder of all caches.", show_default="the file's, else $LAYERCACHE_HOME"),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", "-n", help="List the cells and what of them is there; do nothing."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")]
 Engine = Annotated[
-    str | None, typer.Option(help="Where cells run: local | ray (a Ray cluster; the same results).", show_default="the file's, else local")
+    str | None,
+    typer.Option(
+        help="Where cells run: local | ray (a Ray cluster; the same results).",
+        show_default="the file's, else local",
+    ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join: auto | HOST:PORT.", show_default="the file's, else one of this machine alone")
+    str | None,
+    typer.Option(
+        help="Ray cluster to join: auto | HOST:PORT.",
+        show_default="the file's, else one of this machine alone",
+    ),
 ]
 
 
@@ -42,13 +66,19 @@ def study(
     """
     from dataclasses import replace
 
-    from layercache.cache.location import as_place
+    from layercache.cache.storage.paths import as_place
     from layercache.engine import check_engine
     from layercache.study import look, read_study, run_study
 
     plan = read_study(file)
     place = as_place(cache) if cache else plan.cache
-    plan = replace(plan, out=out or plan.out, cache=place, engine=engine or plan.engine, address=address or plan.address)
+    plan = replace(
+        plan,
+        out=out or plan.out,
+        cache=place,
+        engine=engine or plan.engine,
+        address=address or plan.address,
+    )
     check_engine(plan.engine, plan.address)
     if dry_run:
         _list(look(plan))
@@ -76,4 +106,7 @@ def _tell(outcome: Outcome) -> None:
         typer.echo(f"\n{len(outcome.failures)} failed:", err=True)
         for failure in outcome.failures:
             typer.echo(f"  {failure}", err=True)
-        typer.echo("Run the same command again when they are mended; what is complete is not done twice.", err=True)
+        typer.echo(
+            "Run the same command again when they are mended; what is complete is not done twice.",
+            err=True,
+        )

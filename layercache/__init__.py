@@ -12,12 +12,12 @@ from layercache.errors import LayercacheError
 
 if TYPE_CHECKING:
     from layercache.cache import Cache, open_cache
-    from layercache.cache.transfer import copy_cache
+    from layercache.cache.copy import copy_cache
     from layercache.deploy import load_head
-    from layercache.extraction.run import extract
-    from layercache.probing.protocol import Protocol, Setting
-    from layercache.probing.results import Results, read_results
-    from layercache.probing.sweep import probe
+    from layercache.extraction.api import extract
+    from layercache.probing.api import probe
+    from layercache.probing.results.table import Results, read_results
+    from layercache.probing.training.config import Protocol, Setting
     from layercache.reporting import Report, report
     from layercache.study import read_study, run_study
 
@@ -42,16 +42,16 @@ __all__ = [
 
 _HOMES = {
     "Cache": "layercache.cache",
-    "Protocol": "layercache.probing.protocol",
+    "Protocol": "layercache.probing.training.config",
     "Report": "layercache.reporting",
-    "Results": "layercache.probing.results",
-    "Setting": "layercache.probing.protocol",
-    "copy_cache": "layercache.cache.transfer",
-    "extract": "layercache.extraction.run",
+    "Results": "layercache.probing.results.table",
+    "Setting": "layercache.probing.training.config",
+    "copy_cache": "layercache.cache.copy",
+    "extract": "layercache.extraction.api",
     "load_head": "layercache.deploy",
     "open_cache": "layercache.cache",
-    "probe": "layercache.probing.sweep",
-    "read_results": "layercache.probing.results",
+    "probe": "layercache.probing.api",
+    "read_results": "layercache.probing.results.table",
     "read_study": "layercache.study",
     "report": "layercache.reporting",
     "run_study": "layercache.study",

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from layercache.cache.location import Place
-from layercache.cache.reader import load_cache
-from layercache.extraction.run import extract
-from layercache.probing.protocol import LEARNING_RATES, Protocol, grid
-from layercache.probing.results import Results
-from layercache.probing.sweep import probe
+from layercache.cache.find import load_cache
+from layercache.cache.storage.paths import Place
+from layercache.extraction.api import extract
+from layercache.probing.api import probe
+from layercache.probing.results.table import Results
+from layercache.probing.training.config import LEARNING_RATES, grid
 from layercache.reporting.attention import arrange
-from layercache.reporting.figure import require
-from layercache.reporting.plots import attention_heatmap, save
+from layercache.reporting.plotting.figure import require
+from layercache.reporting.plotting.heatmaps import attention_heatmap, save
 
 MODEL, DATASET = "vit_nano", "digits"
 PROBES = (("linear", "last", "cls"), ("linear", "all", "cls+ap"), ("attentive", "all", "cls+ap"))
@@ -41,7 +41,13 @@ class Demo:
         return 100 * float(scores.iloc[-1] - scores.iloc[0])
 
 
-def demo(*, out: Path, cache: str | Place | None = None, say: Callable[[str], object] = print, progress: bool = True) -> Demo:
+def demo(
+    *,
+    out: Path,
+    cache: str | Place | None = None,
+    say: Callable[[str], object] = print,
+    progress: bool = True,
+) -> Demo:
     """Extract `digits` with `vit_nano`, train three probes on a corner of the paper's grid, draw the attention into `out`/attention.png.
 
     Raises MissingExtraError without matplotlib, before any work.
@@ -51,9 +57,21 @@ def demo(*, out: Path, cache: str | Place | None = None, say: Callable[[str], ob
     say(done.summary())
     found = []
     for head, layers, tokens in PROBES:
-        settings = grid(lr=LEARNING_RATES, weight_decay=(WEIGHT_DECAY,), dropout=DROPOUTS if head == "attentive" else (0.0,))
-        options = {"settings": settings, "protocol": Protocol(), "progress": progress}
-        found += list(probe(load_cache(done.path), head=head, layers=layers, tokens=tokens, **options))  # type: ignore[arg-type]
+        settings = grid(
+            lr=LEARNING_RATES,
+            weight_decay=(WEIGHT_DECAY,),
+            dropout=DROPOUTS if head == "attentive" else (0.0,),
+        )
+        found += list(
+            probe(
+                load_cache(done.path),
+                head=head,
+                layers=layers,
+                tokens=tokens,
+                settings=settings,
+                progress=progress,
+            )
+        )
     attention = found[-1].attention()
     seen = arrange(attention.mean, attention.std, pairs=attention.pairs)
     figure = attention_heatmap(

@@ -35,7 +35,9 @@ class MissingExtraError(LayercacheError, ImportError):
     """An optional package is not installed; the message says which extra brings it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs {package}, which is not installed: pip install 'layercache[{extra}]'")
+        super().__init__(
+            f"this needs {package}, which is not installed: pip install 'layercache[{extra}]'"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (type(self), str(self))

@@ -24,7 +24,15 @@ settings.load_profile("layercache")
 @pytest.fixture
 def write_cache(tmp_path: Path) -> Callable[..., Any]:
     """write_cache(tokens, labels, ...) -> Cache, complete: tokens and labels by split, (L, T, N, D) and (N,) or (N, C); below tmp_path."""
-    from layercache.cache import CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
+    from layercache.cache import (
+        CacheSpec,
+        DatasetIdentity,
+        SplitIdentity,
+        SplitWriter,
+        digest_ids,
+        digest_labels,
+        open_cache,
+    )
 
     def write(
         tokens: Mapping[str, Array],
@@ -40,10 +48,14 @@ def write_cache(tmp_path: Path) -> Callable[..., Any]:
         finish: bool = True,
     ) -> Any:
         depth, _, _, width = next(iter(tokens.values())).shape
-        labels = {name: y.astype(np.int64 if y.ndim == 1 else np.uint8) for name, y in labels.items()}
+        labels = {
+            name: y.astype(np.int64 if y.ndim == 1 else np.uint8) for name, y in labels.items()
+        }
         first = next(iter(labels.values()))
         multi = first.ndim == 2
-        count = classes or (first.shape[1] if multi else int(max(y.max() for y in labels.values())) + 1)
+        count = classes or (
+            first.shape[1] if multi else int(max(y.max() for y in labels.values())) + 1
+        )
         ids = {name: [f"{name}/{i}.png" for i in range(len(y))] for name, y in labels.items()}
         identity = DatasetIdentity(
             name=dataset,
@@ -52,7 +64,13 @@ def write_cache(tmp_path: Path) -> Callable[..., Any]:
             limit=None,
             limit_seed=0,
             splits={
-                name: SplitIdentity(rows=len(y), ids=digest_ids(ids[name]), labels=digest_labels(y), content="bytes:00") for name, y in labels.items()
+                name: SplitIdentity(
+                    rows=len(y),
+                    ids=digest_ids(ids[name]),
+                    labels=digest_labels(y),
+                    content="bytes:00",
+                )
+                for name, y in labels.items()
             },
         )
         spec = CacheSpec(
@@ -73,7 +91,9 @@ def write_cache(tmp_path: Path) -> Callable[..., Any]:
         for name, x in tokens.items():
             with SplitWriter(root, spec, name, ids=ids[name], labels=labels[name]) as writer:
                 for block in writer.pending:
-                    writer.write(block, x[:, :, block * writer.block_rows : (block + 1) * writer.block_rows])
+                    writer.write(
+                        block, x[:, :, block * writer.block_rows : (block + 1) * writer.block_rows]
+                    )
                 if finish:
                     writer.finish()
                 path = writer.path

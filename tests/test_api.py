@@ -20,7 +20,12 @@ def test_every_public_name_resolves_and_is_documented(name: str) -> None:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, layercache; print(sorted({'torch', 'timm', 'numpy', 'pandas', 'zarr', 'sklearn'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_other_names_are_refused() -> None:
@@ -31,7 +36,13 @@ def test_other_names_are_refused() -> None:
 def test_from_cache_to_head_by_public_names_alone(planted: Callable[..., Any]) -> None:
     cache = layercache.open_cache(planted().path)
     protocol = layercache.Protocol(epochs=5, min_steps=0)
-    results = layercache.probe(cache, head="attentive", settings=[layercache.Setting(lr=0.01, weight_decay=1e-4)], protocol=protocol, device="cpu")
+    results = layercache.probe(
+        cache,
+        head="attentive",
+        settings=[layercache.Setting(lr=0.01, weight_decay=1e-4)],
+        protocol=protocol,
+        device="cpu",
+    )
     assert isinstance(results, layercache.Results)
     head = layercache.load_head(results.table["path"][0])
     x = cache.split("test").read(head.pairs).transpose(1, 0, 2)

@@ -21,7 +21,11 @@ ARROWS = {
     "demo": {"extraction", "probing", "reporting", "cache"},
     "__init__": {"extraction", "probing", "reporting", "cache", "deploy", "study"},
 }
-FORBIDDEN = {"cache": {"torch", "timm", "torchvision", "PIL"}, "probing": {"timm", "torchvision", "PIL"}, "reporting": {"timm", "torchvision"}}
+FORBIDDEN = {
+    "cache": {"torch", "timm", "torchvision", "PIL"},
+    "probing": {"timm", "torchvision", "PIL"},
+    "reporting": {"timm", "torchvision"},
+}
 
 
 def imports(source: str, path: Path) -> set[str]:
@@ -45,7 +49,11 @@ def room(path: Path) -> str:
 def targets(names: set[str]) -> set[str]:
     """Rooms of layercache among imported names."""
     known = set(ARROWS)
-    return {parts[1] for name in names if (parts := name.split("."))[0] == "layercache" and len(parts) > 1 and parts[1] in known}
+    return {
+        parts[1]
+        for name in names
+        if (parts := name.split("."))[0] == "layercache" and len(parts) > 1 and parts[1] in known
+    }
 
 
 SOURCES = sorted((ROOT / "layercache").rglob("*.py"))
@@ -74,5 +82,12 @@ HEAVY = {"torch", "timm", "torchvision", "zarr", "pandas", "matplotlib", "sklear
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.name)
 def test_a_command_imports_nothing_heavy_before_it_runs(path: Path) -> None:
-    top = ast.Module([node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    top = ast.Module(
+        [
+            node
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ],
+        [],
+    )
     assert not {name.split(".")[0] for name in imports(ast.unparse(top), path)} & HEAVY

@@ -10,6 +10,9 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 
 
 def test_every_package_of_the_tree_is_installed() -> None:
-    tree = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "layercache").rglob("__init__.py")}
+    tree = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "layercache").rglob("__init__.py")
+    }
     assert set(SETUPTOOLS["packages"]) == tree | {"layercache_cli"}
     assert SETUPTOOLS["package-dir"]["layercache_cli"] == "cli"

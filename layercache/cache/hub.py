@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layercache.cache.location import RemotePath
-from layercache.cache.store import Entry, Part, Readable, views
-from layercache.cache.threads import in_threads
+from layercache.cache.storage.base import Entry, Part, Readable, views
+from layercache.cache.storage.paths import RemotePath
+from layercache.cache.storage.threads import in_threads
 from layercache.errors import MissingExtraError, OptionError, StorageError
 
 _HTTP = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
@@ -58,9 +58,16 @@ class HubStore:
         from huggingface_hub import CommitOperationAdd
 
         with self.faults("."):
-            self._api.create_repo(self.root.bucket, repo_type="dataset", private=True, exist_ok=True)
-            operations = [CommitOperationAdd(path_in_repo=self._name(key), path_or_fileobj=io.BytesIO(data)) for key, data in items.items()]
-            self._api.create_commit(self.root.bucket, operations, commit_message=message, repo_type="dataset")
+            self._api.create_repo(
+                self.root.bucket, repo_type="dataset", private=True, exist_ok=True
+            )
+            operations = [
+                CommitOperationAdd(path_in_repo=self._name(key), path_or_fileobj=io.BytesIO(data))
+                for key, data in items.items()
+            ]
+            self._api.create_commit(
+                self.root.bucket, operations, commit_message=message, repo_type="dataset"
+            )
 
     def holds(self, entry: Entry | None, data: bytes) -> bool:
         """Whether what the Hub says of a file is so of these bytes."""
@@ -76,7 +83,11 @@ class HubStore:
     def read(self, key: str) -> bytes:
         """All bytes of a file. Raises FileNotFoundError."""
         with self.faults(key), tempfile.TemporaryDirectory(prefix="layercache-") as folder:
-            return Path(self._api.hf_hub_download(self.root.bucket, self._name(key), repo_type="dataset", local_dir=folder)).read_bytes()
+            return Path(
+                self._api.hf_hub_download(
+                    self.root.bucket, self._name(key), repo_type="dataset", local_dir=folder
+                )
+            ).read_bytes()
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """All bytes of each that is there, several at a time."""
@@ -88,15 +99,23 @@ class HubStore:
 
     def entries(self, folder: str) -> dict[str, Entry]:
         """Every file below a folder, sorted by key."""
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
 
         prefix, found = self._name("" if folder == "." else folder), {}
         cut = len(self.root.key) + 1 if self.root.key else 0
         with self.faults(folder):
             try:
-                for item in self._api.list_repo_tree(self.root.bucket, prefix or None, recursive=True, repo_type="dataset"):
+                for item in self._api.list_repo_tree(
+                    self.root.bucket, prefix or None, recursive=True, repo_type="dataset"
+                ):
                     if (size := getattr(item, "size", None)) is not None:  # a folder has none
-                        found[item.path[cut:]] = Entry(size, item.lfs.sha256 if item.lfs else item.blob_id)
+                        found[item.path[cut:]] = Entry(
+                            size, item.lfs.sha256 if item.lfs else item.blob_id
+                        )
             except LocalEntryNotFoundError:
                 raise
             except (EntryNotFoundError, RepositoryNotFoundError):
@@ -106,7 +125,13 @@ class HubStore:
     def folders(self, folder: str) -> list[str]:
         """Names of the folders right in a folder, sorted."""
         below = "" if folder == "." else f"{folder}/"
-        return sorted({key[len(below) :].partition("/")[0] for key in self.entries(folder) if "/" in key[len(below) :]})
+        return sorted(
+            {
+                key[len(below) :].partition("/")[0]
+                for key in self.entries(folder)
+                if "/" in key[len(below) :]
+            }
+        )
 
     def list(self, folder: str) -> list[str]:
         """The keys of `entries`."""
@@ -133,24 +158,40 @@ class HubStore:
     @contextmanager
     def faults(self, key: str) -> Iterator[None]:
         """Turns what huggingface_hub raises into StorageError or FileNotFoundError, without its text: an address in it may hold a token."""
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            LocalTokenNotFoundError,
+        )
 
-        again, log_in = "run the same command again", "log in (hf auth login) or set HF_TOKEN, and look at what it may do"
+        again, log_in = (
+            "run the same command again",
+            "log in (hf auth login) or set HF_TOKEN, and look at what it may do",
+        )
         try:
             yield
         except LocalTokenNotFoundError:
-            raise StorageError(f"{self.path(key)}: no token for the Hugging Face Hub: {log_in}") from None
+            raise StorageError(
+                f"{self.path(key)}: no token for the Hugging Face Hub: {log_in}"
+            ) from None
         except LocalEntryNotFoundError:
-            raise StorageError(f"{self.path(key)}: the Hugging Face Hub cannot be reached: {again}") from None
+            raise StorageError(
+                f"{self.path(key)}: the Hugging Face Hub cannot be reached: {again}"
+            ) from None
         except EntryNotFoundError:
             raise FileNotFoundError(str(self.path(key))) from None
         except HfHubHTTPError as e:
             status = getattr(e.response, "status_code", None)
-            raise StorageError(f"{self.path(key)}: the Hugging Face Hub answers {status}: {log_in if status in (401, 403, 404) else again}") from None
+            raise StorageError(
+                f"{self.path(key)}: the Hugging Face Hub answers {status}: {log_in if status in (401, 403, 404) else again}"
+            ) from None
         except Exception as e:
             if type(e).__module__.partition(".")[0] not in _HTTP:
                 raise
-            raise StorageError(f"{self.path(key)}: the Hugging Face Hub cannot be reached ({type(e).__name__}): {again}") from None
+            raise StorageError(
+                f"{self.path(key)}: the Hugging Face Hub cannot be reached ({type(e).__name__}): {again}"
+            ) from None
 
     @contextmanager
     def lock(self, key: str, *, wait: bool = False) -> Iterator[None]:
@@ -195,4 +236,6 @@ class HubStore:
         return f"{self.root.key}/{key}".strip("/")
 
     def _refuse(self) -> NoReturn:
-        raise OptionError(f"{self.root}: the Hugging Face Hub is for keeping caches: bring this one here with `layercache cache pull {self.root}`")
+        raise OptionError(
+            f"{self.root}: the Hugging Face Hub is for keeping caches: bring this one here with `layercache cache pull {self.root}`"
+        )

@@ -5,4 +5,14 @@ from layercache.deploy.export import Export, export_onnx, export_torch
 from layercache.deploy.head import Head, load_head
 from layercache.deploy.predict import Prediction, Predictions, predict
 
-__all__ = ["Classifier", "Export", "Head", "Prediction", "Predictions", "export_onnx", "export_torch", "load_head", "predict"]
+__all__ = [
+    "Classifier",
+    "Export",
+    "Head",
+    "Prediction",
+    "Predictions",
+    "export_onnx",
+    "export_torch",
+    "load_head",
+    "predict",
+]

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from statistics import mean, stdev
 from typing import Any
 
-from layercache.extraction.catalogue import MODELS
-from layercache.probing.headfile import HeadPlace, SavedHead, head_file
-from layercache.probing.record import Probe, read_probe, read_probes
+from layercache.extraction.models.registry import MODELS
+from layercache.probing.results.checkpoint import HeadPlace, SavedHead, head_file
+from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
 MOST_CLASSES = 40
 """Class names that a card lists."""
@@ -20,7 +20,15 @@ MOST_CLASSES = 40
 def write_card(head: SavedHead, path: HeadPlace) -> str:
     """The card of `head`, which was read from `path`, a probe's folder or a head file."""
     probe = read_probe(head_file(path).parent)
-    parts = [_title(head), _data(head, probe), _backbone(head), _protocol(head, probe), _figures(head, probe), _limits(head), _use(head, path)]
+    parts = [
+        _title(head),
+        _data(head, probe),
+        _backbone(head),
+        _protocol(head, probe),
+        _figures(head, probe),
+        _limits(head),
+        _use(head, path),
+    ]
     return "\n".join(line for part in parts for line in (*part, ""))
 
 
@@ -52,7 +60,11 @@ def _title(head: SavedHead) -> Iterator[str]:
 def _data(head: SavedHead, probe: Probe | None) -> Iterator[str]:
     yield "## Data"
     yield ""
-    rows = f": {probe.row['train_rows']} training and {probe.row['test_rows']} test images" if probe else ""
+    rows = (
+        f": {probe.row['train_rows']} training and {probe.row['test_rows']} test images"
+        if probe
+        else ""
+    )
     yield f"{head.origin.dataset}{rows}. {'An image may have several classes.' if head.spec.multi_label else 'Each image has one class.'}"
     names = [" ".join(name.split()) for name in head.classes]
     more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
@@ -83,13 +95,20 @@ def _backbone(head: SavedHead) -> Iterator[str]:
 def _protocol(head: SavedHead, probe: Probe | None) -> Iterator[str]:
     yield "## Training"
     yield ""
-    chosen = ", ".join(f"{name} {value:g}" for name, value in head.setting.items()) or "no hyperparameters"
+    chosen = (
+        ", ".join(f"{name} {value:g}" for name, value in head.setting.items())
+        or "no hyperparameters"
+    )
     if probe is None:
         yield f"Setting: {chosen}; seed {head.seed}. How it was found is in the probe's record, which is not beside this head."
         return
     row, protocol = probe.row, probe.spec["protocol"]
     few = f" {probe.spec['shots']} samples of each class." if probe.spec["shots"] else ""
-    part = f" {100 * probe.spec['fraction']:g} % of the training samples." if probe.spec["fraction"] else ""
+    part = (
+        f" {100 * probe.spec['fraction']:g} % of the training samples."
+        if probe.spec["fraction"]
+        else ""
+    )
     yield (
         f"Chosen of {row['settings']} settings by {'mean average precision' if head.spec.multi_label else 'balanced accuracy'} on held-out training "
         f"samples: {chosen}; then trained on all training samples, seed {head.seed}.{few}{part}"
@@ -99,7 +118,11 @@ def _protocol(head: SavedHead, probe: Probe | None) -> Iterator[str]:
         yield (
             f"AdamW, cosine schedule, {row['epochs']} epochs in batches of {row['batch']} ({row['steps']} steps), gradient norm at most "
             f"{protocol['clip']}, class weights {'on' if protocol['class_weights'] else 'off'}, "
-            + (f"noise of {noise['std']:g} on {100 * noise['probability']:g} % of the samples." if noise else "no noise.")
+            + (
+                f"noise of {noise['std']:g} on {100 * noise['probability']:g} % of the samples."
+                if noise
+                else "no noise."
+            )
         )
 
 
@@ -110,8 +133,16 @@ def _figures(head: SavedHead, probe: Probe | None) -> Iterator[str]:
         yield "Not known: the probe's record (probe.json) is not beside this head."
         return
     row = probe.row
-    metric, name = ("map", "mean average precision") if head.spec.multi_label else ("balanced_accuracy", "balanced accuracy")
-    meaning = "mean over classes of average precision" if head.spec.multi_label else "mean over classes of the share recognised"
+    metric, name = (
+        ("map", "mean average precision")
+        if head.spec.multi_label
+        else ("balanced_accuracy", "balanced accuracy")
+    )
+    meaning = (
+        "mean over classes of average precision"
+        if head.spec.multi_label
+        else "mean over classes of the share recognised"
+    )
     yield "| figure | value | what it says |"
     yield "|---|---|---|"
     yield f"| test {name} | {_percent(row[f'test_{metric}'])} | {meaning}, on {row['test_rows']} test images, read once for this head |"
@@ -122,7 +153,11 @@ def _figures(head: SavedHead, probe: Probe | None) -> Iterator[str]:
     for key, label, says in (
         ("test_top1", "test top-1", "share of test images whose class comes first"),
         ("test_top5", "test top-5", "share of test images whose class is among the first five"),
-        (f"val_{metric}", f"validation {name}", "of the chosen setting on the held-out training samples; chosen for it, hence optimistic"),
+        (
+            f"val_{metric}",
+            f"validation {name}",
+            "of the chosen setting on the held-out training samples; chosen for it, hence optimistic",
+        ),
     ):
         if row.get(key) is not None:
             yield f"| {label} | {_percent(row[key])} | {says} |"
@@ -150,7 +185,11 @@ def _use(head: SavedHead, path: HeadPlace) -> Iterator[str]:
 
 def siblings(probe: Probe) -> list[Probe]:
     """The probes beside this one that differ from it in their seed alone, itself among them."""
-    return [other for other in read_probes(probe.path.parent, skip_damaged=True) if _but_seed(other.spec) == _but_seed(probe.spec)]
+    return [
+        other
+        for other in read_probes(probe.path.parent, skip_damaged=True)
+        if _but_seed(other.spec) == _but_seed(probe.spec)
+    ]
 
 
 def _but_seed(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from layercache.deploy.heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
-from layercache.extraction.backbones import COMPUTE, Backbone, load_backbone
-from layercache.extraction.decode import rgb
-from layercache.probing.headfile import SavedHead
+from layercache.extraction.models.backbone import COMPUTE, Backbone, load_backbone
+from layercache.extraction.pipeline.decode import rgb
+from layercache.probing.results.checkpoint import SavedHead
 
 
 class Classifier(nn.Module):
@@ -41,9 +41,16 @@ class Classifier(nn.Module):
         self.vit: nn.Module = backbone.module
         self.projection = backbone.projection
         self.fusion = inference_head(head.spec, head.parameters)
-        stored = {(layer, token): i for i, (layer, token) in enumerate((a, b) for a in backbone.layers for b in backbone.tokens)}
+        stored = {
+            (layer, token): i
+            for i, (layer, token) in enumerate(
+                (a, b) for a in backbone.layers for b in backbone.tokens
+            )
+        }
         self.chosen: Tensor
-        self.register_buffer("chosen", torch.tensor([stored[pair] for pair in head.pairs]), persistent=False)
+        self.register_buffer(
+            "chosen", torch.tensor([stored[pair] for pair in head.pairs]), persistent=False
+        )
         self.to(backbone.device)
         self.eval()
 
@@ -64,9 +71,15 @@ class Classifier(nn.Module):
             images = [images]
         if not isinstance(images, Tensor):
             images = torch.stack([self.pixels(image) for image in images])
-        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.preprocessing.input_size):
+        if (
+            images.dtype != torch.uint8
+            or images.ndim != 4
+            or tuple(images.shape[1:]) != (3, *self.preprocessing.input_size)
+        ):
             height, width = self.preprocessing.input_size
-            raise OptionError(f"expected PIL images or uint8 (B, 3, {height}, {width}), got {images.dtype} {tuple(images.shape)}")
+            raise OptionError(
+                f"expected PIL images or uint8 (B, 3, {height}, {width}), got {images.dtype} {tuple(images.shape)}"
+            )
         return self.preprocessing.normalise(images.to(self.chosen.device))
 
     def pixels(self, image: Image.Image) -> Tensor:
@@ -95,13 +108,27 @@ def refuse_mismatch(head: SavedHead, backbone: Backbone) -> None:
         ("preprocessing", dict(origin.preprocessing), backbone.preprocessing.to_json()),
     ):
         if own != given:
-            raise HeadMismatchError(f"this head was trained with {what} {own}, this {backbone.name} has {given}: load it as it was at extraction")
-    missing = [f"{layer}:{token}" for layer, token in head.pairs if layer not in backbone.layers or token not in backbone.tokens]
+            raise HeadMismatchError(
+                f"this head was trained with {what} {own}, this {backbone.name} has {given}: load it as it was at extraction"
+            )
+    missing = [
+        f"{layer}:{token}"
+        for layer, token in head.pairs
+        if layer not in backbone.layers or token not in backbone.tokens
+    ]
     if missing:
-        raise HeadMismatchError(f"this head reads tokens that this {backbone.name} was loaded without: {', '.join(missing[:6])}")
+        raise HeadMismatchError(
+            f"this head reads tokens that this {backbone.name} was loaded without: {', '.join(missing[:6])}"
+        )
 
 
-def backbone_of(head: SavedHead, *, weights: str | Path | None = None, device: str = "cpu", precision: str = "fp32") -> Backbone:
+def backbone_of(
+    head: SavedHead,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> Backbone:
     """The backbone that `head` was trained on, with the layers and tokens it reads, in float32 up to the head.
 
     Raises HeadMismatchError where `weights` (or, without them, what the model's name stands for) are others, and what load_backbone raises.
@@ -122,12 +149,16 @@ def backbone_of(head: SavedHead, *, weights: str | Path | None = None, device: s
             device=device,
             paper_compat=paper_compat,
         )
-        if backbone.digest != head.origin.weights or backbone.preprocessing.to_json() == dict(head.origin.preprocessing):
+        if backbone.digest != head.origin.weights or backbone.preprocessing.to_json() == dict(
+            head.origin.preprocessing
+        ):
             break
     return backbone
 
 
 def token_kinds(names: Sequence[str]) -> tuple[str, ...]:
     """The kinds that `load_backbone` takes, out of stored names: "cls", "grid:2/0", "grid:2/1" -> "cls", "grid:2"."""
-    kinds = list(dict.fromkeys("all" if name.startswith("patch/") else name.split("/")[0] for name in names))
+    kinds = list(
+        dict.fromkeys("all" if name.startswith("patch/") else name.split("/")[0] for name in names)
+    )
     return tuple(kind for kind in kinds if not (kind == "cls" and "all" in kinds))

@@ -44,7 +44,9 @@ class Export:
     """Largest absolute difference of a logit from the module's."""
 
 
-def export_onnx(classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()) -> Export:
+def export_onnx(
+    classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()
+) -> Export:
     """Write `classifier` as ONNX: input "images" float32 (batch, 3, H, W), preprocessed; output "logits" (batch, C); any batch size.
 
     Classes and preprocessing are in the file's metadata, key "layercache". `images` are checked besides the bundled ones.
@@ -55,7 +57,9 @@ def export_onnx(classifier: Classifier, path: str | Path, *, images: Sequence[Im
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
-        raise MissingExtraError(f"onnx, onnxscript and onnxruntime ({error.name} is missing)", "export") from error
+        raise MissingExtraError(
+            f"onnx, onnxscript and onnxruntime ({error.name} is missing)", "export"
+        ) from error
 
     def write(example: Tensor, file: Path) -> None:
         external = sum(p.numel() * p.element_size() for p in classifier.parameters()) > ONE_FILE
@@ -80,15 +84,21 @@ def export_onnx(classifier: Classifier, path: str | Path, *, images: Sequence[Im
     return _export(classifier, Path(path), images=images, write=write, load=load)
 
 
-def export_torch(classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()) -> Export:
+def export_torch(
+    classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()
+) -> Export:
     """Write `classifier` with torch.export (.pt2); `torch.export.load(FILE).module()` takes preprocessed float32 (B, 3, H, W), B from 1 up.
 
     Classes and preprocessing are in the extra file "layercache.json". Raises ExportError where torch refuses or the reloaded logits differ.
     """
 
     def write(example: Tensor, file: Path) -> None:
-        program = torch.export.export(classifier, (example,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}})
-        torch.export.save(program, file, extra_files={"layercache.json": json.dumps(describe(classifier))})
+        program = torch.export.export(
+            classifier, (example,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
+        )
+        torch.export.save(
+            program, file, extra_files={"layercache.json": json.dumps(describe(classifier))}
+        )
 
     def load(file: Path) -> Run:
         return torch.export.load(file).module()
@@ -118,7 +128,12 @@ def real_images() -> list[Image.Image]:
 
 
 def _export(
-    classifier: Classifier, path: Path, *, images: Sequence[Image.Image], write: Callable[[Tensor, Path], None], load: Callable[[Path], Run]
+    classifier: Classifier,
+    path: Path,
+    *,
+    images: Sequence[Image.Image],
+    write: Callable[[Tensor, Path], None],
+    load: Callable[[Path], Run],
 ) -> Export:
     x = classifier.preprocess([*real_images(), *images])
     with torch.inference_mode():
@@ -128,14 +143,20 @@ def _export(
         made = Path(folder) / path.name  # the same name: an ONNX file names its FILE.data
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the exporters' own deprecations; what counts is checked below
+                warnings.simplefilter(
+                    "ignore"
+                )  # the exporters' own deprecations; what counts is checked below
                 write(x[:2], made)
                 found = run_both(load(made), x)
         except Exception as error:  # exporters and runtimes raise their own kinds for an operator that they do not know
             first = (str(error) or type(error).__name__).splitlines()[0]
-            raise ExportError(f"{path}: this classifier cannot be exported ({type(error).__name__}: {first}); nothing was written") from error
+            raise ExportError(
+                f"{path}: this classifier cannot be exported ({type(error).__name__}: {first}); nothing was written"
+            ) from error
         difference = compare(found, wanted, where=path)
-        files = sorted(Path(folder).iterdir(), key=lambda file: file == made)  # the file itself last
+        files = sorted(
+            Path(folder).iterdir(), key=lambda file: file == made
+        )  # the file itself last
         total = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.parent / file.name)
@@ -161,6 +182,8 @@ def compare(found: Mapping[str, Tensor], wanted: Tensor, *, where: Path) -> floa
             )
         difference = float((got - wanted).abs().max())
         if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
-            raise ExportError(f"{where}: the exported file's logits differ by {difference:.2g} for {how}; nothing was written")
+            raise ExportError(
+                f"{where}: the exported file's logits differ by {difference:.2g} for {how}; nothing was written"
+            )
         worst = max(worst, difference)
     return worst

@@ -8,8 +8,8 @@ from pathlib import Path
 from layercache.deploy.card import write_card
 from layercache.deploy.classifier import Classifier, backbone_of
 from layercache.extraction.plan import choose_device
-from layercache.probing.headfile import HeadPlace, SavedHead, head_place
-from layercache.probing.headfile import load_head as read_head
+from layercache.probing.results.checkpoint import HeadPlace, SavedHead, head_place
+from layercache.probing.results.checkpoint import load_head as read_head
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +19,9 @@ class Head(SavedHead):
     path: HeadPlace
     """The probe's folder or the file that it was read from."""
 
-    def with_backbone(self, *, weights: str | Path | None = None, device: str = "auto", precision: str = "fp32") -> Classifier:
+    def with_backbone(
+        self, *, weights: str | Path | None = None, device: str = "auto", precision: str = "fp32"
+    ) -> Classifier:
         """The head on its backbone: an nn.Module from preprocessed images (B, 3, H, W) to logits (B, C).
 
         weights: the checkpoint that the tokens were extracted with; without it, what ships with the package or what timm downloads.
@@ -31,7 +33,9 @@ class Head(SavedHead):
             probabilities = classifier.probabilities(classifier(classifier.preprocess(image)))
         """
         device, _ = choose_device(device)
-        return Classifier(self, backbone_of(self, weights=weights, device=device, precision=precision))
+        return Classifier(
+            self, backbone_of(self, weights=weights, device=device, precision=precision)
+        )
 
     def card(self) -> str:
         """What the head is, in markdown: data, backbone, protocol, figures, limits, licence."""
@@ -44,4 +48,6 @@ def load_head(path: str | HeadPlace) -> Head:
     Raises HeadMismatchError where the file is none of ours, and an error that says so where there is none.
     """
     saved = read_head(path)
-    return Head(**{field.name: getattr(saved, field.name) for field in fields(saved)}, path=head_place(path))
+    return Head(
+        **{field.name: getattr(saved, field.name) for field in fields(saved)}, path=head_place(path)
+    )

@@ -26,7 +26,11 @@ from layercache.probing.heads.attentive import BATCH_NORM_EPS, LAYER_NORM_EPS
 
 def inference_head(spec: HeadSpec, parameters: Mapping[str, Tensor]) -> nn.Module:
     """A frozen module from tokens (B, S, D), each of length 1, to logits (B, C); `parameters` is the state dict of the textbook head."""
-    made = LinearInference(spec, parameters) if spec.kind == "linear" else AttentiveInference(spec, parameters)
+    made = (
+        LinearInference(spec, parameters)
+        if spec.kind == "linear"
+        else AttentiveInference(spec, parameters)
+    )
     return made.eval().requires_grad_(False)
 
 
@@ -50,20 +54,32 @@ class AttentiveInference(nn.Module):
         super().__init__()
         p = {name: value.double() for name, value in parameters.items()}
         heads, length, width = spec.heads, spec.head_width, spec.width
-        query = F.layer_norm(p["query"], (width,), p["norm_query.weight"], p["norm_query.bias"], eps=LAYER_NORM_EPS)
+        query = F.layer_norm(
+            p["query"], (width,), p["norm_query.weight"], p["norm_query.bias"], eps=LAYER_NORM_EPS
+        )
         query_hd = (p["to_query.weight"] @ query).view(heads, length)
         keys_hde = p["to_key.weight"].view(heads, length, width)
         values_hde = p["to_value.weight"].view(heads, length, width)
         scale = p["batch_norm.weight"] / (p["batch_norm.running_var"] + BATCH_NORM_EPS).sqrt()
         classifier = p["classifier.weight"] * scale
-        constant = p["output.weight"] @ (p["to_value.weight"] @ p["norm_value.bias"]) + p["output.bias"] - p["batch_norm.running_mean"]
-        self.directions = _frozen(p["norm_key.weight"] * torch.einsum("hd,hde->he", query_hd, keys_hde) * length**-0.5)
+        constant = (
+            p["output.weight"] @ (p["to_value.weight"] @ p["norm_value.bias"])
+            + p["output.bias"]
+            - p["batch_norm.running_mean"]
+        )
+        self.directions = _frozen(
+            p["norm_key.weight"] * torch.einsum("hd,hde->he", query_hd, keys_hde) * length**-0.5
+        )
         """m, (H, D)."""
         self.values = _frozen((values_hde * p["norm_value.weight"]).transpose(1, 2))
         """(H, D, d)."""
         self.weight = _frozen(classifier @ p["output.weight"])
         """(C, H d)."""
-        self.bias = _frozen(classifier @ constant + p["classifier.weight"] @ p["batch_norm.bias"] + p["classifier.bias"])
+        self.bias = _frozen(
+            classifier @ constant
+            + p["classifier.weight"] @ p["batch_norm.bias"]
+            + p["classifier.bias"]
+        )
         """(C,)."""
         self.added = _frozen(p["embedding"][list(spec.groups)]) if spec.groups is not None else None
         """The embedding of each token, (S, D), where there are some."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from layercache.deploy.classifier import Classifier
 from layercache.errors import DataError, DataNotFoundError, OptionError
-from layercache.extraction.datasets.files import FileSamples, is_image
-from layercache.extraction.decode import open_image
+from layercache.extraction.datasets.image_files import FileSamples, is_image
+from layercache.extraction.pipeline.decode import open_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,23 @@ def predict(
         for start in range(0, len(files), batch_size):
             rows = range(start, min(start + batch_size, len(files)))
             loaded = list(pool.map(load, rows))
-            skipped |= {files[row]: str(image) for row, image in zip(rows, loaded, strict=True) if isinstance(image, DataError)}
-            pixels = {row: image for row, image in zip(rows, loaded, strict=True) if isinstance(image, Tensor)}
+            skipped |= {
+                files[row]: str(image)
+                for row, image in zip(rows, loaded, strict=True)
+                if isinstance(image, DataError)
+            }
+            pixels = {
+                row: image
+                for row, image in zip(rows, loaded, strict=True)
+                if isinstance(image, Tensor)
+            }
             if pixels:
-                found += _classify(classifier, [files[row] for row in pixels], torch.stack(list(pixels.values())), top_k=top_k)
+                found += _classify(
+                    classifier,
+                    [files[row] for row in pixels],
+                    torch.stack(list(pixels.values())),
+                    top_k=top_k,
+                )
             if progress is not None:
                 progress(rows.stop)
     return Predictions(images=tuple(found), skipped=skipped)
@@ -99,7 +112,9 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
         if os.path.isdir(path):
             below = list(_images_below(os.fspath(path)))
             if not below:
-                raise DataNotFoundError(f"{path}: no image in this folder or below it (by the files' names: .jpg, .png, .webp ...)")
+                raise DataNotFoundError(
+                    f"{path}: no image in this folder or below it (by the files' names: .jpg, .png, .webp ...)"
+                )
             found |= dict.fromkeys(sorted(below))
         elif os.path.exists(path):
             found[os.fspath(path)] = None
@@ -120,11 +135,15 @@ def _images_below(folder: str) -> Iterator[str]:
         yield from (os.path.join(place, name) for name in names if is_image(name))
 
 
-def _classify(classifier: Classifier, files: Sequence[str], pixels: Tensor, *, top_k: int) -> list[Prediction]:
+def _classify(
+    classifier: Classifier, files: Sequence[str], pixels: Tensor, *, top_k: int
+) -> list[Prediction]:
     with torch.inference_mode():
         probabilities = classifier.probabilities(classifier(classifier.preprocess(pixels))).cpu()
     values, order = probabilities.topk(min(top_k, probabilities.shape[1]))
     return [
-        Prediction(image=file, classes=tuple(classifier.classes[c] for c in row), probabilities=tuple(p))
+        Prediction(
+            image=file, classes=tuple(classifier.classes[c] for c in row), probabilities=tuple(p)
+        )
         for file, row, p in zip(files, order.tolist(), values.tolist(), strict=True)
     ]

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layercache.engine.contract import Crew, Engine, Heard, Make, Progress, Say, Tell, Worker
+from layercache.engine.base import Crew, Engine, Heard, Make, Progress, Say, Tell, Worker
 from layercache.engine.local import LocalEngine
 from layercache.errors import OptionError, UnknownNameError
 
-__all__ = ["ENGINES", "Crew", "Engine", "Heard", "Make", "Progress", "Say", "Tell", "Worker", "check_engine", "open_engine", "why_device"]
+__all__ = [
+    "ENGINES",
+    "Crew",
+    "Engine",
+    "Heard",
+    "Make",
+    "Progress",
+    "Say",
+    "Tell",
+    "Worker",
+    "check_engine",
+    "open_engine",
+    "why_device",
+]
 
 ENGINES = ("local", "ray")
 
@@ -19,7 +32,9 @@ def check_engine(name: str, address: str | None) -> None:
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ENGINES)
     if address is not None and name != "ray":
-        raise OptionError(f"address {address!r}: it is the address of a Ray cluster, so it needs --engine ray")
+        raise OptionError(
+            f"address {address!r}: it is the address of a Ray cluster, so it needs --engine ray"
+        )
 
 
 @contextmanager
@@ -32,7 +47,7 @@ def open_engine(name: str, *, address: str | None = None) -> Iterator[Engine]:
     if name == "local":
         yield LocalEngine()
         return
-    from layercache.engine.ray_ import session
+    from layercache.engine.ray_engine import session
 
     with session(address) as engine:
         yield engine
@@ -40,4 +55,10 @@ def open_engine(name: str, *, address: str | None = None) -> Iterator[Engine]:
 
 def why_device(asked: str, *, gpu: bool) -> str:
     """Why the workers of a cluster have a GPU or none, for the user. asked: "auto", "cpu" or "cuda"."""
-    return "as asked" if asked != "auto" else "the cluster has GPUs" if gpu else "no GPU in the cluster"
+    return (
+        "as asked"
+        if asked != "auto"
+        else "the cluster has GPUs"
+        if gpu
+        else "no GPU in the cluster"
+    )

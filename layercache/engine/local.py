@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from layercache.engine.contract import Heard, Make, Say, Worker
+from layercache.engine.base import Heard, Make, Say, Worker
 
 
 class LocalEngine:
@@ -20,7 +20,9 @@ class LocalEngine:
         return None
 
     @contextmanager
-    def crew(self, make: Make, *, gpu: bool, threads: int, say: Say, heard: Heard) -> Iterator[LocalCrew]:
+    def crew(
+        self, make: Make, *, gpu: bool, threads: int, say: Say, heard: Heard
+    ) -> Iterator[LocalCrew]:
         """Makes the worker at once."""
         crew = LocalCrew(say, heard)
         with closing(make(crew.tell, None)) as worker:

@@ -15,7 +15,10 @@ class Interrupted(KeyboardInterrupt):
 @contextmanager
 def terminable() -> Iterator[None]:
     """SIGTERM does what Ctrl-C does, where this is the main thread and nobody else handles it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
         yield
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)

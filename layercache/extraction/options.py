@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from layercache.cache.location import Place
-from layercache.cache.spec import Precision, StoreDtype, Tap
+from layercache.cache.format.spec import Precision, StoreDtype, Tap
+from layercache.cache.storage.paths import Place
 from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
-from layercache.extraction.datasets.contract import Dataset
+from layercache.extraction.datasets.base import Dataset
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnError = Literal["stop", "skip"]
@@ -96,7 +96,9 @@ class ExtractOptions:
             ("on_error", OnError),
         ):
             if getattr(self, option) not in get_args(known):
-                raise OptionError(f"{option}: expected {' or '.join(get_args(known))}, got {getattr(self, option)!r}")
+                raise OptionError(
+                    f"{option}: expected {' or '.join(get_args(known))}, got {getattr(self, option)!r}"
+                )
         check_engine(self.engine, self.address)
         for model in self.weights:
             if model not in self.models:
@@ -110,7 +112,9 @@ def weights_of(words: Sequence[str], models: Sequence[str]) -> dict[str, str | P
         model, equals, file = word.partition("=")
         if not equals or model not in models:
             if len(models) != 1:
-                raise OptionError(f"weights {word!r}: with {len(models)} models, expected MODEL=FILE, e.g. {models[0]}={word}")
+                raise OptionError(
+                    f"weights {word!r}: with {len(models)} models, expected MODEL=FILE, e.g. {models[0]}={word}"
+                )
             model, file = models[0], word
         if model in found:
             raise OptionError(f"weights: {model} has two files, {found[model]} and {file}")

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import torch
 
-from layercache.cache.blocks import committed
-from layercache.cache.layout import SplitLayout, cache_folder, planned_bytes
-from layercache.cache.location import Place
-from layercache.cache.reader import cache_root, open_cache
-from layercache.cache.records import CompleteRecord
-from layercache.cache.shard import Codec
-from layercache.cache.spec import CacheSpec, DatasetIdentity
-from layercache.cache.store import open_store
+from layercache.cache.find import cache_root, open_cache
+from layercache.cache.format.layout import SplitLayout, cache_folder, planned_bytes
+from layercache.cache.format.records import CompleteRecord
+from layercache.cache.format.shard import Codec
+from layercache.cache.format.spec import CacheSpec, DatasetIdentity
+from layercache.cache.storage.base import open_store
+from layercache.cache.storage.paths import Place
+from layercache.cache.writing.block_writer import committed
 from layercache.engine import why_device
 from layercache.errors import CacheError, DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
-from layercache.extraction.backbones import Backbone, load_backbone
-from layercache.extraction.datasets.contract import Dataset
+from layercache.extraction.datasets.base import Dataset
+from layercache.extraction.models.backbone import Backbone, load_backbone
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.result import human
 
@@ -46,7 +46,14 @@ class Target:
     @property
     def missing_bytes(self) -> int:
         """What is still to be written, uncompressed."""
-        return sum(max(0, planned_bytes(self.spec, self.spec.dataset.splits[s].rows) - size_on_disk(self.path, self.spec, s)) for s in self.todo)
+        return sum(
+            max(
+                0,
+                planned_bytes(self.spec, self.spec.dataset.splits[s].rows)
+                - size_on_disk(self.path, self.spec, s),
+            )
+            for s in self.todo
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +99,9 @@ def make_plan(options: ExtractOptions) -> Plan:
     """
     if options.codec is not None:
         Codec(options.codec)  # refuses a word that it does not know, before anything is read
-    device, why = choose_device(options.device) if options.engine == "local" else ("cpu", "to be found out")
+    device, why = (
+        choose_device(options.device) if options.engine == "local" else ("cpu", "to be found out")
+    )
     dataset = options.dataset
     if isinstance(dataset, str):
         dataset = datasets.open_dataset(dataset, root=options.data_root, download=options.download)
@@ -110,13 +119,26 @@ def make_plan(options: ExtractOptions) -> Plan:
     if len({target.path for target in targets}) < len(targets):
         raise OptionError(f"models: {', '.join(options.models)} name one cache twice")
     batch_size = _batch_size(options, device)
-    return Plan(dataset=dataset, splits=splits, root=root, device=device, why_device=why, batch_size=batch_size, targets=targets)
+    return Plan(
+        dataset=dataset,
+        splits=splits,
+        root=root,
+        device=device,
+        why_device=why,
+        batch_size=batch_size,
+        targets=targets,
+    )
 
 
 def place(plan: Plan, options: ExtractOptions, *, gpu: bool) -> Plan:
     """The plan, with its forwards on the workers of a cluster, which have GPUs or not."""
     device = "cuda" if gpu else "cpu"
-    return replace(plan, device=device, why_device=why_device(options.device, gpu=gpu), batch_size=_batch_size(options, device))
+    return replace(
+        plan,
+        device=device,
+        why_device=why_device(options.device, gpu=gpu),
+        batch_size=_batch_size(options, device),
+    )
 
 
 def _batch_size(options: ExtractOptions, device: str) -> int:
@@ -138,13 +160,19 @@ def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
     for split in splits:
         unreadable: dict[str, str] = getattr(dataset.open(split), "unreadable", {})
         for sample, why in unreadable.items():
-            count = f" ({len(unreadable)} such samples in split {split})" if len(unreadable) > 1 else ""
-            raise DataError(f"sample {sample!r} cannot be read: {why}{count}. --on-error skip leaves such images out and lists them in the cache")
+            count = (
+                f" ({len(unreadable)} such samples in split {split})" if len(unreadable) > 1 else ""
+            )
+            raise DataError(
+                f"sample {sample!r} cannot be read: {why}{count}. --on-error skip leaves such images out and lists them in the cache"
+            )
 
 
 def size_on_disk(path: Place, spec: CacheSpec, split: str) -> int:
     """Bytes of the files of one split's Zarr group."""
-    return sum(entry.size for entry in open_store(path).entries(SplitLayout(spec, split).group).values())
+    return sum(
+        entry.size for entry in open_store(path).entries(SplitLayout(spec, split).group).values()
+    )
 
 
 def load(options: ExtractOptions, model: str, device: str) -> Backbone:
@@ -164,7 +192,9 @@ def load(options: ExtractOptions, model: str, device: str) -> Backbone:
     )
 
 
-def _target(backbone: Backbone, identity: DatasetIdentity, root: Place, splits: Sequence[str]) -> Target:
+def _target(
+    backbone: Backbone, identity: DatasetIdentity, root: Place, splits: Sequence[str]
+) -> Target:
     spec = CacheSpec(
         model=backbone.name,
         architecture=backbone.architecture,
@@ -202,11 +232,19 @@ def _complete(path: Place, spec: CacheSpec, split: str) -> bool:
     except CacheError:
         return False  # absent, begun or damaged: the writer looks closer
     found = store.read_many(files)
-    if any(key not in found or sha256(found[key]).hexdigest() != digest for key, digest in files.items()):
+    if any(
+        key not in found or sha256(found[key]).hexdigest() != digest
+        for key, digest in files.items()
+    ):
         return False
     shards = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
-    return all(committed(layout, b, found.get(layout.record(b)), shard_bytes=shards.get(layout.shard(b))) for b in range(layout.blocks))
+    return all(
+        committed(layout, b, found.get(layout.record(b)), shard_bytes=shards.get(layout.shard(b)))
+        for b in range(layout.blocks)
+    )
 
 
 def _littered(path: Place, layout: SplitLayout) -> bool:
-    return isinstance(path, Path) and (bool(open_store(path).size(layout.lock)) or (path / layout.partial).exists())
+    return isinstance(path, Path) and (
+        bool(open_store(path).size(layout.lock)) or (path / layout.partial).exists()
+    )

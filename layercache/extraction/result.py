@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layercache.cache.location import Place
+from layercache.cache.storage.paths import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,11 @@ class Extraction:
 
     def summary(self) -> str:
         """Two lines for the user: what it took, where it lies."""
-        left_out = f", {self.skipped} skipped because they could not be decoded (layercache cache info lists them)" if self.skipped else ""
+        left_out = (
+            f", {self.skipped} skipped because they could not be decoded (layercache cache info lists them)"
+            if self.skipped
+            else ""
+        )
         where = f"  cache: {self.path} ({human(self.bytes)}; {', '.join(self.splits)}: {self.rows} images{left_out})"
         if self.did_nothing:
             return f"{self.model} on {self.dataset}: complete already, nothing to do\n{where}"

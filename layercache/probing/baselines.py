@@ -15,11 +15,11 @@ import torch
 
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.budget import SHARE, format_bytes, free_memory
-from layercache.probing.features import Features
+from layercache.probing.data.resident import Features
+from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
-from layercache.probing.methods import Keep, Score, Trained
 from layercache.probing.metrics import evaluate
-from layercache.probing.splits import Rows
+from layercache.probing.training.trainer import Keep, Score, Trained
 
 GRIDS: Mapping[str, tuple[Mapping[str, float], ...]] = {
     "knn": tuple({"k": k} for k in (1, 5, 10, 20, 50)),
@@ -45,7 +45,16 @@ class Baseline:
     progress: Callable[[int, int], None] | None
     """Called after every setting."""
 
-    def score(self, features: Features, settings: Sequence[Mapping[str, float]], *, train: Rows, val: Rows, fold: int, keep: Keep) -> None:
+    def score(
+        self,
+        features: Features,
+        settings: Sequence[Mapping[str, float]],
+        *,
+        train: Rows,
+        val: Rows,
+        fold: int,
+        keep: Keep,
+    ) -> None:
         """One classifier after another."""
         x, y = _matrix(features, train)
         x_val, y_val = _matrix(features, val)
@@ -56,17 +65,26 @@ class Baseline:
             if self.progress:
                 self.progress(i + 1, len(settings))
 
-    def train(self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None) -> Trained:
+    def train(
+        self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None
+    ) -> Trained:
         """The classifier of one setting; a logistic regression is handed back as the linear head that it is."""
         x, y = _matrix(features, rows)
         if self.name == "logreg":
             weight, bias = self._logreg(setting["C"], x, y)
-            parameters = {"classifier.weight": torch.from_numpy(weight).float(), "classifier.bias": torch.from_numpy(bias).float()}
+            parameters = {
+                "classifier.weight": torch.from_numpy(weight).float(),
+                "classifier.bias": torch.from_numpy(bias).float(),
+            }
             return Trained(parameters=parameters, shape=self.shape, logits=None)
         said = self._classifier(setting, x, y)
-        return Trained(parameters=None, shape=None, logits=lambda tokens: said(tokens.flatten(1).cpu().numpy()))
+        return Trained(
+            parameters=None, shape=None, logits=lambda tokens: said(tokens.flatten(1).cpu().numpy())
+        )
 
-    def _classifier(self, setting: Mapping[str, float], x: Array, y: Array) -> Callable[[Array], Array]:
+    def _classifier(
+        self, setting: Mapping[str, float], x: Array, y: Array
+    ) -> Callable[[Array], Array]:
         if self.name == "knn":
             return self._knn(int(setting["k"]), x, y)
         weight, bias = self._logreg(setting["C"], x, y)
@@ -82,7 +100,13 @@ class Baseline:
             found = model.predict_proba(other)
             if self.shape.multi_label:
                 # a list over classes of (N, values that occurred): the last column is "present" where 1 occurred
-                share = np.stack([p[:, -1] * float(values[-1]) for p, values in zip(found, model.classes_, strict=True)], axis=1)
+                share = np.stack(
+                    [
+                        p[:, -1] * float(values[-1])
+                        for p, values in zip(found, model.classes_, strict=True)
+                    ],
+                    axis=1,
+                )
             else:
                 share = np.zeros((len(other), self.shape.classes))
                 share[:, model.classes_] = found
@@ -92,18 +116,26 @@ class Baseline:
 
     def _logreg(self, c: float, x: Array, y: Array) -> tuple[Array, Array]:
         """(weight (C, S*D), bias (C,)), classes weighted as the heads' are (N / (C n_c) is scikit-learn's "balanced")."""
-        weight, bias = np.zeros((self.shape.classes, x.shape[1])), np.full(self.shape.classes, ABSENT)
+        weight, bias = (
+            np.zeros((self.shape.classes, x.shape[1])),
+            np.full(self.shape.classes, ABSENT),
+        )
         if self.shape.multi_label:
             for label in range(self.shape.classes):
                 if y[:, label].min() == y[:, label].max():
                     bias[label] = -ABSENT if y[0, label] else ABSENT
                 else:
-                    weight[label], bias[label] = (part[0] for part in _solve(c, x, y[:, label], weights=None)[:2])
+                    weight[label], bias[label] = (
+                        part[0] for part in _solve(c, x, y[:, label], weights=None)[:2]
+                    )
             return weight, bias
         coefficients, intercepts, classes = _solve(c, x, y, weights="balanced")
         if len(classes) == 2:
             # two classes have one row of coefficients: the second class against the first, whose logit is then 0
-            coefficients, intercepts = np.vstack([np.zeros_like(coefficients), coefficients]), np.append(0.0, intercepts)
+            coefficients, intercepts = (
+                np.vstack([np.zeros_like(coefficients), coefficients]),
+                np.append(0.0, intercepts),
+            )
         weight[classes], bias[classes] = coefficients, intercepts
         return weight, bias
 

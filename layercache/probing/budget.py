@@ -10,7 +10,18 @@ import torch
 
 from layercache.errors import OptionError
 
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 SHARE = 0.5
 """Part of the free memory that features may take where no budget is given; the rest is for the fits and for others."""
 
@@ -21,13 +32,17 @@ def resolve_device(name: str | torch.device) -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda"), f"cuda ({torch.cuda.get_device_name()})"
         threads = torch.get_num_threads()
-        return torch.device("cpu"), f"cpu ({threads} thread{'s' * (threads != 1)}; no CUDA device found)"
+        return torch.device(
+            "cpu"
+        ), f"cpu ({threads} thread{'s' * (threads != 1)}; no CUDA device found)"
     try:
         device = torch.device(name)
     except RuntimeError as e:
         raise OptionError(f"--device is auto, cpu or cuda (or cuda:1 ...); came {name!r}") from e
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"--device {name}: torch {torch.__version__} finds no CUDA device here; use --device cpu or auto")
+        raise OptionError(
+            f"--device {name}: torch {torch.__version__} finds no CUDA device here; use --device cpu or auto"
+        )
     return device, f"{device} (as asked)"
 
 
@@ -69,7 +84,10 @@ def _meminfo() -> dict[str, Any]:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:  # not Linux: nothing is known, the caller's default serves
         return {}
-    return {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+    return {
+        name: int(rest.split()[0]) * 1024
+        for name, _, rest in (line.partition(":") for line in lines)
+    }
 
 
 def _number(path: str) -> int | None:

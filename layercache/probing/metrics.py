@@ -17,7 +17,9 @@ Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 
 
-def evaluate(logits: Floats, labels: NDArray[Any], *, multi_label: bool = False) -> dict[str, float]:
+def evaluate(
+    logits: Floats, labels: NDArray[Any], *, multi_label: bool = False
+) -> dict[str, float]:
     """What a probe reports: "balanced_accuracy", "top1", "top5" of class numbers (N,); "map" of 0/1 targets (N, C). Logits (N, C)."""
     if multi_label:
         return {"map": mean_average_precision(logits, labels)}
@@ -29,7 +31,11 @@ def evaluate_ranks(ranks: Ints, labels: Ints) -> dict[str, float]:
     counts = np.bincount(labels)
     hits = np.bincount(labels[ranks == 0], minlength=len(counts))
     there = counts > 0
-    return {"balanced_accuracy": float(np.mean(hits[there] / counts[there])), "top1": float(np.mean(ranks < 1)), "top5": float(np.mean(ranks < 5))}
+    return {
+        "balanced_accuracy": float(np.mean(hits[there] / counts[there])),
+        "top1": float(np.mean(ranks < 1)),
+        "top5": float(np.mean(ranks < 5)),
+    }
 
 
 def class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
@@ -67,7 +73,9 @@ def top_k(logits: Floats, labels: Ints, *, k: int) -> float:
 
 def confusion(predicted: Ints, labels: Ints, *, classes: int) -> NDArray[np.int64]:
     """Counts (C, C): row true class, column predicted class."""
-    return np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(
+        labels.astype(np.int64) * classes + predicted, minlength=classes * classes
+    ).reshape(classes, classes)
 
 
 def average_precision(scores: Floats, targets: NDArray[Any]) -> float:
@@ -83,11 +91,22 @@ def average_precision(scores: Floats, targets: NDArray[Any]) -> float:
 
 def mean_average_precision(scores: Floats, targets: NDArray[Any]) -> float:
     """Mean of `average_precision` over the classes with a positive sample; both (N, C). NaN when no class has one."""
-    values = [average_precision(scores[:, c], targets[:, c]) for c in range(scores.shape[1]) if np.any(targets[:, c] > 0)]
+    values = [
+        average_precision(scores[:, c], targets[:, c])
+        for c in range(scores.shape[1])
+        if np.any(targets[:, c] > 0)
+    ]
     return float(np.mean(values)) if values else float("nan")
 
 
-def bootstrap(statistic: Callable[[Ints], float], n: int, *, repeats: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    statistic: Callable[[Ints], float],
+    n: int,
+    *,
+    repeats: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
     """Percentile confidence interval over test samples: `statistic` of row numbers (n,) drawn with replacement, `repeats` times.
 
     It says how far the figure would move with other test images; it says nothing about other training seeds.

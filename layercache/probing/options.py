@@ -46,5 +46,7 @@ def read_options(given: dict[str, Any]) -> Options:
     """Options from keywords. Raises OptionError for one that there is not."""
     if unknown := set(given) - set(Options.__dataclass_fields__):
         known = ", ".join(Options.__dataclass_fields__)
-        raise OptionError(f"probe has no option {', '.join(sorted(unknown))}; besides what its signature shows there are {known}")
+        raise OptionError(
+            f"probe has no option {', '.join(sorted(unknown))}; besides what its signature shows there are {known}"
+        )
     return Options(**given)

@@ -16,7 +16,9 @@ def numbers(text: str | None, *, option: str, whole: bool = False) -> Any:
     except ValueError:
         found = []
     if not found:
-        raise OptionError(f"{option} is a list of {'whole ' if whole else ''}numbers such as {'1,5,10' if whole else '0.1,0.01'}; came {text!r}")
+        raise OptionError(
+            f"{option} is a list of {'whole ' if whole else ''}numbers such as {'1,5,10' if whole else '0.1,0.01'}; came {text!r}"
+        )
     return found
 
 
@@ -24,5 +26,7 @@ def seed_numbers(text: str) -> Any:
     """`3` is three seeds (0, 1, 2), `4,7` are these two, `4,` is seed 4 alone. Raises OptionError."""
     found = numbers(text, option="--seeds", whole=True)
     if min(found) < 0 or (found == [0] and "," not in text):
-        raise OptionError(f"--seeds is a number of seeds, at least 1, or a list of seeds from 0 on such as 4,7 (one seed: 4,); came {text!r}")
+        raise OptionError(
+            f"--seeds is a number of seeds, at least 1, or a list of seeds from 0 on such as 4,7 (one seed: 4,); came {text!r}"
+        )
     return found if "," in text else found[0]

@@ -44,11 +44,15 @@ class AttentionMap:
         return np.asarray(np.sqrt((self.std_hlt**2).mean(axis=0) + self.mean_hlt.var(axis=0)))
 
 
-def arrange(mean_hs: NDArray[Any], std_hs: NDArray[Any], *, pairs: Sequence[tuple[int, str]]) -> AttentionMap:
+def arrange(
+    mean_hs: NDArray[Any], std_hs: NDArray[Any], *, pairs: Sequence[tuple[int, str]]
+) -> AttentionMap:
     """From columns of (layer, token) pairs to layers x token kinds. Raises OptionError if the number of columns is not that of pairs."""
     mean, std = np.asarray(mean_hs, dtype=np.float64), np.asarray(std_hs, dtype=np.float64)
     if mean.ndim != 2 or mean.shape != std.shape or mean.shape[1] != len(pairs):
-        raise OptionError(f"attention: expected two (heads, {len(pairs)}) arrays, one column per pair, got {mean.shape} and {std.shape}")
+        raise OptionError(
+            f"attention: expected two (heads, {len(pairs)}) arrays, one column per pair, got {mean.shape} and {std.shape}"
+        )
     layers = tuple(sorted({layer for layer, _ in pairs}))
     kinds = tuple(dict.fromkeys(token_kind(token) for _, token in pairs))
     shape = (len(mean), len(layers), len(kinds))
@@ -70,7 +74,17 @@ def token_kind(token: str) -> str:
 def average(maps: Sequence[AttentionMap]) -> AttentionMap:
     """Of several seeds of one probe: means and variances averaged head by head. Raises OptionError where they do not see the same tokens."""
     first = maps[0]
-    if any((m.layers, m.tokens, m.mean_hlt.shape) != (first.layers, first.tokens, first.mean_hlt.shape) for m in maps):
-        raise OptionError("attention: only probes of the same tokens and number of heads can be averaged")
+    if any(
+        (m.layers, m.tokens, m.mean_hlt.shape) != (first.layers, first.tokens, first.mean_hlt.shape)
+        for m in maps
+    ):
+        raise OptionError(
+            "attention: only probes of the same tokens and number of heads can be averaged"
+        )
     mean = np.mean([m.mean_hlt for m in maps], axis=0)
-    return AttentionMap(layers=first.layers, tokens=first.tokens, mean_hlt=mean, std_hlt=np.sqrt(np.mean([m.std_hlt**2 for m in maps], axis=0)))
+    return AttentionMap(
+        layers=first.layers,
+        tokens=first.tokens,
+        mean_hlt=mean,
+        std_hlt=np.sqrt(np.mean([m.std_hlt**2 for m in maps], axis=0)),
+    )

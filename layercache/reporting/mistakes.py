@@ -22,7 +22,14 @@ def correct(logits: Floats, targets: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(logits.argmax(axis=1) == targets)
 
 
-def confused_pairs(better: Floats, baseline: Floats, *, targets: NDArray[Any], classes: Sequence[str], most: int = 15) -> pd.DataFrame:
+def confused_pairs(
+    better: Floats,
+    baseline: Floats,
+    *,
+    targets: NDArray[Any],
+    classes: Sequence[str],
+    most: int = 15,
+) -> pd.DataFrame:
     """The confusions that changed most: true class, taken for, how often by the baseline and by the better head, and the difference.
 
     Sorted by the size of the change, then by the baseline's count. Confusions that neither head makes are left out.
@@ -48,7 +55,14 @@ def confused_pairs(better: Floats, baseline: Floats, *, targets: NDArray[Any], c
     return frame.iloc[order].head(most).reset_index(drop=True)
 
 
-def changed_images(better: Floats, baseline: Floats, *, targets: NDArray[Any], ids: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+def changed_images(
+    better: Floats,
+    baseline: Floats,
+    *,
+    targets: NDArray[Any],
+    ids: Sequence[str],
+    classes: Sequence[str],
+) -> pd.DataFrame:
     """Images that exactly one of the two heads classifies rightly, the most decided first.
 
     Columns: row, id, outcome ("won": only the better head is right, or "lost"), true_class, baseline_says, fusion_says, and the probability that

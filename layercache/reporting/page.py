@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from layercache.reporting.figure import to_page_svg
+from layercache.reporting.plotting.figure import to_page_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,13 +71,19 @@ class Table:
             return f'<p class="soft">{escape(self.caption)} {len(self.frame)} rows in <code>tables/{escape(self.name)}.csv</code>.</p>'
         view = self.frame if self.view is None else self.view
         text = [not pd.api.types.is_numeric_dtype(view[c]) for c in view]
-        head = "".join(_cell("th", str(c).replace("_", " "), t) for c, t in zip(view, text, strict=True))
+        head = "".join(
+            _cell("th", str(c).replace("_", " "), t) for c, t in zip(view, text, strict=True)
+        )
         body = [
-            "<tr>" + "".join(_cell("td", self._write(v), t) for v, t in zip(row, text, strict=True)) + "</tr>"
+            "<tr>"
+            + "".join(_cell("td", self._write(v), t) for v, t in zip(row, text, strict=True))
+            + "</tr>"
             for row in view.head(self.shown).itertuples(index=False)
         ]
         more = len(body) < len(self.frame)
-        caption = self.caption + (f" All {len(self.frame)} rows are in tables/{self.name}.csv." if more else "")
+        caption = self.caption + (
+            f" All {len(self.frame)} rows are in tables/{self.name}.csv." if more else ""
+        )
         return (
             f'<p class="soft" id="table-{self.name}-caption">{escape(caption)}</p>'
             f'<div class="scroll" tabindex="0"><table id="table-{self.name}" aria-labelledby="table-{self.name}-caption">'
@@ -203,16 +209,25 @@ class Page:
 
     def html(self) -> str:
         """The whole document."""
-        template = Template(files("layercache.reporting").joinpath("template.html").read_text(encoding="utf-8"))
+        template = Template(
+            files("layercache.reporting").joinpath("template.html").read_text(encoding="utf-8")
+        )
         sections = [
-            f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>\n' + "\n".join(block.html() for block in s.blocks) + "</section>"
+            f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>\n'
+            + "\n".join(block.html() for block in s.blocks)
+            + "</section>"
             for s in self.sections
         ]
         return template.substitute(
             title=escape(self.title),
             headline="\n".join(f'<p class="headline">{escape(line)}</p>' for line in self.headline),
-            tiles="\n".join(f'<div class="tile"><b class="{t.mood}">{escape(t.number)}</b><span>{escape(t.words)}</span></div>' for t in self.tiles),
-            contents="\n".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in self.sections),
+            tiles="\n".join(
+                f'<div class="tile"><b class="{t.mood}">{escape(t.number)}</b><span>{escape(t.words)}</span></div>'
+                for t in self.tiles
+            ),
+            contents="\n".join(
+                f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in self.sections
+            ),
             sections="\n".join(sections),
             footer=escape(self.footer),
         )

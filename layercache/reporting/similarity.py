@@ -39,12 +39,16 @@ def linear_cka(tokens_pnd: NDArray[Any], *, stripe: int | None = None) -> NDArra
     """
     p, n, _ = tokens_pnd.shape
     if n < 4:
-        raise OptionError(f"CKA: expected at least 4 images (the unbiased estimator divides by n - 3), got {n}: use more test images")
+        raise OptionError(
+            f"CKA: expected at least 4 images (the unbiased estimator divides by n - 3), got {n}: use more test images"
+        )
     # the estimator does not change when a constant vector is taken from all images, and its float32 products lose fewer digits
     x = np.ascontiguousarray(tokens_pnd, dtype=np.float32)
     x = x - x.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
     if not np.isfinite(x).all():
-        raise OptionError("CKA: the tokens hold values that are not finite; check the cache with: layercache cache verify")
+        raise OptionError(
+            "CKA: the tokens hold values that are not finite; check the cache with: layercache cache verify"
+        )
     # one scale per set of features: CKA does not see it, float32 products stay far from overflow
     scale = np.sqrt(np.einsum("pnd,pnd->p", x, x, dtype=np.float64) / n)
     constant = scale < 1e-12
@@ -60,7 +64,9 @@ def linear_cka(tokens_pnd: NDArray[Any], *, stripe: int | None = None) -> NDArra
         flat = gram.reshape(p, -1)
         trace += flat @ flat.T
     total = sums.sum(axis=1)
-    hsic = (trace + np.outer(total, total) / ((n - 1) * (n - 2)) - 2.0 / (n - 2) * (sums @ sums.T)) / (n * (n - 3))
+    hsic = (
+        trace + np.outer(total, total) / ((n - 1) * (n - 2)) - 2.0 / (n - 2) * (sums @ sums.T)
+    ) / (n * (n - 3))
     own = np.diag(hsic).copy()
     own[constant | (own <= 0)] = np.nan
     cka = hsic / np.sqrt(np.outer(own, own))

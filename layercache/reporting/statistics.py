@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from layercache.errors import OptionError
-from layercache.reporting.figure import require
+from layercache.reporting.plotting.figure import require
 
 EXACT = 12
 """Up to so many models the test is exact even with ties (all 2^n signs); beyond, ties are left to the normal approximation."""
@@ -74,7 +74,11 @@ def wilcoxon_greater(differences: ArrayLike) -> Wilcoxon:
         return Wilcoxon(n=len(d), statistic=float(moved[0] > 0), p=0.5 if moved[0] > 0 else 1.0)
     tied = len(np.unique(np.abs(moved))) < len(moved)
     # scipy's exact distribution holds without ties; with them, every sign pattern is enumerated while that is affordable
-    method = ("approx" if len(moved) > EXACT else stats.PermutationMethod(n_resamples=np.inf)) if tied else "exact"
+    method = (
+        ("approx" if len(moved) > EXACT else stats.PermutationMethod(n_resamples=np.inf))
+        if tied
+        else "exact"
+    )
     result = stats.wilcoxon(moved, alternative="greater", method=method)
     return Wilcoxon(n=len(d), statistic=float(result.statistic), p=float(result.pvalue))
 
@@ -84,11 +88,19 @@ def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
     p = np.asarray(p_values, dtype=np.float64)
     if p.size == 0:
         return p
-    return np.asarray(require("scipy.stats").false_discovery_control(p, method="bh"), dtype=np.float64)
+    return np.asarray(
+        require("scipy.stats").false_discovery_control(p, method="bh"), dtype=np.float64
+    )
 
 
 def paired_bootstrap(
-    better: ArrayLike, baseline: ArrayLike, *, labels: Sequence[int] | NDArray[Any], resamples: int = 2000, level: float = 0.95, seed: int = 0
+    better: ArrayLike,
+    baseline: ArrayLike,
+    *,
+    labels: Sequence[int] | NDArray[Any],
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> PairedGain:
     """Resamples the test images, the same ones for both heads, within each class (so that no class can vanish).
 
@@ -101,9 +113,15 @@ def paired_bootstrap(
 
     Raises OptionError if the lengths differ.
     """
-    a, b, y = np.asarray(better, dtype=np.float64), np.asarray(baseline, dtype=np.float64), np.asarray(labels)
+    a, b, y = (
+        np.asarray(better, dtype=np.float64),
+        np.asarray(baseline, dtype=np.float64),
+        np.asarray(labels),
+    )
     if not a.shape == b.shape == y.shape or a.ndim != 1 or len(a) == 0:
-        raise OptionError(f"paired bootstrap: expected three vectors over the same images, got shapes {a.shape}, {b.shape} and {y.shape}")
+        raise OptionError(
+            f"paired bootstrap: expected three vectors over the same images, got shapes {a.shape}, {b.shape} and {y.shape}"
+        )
     difference = a - b
     rng = np.random.default_rng(seed)
     classes = np.unique(y)
@@ -113,8 +131,20 @@ def paired_bootstrap(
         observed += own.mean() / len(classes)
         # drawing n values with replacement out of few different ones is drawing how often each comes: a multinomial
         values, counts = np.unique(own, return_counts=True)
-        drawn += rng.multinomial(len(own), counts / len(own), size=resamples) @ values / (len(own) * len(classes))
+        drawn += (
+            rng.multinomial(len(own), counts / len(own), size=resamples)
+            @ values
+            / (len(own) * len(classes))
+        )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     # 1e-12: a resample without any difference may sum to a rounding error
     p = (1 + int((drawn <= 1e-12).sum())) / (1 + resamples)
-    return PairedGain(gain=observed, low=float(low), high=float(high), level=level, p=p, images=len(y), resamples=resamples)
+    return PairedGain(
+        gain=observed,
+        low=float(low),
+        high=float(high),
+        level=level,
+        p=p,
+        images=len(y),
+        resamples=resamples,
+    )

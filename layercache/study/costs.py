@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layercache.cache.selection import resolve_layers
+from layercache.cache.format.selection import resolve_layers
 from layercache.errors import LayercacheError
-from layercache.extraction.catalogue import MODELS, ModelInfo
 from layercache.extraction.datasets.listing import DATASETS
-from layercache.study.cells import Cell, Extraction, Training
+from layercache.extraction.models.registry import MODELS, ModelInfo
+from layercache.study.plan import Cell, Extraction, Training
 
 RATE = 5e10
 """Operations per second."""
@@ -24,7 +24,9 @@ PER_STEP = 5e-4
 """Seconds of a step of one setting, whatever its size."""
 LEAST = 0.1
 """Seconds of the smallest cell."""
-UNKNOWN = ModelInfo(name="", architecture="", params_m=86.0, width=768, depth=12, input_size=224, patch=16, note="")
+UNKNOWN = ModelInfo(
+    name="", architecture="", params_m=86.0, width=768, depth=12, input_size=224, patch=16, note=""
+)
 """What is assumed of a model that is not in the catalogue: a ViT-B/16."""
 UNKNOWN_ROWS = (8000, 2000)
 UNKNOWN_CLASSES = 100
@@ -59,14 +61,21 @@ def cost(cell: Cell) -> float:
 
 def _extraction(cell: Extraction) -> float:
     info, size = MODELS.get(cell.model, UNKNOWN), size_of(cell)
-    operations = 2e6 * info.params_m * (patches(info) + 1)  # of one image: two for every parameter and token
+    operations = (
+        2e6 * info.params_m * (patches(info) + 1)
+    )  # of one image: two for every parameter and token
     return (size.train + size.test) * (operations / RATE + PER_IMAGE)
 
 
 def _training(cell: Training) -> float:
     """Three times the forward's operations for every setting, then once more for the final fit; a baseline counts as one fit."""
     info, size = MODELS.get(cell.model, UNKNOWN), size_of(cell.cache)
-    rows = max(size.train if cell.head.options.get("shots") is None else cell.head.options["shots"] * size.classes, 2)
+    rows = max(
+        size.train
+        if cell.head.options.get("shots") is None
+        else cell.head.options["shots"] * size.classes,
+        2,
+    )
     try:
         schedule = cell.head.protocol.plan(rows)
     except LayercacheError:
@@ -75,17 +84,26 @@ def _training(cell: Training) -> float:
     if cell.head.head == "linear" or not cell.head.settings:
         operations = 2.0 * tokens * width * size.classes
     else:
-        heads = cell.head.options.get("heads") or (8 if cell.head.head == "attentive-tokens" else tokens)
+        heads = cell.head.options.get("heads") or (
+            8 if cell.head.head == "attentive-tokens" else tokens
+        )
         # two products over the tokens, the value and output maps of width 2D, the classifier
         operations = 4.0 * tokens * width * heads + 8.0 * width**2 + 2.0 * width * size.classes
     fits = len(cell.head.settings) + 1
-    return len(cell.seeds) * schedule.steps * fits * (3 * schedule.batch * operations / RATE + PER_STEP)
+    return (
+        len(cell.seeds)
+        * schedule.steps
+        * fits
+        * (3 * schedule.batch * operations / RATE + PER_STEP)
+    )
 
 
 def tokens_seen(cell: Training, info: ModelInfo) -> int:
     """S of a head, as far as the words tell."""
     return _count(cell.head.layers, cell.head.tokens, info) + (
-        _count(cell.head.options.get("spatial_layers", "last"), cell.head.options["spatial"], info) if "spatial" in cell.head.options else 0
+        _count(cell.head.options.get("spatial_layers", "last"), cell.head.options["spatial"], info)
+        if "spatial" in cell.head.options
+        else 0
     )
 
 
@@ -95,4 +113,7 @@ def _count(layers: str, tokens: str, info: ModelInfo) -> int:
     except LayercacheError:
         n_layers = 1
     sizes = {"cls": 1, "ap": 1, "all": patches(info) + 1, "patch": patches(info)}
-    return n_layers * sum(int(word[5:]) ** 2 if word.startswith("grid:") else sizes.get(word, 1) for word in tokens.split("+"))
+    return n_layers * sum(
+        int(word[5:]) ** 2 if word.startswith("grid:") else sizes.get(word, 1)
+        for word in tokens.split("+")
+    )

@@ -35,16 +35,36 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from layercache.cache.location import Place, as_place
-from layercache.cache.selection import LAYER_WORDS
+from layercache.cache.format.selection import LAYER_WORDS
+from layercache.cache.storage.paths import Place, as_place
 from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
-from layercache.extraction.catalogue import MODELS
 from layercache.extraction.datasets.listing import DATASETS, SOURCES
-from layercache.probing.cell import BASELINES, HEADS, KIND
-from layercache.probing.protocol import DROPOUTS, LEARNING_RATES, WEIGHT_DECAYS, Noise, Protocol, Setting
-from layercache.probing.protocol import grid as settings_of
-from layercache.study.keys import ANYWHERE, CHOICES, DATASET, EXTRACT, HEAD, MODEL, NOISE, PROBE, PROTOCOL, REPORT, TOP, Table
+from layercache.extraction.models.registry import MODELS
+from layercache.probing.spec import BASELINES, HEADS, KIND
+from layercache.probing.training.config import (
+    DROPOUTS,
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    Noise,
+    Protocol,
+    Setting,
+)
+from layercache.probing.training.config import grid as settings_of
+from layercache.study.keys import (
+    ANYWHERE,
+    CHOICES,
+    DATASET,
+    EXTRACT,
+    HEAD,
+    MODEL,
+    NOISE,
+    PROBE,
+    PROTOCOL,
+    REPORT,
+    TOP,
+    Table,
+)
 
 GRID = ("lr", "weight_decay", "dropout")
 
@@ -69,8 +89,16 @@ class HeadPlan:
     @property
     def name(self) -> str:
         """For people: "attentive all cls+ap"."""
-        few = [f"{self.options[k]} {word}" for k, word in (("shots", "shots"), ("fraction", "of train"), ("heads", "heads")) if k in self.options]
-        spatial = [f"{self.options['spatial']}@{self.options.get('spatial_layers', 'last')}"] if "spatial" in self.options else []
+        few = [
+            f"{self.options[k]} {word}"
+            for k, word in (("shots", "shots"), ("fraction", "of train"), ("heads", "heads"))
+            if k in self.options
+        ]
+        spatial = (
+            [f"{self.options['spatial']}@{self.options.get('spatial_layers', 'last')}"]
+            if "spatial" in self.options
+            else []
+        )
         return " ".join([self.head, self.layers, self.tokens, *spatial, *few])
 
 
@@ -135,12 +163,16 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
     top = _check(raw, TOP, where=where)
     for key in ("models", "datasets", "heads"):
         if not top.get(key):
-            raise OptionError(f"{where}: {key} is missing or empty: a study needs at least one of each of models, datasets and heads")
+            raise OptionError(
+                f"{where}: {key} is missing or empty: a study needs at least one of each of models, datasets and heads"
+            )
         if key != "heads" and len(set(top[key])) < len(top[key]):
             raise OptionError(f"{where}: {key}: each once, came {', '.join(top[key])}")
     grid = _check(top.get("grid", {}), CHOICES, where=f"{where}: [grid]")
     protocol = _protocol(top.get("protocol", {}), where=f"{where}: [protocol]")
-    extract = _check(top.get("extract", {}), EXTRACT, where=f"{where}: [extract]", elsewhere=ANYWHERE)
+    extract = _check(
+        top.get("extract", {}), EXTRACT, where=f"{where}: [extract]", elsewhere=ANYWHERE
+    )
     study = Study(
         name=top.get("name", name),
         models=tuple(top["models"]),
@@ -151,8 +183,12 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         cache=as_place(top["cache"]) if "cache" in top else None,
         extract={key: value for key, value in extract.items() if key != "share_decode"},
         share_decode=extract.get("share_decode", False),
-        of_model=_by_name(top.get("model", {}), MODEL, known=top["models"], kind="model", where=where),
-        of_dataset=_by_name(top.get("dataset", {}), DATASET, known=top["datasets"], kind="dataset", where=where),
+        of_model=_by_name(
+            top.get("model", {}), MODEL, known=top["models"], kind="model", where=where
+        ),
+        of_dataset=_by_name(
+            top.get("dataset", {}), DATASET, known=top["datasets"], kind="dataset", where=where
+        ),
         probe=_check(top.get("probe", {}), PROBE, where=f"{where}: [probe]"),
         report=_check(top.get("report", {}), REPORT, where=f"{where}: [report]"),
         engine=top.get("engine", "local"),
@@ -162,7 +198,9 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
     return study
 
 
-def _check(raw: Any, table: Table, *, where: str, elsewhere: Mapping[str, str] | None = None) -> dict[str, Any]:
+def _check(
+    raw: Any, table: Table, *, where: str, elsewhere: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """`raw` with every key known and every value of its type. `elsewhere`: key -> where it would be right."""
     if not isinstance(raw, dict):
         raise OptionError(f"{where}: expected a table of keys and values, came {raw!r}")
@@ -176,21 +214,37 @@ def _check(raw: Any, table: Table, *, where: str, elsewhere: Mapping[str, str] |
     return dict(raw)
 
 
-def _by_name(raw: dict[str, Any], table: Table, *, known: list[str], kind: str, where: str) -> dict[str, Mapping[str, Any]]:
+def _by_name(
+    raw: dict[str, Any], table: Table, *, known: list[str], kind: str, where: str
+) -> dict[str, Mapping[str, Any]]:
     for name in raw:
         if name not in known:
-            raise UnknownNameError(f"table in {where}", f"{kind}.{name}", [f"{kind}.{k}" for k in known], hint=f"(it is not among {kind}s)")
-    return {name: _check(value, table, where=f"{where}: [{kind}.{name}]", elsewhere=ANYWHERE) for name, value in raw.items()}
+            raise UnknownNameError(
+                f"table in {where}",
+                f"{kind}.{name}",
+                [f"{kind}.{k}" for k in known],
+                hint=f"(it is not among {kind}s)",
+            )
+    return {
+        name: _check(value, table, where=f"{where}: [{kind}.{name}]", elsewhere=ANYWHERE)
+        for name, value in raw.items()
+    }
 
 
-def _heads(raw: list[Any], *, grid: dict[str, Any], protocol: Protocol, where: str) -> tuple[HeadPlan, ...]:
+def _heads(
+    raw: list[Any], *, grid: dict[str, Any], protocol: Protocol, where: str
+) -> tuple[HeadPlan, ...]:
     """The columns, in order. Raises OptionError for one that comes twice."""
     found: dict[str, HeadPlan] = {}
     for number, table in enumerate(raw, 1):
         place = f"{where}: [[heads]] number {number}"
         given = _check(table, HEAD, where=place)
         for words in product(*(_as_list(given.get(key)) for key in ("head", "layers", "tokens"))):
-            one = given | {key: word for key, word in zip(("head", "layers", "tokens"), words, strict=True) if word is not None}
+            one = given | {
+                key: word
+                for key, word in zip(("head", "layers", "tokens"), words, strict=True)
+                if word is not None
+            }
             head = _head(one, grid=grid, protocol=protocol, where=place)
             if head.name in found:
                 raise OptionError(f"{place}: {head.name!r} stands in this file twice")
@@ -202,42 +256,72 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _head(given: dict[str, Any], *, grid: dict[str, Any], protocol: Protocol, where: str) -> HeadPlan:
+def _head(
+    given: dict[str, Any], *, grid: dict[str, Any], protocol: Protocol, where: str
+) -> HeadPlan:
     if "head" not in given:
         raise OptionError(f"{where}: head is missing: one of {', '.join(HEADS)}")
     head = given["head"]
     if head not in HEADS:
         raise UnknownNameError(f"head in {where}", head, HEADS)
     every = head == "attentive-tokens"
-    layers, tokens = given.get("layers", "last" if every else "all"), given.get("tokens", "all" if every else "cls+ap")
+    layers, tokens = (
+        given.get("layers", "last" if every else "all"),
+        given.get("tokens", "all" if every else "cls+ap"),
+    )
     for key, words in (("layers", layers), ("spatial_layers", given.get("spatial_layers", "last"))):
         if words not in LAYER_WORDS and not re.fullmatch(r"\d+(,\d+)*", words):
-            raise UnknownNameError(f"{key} in {where}", words, LAYER_WORDS, hint='(or numbers, as in "1,5,9")')
+            raise UnknownNameError(
+                f"{key} in {where}", words, LAYER_WORDS, hint='(or numbers, as in "1,5,9")'
+            )
     for key, words in (("tokens", tokens), ("spatial", given.get("spatial", "grid:2"))):
         for word in words.replace(",", "+").split("+"):
             if not KIND.fullmatch(word.strip()):
-                raise UnknownNameError(f"{key} in {where}", word, ("cls", "ap", "grid:K", "patch", "all"))
+                raise UnknownNameError(
+                    f"{key} in {where}", word, ("cls", "ap", "grid:K", "patch", "all")
+                )
     if (head == "hybrid") != ("spatial" in given):
-        raise OptionError(f"{where}: {'a hybrid head needs' if head == 'hybrid' else f'a {head} head has no'} spatial tokens (key spatial)")
+        raise OptionError(
+            f"{where}: {'a hybrid head needs' if head == 'hybrid' else f'a {head} head has no'} spatial tokens (key spatial)"
+        )
     if head in BASELINES and set(given) & {*GRID, "epochs"}:
-        raise OptionError(f"{where}: {head} is a baseline with settings of its own: leave out {', '.join(sorted(set(given) & {*GRID, 'epochs'}))}")
+        raise OptionError(
+            f"{where}: {head} is a baseline with settings of its own: leave out {', '.join(sorted(set(given) & {*GRID, 'epochs'}))}"
+        )
     own = grid | {key: given[key] for key in GRID if key in given}
     if given.get("epochs", 1) < 1:
         raise OptionError(f"{where}: epochs: expected at least 1, came {given['epochs']}")
     training = replace(protocol, epochs=given.get("epochs", protocol.epochs))
-    rest = {key: value for key, value in given.items() if key not in ("head", "layers", "tokens", "epochs", *GRID)}
+    rest = {
+        key: value
+        for key, value in given.items()
+        if key not in ("head", "layers", "tokens", "epochs", *GRID)
+    }
     settings = () if head in BASELINES else _settings(own, head, where)
-    return HeadPlan(head=head, layers=layers, tokens=tokens.replace(",", "+"), settings=settings, protocol=training, options=rest)
+    return HeadPlan(
+        head=head,
+        layers=layers,
+        tokens=tokens.replace(",", "+"),
+        settings=settings,
+        protocol=training,
+        options=rest,
+    )
 
 
 def _settings(grid: Mapping[str, Any], head: str, where: str) -> tuple[Setting, ...]:
     def values(key: str, default: tuple[float, ...]) -> tuple[float, ...]:
         value = grid.get(key, default)
-        return tuple(float(v) for v in value) if isinstance(value, list | tuple) else (float(value),)
+        return (
+            tuple(float(v) for v in value) if isinstance(value, list | tuple) else (float(value),)
+        )
 
     dropout = (0.0,) if head == "linear" else values("dropout", DROPOUTS)
     try:
-        return settings_of(lr=values("lr", LEARNING_RATES), weight_decay=values("weight_decay", WEIGHT_DECAYS), dropout=dropout)
+        return settings_of(
+            lr=values("lr", LEARNING_RATES),
+            weight_decay=values("weight_decay", WEIGHT_DECAYS),
+            dropout=dropout,
+        )
     except LayercacheError as error:
         raise OptionError(f"{where}: grid: {error}") from error
 
@@ -246,7 +330,9 @@ def _protocol(raw: Any, *, where: str) -> Protocol:
     given = _check(raw, PROTOCOL, where=where)
     if "noise" in given:
         noise = given["noise"]
-        given["noise"] = None if noise is False else Noise(**_check(noise, NOISE, where=f"{where}: noise"))
+        given["noise"] = (
+            None if noise is False else Noise(**_check(noise, NOISE, where=f"{where}: noise"))
+        )
     try:
         return Protocol(**given)
     except LayercacheError as error:
@@ -256,7 +342,9 @@ def _protocol(raw: Any, *, where: str) -> Protocol:
 def _seeds(value: Any, *, where: str) -> tuple[int, ...]:
     seeds = tuple(range(value)) if isinstance(value, int) else tuple(value)
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise OptionError(f"{where}: seeds: expected how many (at least 1) or different numbers from 0, came {value!r}")
+        raise OptionError(
+            f"{where}: seeds: expected how many (at least 1) or different numbers from 0, came {value!r}"
+        )
     return seeds
 
 
@@ -275,5 +363,13 @@ def _check_names(study: Study, where: str) -> None:
     for dataset in study.datasets:
         source = study.source(dataset)
         kind, colon, place = source.partition(":")
-        if not (colon and place and any(form.startswith(f"{kind}:") for form in SOURCES)) and source not in DATASETS:
-            raise UnknownNameError(f"data set in {where}", source, DATASETS, hint=f"(or one of your own: {', '.join(SOURCES)})")
+        if (
+            not (colon and place and any(form.startswith(f"{kind}:") for form in SOURCES))
+            and source not in DATASETS
+        ):
+            raise UnknownNameError(
+                f"data set in {where}",
+                source,
+                DATASETS,
+                hint=f"(or one of your own: {', '.join(SOURCES)})",
+            )

@@ -26,13 +26,25 @@ TEXT: Check = (lambda value: isinstance(value, str) and bool(value), "a text in 
 TEXTS: Check = (_list_of(TEXT[0]), 'a list of texts, as in ["a", "b"]')
 WHOLE: Check = (lambda value: _is_whole(value) and value >= 0, "a whole number")
 NUMBER: Check = (_is_number, "a number")
-NUMBERS: Check = (lambda value: _is_number(value) or _list_of(_is_number)(value), "a number or a list of numbers")
+NUMBERS: Check = (
+    lambda value: _is_number(value) or _list_of(_is_number)(value),
+    "a number or a list of numbers",
+)
 FLAG: Check = (lambda value: isinstance(value, bool), "true or false")
-WORDS: Check = (lambda value: TEXT[0](value) or TEXTS[0](value), "a text in quotes, or a list of them")
+WORDS: Check = (
+    lambda value: TEXT[0](value) or TEXTS[0](value),
+    "a text in quotes, or a list of them",
+)
 TABLE: Check = (lambda value: isinstance(value, dict), "a table")
 TABLES: Check = (_list_of(TABLE[0]), "tables [[heads]], one per column")
-NOISE_OR_NOT: Check = (lambda value: isinstance(value, dict) or value is False, "a table such as { std = 0.05, probability = 0.5 }, or false")
-SEEDS: Check = (lambda value: _is_whole(value) or _list_of(_is_whole)(value), "how many seeds, or a list of whole numbers")
+NOISE_OR_NOT: Check = (
+    lambda value: isinstance(value, dict) or value is False,
+    "a table such as { std = 0.05, probability = 0.5 }, or false",
+)
+SEEDS: Check = (
+    lambda value: _is_whole(value) or _list_of(_is_whole)(value),
+    "how many seeds, or a list of whole numbers",
+)
 
 TOP: Table = {
     "name": TEXT,
@@ -79,13 +91,24 @@ DATASET: Table = {
     **_FORWARD,
 }
 EXTRACT: Table = {
-    **{key: check for key, check in {**MODEL, **DATASET}.items() if key not in ("weights", "source")},
+    **{
+        key: check
+        for key, check in {**MODEL, **DATASET}.items()
+        if key not in ("weights", "source")
+    },
     "layers": TEXT,
     "codec": TEXT,
     "wait": FLAG,
     "share_decode": FLAG,
 }
-PROBE: Table = {"device": TEXT, "precision": TEXT, "features": TEXT, "memory": TEXT, "disk_cache": TEXT, "group_size": WHOLE}
+PROBE: Table = {
+    "device": TEXT,
+    "precision": TEXT,
+    "features": TEXT,
+    "memory": TEXT,
+    "disk_cache": TEXT,
+    "group_size": WHOLE,
+}
 REPORT: Table = {"per_head": FLAG, "details": WHOLE, "cka_images": WHOLE}
 
 ANYWHERE: Mapping[str, str] = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from layercache.cache import layout
+from layercache.cache.format import layout
 from tests.cache.making import folder_in_memory
 
 

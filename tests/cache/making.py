@@ -12,8 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
-from layercache.cache.location import Place
+from layercache.cache import (
+    Cache,
+    CacheSpec,
+    DatasetIdentity,
+    SplitIdentity,
+    SplitWriter,
+    digest_ids,
+    digest_labels,
+    open_cache,
+)
+from layercache.cache.storage.paths import Place
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,10 +40,22 @@ def make_labels(rows: int, *, multi_label: bool = False) -> Array:
 def make_spec(rows: int = 50, *, multi_label: bool = False, **changes: Any) -> CacheSpec:
     """A spec of 2 layers x {CLS, AP} x 8, splits train (`rows`) and test (7); `changes` replaces fields."""
     splits = {
-        name: SplitIdentity(rows=n, ids=digest_ids(make_ids(n)), labels=digest_labels(make_labels(n, multi_label=multi_label)), content="bytes:00")
+        name: SplitIdentity(
+            rows=n,
+            ids=digest_ids(make_ids(n)),
+            labels=digest_labels(make_labels(n, multi_label=multi_label)),
+            content="bytes:00",
+        )
         for name, n in {"train": rows, "test": 7}.items()
     }
-    dataset = DatasetIdentity(name="shapes", classes=("a", "b", "c"), multi_label=multi_label, limit=None, limit_seed=0, splits=splits)
+    dataset = DatasetIdentity(
+        name="shapes",
+        classes=("a", "b", "c"),
+        multi_label=multi_label,
+        limit=None,
+        limit_seed=0,
+        splits=splits,
+    )
     spec = CacheSpec(
         model="vit_tiny",
         architecture="vit_tiny_patch4_28",
@@ -61,29 +82,57 @@ def make_tokens(spec: CacheSpec, split: str = "train", *, seed: int = 0) -> Arra
 
 def make_writer(root: Place, spec: CacheSpec, split: str = "train", **options: Any) -> SplitWriter:
     n = spec.dataset.splits[split].rows
-    return SplitWriter(root, spec, split, ids=make_ids(n), labels=make_labels(n, multi_label=spec.dataset.multi_label), **options)
+    return SplitWriter(
+        root,
+        spec,
+        split,
+        ids=make_ids(n),
+        labels=make_labels(n, multi_label=spec.dataset.multi_label),
+        **options,
+    )
 
 
-def write_pending(writer: SplitWriter, tokens: Array, *, stop_after: int | None = None, skipped: dict[int, str] | None = None) -> None:
+def write_pending(
+    writer: SplitWriter,
+    tokens: Array,
+    *,
+    stop_after: int | None = None,
+    skipped: dict[int, str] | None = None,
+) -> None:
     """Write the pending blocks, or the first of them."""
     r = writer.block_rows
     for block in writer.pending[:stop_after]:
-        mine = {row: why for row, why in (skipped or {}).items() if block * r <= row < (block + 1) * r}
+        mine = {
+            row: why for row, why in (skipped or {}).items() if block * r <= row < (block + 1) * r
+        }
         writer.write(block, tokens[:, :, block * r : (block + 1) * r], skipped=mine)
 
 
-def make_cache(root: Place, spec: CacheSpec, *, splits: tuple[str, ...] = ("train",), skipped: dict[int, str] | None = None, **options: Any) -> Cache:
+def make_cache(
+    root: Place,
+    spec: CacheSpec,
+    *,
+    splits: tuple[str, ...] = ("train",),
+    skipped: dict[int, str] | None = None,
+    **options: Any,
+) -> Cache:
     """A cache whose splits are complete, with the tokens of `make_tokens`."""
     for split in splits:
         with make_writer(root, spec, split, **options) as writer:
-            write_pending(writer, make_tokens(spec, split), skipped=skipped if split == "train" else None)
+            write_pending(
+                writer, make_tokens(spec, split), skipped=skipped if split == "train" else None
+            )
             writer.finish()
     return open_cache(writer.path)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @contextmanager

@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("huggingface_hub", reason="the Hub needs the extra hf: pip install 'layercache[test]'")
+pytest.importorskip(
+    "huggingface_hub", reason="the Hub needs the extra hf: pip install 'layercache[test]'"
+)
 
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from layercache import copy_cache
-from layercache.cache import Cache, find_caches, open_cache, transfer
-from layercache.cache.check import verify
+from layercache.cache import Cache, copy, find_caches, open_cache
+from layercache.cache.format.layout import SplitLayout
 from layercache.cache.hub import HubStore
-from layercache.cache.layout import SplitLayout
-from layercache.cache.location import as_remote
+from layercache.cache.storage.paths import as_remote
+from layercache.cache.verify import verify
 from layercache.errors import OptionError, StorageError
 from tests.cache.making import make_cache, make_spec, make_writer, tree
 
@@ -44,7 +46,9 @@ class Hub:
         assert (repo_type, private, exist_ok) == ("dataset", True, True)
         self.made.append(repo_id)
 
-    def create_commit(self, repo_id: str, operations: list[Any], *, commit_message: str, repo_type: str) -> None:
+    def create_commit(
+        self, repo_id: str, operations: list[Any], *, commit_message: str, repo_type: str
+    ) -> None:
         assert repo_id == "me/caches"
         assert self.made
         self.commits.append([op.path_in_repo for op in operations])
@@ -54,19 +58,34 @@ class Hub:
                 data = file.read()
             path = self.folder / op.path_in_repo
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"?" + data[1:] if self.spoil and self.spoil in op.path_in_repo else data)
+            path.write_bytes(
+                b"?" + data[1:] if self.spoil and self.spoil in op.path_in_repo else data
+            )
 
-    def list_repo_tree(self, repo_id: str, path_in_repo: str | None, *, recursive: bool, repo_type: str) -> Iterator[RepoFile]:
+    def list_repo_tree(
+        self, repo_id: str, path_in_repo: str | None, *, recursive: bool, repo_type: str
+    ) -> Iterator[RepoFile]:
         base = self.folder / (path_in_repo or "")
         if not base.exists():
             raise EntryNotFoundError("404")
         for path in (p for p in base.rglob("*") if p.is_file()):
             data = path.read_bytes()
-            large = {"size": len(data), "oid": hashlib.sha256(data).hexdigest(), "pointerSize": 100} if len(data) >= LARGE else None
+            large = (
+                {"size": len(data), "oid": hashlib.sha256(data).hexdigest(), "pointerSize": 100}
+                if len(data) >= LARGE
+                else None
+            )
             git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            yield RepoFile(path=path.relative_to(self.folder).as_posix(), size=len(data), oid="00" if large else git, lfs=large)
+            yield RepoFile(
+                path=path.relative_to(self.folder).as_posix(),
+                size=len(data),
+                oid="00" if large else git,
+                lfs=large,
+            )
 
-    def hf_hub_download(self, repo_id: str, filename: str, *, repo_type: str, local_dir: str) -> str:
+    def hf_hub_download(
+        self, repo_id: str, filename: str, *, repo_type: str, local_dir: str
+    ) -> str:
         if not (self.folder / filename).is_file():
             raise EntryNotFoundError("404")
         target = Path(local_dir) / filename
@@ -94,18 +113,26 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_there_and_back_again(api: Hub, cache: Cache, tmp_path: Path) -> None:
     done = copy_cache(cache, to=ROOT)
     assert str(done.path) == f"{ROOT}/shapes/vit_tiny/{SPEC.fingerprint[:12]}"
-    assert files(api.folder / "shapes" / "vit_tiny" / SPEC.fingerprint[:12]) == files(Path(str(cache.path)))
+    assert files(api.folder / "shapes" / "vit_tiny" / SPEC.fingerprint[:12]) == files(
+        Path(str(cache.path))
+    )
     assert [c.path for c in find_caches(as_remote(ROOT))] == [done.path]
     back = copy_cache(str(done.path), to=tmp_path / "to")
     assert files(Path(str(back.path))) == files(Path(str(cache.path)))
     assert verify(open_cache(back.path)) == []
 
 
-def test_commits_are_few_and_the_complete_record_is_in_the_last_of_its_split(api: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BATCH_FILES", 5)
+def test_commits_are_few_and_the_complete_record_is_in_the_last_of_its_split(
+    api: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "BATCH_FILES", 5)
     copy_cache(cache, to=ROOT)
     lay = SplitLayout(SPEC, "train")
-    mine = [commit for commit in api.commits if any(f"/{lay.commits}/" in key or f"/{lay.group}/" in key for key in commit)]
+    mine = [
+        commit
+        for commit in api.commits
+        if any(f"/{lay.commits}/" in key or f"/{lay.group}/" in key for key in commit)
+    ]
     assert max(map(len, api.commits)) == 5
     assert [key for key in mine[-1] if key.endswith(lay.complete)]
     n = len(api.commits)
@@ -125,10 +152,15 @@ def test_nothing_is_extracted_to_the_hub(api: Hub) -> None:
         make_writer(as_remote(ROOT), SPEC)
 
 
-def test_the_hub_out_of_reach_is_one_line_without_its_text(api: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_out_of_reach_is_one_line_without_its_text(
+    api: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise LocalEntryNotFoundError("https://hub/?token=hf_secret")
 
     monkeypatch.setattr(Hub, "list_repo_tree", fail)
-    with pytest.raises(StorageError, match=r"^hf://datasets/me/caches\S*: the Hugging Face Hub cannot be reached: run the same command again$"):
+    with pytest.raises(
+        StorageError,
+        match=r"^hf://datasets/me/caches\S*: the Hugging Face Hub cannot be reached: run the same command again$",
+    ):
         copy_cache(cache, to=ROOT)

@@ -14,15 +14,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layercache.cache import CacheSpec, layout
-from layercache.cache.layout import SplitLayout
+from layercache.cache import CacheSpec
+from layercache.cache.format import layout
+from layercache.cache.format.layout import SplitLayout
 from layercache.errors import CacheBusyError
-from tests.cache.making import folder_in_memory, make_spec, make_tokens, make_writer, tree, write_pending
+from tests.cache.making import (
+    folder_in_memory,
+    make_spec,
+    make_tokens,
+    make_writer,
+    tree,
+    write_pending,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 SPEC = make_spec(50)
-CALLS = ("fsync", "writev", "write", "replace", "rename", "link", "unlink", "mkdir", "ftruncate", "pwrite")
+CALLS = (
+    "fsync",
+    "writev",
+    "write",
+    "replace",
+    "rename",
+    "link",
+    "unlink",
+    "mkdir",
+    "ftruncate",
+    "pwrite",
+)
 """Every call of `os` by which the writer changes the disk."""
 CALLS_OF_A_RUN = 201
 """Of `extract` below; a few more or less, with another release of zarr."""
@@ -83,7 +102,9 @@ def undisturbed(small_blocks: int) -> dict[str, bytes]:
         return tree(folder)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_killed_at_any_moments(data: st.DataObject, undisturbed: dict[str, bytes]) -> None:
     kills = data.draw(st.lists(st.integers(0, CALLS_OF_A_RUN - 1), min_size=1, max_size=3))
@@ -130,7 +151,10 @@ def test_what_a_killed_run_had_committed_is_not_written_again(small_blocks: int)
 
 def test_a_second_writer_is_told_who_holds_the_split(tmp_path: Path) -> None:
     with make_writer(tmp_path, SPEC):
-        with pytest.raises(CacheBusyError, match=rf"commits/train\.lock: process {os.getpid()} on \S+ is writing this split; wait for it to end"):
+        with pytest.raises(
+            CacheBusyError,
+            match=rf"commits/train\.lock: process {os.getpid()} on \S+ is writing this split; wait for it to end",
+        ):
             make_writer(tmp_path, SPEC)
         make_writer(tmp_path, SPEC, "test").close()  # another split is free
     make_writer(tmp_path, SPEC).close()
@@ -184,14 +208,18 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_killed_parent(tmp_path: P
         os.close(read)
 
 
-def test_two_processes_on_one_split_end_with_one_whole_cache(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_processes_on_one_split_end_with_one_whole_cache(
+    undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     def patient() -> None:
         with make_writer(tmp_path, SPEC, wait=True) as writer:
             write_pending(writer, make_tokens(SPEC), skipped={9: "truncated"})
             writer.finish()
 
     statuses: list[int] = []
-    threads = [threading.Thread(target=lambda: statuses.append(in_child(patient))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: statuses.append(in_child(patient))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -24,7 +24,14 @@ def test_zarr(tmp_path: Path, codec: str | None, dtype: str) -> None:
 
     spec = make_spec(50, store_dtype=dtype)
     group = zarr.open_group(make_cache(tmp_path, spec, codec=codec).path / "train.zarr", mode="r")
-    assert {name for name, _ in group.members()} == {"tokens", "label", "id", "valid", "layer", "token"}
+    assert {name for name, _ in group.members()} == {
+        "tokens",
+        "label",
+        "id",
+        "valid",
+        "layer",
+        "token",
+    }
     assert group["tokens"].metadata.dimension_names == ("layer", "token", "image", "channel")
     np.testing.assert_array_equal(group["tokens"][...], make_tokens(spec))
     np.testing.assert_array_equal(group["tokens"][1, 0, 5:40, 2], make_tokens(spec)[1, 0, 5:40, 2])
@@ -65,7 +72,9 @@ def test_a_shard_holds_what_zarr_would_have_written(tmp_path: Path, codec: str |
     theirs.mkdir()
     (theirs / "zarr.json").write_bytes((ours / "zarr.json").read_bytes())
     zarr.open_array(theirs, mode="r+")[...] = make_tokens(spec)
-    for block in range(6):  # not the last: what a writer puts behind the end of the array is its own affair
+    for block in range(
+        6
+    ):  # not the last: what a writer puts behind the end of the array is its own affair
         key = f"c.0.0.{block}.0"
         assert inner_chunks((ours / key).read_bytes()) == inner_chunks((theirs / key).read_bytes())
 
@@ -80,8 +89,13 @@ def test_xarray(tmp_path: Path, multi_label: bool) -> None:
         assert ds.tokens.dims == ("layer", "token", "image", "channel")
         assert ds.label.dims == (("image", "class") if multi_label else ("image",))
         kept = ds.isel(image=ds.valid.values)
-        np.testing.assert_array_equal(kept.tokens.sel(layer=12, token="ap").values, np.delete(make_tokens(spec)[1, 1], 9, axis=0))
-        np.testing.assert_array_equal(kept.label.values, np.delete(make_labels(50, multi_label=multi_label), 9, axis=0))
+        np.testing.assert_array_equal(
+            kept.tokens.sel(layer=12, token="ap").values,
+            np.delete(make_tokens(spec)[1, 1], 9, axis=0),
+        )
+        np.testing.assert_array_equal(
+            kept.label.values, np.delete(make_labels(50, multi_label=multi_label), 9, axis=0)
+        )
         assert list(ds.id.values) == make_ids(50)
 
 
@@ -90,6 +104,8 @@ def test_tensorstore(tmp_path: Path, codec: str | None) -> None:
     tensorstore = pytest.importorskip("tensorstore")
     spec = make_spec(50)
     path = make_cache(tmp_path, spec, codec=codec).path / "train.zarr" / "tokens"
-    array = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}, read=True).result()
+    array = tensorstore.open(
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}, read=True
+    ).result()
     assert array.domain.labels == ("layer", "token", "image", "channel")
     np.testing.assert_array_equal(array.read().result(), make_tokens(spec))

@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from layercache.cache import Cache, find_caches, layout
-from layercache.cache.layout import SplitLayout
+from layercache.cache import Cache, find_caches
+from layercache.cache.format import layout
+from layercache.cache.format.layout import SplitLayout
 from layercache_cli.main import main
-from tests.cache.making import folder_in_memory, make_cache, make_spec, make_tokens, make_writer, write_pending
+from tests.cache.making import (
+    folder_in_memory,
+    make_cache,
+    make_spec,
+    make_tokens,
+    make_writer,
+    write_pending,
+)
 
 
 @pytest.fixture
@@ -50,7 +58,9 @@ def test_ls(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, err) == (0, "")
     head, *lines, total = out.splitlines()
     assert head.split() == ["data", "set", "model", "fingerprint", "stored", "splits", "size"]
-    assert lines[0].startswith(f"shapes    other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap block, fp32")
+    assert lines[0].startswith(
+        f"shapes    other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap block, fp32"
+    )
     assert "train incomplete, 2 of 4 blocks" in lines[0]
     assert whole.spec.fingerprint[:12] in lines[1]
     assert "train 30 (1 skipped), test 7" in lines[1]
@@ -66,8 +76,14 @@ def test_ls_of_one_model_as_json(root: Path, capsys: pytest.CaptureFixture[str])
     assert found["splits"]["train"]["skipped"] == {"bilder/é9.png": "truncated"}
 
 
-def test_ls_without_caches_and_with_one_that_cannot_be_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "ls") == (0, f"no cache below {root}; make one with: layercache extract\n", "")
+def test_ls_without_caches_and_with_one_that_cannot_be_read(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "ls") == (
+        0,
+        f"no cache below {root}; make one with: layercache extract\n",
+        "",
+    )
     whole, begun = make_two(root)
     (begun.path / "spec.json").write_text("{")
     code, out, err = run(capsys, "ls")
@@ -80,7 +96,14 @@ def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, _ = make_two(root)
     code, out, _ = run(capsys, "info", str(whole.path))
     assert code == 0
-    for text in (str(whole.path), whole.spec.fingerprint, whole.spec.weights, "shapes, 3 classes", "interpolation bicubic", "6, 12"):
+    for text in (
+        str(whole.path),
+        whole.spec.fingerprint,
+        whole.spec.weights,
+        "shapes, 3 classes",
+        "interpolation bicubic",
+        "6, 12",
+    ):
         assert text in out
     assert "30 images (1 skipped)" in out
     assert out.endswith("skipped in train: bilder/é9.png: truncated\n")
@@ -89,10 +112,14 @@ def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "incomplete, 2 of 4 blocks" in out
     code, _, err = run(capsys, "info")
     assert code == 1
-    assert err.startswith(f"error: 2 caches below {root} match any model and data set; choose one by its path")
+    assert err.startswith(
+        f"error: 2 caches below {root} match any model and data set; choose one by its path"
+    )
 
 
-def test_info_tells_how_a_limit_was_drawn_and_names_a_sample_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_tells_how_a_limit_was_drawn_and_names_a_sample_once(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = make_spec(30, projected=True)
     spec = replace(spec, dataset=replace(spec.dataset, limit=30, limit_seed=3))
     make_cache(root, spec, skipped={9: "sample 'bilder/é9.png' cannot be decoded: truncated"})
@@ -106,13 +133,19 @@ def test_verify_of_a_whole_cache(root: Path, capsys: pytest.CaptureFixture[str])
     whole, _ = make_two(root)
     code, out, err = run(capsys, "verify", "--model", "vit_tiny")
     assert (code, err) == (0, "")
-    assert out.startswith(f"{whole.path}: every byte is as it was written (train 30 (1 skipped), test 7; ")
+    assert out.startswith(
+        f"{whole.path}: every byte is as it was written (train 30 (1 skipped), test 7; "
+    )
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "spec"])
-def test_verify_of_a_damaged_cache(root: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_verify_of_a_damaged_cache(
+    root: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
     whole, _ = make_two(root)
-    file = whole.path / ("spec.json" if damage == "spec" else SplitLayout(whole.spec, "train").shard(2))
+    file = whole.path / (
+        "spec.json" if damage == "spec" else SplitLayout(whole.spec, "train").shard(2)
+    )
     if damage == "missing":
         file.unlink()
     else:
@@ -122,7 +155,10 @@ def test_verify_of_a_damaged_cache(root: Path, capsys: pytest.CaptureFixture[str
     assert out.startswith(f"{file}: ")
     assert out.count(str(file)) == 1
     delete = "" if damage == "missing" else "delete the files named above and "
-    assert err == f"1 of 1 caches has faults: {delete}run the same extraction again, which makes only what is missing\n"
+    assert (
+        err
+        == f"1 of 1 caches has faults: {delete}run the same extraction again, which makes only what is missing\n"
+    )
 
 
 def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,11 +166,19 @@ def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "verify", "--all")
     assert code == 1
     assert f"{whole.path}: every byte is as it was written" in out
-    assert f"{begun.path}/commits/train/complete.json: incomplete: 2 of 4 row blocks; continue with: layercache extract --model other" in out
-    assert err == "1 of 2 caches has faults: run the same extraction again, which makes only what is missing\n"
+    assert (
+        f"{begun.path}/commits/train/complete.json: incomplete: 2 of 4 row blocks; continue with: layercache extract --model other"
+        in out
+    )
+    assert (
+        err
+        == "1 of 2 caches has faults: run the same extraction again, which makes only what is missing\n"
+    )
 
 
-def test_rm_asks(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rm_asks(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, begun = make_two(root)
     (whole.path / "probes" / "abc").mkdir(parents=True)
     asked: list[str] = []
@@ -157,7 +201,9 @@ def test_rm_asks(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert [c.path for c in find_caches(root)] == [begun.path]
 
 
-def test_rm_of_a_cache_that_is_being_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_of_a_cache_that_is_being_written(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, _ = make_two(root)
     with make_writer(root, whole.spec):
         code, _, err = run(capsys, "rm", str(whole.path), "--yes")

@@ -18,7 +18,11 @@ def told(capsys, *words, code=0):
 
 def test_the_table_has_what_one_chooses_by(capsys):
     out = told(capsys)
-    rows = {line.split()[0]: line.split() for line in out.splitlines() if line and not line.startswith(" ")}
+    rows = {
+        line.split()[0]: line.split()
+        for line in out.splitlines()
+        if line and not line.startswith(" ")
+    }
     assert rows["name"][:5] == ["name", "classes", "train", "test", "labels"]
     assert rows["flowers"] == ["flowers", "102", "1020", "6149", "one", "download"]
     assert rows["voc2007_multilabel"][4] == "several"
@@ -28,7 +32,13 @@ def test_the_table_has_what_one_chooses_by(capsys):
 
 
 def test_one_set(capsys, tmp_path):
-    for name in ("train/ant/1.png", "train/bee/2.png", "test/ant/3.png", "test/bee/4.png", "test/bee/5.png"):
+    for name in (
+        "train/ant/1.png",
+        "train/bee/2.png",
+        "test/ant/3.png",
+        "test/bee/4.png",
+        "test/bee/5.png",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     (tmp_path / "train/ant/notes.txt").write_text("x")
@@ -39,23 +49,30 @@ def test_one_set(capsys, tmp_path):
 
 
 def test_many_classes_are_cut(capsys, tmp_path):
-    (tmp_path / "t.csv").write_text("path,labels,split\n" + "".join(f"{i}.png,c{i:02d},train\n" for i in range(30)))
+    (tmp_path / "t.csv").write_text(
+        "path,labels,split\n" + "".join(f"{i}.png,c{i:02d},train\n" for i in range(30))
+    )
     out = told(capsys, f"csv:{tmp_path / 't.csv'}")
     assert "t: 30 classes, several per image; train 30" in out
     assert out.rstrip().endswith("c19 and 10 more")
 
 
 def test_faults_are_told_in_one_line(capsys, tmp_path):
-    assert told(capsys, "flower", code=1).startswith("error: unknown data set 'flower': did you mean flowers")
-    assert told(capsys, "--download", code=1) == "error: --download needs the name of a data set: layercache datasets NAME --download\n"
+    assert told(capsys, "flower", code=1).startswith(
+        "error: unknown data set 'flower': did you mean flowers"
+    )
+    assert (
+        told(capsys, "--download", code=1)
+        == "error: --download needs the name of a data set: layercache datasets NAME --download\n"
+    )
     missing = told(capsys, "flowers", "--data-root", tmp_path, code=1)
     assert f"looked below {tmp_path}" in missing
     assert f"layercache datasets flowers --download --data-root {tmp_path}" in missing
-    assert "torchvision cannot download it" in told(capsys, "cars", "--download", "--data-root", tmp_path, code=1)
+    assert "torchvision cannot download it" in told(
+        capsys, "cars", "--download", "--data-root", tmp_path, code=1
+    )
 
 
 def test_the_table_needs_no_torch():
-    program = (
-        "import sys; from layercache_cli.datasets import datasets; datasets('', None, False); assert not {'torch', 'torchvision'} & set(sys.modules)"
-    )
+    program = "import sys; from layercache_cli.datasets import datasets; datasets('', None, False); assert not {'torch', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)

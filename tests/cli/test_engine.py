@@ -40,7 +40,9 @@ def left(mark: str) -> list[str]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes() and (words := (folder / "cmdline").read_bytes()):
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes() and (
+                words := (folder / "cmdline").read_bytes()
+            ):
                 found.append(words.replace(b"\0", b" ").decode()[:100])
         except OSError:
             continue
@@ -64,7 +66,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_command_leaves_no_process_and_is_continued(tmp_path: Path, whole: dict[str, bytes], sig: signal.Signals) -> None:
+def test_a_stopped_command_leaves_no_process_and_is_continued(
+    tmp_path: Path, whole: dict[str, bytes], sig: signal.Signals
+) -> None:
     mark = uuid.uuid4().hex
     words = [*WORDS, "--cache", str(tmp_path), "--engine", "ray"]
     process = start(mark, *words)
@@ -96,7 +100,20 @@ def test_what_a_probe_prints(tmp_path: Path) -> None:
     cache = ["--cache", str(tmp_path)]
     process = start("probe", "extract", "-m", "vit_nano", "-d", "digits", "--limit", "100", *cache)
     assert process.communicate(timeout=300)[1] == ""
-    words = ["probe", "--head", "linear", "--epochs", "2", "--min-steps", "10", "--group-size", "8", *cache, "--engine", "ray"]
+    words = [
+        "probe",
+        "--head",
+        "linear",
+        "--epochs",
+        "2",
+        "--min-steps",
+        "10",
+        "--group-size",
+        "8",
+        *cache,
+        "--engine",
+        "ray",
+    ]
     process = start("probe", *words)
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
@@ -108,15 +125,22 @@ def test_what_a_probe_prints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "text"),
     [
-        ("127.0.0.1:1", "error: there is no Ray cluster at 127.0.0.1:1 to join: [Errno 111] Connection refused"),
+        (
+            "127.0.0.1:1",
+            "error: there is no Ray cluster at 127.0.0.1:1 to join: [Errno 111] Connection refused",
+        ),
         ("ray://somewhere:1", "error: address 'ray://somewhere:1': expected auto or HOST:PORT"),
         ("auto", "error: there is no Ray cluster at auto to join: "),
     ],
 )
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, address: str, text: str) -> None:
-    process = start("nowhere", *WORDS, "--cache", str(tmp_path), "--engine", "ray", "--address", address)
+    process = start(
+        "nowhere", *WORDS, "--cache", str(tmp_path), "--engine", "ray", "--address", address
+    )
     out, err = process.communicate(timeout=100)
     assert process.returncode == 1
     assert err.startswith(text)
     assert err.count("\n") == 1
-    assert [line.partition(":")[0] for line in out.splitlines()] in ([], ["digits", "vit_nano"]), "the plan at most"
+    assert [line.partition(":")[0] for line in out.splitlines()] in ([], ["digits", "vit_nano"]), (
+        "the plan at most"
+    )

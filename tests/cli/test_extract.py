@@ -17,8 +17,25 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
-def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("-m", "vit_nano", "-d", "digits", "--limit", "20", "--split", "test", "--layers", "1,12", "--tokens", "ap", "--cache", str(tmp_path))
+def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "-m",
+        "vit_nano",
+        "-d",
+        "digits",
+        "--limit",
+        "20",
+        "--split",
+        "test",
+        "--layers",
+        "1,12",
+        "--tokens",
+        "ap",
+        "--cache",
+        str(tmp_path),
+    )
     code, out, _ = run(capsys, *words)
     assert code == 0
     cache = open_cache(root=tmp_path)
@@ -36,22 +53,48 @@ def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(tm
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("-m", "vit_nanno", "-d", "digits"), "error: unknown model 'vit_nanno': did you mean vit_nano"),
+        (
+            ("-m", "vit_nanno", "-d", "digits"),
+            "error: unknown model 'vit_nanno': did you mean vit_nano",
+        ),
         (("-m", "vit_nano", "-d", "digit"), "error: unknown data set 'digit': did you mean digits"),
-        (("-m", "vit_nano", "-d", "digits", "--engine", "rya"), "error: unknown engine 'rya': did you mean ray?"),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--engine", "rya"),
+            "error: unknown engine 'rya': did you mean ray?",
+        ),
         (
             ("-m", "vit_nano", "-d", "digits", "--address", "auto"),
             "error: address 'auto': it is the address of a Ray cluster, so it needs --engine ray",
         ),
-        (("-m", "vit_nano", "-d", "digits", "--limit", "0"), "error: limit: expected at least 1, got 0"),
-        (("-m", "vit_nano", "-d", "digits", "--layers", "13"), "error: --layers 13: this model has layers 1 to 12, not 13"),
-        (("-m", "vit_nano", "-d", "digits", "--tokens", "grid:9"), "error: tokens 'grid:9': this model has 7 x 7 patches"),
-        (("-m", "vit_nano", "-d", "digits", "--weights", "/none.pt"), "error: weights /none.pt: no such file"),
-        (("-m", "vit_nano", "-m", "vit_s16", "-d", "digits", "--weights", "a.pt"), "error: weights 'a.pt': with 2 models, expected MODEL=FILE"),
-        (("-m", "vit_nano", "-d", "digits", "--weights", "a.pt", "--weights", "b.pt"), "error: weights: vit_nano has two files"),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--limit", "0"),
+            "error: limit: expected at least 1, got 0",
+        ),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--layers", "13"),
+            "error: --layers 13: this model has layers 1 to 12, not 13",
+        ),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--tokens", "grid:9"),
+            "error: tokens 'grid:9': this model has 7 x 7 patches",
+        ),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--weights", "/none.pt"),
+            "error: weights /none.pt: no such file",
+        ),
+        (
+            ("-m", "vit_nano", "-m", "vit_s16", "-d", "digits", "--weights", "a.pt"),
+            "error: weights 'a.pt': with 2 models, expected MODEL=FILE",
+        ),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--weights", "a.pt", "--weights", "b.pt"),
+            "error: weights: vit_nano has two files",
+        ),
     ],
 )
-def test_a_wrong_word_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str) -> None:
+def test_a_wrong_word_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str
+) -> None:
     code, _, err = run(capsys, *words, "--cache", str(tmp_path))
     assert code == 1
     assert text in err

@@ -41,12 +41,26 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
     ("fault", "exit_code", "text"),
     [
         (OptionError("--lr must be positive, got -1"), 1, "error: --lr must be positive, got -1"),
-        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "error: /x: No space left on device"),
-        (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero\nRun the command again with --debug"),
-        (KeyboardInterrupt("run it again to go on"), INTERRUPTED, "interrupted: run it again to go on"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x"),
+            1,
+            "error: /x: No space left on device",
+        ),
+        (
+            ZeroDivisionError("by zero"),
+            1,
+            "unexpected ZeroDivisionError: by zero\nRun the command again with --debug",
+        ),
+        (
+            KeyboardInterrupt("run it again to go on"),
+            INTERRUPTED,
+            "interrupted: run it again to go on",
+        ),
     ],
 )
-def test_a_fault_is_one_line_and_an_exit_code(fault: BaseException, exit_code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_one_line_and_an_exit_code(
+    fault: BaseException, exit_code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def command() -> None:
         raise fault
 

@@ -21,8 +21,21 @@ def test_the_table_says_what_a_person_needs(capsys: pytest.CaptureFixture[str]) 
     code, out, _ = run(capsys, "models")
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line}
-    assert lines["name"].split() == ["name", "timm", "architecture", "params", "width", "layers", "input", "patch", "tokens", "weights"]
-    row = "clip_b16 vit_base_patch16_clip_quickgelu_224.openai 85.8 M 768 12 224 16 cls ap grid:K all"
+    assert lines["name"].split() == [
+        "name",
+        "timm",
+        "architecture",
+        "params",
+        "width",
+        "layers",
+        "input",
+        "patch",
+        "tokens",
+        "weights",
+    ]
+    row = (
+        "clip_b16 vit_base_patch16_clip_quickgelu_224.openai 85.8 M 768 12 224 16 cls ap grid:K all"
+    )
     assert lines["clip_b16"].split()[:12] == row.split()
     assert "Fashion-MNIST" in lines["vit_nano"]
 

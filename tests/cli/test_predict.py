@@ -26,14 +26,28 @@ def images(trained: Trained, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(capsys: pytest.CaptureFixture[str], trained: Trained, *words: str | Path) -> tuple[int, str, str]:
+def run(
+    capsys: pytest.CaptureFixture[str], trained: Trained, *words: str | Path
+) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as stop:
-        main(["predict", str(trained.probes["linear"].path), *map(str, words), "--weights", str(trained.weights), "--device", "cpu"])
+        main(
+            [
+                "predict",
+                str(trained.probes["linear"].path),
+                *map(str, words),
+                "--weights",
+                str(trained.weights),
+                "--device",
+                "cpu",
+            ]
+        )
     out, err = capsys.readouterr()
     return int(stop.value.code or 0), out, err
 
 
-def test_the_three_formats_say_the_same(trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_three_formats_say_the_same(
+    trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, table, err = run(capsys, trained, images)
     assert (code, err) == (0, "")
     _, as_json, _ = run(capsys, trained, images, "--format", "json")
@@ -41,7 +55,11 @@ def test_the_three_formats_say_the_same(trained: Trained, images: Path, capsys: 
     found = json.loads(as_json)
     assert [Path(image["image"]).name for image in found["images"]] == ["across.png", "down.png"]
     rows = list(csv.DictReader(io.StringIO(as_csv)))
-    flat = [(image["image"], str(rank), top["class"]) for image in found["images"] for rank, top in enumerate(image["top"], 1)]
+    flat = [
+        (image["image"], str(rank), top["class"])
+        for image in found["images"]
+        for rank, top in enumerate(image["top"], 1)
+    ]
     assert [(row["image"], row["rank"], row["class"]) for row in rows] == flat
     for image, line in zip(found["images"], table.splitlines(), strict=True):
         assert sum(top["probability"] for top in image["top"]) == pytest.approx(1, abs=1e-4)
@@ -55,7 +73,9 @@ def test_top_k(trained: Trained, images: Path, capsys: pytest.CaptureFixture[str
     assert len(out.splitlines()) == 2
 
 
-def test_an_unreadable_image_stops_or_is_listed(trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_stops_or_is_listed(
+    trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (images / "bad.png").write_bytes(b"no image")
     code, out, err = run(capsys, trained, images)
     assert (code, out) == (1, "")
@@ -67,7 +87,9 @@ def test_an_unreadable_image_stops_or_is_listed(trained: Trained, images: Path, 
     assert err.startswith("1 of 3 images skipped:\n  sample")
 
 
-def test_another_backbone_is_refused_in_one_line(trained: Trained, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_backbone_is_refused_in_one_line(
+    trained: Trained, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = change_one_weight(trained.weights, tmp_path / "other.pt")
     with pytest.raises(SystemExit) as stop:
         main(["predict", str(trained.probes["linear"].path), str(images), "--weights", str(other)])
@@ -83,7 +105,9 @@ def test_another_backbone_is_refused_in_one_line(trained: Trained, images: Path,
         (["/nowhere.png"], "no such file or folder"),
     ],
 )
-def test_faults(words: list[str], fault: str, trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults(
+    words: list[str], fault: str, trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = run(capsys, trained, images, *words)
     assert code == 1
     assert fault in err

@@ -12,7 +12,20 @@ from layercache.errors import OptionError
 from layercache.probing.words import numbers, seed_numbers
 from layercache_cli.main import main
 
-QUICK = ("--epochs", "5", "--min-steps", "0", "--lr", "0.03", "--weight-decay", "1e-4", "--dropout", "0", "--device", "cpu")
+QUICK = (
+    "--epochs",
+    "5",
+    "--min-steps",
+    "0",
+    "--lr",
+    "0.03",
+    "--weight-decay",
+    "1e-4",
+    "--dropout",
+    "0",
+    "--device",
+    "cpu",
+)
 
 
 @pytest.fixture
@@ -26,9 +39,22 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tup
     return call
 
 
-def test_it_prints_the_table_and_what_it_chose(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
+def test_it_prints_the_table_and_what_it_chose(
+    run: Callable[..., Any], planted: Callable[..., Any]
+) -> None:
     cache = planted()
-    code, out, err = run("probe", "--head", "linear", "--head", "attentive", "--layers", "last", "--layers", "all", *QUICK)
+    code, out, err = run(
+        "probe",
+        "--head",
+        "linear",
+        "--head",
+        "attentive",
+        "--layers",
+        "last",
+        "--layers",
+        "all",
+        *QUICK,
+    )
     assert (code, err) == (0, "")
     assert f"cache {cache.path}" in out
     assert "device cpu" in out
@@ -36,17 +62,35 @@ def test_it_prints_the_table_and_what_it_chose(run: Callable[..., Any], planted:
     assert "1-setting grid trains in 1 group" in out
     head = next(line for line in out.splitlines() if line.startswith("model"))
     names = (
-        "head layers tokens lr weight-decay dropout val-bal. test-bal. top-1 parameters seconds".replace("-", " ").replace("top 1", "top-1").split()
+        "head layers tokens lr weight-decay dropout val-bal. test-bal. top-1 parameters seconds".replace(
+            "-", " "
+        )
+        .replace("top 1", "top-1")
+        .split()
     )
     assert all(word in head for word in names)
     rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
-    assert [row[2:4] for row in rows] == [["linear", "last"], ["linear", "all"], ["attentive", "last"], ["attentive", "all"]]
+    assert [row[2:4] for row in rows] == [
+        ["linear", "last"],
+        ["linear", "all"],
+        ["attentive", "last"],
+        ["attentive", "all"],
+    ]
     assert f"kept in {cache.path / 'probes'}" in out
 
 
 def test_again_it_shows_what_is_there(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
     planted()
-    words = ("probe", "--model", "vit_small_made", "--dataset", "made_up", "--head", "linear", *QUICK)
+    words = (
+        "probe",
+        "--model",
+        "vit_small_made",
+        "--dataset",
+        "made_up",
+        "--head",
+        "linear",
+        *QUICK,
+    )
     _, first, _ = run(*words)
     code, second, _ = run(*words)
     assert code == 0
@@ -60,7 +104,20 @@ def test_again_it_shows_what_is_there(run: Callable[..., Any], planted: Callable
 
 def test_options_reach_the_sweep(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
     planted()
-    code, out, _ = run("probe", "--head", "linear", "--seeds", "4,7", "--shots", "5", "--features", "stream", "--memory", "1GB", *QUICK)
+    code, out, _ = run(
+        "probe",
+        "--head",
+        "linear",
+        "--seeds",
+        "4,7",
+        "--shots",
+        "5",
+        "--features",
+        "stream",
+        "--memory",
+        "1GB",
+        *QUICK,
+    )
     assert code == 0
     rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
     assert [row[5] for row in rows] == ["4", "7"]
@@ -77,7 +134,9 @@ def test_options_reach_the_sweep(run: Callable[..., Any], planted: Callable[...,
         (("--memory", "much"), "error: --memory is a size such as 8GB"),
     ],
 )
-def test_faults_are_one_line(run: Callable[..., Any], planted: Callable[..., Any], words: tuple[str, ...], said: str) -> None:
+def test_faults_are_one_line(
+    run: Callable[..., Any], planted: Callable[..., Any], words: tuple[str, ...], said: str
+) -> None:
     planted()
     code, _, err = run("probe", *words)
     assert code == 1

@@ -19,7 +19,16 @@ def test_writes_the_page_and_says_the_result(tmp_path, capsys):
     cache = lab.make_cache(tmp_path / "caches")
     lab.keep(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
     lab.keep(cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(120))
-    code, out, _ = run(capsys, "report", "--cache", str(tmp_path / "caches"), "--out", str(tmp_path / "out"), "--dataset", "toys")
+    code, out, _ = run(
+        capsys,
+        "report",
+        "--cache",
+        str(tmp_path / "caches"),
+        "--out",
+        str(tmp_path / "out"),
+        "--dataset",
+        "toys",
+    )
     assert code == 0
     assert "+25.0 points" in out
     assert "no thumbnails of toys: unknown data set 'toys'" in out
@@ -30,5 +39,7 @@ def test_writes_the_page_and_says_the_result(tmp_path, capsys):
 def test_without_a_cache_it_is_one_line_and_exit_code_1(tmp_path, capsys):
     code, _, err = run(capsys, "report", "--cache", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 1
-    assert err.startswith(f"error: no cache of any model and data set below {tmp_path}; there is none.")
+    assert err.startswith(
+        f"error: no cache of any model and data set below {tmp_path}; there is none."
+    )
     assert not (tmp_path / "out").exists()

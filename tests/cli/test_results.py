@@ -9,11 +9,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from layercache.probing.protocol import Protocol
-from layercache.probing.sweep import probe
+from layercache.probing.api import probe
+from layercache.probing.training.config import Protocol
 from layercache_cli.main import main
 
-OPTIONS: dict[str, Any] = {"lr": 0.03, "weight_decay": 1e-4, "dropout": 0.0, "protocol": Protocol(epochs=5, min_steps=0), "device": "cpu"}
+OPTIONS: dict[str, Any] = {
+    "lr": 0.03,
+    "weight_decay": 1e-4,
+    "dropout": 0.0,
+    "protocol": Protocol(epochs=5, min_steps=0),
+    "device": "cpu",
+}
 
 
 @pytest.fixture
@@ -34,14 +40,30 @@ def probed(planted: Callable[..., Any]) -> None:
     probe(cache, head="linear", layers="all", seeds=2, **OPTIONS)
 
 
-def test_the_table_has_the_gain_also_where_a_filter_hides_the_baseline(run: Callable[..., Any], probed: None) -> None:
+def test_the_table_has_the_gain_also_where_a_filter_hides_the_baseline(
+    run: Callable[..., Any], probed: None
+) -> None:
     code, out, err = run()
     assert (code, err) == (0, "")
     assert out.count("vit_small_made") == 4
-    code, out, _ = run("--layers", "all", "--head", "linear", "--tokens", "cls+ap", "--model", "vit_small_made", "--dataset", "made_up")
+    code, out, _ = run(
+        "--layers",
+        "all",
+        "--head",
+        "linear",
+        "--tokens",
+        "cls+ap",
+        "--model",
+        "vit_small_made",
+        "--dataset",
+        "made_up",
+    )
     rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
     assert len(rows) == 2
-    assert all(any(word.startswith("+") and float(word) > 10 for word in row if word[0] == "+") for row in rows)
+    assert all(
+        any(word.startswith("+") and float(word) > 10 for word in row if word[0] == "+")
+        for row in rows
+    )
 
 
 def test_seeds_are_summed_up(run: Callable[..., Any], probed: None) -> None:
@@ -51,7 +73,9 @@ def test_seeds_are_summed_up(run: Callable[..., Any], probed: None) -> None:
     assert "test bal. acc. std" in out
 
 
-def test_the_export_is_written_and_named(run: Callable[..., Any], probed: None, tmp_path: Path) -> None:
+def test_the_export_is_written_and_named(
+    run: Callable[..., Any], probed: None, tmp_path: Path
+) -> None:
     file = tmp_path / "table.csv"
     _, out, _ = run("--export", str(file), "--layers", "all")
     assert f"written to {file}" in out

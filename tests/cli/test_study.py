@@ -38,13 +38,21 @@ def answer(monkeypatch: pytest.MonkeyPatch, *failures: Failure) -> list[tuple[An
 
     def stand_in(study: Any, **options: Any) -> Any:
         asked.append((study, options))
-        return SimpleNamespace(results=Printed(["probe"]), done=2 - len(failures), cells=2, page=Path("o/index.html"), failures=failures)
+        return SimpleNamespace(
+            results=Printed(["probe"]),
+            done=2 - len(failures),
+            cells=2,
+            page=Path("o/index.html"),
+            failures=failures,
+        )
 
     monkeypatch.setattr(layercache.study, "run_study", stand_in)
     return asked
 
 
-def test_dry_run_lists_the_cells_and_does_nothing(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_lists_the_cells_and_does_nothing(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = run(capsys, str(file), "--dry-run", "--cache", str(tmp_path / "caches"))
     assert code == 0
     assert out.splitlines() == [
@@ -59,15 +67,33 @@ def test_a_whole_study_prints_its_table_and_its_page(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = answer(monkeypatch)
-    code, out, err = run(capsys, str(file), "--cache", str(tmp_path), "--out", str(tmp_path / "r"), "--yes", "--no-report")
+    code, out, err = run(
+        capsys,
+        str(file),
+        "--cache",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "r"),
+        "--yes",
+        "--no-report",
+    )
     assert (code, err) == (0, "")
     assert out == "\nthe table\n\n2 of 2 cells are complete\nreport: o/index.html\n"
     ((study, options),) = asked
-    assert (study.cache, study.out, options["yes"], options["report"]) == (tmp_path, tmp_path / "r", True, False)
+    assert (study.cache, study.out, options["yes"], options["report"]) == (
+        tmp_path,
+        tmp_path / "r",
+        True,
+        False,
+    )
 
 
-def test_failures_are_listed_and_exit_with_1(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = answer(monkeypatch, Failure(cell="vit_nano on digits: linear last cls", reason="no room"))
+def test_failures_are_listed_and_exit_with_1(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = answer(
+        monkeypatch, Failure(cell="vit_nano on digits: linear last cls", reason="no room")
+    )
     code, out, err = run(capsys, str(file))
     assert code == 1
     assert "1 of 2 cells are complete" in out

@@ -12,7 +12,7 @@ import pytest
 
 from layercache.deploy import load_head
 from layercache.deploy.card import siblings, weights_licence, write_card
-from layercache.probing.record import read_probe
+from layercache.probing.results.probe_store import read_probe
 from tests.deploy.trained import Trained
 
 
@@ -44,10 +44,15 @@ def test_seeds_are_a_figure_of_their_own(trained: Trained) -> None:
     assert {p.row["seed"] for p in both} == {0, 1}
     assert {p.row["head"] for p in both} == {"attentive"}
     scores = [100 * p.row["test_balanced_accuracy"] for p in both]
-    assert f"| over 2 seeds | {mean(scores):.2f} % ± {stdev(scores):.2f} % |" in load_head(probe.path).card()
+    assert (
+        f"| over 2 seeds | {mean(scores):.2f} % ± {stdev(scores):.2f} % |"
+        in load_head(probe.path).card()
+    )
 
 
-def test_a_head_file_alone_says_that_its_figures_are_not_known(trained: Trained, tmp_path: Path) -> None:
+def test_a_head_file_alone_says_that_its_figures_are_not_known(
+    trained: Trained, tmp_path: Path
+) -> None:
     shutil.copy(trained.probes["linear"].path / "head.safetensors", tmp_path)
     card = load_head(tmp_path / "head.safetensors").card()
     assert "Not known: the probe's record" in card
@@ -57,7 +62,13 @@ def test_a_head_file_alone_says_that_its_figures_are_not_known(trained: Trained,
 def test_multi_label_heads_have_their_own_words(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.probes["linear"].path, tmp_path / "probe")
     record = json.loads((tmp_path / "probe" / "probe.json").read_text())
-    record["row"] |= {"test_map": 0.75, "val_map": 0.5, "test_balanced_accuracy": None, "test_top1": None, "test_top5": None}
+    record["row"] |= {
+        "test_map": 0.75,
+        "val_map": 0.5,
+        "test_balanced_accuracy": None,
+        "test_top1": None,
+        "test_top5": None,
+    }
     (tmp_path / "probe" / "probe.json").write_text(json.dumps(record))
     assert read_probe(tmp_path / "probe") is not None
     head = load_head(tmp_path / "probe")
@@ -68,7 +79,14 @@ def test_multi_label_heads_have_their_own_words(trained: Trained, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("model", "licence"), [("vit_nano", "apache-2.0"), ("vit_b16", "apache-2.0"), ("mae_b16", "cc-by-nc-4.0"), ("tiny_vit", None), ("nobody", None)]
+    ("model", "licence"),
+    [
+        ("vit_nano", "apache-2.0"),
+        ("vit_b16", "apache-2.0"),
+        ("mae_b16", "cc-by-nc-4.0"),
+        ("tiny_vit", None),
+        ("nobody", None),
+    ],
 )
 def test_licences_are_timm_s(model: str, licence: str | None) -> None:
     assert weights_licence(model) == licence

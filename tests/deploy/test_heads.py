@@ -6,17 +6,21 @@ import pytest
 import torch
 
 from layercache.deploy.heads import AttentiveInference, inference_head
-from layercache.probing.headfile import HeadOrigin, SavedHead
 from layercache.probing.heads import HeadSpec, build
+from layercache.probing.results.checkpoint import HeadOrigin, SavedHead
 
 D, S, C = 20, 6, 5
 SPECS = {
     "linear": HeadSpec(kind="linear", tokens=S, width=D, classes=C),
     "attentive": HeadSpec(kind="attentive", tokens=S, width=D, classes=C),
-    "attentive, 3 heads": HeadSpec(kind="attentive", tokens=S, width=D, classes=C, attention_heads=3),
+    "attentive, 3 heads": HeadSpec(
+        kind="attentive", tokens=S, width=D, classes=C, attention_heads=3
+    ),
     "attentive-tokens": HeadSpec(kind="attentive-tokens", tokens=S, width=D, classes=C),
     "hybrid": HeadSpec(kind="hybrid", tokens=S, width=D, classes=C),
-    "hybrid, embeddings": HeadSpec(kind="hybrid", tokens=S, width=D, classes=C, groups=(0, 0, 1, 1, 2, 2)),
+    "hybrid, embeddings": HeadSpec(
+        kind="hybrid", tokens=S, width=D, classes=C, groups=(0, 0, 1, 1, 2, 2)
+    ),
 }
 
 
@@ -26,7 +30,9 @@ def trained(spec: HeadSpec) -> SavedHead:
     parameters = build(spec).initial(generator)
     for name, value in parameters.items():
         noise = torch.randn(value.shape, generator=generator)
-        parameters[name] = 0.5 + noise.abs() if name.endswith("running_var") else value + 0.5 * noise
+        parameters[name] = (
+            0.5 + noise.abs() if name.endswith("running_var") else value + 0.5 * noise
+        )
     origin = HeadOrigin(
         model="m",
         architecture="a",
@@ -40,7 +46,9 @@ def trained(spec: HeadSpec) -> SavedHead:
         pairs=tuple((1, f"patch/{i}") for i in range(S)),
         fingerprints=("f",),
     )
-    return SavedHead(name=spec.kind, spec=spec, parameters=parameters, origin=origin, setting={}, seed=0)
+    return SavedHead(
+        name=spec.kind, spec=spec, parameters=parameters, origin=origin, setting={}, seed=0
+    )
 
 
 def tokens(n: int) -> torch.Tensor:
@@ -87,7 +95,9 @@ def test_every_parameter_counts(name: str) -> None:
     x = tokens(7)
     before = inference_head(head.spec, head.parameters)(x)
     value = head.parameters[name]
-    changed = dict(head.parameters) | {name: value + torch.rand(value.shape, generator=torch.Generator().manual_seed(6))}
+    changed = dict(head.parameters) | {
+        name: value + torch.rand(value.shape, generator=torch.Generator().manual_seed(6))
+    }
     assert (inference_head(head.spec, changed)(x) - before).abs().max() > 1e-3
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from layercache.cache.reader import open_cache
+from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_head, predict
 from layercache.deploy.predict import find_images
 from layercache.errors import DataError, DataNotFoundError, OptionError
@@ -17,10 +17,14 @@ from tests.deploy.trained import Trained
 
 @pytest.fixture(scope="module")
 def classifier(trained: Trained) -> Classifier:
-    return load_head(trained.probes["attentive"].path).with_backbone(weights=trained.weights, device="cpu")
+    return load_head(trained.probes["attentive"].path).with_backbone(
+        weights=trained.weights, device="cpu"
+    )
 
 
-def test_the_classes_and_probabilities_are_those_of_the_probe(classifier: Classifier, trained: Trained) -> None:
+def test_the_classes_and_probabilities_are_those_of_the_probe(
+    classifier: Classifier, trained: Trained
+) -> None:
     ids = open_cache(trained.cache).split("test").ids
     logits = trained.probes["attentive"].predictions().logits.astype(np.float64)
     wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -30,18 +34,30 @@ def test_the_classes_and_probabilities_are_those_of_the_probe(classifier: Classi
     for image, p in zip(found.images, wanted, strict=True):
         assert image.classes == tuple(np.array(["across", "down"])[np.argsort(-p)])
         np.testing.assert_allclose(image.probabilities, np.sort(p)[::-1], atol=2e-3)
-    assert len({image.classes[0] for image in found.images}) == 2  # both classes occur, so that a constant answer would have failed
+    assert (
+        len({image.classes[0] for image in found.images}) == 2
+    )  # both classes occur, so that a constant answer would have failed
 
 
 def test_top_k_shortens_and_a_folder_is_searched(classifier: Classifier, trained: Trained) -> None:
     steps: list[int] = []
-    found = predict(classifier, [trained.images / "down", trained.images / "across" / "03.png"], top_k=1, batch_size=10, progress=steps.append)
-    assert [Path(image.image).name for image in found.images] == [f"{i:02d}.png" for i in range(14)] + ["03.png"]
+    found = predict(
+        classifier,
+        [trained.images / "down", trained.images / "across" / "03.png"],
+        top_k=1,
+        batch_size=10,
+        progress=steps.append,
+    )
+    assert [Path(image.image).name for image in found.images] == [
+        f"{i:02d}.png" for i in range(14)
+    ] + ["03.png"]
     assert {len(image.classes) for image in found.images} == {1}
     assert steps == [10, 15]
 
 
-def test_an_unreadable_image_is_named_or_skipped(classifier: Classifier, trained: Trained, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_or_skipped(
+    classifier: Classifier, trained: Trained, tmp_path: Path
+) -> None:
     shutil.copy(trained.images / "down" / "00.png", tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
     with pytest.raises(DataError, match=r"bad\.png' cannot be decoded"):
@@ -57,16 +73,24 @@ def test_find_images(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_images([tmp_path]) == [str(tmp_path / "a/x.JPG"), str(tmp_path / "b.png")]
-    assert find_images([tmp_path / "notes.txt", tmp_path / "b.png", tmp_path]) == [str(tmp_path / n) for n in ("notes.txt", "b.png", "a/x.JPG")]
+    assert find_images([tmp_path / "notes.txt", tmp_path / "b.png", tmp_path]) == [
+        str(tmp_path / n) for n in ("notes.txt", "b.png", "a/x.JPG")
+    ]
     with pytest.raises(DataNotFoundError, match="no such file or folder"):
         find_images([tmp_path / "nowhere.png"])
     with pytest.raises(DataNotFoundError, match="no image in this folder"):
-        find_images([tmp_path / ".hidden" / "..", tmp_path / "empty"] if (tmp_path / "empty").mkdir() else [tmp_path / "empty"])
+        find_images(
+            [tmp_path / ".hidden" / "..", tmp_path / "empty"]
+            if (tmp_path / "empty").mkdir()
+            else [tmp_path / "empty"]
+        )
     with pytest.raises(DataNotFoundError, match="no image given"):
         find_images([])
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"batch_size": 0}, {"on_error": "ignore"}])
-def test_options_are_checked(options: dict[str, object], classifier: Classifier, trained: Trained) -> None:
+def test_options_are_checked(
+    options: dict[str, object], classifier: Classifier, trained: Trained
+) -> None:
     with pytest.raises(OptionError, match=f"^{next(iter(options))}: expected"):
         predict(classifier, [trained.images], **options)  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layercache.extraction.run import extract
-from layercache.probing.protocol import Protocol
-from layercache.probing.record import Probe
-from layercache.probing.sweep import probe
+from layercache.extraction.api import extract
+from layercache.probing.api import probe
+from layercache.probing.results.probe_store import Probe
+from layercache.probing.training.config import Protocol
 from tests.extraction.families import FAMILIES
 
 MODEL = "tiny_vit"
@@ -34,31 +34,63 @@ def draw_images(folder: Path, *, per_class: int = 14) -> Path:
     """Two classes of 40 x 48 pictures: noise over a horizontal or a vertical wave. PNG, so that a file holds the very pixels."""
     rng = np.random.default_rng(5)
     wave = 90 * np.sin(np.arange(48) / 2.5)
-    for name, pattern in (("across", np.tile(wave, (40, 1))), ("down", np.tile(wave[:40, None], (1, 48)))):
+    for name, pattern in (
+        ("across", np.tile(wave, (40, 1))),
+        ("down", np.tile(wave[:40, None], (1, 48))),
+    ):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(per_class):
             pixels = 128 + pattern[..., None] + rng.normal(0, 25, (40, 48, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:02d}.png")
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+                folder / name / f"{i:02d}.png"
+            )
     return folder
 
 
 def train(
-    folder: Path, *, model: str = MODEL, tokens: str = "cls+ap+grid:2", heads: Sequence[str] = ("linear", "attentive"), seeds: int = 1
+    folder: Path,
+    *,
+    model: str = MODEL,
+    tokens: str = "cls+ap+grid:2",
+    heads: Sequence[str] = ("linear", "attentive"),
+    seeds: int = 1,
 ) -> Trained:
     weights = save_random(model, folder / f"{model}.pt")
     images = draw_images(folder / "waves")
     quiet = {"say": lambda _: None, "progress": False, "workers": 0, "device": "cpu"}
-    (made,) = extract(models=[model], dataset=f"folder:{images}", weights={model: weights}, tokens=tokens, cache=folder / "caches", **quiet)
-    options = {"layers": "mid-last", "tokens": tokens, "lr": [1e-2], "weight_decay": [1e-4], "dropout": [0.0, 0.1]}
-    found = probe(made.path, head=list(heads), seeds=seeds, protocol=PROTOCOL, device="cpu", **options)  # type: ignore[arg-type]
-    return Trained(weights=weights, images=images, cache=made.path, probes={p.row["head"]: p for p in reversed(list(found))})
+    (made,) = extract(
+        models=[model],
+        dataset=f"folder:{images}",
+        weights={model: weights},
+        tokens=tokens,
+        cache=folder / "caches",
+        **quiet,
+    )
+    options = {
+        "layers": "mid-last",
+        "tokens": tokens,
+        "lr": [1e-2],
+        "weight_decay": [1e-4],
+        "dropout": [0.0, 0.1],
+    }
+    found = probe(
+        made.path, head=list(heads), seeds=seeds, protocol=PROTOCOL, device="cpu", **options
+    )  # type: ignore[arg-type]
+    return Trained(
+        weights=weights,
+        images=images,
+        cache=made.path,
+        probes={p.row["head"]: p for p in reversed(list(found))},
+    )
 
 
 def save_random(model: str, path: Path) -> Path:
     """A checkpoint of random weights, the same numbers every time."""
     generator = torch.Generator().manual_seed(11)
     state = FAMILIES[model].build().state_dict()
-    torch.save({k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in state.items()}, path)
+    torch.save(
+        {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in state.items()}, path
+    )
     return path
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from layercache.cache import layout
-from layercache.engine.ray_ import ALONE, QUIET
+from layercache.cache.format import layout
+from layercache.engine.ray_engine import ALONE, QUIET
 from layercache.extraction import plan
 from tests.engine.remote import HOOK, ROOT, backbone
 
@@ -33,7 +33,9 @@ def cluster() -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def make(*cpus: int) -> Any:
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        found = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         made.append(found)
         for number in cpus:
             found.add_node(num_cpus=number)
@@ -62,4 +64,10 @@ def import_ray() -> Any:
 
 def connect(ray: Any, address: str, **options: Any) -> None:
     environment = {"worker_process_setup_hook": HOOK, "env_vars": {"PYTHONPATH": str(ROOT)}}
-    ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    ray.init(
+        address,
+        runtime_env=environment,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        **options,
+    )

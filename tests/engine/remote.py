@@ -24,7 +24,7 @@ def backbone(name: str, **_: Any) -> FakeBackbone:
 
 def fakes() -> None:
     """In a process: shards of 512 bytes, stand-ins for backbones. Every worker process calls it when it starts."""
-    from layercache.cache import layout
+    from layercache.cache.format import layout
     from layercache.extraction import plan
 
     layout.SHARD_LIMIT = 512

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layercache.cache.check import verify
-from layercache.cache.reader import open_cache
-from layercache.engine import ray_crew
+from layercache.cache.find import open_cache
+from layercache.cache.verify import verify
+from layercache.engine import ray_pool
 from layercache.errors import WorkerError
-from layercache.extraction.run import extract
-from layercache.probing.protocol import Protocol
-from layercache.probing.sweep import probe
+from layercache.extraction.api import extract
+from layercache.probing.api import probe
+from layercache.probing.training.config import Protocol
 from tests.engine.remote import Slow, Striking
 from tests.extraction.fakes import Pictures, dataset, tree
 
@@ -125,15 +125,20 @@ def test_a_node_that_goes_is_done_without(cluster: Make, tmp_path: Path) -> None
     whole(cache, tmp_path / "reference")
 
 
-def test_without_any_node_the_job_ends_and_is_continued(cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_crew, "PATIENCE", 3.0)
+def test_without_any_node_the_job_ends_and_is_continued(
+    cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_pool, "PATIENCE", 3.0)
     made = cluster(1)
     cache = tmp_path / "cache"
     (node,) = made.worker_nodes
     began = time.monotonic()
     with (
         meanwhile(cache, 20, lambda: made.remove_node(node, allow_graceful=False)),
-        pytest.raises(WorkerError, match=r"^no node of the Ray cluster has had room for a worker \(1 CPU\) for 3 s.* the same command continues"),
+        pytest.raises(
+            WorkerError,
+            match=r"^no node of the Ray cluster has had room for a worker \(1 CPU\) for 3 s.* the same command continues",
+        ),
     ):
         run(cache, Slow(ROWS, seconds=0.005))
     assert time.monotonic() - began < 90
@@ -145,10 +150,15 @@ def test_without_any_node_the_job_ends_and_is_continued(cluster: Make, tmp_path:
     whole(cache, tmp_path / "reference")
 
 
-def test_a_task_that_kills_every_worker_ends_the_job_and_names_itself(cluster: Make, tmp_path: Path) -> None:
+def test_a_task_that_kills_every_worker_ends_the_job_and_names_itself(
+    cluster: Make, tmp_path: Path
+) -> None:
     cluster(1, 1)
     samples = Striking(ROWS, strikes=301, mark=str(tmp_path / "struck"), always=True, seconds=0.001)
-    with pytest.raises(WorkerError, match=r"^a worker was lost 4 times at row blocks \d+ to \d+ of split 'train', .* the same command continues"):
+    with pytest.raises(
+        WorkerError,
+        match=r"^a worker was lost 4 times at row blocks \d+ to \d+ of split 'train', .* the same command continues",
+    ):
         run(tmp_path / "cache", samples)
     assert committed(tmp_path / "cache") > 0
     run(tmp_path / "cache", Pictures(ROWS))
@@ -157,7 +167,13 @@ def test_a_task_that_kills_every_worker_ends_the_job_and_names_itself(cluster: M
 
 def test_a_probe_survives_its_workers(cluster: Make, planted: Make, tmp_path: Path) -> None:
     cluster(1, 1)
-    options: dict[str, Any] = {"head": "attentive", "lr": [0.03, 0.01, 0.003, 0.001], "weight_decay": 1e-4, "dropout": 0.0, "group_size": 1}
+    options: dict[str, Any] = {
+        "head": "attentive",
+        "lr": [0.03, 0.01, 0.003, 0.001],
+        "weight_decay": 1e-4,
+        "dropout": 0.0,
+        "group_size": 1,
+    }
     options["protocol"] = Protocol(epochs=60, min_steps=0, min_batches=30)
     cache = planted(root=tmp_path / "ray")
     killed: list[int] = []
@@ -187,4 +203,6 @@ def test_a_probe_survives_its_workers(cluster: Make, planted: Make, tmp_path: Pa
     (here,) = probe(planted(root=tmp_path / "local"), **options)
     assert {**there.row, "seconds": 0} == {**here.row, "seconds": 0}
     assert np.array_equal(there.predictions().logits, here.predictions().logits)
-    assert sorted(p.name for p in there.path.iterdir()) == sorted(p.name for p in here.path.iterdir())
+    assert sorted(p.name for p in there.path.iterdir()) == sorted(
+        p.name for p in here.path.iterdir()
+    )

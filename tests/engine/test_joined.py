@@ -14,11 +14,34 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_a_running_cluster_is_joined_and_left_running(cluster: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_running_cluster_is_joined_and_left_running(
+    cluster: Callable[..., Any], tmp_path: Path
+) -> None:
     made = cluster(1, 1)
-    words = ["extract", "-m", "vit_nano", "-d", "digits", "--limit", "100", "--layers", "last", "--cache", str(tmp_path)]
+    words = [
+        "extract",
+        "-m",
+        "vit_nano",
+        "-d",
+        "digits",
+        "--limit",
+        "100",
+        "--layers",
+        "last",
+        "--cache",
+        str(tmp_path),
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "layercache_cli.main", *words, "--engine", "ray", "--address", made.address],
+        [
+            sys.executable,
+            "-m",
+            "layercache_cli.main",
+            *words,
+            "--engine",
+            "ray",
+            "--address",
+            made.address,
+        ],
         capture_output=True,
         text=True,
         timeout=300,

@@ -19,22 +19,35 @@ STUDY = 'models = ["vit_nano"]\ndatasets = ["digits"]\n{}\n[[heads]]\nhead = "li
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"this needs ray, which is not installed: pip install 'layercache\[ray\]'"), open_engine("ray"):
+    with (
+        pytest.raises(
+            MissingExtraError,
+            match=r"this needs ray, which is not installed: pip install 'layercache\[ray\]'",
+        ),
+        open_engine("ray"),
+    ):
         pass
 
 
-@pytest.mark.parametrize("make", [lambda **o: ExtractOptions(models=["m"], dataset="d", **o), lambda **o: Options(**o)])
+@pytest.mark.parametrize(
+    "make", [lambda **o: ExtractOptions(models=["m"], dataset="d", **o), lambda **o: Options(**o)]
+)
 def test_a_wrong_engine_is_refused_before_any_work(make: Any) -> None:
     with pytest.raises(UnknownNameError, match="unknown engine 'rya': did you mean ray"):
         make(engine="rya")
-    with pytest.raises(OptionError, match=r"address 'auto': it is the address of a Ray cluster, so it needs --engine ray"):
+    with pytest.raises(
+        OptionError,
+        match=r"address 'auto': it is the address of a Ray cluster, so it needs --engine ray",
+    ):
         make(address="auto")
     assert make(engine="ray", address="auto").address == "auto"
 
 
 def test_a_study_names_its_engine() -> None:
     assert parse_study(STUDY.format(""), where="s", name="s").engine == "local"
-    study = parse_study(STUDY.format('engine = "ray"\naddress = "10.0.0.1:6379"'), where="s", name="s")
+    study = parse_study(
+        STUDY.format('engine = "ray"\naddress = "10.0.0.1:6379"'), where="s", name="s"
+    )
     assert (study.engine, study.address) == ("ray", "10.0.0.1:6379")
     with pytest.raises(OptionError, match=r"s\.toml: unknown engine 'rya': did you mean ray"):
         parse_study(STUDY.format('engine = "rya"'), where="s.toml", name="s")
@@ -74,7 +87,10 @@ def test_this_process_takes_tasks_in_order_and_closes_its_worker() -> None:
     def listen(task: Any, message: Any) -> None:
         heard.append((task, message))
 
-    with open_engine("local") as engine, engine.crew(make, gpu=False, threads=1, say=said.append, heard=listen) as crew:
+    with (
+        open_engine("local") as engine,
+        engine.crew(make, gpu=False, threads=1, say=said.append, heard=listen) as crew,
+    ):
         tasks, done = deque([2, 1]), []
         for task, result in crew.run(tasks):
             done.append((task, result))

@@ -13,15 +13,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from layercache.extraction.datasets.labelled import Labelled
-from layercache.extraction.preprocess import Preprocessing
+from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import torch  # where it is used, since decoding workers import this file
 
 SIDE = 6
-SMALL = Preprocessing(input_size=(SIDE, SIDE), resize=(SIDE, SIDE), interpolation="bicubic", crop_mode="center", mean=(0.5,) * 3, std=(0.5,) * 3)
-LARGE = Preprocessing(input_size=(9, 9), resize=(9, 9), interpolation="bilinear", crop_mode="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
+SMALL = Preprocessing(
+    input_size=(SIDE, SIDE),
+    resize=(SIDE, SIDE),
+    interpolation="bicubic",
+    crop_mode="center",
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+)
+LARGE = Preprocessing(
+    input_size=(9, 9),
+    resize=(9, 9),
+    interpolation="bilinear",
+    crop_mode="squash",
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+)
 
 
 def image(n: int) -> np.ndarray[Any, Any]:
@@ -68,7 +82,11 @@ class Pictures:
 
 
 def dataset(splits: Mapping[str, Any] | None = None, name: str = "pictures") -> Labelled:
-    return Labelled(name=name, classes=("a", "b", "c"), samples=splits or {"train": Pictures(53), "test": Pictures(20, first=1000)})
+    return Labelled(
+        name=name,
+        classes=("a", "b", "c"),
+        samples=splits or {"train": Pictures(53), "test": Pictures(20, first=1000)},
+    )
 
 
 @dataclass
@@ -101,18 +119,33 @@ class FakeBackbone:
         assert images.shape[1:] == (3, *self.preprocessing.input_size)
         self.seen.append(len(images))
         red = images[:, 0].reshape(len(images), -1)[:, :4].float()
-        out = torch.stack([torch.stack([(t + 1) * red + layer for t in range(2)]) for layer in self.layers])
+        out = torch.stack(
+            [torch.stack([(t + 1) * red + layer for t in range(2)]) for layer in self.layers]
+        )
         if self.poison is not None:
             out[-1, 1, images[:, 0, 0, 0] == self.poison_at, 2] = self.poison
         return out.half()
 
 
-def expected(samples: Pictures, preprocessing: Preprocessing = SMALL, layers: tuple[int, ...] = (1, 2)) -> np.ndarray[Any, Any]:
+def expected(
+    samples: Pictures, preprocessing: Preprocessing = SMALL, layers: tuple[int, ...] = (1, 2)
+) -> np.ndarray[Any, Any]:
     """float16 (L, T, N, 4): what FakeBackbone gives, computed from the images without the pipeline."""
-    red = np.stack([preprocessing.pixels(Image.fromarray(image(samples.first + i)))[0].ravel()[:4] for i in range(samples.rows)])
-    return np.stack([np.stack([(t + 1) * red.astype(np.float32) + layer for t in range(2)]) for layer in layers]).astype(np.float16)
+    red = np.stack(
+        [
+            preprocessing.pixels(Image.fromarray(image(samples.first + i)))[0].ravel()[:4]
+            for i in range(samples.rows)
+        ]
+    )
+    return np.stack(
+        [np.stack([(t + 1) * red.astype(np.float32) + layer for t in range(2)]) for layer in layers]
+    ).astype(np.float16)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }

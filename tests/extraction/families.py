@@ -22,7 +22,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.randint(
+    0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+)
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
 DINOV3 = {
     "class_token": True,
@@ -51,32 +53,81 @@ class Family:
 
 FAMILIES = {
     "tiny_vit": Family(build=partial(VisionTransformer, **SMALL), prefix=1, class_token=True),
-    "tiny_deit_distilled": Family(build=partial(VisionTransformerDistilled, **SMALL), prefix=2, class_token=True),
-    "tiny_dinov2": Family(build=partial(VisionTransformer, init_values=0.5, num_classes=0, **SMALL), prefix=1, class_token=True),
+    "tiny_deit_distilled": Family(
+        build=partial(VisionTransformerDistilled, **SMALL), prefix=2, class_token=True
+    ),
+    "tiny_dinov2": Family(
+        build=partial(VisionTransformer, init_values=0.5, num_classes=0, **SMALL),
+        prefix=1,
+        class_token=True,
+    ),
     "tiny_dinov2_reg4": Family(
-        build=partial(VisionTransformer, init_values=0.5, reg_tokens=4, no_embed_class=True, num_classes=0, **SMALL), prefix=5, class_token=True
+        build=partial(
+            VisionTransformer,
+            init_values=0.5,
+            reg_tokens=4,
+            no_embed_class=True,
+            num_classes=0,
+            **SMALL,
+        ),
+        prefix=5,
+        class_token=True,
     ),
     "tiny_dinov3": Family(build=partial(Eva, **SMALL, **DINOV3), prefix=5, class_token=True),
-    "tiny_clip": Family(build=partial(VisionTransformer, pre_norm=True, act_layer=QuickGELU, num_classes=16, **SMALL), prefix=1, class_token=True),
-    "tiny_siglip": Family(
-        build=partial(VisionTransformer, class_token=False, global_pool="map", num_classes=0, **SMALL), prefix=0, class_token=False
+    "tiny_clip": Family(
+        build=partial(
+            VisionTransformer, pre_norm=True, act_layer=QuickGELU, num_classes=16, **SMALL
+        ),
+        prefix=1,
+        class_token=True,
     ),
-    "tiny_mae": Family(build=partial(VisionTransformer, num_classes=0, **SMALL), prefix=1, class_token=True),
-    "tiny_mae_finetuned": Family(build=partial(VisionTransformer, global_pool="avg", **SMALL), prefix=1, class_token=True, final_norm="fc_norm"),
-    "tiny_eva": Family(build=partial(Eva, qkv_fused=False, **SMALL), prefix=1, class_token=True, final_norm="fc_norm"),
+    "tiny_siglip": Family(
+        build=partial(
+            VisionTransformer, class_token=False, global_pool="map", num_classes=0, **SMALL
+        ),
+        prefix=0,
+        class_token=False,
+    ),
+    "tiny_mae": Family(
+        build=partial(VisionTransformer, num_classes=0, **SMALL), prefix=1, class_token=True
+    ),
+    "tiny_mae_finetuned": Family(
+        build=partial(VisionTransformer, global_pool="avg", **SMALL),
+        prefix=1,
+        class_token=True,
+        final_norm="fc_norm",
+    ),
+    "tiny_eva": Family(
+        build=partial(Eva, qkv_fused=False, **SMALL),
+        prefix=1,
+        class_token=True,
+        final_norm="fc_norm",
+    ),
     "tiny_eva02": Family(
         build=partial(
-            Eva, qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True, ref_feat_shape=(4, 4), **SMALL
+            Eva,
+            qkv_fused=False,
+            swiglu_mlp=True,
+            scale_mlp=True,
+            scale_attn_inner=True,
+            use_rot_pos_emb=True,
+            ref_feat_shape=(4, 4),
+            **SMALL,
         ),
         prefix=1,
         class_token=True,
         final_norm="fc_norm",
     ),
     "tiny_beit": Family(
-        build=partial(Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1, **SMALL), prefix=1, class_token=True, final_norm="fc_norm"
+        build=partial(Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1, **SMALL),
+        prefix=1,
+        class_token=True,
+        final_norm="fc_norm",
     ),
     "tiny_registers_only": Family(
-        build=partial(VisionTransformer, class_token=False, reg_tokens=3, global_pool="avg", **SMALL),
+        build=partial(
+            VisionTransformer, class_token=False, reg_tokens=3, global_pool="avg", **SMALL
+        ),
         prefix=3,
         class_token=False,
         final_norm="fc_norm",
@@ -85,7 +136,14 @@ FAMILIES = {
 
 
 def pretrained_cfg(name: str, family: Family) -> dict[str, Any]:
-    return {"architecture": name, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bicubic", "mean": family.mean, "std": family.std}
+    return {
+        "architecture": name,
+        "input_size": (3, 32, 32),
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": family.mean,
+        "std": family.std,
+    }
 
 
 def register(name: str, family: Family) -> None:
@@ -112,7 +170,9 @@ def random_state(name: str) -> dict[str, torch.Tensor]:
     for key, value in state.items():
         if value.is_floating_point() and "periods" not in key:
             noise = torch.randn(value.shape, generator=generator)
-            state[key] = 0.2 * noise + (1 if key.endswith(("norm1.weight", "norm2.weight", "norm.weight", "gamma")) else 0)
+            state[key] = 0.2 * noise + (
+                1 if key.endswith(("norm1.weight", "norm2.weight", "norm.weight", "gamma")) else 0
+            )
     return state
 
 
@@ -152,7 +212,10 @@ def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
     with torch.no_grad():
         module.forward_features((IMAGES.float() / 255 - mean) / std)
         taps = {
-            "norm2": [*(seen[f"norm{i}"] for i in range(1, depth)), norm(seen[f"block{depth - 1}"])],
+            "norm2": [
+                *(seen[f"norm{i}"] for i in range(1, depth)),
+                norm(seen[f"block{depth - 1}"]),
+            ],
             "block": [seen[f"block{i}"] for i in range(depth)],
             "block-norm": [norm(seen[f"block{i}"]) for i in range(depth)],
         }

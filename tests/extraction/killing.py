@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layercache.cache import layout
+from layercache.cache.format import layout
 from layercache.extraction import plan
-from layercache.extraction.run import extract
+from layercache.extraction.api import extract
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset, tree
 
 DIED = 9
@@ -37,8 +37,12 @@ class Killer:
         os.writev, os.fsync = self.half, self.synced
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
-        changes = event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITES)
-        if changes and any(isinstance(a, str | os.PathLike) and os.fspath(a).startswith(self.folder) for a in args):
+        changes = event in CHANGES or (
+            event == "open" and isinstance(args[2], int) and args[2] & WRITES
+        )
+        if changes and any(
+            isinstance(a, str | os.PathLike) and os.fspath(a).startswith(self.folder) for a in args
+        ):
             self.step(event)
 
     def half(self, fd: int, parts: Any) -> int:
@@ -68,9 +72,18 @@ def run(folder: Path, at: int | None) -> NoReturn:
     plan.load_backbone = lambda name, **_: FakeBackbone(name=name, digest=name[0] * 64)  # type: ignore[assignment]
     splits = {"train": Pictures(22, broken=frozenset({3})), "test": Pictures(9, first=1000)}
     done = extract(
-        models=["a", "b"], dataset=dataset(splits), cache=folder, batch_size=5, workers=0, on_error="skip", say=lambda _: None, progress=False
+        models=["a", "b"],
+        dataset=dataset(splits),
+        cache=folder,
+        batch_size=5,
+        workers=0,
+        on_error="skip",
+        say=lambda _: None,
+        progress=False,
     )
-    os.write(1, json.dumps({"operations": killer.count, "images": sum(e.images for e in done)}).encode())
+    os.write(
+        1, json.dumps({"operations": killer.count, "images": sum(e.images for e in done)}).encode()
+    )
     os._exit(0)
 
 
@@ -96,8 +109,22 @@ def main(folder: Path, stride: int, start: int = 0) -> None:
         code, again = forked(here, None)
         came = tree(here)
         same = came == right
-        words["differ"] = sorted(key for key in came.keys() | right.keys() if came.get(key) != right.get(key))
-        print(json.dumps({"at": at, "killed": killed, "continued": code, "same": same, "images": again.get("images"), **words}), flush=True)
+        words["differ"] = sorted(
+            key for key in came.keys() | right.keys() if came.get(key) != right.get(key)
+        )
+        print(
+            json.dumps(
+                {
+                    "at": at,
+                    "killed": killed,
+                    "continued": code,
+                    "same": same,
+                    "images": again.get("images"),
+                    **words,
+                }
+            ),
+            flush=True,
+        )
         shutil.rmtree(here)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layercache.cache.spec import Tap
+from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError
-from layercache.extraction.backbones import load_backbone
+from layercache.extraction.models.backbone import load_backbone
 from tests.extraction.families import FAMILIES, IMAGES, checkpoint, hidden_states
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
@@ -21,7 +21,9 @@ def kinds(name: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_cls_and_ap_of_every_layer(name: str, tap: Tap) -> None:
     family = FAMILIES[name]
-    backbone = load_backbone(name, weights=checkpoint(name), tap=tap, tokens=kinds(name), store_dtype="float32")
+    backbone = load_backbone(
+        name, weights=checkpoint(name), tap=tap, tokens=kinds(name), store_dtype="float32"
+    )
     maps = hidden_states(name)[tap]
     wanted = [[x[:, 0]] * family.class_token + [x[:, family.prefix :].mean(1)] for x in maps]
     got = backbone(IMAGES)
@@ -47,10 +49,13 @@ def test_the_taps_differ() -> None:
     assert not np.allclose(maps["norm2"][1:], maps["norm2"][:-1], **TOLERANCE)
 
 
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.class_token])
+@pytest.mark.parametrize(
+    "name", [name for name, family in FAMILIES.items() if not family.class_token]
+)
 def test_no_class_token_is_said(name: str) -> None:
     prefix = FAMILIES[name].prefix
     with pytest.raises(
-        BackboneError, match=rf"tokens 'cls': this model has no class token \({prefix} prefix tokens and 4 x 4 patches\): pass --tokens ap"
+        BackboneError,
+        match=rf"tokens 'cls': this model has no class token \({prefix} prefix tokens and 4 x 4 patches\): pass --tokens ap",
     ):
         load_backbone(name, weights=checkpoint(name))

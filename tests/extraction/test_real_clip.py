@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-from layercache.extraction.backbones import load_backbone
+from layercache.extraction.models.backbone import load_backbone
 
 pytestmark = pytest.mark.real
 ROOT = Path(os.environ.get("LAYERCACHE_REAL", "."))
@@ -23,7 +23,12 @@ ROOT = Path(os.environ.get("LAYERCACHE_REAL", "."))
 def pictures() -> list[Image.Image]:
     """Smooth colour patterns; a checkpoint needs no meaning to be compared with itself."""
     y, x = np.mgrid[:240, :320] / 240
-    return [Image.fromarray((127 + 120 * np.sin(np.stack([x * a, y * a, x * y * a], -1))).astype(np.uint8)) for a in (3, 9, 27)]
+    return [
+        Image.fromarray(
+            (127 + 120 * np.sin(np.stack([x * a, y * a, x * y * a], -1))).astype(np.uint8)
+        )
+        for a in (3, 9, 27)
+    ]
 
 
 def plain(architecture: str) -> Any:
@@ -34,7 +39,9 @@ def plain(architecture: str) -> Any:
 
 @torch.no_grad()
 def test_tokens_and_projection_are_those_of_plain_timm() -> None:
-    backbone = load_backbone("clip_b16", weights=ROOT / "clip.safetensors", store_dtype="float32", projected=True)
+    backbone = load_backbone(
+        "clip_b16", weights=ROOT / "clip.safetensors", store_dtype="float32", projected=True
+    )
     module = plain("vit_base_patch16_clip_quickgelu_224.openai")
     seen = []
     for block in module.blocks[1:]:
@@ -49,8 +56,12 @@ def test_tokens_and_projection_are_those_of_plain_timm() -> None:
     np.testing.assert_allclose(got[11, 0, :, :512], joint, atol=1e-4)
     assert (got[11, :, :, 512:] == 0).all()
 
-    control = plain("vit_base_patch16_clip_224.openai")(torch.stack([transform(p) for p in pictures()]))
-    assert (control - joint).abs().max() > 0.05  # GELU instead of QuickGELU: strict loading does not see it, the numbers do
+    control = plain("vit_base_patch16_clip_224.openai")(
+        torch.stack([transform(p) for p in pictures()])
+    )
+    assert (
+        (control - joint).abs().max() > 0.05
+    )  # GELU instead of QuickGELU: strict loading does not see it, the numbers do
 
 
 def test_half_precision_on_real_weights() -> None:
@@ -58,8 +69,14 @@ def test_half_precision_on_real_weights() -> None:
     images = None
     tokens = {}
     for precision, store in (("fp32", "float32"), ("fp32", "float16"), ("bf16", "float32")):
-        backbone = load_backbone("clip_b16", weights=ROOT / "clip.safetensors", precision=precision, store_dtype=store)  # type: ignore[arg-type]
-        images = torch.stack([backbone.preprocessing(p) for p in pictures()]) if images is None else images
+        backbone = load_backbone(
+            "clip_b16", weights=ROOT / "clip.safetensors", precision=precision, store_dtype=store
+        )  # type: ignore[arg-type]
+        images = (
+            torch.stack([backbone.preprocessing(p) for p in pictures()])
+            if images is None
+            else images
+        )
         tokens[precision, store] = backbone(images).double()
     exact = tokens["fp32", "float32"]
 

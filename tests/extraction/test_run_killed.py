@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 def kills(folder: Path, *, stride: int, start: int = 0) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.extraction.killing", str(folder), str(stride), str(start)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.extraction.killing", str(folder), str(stride), str(start)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     whole, *rest = [json.loads(line) for line in done.stdout.splitlines()]
@@ -46,8 +49,18 @@ def test_at_every_single_operation(tmp_path: Path) -> None:
     assert {"writev", "fsync", "os.rename", "open", "os.mkdir"} <= {kill["died"] for kill in done}
 
 
-PROGRAM = "import layercache.cache.layout as l; l.SHARD_LIMIT = 100_000; from layercache_cli.main import main; main()"
-WORDS = ["extract", "--model", "vit_nano", "--dataset", "digits", "--limit", "192", "--batch-size", "2"]
+PROGRAM = "import layercache.cache.format.layout as l; l.SHARD_LIMIT = 100_000; from layercache_cli.main import main; main()"
+WORDS = [
+    "extract",
+    "--model",
+    "vit_nano",
+    "--dataset",
+    "digits",
+    "--limit",
+    "192",
+    "--batch-size",
+    "2",
+]
 
 
 def command(cache: Path, workers: int) -> list[str]:
@@ -68,13 +81,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sig", "workers"), [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGTERM, 0)])
-def test_real_signals_at_random_moments(tmp_path: Path, whole: dict[str, bytes], sig: signal.Signals, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("sig", "workers"),
+    [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGTERM, 0)],
+)
+def test_real_signals_at_random_moments(
+    tmp_path: Path, whole: dict[str, bytes], sig: signal.Signals, workers: int
+) -> None:
     rng = random.Random(sig.value)
     for blocks in (0, 3, 15):
-        process = subprocess.Popen(command(tmp_path, workers), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(tmp_path, workers), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 120
-        while process.poll() is None and committed(tmp_path) <= blocks and time.monotonic() < deadline:
+        while (
+            process.poll() is None and committed(tmp_path) <= blocks and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         time.sleep(rng.random() * 0.05)
         process.send_signal(sig)

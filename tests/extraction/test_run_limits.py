@@ -13,10 +13,10 @@ from tests.extraction.fakes import tree
 ROOT = Path(__file__).parents[2]
 START = """
 import resource, sys
-from layercache.cache import layout
+from layercache.cache.format import layout
 from layercache.errors import LayercacheError
 from layercache.extraction import plan
-from layercache.extraction.run import extract
+from layercache.extraction.api import extract
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset
 plan.load_backbone = lambda name, **_: FakeBackbone()
 def run(cache, rows=53, **options):
@@ -25,12 +25,16 @@ def run(cache, rows=53, **options):
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-c", START + code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", START + code], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_a_disk_that_refuses_is_said_and_the_run_continues_after_room_is_made(tmp_path: Path) -> None:
+def test_a_disk_that_refuses_is_said_and_the_run_continues_after_room_is_made(
+    tmp_path: Path,
+) -> None:
     said = python(f"""
 layout.SHARD_LIMIT = 4000
 run({str(tmp_path / "whole")!r}, workers=0)
@@ -44,7 +48,10 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 print(run({str(tmp_path / "cut")!r}, workers=0)[0].images)
 """).stdout
     assert "StorageError" in said
-    assert "Make room (or choose another disk with --cache) and run the same command again: it continues" in said
+    assert (
+        "Make room (or choose another disk with --cache) and run the same command again: it continues"
+        in said
+    )
     assert said.splitlines()[-1] == "53"
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 

@@ -11,11 +11,11 @@ import safetensors.torch
 import torch
 from timm.data import create_transform, resolve_data_config
 
-from layercache.cache.reader import Split, open_cache
+from layercache.cache.find import Split, open_cache
 from layercache.errors import OptionError
-from layercache.extraction import nano
+from layercache.extraction.api import extract
 from layercache.extraction.datasets import open_dataset
-from layercache.extraction.run import extract
+from layercache.extraction.models import vit_nano
 
 ROWS = 12
 
@@ -24,23 +24,32 @@ ROWS = 12
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     file = tmp_path_factory.mktemp("weights") / "nano.safetensors"
-    safetensors.torch.save_file(nano.build().state_dict(), file)
+    safetensors.torch.save_file(vit_nano.build().state_dict(), file)
     return file
 
 
 def run(cache: Path, weights: Path, **options: Any) -> Split:
-    given = {"models": ["vit_nano"], "weights": {"vit_nano": weights}, "dataset": "digits", "splits": ["test"], "limit": ROWS, "cache": cache}
+    given = {
+        "models": ["vit_nano"],
+        "weights": {"vit_nano": weights},
+        "dataset": "digits",
+        "splits": ["test"],
+        "limit": ROWS,
+        "cache": cache,
+    }
     (done,) = extract(say=lambda _: None, progress=False, **(given | options))
     return open_cache(done.path).split("test")
 
 
 def tokens(split: Split) -> np.ndarray[Any, Any]:
-    return split.read([(layer, token) for layer in split.spec.layers for token in split.spec.tokens])
+    return split.read(
+        [(layer, token) for layer in split.spec.layers for token in split.spec.tokens]
+    )
 
 
 def by_hand(weights: Path, ids: list[str]) -> np.ndarray[Any, Any]:
     """float32 (24, N, 96): one image at a time, timm's own transform, hooks that keep whole token maps."""
-    model = nano.build().eval()
+    model = vit_nano.build().eval()
     model.load_state_dict(safetensors.torch.load_file(weights))
     maps: list[torch.Tensor] = []
     for module in [*(block.norm2 for block in model.blocks[1:]), model.norm]:
@@ -56,16 +65,25 @@ def by_hand(weights: Path, ids: list[str]) -> np.ndarray[Any, Any]:
     return torch.stack(rows, 1).numpy()
 
 
-def test_the_cache_holds_what_plain_timm_gives_image_by_image(tmp_path: Path, weights: Path) -> None:
+def test_the_cache_holds_what_plain_timm_gives_image_by_image(
+    tmp_path: Path, weights: Path
+) -> None:
     split = run(tmp_path, weights, batch_size=5, workers=0)
     right = by_hand(weights, split.ids)
     np.testing.assert_allclose(tokens(split), right, rtol=2e-3, atol=2e-4)
     swapped = right.reshape(12, 2, ROWS, 96)[:, ::-1].reshape(right.shape)
-    assert not np.allclose(tokens(split), swapped, rtol=0.1, atol=0.1), "CLS in the place of AP would not pass"
+    assert not np.allclose(tokens(split), swapped, rtol=0.1, atol=0.1), (
+        "CLS in the place of AP would not pass"
+    )
 
 
-def test_the_same_command_gives_the_same_bytes_and_another_batch_size_nearly(tmp_path: Path, weights: Path) -> None:
-    one, two, three = (tokens(run(tmp_path / str(n), weights, batch_size=batch, workers=0)) for n, batch in enumerate((8, 8, 1)))
+def test_the_same_command_gives_the_same_bytes_and_another_batch_size_nearly(
+    tmp_path: Path, weights: Path
+) -> None:
+    one, two, three = (
+        tokens(run(tmp_path / str(n), weights, batch_size=batch, workers=0))
+        for n, batch in enumerate((8, 8, 1))
+    )
     assert one.tobytes() == two.tobytes()
     np.testing.assert_allclose(one, three, rtol=2e-3, atol=2e-4)
 
@@ -96,10 +114,23 @@ class TestGpu:
         np.testing.assert_allclose(tokens(gpu), tokens(cpu), rtol=1e-2, atol=1e-2)
 
     def test_deterministic_gives_the_same_bytes(self, tmp_path: Path, weights: Path) -> None:
-        one, two = (run(tmp_path / n, weights, device="cuda", deterministic=True, precision="bf16", limit=200) for n in "ab")
+        one, two = (
+            run(
+                tmp_path / n,
+                weights,
+                device="cuda",
+                deterministic=True,
+                precision="bf16",
+                limit=200,
+            )
+            for n in "ab"
+        )
         assert tokens(one).tobytes() == tokens(two).tobytes()
 
     @pytest.mark.slow
     def test_compiled_is_the_same_within_rounding(self, tmp_path: Path, weights: Path) -> None:
-        one, two = (run(tmp_path / str(c), weights, device="cuda", compile=c, batch_size=7, limit=200) for c in (True, False))
+        one, two = (
+            run(tmp_path / str(c), weights, device="cuda", compile=c, batch_size=7, limit=200)
+            for c in (True, False)
+        )
         np.testing.assert_allclose(tokens(one), tokens(two), rtol=1e-2, atol=1e-2)

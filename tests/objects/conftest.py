@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from layercache.cache import layout
+from layercache.cache.format import layout
 from tests.objects import server
 from tests.objects.proxy import FaultyProxy
 from tests.objects.server import Server
@@ -15,7 +15,9 @@ _SERIAL = count()
 
 
 @pytest.fixture(scope="session", params=["moto", pytest.param("swift", marks=pytest.mark.slow)])
-def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def s3_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A real S3 server over loopback HTTP, one per session and kind."""
     folder = tmp_path_factory.mktemp(request.param)
     if why := server.missing(request.param, folder):
@@ -27,7 +29,14 @@ def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def s3_root(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """s3://BUCKET/PREFIX with nothing in it; the environment names the server and the credentials, and nothing else does."""
-    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_ALLOW_HTTP"):
+    for name in (
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_ENDPOINT",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_DEFAULT_REGION",
+        "AWS_ALLOW_HTTP",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
         **server.environment(s3_server),
@@ -40,7 +49,9 @@ def s3_root(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @pytest.fixture
-def faulty(s3_server: Server, s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+def faulty(
+    s3_server: Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultyProxy]:
     """The proxy in front of the server of `s3_root`, which the environment names from now on; no faults yet."""
     with FaultyProxy(s3_server.url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)

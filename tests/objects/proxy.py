@@ -114,11 +114,20 @@ class FaultyProxy:
         self._healed = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def inject(
-        self, fault: Fault, *, method: str = "*", key: str = "*", times: float = float("inf"), probability: float = 1.0, seed: int = 0
+        self,
+        fault: Fault,
+        *,
+        method: str = "*",
+        key: str = "*",
+        times: float = float("inf"),
+        probability: float = 1.0,
+        seed: int = 0,
     ) -> None:
         """From now on, requests whose method and key match suffer the fault: `times` of them, each with the probability. First rule wins."""
         with self._lock:
@@ -134,7 +143,12 @@ class FaultyProxy:
     def count(self, method: str = "*", key: str = "*", *, faulty: bool | None = None) -> int:
         """Requests that came; faulty: only those that suffered a fault, or only those that did not."""
         with self._lock:
-            return sum(fnmatchcase(r.method, method) and fnmatchcase(r.key, key) and faulty in (None, r.fault is not None) for r in self.requests)
+            return sum(
+                fnmatchcase(r.method, method)
+                and fnmatchcase(r.key, key)
+                and faulty in (None, r.fault is not None)
+                for r in self.requests
+            )
 
     def forget(self) -> None:
         """Count from zero."""
@@ -148,7 +162,12 @@ class FaultyProxy:
         with self._lock:
             fault = None
             for rule in self._rules:
-                if fnmatchcase(method, rule.method) and fnmatchcase(key, rule.key) and rule.left > 0 and rule.random.random() < rule.probability:
+                if (
+                    fnmatchcase(method, rule.method)
+                    and fnmatchcase(key, rule.key)
+                    and rule.left > 0
+                    and rule.random.random() < rule.probability
+                ):
                     rule.left -= 1
                     fault = rule.fault
                     break
@@ -246,7 +265,9 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.endheaders()
             cut = fault.after if isinstance(fault, CutUpload) else length
             sent = 0
-            while sent < min(length, cut) and (piece := self.rfile.read(min(min(length, cut) - sent, PIECE))):
+            while sent < min(length, cut) and (
+                piece := self.rfile.read(min(min(length, cut) - sent, PIECE))
+            ):
                 upstream.send(piece)
                 sent += len(piece)
             if isinstance(fault, CutUpload):
@@ -268,8 +289,13 @@ class _Handler(BaseHTTPRequestHandler):
         if chunked:
             self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        sent, limit = 0, fault.after if isinstance(fault, Drop) and fault.after is not None else None
-        while not bodiless and (piece := response.read(fault.bytes if isinstance(fault, Trickle) else PIECE)):
+        sent, limit = (
+            0,
+            fault.after if isinstance(fault, Drop) and fault.after is not None else None,
+        )
+        while not bodiless and (
+            piece := response.read(fault.bytes if isinstance(fault, Trickle) else PIECE)
+        ):
             if isinstance(fault, Trickle):
                 time.sleep(fault.seconds)
             if limit is not None:

@@ -59,7 +59,9 @@ def running(kind: str, folder: Path) -> Iterator[Server]:
     try:
         port = process.stdout.readline().strip().decode()
         if not port:
-            raise RuntimeError(f"{script.name} did not start:\n{(folder / 'log').read_text()[-2000:]}")
+            raise RuntimeError(
+                f"{script.name} did not start:\n{(folder / 'log').read_text()[-2000:]}"
+            )
         url = f"http://127.0.0.1:{port}"
         client(url).create_bucket(Bucket=BUCKET)
         yield Server(kind, url)
@@ -74,7 +76,12 @@ def running(kind: str, folder: Path) -> Iterator[Server]:
 
 def environment(server: Server) -> dict[str, str]:
     """The variables by which a client finds the server and the credentials."""
-    return {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": REGION, "AWS_ENDPOINT_URL": server.url}
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": server.url,
+    }
 
 
 def client(url: str):  # type: ignore[no-untyped-def]  # boto3 makes its classes as it goes

@@ -21,14 +21,26 @@ from swift.common.storage_policy import reload_storage_policies  # noqa: E402
 from swift.common.utils import NullLogger, set_swift_dir  # noqa: E402
 from swift.common.wsgi import SwiftHttpProtocol, loadapp  # noqa: E402
 
-PIPELINE = "catch_errors gatekeeper listing_formats bulk s3api tempauth copy slo dlo versioned_writes"
+PIPELINE = (
+    "catch_errors gatekeeper listing_formats bulk s3api tempauth copy slo dlo versioned_writes"
+)
 STORAGE = ("account", "container", "object")
 
 
 def ring(folder: Path, kind: str, port: int) -> None:
     """Everything lies on one device."""
     builder = RingBuilder(part_power=2, replicas=1, min_part_hours=0)
-    builder.add_dev({"id": 0, "region": 1, "zone": 1, "ip": "127.0.0.1", "port": port, "device": "disk", "weight": 1.0})
+    builder.add_dev(
+        {
+            "id": 0,
+            "region": 1,
+            "zone": 1,
+            "ip": "127.0.0.1",
+            "port": port,
+            "device": "disk",
+            "weight": 1.0,
+        }
+    )
     builder.rebalance()
     builder.get_ring().save(str(folder / f"{kind}.ring.gz"))
 
@@ -53,7 +65,11 @@ use = egg:swift#{kind}
 def proxy_configuration(folder: Path, key: str, secret: str) -> str:
     """Of the proxy server, which speaks S3."""
     account, user = key.split(":")
-    filters = "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in PIPELINE.split() if name != "tempauth")
+    filters = "".join(
+        f"[filter:{name}]\nuse = egg:swift#{name}\n"
+        for name in PIPELINE.split()
+        if name != "tempauth"
+    )
     return f"""
 [DEFAULT]
 swift_dir = {folder}
@@ -99,7 +115,9 @@ def main(folder: Path, key: str, secret: str) -> None:
     """Serve."""
     (folder / "devices" / "disk").mkdir(parents=True)
     (folder / "recon").mkdir()
-    (folder / "swift.conf").write_text("[swift-hash]\nswift_hash_path_prefix = tests\nswift_hash_path_suffix = tests\n")
+    (folder / "swift.conf").write_text(
+        "[swift-hash]\nswift_hash_path_prefix = tests\nswift_hash_path_suffix = tests\n"
+    )
     set_swift_dir(str(folder))
     reload_storage_policies()
     sockets = {kind: eventlet.listen(("127.0.0.1", 0)) for kind in (*STORAGE, "proxy")}
@@ -107,10 +125,19 @@ def main(folder: Path, key: str, secret: str) -> None:
         ring(folder, kind, sockets[kind].getsockname()[1])
     for kind, socket in sockets.items():
         file = folder / f"{kind}-server.conf"
-        file.write_text(proxy_configuration(folder, key, secret) if kind == "proxy" else configuration(folder, kind))
+        file.write_text(
+            proxy_configuration(folder, key, secret)
+            if kind == "proxy"
+            else configuration(folder, kind)
+        )
         app = loadapp(str(file))
         eventlet.spawn(
-            eventlet.wsgi.server, socket, with_memory(app) if kind == "proxy" else app, NullLogger(), protocol=SwiftHttpProtocol, max_size=256
+            eventlet.wsgi.server,
+            socket,
+            with_memory(app) if kind == "proxy" else app,
+            NullLogger(),
+            protocol=SwiftHttpProtocol,
+            max_size=256,
         )
     print(sockets["proxy"].getsockname()[1], flush=True)
     eventlet.tpool.execute(sys.stdin.read)

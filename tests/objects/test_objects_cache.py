@@ -8,14 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+pytest.importorskip(
+    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
+)
 
 from layercache.cache import find_caches, open_cache
-from layercache.cache.check import describe, remove, verify
-from layercache.cache.layout import SplitLayout
-from layercache.cache.location import as_remote
-from layercache.cache.ranges import CHECKED
-from layercache.errors import CacheCorruptError, CacheIncompleteError, CacheNotFoundError, OptionError
+from layercache.cache.format.layout import SplitLayout
+from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.storage.paths import as_remote
+from layercache.cache.verify import describe, remove, verify
+from layercache.errors import (
+    CacheCorruptError,
+    CacheIncompleteError,
+    CacheNotFoundError,
+    OptionError,
+)
 from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
 from tests.objects.making import delete, objects, put, remote_cache
 from tests.objects.proxy import FaultyProxy
@@ -30,11 +37,17 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
 
 
 @pytest.mark.parametrize("codec", [None, "zstd"])
-def test_the_bytes_are_those_of_a_folder_and_come_back(s3_root: str, tmp_path: Path, codec: str | None) -> None:
+def test_the_bytes_are_those_of_a_folder_and_come_back(
+    s3_root: str, tmp_path: Path, codec: str | None
+) -> None:
     spec, skipped = make_spec(50), {9: "truncated"}
-    local = make_cache(tmp_path / "root", spec, splits=("train", "test"), skipped=skipped, codec=codec)
+    local = make_cache(
+        tmp_path / "root", spec, splits=("train", "test"), skipped=skipped, codec=codec
+    )
     remote = remote_cache(s3_root, spec, splits=("train", "test"), skipped=skipped, codec=codec)
-    assert objects(remote.path) == {key: data for key, data in tree(local.path).items() if not key.endswith(".lock")}
+    assert objects(remote.path) == {
+        key: data for key, data in tree(local.path).items() if not key.endswith(".lock")
+    }
     assert verify(remote) == []
     mine, theirs = remote.split("train"), local.split("train")
     assert mine.rows == 49
@@ -52,7 +65,10 @@ def test_a_run_that_was_stopped_continues(s3_root: str, tmp_path: Path) -> None:
         write_pending(writer, tokens, stop_after=3)
     cache = open_cache(root=s3_root)
     assert cache.progress("train") == (3, 7)
-    with pytest.raises(CacheIncompleteError, match=rf"{s3_root}/shapes/vit_tiny/\w+: split 'train' is incomplete: 3 of 7 .* --cache {s3_root}"):
+    with pytest.raises(
+        CacheIncompleteError,
+        match=rf"{s3_root}/shapes/vit_tiny/\w+: split 'train' is incomplete: 3 of 7 .* --cache {s3_root}",
+    ):
         cache.split("train")
     before = objects(cache.path)
     with make_writer(as_remote(s3_root), spec) as writer:
@@ -61,8 +77,14 @@ def test_a_run_that_was_stopped_continues(s3_root: str, tmp_path: Path) -> None:
         writer.finish()
         assert writer.complete
     after = objects(cache.path)
-    assert {k: v for k, v in after.items() if k in before and "valid/c" not in k} == {k: v for k, v in before.items() if "valid/c" not in k}
-    assert after == {key: data for key, data in tree(make_cache(tmp_path, spec).path).items() if not key.endswith(".lock")}
+    assert {k: v for k, v in after.items() if k in before and "valid/c" not in k} == {
+        k: v for k, v in before.items() if "valid/c" not in k
+    }
+    assert after == {
+        key: data
+        for key, data in tree(make_cache(tmp_path, spec).path).items()
+        if not key.endswith(".lock")
+    }
 
 
 def test_a_shard_whose_record_was_never_put_is_taken_over(s3_root: str) -> None:
@@ -91,8 +113,12 @@ def test_a_shard_with_other_bytes_is_described_not_replaced(s3_root: str) -> Non
     assert objects(cache.path)[lay.shard(2)] == stored
     assert verify(cache) == []
     split = open_cache(cache.path).split("train")
-    assert split.skipped == {"bilder/é17.png": "the writer whose row block was kept could not decode it"}
-    np.testing.assert_array_equal(split.read([(6, "cls")], rows=(16, 17))[0], make_tokens(spec)[0, 0, 16:17])
+    assert split.skipped == {
+        "bilder/é17.png": "the writer whose row block was kept could not decode it"
+    }
+    np.testing.assert_array_equal(
+        split.read([(6, "cls")], rows=(16, 17))[0], make_tokens(spec)[0, 0, 16:17]
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "lost"])
@@ -104,7 +130,11 @@ def test_what_is_damaged_is_made_again(s3_root: str, damage: str) -> None:
     if damage == "lost":
         delete(cache.path, lay.shard(3))
     else:
-        wrong = {"cut": shard[:-1], "flipped": shard[:10] + bytes([shard[10] ^ 1]) + shard[11:], "foreign": b"x" * 999}[damage]
+        wrong = {
+            "cut": shard[:-1],
+            "flipped": shard[:10] + bytes([shard[10] ^ 1]) + shard[11:],
+            "foreign": b"x" * 999,
+        }[damage]
         put(cache.path, lay.shard(3), wrong)
     (fault,) = verify(cache)
     assert str(fault.path) == f"{cache.path}/{lay.shard(3)}"
@@ -137,7 +167,10 @@ def test_a_flipped_byte_is_found_when_it_is_read(s3_root: str) -> None:
     shard[3] ^= 1
     put(cache.path, lay.shard(1), bytes(shard))
     CHECKED.forget()
-    with pytest.raises(CacheCorruptError, match=rf"{cache.path}/{lay.shard(1)}: layer 6, token 'cls': crc32c does not match"):
+    with pytest.raises(
+        CacheCorruptError,
+        match=rf"{cache.path}/{lay.shard(1)}: layer 6, token 'cls': crc32c does not match",
+    ):
         cache.split("train").read(PAIRS)
 
 
@@ -145,12 +178,16 @@ def test_another_codec_than_the_one_begun_with_is_refused(s3_root: str) -> None:
     spec = make_spec(50)
     with make_writer(as_remote(s3_root), spec, codec="zstd"):
         pass
-    with pytest.raises(OptionError, match=rf"{s3_root}\S+train.zarr: begun with codec .*zstd.*, not none"):
+    with pytest.raises(
+        OptionError, match=rf"{s3_root}\S+train.zarr: begun with codec .*zstd.*, not none"
+    ):
         make_writer(as_remote(s3_root), spec)
 
 
 @pytest.mark.parametrize("seeds", [(0, 0), (0, 1)], ids=["same bytes", "other bytes"])
-def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(s3_root: str, s3_server: Server, seeds: tuple[int, int]) -> None:
+def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(
+    s3_root: str, s3_server: Server, seeds: tuple[int, int]
+) -> None:
     spec = make_spec(50)
     failures: list[BaseException] = []
     start = threading.Barrier(len(seeds))
@@ -162,7 +199,9 @@ def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(s3_root: str,
                 start.wait()
                 write_pending(writer, make_tokens(spec, seed=seed))
                 writer.finish()
-            if s3_server.kind == "moto":  # Swift lets two create one object, which the later writer then puts right
+            if (
+                s3_server.kind == "moto"
+            ):  # Swift lets two create one object, which the later writer then puts right
                 assert verify(open_cache(root=s3_root)) == []
         except BaseException as e:
             failures.append(e)
@@ -176,7 +215,13 @@ def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(s3_root: str,
     cache = open_cache(root=s3_root)
     assert verify(cache) == []
     read = cache.split("train").read(PAIRS)
-    rows = [[(read[:, a : a + 8] == make_tokens(spec, seed=s).reshape(4, 50, 8)[:, a : a + 8]).all() for s in seeds] for a in range(0, 50, 8)]
+    rows = [
+        [
+            (read[:, a : a + 8] == make_tokens(spec, seed=s).reshape(4, 50, 8)[:, a : a + 8]).all()
+            for s in seeds
+        ]
+        for a in range(0, 50, 8)
+    ]
     assert all(any(row) for row in rows)
 
 
@@ -187,19 +232,34 @@ def test_zarr_and_tensorstore_open_it_there(s3_root: str, s3_server: Server) -> 
 
     cache = remote_cache(s3_root, make_spec(50))
     place = as_remote(f"{cache.path}/train.zarr")
-    store = S3Store(place.bucket, prefix=place.key, client_options={"allow_http": True})  # by the environment alone
+    store = S3Store(
+        place.bucket, prefix=place.key, client_options={"allow_http": True}
+    )  # by the environment alone
     tokens = make_tokens(make_spec(50))
-    np.testing.assert_array_equal(zarr.open_group(ObjectStore(store), mode="r")["tokens"][...], tokens)
+    np.testing.assert_array_equal(
+        zarr.open_group(ObjectStore(store), mode="r")["tokens"][...], tokens
+    )
     tensorstore = pytest.importorskip("tensorstore")
-    kvstore = {"driver": "s3", "bucket": place.bucket, "path": f"{place.key}/tokens/", "endpoint": s3_server.url, "aws_region": "us-east-1"}
-    np.testing.assert_array_equal(tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()[...].read().result(), tokens)
+    kvstore = {
+        "driver": "s3",
+        "bucket": place.bucket,
+        "path": f"{place.key}/tokens/",
+        "endpoint": s3_server.url,
+        "aws_region": "us-east-1",
+    }
+    np.testing.assert_array_equal(
+        tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()[...].read().result(),
+        tokens,
+    )
 
 
 def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
     one, two = make_spec(50), make_spec(50, model="a/b c")
     first, second = remote_cache(s3_root, one), remote_cache(s3_root, two, splits=("test",))
     assert [c.spec for c in find_caches(as_remote(s3_root))] == [two, one]
-    assert [c.path for c in find_caches(as_remote(s3_root), model="a/b c", dataset="shapes")] == [second.path]
+    assert [c.path for c in find_caches(as_remote(s3_root), model="a/b c", dataset="shapes")] == [
+        second.path
+    ]
     assert find_caches(as_remote(s3_root), dataset="other") == []
     told = describe(first)
     stored = objects(first.path)
@@ -214,7 +274,9 @@ def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
     assert verify(second) == []
 
 
-def test_neighbouring_tokens_are_one_request_of_each_thread(faulty: FaultyProxy, s3_root: str) -> None:
+def test_neighbouring_tokens_are_one_request_of_each_thread(
+    faulty: FaultyProxy, s3_root: str
+) -> None:
     split = remote_cache(s3_root, make_spec(8)).split("train")
     split.read(PAIRS)
     faulty.forget()

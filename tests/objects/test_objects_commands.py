@@ -9,17 +9,45 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+pytest.importorskip(
+    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
+)
 
 from layercache.cache import open_cache
-from layercache.cache.layout import SplitLayout
-from layercache.probing.results import read_results
+from layercache.cache.format.layout import SplitLayout
+from layercache.probing.results.table import read_results
 from layercache_cli.main import main
 from tests.objects.making import delete, objects
 from tests.objects.proxy import FaultyProxy
 
-EXTRACT = ("extract", "-m", "vit_nano", "-d", "digits", "--limit", "60", "--device", "cpu", "--workers", "0")
-PROBE = ("probe", "--layers", "last", "--layers", "all", "--epochs", "5", "--min-steps", "0", "--lr", "0.03", "--weight-decay", "1e-4")
+EXTRACT = (
+    "extract",
+    "-m",
+    "vit_nano",
+    "-d",
+    "digits",
+    "--limit",
+    "60",
+    "--device",
+    "cpu",
+    "--workers",
+    "0",
+)
+PROBE = (
+    "probe",
+    "--layers",
+    "last",
+    "--layers",
+    "all",
+    "--epochs",
+    "5",
+    "--min-steps",
+    "0",
+    "--lr",
+    "0.03",
+    "--weight-decay",
+    "1e-4",
+)
 QUICK = ("--dropout", "0", "--device", "cpu")
 
 
@@ -32,7 +60,10 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 @pytest.mark.slow
 def test_a_cache_from_its_first_image_to_its_last_byte(
-    s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    s3_root: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LAYERCACHE_HOME", s3_root)
     code, out, err = run(capsys, *EXTRACT)
@@ -63,7 +94,9 @@ def test_a_cache_from_its_first_image_to_its_last_byte(
     assert "training features streamed" in streamed
     assert code == 0
     run(capsys, *PROBE, *QUICK, "--cache", str(local))
-    assert [p.row["test_top1"] for p in read_results()] == [p.row["test_top1"] for p in read_results(local)]
+    assert [p.row["test_top1"] for p in read_results()] == [
+        p.row["test_top1"] for p in read_results(local)
+    ]
     assert len(read_results()) == 2
 
     code, out, _ = run(capsys, "results")
@@ -77,7 +110,10 @@ def test_a_cache_from_its_first_image_to_its_last_byte(
     code, out, _ = run(capsys, "predict", f"{probe.path}/", str(digit), "--device", "cpu")
     assert (code, str(digit) in out) == (0, True)
     code, _, err = run(capsys, "predict", f"{cache.path}/probes/none", str(digit))
-    assert (code, err.startswith(f"error: {cache.path}/probes/none/head.safetensors: no saved head here")) == (1, True)
+    assert (
+        code,
+        err.startswith(f"error: {cache.path}/probes/none/head.safetensors: no saved head here"),
+    ) == (1, True)
     code, out, _ = run(capsys, "cache", "ls")
     assert "digits    vit_nano" in out
     code, out, _ = run(capsys, "cache", "info")
@@ -90,7 +126,9 @@ def test_a_cache_from_its_first_image_to_its_last_byte(
     assert (code, objects(s3_root)) == (0, {})
 
 
-def test_a_study_runs_and_is_found_again(s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_runs_and_is_found_again(
+    s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "small.toml"
     file.write_text(
         f"""
@@ -124,10 +162,14 @@ tokens = "cls"
     assert "2 cells, 2 there" in out
 
 
-def test_listing_many_caches_never_lists_their_shards(faulty: FaultyProxy, s3_root: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listing_many_caches_never_lists_their_shards(
+    faulty: FaultyProxy, s3_root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert os.environ["AWS_ENDPOINT_URL"] == faulty.url
     run(capsys, *EXTRACT, "--limit", "20", "--cache", s3_root)
     faulty.forget()
     open_cache(root=s3_root)
     assert [request.query for request in faulty.requests if "tokens" in request.query] == []
-    assert len(faulty.requests) == 5  # the root, the data set, the model; the spec, once to see that it is there
+    assert (
+        len(faulty.requests) == 5
+    )  # the root, the data set, the model; the spec, once to see that it is there

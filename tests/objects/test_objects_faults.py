@@ -10,26 +10,51 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+pytest.importorskip(
+    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
+)
 
-from layercache.cache import objects as object_store
 from layercache.cache import open_cache
-from layercache.cache.check import verify
-from layercache.cache.layout import SplitLayout
-from layercache.cache.location import as_remote
-from layercache.cache.ranges import CHECKED
+from layercache.cache.format.layout import SplitLayout
+from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.storage import s3 as object_store
+from layercache.cache.storage.paths import as_remote
+from layercache.cache.verify import verify
 from layercache.errors import MissingExtraError, OptionError, StorageError
 from layercache_cli.main import main
 from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
 from tests.objects import proxy, server
 from tests.objects.making import objects, remote_cache
-from tests.objects.proxy import BlackHole, CutUpload, Drop, Fault, FaultyProxy, Refuse, Status, Trickle
+from tests.objects.proxy import (
+    BlackHole,
+    CutUpload,
+    Drop,
+    Fault,
+    FaultyProxy,
+    Refuse,
+    Status,
+    Trickle,
+)
 from tests.objects.server import Server
 
 SPEC = make_spec(50)
 LAYOUT = SplitLayout(SPEC, "train")
 PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
-EXTRACT = ("extract", "-m", "vit_nano", "-d", "digits", "--limit", "20", "--split", "test", "--device", "cpu", "--workers", "0")
+EXTRACT = (
+    "extract",
+    "-m",
+    "vit_nano",
+    "-d",
+    "digits",
+    "--limit",
+    "20",
+    "--split",
+    "test",
+    "--device",
+    "cpu",
+    "--workers",
+    "0",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,25 +80,47 @@ SHORT = [
 ]
 
 
-@pytest.mark.parametrize("faults", [SHORT, *(pytest.param([fault], marks=pytest.mark.slow) for fault in SHORT)], ids=repr)
-def test_short_faults_are_ridden_out(faulty: FaultyProxy, s3_root: str, tmp_path: Path, faults: list[tuple[str, Fault]]) -> None:
+@pytest.mark.parametrize(
+    "faults", [SHORT, *(pytest.param([fault], marks=pytest.mark.slow) for fault in SHORT)], ids=repr
+)
+def test_short_faults_are_ridden_out(
+    faulty: FaultyProxy, s3_root: str, tmp_path: Path, faults: list[tuple[str, Fault]]
+) -> None:
     for seed, (method, fault) in enumerate(faults):
         faulty.inject(fault, method=method, probability=0.25 / len(faults), seed=seed + 1)
     cache = remote_cache(s3_root, SPEC)
-    np.testing.assert_array_equal(cache.split("train").read(PAIRS), make_tokens(SPEC).reshape(4, 50, 8))
+    np.testing.assert_array_equal(
+        cache.split("train").read(PAIRS), make_tokens(SPEC).reshape(4, 50, 8)
+    )
     assert faulty.count(faulty=True)
     faulty.heal()
     assert verify(cache) == []
-    assert objects(cache.path) == {key: data for key, data in tree(Path(str(make_cache(tmp_path, SPEC).path))).items() if not key.endswith(".lock")}
+    assert objects(cache.path) == {
+        key: data
+        for key, data in tree(Path(str(make_cache(tmp_path, SPEC).path))).items()
+        if not key.endswith(".lock")
+    }
 
 
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
-        (Status(), r"the endpoint answers 503 \(SlowDown\), also after 1 retry\. What was committed is kept; run the same command again"),
-        (Status(403, "AccessDenied"), r"access denied: the endpoint answers 403 \(AccessDenied\); look at the credentials \(AWS_PROFILE"),
-        (Refuse(), r"the connection to http://127\S+ broke off or could not be made also after 1 retry: look at the network and AWS_ENDPOINT_URL"),
-        (Drop(3), r"the connection to the endpoint broke off or could not be made: look at the network"),
+        (
+            Status(),
+            r"the endpoint answers 503 \(SlowDown\), also after 1 retry\. What was committed is kept; run the same command again",
+        ),
+        (
+            Status(403, "AccessDenied"),
+            r"access denied: the endpoint answers 403 \(AccessDenied\); look at the credentials \(AWS_PROFILE",
+        ),
+        (
+            Refuse(),
+            r"the connection to http://127\S+ broke off or could not be made also after 1 retry: look at the network and AWS_ENDPOINT_URL",
+        ),
+        (
+            Drop(3),
+            r"the connection to the endpoint broke off or could not be made: look at the network",
+        ),
         (BlackHole(), r"the connection to http://127\S+ timed out also after 1 retry"),
     ],
     ids=repr,
@@ -88,7 +135,9 @@ def test_lasting_faults_end_in_one_line_and_lose_nothing(
         method = "PUT" if isinstance(fault, Refuse | Status) else "GET"
         faulty.inject(fault, method=method)
         with pytest.raises(StorageError, match=rf"^s3://caches/\S+: {text}"):
-            write_pending(writer, make_tokens(SPEC)) if method == "PUT" else make_writer(as_remote(s3_root), SPEC)
+            write_pending(writer, make_tokens(SPEC)) if method == "PUT" else make_writer(
+                as_remote(s3_root), SPEC
+            )
         faulty.heal()
     with make_writer(as_remote(s3_root), SPEC) as writer:
         assert writer.pending == (3, 4, 5, 6)
@@ -98,7 +147,10 @@ def test_lasting_faults_end_in_one_line_and_lose_nothing(
 
 
 def test_no_bucket_no_endpoint_no_credentials_are_one_line_each(
-    s3_root: str, s3_server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    s3_root: str,
+    s3_server: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LAYERCACHE_S3_RETRIES", "1")
     code, _, err = run(capsys, *EXTRACT, "--cache", "s3://nowhere-to-be-found/x")
@@ -111,7 +163,10 @@ def test_no_bucket_no_endpoint_no_credentials_are_one_line_each(
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         code, _, err = run(capsys, *EXTRACT, "--cache", s3_root)
         assert (code, err.count("\n")) == (1, 1)
-        assert "the connection to http://127.0.0.1:9 broke off or could not be made also after 1 retry" in err
+        assert (
+            "the connection to http://127.0.0.1:9 broke off or could not be made also after 1 retry"
+            in err
+        )
     with monkeypatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.delenv(name)
@@ -124,13 +179,19 @@ def test_no_bucket_no_endpoint_no_credentials_are_one_line_each(
         assert "the AWS configuration cannot be used (ProfileNotFound): look at AWS_PROFILE" in err
 
 
-def test_credentials_of_a_profile_are_found(s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_of_a_profile_are_found(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "credentials"
-    file.write_text(f"[cluster]\naws_access_key_id = {server.KEY}\naws_secret_access_key = {server.SECRET}\n")
+    file.write_text(
+        f"[cluster]\naws_access_key_id = {server.KEY}\naws_secret_access_key = {server.SECRET}\n"
+    )
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     config = tmp_path / "config"
-    config.write_text(f"[profile cluster]\nregion = {server.REGION}\nendpoint_url = {os.environ['AWS_ENDPOINT_URL']}\n")
+    config.write_text(
+        f"[profile cluster]\nregion = {server.REGION}\nendpoint_url = {os.environ['AWS_ENDPOINT_URL']}\n"
+    )
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
@@ -160,10 +221,15 @@ def test_no_secret_is_written_or_told(
         with monkeypatch.context() as patch:
             patch.setenv("AWS_SECRET_ACCESS_KEY", wrong)
             patch.setenv("AWS_SESSION_TOKEN", "TOKEN-of-a-session")
-            for words in (("cache", "verify", "--cache", s3_root), (*EXTRACT, "--cache", f"{s3_root}/other")):
+            for words in (
+                ("cache", "verify", "--cache", s3_root),
+                (*EXTRACT, "--cache", f"{s3_root}/other"),
+            ):
                 code, out, err = run(capsys, *words)
                 said += [out, err]
-                assert code == bool(faults or s3_server.kind == "swift"), err  # moto looks at no signature
+                assert code == bool(faults or s3_server.kind == "swift"), (
+                    err
+                )  # moto looks at no signature
                 try:
                     main([*words, "--debug"])
                 except BaseException:
@@ -176,12 +242,18 @@ def test_no_secret_is_written_or_told(
         assert [text for text in said if secret in text] == []
 
 
-def test_an_address_or_endpoint_with_credentials_is_refused_without_repeating_them(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match=r"^s3://\.\.\.@\.\.\.: an address holds no credentials") as caught:
+def test_an_address_or_endpoint_with_credentials_is_refused_without_repeating_them(
+    s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        OptionError, match=r"^s3://\.\.\.@\.\.\.: an address holds no credentials"
+    ) as caught:
         as_remote("s3://key:PASS@bucket/x")
     assert "PASS" not in str(caught.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://key:PASS@127.0.0.1:9")
-    with pytest.raises(OptionError, match="AWS_ENDPOINT_URL: an endpoint holds no credentials") as caught:
+    with pytest.raises(
+        OptionError, match="AWS_ENDPOINT_URL: an endpoint holds no credentials"
+    ) as caught:
         open_cache(root=s3_root)
     assert "PASS" not in str(caught.value)
 
@@ -193,17 +265,27 @@ def test_an_endpoint_that_ignores_conditions_is_refused(
         pytest.skip("Swift looks at the signature, which covers the header that is taken out here")
     monkeypatch.setattr(proxy, "_HOP", {*proxy._HOP, "if-none-match"})
     monkeypatch.setattr(object_store, "_CONDITIONAL", set())
-    with pytest.raises(StorageError, match=r"the endpoint ignores conditional puts \(If-None-Match\).* `layercache cache push`"):
+    with pytest.raises(
+        StorageError,
+        match=r"the endpoint ignores conditional puts \(If-None-Match\).* `layercache cache push`",
+    ):
         make_writer(as_remote(s3_root), SPEC)
 
 
-def test_settings_that_are_no_numbers_are_told(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_are_no_numbers_are_told(
+    s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LAYERCACHE_S3_RETRIES", "many")
-    with pytest.raises(OptionError, match="LAYERCACHE_S3_RETRIES: expected a number of at least 0, got 'many'"):
+    with pytest.raises(
+        OptionError, match="LAYERCACHE_S3_RETRIES: expected a number of at least 0, got 'many'"
+    ):
         open_cache(root=s3_root)
 
 
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
-    with pytest.raises(MissingExtraError, match=r"this needs obstore, which is not installed: pip install 'layercache\[s3\]'"):
+    with pytest.raises(
+        MissingExtraError,
+        match=r"this needs obstore, which is not installed: pip install 'layercache\[s3\]'",
+    ):
         open_cache(root="s3://bucket/x")

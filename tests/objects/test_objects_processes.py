@@ -10,21 +10,43 @@ import time
 
 import pytest
 
-pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+pytest.importorskip(
+    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
+)
 
 from layercache.cache import open_cache
-from layercache.cache.check import verify
+from layercache.cache.verify import verify
 from tests.objects.making import objects
 from tests.objects.proxy import Delay, FaultyProxy
 
 pytestmark = pytest.mark.slow
 
-WORDS = ("extract", "-m", "vit_nano", "-d", "digits", "--device", "cpu", "--workers", "0", "--tokens", "cls+ap+grid:3", "--store-dtype", "float32")
+WORDS = (
+    "extract",
+    "-m",
+    "vit_nano",
+    "-d",
+    "digits",
+    "--device",
+    "cpu",
+    "--workers",
+    "0",
+    "--tokens",
+    "cls+ap+grid:3",
+    "--store-dtype",
+    "float32",
+)
 
 
 def start(root: str, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "layercache_cli.main", *WORDS, *words, "--cache", root]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def done(process: subprocess.Popen[str]) -> str:
@@ -34,12 +56,16 @@ def done(process: subprocess.Popen[str]) -> str:
 
 
 def test_two_extractions_at_once_end_with_one_whole_cache(s3_root: str) -> None:
-    processes = [start(s3_root, "--batch-size", size) for size in ("64", "48")]  # other batches, other rounding
+    processes = [
+        start(s3_root, "--batch-size", size) for size in ("64", "48")
+    ]  # other batches, other rounding
     for process in processes:
         done(process)
     cache = open_cache(root=s3_root)
     assert verify(cache) == []
-    assert [cache.progress(split)[0] for split in cache.splits] == [cache.progress(split)[1] for split in cache.splits]
+    assert [cache.progress(split)[0] for split in cache.splits] == [
+        cache.progress(split)[1] for split in cache.splits
+    ]
     assert cache.progress("train")[1] > 1
 
 

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+pytest.importorskip(
+    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
+)
 
 from layercache.cache import Split, open_cache
-from layercache.cache.layout import SplitLayout
-from layercache.cache.location import as_remote
-from layercache.cache.ranges import CHECKED
-from layercache.cache.spool import Spool
-from layercache.probing.features import Features, ResidentFeatures, Selection, Source
-from layercache.probing.loader import Loader
-from layercache.probing.stream import StreamedFeatures
+from layercache.cache.format.layout import SplitLayout
+from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.storage.paths import as_remote
+from layercache.cache.storage.read_cache import Spool
+from layercache.probing.data.loader import Loader
+from layercache.probing.data.resident import Features, ResidentFeatures, Selection, Source
+from layercache.probing.data.streaming import StreamedFeatures
 from tests.cache.making import make_spec, make_tokens, make_writer, write_pending
 from tests.objects.making import remote_cache
 from tests.objects.proxy import Delay, FaultyProxy
@@ -54,17 +56,23 @@ def gets(faulty: FaultyProxy) -> int:
 
 
 @pytest.mark.parametrize("codec", [None, "zstd"])
-def test_the_second_epoch_makes_no_request(faulty: FaultyProxy, s3_root: str, codec: str | None) -> None:
+def test_the_second_epoch_makes_no_request(
+    faulty: FaultyProxy, s3_root: str, codec: str | None
+) -> None:
     split = remote_cache(s3_root, SPEC, codec=codec).split("train")
     split.keep_in(spool := Spool(budget=10**6))
     features = StreamedFeatures(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
-    resident = ResidentFeatures(selection(remote_cache(s3_root, SPEC, codec=codec).split("train")), device=CPU)
+    resident = ResidentFeatures(
+        selection(remote_cache(s3_root, SPEC, codec=codec).split("train")), device=CPU
+    )
     first = epoch(features, 0)
     assert gets(faulty) >= 7
     faulty.forget()
     for number in (1, 2):
         again = epoch(features, number)
-        assert sorted(map(tuple, again["x"].flatten(1).tolist())) == sorted(map(tuple, first["x"].flatten(1).tolist()))
+        assert sorted(map(tuple, again["x"].flatten(1).tolist())) == sorted(
+            map(tuple, first["x"].flatten(1).tolist())
+        )
     assert faulty.requests == [] if codec is None else gets(faulty) == 0
     assert spool.used > 0
     rows = sorted(map(tuple, epoch(resident, 0)["x"].flatten(1).tolist()))
@@ -72,7 +80,9 @@ def test_the_second_epoch_makes_no_request(faulty: FaultyProxy, s3_root: str, co
     spool.close()
 
 
-def test_within_a_budget_a_part_is_read_again_over_the_network(faulty: FaultyProxy, s3_root: str) -> None:
+def test_within_a_budget_a_part_is_read_again_over_the_network(
+    faulty: FaultyProxy, s3_root: str
+) -> None:
     split = remote_cache(s3_root, SPEC).split("train")
     lay = SplitLayout(SPEC, "train")
     split.keep_in(spool := Spool(budget=7 * 2 * lay.chunk_stride // 2))
@@ -87,7 +97,7 @@ def test_within_a_budget_a_part_is_read_again_over_the_network(faulty: FaultyPro
 
 
 def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root: str) -> None:
-    from layercache.probing.cell import choose_tokens
+    from layercache.probing.spec import choose_tokens
 
     cache = remote_cache(s3_root, SPEC, splits=("train", "test"))
     tokens = choose_tokens(cache, head="linear", layers="last", tokens="ap")
@@ -101,7 +111,13 @@ def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root
         faulty.forget()
         epoch(features, 1)
         assert (gets(faulty) == 0) == kept
-        assert any("is kept for the next epoch in up to" in line and "--disk-cache" in line for line in said) == kept
+        assert (
+            any(
+                "is kept for the next epoch in up to" in line and "--disk-cache" in line
+                for line in said
+            )
+            == kept
+        )
 
 
 def test_latency_is_waited_for_together(faulty: FaultyProxy, s3_root: str) -> None:
@@ -117,7 +133,9 @@ def test_latency_is_waited_for_together(faulty: FaultyProxy, s3_root: str) -> No
     assert took < 0.1 * requests / 2
 
 
-def test_a_split_is_continued_with_lists_not_with_a_question_for_each_block(faulty: FaultyProxy, s3_root: str) -> None:
+def test_a_split_is_continued_with_lists_not_with_a_question_for_each_block(
+    faulty: FaultyProxy, s3_root: str
+) -> None:
     with make_writer(as_remote(s3_root), SPEC) as writer:
         write_pending(writer, make_tokens(SPEC), stop_after=5)
     faulty.forget()

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'")
+pytest.importorskip(
+    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
+)
 
 from layercache import copy_cache
 from layercache.cache import open_cache
-from layercache.cache.check import verify
-from layercache.cache.layout import SplitLayout
-from layercache.cache.local import LocalStore
+from layercache.cache.format.layout import SplitLayout
+from layercache.cache.storage.local import LocalStore
+from layercache.cache.verify import verify
 from layercache.errors import StorageError
 from layercache_cli.main import main
 from tests.cache.making import make_cache, make_spec, tree
@@ -34,20 +36,30 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
-def test_there_and_back_again(s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_and_back_again(
+    s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = make_cache(tmp_path / "from", SPEC, splits=("train", "test"))
     LocalStore(cache.path).put("probes/aa/probe.json", [b"{}"])
-    whole = {key: data for key, data in tree(Path(str(cache.path))).items() if not key.endswith(".lock")}
+    whole = {
+        key: data for key, data in tree(Path(str(cache.path))).items() if not key.endswith(".lock")
+    }
     code, out, err = run(capsys, "push", str(cache.path), "--to", s3_root)
     assert (code, err) == (0, "")
     remote = open_cache(root=s3_root)
     assert out.splitlines()[0].startswith(f"{remote.path}: {len(whole)} files, ")
     assert objects(remote.path) == whole
-    code, out, _ = run(capsys, "push", "--cache", str(tmp_path / "from"), "--model", "vit_tiny", "--to", s3_root)
+    code, out, _ = run(
+        capsys, "push", "--cache", str(tmp_path / "from"), "--model", "vit_tiny", "--to", s3_root
+    )
     assert (code, out.splitlines()[1]) == (0, f"sent 0 files, 0 B; {len(whole)} were there already")
     code, _, _ = run(capsys, "pull", s3_root, "--dataset", "shapes", "--to", str(tmp_path / "to"))
     assert code == 0
-    assert {k: v for k, v in tree(tmp_path / "to" / cache.path.relative_to(tmp_path / "from")).items() if not k.endswith(".lock")} == whole
+    assert {
+        k: v
+        for k, v in tree(tmp_path / "to" / cache.path.relative_to(tmp_path / "from")).items()
+        if not k.endswith(".lock")
+    } == whole
     code, _, err = run(capsys, "pull", f"{s3_root}/nothing", "--to", str(tmp_path / "to"))
     assert (code, "no cache of any model and data set below" in err) == (1, True)
 
@@ -58,7 +70,10 @@ def test_a_push_through_a_dead_connection_fails_clearly_and_goes_on_later(
     cache, lay = make_cache(tmp_path / "from", SPEC), SplitLayout(SPEC, "train")
     monkeypatch.setenv("LAYERCACHE_S3_RETRIES", "1")
     faulty.inject(Refuse(), method="PUT", key=f"*/{lay.shard(5)}")
-    with pytest.raises(StorageError, match=rf"{s3_root}/\S+c\.0\.0\.5\.0: the connection to http://127\S+ broke off .* also after 1 retry"):
+    with pytest.raises(
+        StorageError,
+        match=rf"{s3_root}/\S+c\.0\.0\.5\.0: the connection to http://127\S+ broke off .* also after 1 retry",
+    ):
         copy_cache(cache, to=s3_root)
     assert not open_cache(root=s3_root).complete("train")
     faulty.heal()

@@ -8,7 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.objects.proxy import BlackHole, CutUpload, Delay, Drop, FaultyProxy, Refuse, Status, Trickle
+from tests.objects.proxy import (
+    BlackHole,
+    CutUpload,
+    Delay,
+    Drop,
+    FaultyProxy,
+    Refuse,
+    Status,
+    Trickle,
+)
 
 SIZE = 200_000
 
@@ -64,7 +73,9 @@ def proxy(stored: dict[str, bytes]) -> Iterator[FaultyProxy]:
     origin.server_close()
 
 
-def ask(proxy: FaultyProxy, method: str, path: str, body: bytes | None = None, *, timeout: float = 10) -> tuple[HTTPResponse, bytes]:
+def ask(
+    proxy: FaultyProxy, method: str, path: str, body: bytes | None = None, *, timeout: float = 10
+) -> tuple[HTTPResponse, bytes]:
     connection = HTTPConnection(proxy.url.removeprefix("http://"), timeout=timeout)
     try:
         connection.request(method, path, body, {"Range": "bytes=0-"} if method == "GET" else {})
@@ -90,7 +101,10 @@ def test_without_faults_it_changes_nothing(proxy: FaultyProxy, path: str) -> Non
     assert got == body
     assert response.getheader("X-Host") == proxy.url.removeprefix("http://")
     response, got = ask(proxy, "HEAD", path)
-    assert (response.getheader("Content-Length"), got) == (None if path.endswith("chunked") else "256000", b"")
+    assert (response.getheader("Content-Length"), got) == (
+        None if path.endswith("chunked") else "256000",
+        b"",
+    )
 
 
 def test_a_connection_carries_several_requests(proxy: FaultyProxy) -> None:
@@ -115,7 +129,9 @@ def test_requests_are_counted_by_method_and_key(proxy: FaultyProxy) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1000, SIZE - 1])
-def test_drop_ends_the_body_after_so_many_bytes(proxy: FaultyProxy, stored: dict[str, bytes], after: int) -> None:
+def test_drop_ends_the_body_after_so_many_bytes(
+    proxy: FaultyProxy, stored: dict[str, bytes], after: int
+) -> None:
     stored["/bucket/key"] = bytes(SIZE)
     proxy.inject(Drop(after=after), times=1)
     connection = HTTPConnection(proxy.url.removeprefix("http://"), timeout=10)
@@ -129,7 +145,9 @@ def test_drop_ends_the_body_after_so_many_bytes(proxy: FaultyProxy, stored: dict
     assert len(ask(proxy, "GET", "/bucket/key")[1]) == SIZE
 
 
-def test_drop_of_a_put_leaves_the_object_there_unanswered(proxy: FaultyProxy, stored: dict[str, bytes]) -> None:
+def test_drop_of_a_put_leaves_the_object_there_unanswered(
+    proxy: FaultyProxy, stored: dict[str, bytes]
+) -> None:
     proxy.inject(Drop(), method="PUT", times=1)
     with pytest.raises((HTTPException, ConnectionError)):
         ask(proxy, "PUT", "/bucket/key", b"done all the same")
@@ -154,7 +172,9 @@ def test_an_upload_is_cut(proxy: FaultyProxy, stored: dict[str, bytes]) -> None:
     assert len(stored["/bucket/key"]) == 70_000
 
 
-def test_status_is_an_error_of_s3s_and_the_connection_lives_on(proxy: FaultyProxy, stored: dict[str, bytes]) -> None:
+def test_status_is_an_error_of_s3s_and_the_connection_lives_on(
+    proxy: FaultyProxy, stored: dict[str, bytes]
+) -> None:
     proxy.inject(Status(), times=2)
     for _ in range(2):
         response, body = ask(proxy, "PUT", "/bucket/key", bytes(SIZE))
@@ -178,7 +198,9 @@ def test_probability_follows_the_seed(proxy: FaultyProxy) -> None:
 def test_rules_look_at_method_and_key(proxy: FaultyProxy) -> None:
     proxy.inject(Status(404, "NoSuchKey"), method="PUT", key="records/*")
     proxy.inject(Status(500, "InternalError"), key="records/*")
-    assert [ask(proxy, "PUT", f"/bucket/{key}", b"")[0].status for key in ("records/1", "shards/1")] == [404, 200]
+    assert [
+        ask(proxy, "PUT", f"/bucket/{key}", b"")[0].status for key in ("records/1", "shards/1")
+    ] == [404, 200]
     assert ask(proxy, "GET", "/bucket/records/1")[0].status == 500
     proxy.heal()
     assert ask(proxy, "PUT", "/bucket/records/1", b"")[0].status == 200
@@ -206,5 +228,8 @@ def test_a_black_hole_says_nothing_until_it_is_healed(proxy: FaultyProxy) -> Non
 
 
 def test_a_server_that_is_not_there_is_a_dropped_connection() -> None:
-    with FaultyProxy("http://127.0.0.1:1") as proxy, pytest.raises((HTTPException, ConnectionError)):
+    with (
+        FaultyProxy("http://127.0.0.1:1") as proxy,
+        pytest.raises((HTTPException, ConnectionError)),
+    ):
         ask(proxy, "GET", "/bucket/key")

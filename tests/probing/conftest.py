@@ -11,9 +11,16 @@ import pytest
 
 
 class MemorySplit:
-    """As layercache.cache.reader.Split, over an array (L, T, N, D) in memory; counts what is read of it."""
+    """As layercache.cache.find.Split, over an array (L, T, N, D) in memory; counts what is read of it."""
 
-    def __init__(self, x_ltnd: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, block: int, tokens: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        x_ltnd: np.ndarray[Any, Any],
+        labels: np.ndarray[Any, Any],
+        *,
+        block: int,
+        tokens: tuple[str, ...],
+    ) -> None:
         layers, _, self.rows, width = x_ltnd.shape
         self.name = "train"
         self.x = x_ltnd
@@ -25,10 +32,22 @@ class MemorySplit:
         self.readers = 2
         self.remote = False
         dataset = SimpleNamespace(name="made-up", classes=("a", "b", "c"))
-        self.spec = SimpleNamespace(width=width, depth=layers, store_dtype=str(x_ltnd.dtype), model="nobody", dataset=dataset)
+        self.spec = SimpleNamespace(
+            width=width,
+            depth=layers,
+            store_dtype=str(x_ltnd.dtype),
+            model="nobody",
+            dataset=dataset,
+        )
 
     def read(
-        self, pairs: Any, *, rows: tuple[int, int], out: np.ndarray[Any, Any], verify: bool = True, threads: int | None = None
+        self,
+        pairs: Any,
+        *,
+        rows: tuple[int, int],
+        out: np.ndarray[Any, Any],
+        verify: bool = True,
+        threads: int | None = None,
     ) -> np.ndarray[Any, Any]:
         self.reads.append(rows)
         for s, (layer, token) in enumerate(pairs):
@@ -40,7 +59,9 @@ class MemorySplit:
 def memory_split() -> Callable[..., MemorySplit]:
     """memory_split(rows=, block=, layers=, width=, dtype=): random tokens of kinds cls and ap, labels 0 to 2."""
 
-    def make(*, rows: int = 100, block: int = 16, layers: int = 3, width: int = 8, dtype: str = "float16") -> MemorySplit:
+    def make(
+        *, rows: int = 100, block: int = 16, layers: int = 3, width: int = 8, dtype: str = "float16"
+    ) -> MemorySplit:
         rng = np.random.default_rng(0)
         x = rng.normal(size=(layers, 2, rows, width)).astype(dtype)
         return MemorySplit(x, rng.integers(0, 3, rows), block=block, tokens=("cls", "ap"))

@@ -1,4 +1,4 @@
-"""Features in memory, as the engine sees them: what layercache.probing.features does, in a dozen lines."""
+"""Features in memory, as the engine sees them: what layercache.probing.data.resident does, in a dozen lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from layercache.probing.protocol import Noise
+from layercache.probing.training.config import Noise
 
 
 class MemoryBatches:
@@ -15,7 +15,9 @@ class MemoryBatches:
         self.x, self.labels = torch.nn.functional.normalize(x_nsd, dim=-1), labels
         self.rows, self.tokens, self.width = x_nsd.shape
 
-    def epoch(self, rows: Tensor, *, batch: int, seed: int, epoch: int, noise: Noise | None, train: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, rows: Tensor, *, batch: int, seed: int, epoch: int, noise: Noise | None, train: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         draw = torch.Generator().manual_seed(seed * 10_000 + epoch)
         if train:
             rows = rows[torch.randperm(len(rows), generator=draw)]
@@ -27,9 +29,21 @@ class MemoryBatches:
             yield x, self.labels[part]
 
 
-def separable(*, rows: int = 300, tokens: int = 4, width: int = 16, classes: int = 3, strength: float = 0.6, seed: int = 0) -> MemoryBatches:
+def separable(
+    *,
+    rows: int = 300,
+    tokens: int = 4,
+    width: int = 16,
+    classes: int = 3,
+    strength: float = 0.6,
+    seed: int = 0,
+) -> MemoryBatches:
     """Tokens around one centre per class and token; classes of unequal size."""
     draw = torch.Generator().manual_seed(seed)
-    labels = torch.multinomial(torch.arange(1.0, classes + 1), rows, replacement=True, generator=draw)
+    labels = torch.multinomial(
+        torch.arange(1.0, classes + 1), rows, replacement=True, generator=draw
+    )
     centres = torch.randn(classes, tokens, width, generator=draw)
-    return MemoryBatches(strength * centres[labels] + torch.randn(rows, tokens, width, generator=draw), labels)
+    return MemoryBatches(
+        strength * centres[labels] + torch.randn(rows, tokens, width, generator=draw), labels
+    )

@@ -12,29 +12,42 @@ from sklearn.neighbors import KNeighborsClassifier
 from layercache.errors import OptionError
 from layercache.probing import baselines
 from layercache.probing.baselines import Baseline
-from layercache.probing.features import ResidentFeatures, Selection, Source
+from layercache.probing.data.resident import ResidentFeatures, Selection, Source
 from layercache.probing.heads import HeadSpec, build
 
 PAIRS = ((1, "cls"), (2, "ap"))
 
 
 def features(split: Any) -> ResidentFeatures:
-    return ResidentFeatures(Selection((Source(split, PAIRS),), np.arange(split.rows)), device=torch.device("cpu"))
+    return ResidentFeatures(
+        Selection((Source(split, PAIRS),), np.arange(split.rows)), device=torch.device("cpu")
+    )
 
 
 def matrix(split: Any) -> np.ndarray:
     """The normalised tokens side by side, in float64 and the slow way."""
-    tokens = [split.x[layer - 1, split.tokens.index(token)].astype(np.float64) for layer, token in PAIRS]
+    tokens = [
+        split.x[layer - 1, split.tokens.index(token)].astype(np.float64) for layer, token in PAIRS
+    ]
     return np.concatenate([t / np.linalg.norm(t, axis=1, keepdims=True) for t in tokens], axis=1)
 
 
 def baseline(name: str, *, classes: int = 3, multi_label: bool = False) -> Baseline:
-    return Baseline(name=name, shape=HeadSpec(kind="linear", tokens=2, width=8, classes=classes, multi_label=multi_label), progress=None)
+    return Baseline(
+        name=name,
+        shape=HeadSpec(kind="linear", tokens=2, width=8, classes=classes, multi_label=multi_label),
+        progress=None,
+    )
 
 
 def scored(method: Baseline, *args: Any, **options: Any) -> list[Any]:
     kept: list[Any] = []
-    method.score(*args, fold=0, keep=kept.extend, **{name: value for name, value in options.items() if name != "fold"})
+    method.score(
+        *args,
+        fold=0,
+        keep=kept.extend,
+        **{name: value for name, value in options.items() if name != "fold"},
+    )
     return kept
 
 
@@ -42,7 +55,9 @@ def tokens_of(split: Any, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(matrix(split)[rows].reshape(len(rows), 2, 8)).float()
 
 
-def test_nearest_neighbours_vote_as_scikit_learn_does_on_the_slow_matrix(memory_split: Callable[..., Any]) -> None:
+def test_nearest_neighbours_vote_as_scikit_learn_does_on_the_slow_matrix(
+    memory_split: Callable[..., Any],
+) -> None:
     split, rows, rest = memory_split(), np.arange(60), np.arange(60, 100)
     trained = baseline("knn").train(features(split), {"k": 5}, rows=rows, epochs=None)
     said = trained.logits(tokens_of(split, rest))
@@ -52,15 +67,25 @@ def test_nearest_neighbours_vote_as_scikit_learn_does_on_the_slow_matrix(memory_
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_logistic_regression_is_handed_back_as_a_linear_head(memory_split: Callable[..., Any], classes: int) -> None:
+def test_a_logistic_regression_is_handed_back_as_a_linear_head(
+    memory_split: Callable[..., Any], classes: int
+) -> None:
     split, rows, rest = memory_split(), np.arange(60), np.arange(60, 100)
     split.labels = split.labels % classes
-    trained = baseline("logreg", classes=classes).train(features(split), {"C": 10.0}, rows=rows, epochs=None)
+    trained = baseline("logreg", classes=classes).train(
+        features(split), {"C": 10.0}, rows=rows, epochs=None
+    )
     x = tokens_of(split, rest)
     head = build(trained.shape)
-    logits = head.logits({name: p[None] for name, p in trained.parameters.items()}, head.prepare(x), train=False)[0]
-    alone = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000).fit(matrix(split)[rows], split.labels[rows])
-    np.testing.assert_allclose(logits.softmax(1), alone.predict_proba(matrix(split)[rest]), atol=2e-3)
+    logits = head.logits(
+        {name: p[None] for name, p in trained.parameters.items()}, head.prepare(x), train=False
+    )[0]
+    alone = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000).fit(
+        matrix(split)[rows], split.labels[rows]
+    )
+    np.testing.assert_allclose(
+        logits.softmax(1), alone.predict_proba(matrix(split)[rest]), atol=2e-3
+    )
 
 
 def test_a_class_without_samples_is_never_named(memory_split: Callable[..., Any]) -> None:
@@ -72,38 +97,80 @@ def test_a_class_without_samples_is_never_named(memory_split: Callable[..., Any]
         if trained.parameters is None:
             said = trained.logits(x)
         else:
-            said = (x.flatten(1) @ trained.parameters["classifier.weight"].T + trained.parameters["classifier.bias"]).numpy()
+            said = (
+                x.flatten(1) @ trained.parameters["classifier.weight"].T
+                + trained.parameters["classifier.bias"]
+            ).numpy()
         assert said.shape == (100, 5)
         assert said.argmax(1).max() < 3
 
 
 @pytest.mark.parametrize(("name", "setting"), [("knn", {"k": 3}), ("logreg", {"C": 10.0})])
-def test_multi_label_scores_one_column_for_each_class(memory_split: Callable[..., Any], name: str, setting: dict[str, float]) -> None:
+def test_multi_label_scores_one_column_for_each_class(
+    memory_split: Callable[..., Any], name: str, setting: dict[str, float]
+) -> None:
     split, rows = memory_split(), np.arange(100)
     x = matrix(split)
     split.labels = np.stack([x[:, 0] > 0, x[:, 3] > 0.1, np.ones(100)], axis=1).astype(np.uint8)
-    (score,) = scored(baseline(name, multi_label=True), features(split), [setting], train=rows[:60], val=rows[60:], fold=0)
+    (score,) = scored(
+        baseline(name, multi_label=True),
+        features(split),
+        [setting],
+        train=rows[:60],
+        val=rows[60:],
+        fold=0,
+    )
     assert score.val["map"] > 0.75
     split.labels[:, :2] = np.random.default_rng(1).permutation(split.labels[:, :2])
-    (chance,) = scored(baseline(name, multi_label=True), features(split), [setting], train=rows[:60], val=rows[60:], fold=0)
+    (chance,) = scored(
+        baseline(name, multi_label=True),
+        features(split),
+        [setting],
+        train=rows[:60],
+        val=rows[60:],
+        fold=0,
+    )
     assert chance.val["map"] < score.val["map"] - 0.05
 
 
 def test_more_neighbours_than_samples_are_all_of_them(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
-    (score,) = scored(baseline("knn"), features(split), [{"k": 50}], train=np.arange(20), val=np.arange(20, 100), fold=0)
+    (score,) = scored(
+        baseline("knn"),
+        features(split),
+        [{"k": 50}],
+        train=np.arange(20),
+        val=np.arange(20, 100),
+        fold=0,
+    )
     assert 0 <= score.val["balanced_accuracy"] <= 1
 
 
-def test_a_matrix_beyond_the_memory_is_refused(memory_split: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_beyond_the_memory_is_refused(
+    memory_split: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = features(memory_split())
     monkeypatch.setattr(baselines, "free_memory", lambda device: 1000)
-    with pytest.raises(OptionError, match=r"100 samples x 2 x 8 in float32 are 6.2 KiB, half of the free memory is 500 B"):
+    with pytest.raises(
+        OptionError,
+        match=r"100 samples x 2 x 8 in float32 are 6.2 KiB, half of the free memory is 500 B",
+    ):
         scored(baseline("knn"), held, [{"k": 1}], train=np.arange(100), val=np.arange(2), fold=0)
 
 
 def test_progress_counts_settings(memory_split: Callable[..., Any]) -> None:
     told: list[tuple[int, int]] = []
-    method = Baseline(name="knn", shape=baseline("knn").shape, progress=lambda done, total: told.append((done, total)))
-    scored(method, features(memory_split()), [{"k": 1}, {"k": 2}], train=np.arange(50), val=np.arange(50, 100), fold=0)
+    method = Baseline(
+        name="knn",
+        shape=baseline("knn").shape,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    scored(
+        method,
+        features(memory_split()),
+        [{"k": 1}, {"k": 2}],
+        train=np.arange(50),
+        val=np.arange(50, 100),
+        fold=0,
+    )
     assert told == [(1, 2), (2, 2)]

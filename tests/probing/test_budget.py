@@ -7,7 +7,16 @@ from layercache.errors import OptionError
 from layercache.probing.budget import format_bytes, free_memory, parse_bytes, resolve_device
 
 
-@pytest.mark.parametrize(("text", "size"), [("8GB", 8 * 10**9), ("500MiB", 500 * 2**20), ("123456", 123456), (1000, 1000), ("1.5 GiB", 3 * 2**29)])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8 * 10**9),
+        ("500MiB", 500 * 2**20),
+        ("123456", 123456),
+        (1000, 1000),
+        ("1.5 GiB", 3 * 2**29),
+    ],
+)
 def test_sizes_are_read(text: str | int, size: int) -> None:
     assert parse_bytes(text) == size
 
@@ -19,7 +28,13 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 
 def test_sizes_are_written() -> None:
-    assert [format_bytes(n) for n in (12, 1536, 3 * 2**20, 5 * 2**30, 2**41)] == ["12 B", "1.5 KiB", "3.0 MiB", "5.0 GiB", "2.0 TiB"]
+    assert [format_bytes(n) for n in (12, 1536, 3 * 2**20, 5 * 2**30, 2**41)] == [
+        "12 B",
+        "1.5 KiB",
+        "3.0 MiB",
+        "5.0 GiB",
+        "2.0 TiB",
+    ]
 
 
 def test_free_memory_is_positive_and_below_the_machines() -> None:

@@ -21,7 +21,11 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 
 def stacked(modules: list[torch.nn.Module], names: set[str]) -> dict[str, torch.Tensor]:
     states = [m.state_dict() for m in modules]
-    return {n: torch.stack([s[n] for s in states]).clone().requires_grad_("running" not in n) for n in states[0] if n in names}
+    return {
+        n: torch.stack([s[n] for s in states]).clone().requires_grad_("running" not in n)
+        for n in states[0]
+        if n in names
+    }
 
 
 @settings(max_examples=25, deadline=None)
@@ -43,7 +47,10 @@ def test_attentive_head_and_all_its_gradients_are_the_textbook_ones(
     h = min(h, d)
     spec = HeadSpec(kind="attentive", tokens=s, width=d, classes=c, attention_heads=h)
     head = build(spec)
-    modules = [randomised(TextbookAttentive(tokens=s, width=d, classes=c, heads=h)).train(train) for _ in range(n)]
+    modules = [
+        randomised(TextbookAttentive(tokens=s, width=d, classes=c, heads=h)).train(train)
+        for _ in range(n)
+    ]
     p = stacked(modules, set(head.initial(torch.Generator())))
     x = torch.nn.functional.normalize(torch.randn(b, s, d, dtype=torch.float64), dim=-1)
     cotangent = torch.randn(n, b, c, dtype=torch.float64)
@@ -63,15 +70,29 @@ def test_attentive_head_and_all_its_gradients_are_the_textbook_ones(
             (expected * cotangent[g]).sum().backward()
             for name, parameter in module.named_parameters():
                 gradient = torch.zeros_like(parameter) if p[name].grad is None else p[name].grad[g]
-                torch.testing.assert_close(gradient, parameter.grad, rtol=1e-6, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+                torch.testing.assert_close(
+                    gradient,
+                    parameter.grad,
+                    rtol=1e-6,
+                    atol=1e-7,
+                    msg=lambda m, name=name: f"{name}: {m}",
+                )
         for name, buffer in module.named_buffers():
             if "running" in name:
                 torch.testing.assert_close(p[name][g], buffer)
 
 
 @settings(max_examples=20, deadline=None)
-@given(n=st.integers(1, 3), b=st.integers(1, 5), s=st.integers(1, 4), d=st.integers(1, 9), c=st.integers(2, 4))
-def test_linear_head_and_its_gradients_are_the_textbook_ones(n: int, b: int, s: int, d: int, c: int) -> None:
+@given(
+    n=st.integers(1, 3),
+    b=st.integers(1, 5),
+    s=st.integers(1, 4),
+    d=st.integers(1, 9),
+    c=st.integers(2, 4),
+)
+def test_linear_head_and_its_gradients_are_the_textbook_ones(
+    n: int, b: int, s: int, d: int, c: int
+) -> None:
     head = build(HeadSpec(kind="linear", tokens=s, width=d, classes=c))
     modules = [TextbookLinear(tokens=s, width=d, classes=c).double() for _ in range(n)]
     p = stacked(modules, set(head.initial(torch.Generator())))
@@ -94,7 +115,9 @@ def test_initial_parameters_load_into_the_plain_module_and_have_its_distribution
     plain = (
         TextbookLinear(tokens=4, width=64, classes=5)
         if kind == "linear"
-        else TextbookAttentive(tokens=4, width=64, classes=5, heads=8 if kind == "attentive-tokens" else 4)
+        else TextbookAttentive(
+            tokens=4, width=64, classes=5, heads=8 if kind == "attentive-tokens" else 4
+        )
     )
     drawn = build(spec).initial(torch.Generator().manual_seed(3))
     plain_state = plain.state_dict()
@@ -113,7 +136,9 @@ def test_attention_sums_to_one_and_is_the_textbooks() -> None:
     module = randomised(TextbookAttentive(tokens=5, width=12, classes=3))
     head = build(HeadSpec(kind="attentive", tokens=5, width=12, classes=3))
     x = torch.randn(4, 5, 12, dtype=torch.float64)
-    weights = head.attention(stacked([module], set(head.initial(torch.Generator()))), head.prepare(x))
+    weights = head.attention(
+        stacked([module], set(head.initial(torch.Generator()))), head.prepare(x)
+    )
     torch.testing.assert_close(weights[:, :, 0].transpose(1, 2), module.attention(x))
     torch.testing.assert_close(weights.sum(1), torch.ones(4, 1, 5, dtype=torch.float64))
 
@@ -131,38 +156,69 @@ class TextbookEmbedding(TextbookAttentive):
 
 
 @settings(max_examples=15, deadline=None)
-@given(n=st.integers(1, 3), h=st.integers(1, 5), d=st.integers(5, 12), dropped=st.booleans(), seed=st.integers(0, 2**31))
-def test_embeddings_of_layer_and_kind_are_the_plain_sum_before_the_head(n: int, h: int, d: int, dropped: bool, seed: int) -> None:
+@given(
+    n=st.integers(1, 3),
+    h=st.integers(1, 5),
+    d=st.integers(5, 12),
+    dropped=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_embeddings_of_layer_and_kind_are_the_plain_sum_before_the_head(
+    n: int, h: int, d: int, dropped: bool, seed: int
+) -> None:
     torch.manual_seed(seed)
     groups = (0, 1, 2, 2, 2, 1)
-    head = build(HeadSpec(kind="hybrid", tokens=6, width=d, classes=3, attention_heads=h, groups=groups))
-    modules = [randomised(TextbookEmbedding(groups=groups, tokens=6, width=d, classes=3, heads=h)).train() for _ in range(n)]
+    head = build(
+        HeadSpec(kind="hybrid", tokens=6, width=d, classes=3, attention_heads=h, groups=groups)
+    )
+    modules = [
+        randomised(TextbookEmbedding(groups=groups, tokens=6, width=d, classes=3, heads=h)).train()
+        for _ in range(n)
+    ]
     p = stacked(modules, set(head.initial(torch.Generator())))
     x = torch.nn.functional.normalize(torch.randn(5, 6, d, dtype=torch.float64), dim=-1)
-    cotangent, draw = torch.randn(n, 5, 3, dtype=torch.float64), torch.rand(5, 6, h, dtype=torch.float64)
+    cotangent, draw = (
+        torch.randn(n, 5, 3, dtype=torch.float64),
+        torch.rand(5, 6, h, dtype=torch.float64),
+    )
     rates = torch.rand(n, dtype=torch.float64) * 0.8 if dropped else None
     logits = head.logits(p, head.prepare(x), train=True, rates=rates, draw=draw)
     (logits * cotangent).sum().backward()
     for g, module in enumerate(modules):
-        expected = module(x, None if rates is None else (draw >= rates[g]).double().transpose(1, 2) / (1 - rates[g]))
+        expected = module(
+            x,
+            None if rates is None else (draw >= rates[g]).double().transpose(1, 2) / (1 - rates[g]),
+        )
         (expected * cotangent[g]).sum().backward()
         torch.testing.assert_close(logits[g], expected, rtol=1e-7, atol=1e-8)
         for name, parameter in module.named_parameters():
             gradient = torch.zeros_like(parameter) if p[name].grad is None else p[name].grad[g]
-            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-6, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                gradient,
+                parameter.grad,
+                rtol=1e-6,
+                atol=1e-7,
+                msg=lambda m, name=name: f"{name}: {m}",
+            )
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 700, 10**9])
-def test_mixing_in_chunks_is_the_plain_product(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixing_in_chunks_is_the_plain_product(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(CHUNK_BYTES, "cpu", chunk_bytes)
-    weights, x, maps = (torch.randn(*shape, dtype=torch.float64) for shape in ((7, 3, 4), (7, 3, 5), (4, 2, 5)))
+    weights, x, maps = (
+        torch.randn(*shape, dtype=torch.float64) for shape in ((7, 3, 4), (7, 3, 5), (4, 2, 5))
+    )
     weights.requires_grad_()
     maps.requires_grad_()
     cotangent = torch.randn(4, 7, 2, dtype=torch.float64)
     found = mix_and_map(weights, x, maps)
     expected = torch.einsum("bsk,bsd,ked->kbe", weights, x, maps)
     torch.testing.assert_close(found, expected)
-    gradients = (torch.autograd.grad((out * cotangent).sum(), (weights, maps)) for out in (found, expected))
+    gradients = (
+        torch.autograd.grad((out * cotangent).sum(), (weights, maps)) for out in (found, expected)
+    )
     torch.testing.assert_close(*gradients)
 
 
@@ -171,7 +227,12 @@ def test_heads_by_kind() -> None:
     assert HeadSpec(kind="attentive", tokens=24, width=384, classes=10).head_width == 32
     assert HeadSpec(kind="attentive", tokens=5, width=384, classes=10).head_width == 152
     assert HeadSpec(kind="attentive-tokens", tokens=197, width=768, classes=10).heads == 8
-    assert HeadSpec(kind="attentive-tokens", tokens=197, width=768, classes=10, attention_heads=4).heads == 4
+    assert (
+        HeadSpec(
+            kind="attentive-tokens", tokens=197, width=768, classes=10, attention_heads=4
+        ).heads
+        == 4
+    )
 
 
 def test_faulty_specs_are_refused() -> None:

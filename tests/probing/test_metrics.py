@@ -8,7 +8,12 @@ from sklearn import metrics as reference
 
 from layercache.probing import metrics
 
-cases = {"n": st.integers(1, 60), "c": st.integers(2, 7), "seed": st.integers(0, 2**31), "coarse": st.booleans()}
+cases = {
+    "n": st.integers(1, 60),
+    "c": st.integers(2, 7),
+    "seed": st.integers(0, 2**31),
+    "coarse": st.booleans(),
+}
 
 
 def draw(n: int, c: int, seed: int, coarse: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -19,12 +24,21 @@ def draw(n: int, c: int, seed: int, coarse: bool) -> tuple[np.ndarray, np.ndarra
 
 @settings(max_examples=80, deadline=None)
 @given(**cases)
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
-def test_balanced_accuracy_and_confusion_are_sklearns(n: int, c: int, seed: int, coarse: bool) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:y_pred contains classes not in y_true", "ignore:A single label was found"
+)
+def test_balanced_accuracy_and_confusion_are_sklearns(
+    n: int, c: int, seed: int, coarse: bool
+) -> None:
     scores, labels = draw(n, c, seed, coarse)
     predicted = scores.argmax(1)
-    assert metrics.balanced_accuracy(predicted, labels) == pytest.approx(reference.balanced_accuracy_score(labels, predicted))
-    np.testing.assert_array_equal(metrics.confusion(predicted, labels, classes=c), reference.confusion_matrix(labels, predicted, labels=range(c)))
+    assert metrics.balanced_accuracy(predicted, labels) == pytest.approx(
+        reference.balanced_accuracy_score(labels, predicted)
+    )
+    np.testing.assert_array_equal(
+        metrics.confusion(predicted, labels, classes=c),
+        reference.confusion_matrix(labels, predicted, labels=range(c)),
+    )
 
 
 @settings(max_examples=80, deadline=None)
@@ -34,7 +48,9 @@ def test_top_k_is_sklearns(n: int, c: int, seed: int, coarse: bool, k: int) -> N
     scores, labels = draw(n, c, seed, False)
     if c == 2:
         c, scores = 3, np.hstack([scores, np.full((n, 1), -99.0)])
-    expected = reference.top_k_accuracy_score(labels, scores, k=k, labels=range(c)) if k < c else 1.0
+    expected = (
+        reference.top_k_accuracy_score(labels, scores, k=k, labels=range(c)) if k < c else 1.0
+    )
     assert metrics.top_k(scores, labels, k=k) == pytest.approx(expected)
 
 
@@ -45,13 +61,17 @@ def test_top_1_agrees_with_argmax_on_ties() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(**cases)
-def test_mean_average_precision_is_sklearns_over_the_classes_that_occur(n: int, c: int, seed: int, coarse: bool) -> None:
+def test_mean_average_precision_is_sklearns_over_the_classes_that_occur(
+    n: int, c: int, seed: int, coarse: bool
+) -> None:
     scores, _ = draw(n, c, seed, coarse)
     targets = (np.random.default_rng(seed + 1).random((n, c)) < 0.3).astype(np.uint8)
     there = targets.any(0)
     result = metrics.mean_average_precision(scores, targets)
     if there.any():
-        assert result == pytest.approx(reference.average_precision_score(targets[:, there], scores[:, there], average="macro"))
+        assert result == pytest.approx(
+            reference.average_precision_score(targets[:, there], scores[:, there], average="macro")
+        )
     else:
         assert np.isnan(result)
 
@@ -66,13 +86,20 @@ def test_bootstrap_has_the_width_of_a_binomial_share() -> None:
     low, high = metrics.bootstrap(lambda rows: float(hits[rows].mean()), 400, repeats=2000)
     share = hits.mean()
     half = 1.96 * np.sqrt(share * (1 - share) / 400)
-    assert (low, high) == (pytest.approx(share - half, abs=0.006), pytest.approx(share + half, abs=0.006))
-    assert metrics.bootstrap(lambda rows: float(hits[rows].mean()), 400, repeats=50) == metrics.bootstrap(
-        lambda rows: float(hits[rows].mean()), 400, repeats=50
+    assert (low, high) == (
+        pytest.approx(share - half, abs=0.006),
+        pytest.approx(share + half, abs=0.006),
     )
+    assert metrics.bootstrap(
+        lambda rows: float(hits[rows].mean()), 400, repeats=50
+    ) == metrics.bootstrap(lambda rows: float(hits[rows].mean()), 400, repeats=50)
 
 
 def test_evaluate_names() -> None:
     scores, labels = draw(50, 6, 0, False)
     assert set(metrics.evaluate(scores, labels)) == {"balanced_accuracy", "top1", "top5"}
-    assert set(metrics.evaluate(scores, np.eye(6)[labels], multi_label=True)) == {"map"} == {metrics.selection_metric(multi_label=True)}
+    assert (
+        set(metrics.evaluate(scores, np.eye(6)[labels], multi_label=True))
+        == {"map"}
+        == {metrics.selection_metric(multi_label=True)}
+    )

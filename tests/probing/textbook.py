@@ -9,14 +9,28 @@ from torch import Tensor, nn
 class TextbookAttentive(nn.Module):
     """PROTOCOL: query, LayerNorms of their own, multi-head attention of one query over the tokens, output map, BatchNorm, classifier."""
 
-    def __init__(self, *, tokens: int, width: int, classes: int, heads: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        tokens: int,
+        width: int,
+        classes: int,
+        heads: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.heads = heads or tokens
         self.length = 2 * (width // self.heads)
         inner = self.heads * self.length
         self.query = nn.Parameter(torch.randn(width) * 0.02)
-        self.norm_query, self.norm_key, self.norm_value = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.to_query, self.to_key, self.to_value = (nn.Linear(width, inner, bias=False) for _ in range(3))
+        self.norm_query, self.norm_key, self.norm_value = (
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+        )
+        self.to_query, self.to_key, self.to_value = (
+            nn.Linear(width, inner, bias=False) for _ in range(3)
+        )
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(inner, width)
         self.batch_norm = nn.BatchNorm1d(width)
@@ -32,7 +46,11 @@ class TextbookAttentive(nn.Module):
     def forward(self, x_bsd: Tensor, kept_bhs: Tensor | None = None) -> Tensor:
         """Logits (B, C); `kept_bhs` replaces dropout's own draw by a given factor per weight."""
         b, s, _ = x_bsd.shape
-        v = self.to_value(self.norm_value(x_bsd)).view(b, s, self.heads, self.length).transpose(1, 2)
+        v = (
+            self.to_value(self.norm_value(x_bsd))
+            .view(b, s, self.heads, self.length)
+            .transpose(1, 2)
+        )
         a = self.attention(x_bsd)
         a = self.dropout(a) if kept_bhs is None else a * kept_bhs
         o = (a[:, :, None] @ v)[:, :, 0].reshape(b, -1)

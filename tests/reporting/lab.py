@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from layercache.cache import Cache, CacheSpec, DatasetIdentity, SplitIdentity, SplitWriter, digest_ids, digest_labels, open_cache
-from layercache.probing.cell import Cell, choose_tokens
+from layercache.cache import (
+    Cache,
+    CacheSpec,
+    DatasetIdentity,
+    SplitIdentity,
+    SplitWriter,
+    digest_ids,
+    digest_labels,
+    open_cache,
+)
+from layercache.probing.api import probe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
-from layercache.probing.protocol import Protocol
-from layercache.probing.record import PROBES, Predictions, Probe, ProbeFolder
-from layercache.probing.sweep import probe
+from layercache.probing.results.probe_store import PROBES, Predictions, Probe, ProbeFolder
+from layercache.probing.spec import Cell, choose_tokens
+from layercache.probing.training.config import Protocol
 
 CLASSES = ("ant", "bee", "cat", "dog")
 ROWS = {"train": 240, "test": 160}
@@ -28,9 +37,27 @@ def ids_of(split: str) -> list[str]:
     return [f"{split}/{i:03d}.png" for i in range(ROWS[split])]
 
 
-def make_spec(*, model: str, dataset: str, depth: int, width: int, layers: tuple[int, ...], tokens: tuple[str, ...]) -> CacheSpec:
-    splits = {s: SplitIdentity(rows=ROWS[s], ids=digest_ids(ids_of(s)), labels=digest_labels(labels_of(s)), content=f"bytes:{dataset}") for s in ROWS}
-    identity = DatasetIdentity(name=dataset, classes=CLASSES, multi_label=False, limit=None, limit_seed=0, splits=splits)
+def make_spec(
+    *,
+    model: str,
+    dataset: str,
+    depth: int,
+    width: int,
+    layers: tuple[int, ...],
+    tokens: tuple[str, ...],
+) -> CacheSpec:
+    splits = {
+        s: SplitIdentity(
+            rows=ROWS[s],
+            ids=digest_ids(ids_of(s)),
+            labels=digest_labels(labels_of(s)),
+            content=f"bytes:{dataset}",
+        )
+        for s in ROWS
+    }
+    identity = DatasetIdentity(
+        name=dataset, classes=CLASSES, multi_label=False, limit=None, limit_seed=0, splits=splits
+    )
     return CacheSpec(
         model=model,
         architecture="vit",
@@ -62,7 +89,9 @@ def make_cache(
 ) -> Cache:
     """Half of what tells the classes apart is in the middle layers' AP only, the other half in the last CLS."""
     layers = layers or tuple(range(1, depth + 1))
-    spec = make_spec(model=model, dataset=dataset, depth=depth, width=width, layers=layers, tokens=tokens)
+    spec = make_spec(
+        model=model, dataset=dataset, depth=depth, width=width, layers=layers, tokens=tokens
+    )
     rng = np.random.default_rng([seed, *model.encode(), *dataset.encode()])
     one, two = rng.normal(size=(2, 2, width))
     path = root
@@ -87,7 +116,12 @@ def make_cache(
 
 def train(cache: Cache, **choices: Any) -> None:
     """Real probes, trained for a moment."""
-    options = {"protocol": Protocol(epochs=3, min_steps=0, batch=64), **QUICK, "device": "cpu", **choices}
+    options = {
+        "protocol": Protocol(epochs=3, min_steps=0, batch=64),
+        **QUICK,
+        "device": "cpu",
+        **choices,
+    }
     if str(options.get("head", "attentive")) == "linear":
         options["dropout"] = None
     probe(cache, **options)
@@ -121,15 +155,39 @@ def keep(
     """A complete probe beside the cache that answered so, without any training; `attention` (H, S), even where it is not given."""
     seen = choose_tokens(cache, head=head, layers=layers, tokens=tokens)
     kind = head if head in ("linear", "attentive") else "linear"
-    shape = HeadSpec(kind=kind, tokens=len(seen.pairs), width=cache.spec.width, classes=len(CLASSES), attention_heads=heads)
+    shape = HeadSpec(
+        kind=kind,
+        tokens=len(seen.pairs),
+        width=cache.spec.width,
+        classes=len(CLASSES),
+        attention_heads=heads,
+    )
     grid = tuple({"lr": 10.0**-i, "weight_decay": 0.0, "dropout": 0.0} for i in range(settings))
-    cell = Cell(tokens=seen, head=head, shape=shape, grid=grid, seed=seed, shots=shots, fraction=None, protocol=Protocol(), precision="fp32")
+    cell = Cell(
+        tokens=seen,
+        head=head,
+        shape=shape,
+        grid=grid,
+        seed=seed,
+        shots=shots,
+        fraction=None,
+        protocol=Protocol(),
+        precision="fp32",
+    )
     logits, targets = answers(right), labels_of("test")
     mean = None
     if kind == "attentive":
-        mean = np.full((shape.heads, shape.tokens), 1 / shape.tokens, np.float32) if attention is None else attention.astype(np.float32)
+        mean = (
+            np.full((shape.heads, shape.tokens), 1 / shape.tokens, np.float32)
+            if attention is None
+            else attention.astype(np.float32)
+        )
     predictions = Predictions(
-        logits=logits, targets=targets, ids=digest_ids(ids_of("test")), attention_mean=mean, attention_std=None if mean is None else mean / 4
+        logits=logits,
+        targets=targets,
+        ids=digest_ids(ids_of("test")),
+        attention_mean=mean,
+        attention_std=None if mean is None else mean / 4,
     )
     row = {
         "probe": cell.id,
@@ -148,22 +206,62 @@ def keep(
         **{f"test_{name}": value for name, value in evaluate(logits, targets).items()},
         "test_map": None,
     }
-    return ProbeFolder(cache.path / PROBES / cell.id).finish(spec=cell.spec, row=row, settings=[], head=None, predictions=predictions)
+    return ProbeFolder(cache.path / PROBES / cell.id).finish(
+        spec=cell.spec, row=row, settings=[], head=None, predictions=predictions
+    )
 
 
 def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 0) -> None:
     """The probes that every section of a report asks for."""
     depth = cache.spec.depth
     for layer in range(1, depth + 1):
-        keep(cache, head="linear", layers=str(layer), tokens="cls", right=first(baseline - 8 * (depth - layer)), seed=seed)
-        keep(cache, head="linear", layers=str(layer), tokens="ap", right=first(baseline - 4 * (depth - layer) - 4), seed=seed)
+        keep(
+            cache,
+            head="linear",
+            layers=str(layer),
+            tokens="cls",
+            right=first(baseline - 8 * (depth - layer)),
+            seed=seed,
+        )
+        keep(
+            cache,
+            head="linear",
+            layers=str(layer),
+            tokens="ap",
+            right=first(baseline - 4 * (depth - layer) - 4),
+            seed=seed,
+        )
     for layers, count in (("last", baseline + 8), ("mid-last", baseline + 16), ("all", fusion)):
         keep(cache, head="attentive", layers=layers, tokens="cls+ap", right=first(count), seed=seed)
     for tokens, count in (("cls", fusion - 12), ("ap", fusion - 8)):
         keep(cache, head="attentive", layers="all", tokens=tokens, right=first(count), seed=seed)
     keep(cache, head="linear", layers="all", tokens="cls+ap", right=first(fusion - 4), seed=seed)
     keep(cache, head="knn", layers="all", tokens="cls+ap", right=first(fusion - 40), seed=seed)
-    keep(cache, head="attentive", layers="all", tokens="cls+ap", right=first(fusion - 8), heads=2, seed=seed)
+    keep(
+        cache,
+        head="attentive",
+        layers="all",
+        tokens="cls+ap",
+        right=first(fusion - 8),
+        heads=2,
+        seed=seed,
+    )
     for shots in (1, 5):
-        keep(cache, head="linear", layers="last", tokens="cls", right=first(40 + 4 * shots), shots=shots, seed=seed)
-        keep(cache, head="attentive", layers="all", tokens="cls+ap", right=first(40 + 8 * shots), shots=shots, seed=seed)
+        keep(
+            cache,
+            head="linear",
+            layers="last",
+            tokens="cls",
+            right=first(40 + 4 * shots),
+            shots=shots,
+            seed=seed,
+        )
+        keep(
+            cache,
+            head="attentive",
+            layers="all",
+            tokens="cls+ap",
+            right=first(40 + 8 * shots),
+            shots=shots,
+            seed=seed,
+        )

@@ -16,8 +16,14 @@ def test_columns_go_to_their_layer_and_token():
     np.testing.assert_allclose(found.mean_hlt[0], [[0.1, 0.2], [0.3, 0.4]])
     np.testing.assert_allclose(found.mean_lt, 0.25)
     shuffled = [3, 0, 2, 1]
-    again = arrange(weights[:, shuffled], weights[:, shuffled] / 10, pairs=[PAIRS[i] for i in shuffled])
-    by_name = {(la, t): again.mean_hlt[0, i, j] for i, la in enumerate(again.layers) for j, t in enumerate(again.tokens)}
+    again = arrange(
+        weights[:, shuffled], weights[:, shuffled] / 10, pairs=[PAIRS[i] for i in shuffled]
+    )
+    by_name = {
+        (la, t): again.mean_hlt[0, i, j]
+        for i, la in enumerate(again.layers)
+        for j, t in enumerate(again.tokens)
+    }
     assert by_name == {pair: weights[0, i] for i, pair in enumerate(PAIRS)}
 
 

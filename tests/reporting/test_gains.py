@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from layercache.reporting.gains import accuracies, cell_order, gains, grid, mean_gains, over_models
-from layercache.reporting.reference import BASELINE, CELLS, FUSION, Cell
+from layercache.reporting.published import BASELINE, CELLS, FUSION, Cell
 
 QUARTER = Cell(head="attentive", layers="quarter", tokens="cls+ap")
 
@@ -30,13 +30,21 @@ def table():
         observe("flowers", "clip_b16", FUSION, 0.94),
         observe("flowers", "clip_b16", FUSION, 0.96, seed=1),
     ]
-    rows += [observe("flowers", "vit_nano", BASELINE, 0.5), observe("flowers", "vit_nano", FUSION, 0.7), observe("flowers", "vit_nano", QUARTER, 0.6)]
+    rows += [
+        observe("flowers", "vit_nano", BASELINE, 0.5),
+        observe("flowers", "vit_nano", FUSION, 0.7),
+        observe("flowers", "vit_nano", QUARTER, 0.6),
+    ]
     rows += [observe("digits", "vit_nano", FUSION, 0.99)]  # no baseline: no gain
     return pd.DataFrame(rows)
 
 
 def test_seeds_are_averaged_before_anything_is_compared(table):
-    found = accuracies(table).set_index(["model", "head", "layers", "dataset"]).loc[("clip_b16", "attentive", "all", "flowers")]
+    found = (
+        accuracies(table)
+        .set_index(["model", "head", "layers", "dataset"])
+        .loc[("clip_b16", "attentive", "all", "flowers")]
+    )
     assert (found.accuracy, found.seeds) == (pytest.approx(0.95), 2)
     assert found.seed_std == pytest.approx(np.std([0.94, 0.96], ddof=1))
 
@@ -63,7 +71,11 @@ def test_mean_over_models_beside_the_papers_mean(table):
 
 
 def test_two_sources_of_one_model_count_once():
-    rows = [observe("d", "m", c, a, source=k) for k, (b, f) in {"x": (0.5, 0.6), "y": (0.5, 0.8)}.items() for c, a in ((BASELINE, b), (FUSION, f))]
+    rows = [
+        observe("d", "m", c, a, source=k)
+        for k, (b, f) in {"x": (0.5, 0.6), "y": (0.5, 0.8)}.items()
+        for c, a in ((BASELINE, b), (FUSION, f))
+    ]
     rows += [observe("d", "n", BASELINE, 0.5), observe("d", "n", FUSION, 0.5)]
     found = mean_gains(gains(pd.DataFrame(rows))).iloc[0]
     assert (found["models"], found["gain"]) == (2, pytest.approx(10))
@@ -74,7 +86,10 @@ def test_over_models_is_wilcoxon_with_control():
     rng = np.random.default_rng(0)
     for model in range(9):
         for dataset, shift in (("up", 0.1), ("flat", 0.0)):
-            rows += [observe(dataset, str(model), BASELINE, 0.5), observe(dataset, str(model), FUSION, 0.5 + shift + 0.02 * rng.normal())]
+            rows += [
+                observe(dataset, str(model), BASELINE, 0.5),
+                observe(dataset, str(model), FUSION, 0.5 + shift + 0.02 * rng.normal()),
+            ]
     found = over_models(gains(pd.DataFrame(rows))).set_index("dataset")
     assert found.loc["up", "p"] == 2**-9
     assert found.loc["up", "p_adjusted"] == pytest.approx(2 * 2**-9)
@@ -88,6 +103,8 @@ def test_order_of_cells_is_the_papers(table):
 
 
 def test_grid_leaves_holes(table):
-    found = grid(mean_gains(gains(table)), "gain", datasets=["digits", "flowers"], cells=[FUSION, QUARTER])
+    found = grid(
+        mean_gains(gains(table)), "gain", datasets=["digits", "flowers"], cells=[FUSION, QUARTER]
+    )
     assert np.isnan(found[0]).all()
     assert found[1] == pytest.approx([12.5, 10])

@@ -23,7 +23,11 @@ def test_confused_pairs_against_scikit_learn():
     assert len(table) == 6
     for row in table.itertuples():
         i, j = CLASSES.index(row.true_class), CLASSES.index(row.taken_for)
-        assert (row.baseline, row.fusion, row.change) == (before[i, j], after[i, j], after[i, j] - before[i, j])
+        assert (row.baseline, row.fusion, row.change) == (
+            before[i, j],
+            after[i, j],
+            after[i, j] - before[i, j],
+        )
     assert list(table["change"].abs()) == sorted(table["change"].abs(), reverse=True)
 
 
@@ -31,12 +35,20 @@ def test_changed_images_one_by_one():
     better, base, targets = random_case(1)
     ids = [f"image-{i}" for i in range(len(targets))]
     table = changed_images(better, base, targets=targets, ids=ids, classes=CLASSES)
-    expected = {i for i in range(len(targets)) if (better[i].argmax() == targets[i]) != (base[i].argmax() == targets[i])}
+    expected = {
+        i
+        for i in range(len(targets))
+        if (better[i].argmax() == targets[i]) != (base[i].argmax() == targets[i])
+    }
     assert set(table["row"]) == expected
     for row in table.itertuples():
         assert row.id == ids[row.row]
         assert row.true_class == CLASSES[targets[row.row]]
-        assert (row.outcome == "won") == (row.fusion_says == row.true_class) != (row.baseline_says == row.true_class)
+        assert (
+            (row.outcome == "won")
+            == (row.fusion_says == row.true_class)
+            != (row.baseline_says == row.true_class)
+        )
         z = np.exp(better[row.row])
         assert np.isclose(row.fusion_p_true, z[targets[row.row]] / z.sum())
 

@@ -18,13 +18,21 @@ def test_names_from_outside_are_escaped_everywhere():
         Gallery(caption=EVIL, pictures=[Picture(image=Image.new("L", (4, 4)), label=EVIL)]),
     ]
     tiles = [Tile(number=EVIL, words=EVIL)]
-    page = Page(title=EVIL, headline=[EVIL], tiles=tiles, sections=[Section(title=EVIL, blocks=blocks)], footer=EVIL).html()
+    page = Page(
+        title=EVIL,
+        headline=[EVIL],
+        tiles=tiles,
+        sections=[Section(title=EVIL, blocks=blocks)],
+        footer=EVIL,
+    ).html()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 12
 
 
 def test_a_dollar_in_a_name_is_a_dollar():
-    page = Page(title="$title", headline=["costs $5"], tiles=[], sections=[], footer="$footer").html()
+    page = Page(
+        title="$title", headline=["costs $5"], tiles=[], sections=[], footer="$footer"
+    ).html()
     assert "<h1>$title</h1>" in page
     assert "costs $5" in page
 
@@ -44,7 +52,9 @@ def test_a_table_shows_its_view_and_names_its_file():
 
 def test_thumbnails_are_small_and_only_where_there_is_an_image():
     big = Image.new("RGB", (4000, 3000), (1, 2, 3))
-    html = Gallery(caption="c", pictures=[Picture(image=big, label="one"), Picture(image=None, label="two")]).html()
+    html = Gallery(
+        caption="c", pictures=[Picture(image=big, label="one"), Picture(image=None, label="two")]
+    ).html()
     assert html.count("<img") == 1
     assert html.count("<li>") == 2
     assert len(html) < 5000
@@ -52,7 +62,12 @@ def test_thumbnails_are_small_and_only_where_there_is_an_image():
 
 def test_words():
     assert (count(1, "probe"), count(1200, "probe")) == ("1 probe", "1,200 probes")
-    assert (listed([]), listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])) == ("", "a", "a and b", "a, b and c")
+    assert (listed([]), listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])) == (
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    )
     assert (points(1.44), points(-0.26), points(-0.04)) == ("+1.4", "\N{MINUS SIGN}0.3", "0.0")
     assert (probability(0.0004), probability(0.0341)) == ("p < 0.001", "p = 0.034")
     assert percent(0.97125) == "97.1\N{NO-BREAK SPACE}%"

@@ -14,7 +14,9 @@ from layercache.reporting.similarity import linear_cka
 def hsic_by_quadruples(x, y):
     """The U-statistic of HSIC by its definition (Song et al. 2012, eq. 3): a mean over ordered quadruples of different images."""
     k, m = x @ x.T, y @ y.T
-    terms = [k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in permutations(range(len(x)), 4)]
+    terms = [
+        k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in permutations(range(len(x)), 4)
+    ]
     return np.mean(terms)
 
 
@@ -40,7 +42,12 @@ def test_is_the_mean_over_quadruples():
 def test_tends_to_the_biased_formula_with_many_images():
     rng = np.random.default_rng(2)
     shared = rng.normal(size=(700, 6))
-    x = np.stack([shared @ rng.normal(size=(6, 8)), shared @ rng.normal(size=(6, 8)) + rng.normal(size=(700, 8))])
+    x = np.stack(
+        [
+            shared @ rng.normal(size=(6, 8)),
+            shared @ rng.normal(size=(6, 8)) + rng.normal(size=(700, 8)),
+        ]
+    )
     assert linear_cka(x)[0, 1] == pytest.approx(cka_by(hsic_biased, x[0], x[1]), abs=0.02)
 
 

@@ -15,7 +15,10 @@ def p_by_enumeration(d):
     d = np.asarray([v for v in d if v != 0])
     ranks = stats.rankdata(abs(d))
     observed = ranks[d > 0].sum()
-    sums = [sum(r for r, keep in zip(ranks, signs, strict=True) if keep) for signs in product([0, 1], repeat=len(d))]
+    sums = [
+        sum(r for r, keep in zip(ranks, signs, strict=True) if keep)
+        for signs in product([0, 1], repeat=len(d))
+    ]
     return np.mean([s >= observed - 1e-9 for s in sums])
 
 
@@ -38,7 +41,9 @@ def test_wilcoxon_without_ties_is_scipys_exact():
     ours = wilcoxon_greater(d)
     assert (ours.p, ours.statistic) == (pytest.approx(expected.pvalue), expected.statistic)
     many = np.random.default_rng(1).normal(0.4, 1, size=30)
-    assert wilcoxon_greater(many).p == pytest.approx(stats.wilcoxon(many, alternative="greater", method="exact").pvalue)
+    assert wilcoxon_greater(many).p == pytest.approx(
+        stats.wilcoxon(many, alternative="greater", method="exact").pvalue
+    )
 
 
 def test_wilcoxon_known_ends():
@@ -80,20 +85,29 @@ def test_bootstrap_interval_agrees_with_scipys():
     assert ours.gain == pytest.approx(np.mean([part.mean() for part in parts]))
     # scipy resamples several samples independently of one another: that is resampling within the classes
     scipys = stats.bootstrap(
-        parts, lambda *c, axis: np.mean([x.mean(axis=axis) for x in c], axis=0), method="percentile", n_resamples=4000, rng=np.random.default_rng(5)
+        parts,
+        lambda *c, axis: np.mean([x.mean(axis=axis) for x in c], axis=0),
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(5),
     ).confidence_interval
     assert ours.low == pytest.approx(scipys.low, abs=0.006)
     assert ours.high == pytest.approx(scipys.high, abs=0.006)
 
 
 def test_bootstrap_sees_an_effect_and_none_where_none_is():
-    strong = paired_bootstrap(*images(2, 600, 0.2)[:2], labels=images(2, 600, 0.2)[2], resamples=500)
+    strong = paired_bootstrap(
+        *images(2, 600, 0.2)[:2], labels=images(2, 600, 0.2)[2], resamples=500
+    )
     assert strong.low > 0
     assert strong.p == pytest.approx(1 / 501)
     same = images(3, 300, 0.2)[1]
     none = paired_bootstrap(same, same, labels=np.zeros(300, int), resamples=200)
     assert (none.gain, none.low, none.high, none.p) == (0, 0, 0, 1)
-    p = [paired_bootstrap(*_pair(seed), labels=np.arange(200) % 4, resamples=200).p for seed in range(60)]
+    p = [
+        paired_bootstrap(*_pair(seed), labels=np.arange(200) % 4, resamples=200).p
+        for seed in range(60)
+    ]
     assert np.mean(np.array(p) <= 0.05) < 0.15
 
 

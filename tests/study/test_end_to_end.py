@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from layercache.probing.record import PROBE_FILE
+from layercache.probing.results.probe_store import PROBE_FILE
 from layercache.study import Study, look, run_study
-from layercache.study.existing import find_cache
 from layercache.study.file import parse_study
+from layercache.study.status import find_cache
 from tests.deploy.trained import draw_images, save_random
 
 TEXT = """
@@ -83,7 +83,9 @@ ON_WAVES = [
 ]
 
 
-def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(text: Callable[..., Study]) -> None:
+def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(
+    text: Callable[..., Study],
+) -> None:
     study = text()
     assert there(study) == []
     said: list[str] = []
@@ -109,7 +111,7 @@ def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(text: Cal
 def test_a_seed_more_is_missing_and_a_cut_cache_is_not_there(text: Callable[..., Study]) -> None:
     from dataclasses import replace
 
-    from layercache.study.cells import Extraction, plan
+    from layercache.study.plan import Extraction, plan
 
     study = text()
     run_study(study, say=lambda _: None, report=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layercache.errors import OptionError, UnknownNameError
-from layercache.probing.protocol import Noise, Protocol, Setting, paper_grid
+from layercache.probing.training.config import Noise, Protocol, Setting, paper_grid
 from layercache.study.file import Study, parse_study, read_study
 
 HEAD = '[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\n'
@@ -21,7 +21,12 @@ def parse(text: str) -> Study:
 def test_the_least_study_is_the_paper_s_protocol() -> None:
     study = parse(LEAST)
     (head,) = study.heads
-    assert (study.name, study.models, study.datasets, study.seeds) == ("s", ("vit_nano",), ("digits",), (0,))
+    assert (study.name, study.models, study.datasets, study.seeds) == (
+        "s",
+        ("vit_nano",),
+        ("digits",),
+        (0,),
+    )
     assert (study.out, study.cache) == (Path("reports/s"), None)
     assert head.settings == paper_grid("linear")
     assert head.protocol == Protocol()
@@ -81,9 +86,18 @@ shots = 5
     )
     attentive, every, hybrid, knn = study.heads
     assert study.seeds == (4, 2)
-    assert attentive.settings == tuple(Setting(lr=a, weight_decay=0.0, dropout=b) for a in (0.1, 0.01) for b in (0.0, 0.5))
-    assert attentive.protocol == Protocol(epochs=3, min_steps=0, batch=64, noise=Noise(std=0.1, probability=1))
-    assert (every.layers, every.tokens, every.protocol.epochs, every.settings[0].lr) == ("last", "all", 9, 0.5)
+    assert attentive.settings == tuple(
+        Setting(lr=a, weight_decay=0.0, dropout=b) for a in (0.1, 0.01) for b in (0.0, 0.5)
+    )
+    assert attentive.protocol == Protocol(
+        epochs=3, min_steps=0, batch=64, noise=Noise(std=0.1, probability=1)
+    )
+    assert (every.layers, every.tokens, every.protocol.epochs, every.settings[0].lr) == (
+        "last",
+        "all",
+        9,
+        0.5,
+    )
     assert every.protocol.batch == 64
     assert hybrid.name == "hybrid all cls+ap grid:2@1,5"
     assert dict(hybrid.options) == {"spatial": "grid:2", "spatial_layers": "1,5", "embedding": True}
@@ -94,27 +108,59 @@ shots = 5
 
 def test_a_list_of_layers_or_tokens_makes_a_column_of_each() -> None:
     study = parse(LEAST.replace('"last"', '["1", "2"]').replace('"cls"', '["cls", "ap"]'))
-    assert [head.name for head in study.heads] == ["linear 1 cls", "linear 1 ap", "linear 2 cls", "linear 2 ap"]
+    assert [head.name for head in study.heads] == [
+        "linear 1 cls",
+        "linear 1 ap",
+        "linear 2 cls",
+        "linear 2 ap",
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("mdoels = 1\n" + LEAST, r"unknown key in s\.toml 'mdoels': did you mean models"),
-        (LEAST + "[extract]\nbatchsize = 3\n", r"unknown key in s\.toml: \[extract\] 'batchsize': did you mean batch_size"),
+        (
+            LEAST + "[extract]\nbatchsize = 3\n",
+            r"unknown key in s\.toml: \[extract\] 'batchsize': did you mean batch_size",
+        ),
         (LEAST + '[extract]\nweights = "w"\n', r"'weights'.*\(it belongs to \[model\.NAME\]\)"),
-        (LEAST + '[dataset.digits]\nprecision = "bf16"\n', r"\[dataset\.digits\] 'precision'.*belongs to \[model\.NAME\]"),
+        (
+            LEAST + '[dataset.digits]\nprecision = "bf16"\n',
+            r"\[dataset\.digits\] 'precision'.*belongs to \[model\.NAME\]",
+        ),
         (
             LEAST + "[model.vit_nnao]\nbatch_size = 3\n",
             r"unknown table in s\.toml 'model\.vit_nnao': did you mean model\.vit_nano\? \(it is not among models",
         ),
-        (LEAST + "[grid]\nlearning_rate = 1\n", r"unknown key in s\.toml: \[grid\] 'learning_rate'"),
-        (LEAST + "[protocol]\nnoise = { sdt = 1 }\n", r"\[protocol\]: noise 'sdt': did you mean std"),
-        (LEAST.replace("vit_nano", "vit_nanno"), r"unknown model in s\.toml 'vit_nanno': did you mean vit_nano"),
-        (LEAST.replace("digits", "digit"), r"unknown data set in s\.toml 'digit': did you mean digits"),
-        (LEAST.replace('"linear"', '"liner"'), r"unknown head in s\.toml: \[\[heads\]\] number 1 'liner': did you mean linear"),
-        (LEAST.replace('"last"', '"lst"'), r"unknown layers in s\.toml: \[\[heads\]\] number 1 'lst': did you mean last"),
-        (LEAST.replace('"cls"', '"cls+pa"'), r"unknown tokens in s\.toml: \[\[heads\]\] number 1 'pa': .*ap"),
+        (
+            LEAST + "[grid]\nlearning_rate = 1\n",
+            r"unknown key in s\.toml: \[grid\] 'learning_rate'",
+        ),
+        (
+            LEAST + "[protocol]\nnoise = { sdt = 1 }\n",
+            r"\[protocol\]: noise 'sdt': did you mean std",
+        ),
+        (
+            LEAST.replace("vit_nano", "vit_nanno"),
+            r"unknown model in s\.toml 'vit_nanno': did you mean vit_nano",
+        ),
+        (
+            LEAST.replace("digits", "digit"),
+            r"unknown data set in s\.toml 'digit': did you mean digits",
+        ),
+        (
+            LEAST.replace('"linear"', '"liner"'),
+            r"unknown head in s\.toml: \[\[heads\]\] number 1 'liner': did you mean linear",
+        ),
+        (
+            LEAST.replace('"last"', '"lst"'),
+            r"unknown layers in s\.toml: \[\[heads\]\] number 1 'lst': did you mean last",
+        ),
+        (
+            LEAST.replace('"cls"', '"cls+pa"'),
+            r"unknown tokens in s\.toml: \[\[heads\]\] number 1 'pa': .*ap",
+        ),
     ],
 )
 def test_an_unknown_word_names_the_nearest(text: str, fault: str) -> None:
@@ -128,22 +174,43 @@ def test_an_unknown_word_names_the_nearest(text: str, fault: str) -> None:
         ("models = 1 2", r"s\.toml: not valid TOML: .*line 1"),
         ("", r"s\.toml: models is missing or empty"),
         (LEAST.replace('["digits"]', "[]"), r"datasets: expected a list of texts"),
-        (LEAST.replace('["digits"]', '["digits", "digits"]'), "datasets: each once, came digits, digits"),
-        (LEAST.replace('["vit_nano"]', '"vit_nano"'), r"models: expected a list of texts, as in \[\"a\", \"b\"\], came 'vit_nano'"),
+        (
+            LEAST.replace('["digits"]', '["digits", "digits"]'),
+            "datasets: each once, came digits, digits",
+        ),
+        (
+            LEAST.replace('["vit_nano"]', '"vit_nano"'),
+            r"models: expected a list of texts, as in \[\"a\", \"b\"\], came 'vit_nano'",
+        ),
         ("seeds = 0\n" + LEAST, "seeds: expected how many"),
         ("seeds = [1, 1]\n" + LEAST, "seeds: expected how many"),
         ("seeds = true\n" + LEAST, "seeds: expected how many seeds, or a list"),
-        (LEAST + "[extract]\nbatch_size = 3.5\n", r"\[extract\]: batch_size: expected a whole number, came 3\.5"),
-        (LEAST + '[grid]\nlr = [0.1, "fast"]\n', r"\[grid\]: lr: expected a number or a list of numbers"),
-        (LEAST + "[grid]\nlr = [-1]\n", r"number 1: grid: a learning rate is a finite number > 0, came -1"),
+        (
+            LEAST + "[extract]\nbatch_size = 3.5\n",
+            r"\[extract\]: batch_size: expected a whole number, came 3\.5",
+        ),
+        (
+            LEAST + '[grid]\nlr = [0.1, "fast"]\n',
+            r"\[grid\]: lr: expected a number or a list of numbers",
+        ),
+        (
+            LEAST + "[grid]\nlr = [-1]\n",
+            r"number 1: grid: a learning rate is a finite number > 0, came -1",
+        ),
         (LEAST + "[protocol]\nepochs = 0\n", r"\[protocol\]: epochs is at least 1, came 0"),
         (LEAST + "epochs = 0\n", r"number 1: epochs: expected at least 1"),
         (LEAST + "[protocol]\nnoise = 3\n", r"noise: expected a table such as"),
         (LEAST + HEAD, r"number 2: 'linear last cls' stands in this file twice"),
         (LEAST + 'spatial = "grid:2"\n', "a linear head has no spatial tokens"),
         (LEAST.replace("linear", "hybrid"), "a hybrid head needs spatial tokens"),
-        (LEAST.replace("linear", "knn") + "lr = 0.1\n", "knn is a baseline with settings of its own: leave out lr"),
-        ('models = ["vit_nano"]\ndatasets = ["digits"]\n[[heads]]\nlayers = "last"\n', r"number 1: head is missing: one of linear, attentive"),
+        (
+            LEAST.replace("linear", "knn") + "lr = 0.1\n",
+            "knn is a baseline with settings of its own: leave out lr",
+        ),
+        (
+            'models = ["vit_nano"]\ndatasets = ["digits"]\n[[heads]]\nlayers = "last"\n',
+            r"number 1: head is missing: one of linear, attentive",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(text: str, fault: str) -> None:

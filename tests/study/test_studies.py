@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from layercache.reporting.reference import BACKBONES, CELLS, known_dataset, published_accuracy
-from layercache.study.cells import Extraction, Training, plan
+from layercache.reporting.published import BACKBONES, CELLS, known_dataset, published_accuracy
 from layercache.study.file import read_study
+from layercache.study.plan import Extraction, Training, plan
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -18,12 +18,16 @@ def test_the_paper_s_table_is_complete() -> None:
     cells = plan(study)
     assert study.models == BACKBONES
     assert len({known_dataset(name) for name in study.datasets}) == len(study.datasets) == 20
-    assert [(head.head, head.layers, head.tokens) for head in study.heads] == [(cell.head, cell.layers, cell.tokens) for cell in CELLS]
+    assert [(head.head, head.layers, head.tokens) for head in study.heads] == [
+        (cell.head, cell.layers, cell.tokens) for cell in CELLS
+    ]
     for dataset in study.datasets:
         assert published_accuracy(dataset, cell=CELLS[0]) is not None
     trainings = [cell for cell in cells if isinstance(cell, Training)]
     assert len(trainings) == 9 * 20 * 6
-    assert len(cells) - len(trainings) == 9 * 20 * 2  # pooled tokens of every layer, and every token of the last
+    assert (
+        len(cells) - len(trainings) == 9 * 20 * 2
+    )  # pooled tokens of every layer, and every token of the last
     assert [len(head.settings) for head in study.heads] == [21, 63, 21, 21, 63, 63]
     assert {(head.protocol.epochs, head.protocol.min_steps) for head in study.heads} == {(40, 1000)}
 

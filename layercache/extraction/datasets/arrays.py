@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from layercache.extraction.datasets.files import HASHED_IN_FULL
+from layercache.extraction.datasets.image_files import HASHED_IN_FULL
 
 Array = np.ndarray[Any, Any]
 
@@ -25,7 +25,9 @@ SAMPLE = 4096
 class ArraySamples:
     """Rows of an array that `read` returns. Only the recipe travels to a worker, which reads the array when it loads its first image."""
 
-    def __init__(self, read: Callable[[], Array], *, labels: Array, prefix: str, rows: Array | None = None) -> None:
+    def __init__(
+        self, read: Callable[[], Array], *, labels: Array, prefix: str, rows: Array | None = None
+    ) -> None:
         """`read` is picklable; `labels` go with the kept rows; ids are "<prefix>/<row in the source, six digits>"; `rows` default to all."""
         self._read, self._prefix, self.labels = read, prefix, labels
         self._rows = np.arange(len(labels)) if rows is None else rows
@@ -57,7 +59,9 @@ class ArraySamples:
 
     def take(self, rows: Array) -> Self:
         """Only these rows, in this order; an array already read is shared."""
-        taken = type(self)(self._read, labels=self.labels[rows], prefix=self._prefix, rows=self._rows[rows])
+        taken = type(self)(
+            self._read, labels=self.labels[rows], prefix=self._prefix, rows=self._rows[rows]
+        )
         if "_array" in self.__dict__:
             taken.__dict__["_array"] = self._array
         return taken

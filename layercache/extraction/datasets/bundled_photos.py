@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from layercache.extraction.datasets.arrays import ArraySamples
-from layercache.extraction.datasets.labelled import Labelled
+from layercache.extraction.datasets.in_memory import Labelled
 
 PHOTOGRAPHS = ("china", "flower")
 """scikit-learn's sample images: a temple beneath a cloudy sky, and a dahlia before foliage."""
@@ -33,7 +33,12 @@ STEP = {"train": PATCH // 2, "test": PATCH}
 
 def photos() -> Labelled:
     """12 places, colour patches of 28 x 28: 1008 for training, 252 for testing. Ids are "train/<number>" and "test/<number>", place by place."""
-    classes = tuple(f"{name}, {row} {column}" for name in PHOTOGRAPHS for row in ("upper", "lower") for column in ("left", "middle", "right"))
+    classes = tuple(
+        f"{name}, {row} {column}"
+        for name in PHOTOGRAPHS
+        for row in ("upper", "lower")
+        for column in ("left", "middle", "right")
+    )
     samples = {}
     for split in COLUMNS:
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), len(corners(split)))

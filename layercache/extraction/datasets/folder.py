@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets.contract import Samples
-from layercache.extraction.datasets.draw import stratified
-from layercache.extraction.datasets.files import FileSamples, is_image
-from layercache.extraction.datasets.labelled import Labelled, safe_name
+from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.image_files import FileSamples, is_image
+from layercache.extraction.datasets.in_memory import Labelled, safe_name
+from layercache.extraction.datasets.subsampling import stratified
 
 VALIDATION = ("val", "valid", "validation")
 TRAIN_SHARE = 0.8
@@ -34,7 +34,9 @@ def folder(path: str | os.PathLike[str], *, name: str | None = None) -> Labelled
     places = _places(root)
     classes = _classes(root, places)
     ignored: Counter[str] = Counter()
-    samples: dict[str, Samples] = {s: _scan(root, below, classes, ignored) for s, below in places.items()}
+    samples: dict[str, Samples] = {
+        s: _scan(root, below, classes, ignored) for s, below in places.items()
+    }
     _refuse_empty_classes(root, classes, samples)
     if tuple(samples) in (("",), ("train",)):
         samples = hold_out(next(iter(samples.values())))
@@ -69,7 +71,9 @@ def _classes(root: Path, places: dict[str, str]) -> tuple[str, ...]:
     of = {place: sorted(_folders(root / place)) for place in places.values()}
     first, *others = of
     if not of[first]:
-        raise DataError(f"{root / first}: expected one folder per class (ROOT/<class>/image.jpg), found no folder")
+        raise DataError(
+            f"{root / first}: expected one folder per class (ROOT/<class>/image.jpg), found no folder"
+        )
     for other in others:
         differ = sorted(set(of[first]) ^ set(of[other]))
         if differ:
@@ -90,13 +94,17 @@ def _scan(root: Path, below: str, classes: tuple[str, ...], ignored: Counter[str
     ids: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_images(str(root / below / name), f"{below}/{name}" if below else name, ignored, ()))
+        found = sorted(
+            _images(str(root / below / name), f"{below}/{name}" if below else name, ignored, ())
+        )
         ids += found
         labels += [label] * len(found)
     return FileSamples(str(root), ids, np.asarray(labels, np.int64))
 
 
-def _images(path: str, relative: str, ignored: Counter[str], above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _images(
+    path: str, relative: str, ignored: Counter[str], above: tuple[tuple[int, int], ...]
+) -> Iterator[str]:
     """Relative paths of the images below `path`, links followed; a link back to a folder above is not entered."""
     stat = os.stat(path)
     here = (stat.st_dev, stat.st_ino)
@@ -114,8 +122,12 @@ def _images(path: str, relative: str, ignored: Counter[str], above: tuple[tuple[
                 ignored["not an image by its name"] += 1
 
 
-def _refuse_empty_classes(root: Path, classes: tuple[str, ...], samples: dict[str, Samples]) -> None:
+def _refuse_empty_classes(
+    root: Path, classes: tuple[str, ...], samples: dict[str, Samples]
+) -> None:
     counts = sum(np.bincount(s.labels, minlength=len(classes)) for s in samples.values())
     empty = [c for c, n in zip(classes, np.atleast_1d(counts), strict=True) if n == 0]
     if empty:
-        raise DataError(f"{root}: class folder {empty[0]!r} holds no image ({len(empty)} such class(es)): add images, or remove the folder")
+        raise DataError(
+            f"{root}: class folder {empty[0]!r} holds no image ({len(empty)} such class(es)): add images, or remove the folder"
+        )

@@ -23,10 +23,10 @@ import numpy as np
 from PIL import Image
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
-from layercache.extraction.datasets.contract import Samples
-from layercache.extraction.datasets.files import HASHED_IN_FULL
+from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.folder import VALIDATION, hold_out
-from layercache.extraction.datasets.labelled import Labelled, safe_name
+from layercache.extraction.datasets.image_files import HASHED_IN_FULL
+from layercache.extraction.datasets.in_memory import Labelled, safe_name
 
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
 Array = np.ndarray[Any, Any]
@@ -90,13 +90,25 @@ def huggingface(where: str) -> Labelled:
     options = dict(parse_qsl(query))
     unknown = sorted(options.keys() - {"image", "label", "config"})
     if unknown:
-        raise OptionError(f"hf:{where}: unknown option {unknown[0]!r}, expected image, label or config")
+        raise OptionError(
+            f"hf:{where}: unknown option {unknown[0]!r}, expected image, label or config"
+        )
     tables = _load(place, options.get("config"))
     first = next(iter(tables.values()))
-    image, label = _image_column(where, first, options.get("image")), _label_column(where, first, options.get("label"))
+    image, label = (
+        _image_column(where, first, options.get("image")),
+        _label_column(where, first, options.get("label")),
+    )
     targets, classes, multi_label = _targets(where, tables, label)
-    samples = {split: _samples(table, image, split, targets[split]) for split, table in tables.items()}
-    return Labelled(name=safe_name(Path(place).name), classes=classes, samples=_splits(samples), multi_label=multi_label)
+    samples = {
+        split: _samples(table, image, split, targets[split]) for split, table in tables.items()
+    }
+    return Labelled(
+        name=safe_name(Path(place).name),
+        classes=classes,
+        samples=_splits(samples),
+        multi_label=multi_label,
+    )
 
 
 def _load(place: str, config: str | None) -> dict[str, Any]:
@@ -111,7 +123,9 @@ def _load(place: str, config: str | None) -> dict[str, Any]:
         else:
             loaded = datasets.load_dataset(str(path) if path.exists() else place, config)
     except Exception as error:  # the library raises its own, the hub's and the network's kinds
-        raise DataNotFoundError(f"hf:{place}: cannot be loaded, neither from the folder {path.absolute()} nor by this name: {error}") from error
+        raise DataNotFoundError(
+            f"hf:{place}: cannot be loaded, neither from the folder {path.absolute()} nor by this name: {error}"
+        ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
 
 
@@ -123,8 +137,14 @@ def _image_column(where: str, table: Any, given: str | None) -> str:
 def _label_column(where: str, table: Any, given: str | None) -> str:
     if given is not None:
         return _choose(where, "label", list(table.features), given)
-    found = [name for name, feature in table.features.items() if type(_inner(feature)).__name__ == "ClassLabel"]
-    return _choose(where, "label", found or [name for name in LABEL_NAMES if name in table.features][:1], None)
+    found = [
+        name
+        for name, feature in table.features.items()
+        if type(_inner(feature)).__name__ == "ClassLabel"
+    ]
+    return _choose(
+        where, "label", found or [name for name in LABEL_NAMES if name in table.features][:1], None
+    )
 
 
 def _choose(where: str, what: str, found: list[str], given: str | None) -> str:
@@ -134,7 +154,9 @@ def _choose(where: str, what: str, found: list[str], given: str | None) -> str:
         assert given is not None
         return given
     came = f"{given!r}" if given is not None else f"{len(found)} ({', '.join(found) or 'none'})"
-    raise DataError(f"hf:{where}: expected one {what} column, found {came}; name it: hf:{where}{'&' if '?' in where else '?'}{what}=COLUMN")
+    raise DataError(
+        f"hf:{where}: expected one {what} column, found {came}; name it: hf:{where}{'&' if '?' in where else '?'}{what}=COLUMN"
+    )
 
 
 def _inner(feature: Any) -> Any:
@@ -142,19 +164,28 @@ def _inner(feature: Any) -> Any:
     return getattr(feature, "feature", feature)
 
 
-def _targets(where: str, tables: Mapping[str, Any], column: str) -> tuple[dict[str, Array], tuple[str, ...], bool]:
+def _targets(
+    where: str, tables: Mapping[str, Any], column: str
+) -> tuple[dict[str, Array], tuple[str, ...], bool]:
     """Labels by split, classes, and whether an image may have several."""
     feature = next(iter(tables.values())).features[column]
     cells = {split: list(table[column]) for split, table in tables.items()}
     multi_label = _inner(feature) is not feature
     named = getattr(_inner(feature), "names", None)
-    flat = {split: [cell if multi_label else [cell] for cell in column_cells] for split, column_cells in cells.items()}
+    flat = {
+        split: [cell if multi_label else [cell] for cell in column_cells]
+        for split, column_cells in cells.items()
+    }
     for split, rows in flat.items():
         empty = next((i for i, row in enumerate(rows) if row is None or None in row), None)
         if empty is not None:
             raise DataError(f"hf:{where}: sample '{split}/{empty:06d}' has no label")
     values = sorted({value for rows in flat.values() for row in rows for value in row})
-    number = {value: i for i, value in enumerate(values)} if named is None else {i: i for i in range(len(named))}
+    number = (
+        {value: i for i, value in enumerate(values)}
+        if named is None
+        else {i: i for i in range(len(named))}
+    )
     classes = tuple(str(v) for v in values) if named is None else tuple(named)
     targets = {}
     for split, rows in flat.items():
@@ -165,7 +196,9 @@ def _targets(where: str, tables: Mapping[str, Any], column: str) -> tuple[dict[s
         for i, row in enumerate(rows):
             wrong = [v for v in row if v not in number]
             if wrong:
-                raise DataError(f"hf:{where}: sample '{split}/{i:06d}' has label {wrong[0]}, expected 0 to {len(classes) - 1}")
+                raise DataError(
+                    f"hf:{where}: sample '{split}/{i:06d}' has label {wrong[0]}, expected 0 to {len(classes) - 1}"
+                )
             targets[split][i, [number[v] for v in row]] = 1
     return targets, classes, multi_label
 
@@ -183,4 +216,7 @@ def _splits(samples: dict[str, Samples]) -> dict[str, Samples]:
     if "test" not in samples:
         stand_in = next((v for v in VALIDATION if v in samples), None)
         samples = {"test" if split == stand_in else split: s for split, s in samples.items()}
-    return {split: samples[split] for split in sorted(samples, key=lambda s: (s != "train", s == "test"))}
+    return {
+        split: samples[split]
+        for split in sorted(samples, key=lambda s: (s != "train", s == "test"))
+    }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from layercache.cache.spec import DatasetIdentity, SplitIdentity, digest_ids, digest_labels
-from layercache.extraction.datasets.contract import Dataset, Samples
+from layercache.cache.format.spec import DatasetIdentity, SplitIdentity, digest_ids, digest_labels
+from layercache.extraction.datasets.base import Dataset, Samples
 from layercache.extraction.datasets.limit import limit as limited
 
 
@@ -25,4 +25,9 @@ def identity(dataset: Dataset, limit: int | None = None, *, seed: int = 0) -> Da
 
 def _split(samples: Samples) -> SplitIdentity:
     ids = samples.ids
-    return SplitIdentity(rows=len(ids), ids=digest_ids(ids), labels=digest_labels(samples.labels), content=samples.content)
+    return SplitIdentity(
+        rows=len(ids),
+        ids=digest_ids(ids),
+        labels=digest_labels(samples.labels),
+        content=samples.content,
+    )

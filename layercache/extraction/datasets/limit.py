@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from layercache.errors import OptionError
-from layercache.extraction.datasets import draw
-from layercache.extraction.datasets.contract import Dataset, Samples
-from layercache.extraction.datasets.labelled import Labelled
+from layercache.extraction.datasets import subsampling
+from layercache.extraction.datasets.base import Dataset, Samples
+from layercache.extraction.datasets.in_memory import Labelled
 
 
 def limit(dataset: Dataset, n: int | None, *, seed: int = 0) -> Dataset:
@@ -21,12 +21,23 @@ def limit(dataset: Dataset, n: int | None, *, seed: int = 0) -> Dataset:
         raise OptionError(f"limit: expected at least 1 sample, got {n}")
     if seed < 0:
         raise OptionError(f"limit: expected a seed of at least 0, got {seed}")
-    samples = {split: _some(dataset.open(split), n, seed=seed, split=split, multi_label=dataset.multi_label) for split in dataset.splits}
-    return Labelled(name=dataset.name, classes=dataset.classes, multi_label=dataset.multi_label, samples=samples)
+    samples = {
+        split: _some(
+            dataset.open(split), n, seed=seed, split=split, multi_label=dataset.multi_label
+        )
+        for split in dataset.splits
+    }
+    return Labelled(
+        name=dataset.name, classes=dataset.classes, multi_label=dataset.multi_label, samples=samples
+    )
 
 
 def _some(samples: Samples, n: int, *, seed: int, split: str, multi_label: bool) -> Samples:
     total = len(samples.labels)
     if n >= total:
         return samples
-    return samples.take(draw.plain(total, n, seed=seed, key=split) if multi_label else draw.stratified(samples.labels, n, seed=seed, key=split))
+    return samples.take(
+        subsampling.plain(total, n, seed=seed, key=split)
+        if multi_label
+        else subsampling.stratified(samples.labels, n, seed=seed, key=split)
+    )

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from layercache.errors import DataError
-from layercache.extraction.datasets.contract import Samples
-from layercache.extraction.datasets.files import FileSamples
-from layercache.extraction.datasets.labelled import Labelled
-from layercache.extraction.datasets.torchvision_ import made_by, relative
+from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.image_files import FileSamples
+from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.torchvision_datasets import made_by, relative
 
 CLASSES = (
     "aeroplane",
@@ -83,18 +83,37 @@ class CropSamples:
 
 def voc2007(root: Path, *, download: bool = False) -> Labelled:
     """Parts trainval and test; an image's class is that of its first annotated object."""
-    return _labelled("voc2007", {s: _first(root, a) for s, a in _annotations("voc2007", root, "trainval", download=download).items()})
+    return _labelled(
+        "voc2007",
+        {
+            s: _first(root, a)
+            for s, a in _annotations("voc2007", root, "trainval", download=download).items()
+        },
+    )
 
 
 def voc2007_multilabel(root: Path, *, download: bool = False) -> Labelled:
     """Parts trainval and test; all classes of an image's objects, difficult ones included."""
     name = "voc2007_multilabel"
-    return _labelled(name, {s: _all(root, a) for s, a in _annotations(name, root, "trainval", download=download).items()}, multi_label=True)
+    return _labelled(
+        name,
+        {
+            s: _all(root, a)
+            for s, a in _annotations(name, root, "trainval", download=download).items()
+        },
+        multi_label=True,
+    )
 
 
 def voc2007_crops(root: Path, *, download: bool = False) -> Labelled:
     """Parts train and test; one sample per annotated object, difficult ones included: what the paper used (7844 to train on)."""
-    return _labelled("voc2007_crops", {s: _each(root, a) for s, a in _annotations("voc2007_crops", root, "train", download=download).items()})
+    return _labelled(
+        "voc2007_crops",
+        {
+            s: _each(root, a)
+            for s, a in _annotations("voc2007_crops", root, "train", download=download).items()
+        },
+    )
 
 
 def _labelled(name: str, samples: dict[str, Samples], *, multi_label: bool = False) -> Labelled:
@@ -110,7 +129,9 @@ def _annotations(name: str, root: Path, train: str, *, download: bool) -> dict[s
     found = {}
     for split, part in (("train", train), ("test", "test")):
         made = made_by(name, "VOCDetection", root, download=download, year="2007", image_set=part)
-        found[split] = [(image, _objects(xml)) for image, xml in zip(made.images, made.annotations, strict=True)]
+        found[split] = [
+            (image, _objects(xml)) for image, xml in zip(made.images, made.annotations, strict=True)
+        ]
     return found
 
 
@@ -123,11 +144,17 @@ def _objects(path: str) -> Objects:
     for element in tree.iter("object"):
         name, box = element.findtext("name"), element.find("bndbox")
         if name not in CLASSES or box is None:
-            raise DataError(f"data set voc2007: annotation {path} has an object {name!r}, expected one of the {len(CLASSES)} classes with its box")
+            raise DataError(
+                f"data set voc2007: annotation {path} has an object {name!r}, expected one of the {len(CLASSES)} classes with its box"
+            )
         try:
-            left, top, right, bottom = (int(float(box.findtext(side, ""))) for side in ("xmin", "ymin", "xmax", "ymax"))
+            left, top, right, bottom = (
+                int(float(box.findtext(side, ""))) for side in ("xmin", "ymin", "xmax", "ymax")
+            )
         except ValueError as error:
-            raise DataError(f"data set voc2007: annotation {path} has an object {name!r} whose box is no four numbers") from error
+            raise DataError(
+                f"data set voc2007: annotation {path} has an object {name!r} whose box is no four numbers"
+            ) from error
         found.append((CLASSES.index(name), (left, top, right, bottom)))
     if not found:
         raise DataError(f"data set voc2007: annotation {path} has no object")
@@ -135,7 +162,9 @@ def _objects(path: str) -> Objects:
 
 
 def _first(root: Path, annotated: Annotated) -> FileSamples:
-    return relative(root, [image for image, _ in annotated], [objects[0][0] for _, objects in annotated])
+    return relative(
+        root, [image for image, _ in annotated], [objects[0][0] for _, objects in annotated]
+    )
 
 
 def _all(root: Path, annotated: Annotated) -> FileSamples:
@@ -147,8 +176,14 @@ def _all(root: Path, annotated: Annotated) -> FileSamples:
 
 
 def _each(root: Path, annotated: Annotated) -> CropSamples:
-    flat = [(image, place, c, box) for image, objects in annotated for place, (c, box) in enumerate(objects)]
+    flat = [
+        (image, place, c, box)
+        for image, objects in annotated
+        for place, (c, box) in enumerate(objects)
+    ]
     files = relative(root, [image for image, _, _, _ in flat], [c for _, _, c, _ in flat])
     return CropSamples(
-        files, np.asarray([box for *_, box in flat], np.int64).reshape(-1, 4), np.asarray([place for _, place, _, _ in flat], np.int64)
+        files,
+        np.asarray([box for *_, box in flat], np.int64).reshape(-1, 4),
+        np.asarray([place for _, place, _, _ in flat], np.int64),
     )

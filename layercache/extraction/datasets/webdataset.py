@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import tar
-from layercache.extraction.datasets.files import HASHED_IN_FULL
-from layercache.extraction.datasets.labelled import Labelled, safe_name
+from layercache.extraction.datasets import tar_index
+from layercache.extraction.datasets.image_files import HASHED_IN_FULL
+from layercache.extraction.datasets.in_memory import Labelled, safe_name
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 Array = np.ndarray[Any, Any]
@@ -55,7 +55,7 @@ class TarSamples:
     def bytes(self, row: int) -> bytes:
         """The image file."""
         shard, offset, size = self.places[row].tolist()
-        return tar.read(self.shards[shard], offset, size)
+        return tar_index.read(self.shards[shard], offset, size)
 
     def load(self, row: int) -> Image.Image:
         """Image `row`."""
@@ -63,7 +63,9 @@ class TarSamples:
 
     def take(self, rows: Array) -> Self:
         """Only these rows, in this order."""
-        return type(self)(self.shards, [self.ids[i] for i in rows], self.labels[rows], self.places[rows])
+        return type(self)(
+            self.shards, [self.ids[i] for i in rows], self.labels[rows], self.places[rows]
+        )
 
 
 def webdataset(path: str | os.PathLike[str], *, name: str | None = None) -> Labelled:
@@ -73,8 +75,10 @@ def webdataset(path: str | os.PathLike[str], *, name: str | None = None) -> Labe
         raise DataNotFoundError(f"wds:{path}: there is no folder {root}")
     splits = [split for split in ("train", "test") if (root / split).is_dir()]
     if not splits:
-        raise DataNotFoundError(f"{root}: expected train/ or test/ with 0.tar, 1.tar .. and nshards.txt, found neither")
-    tar.descriptor.cache_clear()  # a tar may have been replaced since this process last looked
+        raise DataNotFoundError(
+            f"{root}: expected train/ or test/ with 0.tar, 1.tar .. and nshards.txt, found neither"
+        )
+    tar_index.descriptor.cache_clear()  # a tar may have been replaced since this process last looked
     classes = tuple(_read(root / "classnames.txt").splitlines())
     samples = {split: _scan(root, split) for split in splits}
     return Labelled(name=name or safe_name(root.resolve().name), classes=classes, samples=samples)
@@ -107,7 +111,9 @@ def _scan(root: Path, split: str) -> TarSamples:
     shards = tuple(str(root / split / f"{i}.tar") for i in range(int(text)))
     for shard in shards:
         if not os.path.isfile(shard):
-            raise DataNotFoundError(f"{shard} is missing; nshards.txt says that there are {text} tars")
+            raise DataNotFoundError(
+                f"{shard} is missing; nshards.txt says that there are {text} tars"
+            )
     ids: list[str] = []
     labels: list[int] = []
     places: list[tuple[int, int, int]] = []
@@ -115,19 +121,25 @@ def _scan(root: Path, split: str) -> TarSamples:
         images, classes = _index(shard)
         lone = sorted(images.keys() ^ classes.keys())
         if lone:
-            raise DataError(f"{shard}: sample {lone[0]!r} has {'no .cls' if lone[0] in images else 'no image'} ({len(lone)} such sample(s))")
+            raise DataError(
+                f"{shard}: sample {lone[0]!r} has {'no .cls' if lone[0] in images else 'no image'} ({len(lone)} such sample(s))"
+            )
         for key in sorted(images):
             ids.append(f"{split}/{number}/{key}")
-            labels.append(_label(shard, key, tar.read(shard, classes[key].offset, classes[key].size)))
+            labels.append(
+                _label(shard, key, tar_index.read(shard, classes[key].offset, classes[key].size))
+            )
             places.append((number, images[key].offset, images[key].size))
-    return TarSamples(shards, ids, np.asarray(labels, np.int64), np.asarray(places, np.int64).reshape(-1, 3))
+    return TarSamples(
+        shards, ids, np.asarray(labels, np.int64), np.asarray(places, np.int64).reshape(-1, 3)
+    )
 
 
-def _index(shard: str) -> tuple[dict[str, tar.Member], dict[str, tar.Member]]:
+def _index(shard: str) -> tuple[dict[str, tar_index.Member], dict[str, tar_index.Member]]:
     """Images and labels by key: the member's name up to the first dot of its last part."""
-    images: dict[str, tar.Member] = {}
-    classes: dict[str, tar.Member] = {}
-    for member in tar.members(shard):
+    images: dict[str, tar_index.Member] = {}
+    classes: dict[str, tar_index.Member] = {}
+    for member in tar_index.members(shard):
         folder, slash, file = member.name.removeprefix("./").rpartition("/")
         stem, _, kind = file.partition(".")
         into = images if kind.lower() in IMAGES else classes if kind == "cls" else None
@@ -135,7 +147,9 @@ def _index(shard: str) -> tuple[dict[str, tar.Member], dict[str, tar.Member]]:
         if into is None or not stem:
             continue
         if key in into:
-            raise DataError(f"{shard}: sample {key!r} has two members of one kind, {into[key].name} and {member.name}")
+            raise DataError(
+                f"{shard}: sample {key!r} has two members of one kind, {into[key].name} and {member.name}"
+            )
         into[key] = member
     return images, classes
 
@@ -144,4 +158,6 @@ def _label(shard: str, key: str, text: bytes) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise DataError(f"{shard}: sample {key!r} has label {text[:40].decode(errors='replace')!r}, expected a class number") from error
+        raise DataError(
+            f"{shard}: sample {key!r} has label {text[:40].decode(errors='replace')!r}, expected a class number"
+        ) from error

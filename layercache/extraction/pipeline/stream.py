@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from layercache.errors import DataError
-from layercache.extraction.datasets.contract import Samples
-from layercache.extraction.pipeline.batches import Span, pieces
-from layercache.extraction.pipeline.decoders import Decoded, Decoder
-from layercache.extraction.pipeline.device import Device, Forward
-from layercache.extraction.pipeline.work import Transform
-from layercache.extraction.pipeline.write_behind import Blocks, WriteBehind
+from layercache.extraction.datasets.base import Samples
+from layercache.extraction.pipeline.async_writer import Blocks, WriteBehind
+from layercache.extraction.pipeline.batching import Span, pieces
+from layercache.extraction.pipeline.decode_rows import Transform
+from layercache.extraction.pipeline.decoder import Decoded, Decoder
+from layercache.extraction.pipeline.forward import Device, Forward
 
 HOPELESS = 100
 """Images; when all of so many cannot be decoded, something else than the images is wrong."""
@@ -78,7 +78,9 @@ def stream(
                 break
             starved += time.perf_counter() - asked
             if got.failed and not skip:
-                raise DataError(f"{got.failed[min(got.failed)]}. --on-error skip leaves such images out and lists them in the cache")
+                raise DataError(
+                    f"{got.failed[min(got.failed)]}. --on-error skip leaves such images out and lists them in the cache"
+                )
             images, lost = images + got.piece.rows, lost + len(got.failed)
             if lost == images and (images >= HOPELESS or got.piece == todo[-1]):
                 raise DataError(
@@ -100,7 +102,9 @@ def stream(
             progress(got.piece.rows)
         asked = time.perf_counter()
     ended = time.perf_counter()
-    return Times(total=ended - began, starved=starved, blocked=blocked + ended - asked, images=images)
+    return Times(
+        total=ended - began, starved=starved, blocked=blocked + ended - asked, images=images
+    )
 
 
 @dataclass
@@ -130,5 +134,7 @@ def _gathers(lanes: Sequence[Lane]) -> list[_Gather]:
     found: dict[tuple[int, int, int], _Gather] = {}
     for lane in lanes:
         for start, stop in lane.batches:
-            found.setdefault((start, stop, lane.transform), _Gather(lane.transform, start, stop)).lanes.append(lane)
+            found.setdefault(
+                (start, stop, lane.transform), _Gather(lane.transform, start, stop)
+            ).lanes.append(lane)
     return [found[key] for key in sorted(found)]

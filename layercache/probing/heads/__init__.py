@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layercache.probing.heads.attentive import AttentiveHead
-from layercache.probing.heads.embedding import EmbeddingHead
+from layercache.probing.heads.hybrid import EmbeddingHead
 from layercache.probing.heads.linear import LinearHead
 from layercache.probing.heads.spec import KINDS, HeadSpec
 
@@ -30,7 +30,13 @@ class Head(typing.Protocol):
         """What all configurations share of a batch of normalised tokens."""
 
     def logits(
-        self, parameters: Mapping[str, Tensor], prepared: Tensor, *, train: bool, rates: Tensor | None = None, draw: Tensor | None = None
+        self,
+        parameters: Mapping[str, Tensor],
+        prepared: Tensor,
+        *,
+        train: bool,
+        rates: Tensor | None = None,
+        draw: Tensor | None = None,
     ) -> Tensor:
         """Logits (G, B, C)."""
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layercache.probing.heads.initial import affine_map, linear_map
+from layercache.probing.heads.init import affine_map, linear_map
 from layercache.probing.heads.mixing import mix_and_map
 from layercache.probing.heads.spec import HeadSpec
 
@@ -48,8 +48,13 @@ class AttentiveHead:
             p[f"{name}.weight"] = linear_map(inner, width, generator=generator)
         p["output.weight"], p["output.bias"] = affine_map(width, inner, generator=generator)
         p["batch_norm.weight"], p["batch_norm.bias"] = torch.ones(width), torch.zeros(width)
-        p["classifier.weight"], p["classifier.bias"] = affine_map(self.spec.classes, width, generator=generator)
-        p["batch_norm.running_mean"], p["batch_norm.running_var"] = torch.zeros(width), torch.ones(width)
+        p["classifier.weight"], p["classifier.bias"] = affine_map(
+            self.spec.classes, width, generator=generator
+        )
+        p["batch_norm.running_mean"], p["batch_norm.running_var"] = (
+            torch.zeros(width),
+            torch.ones(width),
+        )
         return p
 
     def prepare(self, x_bsd: Tensor) -> Tensor:
@@ -57,7 +62,13 @@ class AttentiveHead:
         return F.layer_norm(x_bsd, x_bsd.shape[-1:], eps=LAYER_NORM_EPS)
 
     def logits(
-        self, parameters: Mapping[str, Tensor], prepared: Tensor, *, train: bool, rates: Tensor | None = None, draw: Tensor | None = None
+        self,
+        parameters: Mapping[str, Tensor],
+        prepared: Tensor,
+        *,
+        train: bool,
+        rates: Tensor | None = None,
+        draw: Tensor | None = None,
     ) -> Tensor:
         """Logits (G, B, C).
 
@@ -69,11 +80,15 @@ class AttentiveHead:
         weights_bsgh = self.attention(p, prepared)
         excess_bgh = None
         if train and rates is not None and draw is not None:
-            weights_bsgh = weights_bsgh * ((draw[:, :, None] >= rates[:, None]) / (1 - rates[:, None]))
+            weights_bsgh = weights_bsgh * (
+                (draw[:, :, None] >= rates[:, None]) / (1 - rates[:, None])
+            )
             excess_bgh = (weights_bsgh.sum(1) - 1) * (rates[:, None] > 0)
         fused = self._fuse(p, weights_bsgh, prepared, excess_bgh)
         normalised = self._normalise_batch(p, fused, train=train)
-        return torch.baddbmm(p["classifier.bias"][:, None], normalised, p["classifier.weight"].transpose(1, 2))
+        return torch.baddbmm(
+            p["classifier.bias"][:, None], normalised, p["classifier.weight"].transpose(1, 2)
+        )
 
     def attention(self, parameters: Mapping[str, Tensor], prepared: Tensor) -> Tensor:
         """Attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
@@ -84,13 +99,26 @@ class AttentiveHead:
     def _directions(self, p: Mapping[str, Tensor]) -> Tensor:
         """What a standardised token is multiplied with to give its score: gamma_k * W_K,h^T q_h / sqrt(d), (G, H, D)."""
         heads, length = self.spec.heads, self.spec.head_width
-        query = F.layer_norm(p["query"], p["query"].shape[-1:], eps=LAYER_NORM_EPS) * p["norm_query.weight"] + p["norm_query.bias"]
-        query = torch.bmm(p["to_query.weight"], query[:, :, None]).view(-1, heads, 1, length) * length**-0.5
+        query = (
+            F.layer_norm(p["query"], p["query"].shape[-1:], eps=LAYER_NORM_EPS)
+            * p["norm_query.weight"]
+            + p["norm_query.bias"]
+        )
+        query = (
+            torch.bmm(p["to_query.weight"], query[:, :, None]).view(-1, heads, 1, length)
+            * length**-0.5
+        )
         keys = p["to_key.weight"].view(-1, heads, length, self.spec.width)
         directions: Tensor = (query @ keys).squeeze(2) * p["norm_key.weight"][:, None]
         return directions
 
-    def _fuse(self, p: Mapping[str, Tensor], weights_bsgh: Tensor, prepared: Tensor, excess_bgh: Tensor | None) -> Tensor:
+    def _fuse(
+        self,
+        p: Mapping[str, Tensor],
+        weights_bsgh: Tensor,
+        prepared: Tensor,
+        excess_bgh: Tensor | None,
+    ) -> Tensor:
         """Value and output maps of the mixed tokens, (G, B, D), without what is the same for every row (see `_constant`).
 
         `excess_bgh` is sum_s a_hs - 1 after dropout. The maps W_O,h and W_V,h of a head are applied one after the other, 2 B d D products, or are
@@ -99,8 +127,13 @@ class AttentiveHead:
         heads, length, width = self.spec.heads, self.spec.head_width, self.spec.width
         n_rows, _, n_configurations, _ = weights_bsgh.shape
         dtype, low = weights_bsgh.dtype, prepared.dtype
-        values = p["to_value.weight"].view(n_configurations, heads, length, width) * p["norm_value.weight"][:, None, None]
-        outputs = p["output.weight"].view(n_configurations, width, heads, length).transpose(1, 2)  # (G, H, D, d)
+        values = (
+            p["to_value.weight"].view(n_configurations, heads, length, width)
+            * p["norm_value.weight"][:, None, None]
+        )
+        outputs = (
+            p["output.weight"].view(n_configurations, width, heads, length).transpose(1, 2)
+        )  # (G, H, D, d)
         multiplied = width * (n_rows + length) < 2 * length * n_rows
         maps = outputs @ values if multiplied else values
         inner = self._mix(p, weights_bsgh, prepared, maps)
@@ -110,14 +143,20 @@ class AttentiveHead:
             joined = inner.transpose(1, 2).flatten(2)  # (G, B, H*d)
             fused = torch.bmm(joined, p["output.weight"].transpose(1, 2).to(low)).to(dtype)
         if excess_bgh is not None:
-            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None]).view(n_configurations, heads, length, 1)
+            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None]).view(
+                n_configurations, heads, length, 1
+            )
             fused = torch.baddbmm(fused, excess_bgh.transpose(0, 1), (outputs @ shift)[..., 0])
         return fused
 
-    def _mix(self, p: Mapping[str, Tensor], weights_bsgh: Tensor, prepared: Tensor, maps_ghed: Tensor) -> Tensor:
+    def _mix(
+        self, p: Mapping[str, Tensor], weights_bsgh: Tensor, prepared: Tensor, maps_ghed: Tensor
+    ) -> Tensor:
         """Every attention head's map of its weighted sum of standardised tokens, (G, H, B, E), in `prepared`'s dtype."""
         low = prepared.dtype
-        mapped = mix_and_map(weights_bsgh.flatten(2).to(low), prepared, maps_ghed.flatten(0, 1).to(low))
+        mapped = mix_and_map(
+            weights_bsgh.flatten(2).to(low), prepared, maps_ghed.flatten(0, 1).to(low)
+        )
         return mapped.view(*maps_ghed.shape[:2], *mapped.shape[1:])
 
     @torch.no_grad()
@@ -130,7 +169,9 @@ class AttentiveHead:
         shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None])
         return torch.bmm(p["output.weight"], shift)[..., 0] + p["output.bias"]
 
-    def _normalise_batch(self, p: Mapping[str, Tensor], fused_gbd: Tensor, *, train: bool) -> Tensor:
+    def _normalise_batch(
+        self, p: Mapping[str, Tensor], fused_gbd: Tensor, *, train: bool
+    ) -> Tensor:
         """BatchNorm of every configuration by itself, (G, B, D); moves the running statistics with `train`."""
         n_configurations, n_rows, width = fused_gbd.shape
         constant, mean = self._constant(p), p["batch_norm.running_mean"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.initial import affine_map
+from layercache.probing.heads.init import affine_map
 from layercache.probing.heads.spec import HeadSpec
 
 
@@ -24,7 +24,9 @@ class LinearHead:
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters of one configuration, drawn as torch.nn.Linear draws them."""
-        weight, bias = affine_map(self.spec.classes, self.spec.tokens * self.spec.width, generator=generator)
+        weight, bias = affine_map(
+            self.spec.classes, self.spec.tokens * self.spec.width, generator=generator
+        )
         return {"classifier.weight": weight, "classifier.bias": bias}
 
     def prepare(self, x_bsd: Tensor) -> Tensor:
@@ -32,7 +34,13 @@ class LinearHead:
         return x_bsd.flatten(1)
 
     def logits(
-        self, parameters: Mapping[str, Tensor], prepared: Tensor, *, train: bool, rates: Tensor | None = None, draw: Tensor | None = None
+        self,
+        parameters: Mapping[str, Tensor],
+        prepared: Tensor,
+        *,
+        train: bool,
+        rates: Tensor | None = None,
+        draw: Tensor | None = None,
     ) -> Tensor:
         """Logits (G, B, C), by one matrix product for all configurations; `rates` and `draw` belong to attention and are not used."""
         weight, bias = parameters["classifier.weight"], parameters["classifier.bias"]

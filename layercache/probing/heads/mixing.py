@@ -44,7 +44,11 @@ class _MixAndMap(torch.autograd.Function):
         weights_bsk, x_bsd, maps_ked = ctx.saved_tensors
         out_kbe = gradients[0]
         d_weights = torch.empty_like(weights_bsk)
-        d_maps = torch.zeros(maps_ked.shape, dtype=torch.promote_types(maps_ked.dtype, torch.float32), device=maps_ked.device)
+        d_maps = torch.zeros(
+            maps_ked.shape,
+            dtype=torch.promote_types(maps_ked.dtype, torch.float32),
+            device=maps_ked.device,
+        )
         for rows in _chunks(x_bsd, len(maps_ked)):
             sums = torch.bmm(weights_bsk[rows].transpose(1, 2), x_bsd[rows])
             if d_maps.dtype == sums.dtype:
@@ -59,6 +63,8 @@ class _MixAndMap(torch.autograd.Function):
 def _chunks(x_bsd: Tensor, sums: int) -> Iterator[slice]:
     """Nearly equal ranges of rows whose sums take at most CHUNK_BYTES."""
     rows = len(x_bsd)
-    count = -(-rows * sums * x_bsd.shape[2] * x_bsd.element_size() // CHUNK_BYTES[x_bsd.device.type])
+    count = -(
+        -rows * sums * x_bsd.shape[2] * x_bsd.element_size() // CHUNK_BYTES[x_bsd.device.type]
+    )
     bounds = [rows * i // count for i in range(count + 1)]
     return (slice(a, b) for a, b in itertools.pairwise(bounds) if b > a)

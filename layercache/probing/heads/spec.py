@@ -37,24 +37,38 @@ class HeadSpec:
             if getattr(self, name) < 1:
                 raise OptionError(f"a head's {name} is at least 1, came {getattr(self, name)}")
         if self.classes < 2 and not self.multi_label:
-            raise OptionError(f"a single-label head tells at least 2 classes apart, came {self.classes}")
+            raise OptionError(
+                f"a single-label head tells at least 2 classes apart, came {self.classes}"
+            )
         if self.kind == "linear":
             if self.attention_heads is not None:
-                raise OptionError("the linear head has no attention heads: leave attention_heads out")
+                raise OptionError(
+                    "the linear head has no attention heads: leave attention_heads out"
+                )
         elif not 1 <= self.heads <= self.width:
-            raise OptionError(f"attention heads lie between 1 and the width {self.width}, came {self.heads}: set --heads")
+            raise OptionError(
+                f"attention heads lie between 1 and the width {self.width}, came {self.heads}: set --heads"
+            )
         if self.groups is not None:
             if self.kind != "hybrid":
-                raise OptionError(f"only the hybrid head learns embeddings, this is {self.kind!r}: leave groups out")
-            if len(self.groups) != self.tokens or sorted(set(self.groups)) != list(range(max(self.groups) + 1)):
-                raise OptionError(f"groups names a group numbered from 0 without gaps for each of the {self.tokens} tokens, came {self.groups}")
+                raise OptionError(
+                    f"only the hybrid head learns embeddings, this is {self.kind!r}: leave groups out"
+                )
+            if len(self.groups) != self.tokens or sorted(set(self.groups)) != list(
+                range(max(self.groups) + 1)
+            ):
+                raise OptionError(
+                    f"groups names a group numbered from 0 without gaps for each of the {self.tokens} tokens, came {self.groups}"
+                )
 
     @property
     def heads(self) -> int:
         """H, the attention heads in use; 0 for the linear head."""
         if self.kind == "linear":
             return 0
-        return self.attention_heads or (ALL_TOKEN_HEADS if self.kind == "attentive-tokens" else self.tokens)
+        return self.attention_heads or (
+            ALL_TOKEN_HEADS if self.kind == "attentive-tokens" else self.tokens
+        )
 
     @property
     def head_width(self) -> int:

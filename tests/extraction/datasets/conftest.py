@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layercache.extraction.decode import open_image
+from layercache.extraction.pipeline.decode import open_image
 
 
 class Pictures:
@@ -21,7 +21,10 @@ class Pictures:
 
     def write(self, path, n, **options):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.image(n).save(path, **({"quality": 100, "subsampling": 0} | options if path.suffix == ".jpg" else options))
+        self.image(n).save(
+            path,
+            **({"quality": 100, "subsampling": 0} | options if path.suffix == ".jpg" else options),
+        )
 
     def encoded(self, n, kind="PNG"):
         file = io.BytesIO()
@@ -34,14 +37,18 @@ class Pictures:
         assert samples.ids == [i for i, _, _ in expected]
         if dataset.multi_label:
             assert samples.labels.dtype == np.uint8
-            assert [{dataset.classes[c] for c in np.flatnonzero(row)} for row in samples.labels] == [set(names) for _, names, _ in expected]
+            assert [
+                {dataset.classes[c] for c in np.flatnonzero(row)} for row in samples.labels
+            ] == [set(names) for _, names, _ in expected]
         else:
             assert samples.labels.dtype == np.int64
             assert [dataset.classes[c] for c in samples.labels] == [name for _, name, _ in expected]
         for arrived in (samples, pickle.loads(pickle.dumps(samples))):
             for row, (_, _, n) in enumerate(expected):
                 pixels = np.asarray(open_image(arrived, row)).reshape(-1, 3)
-                np.testing.assert_allclose(pixels, np.broadcast_to(self.colour(n), pixels.shape), atol=atol)
+                np.testing.assert_allclose(
+                    pixels, np.broadcast_to(self.colour(n), pixels.shape), atol=atol
+                )
 
 
 @pytest.fixture

@@ -21,7 +21,11 @@ def origin(split: str, row: int) -> tuple[str, int, int]:
     place, i = divmod(row, per_place)
     photograph, place = divmod(place, 6)
     start = {"train": 0, "test": 113}[split]
-    return ("china", "flower")[photograph], (place // 3) * PLACE + (i // across) * step, (place % 3) * PLACE + start + (i % across) * step
+    return (
+        ("china", "flower")[photograph],
+        (place // 3) * PLACE + (i // across) * step,
+        (place % 3) * PLACE + start + (i % across) * step,
+    )
 
 
 def test_sizes_classes_and_ids() -> None:
@@ -30,7 +34,12 @@ def test_sizes_classes_and_ids() -> None:
     assert (len(train.ids), len(test.ids), len(data.classes)) == (1008, 252, 12)
     assert np.bincount(train.labels).tolist() == [84] * 12
     assert np.bincount(test.labels).tolist() == [21] * 12
-    assert data.classes[:4] == ("china, upper left", "china, upper middle", "china, upper right", "china, lower left")
+    assert data.classes[:4] == (
+        "china, upper left",
+        "china, upper middle",
+        "china, upper right",
+        "china, lower left",
+    )
     assert train.ids[0] == "train/000000"
 
 
@@ -40,7 +49,9 @@ def test_pixels_are_the_photograph_s() -> None:
         samples = pickle.loads(pickle.dumps(data.open(split)))
         for row in (0, 5, 6, 83, 100, len(samples.ids) - 1):
             name, top, left = origin(split, row)
-            wanted = np.asarray(load_sample_image(f"{name}.jpg"))[top : top + PATCH, left : left + PATCH]
+            wanted = np.asarray(load_sample_image(f"{name}.jpg"))[
+                top : top + PATCH, left : left + PATCH
+            ]
             assert np.array_equal(np.asarray(samples.load(row)), wanted), (split, row)
 
 
@@ -65,4 +76,8 @@ def test_no_pixel_is_in_both_splits_and_test_patches_do_not_overlap() -> None:
 
 
 def test_the_same_bytes_every_time() -> None:
-    assert photos().open("test").content == photos().open("test").content != photos().open("train").content
+    assert (
+        photos().open("test").content
+        == photos().open("test").content
+        != photos().open("train").content
+    )

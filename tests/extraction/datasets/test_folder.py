@@ -15,13 +15,33 @@ def grown(root, pictures, names, start=0):
 
 def test_train_and_test_folders(tmp_path, pictures):
     # written in another order than sorted, as a directory may list them
-    grown(tmp_path, pictures, ["train/dog/2.png", "train/dog/10.png", "train/cat/b/1.png", "train/cat/a.jpg", "test/cat/9.png", "test/dog/9.png"])
+    grown(
+        tmp_path,
+        pictures,
+        [
+            "train/dog/2.png",
+            "train/dog/10.png",
+            "train/cat/b/1.png",
+            "train/cat/a.jpg",
+            "test/cat/9.png",
+            "test/dog/9.png",
+        ],
+    )
     dataset = open_dataset(f"folder:{tmp_path}")
-    assert (dataset.classes, dataset.splits, dataset.multi_label) == (("cat", "dog"), ("train", "test"), False)
+    assert (dataset.classes, dataset.splits, dataset.multi_label) == (
+        ("cat", "dog"),
+        ("train", "test"),
+        False,
+    )
     pictures.check(
         dataset,
         "train",
-        [("train/cat/a.jpg", "cat", 3), ("train/cat/b/1.png", "cat", 2), ("train/dog/10.png", "dog", 1), ("train/dog/2.png", "dog", 0)],
+        [
+            ("train/cat/a.jpg", "cat", 3),
+            ("train/cat/b/1.png", "cat", 2),
+            ("train/dog/10.png", "dog", 1),
+            ("train/dog/2.png", "dog", 0),
+        ],
     )
     pictures.check(dataset, "test", [("test/cat/9.png", "cat", 4), ("test/dog/9.png", "dog", 5)])
 
@@ -40,7 +60,11 @@ def test_validation_serves_as_test_where_there_is_none(tmp_path, pictures, name)
 
 @pytest.mark.parametrize("above", ["", "train/"])
 def test_one_split_is_held_out_by_class(tmp_path, pictures, above):
-    names = [f"{above}{c}/{i:02d}.png" for c, count in (("a", 20), ("b", 10), ("single", 1)) for i in range(count)]
+    names = [
+        f"{above}{c}/{i:02d}.png"
+        for c, count in (("a", 20), ("b", 10), ("single", 1))
+        for i in range(count)
+    ]
     grown(tmp_path, pictures, names)
     dataset = open_dataset(f"folder:{tmp_path}")
     train, test = dataset.open("train"), dataset.open("test")
@@ -57,7 +81,17 @@ def test_a_class_called_train_is_a_class(tmp_path, pictures):
 
 
 def test_hidden_and_other_files_are_left_out_and_counted(tmp_path, pictures):
-    grown(tmp_path, pictures, ["train/a/0.png", "test/a/1.png", "train/a/.hidden.png", "train/a/.cache/2.png", ".git/train/x.png"])
+    grown(
+        tmp_path,
+        pictures,
+        [
+            "train/a/0.png",
+            "test/a/1.png",
+            "train/a/.hidden.png",
+            "train/a/.cache/2.png",
+            ".git/train/x.png",
+        ],
+    )
     (tmp_path / "train/a/notes.txt").write_text("x")
     (tmp_path / "README.md").write_text("x")
     dataset = open_dataset(f"folder:{tmp_path}")
@@ -76,7 +110,15 @@ def test_links_are_followed_and_a_loop_ends(tmp_path, pictures):
 
 
 def test_order_does_not_depend_on_the_locale_or_the_directory(tmp_path, pictures):
-    names = ["train/a/Z.png", "train/a/a.png", "train/a/ä.png", "train/a/10.png", "train/a/9.png", "train/B/0.png", "train/b/0.png"]
+    names = [
+        "train/a/Z.png",
+        "train/a/a.png",
+        "train/a/ä.png",
+        "train/a/10.png",
+        "train/a/9.png",
+        "train/B/0.png",
+        "train/b/0.png",
+    ]
     grown(tmp_path, pictures, names + [n.replace("train", "test") for n in names])
     dataset = open_dataset(f"folder:{tmp_path}")
     assert dataset.classes == ("B", "a", "b")
@@ -86,8 +128,14 @@ def test_order_does_not_depend_on_the_locale_or_the_directory(tmp_path, pictures
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (["train/a/0.png", "train/b/0.png", "test/a/0.png"], r"class 'b' has a folder in train/ but none in test/ \(1 such"),
-        (["train/a/0.png", "test/a/0.png", "test/c/0.png"], "class 'c' has a folder in test/ but none in train/"),
+        (
+            ["train/a/0.png", "train/b/0.png", "test/a/0.png"],
+            r"class 'b' has a folder in train/ but none in test/ \(1 such",
+        ),
+        (
+            ["train/a/0.png", "test/a/0.png", "test/c/0.png"],
+            "class 'c' has a folder in test/ but none in train/",
+        ),
         (["0.png", "1.png"], "expected one folder per class"),
         (["a/0.png", "b/notes.txt"], "class folder 'b' holds no image"),
     ],
@@ -117,7 +165,10 @@ def test_no_folder(tmp_path):
 def test_a_file_name_in_another_encoding_is_refused(tmp_path, pictures):
     grown(tmp_path, pictures, ["train/a/0.png", "test/a/0.png"])
     try:
-        os.rename(os.fsencode(tmp_path / "train/a/0.png"), os.fsencode(tmp_path / "train/a") + b"/\xff.png")
+        os.rename(
+            os.fsencode(tmp_path / "train/a/0.png"),
+            os.fsencode(tmp_path / "train/a") + b"/\xff.png",
+        )
     except OSError:
         pytest.skip("the file system takes UTF-8 only")
     with pytest.raises(DataError, match="not valid UTF-8"):

@@ -3,9 +3,9 @@ import pytest
 
 from layercache.errors import OptionError
 from layercache.extraction.datasets import identity, limit, open_dataset
-from layercache.extraction.datasets.files import FileSamples
-from layercache.extraction.datasets.labelled import Labelled
-from layercache.extraction.decode import open_image
+from layercache.extraction.datasets.image_files import FileSamples
+from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.pipeline.decode import open_image
 
 
 @pytest.fixture
@@ -18,7 +18,10 @@ def many(tmp_path, pictures):
     return Labelled(
         name="many",
         classes=("a", "b"),
-        samples={"train": FileSamples(str(tmp_path), ids, labels), "test": FileSamples(str(tmp_path), ids[:6], labels[:6])},
+        samples={
+            "train": FileSamples(str(tmp_path), ids, labels),
+            "test": FileSamples(str(tmp_path), ids[:6], labels[:6]),
+        },
     )
 
 
@@ -42,12 +45,17 @@ def test_another_seed_another_draw(many):
 
 def test_multi_label_is_drawn_by_rows(tmp_path):
     samples = FileSamples(str(tmp_path), [str(i) for i in range(20)], np.eye(20, 3, dtype=np.uint8))
-    few = limit(Labelled(name="m", classes=("a", "b", "c"), samples={"train": samples}, multi_label=True), 5).open("train")
+    few = limit(
+        Labelled(name="m", classes=("a", "b", "c"), samples={"train": samples}, multi_label=True), 5
+    ).open("train")
     assert few.labels.shape == (5, 3)
     np.testing.assert_array_equal(few.labels, samples.labels[[int(i) for i in few.ids]])
 
 
-@pytest.mark.parametrize(("n", "seed", "text"), [(0, 0, "at least 1 sample, got 0"), (5, -1, "seed of at least 0, got -1")])
+@pytest.mark.parametrize(
+    ("n", "seed", "text"),
+    [(0, 0, "at least 1 sample, got 0"), (5, -1, "seed of at least 0, got -1")],
+)
 def test_refusals(many, n, seed, text):
     with pytest.raises(OptionError, match=text):
         limit(many, n, seed=seed)
@@ -55,7 +63,12 @@ def test_refusals(many, n, seed, text):
 
 def test_identity_knows_limit_seed_labels_bytes_and_classes(many, tmp_path, pictures):
     whole = identity(many)
-    assert (whole.limit, whole.limit_seed, whole.splits["train"].rows, whole.splits["test"].rows) == (None, 0, 60, 6)
+    assert (
+        whole.limit,
+        whole.limit_seed,
+        whole.splits["train"].rows,
+        whole.splits["test"].rows,
+    ) == (None, 0, 60, 6)
     assert identity(many) == whole
     assert identity(many, seed=5) == whole, "the seed says nothing without a limit"
     few = identity(many, 12, seed=1)
@@ -64,18 +77,33 @@ def test_identity_knows_limit_seed_labels_bytes_and_classes(many, tmp_path, pict
     assert identity(many, 12, seed=2).splits["train"] != few.splits["train"]
 
     relabelled = Labelled(
-        name="many", classes=("a", "b"), samples={s: FileSamples(str(tmp_path), many.open(s).ids, 1 - many.open(s).labels) for s in many.splits}
+        name="many",
+        classes=("a", "b"),
+        samples={
+            s: FileSamples(str(tmp_path), many.open(s).ids, 1 - many.open(s).labels)
+            for s in many.splits
+        },
     )
     assert identity(relabelled).splits["train"].labels != whole.splits["train"].labels
     assert identity(relabelled).splits["train"].content == whole.splits["train"].content
 
     fresh = Labelled(
-        name="many", classes=many.classes, samples={s: FileSamples(str(tmp_path), many.open(s).ids, many.open(s).labels) for s in many.splits}
+        name="many",
+        classes=many.classes,
+        samples={
+            s: FileSamples(str(tmp_path), many.open(s).ids, many.open(s).labels)
+            for s in many.splits
+        },
     )
     assert identity(fresh) == whole
     pictures.write(tmp_path / "00.png", 77)
     changed = Labelled(
-        name="many", classes=many.classes, samples={s: FileSamples(str(tmp_path), many.open(s).ids, many.open(s).labels) for s in many.splits}
+        name="many",
+        classes=many.classes,
+        samples={
+            s: FileSamples(str(tmp_path), many.open(s).ids, many.open(s).labels)
+            for s in many.splits
+        },
     )
     assert identity(changed).splits["train"].content != whole.splits["train"].content
 
@@ -83,7 +111,7 @@ def test_identity_knows_limit_seed_labels_bytes_and_classes(many, tmp_path, pict
 def test_sizes_stand_for_bytes_above_the_limit(many, monkeypatch, tmp_path):
     samples = many.open("train")
     assert samples.content.startswith("bytes:")
-    monkeypatch.setattr("layercache.extraction.datasets.files.HASHED_IN_FULL", 100)
+    monkeypatch.setattr("layercache.extraction.datasets.image_files.HASHED_IN_FULL", 100)
     by_size = FileSamples(samples.root, samples.ids, samples.labels).content
     assert by_size.startswith("sizes:")
     with open(tmp_path / "00.png", "ab") as f:
@@ -101,9 +129,17 @@ def test_digits_are_scikit_learns(tmp_path):
     for samples in (train, test):
         index = [int(i[-6:]) for i in samples.ids]
         np.testing.assert_array_equal(samples.labels, source.target[index])
-        assert np.abs(np.bincount(samples.labels) / len(index) - np.bincount(source.target) / 1797).max() < 0.003
+        assert (
+            np.abs(
+                np.bincount(samples.labels) / len(index) - np.bincount(source.target) / 1797
+            ).max()
+            < 0.003
+        )
         for row in (0, 100, 359):
-            np.testing.assert_array_equal(np.asarray(open_image(samples, row))[..., 0], np.round(source.images[index[row]] / 16 * 255))
+            np.testing.assert_array_equal(
+                np.asarray(open_image(samples, row))[..., 0],
+                np.round(source.images[index[row]] / 16 * 255),
+            )
 
 
 def test_the_split_of_digits_never_changes():

@@ -14,7 +14,7 @@ import torchvision
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError
 from layercache.extraction.datasets import identity, limit, open_dataset
-from layercache.extraction.decode import open_image
+from layercache.extraction.pipeline.decode import open_image
 
 RNG = np.random.default_rng(7)
 
@@ -42,7 +42,9 @@ def check(dataset, split, x, y, theirs):
 
 def idx(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = (0x0800 | array.ndim).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    header = (0x0800 | array.ndim).to_bytes(4, "big") + b"".join(
+        n.to_bytes(4, "big") for n in array.shape
+    )
     path.write_bytes(header + array.tobytes())
     with gzip.open(f"{path}.gz", "wb") as f:
         f.write(header + array.tobytes())
@@ -55,7 +57,10 @@ def fashion_mnist(root):
         idx(root / f"FashionMNIST/raw/{stem}-images-idx3-ubyte", x)
         idx(root / f"FashionMNIST/raw/{stem}-labels-idx1-ubyte", y)
         written[split] = (x, y.tolist())
-    return {split: (*xy, torchvision.datasets.FashionMNIST(root, split == "train")) for split, xy in written.items()}
+    return {
+        split: (*xy, torchvision.datasets.FashionMNIST(root, split == "train"))
+        for split, xy in written.items()
+    }
 
 
 def test_fashion_mnist(tmp_path):
@@ -93,7 +98,9 @@ def test_a_large_array_is_sampled(tmp_path, monkeypatch):
 def test_cifar(tmp_path, monkeypatch, kind):
     theirs = getattr(torchvision.datasets, kind.upper())
     for attribute in ("train_list", "test_list"):
-        monkeypatch.setattr(theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)])
+        monkeypatch.setattr(
+            theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)]
+        )
     monkeypatch.setattr(theirs, "meta", {**theirs.meta, "md5": None})
     base = tmp_path / theirs.base_folder
     base.mkdir()
@@ -103,7 +110,10 @@ def test_cifar(tmp_path, monkeypatch, kind):
     for split, files in (("train", theirs.train_list), ("test", theirs.test_list)):
         for name, _ in files:
             x, y = images(3, 32, 32, 3), RNG.integers(0, len(classes), 3).tolist()
-            entry = {"data": x.transpose(0, 3, 1, 2).reshape(3, -1), "labels" if kind == "cifar10" else "fine_labels": y}
+            entry = {
+                "data": x.transpose(0, 3, 1, 2).reshape(3, -1),
+                "labels" if kind == "cifar10" else "fine_labels": y,
+            }
             (base / name).write_bytes(pickle.dumps(entry, protocol=2))
             written[split][0].append(x)
             written[split][1].extend(y)
@@ -116,13 +126,20 @@ def test_cifar(tmp_path, monkeypatch, kind):
 @pytest.mark.parametrize("below", ["", "svhn"])
 def test_svhn(tmp_path, monkeypatch, below):
     theirs = torchvision.datasets.SVHN
-    monkeypatch.setattr(theirs, "split_list", {k: [url, name, None] for k, (url, name, _) in theirs.split_list.items()})
+    monkeypatch.setattr(
+        theirs,
+        "split_list",
+        {k: [url, name, None] for k, (url, name, _) in theirs.split_list.items()},
+    )
     root = tmp_path / below
     root.mkdir(exist_ok=True)
     written = {}
     for split, y in (("train", [10, 1, 9]), ("test", [5, 10])):
         x = images(len(y), 32, 32, 3)
-        scipy.io.savemat(root / f"{split}_32x32.mat", {"X": x.transpose(1, 2, 3, 0), "y": np.array(y, np.uint8)[:, None]})
+        scipy.io.savemat(
+            root / f"{split}_32x32.mat",
+            {"X": x.transpose(1, 2, 3, 0), "y": np.array(y, np.uint8)[:, None]},
+        )
         written[split] = (x, [c % 10 for c in y], theirs(root, split))
     dataset = open_dataset("svhn", root=tmp_path)
     assert dataset.classes == tuple("0123456789")
@@ -133,7 +150,9 @@ def test_svhn(tmp_path, monkeypatch, below):
 def test_stl10(tmp_path, monkeypatch):
     theirs = torchvision.datasets.STL10
     for attribute in ("train_list", "test_list"):
-        monkeypatch.setattr(theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)])
+        monkeypatch.setattr(
+            theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)]
+        )
     base = tmp_path / "stl10_binary"
     base.mkdir()
     classes = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
@@ -142,7 +161,9 @@ def test_stl10(tmp_path, monkeypatch):
     written = {}
     for split, n in (("train", 3), ("test", 2)):
         x, y = images(n, 96, 96, 3), RNG.integers(0, 10, n)
-        (base / f"{split}_X.bin").write_bytes(np.ascontiguousarray(x.transpose(0, 3, 2, 1)).tobytes())
+        (base / f"{split}_X.bin").write_bytes(
+            np.ascontiguousarray(x.transpose(0, 3, 2, 1)).tobytes()
+        )
         (base / f"{split}_y.bin").write_bytes((y + 1).astype(np.uint8).tobytes())
         written[split] = (x, y.tolist())
     dataset = open_dataset("stl10", root=tmp_path)
@@ -154,11 +175,17 @@ def test_stl10(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", ["fer2013.csv", "icml_face_data.csv"])
 def test_fer2013(tmp_path, monkeypatch, file):
     theirs = torchvision.datasets.FER2013
-    monkeypatch.setattr(theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()})
+    monkeypatch.setattr(
+        theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()}
+    )
     (tmp_path / "fer2013").mkdir()
     x, y = images(5, 48, 48), [3, 0, 6, 4, 1]
     usage = ["Training", "PublicTest", "Training", "PrivateTest", "Training"]
-    columns = ["emotion", "pixels", "Usage"] if file == "fer2013.csv" else ["emotion", " Usage", " pixels"]
+    columns = (
+        ["emotion", "pixels", "Usage"]
+        if file == "fer2013.csv"
+        else ["emotion", " Usage", " pixels"]
+    )
     with open(tmp_path / "fer2013" / file, "w", newline="") as f:
         rows = csv.DictWriter(f, columns)
         rows.writeheader()
@@ -173,12 +200,16 @@ def test_fer2013(tmp_path, monkeypatch, file):
 
 def test_fer2013_without_test_labels(tmp_path, monkeypatch):
     theirs = torchvision.datasets.FER2013
-    monkeypatch.setattr(theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()})
+    monkeypatch.setattr(
+        theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()}
+    )
     (tmp_path / "fer2013").mkdir()
     pixels = " ".join(["0"] * 48 * 48)
     (tmp_path / "fer2013/train.csv").write_text(f"emotion,pixels\n0,{pixels}\n")
     (tmp_path / "fer2013/test.csv").write_text(f"pixels\n{pixels}\n")
-    with pytest.raises(DataError, match=r"fer2013: its test part has no labels; by hand: fer2013\.csv"):
+    with pytest.raises(
+        DataError, match=r"fer2013: its test part has no labels; by hand: fer2013\.csv"
+    ):
         open_dataset("fer2013", root=tmp_path)
 
 
@@ -205,13 +236,24 @@ def test_pcam(tmp_path):
 
 def test_pcam_without_h5py(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(MissingExtraError, match=r"this needs h5py, which is not installed: pip install 'layercache\[pcam\]'"):
+    with pytest.raises(
+        MissingExtraError,
+        match=r"this needs h5py, which is not installed: pip install 'layercache\[pcam\]'",
+    ):
         open_dataset("pcam", root=tmp_path)
 
 
 def test_a_changed_file_is_refused_by_torchvisions_checksum(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
-    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch", "batches.meta"):
+    for name in (
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+        "batches.meta",
+    ):
         (tmp_path / "cifar-10-batches-py" / name).write_bytes(b"x")
     with pytest.raises(DataNotFoundError, match="not found or corrupted"):
         open_dataset("cifar10", root=tmp_path)
@@ -223,7 +265,7 @@ def test_a_worker_decodes_without_importing_torch(tmp_path, make):
     samples = open_dataset(make.__name__, root=tmp_path).open("train")
     (tmp_path / "samples.pickle").write_bytes(pickle.dumps(samples))
     program = (
-        "import pickle, sys; from layercache.extraction.decode import open_image\n"
+        "import pickle, sys; from layercache.extraction.pipeline.decode import open_image\n"
         f"s = pickle.load(open({str(tmp_path / 'samples.pickle')!r}, 'rb')); open_image(s, 1)\n"
         "assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"
     )

@@ -12,7 +12,7 @@ import torchvision
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets import identity, open_dataset
 from layercache.extraction.datasets.listing import DATASETS
-from layercache.extraction.decode import open_image
+from layercache.extraction.pipeline.decode import open_image
 
 
 def same_as_torchvision(dataset, split, theirs):
@@ -20,41 +20,64 @@ def same_as_torchvision(dataset, split, theirs):
     assert len(samples.ids) == len(theirs)
     for row in range(len(theirs)):
         image, label = theirs[row]
-        np.testing.assert_array_equal(np.asarray(open_image(samples, row)), np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(
+            np.asarray(open_image(samples, row)), np.asarray(image.convert("RGB"))
+        )
         assert samples.labels[row] == label
 
 
 def test_flowers(tmp_path, pictures, monkeypatch):
     flowers = torchvision.datasets.Flowers102
-    monkeypatch.setattr(flowers, "_file_dict", {k: (name, None) for k, (name, _) in flowers._file_dict.items()})
+    monkeypatch.setattr(
+        flowers, "_file_dict", {k: (name, None) for k, (name, _) in flowers._file_dict.items()}
+    )
     base = tmp_path / "flowers-102"
     for n in range(1, 9):
         pictures.write(base / f"jpg/image_{n:05d}.jpg", n)
     labels = np.array([5, 102, 1, 1, 5, 102, 7, 8])  # of images 1..8, from 1
     scipy.io.savemat(base / "imagelabels.mat", {"labels": labels})
-    scipy.io.savemat(base / "setid.mat", {"trnid": np.array([3, 1, 2]), "valid": np.array([4, 5]), "tstid": np.array([8, 6])})
+    scipy.io.savemat(
+        base / "setid.mat",
+        {"trnid": np.array([3, 1, 2]), "valid": np.array([4, 5]), "tstid": np.array([8, 6])},
+    )
     dataset = open_dataset("flowers", root=tmp_path)
     name = dict(enumerate(flowers.classes, 1))
     assert dataset.classes == tuple(flowers.classes)
-    pictures.check(dataset, "train", [(f"flowers-102/jpg/image_{n:05d}.jpg", name[labels[n - 1]], n) for n in (3, 1, 2)])
-    pictures.check(dataset, "test", [(f"flowers-102/jpg/image_{n:05d}.jpg", name[labels[n - 1]], n) for n in (8, 6)])
+    pictures.check(
+        dataset,
+        "train",
+        [(f"flowers-102/jpg/image_{n:05d}.jpg", name[labels[n - 1]], n) for n in (3, 1, 2)],
+    )
+    pictures.check(
+        dataset,
+        "test",
+        [(f"flowers-102/jpg/image_{n:05d}.jpg", name[labels[n - 1]], n) for n in (8, 6)],
+    )
     same_as_torchvision(dataset, "train", flowers(tmp_path, "train"))
 
 
 def test_pets(tmp_path, pictures):
     base = tmp_path / "oxford-iiit-pet"
     (base / "annotations").mkdir(parents=True)
-    listed = {"trainval": [("Abyssinian_100", 1), ("great_pyrenees_2", 2)], "test": [("great_pyrenees_7", 2), ("Abyssinian_3", 1)]}
+    listed = {
+        "trainval": [("Abyssinian_100", 1), ("great_pyrenees_2", 2)],
+        "test": [("great_pyrenees_7", 2), ("Abyssinian_3", 1)],
+    }
     numbers = {}
     for part, rows in listed.items():
-        (base / f"annotations/{part}.txt").write_text("".join(f"{image} {c} 1 1\n" for image, c in rows))
+        (base / f"annotations/{part}.txt").write_text(
+            "".join(f"{image} {c} 1 1\n" for image, c in rows)
+        )
         for image, _ in rows:
             numbers[image] = len(numbers)
             pictures.write(base / f"images/{image}.jpg", numbers[image])
     dataset = open_dataset("pets", root=tmp_path)
     assert dataset.classes == ("Abyssinian", "Great Pyrenees")
     for split, part in (("train", "trainval"), ("test", "test")):
-        expected = [(f"oxford-iiit-pet/images/{image}.jpg", dataset.classes[c - 1], numbers[image]) for image, c in listed[part]]
+        expected = [
+            (f"oxford-iiit-pet/images/{image}.jpg", dataset.classes[c - 1], numbers[image])
+            for image, c in listed[part]
+        ]
         pictures.check(dataset, split, expected)
         same_as_torchvision(dataset, split, torchvision.datasets.OxfordIIITPet(tmp_path, part))
 
@@ -73,23 +96,48 @@ def test_dtd(tmp_path, pictures):
             pictures.write(base / "images" / name, int(name[-5]))
     dataset = open_dataset("dtd", root=tmp_path)
     assert dataset.classes == ("banded", "braided")
-    pictures.check(dataset, "train", [("dtd/dtd/images/braided/braided_1.jpg", "braided", 1), ("dtd/dtd/images/banded/banded_2.jpg", "banded", 2)])
-    pictures.check(dataset, "test", [("dtd/dtd/images/banded/banded_4.jpg", "banded", 4), ("dtd/dtd/images/braided/braided_5.jpg", "braided", 5)])
+    pictures.check(
+        dataset,
+        "train",
+        [
+            ("dtd/dtd/images/braided/braided_1.jpg", "braided", 1),
+            ("dtd/dtd/images/banded/banded_2.jpg", "banded", 2),
+        ],
+    )
+    pictures.check(
+        dataset,
+        "test",
+        [
+            ("dtd/dtd/images/banded/banded_4.jpg", "banded", 4),
+            ("dtd/dtd/images/braided/braided_5.jpg", "braided", 5),
+        ],
+    )
     same_as_torchvision(dataset, "test", torchvision.datasets.DTD(tmp_path, "test"))
     (base / "labels/test1.txt").write_text("banded/banded_4.jpg\n")
-    with pytest.raises(DataError, match=r"train and test have different classes, e\.g\. \['braided'\]"):
+    with pytest.raises(
+        DataError, match=r"train and test have different classes, e\.g\. \['braided'\]"
+    ):
         open_dataset("dtd", root=tmp_path)
 
 
 def test_gtsrb(tmp_path, pictures):
     base = tmp_path / "gtsrb"
-    for n, name in enumerate(["00014/00000_00001.ppm", "00014/00000_00000.ppm", "00000/00003_00000.ppm", "00002/00000_00000.ppm"]):
+    for n, name in enumerate(
+        [
+            "00014/00000_00001.ppm",
+            "00014/00000_00000.ppm",
+            "00000/00003_00000.ppm",
+            "00002/00000_00000.ppm",
+        ]
+    ):
         pictures.write(base / "GTSRB/Training" / name, n)
     for n in (4, 5):
         pictures.write(base / f"GTSRB/Final_Test/Images/0000{n}.ppm", n)
     with open(base / "GT-final_test.csv", "w", newline="") as f:
         rows = csv.writer(f, delimiter=";")
-        rows.writerow(["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"])
+        rows.writerow(
+            ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"]
+        )
         rows.writerows([["00005.ppm", 9, 7, 0, 0, 0, 0, 14], ["00004.ppm", 9, 7, 0, 0, 0, 0, 42]])
     dataset = open_dataset("gtsrb", root=tmp_path)
     assert len(dataset.classes) == 43
@@ -105,18 +153,44 @@ def test_gtsrb(tmp_path, pictures):
         ],
     )
     test = "gtsrb/GTSRB/Final_Test/Images"
-    pictures.check(dataset, "test", [(f"{test}/00005.ppm", "stop", 5), (f"{test}/00004.ppm", "end of no overtaking by trucks", 4)])
+    pictures.check(
+        dataset,
+        "test",
+        [
+            (f"{test}/00005.ppm", "stop", 5),
+            (f"{test}/00004.ppm", "end of no overtaking by trucks", 4),
+        ],
+    )
     same_as_torchvision(dataset, "test", torchvision.datasets.GTSRB(tmp_path, "test"))
-    assert torchvision.datasets.GTSRB(tmp_path, "train")[3][1] == 2, "torchvision counts the three folders; the stop sign is class 14"
+    assert torchvision.datasets.GTSRB(tmp_path, "train")[3][1] == 2, (
+        "torchvision counts the three folders; the stop sign is class 14"
+    )
 
 
 def test_country211(tmp_path, pictures):
-    for n, name in enumerate(["train/ZW/b.jpg", "train/AD/x.jpg", "valid/AD/v.jpg", "valid/ZW/v.jpg", "test/AD/t.jpg", "test/ZW/t.jpg"]):
+    for n, name in enumerate(
+        [
+            "train/ZW/b.jpg",
+            "train/AD/x.jpg",
+            "valid/AD/v.jpg",
+            "valid/ZW/v.jpg",
+            "test/AD/t.jpg",
+            "test/ZW/t.jpg",
+        ]
+    ):
         pictures.write(tmp_path / "country211" / name, n)
     dataset = open_dataset("country211", root=tmp_path)
     assert dataset.classes == ("AD", "ZW")
-    pictures.check(dataset, "train", [("country211/train/AD/x.jpg", "AD", 1), ("country211/train/ZW/b.jpg", "ZW", 0)])
-    pictures.check(dataset, "test", [("country211/test/AD/t.jpg", "AD", 4), ("country211/test/ZW/t.jpg", "ZW", 5)])
+    pictures.check(
+        dataset,
+        "train",
+        [("country211/train/AD/x.jpg", "AD", 1), ("country211/train/ZW/b.jpg", "ZW", 0)],
+    )
+    pictures.check(
+        dataset,
+        "test",
+        [("country211/test/AD/t.jpg", "AD", 4), ("country211/test/ZW/t.jpg", "ZW", 5)],
+    )
     same_as_torchvision(dataset, "train", torchvision.datasets.Country211(tmp_path, "train"))
 
 
@@ -136,7 +210,11 @@ def test_fgvc_aircraft(tmp_path, pictures):
     dataset = open_dataset("fgvc_aircraft", root=tmp_path)
     assert dataset.classes == ("A300B4", "Boeing 707-320")
     for split in ("train", "test"):
-        pictures.check(dataset, split, [(f"fgvc-aircraft-2013b/data/images/{i}.jpg", v, int(i)) for i, v in listed[split]])
+        pictures.check(
+            dataset,
+            split,
+            [(f"fgvc-aircraft-2013b/data/images/{i}.jpg", v, int(i)) for i, v in listed[split]],
+        )
         same_as_torchvision(dataset, split, torchvision.datasets.FGVCAircraft(tmp_path, split))
 
 
@@ -146,20 +224,39 @@ def test_cars(tmp_path, pictures):
 
     def annotations(rows):
         kinds = [("fname", "O"), ("class", "O")]
-        return {"annotations": np.array([(name, c) for name, c in rows], dtype=kinds).reshape(1, -1)}
+        return {
+            "annotations": np.array([(name, c) for name, c in rows], dtype=kinds).reshape(1, -1)
+        }
 
-    scipy.io.savemat(base / "devkit/cars_meta.mat", {"class_names": np.array(["AM General Hummer", "Acura RL"], object).reshape(1, -1)})
-    scipy.io.savemat(base / "devkit/cars_train_annos.mat", annotations([("00002.jpg", 2), ("00001.jpg", 1)]))
-    scipy.io.savemat(base / "cars_test_annos_withlabels.mat", annotations([("00001.jpg", 1), ("00009.jpg", 2)]))
+    scipy.io.savemat(
+        base / "devkit/cars_meta.mat",
+        {"class_names": np.array(["AM General Hummer", "Acura RL"], object).reshape(1, -1)},
+    )
+    scipy.io.savemat(
+        base / "devkit/cars_train_annos.mat", annotations([("00002.jpg", 2), ("00001.jpg", 1)])
+    )
+    scipy.io.savemat(
+        base / "cars_test_annos_withlabels.mat", annotations([("00001.jpg", 1), ("00009.jpg", 2)])
+    )
     for folder, n in (("train", 1), ("train", 2), ("test", 1), ("test", 9)):
         pictures.write(base / f"cars_{folder}/{n:05d}.jpg", n + (20 if folder == "test" else 0))
     dataset = open_dataset("cars", root=tmp_path)
     assert dataset.classes == ("AM General Hummer", "Acura RL")
     pictures.check(
-        dataset, "train", [("stanford_cars/cars_train/00002.jpg", "Acura RL", 2), ("stanford_cars/cars_train/00001.jpg", "AM General Hummer", 1)]
+        dataset,
+        "train",
+        [
+            ("stanford_cars/cars_train/00002.jpg", "Acura RL", 2),
+            ("stanford_cars/cars_train/00001.jpg", "AM General Hummer", 1),
+        ],
     )
     pictures.check(
-        dataset, "test", [("stanford_cars/cars_test/00001.jpg", "AM General Hummer", 21), ("stanford_cars/cars_test/00009.jpg", "Acura RL", 29)]
+        dataset,
+        "test",
+        [
+            ("stanford_cars/cars_test/00001.jpg", "AM General Hummer", 21),
+            ("stanford_cars/cars_test/00009.jpg", "Acura RL", 29),
+        ],
     )
     same_as_torchvision(dataset, "test", torchvision.datasets.StanfordCars(tmp_path, "test"))
 
@@ -178,16 +275,28 @@ def test_imagenet(tmp_path, pictures, below):
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         pictures.image(n).save(root / name, quality=100, subsampling=0)
-    torch.save(({"n03126707": ("crane",), "n02012849": ("crane",), "n00000001": ("unused",)}, ["n03126707", "n02012849"]), root / "meta.bin")
+    torch.save(
+        (
+            {"n03126707": ("crane",), "n02012849": ("crane",), "n00000001": ("unused",)},
+            ["n03126707", "n02012849"],
+        ),
+        root / "meta.bin",
+    )
     dataset = open_dataset("imagenet", root=tmp_path)
     bird, machine = "n02012849 crane", "n03126707 crane"
     assert dataset.classes == (bird, machine)
     pictures.check(
         dataset,
         "train",
-        [("train/n02012849/n02012849_10.JPEG", bird, 1), ("train/n02012849/n02012849_2.JPEG", bird, 0), ("train/n03126707/a.JPEG", machine, 2)],
+        [
+            ("train/n02012849/n02012849_10.JPEG", bird, 1),
+            ("train/n02012849/n02012849_2.JPEG", bird, 0),
+            ("train/n03126707/a.JPEG", machine, 2),
+        ],
     )
-    pictures.check(dataset, "test", [("val/n02012849/v.JPEG", bird, 4), ("val/n03126707/v.JPEG", machine, 3)])
+    pictures.check(
+        dataset, "test", [("val/n02012849/v.JPEG", bird, 4), ("val/n03126707/v.JPEG", machine, 3)]
+    )
     same_as_torchvision(dataset, "train", torchvision.datasets.ImageNet(root, "train"))
 
 
@@ -209,7 +318,9 @@ def test_caltech101(tmp_path, pictures):
     pictures.check(dataset, "test", [(i, i.split("/")[2], number[i]) for i in test.ids])
     assert identity(open_dataset("caltech101", root=tmp_path)) == identity(dataset)
     theirs = torchvision.datasets.Caltech101(tmp_path)
-    assert theirs.categories == ["Faces", "ant"], "torchvision leaves the background out; the paper has 102 classes"
+    assert theirs.categories == ["Faces", "ant"], (
+        "torchvision leaves the background out; the paper has 102 classes"
+    )
     assert len(theirs) == 73
     os.remove(base / "ant/image_0033.jpg")
     for i in (32, 31):
@@ -237,18 +348,38 @@ def test_eurosat(tmp_path, pictures):
     assert np.bincount(test.labels).tolist() == [4, 2]
     assert not set(train.ids) & set(test.ids)
     for split in ("train", "test"):
-        pictures.check(dataset, split, [(i, i.split("/")[2], number[i]) for i in dataset.open(split).ids])
-    theirs = dict(zip((str(p)[len(str(tmp_path)) + 1 :] for p, _ in torchvision.datasets.EuroSAT(tmp_path).samples), range(30), strict=True))
+        pictures.check(
+            dataset, split, [(i, i.split("/")[2], number[i]) for i in dataset.open(split).ids]
+        )
+    theirs = dict(
+        zip(
+            (
+                str(p)[len(str(tmp_path)) + 1 :]
+                for p, _ in torchvision.datasets.EuroSAT(tmp_path).samples
+            ),
+            range(30),
+            strict=True,
+        )
+    )
     assert sorted(theirs) == sorted(number)
 
 
-TORCHVISION = [name for name, entry in DATASETS.items() if not entry.get.startswith(("wds", "bundled"))]
+TORCHVISION = [
+    name for name, entry in DATASETS.items() if not entry.get.startswith(("wds", "bundled"))
+]
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_what_is_not_there_is_said_with_place_and_remedy(tmp_path, name):
-    remedy = f"layercache datasets {name} --download --data-root {tmp_path}" if DATASETS[name].get == "download" else "by hand"
-    with pytest.raises(DataNotFoundError, match=f"data set {name}: looked below {tmp_path}, found no complete copy .*get it: {remedy}"):
+    remedy = (
+        f"layercache datasets {name} --download --data-root {tmp_path}"
+        if DATASETS[name].get == "download"
+        else "by hand"
+    )
+    with pytest.raises(
+        DataNotFoundError,
+        match=f"data set {name}: looked below {tmp_path}, found no complete copy .*get it: {remedy}",
+    ):
         open_dataset(name, root=tmp_path)
 
 
@@ -259,7 +390,13 @@ def test_no_download_where_torchvision_has_none(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("flowers", "Flowers102"), ("cifar10", "CIFAR10"), ("voc2007", "VOCDetection"), ("caltech101", "Caltech101")]
+    ("name", "kind"),
+    [
+        ("flowers", "Flowers102"),
+        ("cifar10", "CIFAR10"),
+        ("voc2007", "VOCDetection"),
+        ("caltech101", "Caltech101"),
+    ],
 )
 def test_download_is_asked_of_torchvision(tmp_path, monkeypatch, name, kind):
     asked = []

@@ -5,15 +5,24 @@ from PIL import Image
 
 from layercache.errors import DataError
 from layercache.extraction.datasets import identity, limit, open_dataset
-from layercache.extraction.decode import open_image
+from layercache.extraction.pipeline.decode import open_image
 
 OBJECTS = {
-    "000005": [("chair", (263, 211, 324, 339), 0), ("person", (5, 10, 40, 60), 0), ("chair", (165, 264, 253, 372), 1)],
+    "000005": [
+        ("chair", (263, 211, 324, 339), 0),
+        ("person", (5, 10, 40, 60), 0),
+        ("chair", (165, 264, 253, 372), 1),
+    ],
     "000007": [("car", (141, 50, 300, 330), 0)],
     "000009": [("horse", (69, 172, 270, 330), 0), ("person", (150, 141, 229, 284), 0)],
     "000001": [("dog", (48, 240, 195, 371), 1)],
 }
-PARTS = {"train": ["000007", "000005"], "val": ["000009"], "trainval": ["000005", "000007", "000009"], "test": ["000001"]}
+PARTS = {
+    "train": ["000007", "000005"],
+    "val": ["000009"],
+    "trainval": ["000005", "000007", "000009"],
+    "test": ["000001"],
+}
 
 
 def annotation(objects):
@@ -49,7 +58,11 @@ def pixels(root, name):
 @pytest.mark.parametrize("name", ["voc2007", "voc2007_multilabel"])
 def test_whole_images(root, name):
     dataset = open_dataset(name, root=root)
-    assert (dataset.classes[0], dataset.classes[19], len(dataset.classes)) == ("aeroplane", "tvmonitor", 20)
+    assert (dataset.classes[0], dataset.classes[19], len(dataset.classes)) == (
+        "aeroplane",
+        "tvmonitor",
+        20,
+    )
     assert dataset.multi_label == (name == "voc2007_multilabel")
     for split, part in (("train", "trainval"), ("test", "test")):
         samples = dataset.open(split)
@@ -60,7 +73,9 @@ def test_whole_images(root, name):
             objects = theirs[row][1]["annotation"]["object"]
             assert [o["name"] for o in objects] == [o[0] for o in OBJECTS[image]]
             if dataset.multi_label:
-                assert {dataset.classes[c] for c in np.flatnonzero(samples.labels[row])} == {o["name"] for o in objects}
+                assert {dataset.classes[c] for c in np.flatnonzero(samples.labels[row])} == {
+                    o["name"] for o in objects
+                }
             else:
                 assert dataset.classes[samples.labels[row]] == objects[0]["name"]
 
@@ -69,12 +84,21 @@ def test_crops(root):
     dataset = open_dataset("voc2007_crops", root=root)
     for split in ("train", "test"):
         samples = dataset.open(split)
-        expected = [(image, place, *o) for image in PARTS[split] for place, o in enumerate(OBJECTS[image])]
-        assert samples.ids == [f"VOCdevkit/VOC2007/JPEGImages/{image}.jpg#{place}" for image, place, *_ in expected]
+        expected = [
+            (image, place, *o) for image in PARTS[split] for place, o in enumerate(OBJECTS[image])
+        ]
+        assert samples.ids == [
+            f"VOCdevkit/VOC2007/JPEGImages/{image}.jpg#{place}" for image, place, *_ in expected
+        ]
         for row, (image, _, name, (left, top, right, bottom), _) in enumerate(expected):
             assert dataset.classes[samples.labels[row]] == name
-            np.testing.assert_array_equal(np.asarray(open_image(samples, row)), pixels(root, image)[top:bottom, left:right])
-            np.testing.assert_array_equal(np.asarray(open_image(samples, row, draft=(10, 10))), pixels(root, image)[top:bottom, left:right])
+            np.testing.assert_array_equal(
+                np.asarray(open_image(samples, row)), pixels(root, image)[top:bottom, left:right]
+            )
+            np.testing.assert_array_equal(
+                np.asarray(open_image(samples, row, draft=(10, 10))),
+                pixels(root, image)[top:bottom, left:right],
+            )
 
 
 def test_identity_of_crops_knows_the_boxes(root):
@@ -92,8 +116,14 @@ def test_identity_of_crops_knows_the_boxes(root):
     [
         ("<annotation><object>", r"cannot read the annotation .*000007\.xml"),
         (annotation([]), r"000007\.xml has no object"),
-        (annotation([("unicorn", (1, 1, 2, 2), 0)]), r"000007\.xml has an object 'unicorn', expected one of the 20 classes"),
-        (annotation([("car", ("x", 1, 2, 2), 0)]), r"000007\.xml has an object 'car' whose box is no four numbers"),
+        (
+            annotation([("unicorn", (1, 1, 2, 2), 0)]),
+            r"000007\.xml has an object 'unicorn', expected one of the 20 classes",
+        ),
+        (
+            annotation([("car", ("x", 1, 2, 2), 0)]),
+            r"000007\.xml has an object 'car' whose box is no four numbers",
+        ),
     ],
 )
 def test_odd_annotations_are_refused(root, text, message):

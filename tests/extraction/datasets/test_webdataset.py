@@ -40,12 +40,31 @@ def root(tmp_path, pictures):
 
 
 def test_read(root, pictures):
-    shard(root / "test/0.tar", [("sub/s0.png", pictures.encoded(4)), ("sub/s0.cls", b"0"), ("s1.png", pictures.encoded(3)), ("s1.cls", b"1")])
+    shard(
+        root / "test/0.tar",
+        [
+            ("sub/s0.png", pictures.encoded(4)),
+            ("sub/s0.cls", b"0"),
+            ("s1.png", pictures.encoded(3)),
+            ("s1.cls", b"1"),
+        ],
+    )
     dataset = open_dataset(f"wds:{root}")
-    assert (dataset.name, dataset.classes, dataset.splits) == ("wds_things", ("tench", "house cat", "car"), ("train", "test"))
+    assert (dataset.name, dataset.classes, dataset.splits) == (
+        "wds_things",
+        ("tench", "house cat", "car"),
+        ("train", "test"),
+    )
     assert dataset_name(f"wds:{root}") == "wds_things"
     pictures.check(
-        dataset, "train", [("train/0/s0000000", "tench", 0), ("train/0/s0000001", "car", 1), ("train/1/s0000000", "house cat", 2)], atol=12
+        dataset,
+        "train",
+        [
+            ("train/0/s0000000", "tench", 0),
+            ("train/0/s0000001", "car", 1),
+            ("train/1/s0000000", "house cat", 2),
+        ],
+        atol=12,
     )
     pictures.check(dataset, "test", [("test/0/s1", "house cat", 3), ("test/0/sub/s0", "tench", 4)])
 
@@ -73,13 +92,41 @@ def test_content_is_the_images_alone_and_follows_take(root, pictures, monkeypatc
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        (lambda r: (r / "train/1.tar").unlink(), DataNotFoundError, r"train/1\.tar is missing; nshards\.txt says that there are 2"),
-        (lambda r: (r / "train/nshards.txt").unlink(), DataNotFoundError, r"nshards\.txt is missing"),
-        (lambda r: (r / "train/nshards.txt").write_text("two"), DataError, "expected a number, found 'two'"),
-        (lambda r: (r / "classnames.txt").unlink(), DataNotFoundError, r"classnames\.txt is missing"),
-        (lambda r: (r / "classnames.txt").write_text("a\nb\n"), DataError, "sample 'train/0/s0000001' has label 2, expected 0 to 1"),
-        (lambda r: shard(r / "train/1.tar", [("s.png", b""), ("s.cls", b"cat")]), DataError, "sample 's' has label 'cat', expected a class number"),
-        (lambda r: shard(r / "train/1.tar", [("s.png", b""), ("s.jpg", b""), ("s.cls", b"0")]), DataError, "'s' has two members of one kind"),
+        (
+            lambda r: (r / "train/1.tar").unlink(),
+            DataNotFoundError,
+            r"train/1\.tar is missing; nshards\.txt says that there are 2",
+        ),
+        (
+            lambda r: (r / "train/nshards.txt").unlink(),
+            DataNotFoundError,
+            r"nshards\.txt is missing",
+        ),
+        (
+            lambda r: (r / "train/nshards.txt").write_text("two"),
+            DataError,
+            "expected a number, found 'two'",
+        ),
+        (
+            lambda r: (r / "classnames.txt").unlink(),
+            DataNotFoundError,
+            r"classnames\.txt is missing",
+        ),
+        (
+            lambda r: (r / "classnames.txt").write_text("a\nb\n"),
+            DataError,
+            "sample 'train/0/s0000001' has label 2, expected 0 to 1",
+        ),
+        (
+            lambda r: shard(r / "train/1.tar", [("s.png", b""), ("s.cls", b"cat")]),
+            DataError,
+            "sample 's' has label 'cat', expected a class number",
+        ),
+        (
+            lambda r: shard(r / "train/1.tar", [("s.png", b""), ("s.jpg", b""), ("s.cls", b"0")]),
+            DataError,
+            "'s' has two members of one kind",
+        ),
     ],
 )
 def test_refusals(root, pictures, change, error, text):
@@ -101,7 +148,10 @@ def test_named_sets_are_found_below_the_root(root, pictures, tmp_path, folder):
 
 
 def test_named_set_that_is_not_there(tmp_path):
-    with pytest.raises(DataNotFoundError, match=f"data set dmlab: looked for .* in {tmp_path}/dmlab, .*get it: .*wds_vtab-dmlab"):
+    with pytest.raises(
+        DataNotFoundError,
+        match=f"data set dmlab: looked for .* in {tmp_path}/dmlab, .*get it: .*wds_vtab-dmlab",
+    ):
         open_dataset("dmlab", root=tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""Reading (layer, token) pairs of complete splits straight into buffers."""

@@ -1,0 +1,39 @@
+"""`digits`: 1797 real handwritten digits, 8 x 8, that come with scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from layercache.extraction.datasets.arrays import ArraySamples
+from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.subsampling import stratified
+
+TRAIN = 1437
+"""Training images: 80 % of 1797, drawn class by class with seed 0. scikit-learn's set has no split of its own."""
+
+
+def digits() -> Labelled:
+    """Grey images, values 0..16 scaled to 0..255. Ids are "digits/<index in scikit-learn's order>" in both splits."""
+    labels = _labels()
+    train = stratified(labels, TRAIN, seed=0, key="digits")
+    test = np.setdiff1d(np.arange(len(labels)), train)
+    every = ArraySamples(_images, labels=labels, prefix="digits")
+    return Labelled(
+        name="digits",
+        classes=tuple("0123456789"),
+        samples={"train": every.take(train), "test": every.take(test)},
+    )
+
+
+def _labels() -> np.ndarray[Any, Any]:
+    from sklearn.datasets import load_digits
+
+    return load_digits().target.astype(np.int64)  # type: ignore[no-any-return]
+
+
+def _images() -> np.ndarray[Any, Any]:
+    from sklearn.datasets import load_digits
+
+    return np.round(load_digits().images * (255 / 16)).astype(np.uint8)  # type: ignore[no-any-return]

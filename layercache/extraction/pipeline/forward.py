@@ -1,0 +1,188 @@
+"""Where the forward runs: pixels in, tokens out, and on a GPU both copies hidden behind the arithmetic.
+
+L layers, T token kinds, b images of a batch, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Forward = Callable[[Tensor], Tensor]
+"""uint8 (b, 3, H, W) on the device -> (L, T, b, D) in the storage dtype, on the device: a Backbone."""
+
+
+class Tokens(Protocol):
+    """The tokens of one batch, perhaps still being computed."""
+
+    def fetch(self) -> np.ndarray[Any, Any]:
+        """(L, T, b, D) in host memory; waits for the device. Valid until `release`. Called from the writing thread."""
+        ...
+
+    def release(self) -> float:
+        """Gives the memory back; returns the seconds that the forward took on the device. Called after `fetch`."""
+        ...
+
+
+class Device(Protocol):
+    """Runs batches in the order they come."""
+
+    def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
+        """Pixels uint8 (b, 3, H, W) on the device. They may be overwritten once every forward of the staged tensor has been called."""
+        ...
+
+    def forward(self, backbone: Forward, images: Tensor) -> Tokens:
+        """Run, or start, the forward of staged images."""
+        ...
+
+
+class CpuTokens:
+    """Tokens that are there."""
+
+    def __init__(self, tokens: Tensor, seconds: float) -> None:
+        self._tokens, self._seconds = tokens, seconds
+
+    def fetch(self) -> np.ndarray[Any, Any]:
+        """(L, T, b, D)."""
+        return self._tokens.numpy()
+
+    def release(self) -> float:
+        """Seconds of the forward."""
+        return self._seconds
+
+
+class Cpu:
+    """Nothing to copy: the forward reads the decoder's memory, and has ended when `forward` returns."""
+
+    def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
+        """The same memory."""
+        return torch.from_numpy(pixels)
+
+    def forward(self, backbone: Forward, images: Tensor) -> CpuTokens:
+        """Run it."""
+        began = time.perf_counter()
+        with torch.inference_mode():
+            tokens = backbone(images)
+        return CpuTokens(tokens, time.perf_counter() - began)
+
+
+class CudaTokens:
+    """Tokens on their way into pinned memory."""
+
+    def __init__(
+        self,
+        host: Tensor,
+        began: torch.cuda.Event,
+        ended: torch.cuda.Event,
+        copied: torch.cuda.Event,
+        pool: SimpleQueue[Tensor],
+    ) -> None:
+        self._host, self._began, self._ended, self._copied, self._pool = (
+            host,
+            began,
+            ended,
+            copied,
+            pool,
+        )
+
+    def fetch(self) -> np.ndarray[Any, Any]:
+        """(L, T, b, D); waits for the copy."""
+        self._copied.synchronize()
+        return self._host.numpy()
+
+    def release(self) -> float:
+        """Seconds of the forward between two events of its stream."""
+        self._pool.put(self._host)
+        return float(self._began.elapsed_time(self._ended)) / 1000
+
+
+class Cuda:
+    """Three streams: copies in, forward, copies out. `stage` and `forward` return at once, so the host runs ahead of the device by
+    as many batches as there are pinned buffers; nothing synchronises but events.
+    """
+
+    AHEAD = 3
+    """Batches of pixels in pinned memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._in, self._out = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._device = device
+        self._staging: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+        self._pools: dict[tuple[int, ...], SimpleQueue[Tensor]] = {}
+
+    def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
+        """Copied into pinned memory now, onto the device as soon as the copy stream gets to it."""
+        pinned = self._pinned(pixels.nbytes)[: pixels.size].view(pixels.shape)
+        pinned.numpy()[...] = pixels
+        with torch.cuda.stream(self._in):
+            images = pinned.to(self._device, non_blocking=True)
+        copied = self._staging[-1][1]
+        copied.record(self._in)
+        compute = torch.cuda.current_stream(self._device)
+        compute.wait_event(copied)
+        images.record_stream(compute)
+        return images
+
+    def forward(self, backbone: Forward, images: Tensor) -> CudaTokens:
+        """Start it, and the copy of its tokens behind it."""
+        compute = torch.cuda.current_stream(self._device)
+        began, ended, copied = _event(timing=True), _event(timing=True), _event()
+        began.record(compute)
+        with torch.inference_mode():
+            tokens = backbone(images)
+            ended.record(compute)
+            pool = self._pools.setdefault(tuple(tokens.shape), SimpleQueue())
+            host = (
+                torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+                if pool.empty()
+                else pool.get()
+            )
+            with torch.cuda.stream(self._out):
+                self._out.wait_event(ended)
+                host.copy_(tokens, non_blocking=True)
+                copied.record(self._out)
+            tokens.record_stream(self._out)
+        return CudaTokens(host, began, ended, copied, pool)
+
+    def _pinned(self, size: int) -> Tensor:
+        """A flat pinned buffer that no copy reads any more; the newest entry of the staging queue is its."""
+        if len(self._staging) < self.AHEAD or self._staging[0][0].numel() < size:
+            if len(self._staging) >= self.AHEAD:
+                self._staging.popleft()[1].synchronize()
+            self._staging.append((torch.empty(size, dtype=torch.uint8, pin_memory=True), _event()))
+        else:
+            buffer, copied = self._staging.popleft()
+            copied.synchronize()
+            self._staging.append((buffer, copied))
+        return self._staging[-1][0]
+
+
+def _event(*, timing: bool = False) -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=timing)  # type: ignore[no-untyped-call]
+
+
+class Padded:
+    """A backbone that always sees `rows` images, the missing ones black: a compiled graph is made for one shape only."""
+
+    def __init__(self, backbone: Forward, *, rows: int) -> None:
+        self._backbone, self._rows = backbone, rows
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The tokens of the given images alone."""
+        missing = self._rows - len(images)
+        if not missing:
+            return self._backbone(images)
+        black = images.new_zeros((missing, *images.shape[1:]))
+        return self._backbone(torch.cat([images, black]))[:, :, : len(images)].contiguous()
+
+
+def open_device(name: str) -> Device:
+    """The device of that name: "cpu" or "cuda"."""
+    return Cpu() if name == "cpu" else Cuda(torch.device(name))

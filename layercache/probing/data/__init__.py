@@ -1,0 +1,1 @@
+"""Cached tokens as batches on the device: resident or streamed."""

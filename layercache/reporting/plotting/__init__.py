@@ -1,0 +1,1 @@
+"""Figures: the canvas, heatmaps and curves."""

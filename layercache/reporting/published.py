@@ -1,0 +1,142 @@
+"""The figures that the paper published, as data: arXiv 2601.09322, "Attentive Multi-Layer Fusion for Vision Transformers".
+
+Balanced accuracy in percent: for each data set the last layer's CLS with a linear probe, and what five other probes gain over it, as means over nine
+backbones (supervised S/16, B/16, L/16; DINOv2 S/14, B/14, L/14; CLIP B/32, B/16, L/14). For one data set two backbones are published on their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOURCE = "arXiv 2601.09322"
+"""Where every figure of this file comes from."""
+
+BACKBONES = (
+    "vit_s16",
+    "vit_b16",
+    "vit_l16",
+    "dinov2_s14",
+    "dinov2_b14",
+    "dinov2_l14",
+    "clip_b32",
+    "clip_b16",
+    "clip_l14",
+)
+"""The nine models whose mean the paper reports."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Cell:
+    """A kind of probe: what was trained on which tokens."""
+
+    head: str
+    """linear, attentive, attentive-tokens, ..."""
+    layers: str
+    """last, mid-last, quarter, all, or numbers such as 1,5,9."""
+    tokens: str
+    """cls, ap, cls+ap, all, ..."""
+
+    def __str__(self) -> str:
+        """In words: "attentive, all layers, CLS+AP"."""
+        names = {
+            "last": "last layer",
+            "mid-last": "middle and last layer",
+            "quarter": "quarterly layers",
+            "all": "all layers",
+        }
+        where = names.get(
+            self.layers,
+            f"layer {self.layers}" if self.layers.isdigit() else f"layers {self.layers}",
+        )
+        what = {"cls": "CLS", "ap": "AP", "cls+ap": "CLS+AP", "all": "every token"}.get(
+            self.tokens, self.tokens
+        )
+        return f"{self.head}, {where}, {what}"
+
+
+BASELINE = Cell(head="linear", layers="last", tokens="cls")
+"""What every gain is measured against."""
+FUSION = Cell(head="attentive", layers="all", tokens="cls+ap")
+"""The paper's proposal."""
+CELLS = (
+    BASELINE,
+    Cell(head="attentive-tokens", layers="last", tokens="all"),
+    Cell(head="linear", layers="last", tokens="cls+ap"),
+    Cell(head="linear", layers="all", tokens="cls+ap"),
+    Cell(head="attentive", layers="last", tokens="cls+ap"),
+    FUSION,
+)
+"""The paper's columns, in its order."""
+
+_MEANS: dict[str, tuple[float, ...]] = {
+    "stl10": (99.29, 0.01, -0.01, 0.03, 0.03, 0.04),
+    "cifar10": (96.91, 0.42, 0.08, 0.61, 0.19, 0.77),
+    "caltech101": (95.57, 0.23, 0.43, 0.36, 0.09, 0.88),
+    "voc2007": (87.82, -0.22, 1.38, 1.46, 1.19, 1.24),
+    "imagenet": (81.40, 0.85, 0.33, 0.99, 0.15, 1.24),
+    "cifar100": (85.45, 1.73, 0.61, 2.76, 0.87, 3.33),
+    "country211": (21.48, -0.83, 1.18, 3.26, 1.35, 4.96),
+    "pets": (93.98, -0.23, -0.05, -2.01, 0.12, 0.29),
+    "flowers": (98.03, 0.41, 0.40, -0.25, 0.06, 0.46),
+    "cars": (77.81, 8.97, 0.50, -0.86, 1.97, 6.35),
+    "fgvc_aircraft": (55.69, 9.27, -0.96, -1.62, 1.84, 6.43),
+    "gtsrb": (71.51, 18.02, 4.23, 8.76, 4.69, 13.47),
+    "svhn": (56.06, 30.31, 6.94, 24.40, 7.39, 27.25),
+    "pcam": (82.04, 5.03, 1.38, 5.32, 2.66, 2.85),
+    "eurosat": (93.89, 3.38, 1.65, 4.08, 1.82, 4.37),
+    "resisc45": (90.45, 4.07, 1.32, 4.53, 1.82, 5.23),
+    "diabetic_retinopathy": (45.80, 1.94, 1.55, 5.92, 1.86, 6.86),
+    "dtd": (75.99, 1.41, 1.18, 4.04, 2.53, 4.05),
+    "fer2013": (59.08, 7.74, 2.18, 6.25, 3.61, 10.05),
+    "dmlab": (44.91, 13.69, 1.81, 7.92, 2.61, 10.68),
+}
+"""Data set -> the baseline's accuracy, then gains, in the order of CELLS."""
+
+_SINGLE: dict[tuple[str, str], tuple[float, ...]] = {
+    ("clip_b16", "flowers"): (94.24, 96.86, 96.39, 95.26, 96.10, 95.71),
+    ("dinov2_b14", "flowers"): (99.71, 99.65, 99.65, 99.13, 99.69, 99.76),
+}
+"""(model, data set) -> accuracies in the order of CELLS."""
+
+_ALIASES = {
+    "oxfordiiitpet": "pets",
+    "flowers102": "flowers",
+    "oxfordflowers102": "flowers",
+    "stanfordcars": "cars",
+    "aircraft": "fgvc_aircraft",
+    "imagenet1k": "imagenet",
+    "voc": "voc2007",
+    "voc2007crops": "voc2007",
+    "pascalvoc2007": "voc2007",
+    "patchcamelyon": "pcam",
+    "textures": "dtd",
+    "retinopathy": "diabetic_retinopathy",
+}
+
+
+def known_dataset(name: str) -> str | None:
+    """The paper's data set of that name, whatever its spelling and prefix ("wds:/data/RESISC-45" is resisc45), or None."""
+    last = name.rstrip("/").replace(":", "/").split("/")[-1]
+    bare = "".join(c for c in last.lower() if c.isalnum())
+    spelled = {k.replace("_", ""): k for k in _MEANS}
+    return spelled.get(bare) or _ALIASES.get(bare)
+
+
+def published_accuracy(dataset: str, *, cell: Cell, model: str | None = None) -> float | None:
+    """Balanced accuracy (percent) in the paper: of `model`, or without one the mean over the nine; None where it is not published."""
+    name = known_dataset(dataset)
+    if name is None or cell not in CELLS:
+        return None
+    column = CELLS.index(cell)
+    if model is not None:
+        row = _SINGLE.get((model, name))
+        return None if row is None else row[column]
+    means = _MEANS[name]
+    return round(means[0] + (means[column] if column else 0.0), 2)
+
+
+def published_gain(dataset: str, *, cell: Cell, model: str | None = None) -> float | None:
+    """Percentage points over the last layer's CLS in the paper: of `model`, or without one the mean over the nine; None where it is not published."""
+    accuracy = published_accuracy(dataset, cell=cell, model=model)
+    base = published_accuracy(dataset, cell=BASELINE, model=model)
+    return None if accuracy is None or base is None else round(accuracy - base, 2)

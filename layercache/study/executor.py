@@ -1,0 +1,127 @@
+"""What is done for a cell: by `extract` and by `probe`, which find out themselves what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from layercache.cache.storage.paths import Place
+from layercache.errors import LayercacheError
+from layercache.extraction.options import ExtractOptions
+from layercache.probing.results.table import Results
+from layercache.study.plan import Extraction, Training
+
+Say = Callable[[str], None]
+
+
+class Work(Protocol):
+    """What a study needs done. Asked again for what is there, both do nothing."""
+
+    def extract(self, cell: Extraction) -> Place:
+        """The cell's complete cache."""
+        ...
+
+    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
+        """The cell's probes, one per seed."""
+        ...
+
+
+class Doing:
+    """`Work` by `extract` and `probe`."""
+
+    def __init__(
+        self,
+        *,
+        say: Say,
+        yes: bool = False,
+        progress: bool = True,
+        together: Sequence[Extraction] = (),
+        engine: str = "local",
+        address: str | None = None,
+    ) -> None:
+        """`together`: cells that may be extracted with others of the same data set and options in one run, which decodes every image once for all.
+
+        engine, address: where cells run, one after the other; a cell spreads over the whole of a cluster.
+        """
+        self._engine: dict[str, Any] = {"engine": engine, "address": address}
+        self._say, self._yes, self._progress, self._together = say, yes, progress, together
+        self._made: dict[tuple[str, ...], Place] = {}
+        self._apart: set[tuple[str, ...]] = set()
+
+    def extract(self, cell: Extraction) -> Place:
+        """Extracts what is missing."""
+        if cell.key not in self._made:
+            mates = self._mates(cell)
+            if len(mates) < 2 or not self._extract_together(mates):
+                self._made |= self._extract([cell])
+        return self._made[cell.key]
+
+    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
+        """Trains what is missing."""
+        from layercache.probing.api import probe
+
+        head = cell.head
+        return probe(
+            cache,
+            head=head.head,
+            layers=head.layers,
+            tokens=head.tokens,
+            spatial_cache=beside,
+            settings=head.settings or None,
+            seeds=cell.seeds,
+            protocol=head.protocol,
+            progress=self._progress,
+            **{**head.options, **cell.options, **self._engine},
+        )
+
+    def _mates(self, cell: Extraction) -> list[Extraction]:
+        """The cells to extract with this one, itself among them."""
+        wanted = _without_model(cell.options)
+        return [
+            mate
+            for mate in self._together
+            if mate.key not in self._made | dict.fromkeys(self._apart)
+            and _without_model(mate.options) == wanted
+        ]
+
+    def _extract_together(self, mates: Sequence[Extraction]) -> bool:
+        try:
+            self._made |= self._extract(mates)
+        except Exception as error:  # of one of them, perhaps: on their own the others come through, and this one fails with its own name
+            self._apart |= {mate.key for mate in mates}
+            self._say(
+                f"{mates[0].dataset}: {len(mates)} models together came to nothing ({reason(error)}); one by one now"
+            )
+            return False
+        return True
+
+    def _extract(self, cells: Sequence[Extraction]) -> dict[tuple[str, ...], Place]:
+        from layercache.extraction.api import extract
+
+        weights = {model: file for cell in cells for model, file in cell.options.weights.items()}
+        options: dict[str, Any] = vars(
+            replace(
+                cells[0].options,
+                models=[cell.model for cell in cells],
+                weights=weights,
+                yes=self._yes,
+                **self._engine,
+            )
+        )
+        made = extract(say=self._say, progress=self._progress, **options)
+        return {cell.key: extraction.path for cell, extraction in zip(cells, made, strict=True)}
+
+
+def reason(error: Exception) -> str:
+    """A fault in one line; one that is none of ours is named as unexpected."""
+    text = (str(error).strip() or "no reason given").splitlines()[0]
+    return (
+        text
+        if isinstance(error, LayercacheError | OSError)
+        else f"unexpected {type(error).__name__}: {text}"
+    )
+
+
+def _without_model(options: ExtractOptions) -> ExtractOptions:
+    return replace(options, models=["any"], weights={})

@@ -1,0 +1,117 @@
+"""What of a study is there already, told from the records on disk alone: no backbone is loaded and no data set opened.
+
+So it may be wrong where a checkpoint or a data set's files have changed under their name; the run itself looks closer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from layercache.cache.find import Cache, cache_root, find_caches
+from layercache.cache.format.selection import resolve_layers
+from layercache.errors import LayercacheError
+from layercache.probing.results.probe_store import PROBES, Probe, read_probes
+from layercache.probing.spec import BASELINES, choose_tokens
+from layercache.study.plan import Extraction, Training
+
+PARTS = ("train", "test")
+"""Splits that a probe reads."""
+
+
+def find_cache(cell: Extraction) -> Cache | None:
+    """A complete cache of this model and data set with these options; of several the one that was made last."""
+    found = [
+        c
+        for c in find_caches(cache_root(cell.options.cache), cell.model, cell.cached_name)
+        if _matches(c, cell) and _complete(c)
+    ]
+    return max(found, key=lambda c: c.store.look("spec.json").modified, default=None)
+
+
+def find_probes(cell: Training, cache: Cache, beside: Cache | None = None) -> list[Probe]:
+    """The probes of this cell beside the cache, one per seed at most."""
+    hybrid = (
+        {
+            "spatial": cell.head.options["spatial"],
+            "spatial_layers": cell.head.options.get("spatial_layers", "last"),
+        }
+        if beside
+        else {}
+    )
+    try:
+        tokens = choose_tokens(
+            cache,
+            head=cell.head.head,
+            layers=cell.head.layers,
+            tokens=cell.head.tokens,
+            beside=beside,
+            **hybrid,
+        )
+    except LayercacheError:
+        return []  # the run will say why
+    return [
+        probe
+        for probe in read_probes(cache.path / PROBES)
+        if probe.pairs == tokens.pairs and _same_training(probe, cell)
+    ]
+
+
+def _matches(cache: Cache, cell: Extraction) -> bool:
+    spec, options = cache.spec, cell.options
+    return (
+        (spec.tap, spec.precision, spec.store_dtype, spec.projected)
+        == (options.tap, options.precision, options.store_dtype, options.projected)
+        and spec.dataset.limit == options.limit
+        and (options.limit is None or spec.dataset.limit_seed == options.seed)
+        and spec.layers == resolve_layers(str(options.layers), spec.depth)
+        and kinds(spec.tokens) == kinds_asked(str(options.tokens))
+    )
+
+
+def kinds(names: Sequence[str]) -> set[str]:
+    """Kinds of stored names; every patch token counts as "all", which holds the class token."""
+    found = {"all" if name.startswith("patch/") else name.split("/")[0] for name in names}
+    return found - {"cls"} if "all" in found else found
+
+
+def kinds_asked(words: str) -> set[str]:
+    """Kinds in "cls+ap"."""
+    found = {word.strip() for word in re.split("[+,]", words)}
+    return found - {"cls"} if "all" in found else found
+
+
+def _complete(cache: Cache) -> bool:
+    return all(cache.complete(split) for split in PARTS if split in cache.spec.dataset.splits)
+
+
+def _same_training(probe: Probe, cell: Training) -> bool:
+    spec, head = probe.spec, cell.head
+    own = head.options
+    same = (
+        spec["head"] == head.head
+        and spec["seed"] in cell.seeds
+        and spec["shots"] == own.get("shots")
+        and spec["fraction"] == own.get("fraction")
+        and (spec["shape"]["groups"] is not None) == own.get("embedding", False)
+    )
+    if not same or head.head in BASELINES:
+        return bool(same)
+    return bool(
+        spec["grid"] == [vars(setting) for setting in head.settings]
+        and spec["protocol"] == _as_json(asdict(head.protocol))
+        and spec["precision"] == cell.options.get("precision", "fp32")
+        and (
+            spec["shape"]["attention_heads"]
+            == (None if head.head == "linear" else own.get("heads"))
+            or (
+                head.head == "hybrid" and own.get("heads") is None
+            )  # the default of a hybrid head is a number that its tokens give
+        )
+    )
+
+
+def _as_json(value: dict[str, object]) -> dict[str, object]:
+    """Tuples as the lists that JSON makes of them."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in value.items()}

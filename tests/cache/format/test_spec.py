@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layercache.cache import CacheSpec, DatasetIdentity, digest_ids, digest_labels
+from tests.cache.making import make_spec
+
+CHANGES: dict[str, Any] = {
+    "architecture": "vit_other",
+    "weights": "cd" * 32,
+    "depth": 13,
+    "width": 16,
+    "tap": "block",
+    "layers": (12,),
+    "tokens": ("ap", "cls"),
+    "projected": True,
+    "preprocessing": {"mean": [0.5, 0.5, 0.4], "interpolation": "bicubic"},
+    "precision": "bf16",
+    "store_dtype": "float32",
+    "schema": 2,
+}
+DATASET_CHANGES: dict[str, Any] = {
+    "name": "forms",
+    "classes": ("a", "c", "b"),
+    "multi_label": True,
+    "limit": 10,
+    "limit_seed": 1,
+    "splits": {},
+}
+
+
+def test_every_field_is_tried_below() -> None:
+    assert {f.name for f in fields(CacheSpec)} == set(CHANGES) | {"model", "dataset"}
+    assert {f.name for f in fields(DatasetIdentity)} == set(DATASET_CHANGES)
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_another_value_is_another_cache(field: str) -> None:
+    assert make_spec(**{field: CHANGES[field]}).fingerprint != make_spec().fingerprint
+
+
+@pytest.mark.parametrize("field", DATASET_CHANGES)
+def test_another_data_set_is_another_cache(field: str) -> None:
+    spec = make_spec()
+    assert (
+        replace(spec, dataset=replace(spec.dataset, **{field: DATASET_CHANGES[field]})).fingerprint
+        != spec.fingerprint
+    )
+
+
+@pytest.mark.parametrize("field", ["rows", "ids", "labels", "content"])
+def test_another_sample_is_another_cache(field: str) -> None:
+    spec = make_spec()
+    train = replace(spec.dataset.splits["train"], **{field: 51 if field == "rows" else "changed"})
+    changed = replace(
+        spec, dataset=replace(spec.dataset, splits={**spec.dataset.splits, "train": train})
+    )
+    assert changed.fingerprint != spec.fingerprint
+
+
+def test_the_given_name_is_not_part_of_the_fingerprint() -> None:
+    assert make_spec(model="alias").fingerprint == make_spec().fingerprint
+
+
+def test_json_comes_back() -> None:
+    spec = make_spec()
+    assert CacheSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@given(st.lists(st.text()), st.lists(st.text()))
+def test_ids_collide_only_if_equal(a: list[str], b: list[str]) -> None:
+    surrogates = any(0xD800 <= ord(c) < 0xE000 for s in a + b for c in s)
+    if not surrogates:
+        assert (digest_ids(a) == digest_ids(b)) == (a == b)
+
+
+def test_ids_are_not_just_joined() -> None:
+    assert digest_ids(["ab", "c"]) != digest_ids(["a", "bc"])
+
+
+def test_labels_of_another_shape_or_dtype_are_others() -> None:
+    one = np.zeros(4, np.int64)
+    assert (
+        len(
+            {
+                digest_labels(one),
+                digest_labels(one.reshape(4, 1)),
+                digest_labels(one.view(np.uint8)),
+                digest_labels(one + 1),
+            }
+        )
+        == 4
+    )

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layercache.cache.storage.local import LocalStore
+from layercache.errors import StorageError
+from tests.cache.making import folder_in_memory, tree
+
+
+@given(st.lists(st.binary(max_size=50), max_size=1200), st.data())
+def test_parts_come_back_joined_and_in_ranges(parts: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(parts)
+    with folder_in_memory() as folder:
+        store = LocalStore(folder)
+        store.put("a/b", parts)
+        assert store.read("a/b") == whole
+        assert store.size("a/b") == len(whole)
+        start = data.draw(st.integers(0, len(whole)))
+        sizes = data.draw(st.lists(st.integers(0, 20), max_size=600))
+        buffers = [np.empty(n, np.uint8) for n in sizes]
+        with store.open("a/b") as file:
+            if start + sum(sizes) <= len(whole):
+                file.read_into(start, buffers)
+                assert b"".join(b.tobytes() for b in buffers) == whole[start : start + sum(sizes)]
+            else:
+                with pytest.raises(EOFError, match=f"ends at byte {len(whole)}"):
+                    file.read_into(start, buffers)
+
+
+def test_ranges_where_there_is_no_preadv(monkeypatch: pytest.MonkeyPatch) -> None:
+    from layercache.cache.storage import local_file
+
+    monkeypatch.setattr(local_file, "_preadv", local_file._pread_one)
+    test_parts_come_back_joined_and_in_ranges()
+
+
+def test_create_gives_way_to_what_is_there(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert store.create("a/b", [b"1"])
+    assert not store.create("a/b", [b"2"])
+    assert store.read("a/b") == b"1"
+    store.sweep()
+    assert tree(tmp_path) == {"a/b": b"1"}
+
+
+def test_create_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    test_create_gives_way_to_what_is_there(tmp_path)
+
+
+def test_lists_tell_lengths_and_folders(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for key in ("b/y", "a/x/1", "a/x/2", "c"):
+        store.put(key, [key.encode()])
+    assert {key: entry.size for key, entry in store.entries(".").items()} == {
+        "a/x/1": 5,
+        "a/x/2": 5,
+        "b/y": 3,
+        "c": 1,
+    }
+    assert list(store.entries("a")) == store.list("a") == ["a/x/1", "a/x/2"]
+    assert store.folders(".") == ["a", "b", "partial"]
+    assert store.folders("c") == store.folders("none") == []
+    assert (store.has_folder("a/x"), store.has_folder("a/x/1")) == (True, False)
+    assert store.read_many(["c", "none", "a/x/1", "c/below"]) == {"c": b"c", "a/x/1": b"a/x/1"}
+    assert store.look("b/y").size == 3
+    assert store.look("b/y").modified == (tmp_path / "b" / "y").stat().st_mtime
+
+
+def test_a_folder_made_aside_is_moved_in_where_nothing_is(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for wanted in (True, False):
+        with store.scratch_folder() as scratch:
+            (scratch / "new").mkdir()
+            (scratch / "new" / "file").write_bytes(b"1")
+            assert store.move_in(scratch / "new", "group") == wanted
+    assert store.read("group/file") == b"1"
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert store.size("a/b") is None
+    assert store.list("a") == []
+    store.delete("a/b")
+    for call in (store.read, store.open):
+        with pytest.raises(FileNotFoundError):
+            call("a/b")
+
+
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    LocalStore(tmp_path).put("a", [b"1"])
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_everything_is_synced_before_the_first_rename_and_the_folders_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "records").mkdir()
+    (tmp_path / "partial").mkdir()
+    done: list[tuple[str, str]] = []
+
+    def name(fd: int) -> str:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}")).relative_to(tmp_path)
+        return "a temporary file" if path.parts[0] == "partial" else str(path)
+
+    def note(call: str, plain: Any) -> Any:
+        def noting(first: Any, *rest: Any) -> Any:
+            done.append(
+                (
+                    call,
+                    name(first)
+                    if isinstance(first, int)
+                    else str(Path(rest[0]).relative_to(tmp_path)),
+                )
+            )
+            return plain(first, *rest)
+
+        return noting
+
+    for call in ("writev", "fsync", "replace"):
+        monkeypatch.setattr(os, call, note(call, getattr(os, call)))
+    LocalStore(tmp_path).put_in_order({"shards/3": [b"shard"], "records/3": [b"record"]})
+    assert done == [
+        *[("writev", "a temporary file")] * 2,
+        *[("fsync", "a temporary file")] * 2,
+        ("replace", "shards/3"),
+        ("replace", "records/3"),
+        ("fsync", "shards"),
+        ("fsync", "records"),
+    ]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("call", ["writev", "fsync", "replace"])
+def test_a_disk_that_refuses_at_any_step_is_told_as_such_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a/old", [b"old"])
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        remedy = "Get leave to write there" if code == errno.EROFS else "Make room"
+        with pytest.raises(
+            StorageError,
+            match=rf"a/new: cannot be written: {os.strerror(code)}\. .* {remedy} .* run the same command again",
+        ):
+            store.put("a/new", [b"new"])
+    assert tree(tmp_path) == {"a/old": b"old"}
+
+
+def test_another_fault_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a file, not a folder")
+    with pytest.raises(OSError, match="a") as caught:
+        LocalStore(tmp_path).put("a/b", [b"1"])
+    assert not isinstance(caught.value, StorageError)

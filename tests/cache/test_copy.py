@@ -1,0 +1,173 @@
+"""Copies between folders. Object storage and the Hub: tests/objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layercache import copy_cache
+from layercache.cache import Cache, find_caches, open_cache
+from layercache.cache.format.layout import SPEC_KEY, SplitLayout
+from layercache.cache.storage.local import LocalStore
+from layercache.cache.verify import verify
+from layercache.errors import CacheBusyError, CacheCorruptError, CacheIncompleteError, OptionError
+from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
+
+SPEC = make_spec(50)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, small_blocks: int) -> Cache:
+    """Complete, with a probe, one that is being trained, and what belongs to nobody else."""
+    made = make_cache(tmp_path / "from", SPEC, splits=("train", "test"), skipped={9: "truncated"})
+    for key in (
+        "probes/aa/probe.json",
+        "probes/aa/head.safetensors",
+        "probes/aa/.lock",
+        "probes/bb/search.json",
+    ):
+        LocalStore(made.path).put(key, [key.encode()])
+    return made
+
+
+def files(cache: Cache) -> dict[str, bytes]:
+    """What a copy must have."""
+    return {
+        key: data
+        for key, data in tree(Path(str(cache.path))).items()
+        if not key.endswith((".lock", "search.json"))
+    }
+
+
+def test_a_copy_is_the_cache(cache: Cache, tmp_path: Path) -> None:
+    done, told = [], []
+    transfer = copy_cache(cache, to=tmp_path / "to", progress=done.append, total=told.append)
+    copy = open_cache(root=tmp_path / "to")
+    assert copy.path == transfer.path == tmp_path / "to" / cache.path.relative_to(tmp_path / "from")
+    assert files(copy) == files(cache)
+    assert verify(copy) == []
+    assert (
+        sum(done)
+        == told[0]
+        == transfer.bytes
+        == transfer.sent_bytes
+        == sum(map(len, files(cache).values()))
+    )
+    assert transfer.files == transfer.sent_files == len(files(cache))
+
+
+def test_what_is_there_and_right_is_not_sent_again(cache: Cache, tmp_path: Path) -> None:
+    copy = copy_cache(cache, to=tmp_path / "to")
+    again = copy_cache(cache, to=str(tmp_path / "to"))
+    assert (again.files, again.sent_files, again.sent_bytes) == (copy.files, 0, 0)
+    lay = SplitLayout(SPEC, "train")
+    shard = copy.path / lay.shard(2)
+    shard.write_bytes(
+        shard.read_bytes()[:-1] + b"?"
+    )  # of the right length: only its checksum tells
+    (copy.path / lay.record(4)).unlink()
+    assert copy_cache(cache, to=tmp_path / "to").sent_files == 2
+    assert verify(open_cache(copy.path)) == []
+
+
+def test_a_copy_that_was_stopped_is_an_incomplete_cache_and_continues(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, n = len(files(cache)), 0
+    put = LocalStore.put
+    while True:
+        left, seen = n, []
+
+        def puts(
+            self: LocalStore, key: str, parts: Any, left: int = left, seen: list[str] = seen
+        ) -> None:
+            if len(seen) == left:
+                raise KeyboardInterrupt
+            seen.append(key)
+            put(self, key, parts)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, "put", puts)
+            try:
+                sent = copy_cache(cache, to=tmp_path / "to").sent_files
+                break
+            except KeyboardInterrupt:
+                n += 3
+        for copy in find_caches(tmp_path / "to"):
+            for split in filter(copy.complete, ("train", "test")):
+                assert [f for f in verify(copy) if split in str(f.path)] == []
+    assert sent <= n < whole + 3
+    assert files(open_cache(root=tmp_path / "to")) == files(cache)
+
+
+def test_the_order_of_a_copy(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    put = LocalStore.put
+    monkeypatch.setattr(
+        LocalStore, "put", lambda self, key, parts: order.append(key) or put(self, key, parts)
+    )
+    copy_cache(cache, to=tmp_path / "to")
+    assert order[0] == SPEC_KEY
+    assert order[-1] == "probes/aa/probe.json"
+    for lay in (SplitLayout(SPEC, "train"), SplitLayout(SPEC, "test")):
+        mine = [key for key in order if key.startswith((f"{lay.group}/", f"{lay.commits}/"))]
+        assert mine[-1] == lay.complete
+        assert max(mine.index(lay.shard(b)) for b in range(lay.blocks)) < min(
+            mine.index(lay.record(b)) for b in range(lay.blocks)
+        )
+
+
+def test_a_damaged_source_is_told_and_nothing_of_it_is_called_complete(
+    cache: Cache, tmp_path: Path
+) -> None:
+    lay = SplitLayout(SPEC, "train")
+    shard = Path(str(cache.path)) / lay.shard(5)
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(
+        CacheCorruptError, match=r"train\.zarr/tokens/c\.0\.0\.5\.0: not what its record says"
+    ):
+        copy_cache(cache, to=tmp_path / "to")
+    assert not open_cache(root=tmp_path / "to").complete("train")
+
+
+def test_an_incomplete_cache_is_not_copied(tmp_path: Path, small_blocks: int) -> None:
+    with make_writer(tmp_path / "from", SPEC) as writer:
+        write_pending(writer, make_tokens(SPEC), stop_after=2)
+    with pytest.raises(
+        CacheIncompleteError,
+        match=r"split 'train' is incomplete \(2 of 7 row blocks\): finish the extraction, then copy",
+    ):
+        copy_cache(writer.path, to=tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_target_that_is_the_source_or_another_cache_or_busy_is_refused(
+    cache: Cache, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match="the cache lies there already"):
+        copy_cache(cache, to=tmp_path / "from")
+    with (
+        make_writer(tmp_path / "busy", SPEC),
+        pytest.raises(CacheBusyError, match="is writing this split"),
+    ):
+        copy_cache(cache, to=tmp_path / "busy")
+    with make_writer(tmp_path / "begun", SPEC) as writer:
+        write_pending(writer, make_tokens(SPEC, seed=1), stop_after=1)
+    with pytest.raises(
+        CacheBusyError, match="an extraction wrote row blocks there whose bytes are not those of"
+    ):
+        copy_cache(cache, to=tmp_path / "begun")
+    copy = copy_cache(cache, to=tmp_path / "other").path
+    (copy / SPEC_KEY).write_text("{}")
+    with pytest.raises(OptionError, match="another cache lies there"):
+        copy_cache(cache, to=tmp_path / "other")
+
+
+def test_another_extractions_equal_blocks_are_continued(cache: Cache, tmp_path: Path) -> None:
+    with make_writer(tmp_path / "to", SPEC) as writer:
+        write_pending(writer, make_tokens(SPEC), stop_after=1, skipped={9: "truncated"})
+    done = copy_cache(cache, to=tmp_path / "to")
+    assert done.files - done.sent_files > 10
+    assert files(open_cache(done.path)) == files(cache)

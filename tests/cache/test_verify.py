@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layercache.cache import Cache, find_caches, open_cache
+from layercache.cache.format import layout
+from layercache.cache.format.layout import SplitLayout
+from layercache.cache.verify import Fault, describe, remove, verify
+from layercache.errors import CacheBusyError, CacheNotFoundError
+from tests.cache.making import (
+    folder_in_memory,
+    make_cache,
+    make_ids,
+    make_spec,
+    make_tokens,
+    make_writer,
+    tree,
+    write_pending,
+)
+
+
+@pytest.fixture(scope="module", params=[None, "zstd"])
+def cache(request: pytest.FixtureRequest) -> Any:
+    with folder_in_memory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "SHARD_LIMIT", 1024)
+        yield make_cache(
+            folder,
+            make_spec(30),
+            splits=("train", "test"),
+            skipped={9: "truncated"},
+            codec=request.param,
+        )
+
+
+def faulty_files(cache: Cache) -> set[str]:
+    return {fault.path.relative_to(cache.path).as_posix() for fault in verify(cache.path)}
+
+
+def test_a_whole_cache_has_no_faults(cache: Cache) -> None:
+    seen: list[int] = []
+    assert verify(cache, progress=seen.append) == []
+    assert sum(seen) == sum(
+        len(data) for name, data in tree(cache.path).items() if "/tokens/c." in name
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_changed_byte_is_found(cache: Cache, data: st.DataObject) -> None:
+    files = {name: content for name, content in tree(cache.path).items() if content}
+    name = data.draw(st.sampled_from(sorted(files)))
+    offset = data.draw(st.integers(0, len(files[name]) - 1))
+    flip = data.draw(st.integers(1, 255))
+    changed = bytearray(files[name])
+    changed[offset] ^= flip
+    (cache.path / name).write_bytes(changed)
+    try:
+        assert name in faulty_files(cache)
+    finally:
+        (cache.path / name).write_bytes(files[name])
+
+
+def test_every_byte_of_every_record_and_piece_of_metadata(cache: Cache) -> None:
+    for name in (
+        "spec.json",
+        "commits/train/complete.json",
+        "commits/train/00000001.json",
+        "train.zarr/zarr.json",
+    ):
+        content = (cache.path / name).read_bytes()
+        for offset in range(0, len(content), 29):
+            (cache.path / name).write_bytes(
+                content[:offset] + bytes([content[offset] ^ 32]) + content[offset + 1 :]
+            )
+            assert name in faulty_files(cache), (name, offset)
+        (cache.path / name).write_bytes(content)
+
+
+def test_every_missing_cut_or_lengthened_file_is_found(cache: Cache) -> None:
+    for name, content in tree(cache.path).items():
+        if name.endswith(".lock"):
+            continue
+        file = cache.path / name
+        for damaged in (content[:-1], b"", content + b"\n"):
+            file.write_bytes(damaged)
+            assert name in faulty_files(cache), (name, len(damaged), len(content))
+        file.unlink()
+        if name == "spec.json":
+            with pytest.raises(CacheNotFoundError):
+                verify(cache.path)
+        else:
+            assert name in faulty_files(cache), name
+        file.write_bytes(content)
+    assert verify(cache) == []
+
+
+def test_a_file_that_does_not_belong_is_found(cache: Cache) -> None:
+    for name in (
+        "train.zarr/tokens/c.0.0.99.0",
+        "train.zarr/surplus",
+        "commits/train/00000099.json",
+    ):
+        file = cache.path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"?")
+        assert verify(cache) == [Fault(file, "does not belong here")]
+        file.unlink()
+
+
+def test_an_incomplete_split_is_a_fault(tmp_path: Path, small_blocks: int) -> None:
+    spec = make_spec(30)
+    with make_writer(tmp_path, spec) as writer:
+        write_pending(writer, make_tokens(spec), stop_after=2)
+    cache = open_cache(writer.path)
+    lay = SplitLayout(spec, "train")
+    (fault,) = verify(cache)
+    assert fault.path == cache.path / lay.complete
+    assert fault.what.startswith(
+        "incomplete: 2 of 4 row blocks; continue with: layercache extract --model vit_tiny --dataset shapes"
+    )
+    shard = cache.path / lay.shard(1)
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    record = cache.path / lay.record(0)
+    record.write_bytes(record.read_bytes().replace(b"bytes", b"bites"))
+    assert [f.path for f in verify(cache)] == sorted([fault.path, shard, record])
+
+
+def test_describe(tmp_path: Path, small_blocks: int) -> None:
+    cache = make_cache(tmp_path, make_spec(30), splits=("train", "test"), skipped={9: "truncated"})
+    (cache.path / "probes").mkdir()
+    (cache.path / "probes" / "row.json").write_text("{}")
+    d = describe(cache)
+    assert d["bytes"] == sum(map(len, tree(cache.path).values()))
+    assert (d["model"], d["dataset"], d["classes"], d["layers"], d["tokens"]) == (
+        "vit_tiny",
+        "shapes",
+        3,
+        [6, 12],
+        ["cls", "ap"],
+    )
+    train = {k: v for k, v in d["splits"]["train"].items() if k != "bytes"}
+    skipped = {make_ids(30)[9]: "truncated"}
+    assert train == {
+        "rows": 30,
+        "skipped": skipped,
+        "codec": None,
+        "blocks": 4,
+        "blocks_done": 4,
+        "complete": True,
+    }
+    assert d["splits"]["test"]["rows"] == 7
+    assert cache.split("train").skipped == {make_ids(30)[9]: "truncated"}
+
+
+def test_remove(tmp_path: Path) -> None:
+    first, second = (
+        make_cache(tmp_path, make_spec(30)),
+        make_cache(tmp_path, make_spec(30, tap="block")),
+    )
+    with (
+        make_writer(tmp_path, make_spec(30), "test"),
+        pytest.raises(CacheBusyError, match=r"commits/test\.lock: process \d+"),
+    ):
+        remove(first)
+    assert len(find_caches(tmp_path)) == 2
+    remove(first)
+    assert [c.path for c in find_caches(tmp_path)] == [second.path]
+    remove(second)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copied_cache_is_whole(cache: Cache, tmp_path: Path) -> None:
+    copy = tmp_path / "by another name"
+    shutil.copytree(cache.path, copy)
+    assert verify(copy) == []
+    assert open_cache(copy).spec == cache.spec
+    remove(open_cache(copy))
+    assert tmp_path.exists()

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layercache.cache import SplitWriter, cache_folder, open_cache
+from layercache.cache.format.layout import SplitLayout
+from layercache.errors import (
+    CacheCorruptError,
+    CacheIncompleteError,
+    NonFiniteError,
+    OptionError,
+    StorageError,
+)
+from tests.cache.making import (
+    make_cache,
+    make_ids,
+    make_labels,
+    make_spec,
+    make_tokens,
+    make_writer,
+    tree,
+    write_pending,
+)
+
+PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
+
+
+@pytest.fixture(autouse=True)
+def _blocks_of_eight_rows(small_blocks: int) -> None:
+    pass
+
+
+def test_blocks_are_pending_until_they_are_written(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    with make_writer(tmp_path, spec) as writer:
+        assert (writer.rows, writer.block_rows, writer.pending) == (50, 8, (0, 1, 2, 3, 4, 5, 6))
+        writer.write(3, tokens[:, :, 24:32])
+        assert writer.pending == (0, 1, 2, 4, 5, 6)
+        with pytest.raises(
+            CacheIncompleteError, match=r"split 'train' has 6 of 7 row blocks still to write"
+        ):
+            writer.finish()
+        write_pending(writer, tokens)
+        assert not writer.complete
+        writer.finish()
+        assert writer.complete
+        writer.finish()
+
+
+def test_a_second_run_finds_nothing_to_do_and_touches_nothing(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    cache = make_cache(tmp_path, spec)
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in cache.path.rglob("*")
+        if p.is_file() and p.suffix != ".lock"
+    }
+    with make_writer(tmp_path, spec) as writer:
+        assert writer.complete
+        assert writer.pending == ()
+        writer.finish()
+    assert {
+        p: p.stat().st_mtime_ns
+        for p in cache.path.rglob("*")
+        if p.is_file() and p.suffix != ".lock"
+    } == before
+
+
+def test_it_goes_on_where_it_stopped_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    undisturbed = tree(make_cache(tmp_path / "a", spec).path)
+    for blocks in (2, 3):
+        with make_writer(tmp_path / "b", spec) as writer:
+            write_pending(writer, tokens, stop_after=blocks)
+    with make_writer(tmp_path / "b", spec) as writer:
+        assert writer.pending == (5, 6)
+        write_pending(writer, tokens)
+        writer.finish()
+    assert tree(writer.path) == undisturbed
+
+
+def test_blocks_may_come_from_several_threads_in_any_order(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    with make_writer(tmp_path / "b", spec) as writer, ThreadPoolExecutor(4) as pool:
+        list(
+            pool.map(
+                lambda b: writer.write(b, tokens[:, :, 8 * b : 8 * b + 8]), reversed(writer.pending)
+            )
+        )
+        writer.finish()
+    assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec).path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut",
+        "gone",
+        "record cut",
+        "record gone",
+        "record of another",
+        "label",
+        "metadata",
+        "coordinates",
+        "valid",
+        "complete",
+    ],
+)
+def test_what_was_damaged_is_written_again(tmp_path: Path, damage: str) -> None:
+    spec = make_spec(50)
+    cache = make_cache(tmp_path, spec)
+    whole = tree(cache.path)
+    lay = SplitLayout(spec, "train")
+    file = (
+        cache.path
+        / {
+            "cut": lay.shard(2),
+            "gone": lay.shard(2),
+            "record cut": lay.record(2),
+            "record gone": lay.record(2),
+            "record of another": lay.record(2),
+            "label": f"{lay.group}/label/c/0",
+            "metadata": f"{lay.group}/zarr.json",
+            "coordinates": f"{lay.group}/layer/c/0",
+            "valid": f"{lay.group}/valid/c/0",
+            "complete": lay.complete,
+        }[damage]
+    )
+    if "gone" in damage:
+        file.unlink()
+    elif damage == "record of another":
+        file.write_bytes((cache.path / lay.record(3)).read_bytes())
+    else:
+        file.write_bytes(file.read_bytes()[:-2])
+    with make_writer(tmp_path, spec) as writer:
+        assert not writer.complete
+        assert writer.pending == (
+            (2,)
+            if damage in ("cut", "gone", "record cut", "record gone", "record of another")
+            else ()
+        )
+        write_pending(writer, make_tokens(spec))
+        writer.finish()
+    assert tree(cache.path) == whole
+
+
+def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    path = cache_folder(tmp_path, spec)
+    left = path / SplitLayout(spec, "train").partial / "4711-3"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a shard")
+    other = path / SplitLayout(spec, "test").partial / "4712-0"
+    other.parent.mkdir()
+    other.write_bytes(b"of a writer that may be alive")
+    with make_writer(tmp_path, spec):
+        assert not left.exists()
+    assert not left.parent.exists()
+    assert other.exists()
+
+
+def test_skipped_rows_keep_their_place_and_are_written_down(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    tokens[0, 0, 9] = np.inf  # nobody looks at a token that is left out
+    with make_writer(tmp_path, spec) as writer:
+        write_pending(writer, tokens, skipped={9: "cannot be decoded: truncated", 49: "zero bytes"})
+        writer.finish()
+    import zarr
+
+    group = zarr.open_group(writer.path / "train.zarr", mode="r")
+    valid = np.asarray(group["valid"][...])
+    assert np.flatnonzero(~valid).tolist() == [9, 49]
+    stored = np.asarray(group["tokens"][...])
+    assert np.isnan(stored[:, :, ~valid]).all()
+    np.testing.assert_array_equal(stored[:, :, valid], tokens[:, :, valid])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")]
+)
+def test_a_token_that_is_not_finite_is_refused_by_name(
+    tmp_path: Path, dtype: str, precision: str, value: float, word: str
+) -> None:
+    spec = make_spec(50, store_dtype=dtype, precision=precision)
+    tokens = make_tokens(spec)
+    tokens[1, 0, 12, 5] = value
+    with make_writer(tmp_path, spec) as writer:
+        r = writer.block_rows
+        text = rf"model vit_tiny, layer 12, token 'cls', sample 'bilder/é12.png' of split 'train': the token is {word}"
+        with pytest.raises(NonFiniteError, match=text) as caught:
+            write_pending(writer, tokens)
+        overflow = dtype == "float16" and word == "infinite"
+        assert ("--store-dtype float32" in str(caught.value)) == overflow
+        assert ("--precision fp32" in str(caught.value)) == (
+            precision == "bf16"
+        )  # never what was asked for already
+        assert ("look at the checkpoint" in str(caught.value)) == (
+            precision == "fp32" and not overflow
+        )
+        assert writer.pending[0] == 12 // r
+
+
+def test_the_largest_finite_float16_is_taken(tmp_path: Path) -> None:
+    spec = make_spec(8)
+    with make_writer(tmp_path, spec) as writer:
+        writer.write(0, np.full((2, 2, 8, 8), 65504, np.float16))
+        writer.finish()
+    assert (open_cache(writer.path).split("train").read([(6, "ap")]) == 65504).all()
+
+
+def test_a_block_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    with make_writer(tmp_path, spec) as writer:
+        with pytest.raises(
+            OptionError,
+            match=r"row block 0 .*expected float16 \(2, 2, 8, 8\).*came float32 \(2, 2, 8, 8\)",
+        ):
+            writer.write(0, tokens[:, :, :8].astype(np.float32))
+        with pytest.raises(
+            OptionError,
+            match=r"row block 6 .*expected float16 \(2, 2, 2, 8\).*came float16 \(2, 2, 8, 8\)",
+        ):
+            writer.write(6, tokens[:, :, :8])
+        with pytest.raises(OptionError, match=r"row block 7: split 'train' has the blocks 0 to 6"):
+            writer.write(7, tokens[:, :, :8])
+        with pytest.raises(
+            OptionError, match=r"holds rows 8 to 15; skipped rows \[3\] are not in it"
+        ):
+            writer.write(1, tokens[:, :, 8:16], skipped={3: "why"})
+        writer.write(0, tokens[:, :, :8])
+        with pytest.raises(OptionError, match=r"row block 0 of split 'train' is already written"):
+            writer.write(0, tokens[:, :, :8])
+
+
+def test_a_closed_writer_writes_nothing(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    with make_writer(tmp_path, spec) as writer:
+        pass
+    before = tree(tmp_path)
+    with pytest.raises(OptionError, match="the writer of split 'train' is closed"):
+        write_pending(writer, make_tokens(spec))
+    with pytest.raises(OptionError, match="the writer of split 'train' is closed"):
+        writer.finish()
+    assert tree(tmp_path) == before
+
+
+def test_tokens_may_be_a_view_of_any_strides(tmp_path: Path) -> None:
+    spec = make_spec(8)
+    tokens_nltd = np.ascontiguousarray(make_tokens(spec).transpose(2, 0, 1, 3))
+    with make_writer(tmp_path, spec) as writer:
+        writer.write(0, tokens_nltd.transpose(1, 2, 0, 3))
+        writer.finish()
+    np.testing.assert_array_equal(
+        open_cache(writer.path).split("train").read(PAIRS), make_tokens(spec).reshape(4, 8, 8)
+    )
+
+
+def test_ids_and_labels_must_be_those_of_the_spec(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    ids, labels = make_ids(50), make_labels(50)
+    with pytest.raises(OptionError, match="these 50 ids are not the 50"):
+        SplitWriter(tmp_path, spec, "train", ids=ids[::-1], labels=labels)
+    with pytest.raises(OptionError, match=r"these labels \(int64 \(50,\)\) are not those"):
+        SplitWriter(tmp_path, spec, "train", ids=ids, labels=labels[::-1])
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_split_without_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="split 'train' has no samples"):
+        make_writer(tmp_path, make_spec(0))
+
+
+def test_a_folder_with_another_spec_is_refused(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    cache = make_cache(tmp_path, spec)
+    file = cache.path / "spec.json"
+    file.write_text(file.read_text().replace("bicubic", "bilinear"))
+    with pytest.raises(CacheCorruptError, match=r"spec\.json is not the spec of this extraction"):
+        make_writer(tmp_path, spec)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "zstd:7", "blosc", "blosc:9"])
+def test_a_codec_goes_on_with_itself_only(tmp_path: Path, codec: str) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    with make_writer(tmp_path, spec, codec=codec) as writer:
+        write_pending(writer, tokens, stop_after=2)
+    with pytest.raises(OptionError, match=rf"begun with codec .*{codec[:4]}.*, not none"):
+        make_writer(tmp_path, spec)
+    with make_writer(tmp_path, spec, codec=codec) as writer:
+        assert writer.pending == (2, 3, 4, 5, 6)
+        write_pending(writer, tokens)
+        writer.finish()
+    with make_writer(
+        tmp_path, spec
+    ) as writer:  # complete: there is nothing left that a codec could matter for
+        assert writer.complete
+    np.testing.assert_array_equal(
+        open_cache(writer.path).split("train").read(PAIRS), tokens.reshape(4, 50, 8)
+    )
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd:0", "zstd:23", "blosc:10", "zstd:x", " zstd"])
+def test_an_unknown_codec_is_refused(tmp_path: Path, codec: str) -> None:
+    with pytest.raises(OptionError, match=f"codec '{codec}': "):
+        make_writer(tmp_path, make_spec(50), codec=codec)
+
+
+@contextmanager
+def files_of_at_most(limit: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_refuses_leaves_what_was_committed_and_no_more(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    undisturbed = tree(make_cache(tmp_path / "a", spec).path)
+    shard = SplitLayout(spec, "train").shard_bytes
+    with make_writer(tmp_path / "b", spec) as writer:
+        write_pending(writer, tokens, stop_after=3)
+        before = tree(writer.path)
+        with (
+            files_of_at_most(shard - 1),
+            pytest.raises(
+                StorageError,
+                match=r"tokens/c.0.0.3.0: cannot be written: File too large.*continues",
+            ) as caught,
+        ):
+            write_pending(writer, tokens)
+        assert isinstance(caught.value, OSError)
+        assert tree(writer.path) == before
+        assert writer.pending == (3, 4, 5, 6)
+    with make_writer(tmp_path / "b", spec) as writer:
+        assert writer.pending == (3, 4, 5, 6)
+        write_pending(writer, tokens)
+        with files_of_at_most(100), pytest.raises(StorageError, match=r"cannot be written"):
+            writer.finish()
+        assert not writer.complete
+        writer.finish()
+    assert tree(writer.path) == undisturbed
+
+
+def test_a_disk_that_refuses_from_the_start(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    path = cache_folder(tmp_path, spec)
+    for limit in (0, 10, 100, 1000):
+        with files_of_at_most(limit), pytest.raises(StorageError, match="cannot be written"):
+            make_writer(tmp_path, spec)
+        assert not (path / "train.zarr").exists()
+    make_cache(tmp_path, spec)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("may not mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_goes_on_after_room_is_made(tmp_path: Path, tiny_disk: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    ballast = tiny_disk / "ballast"
+    room = 0
+    stopped = []
+    while True:  # every run gets one page more
+        ballast.unlink(missing_ok=True)
+        ballast.write_bytes(bytes(max(0, 240 - room) * 1024))
+        room += 4
+        try:
+            with make_writer(tiny_disk, spec) as writer:
+                write_pending(writer, tokens)
+                writer.finish()
+            break
+        except StorageError as e:
+            stopped.append(str(e))
+    assert len(stopped) > 10
+    assert all("No space left" in text for text in stopped)
+    assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec).path)

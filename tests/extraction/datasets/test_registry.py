@@ -1,0 +1,114 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from layercache.errors import OptionError, UnknownNameError
+from layercache.extraction.datasets import DATASETS, data_root, dataset_name, identity, open_dataset
+from layercache.extraction.pipeline.decode import open_image
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("flower", "flowers"),
+        ("cifar", "cifar10"),
+        ("fashion-mnist", "fashion_mnist"),
+        ("dmlap", "dmlab"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest(name, near):
+    with pytest.raises(
+        UnknownNameError,
+        match=rf"unknown data set '{name}': did you mean .*{near}.*one of your own: folder:PATH",
+    ):
+        open_dataset(name)
+
+
+def test_a_path_or_a_misspelt_kind_suggests_the_form(tmp_path):
+    (tmp_path / "t.csv").touch()
+    for given, meant in (
+        (tmp_path, f"folder:{tmp_path}"),
+        (f"fodler:{tmp_path}", f"folder:{tmp_path}"),
+        (tmp_path / "t.csv", f"csv:{tmp_path}/t.csv"),
+    ):
+        with pytest.raises(OptionError, match=rf"unknown data set .*: did you mean {meant}\?$"):
+            open_dataset(str(given))
+    with pytest.raises(
+        UnknownNameError,
+        match=r"unknown kind of data set 'fodler': did you mean folder\? \(as in folder:PATH, ",
+    ):
+        open_dataset("fodler:/nowhere")
+
+
+def test_own_sources_carry_their_place():
+    with pytest.raises(OptionError, match="expected folder:PATH"):
+        open_dataset("folder:")
+    with pytest.raises(OptionError, match="carries its own place: leave out the root '/data'"):
+        open_dataset("wds:/x", root="/data")
+
+
+def test_data_root(monkeypatch, tmp_path):
+    monkeypatch.delenv("LAYERCACHE_DATA", raising=False)
+    assert data_root().name == "data"
+    assert data_root("~/x") == data_root(os.path.expanduser("~/x"))
+    monkeypatch.setenv("LAYERCACHE_DATA", str(tmp_path))
+    assert data_root() == tmp_path
+    assert data_root("/y").as_posix() == "/y"
+
+
+def test_names_of_caches():
+    assert dataset_name("flowers") == "flowers"
+    assert dataset_name("hf:uoft-cs/cifar100?label=fine_label") == "cifar100"
+    assert dataset_name("csv:/a/b c.csv") == "b_c"
+    assert dataset_name("folder:/a/b/../c/") == "c"
+
+
+def test_listing_names_the_papers_twenty_with_its_sizes():
+    paper = {  # training size and classes
+        "cifar10": (45000, 10),
+        "cifar100": (45000, 100),
+        "stl10": (5000, 10),
+        "caltech101": (2753, 102),
+        "voc2007_crops": (7844, 20),
+        "imagenet": (1281167, 1000),
+        "country211": (31650, 211),
+        "pets": (2944, 37),
+        "flowers": (1020, 102),
+        "cars": (8144, 196),
+        "fgvc_aircraft": (3334, 100),
+        "gtsrb": (26640, 43),
+        "svhn": (65931, 10),
+        "pcam": (262144, 2),
+        "eurosat": (16200, 10),
+        "resisc45": (18900, 45),
+        "diabetic_retinopathy": (35126, 5),
+        "dtd": (1880, 47),
+        "fer2013": (28709, 7),
+        "dmlab": (65550, 6),
+    }
+    for name, (size, classes) in paper.items():
+        assert DATASETS[name].classes == classes
+        assert DATASETS[name].train == size or f"{size}" in DATASETS[name].note
+
+
+def test_the_package_is_light():
+    heavy = {"torch", "torchvision", "timm", "sklearn", "zarr"}
+    program = f"import sys, layercache.extraction.datasets, layercache.extraction.pipeline.decode; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.real
+def test_the_real_fashion_mnist():
+    dataset = open_dataset(
+        "fashion_mnist", root=os.path.join(os.environ["LAYERCACHE_REAL"], "data")
+    )
+    train, test = dataset.open("train"), dataset.open("test")
+    assert (len(train.ids), len(test.ids)) == (60000, 10000)
+    assert np.bincount(train.labels).tolist() == [6000] * 10
+    assert np.bincount(test.labels).tolist() == [1000] * 10
+    assert train.labels[:4].tolist() == [9, 0, 0, 3]
+    assert open_image(train, 0).size == (28, 28)
+    assert identity(dataset).splits["train"].content != identity(dataset).splits["test"].content

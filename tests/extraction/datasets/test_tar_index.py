@@ -1,0 +1,96 @@
+import io
+import os
+import tarfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layercache.errors import DataError
+from layercache.extraction.datasets import tar_index
+
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\n"), min_size=1, max_size=160
+).map(lambda s: "d/" + s.replace("/", "_").rstrip(" "))
+FILES = st.dictionaries(NAMES, st.binary(max_size=1500), max_size=6)
+
+
+def written(path, files, fmt):
+    with tarfile.open(path, "w", format=fmt) as archive:
+        folder = tarfile.TarInfo("d")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("d/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "x"
+        archive.addfile(link)
+    return str(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=FILES, fmt=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
+def test_members_are_those_that_tarfile_sees(tmp_path_factory, files, fmt):
+    path = written(tmp_path_factory.mktemp("tar") / "x.tar", files, fmt)
+    with tarfile.open(path) as archive:
+        expected = [(m.name, m.offset_data, m.size) for m in archive if m.isfile()]
+    found = list(tar_index.members(path))
+    assert [tuple(m) for m in found] == expected
+    assert [tar_index.read(path, m.offset, m.size) for m in found] == [files[m.name] for m in found]
+    tar_index.descriptor.cache_clear()
+
+
+def test_ustar_prefix(tmp_path):
+    name = "a" * 90 + "/" + "b" * 90
+    path = written(tmp_path / "x.tar", {name: b"hello"}, tarfile.USTAR_FORMAT)
+    assert [m.name for m in tar_index.members(path)] == [name]
+
+
+def test_pax_attributes_other_than_the_path_do_no_harm(tmp_path):
+    path = tmp_path / "x.tar"
+    with tarfile.open(
+        path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}
+    ) as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.size, info.mtime = 3, 1.5
+        info.pax_headers = {"comment": "with a\nline end"}
+        archive.addfile(info, io.BytesIO(b"abc"))
+    (member,) = tar_index.members(str(path))
+    assert (member.name, tar_index.read(str(path), member.offset, member.size)) == ("a.jpg", b"abc")
+
+
+@pytest.mark.parametrize("cut", [300, 512, 700, 1600])
+def test_a_cut_tar_is_refused(tmp_path, cut):
+    path = written(tmp_path / "x.tar", {"d/a": bytes(1000), "d/b": b"x"}, tarfile.GNU_FORMAT)
+    os.truncate(path, cut)
+    with pytest.raises(DataError, match=r"x\.tar: the tar is cut"):
+        list(tar_index.members(path))
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b" + bytes(range(256)) * 4, b"<html>" * 200])
+def test_no_tar(tmp_path, data):
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(DataError, match="no tar header at 0"):
+        list(tar_index.members(str(tmp_path / "x.tar")))
+
+
+def test_a_flipped_bit_in_a_header_is_found(tmp_path):
+    path = written(tmp_path / "x.tar", {"d/a": b"x"}, tarfile.GNU_FORMAT)
+    data = bytearray((tmp_path / "x.tar").read_bytes())
+    data[514] ^= 1
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(DataError, match="no tar header at 512"):
+        list(tar_index.members(path))
+
+
+def test_a_descriptor_outlives_its_place_in_the_cache(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    held = tar_index.descriptor(str(tmp_path / "x"))
+    tar_index.descriptor.cache_clear()
+    assert os.pread(held.fd, 3, 0) == b"abc"
+    number = held.fd
+    del held
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)

@@ -1,0 +1,90 @@
+"""timm's own weights: its real code over a hub cache laid out by hand, and one clear line where there is no network."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from layercache.errors import BackboneError, LayercacheError
+from layercache.extraction.models.backbone import load_backbone
+
+NAME = "test_vit.r160_in1k"  # timm's own tiny ViT, 0.4 M parameters
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, and no network."""
+
+    def unknown(*args: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def test_without_network_the_remedy_is_said_at_once(hub: Path) -> None:
+    text = f"{NAME}: the weights of {NAME} could not be downloaded .no network: .* is not known here.: give a local checkpoint with --weights FILE"
+    with pytest.raises(BackboneError, match=text):
+        load_backbone(NAME)
+
+
+def test_a_short_name_says_which_weights_it_wanted(hub: Path) -> None:
+    with pytest.raises(
+        BackboneError,
+        match=r"clip_b16: the weights of vit_base_patch16_clip_quickgelu_224.openai could not be downloaded",
+    ):
+        load_backbone("clip_b16")
+
+
+def test_what_timm_has_downloaded_is_loaded(hub: Path, tmp_path: Path) -> None:
+    repository = hub / "models--timm--test_vit.r160_in1k"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    torch.manual_seed(0)
+    save_file(timm.create_model(NAME).state_dict(), snapshot / "model.safetensors")
+    downloaded = load_backbone(NAME)
+    assert downloaded.digest == load_backbone(NAME, weights=snapshot / "model.safetensors").digest
+    assert downloaded.preprocessing.input_size == (160, 160)
+    assert downloaded.architecture == "test_vit"
+
+
+def test_what_is_no_vit_is_refused_before_anything_is_fetched(hub: Path) -> None:
+    with pytest.raises(BackboneError, match="resnet18: expected a ViT, got timm's ResNet"):
+        load_backbone("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("vit_base_patch16_siglip_224.webli", {}, "this model has no class token"),
+        ("vit_s16", {"projected": True}, "--projected needs a CLIP model"),
+        ("vit_s16", {"layers": "13"}, "this model has layers 1 to 12"),
+        ("vit_base_patch16_xp_224", {}, "got ParallelScalingBlock: use --tap block"),
+    ],
+)
+def test_what_a_model_cannot_give_is_said_before_anything_is_fetched(
+    name: str, options: dict[str, Any], text: str, hub: Path
+) -> None:
+    with pytest.raises(LayercacheError, match=text):
+        load_backbone(name, **options)
+
+
+def test_another_fault_keeps_its_first_line(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layercache.extraction.models.download._reachable", lambda: True)
+    with pytest.raises(
+        BackboneError, match=r"could not be downloaded \(.+\): give a local checkpoint"
+    ):
+        load_backbone(NAME)

@@ -1,0 +1,125 @@
+"""Pooling against float64 loops over patches."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layercache.errors import BackboneError, OptionError, UnknownNameError
+from layercache.extraction.models.pooling import (
+    TokenPlan,
+    average_patch,
+    class_token,
+    grid_patches,
+    parse_kinds,
+)
+
+
+def hidden(prefix: int, h: int, w: int, d: int = 5, b: int = 2) -> torch.Tensor:
+    return torch.randn(b, prefix + h * w, d, generator=torch.Generator().manual_seed(h * 100 + w))
+
+
+def cells(x: torch.Tensor, prefix: int, h: int, w: int, k: int) -> np.ndarray:
+    """(B, K*K, D): the mean of each cell's patches, one by one; a cell reaches from floor(i h / K) to ceil((i + 1) h / K)."""
+    maps = x.double().numpy()[:, prefix:].reshape(x.shape[0], h, w, -1)
+    out = []
+    for i in range(k):
+        for j in range(k):
+            rows = range(i * h // k, math.ceil((i + 1) * h / k))
+            columns = range(j * w // k, math.ceil((j + 1) * w / k))
+            out.append(np.mean([maps[:, r, c] for r in rows for c in columns], axis=0))
+    return np.stack(out, 1)
+
+
+def plan(
+    kinds: str, *, class_token: bool = True, prefix: int = 1, grid: tuple[int, int] = (4, 4)
+) -> TokenPlan:
+    return TokenPlan(kinds=parse_kinds(kinds), class_token=class_token, prefix=prefix, grid=grid)
+
+
+@given(prefix=st.integers(0, 5), h=st.integers(1, 9), w=st.integers(1, 9), data=st.data())
+def test_grid_cells_are_means_of_their_patches(
+    prefix: int, h: int, w: int, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, min(h, w)))
+    x = hidden(prefix, h, w)
+    np.testing.assert_allclose(
+        grid_patches(x, prefix, grid=(h, w), k=k), cells(x, prefix, h, w, k), atol=1e-6
+    )
+
+
+def test_grid_of_one_is_ap_and_grid_of_all_is_every_patch() -> None:
+    x = hidden(2, 4, 4)
+    torch.testing.assert_close(grid_patches(x, 2, grid=(4, 4), k=1)[:, 0], average_patch(x, 2))
+    assert torch.equal(grid_patches(x, 2, grid=(4, 4), k=4), x[:, 2:])
+
+
+def test_rows_and_columns_are_not_swapped() -> None:
+    """Negative control: the loop on the transposed grid is another result."""
+    x = hidden(1, 4, 6)
+    assert not np.allclose(grid_patches(x, 1, grid=(4, 6), k=2), cells(x, 1, 6, 4, 2), atol=1e-3)
+
+
+def test_pooling_is_in_float32_whatever_comes() -> None:
+    """A mean accumulated in bfloat16 would be off by percents; what remains here is float32's rounding."""
+    x = (hidden(1, 16, 16) + 3).bfloat16()
+    exact = x.double()[:, 1:].mean(1)
+    assert average_patch(x, 1).dtype == class_token(x).dtype == torch.float32
+    assert (average_patch(x, 1) - exact).abs().max() < 1e-6
+    assert (x[:, 1:].mean(1).double() - exact).abs().max() > 1e-3
+
+
+def test_names_and_order() -> None:
+    assert plan("ap,cls").names == ("ap", "cls")
+    assert plan("cls+grid:2").names == ("cls", "grid:2/0", "grid:2/1", "grid:2/2", "grid:2/3")
+    assert plan("all", grid=(1, 3)).names == ("cls", "patch/0", "patch/1", "patch/2")
+    assert plan("all", class_token=False, prefix=2, grid=(1, 2)).names == ("patch/0", "patch/1")
+
+
+@pytest.mark.parametrize(("class_", "prefix"), [(True, 1), (True, 5), (False, 0), (False, 4)])
+def test_all_leaves_registers_out(class_: bool, prefix: int) -> None:
+    x = hidden(prefix, 2, 3)
+    got = plan("all", class_token=class_, prefix=prefix, grid=(2, 3)).pool(x)
+    wanted = [x[:, 0]] * class_ + [x[:, prefix + i] for i in range(6)]
+    assert torch.equal(got, torch.stack(wanted))
+
+
+def test_pool_follows_the_names() -> None:
+    x = hidden(5, 4, 4)
+    got = plan("ap+grid:2+cls", prefix=5).pool(x)
+    assert torch.equal(got[0], average_patch(x, 5))
+    assert torch.equal(got[1:5], grid_patches(x, 5, grid=(4, 4), k=2).transpose(0, 1))
+    assert torch.equal(got[5], x[:, 0])
+
+
+def test_another_number_of_tokens_is_refused() -> None:
+    with pytest.raises(
+        BackboneError,
+        match=r"shape \(2, 17, 5\), expected \(images, 18, width\): 2 prefix tokens and 4 x 4 patches",
+    ):
+        plan("ap", prefix=2).pool(hidden(1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "error", "text"),
+    [
+        ("cls+apx", UnknownNameError, r"unknown token kind 'apx': did you mean ap\?"),
+        ("grid:x", UnknownNameError, r"unknown token kind 'grid:x': did you mean grid:K\?"),
+        (
+            "grid:5",
+            OptionError,
+            r"tokens 'grid:5': this model has 4 x 4 patches, so K must be 1 to 4",
+        ),
+        ("grid:0", OptionError, r"K must be 1 to 4"),
+        ("cls+cls", OptionError, r"tokens 'cls\+cls': name at least one kind, and each token once"),
+        ("cls+all", OptionError, r"all holds cls"),
+    ],
+)
+def test_refused_kinds(kinds: str, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        plan(kinds)

@@ -1,0 +1,66 @@
+"""The table's figures against timm's own models, built without memory on the meta device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import QuickGELU
+
+from layercache.extraction.models import vit_nano
+from layercache.extraction.models.registry import MODELS, ModelInfo
+
+
+def figures(module: Any) -> tuple[float, int, int, tuple[int, ...], bool]:
+    """Everything before the classifier: parameters in millions, width, blocks, patch, class token."""
+    outside = ("head.", "head_dist.", "attn_pool.")
+    params = sum(p.numel() for name, p in module.named_parameters() if not name.startswith(outside))
+    return (
+        round(params / 1e6, 2),
+        module.embed_dim,
+        len(module.blocks),
+        module.patch_embed.patch_size,
+        module.cls_token is not None,
+    )
+
+
+@pytest.mark.parametrize("info", list(MODELS.values()), ids=list(MODELS))
+def test_figures_are_timms(info: ModelInfo) -> None:
+    with torch.device("meta"):
+        module = (
+            vit_nano.build()
+            if info.name == "vit_nano"
+            else timm.create_model(info.architecture, img_size=info.input_size)
+        )
+    assert figures(module) == (info.params_m, info.width, info.depth, (info.patch,) * 2, True)
+    assert module.patch_embed.img_size == (info.input_size,) * 2
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("clip_")])
+def test_openai_weights_run_with_quickgelu(name: str) -> None:
+    with torch.device("meta"):
+        module: Any = timm.create_model(MODELS[name].architecture)
+        plain: Any = timm.create_model(MODELS[name].architecture.replace("_quickgelu", ""))
+    assert isinstance(module.blocks[0].mlp.act, QuickGELU)
+    assert not isinstance(
+        plain.blocks[0].mlp.act, QuickGELU
+    )  # the same name without it is another function
+    assert timm.get_pretrained_cfg(MODELS[name].architecture).hf_hub_id == "timm/" + MODELS[
+        name
+    ].architecture.replace("_quickgelu", "")
+
+
+def test_every_listed_checkpoint_is_one_of_timms() -> None:
+    known = set(timm.list_models(pretrained=True)) | {vit_nano.ARCHITECTURE}
+    assert {info.architecture for info in MODELS.values()} <= known
+    assert "vit_base_patch16_clip_quickgelu_224.closedai" not in known
+
+
+def test_reading_the_table_needs_neither_torch_nor_timm() -> None:
+    code = "import sys, layercache.extraction.models.registry; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

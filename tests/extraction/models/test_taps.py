@@ -1,0 +1,89 @@
+"""Where hidden states are read, and the architectures that have no such place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import (
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
+from torch import nn
+
+from layercache.errors import BackboneError, UnknownNameError
+from layercache.extraction.models.taps import find_taps
+from tests.extraction.families import SMALL
+
+
+def places(module: nn.Module, tap: Any, layers: tuple[int, ...] = (1, 2, 3, 4)) -> list[nn.Module]:
+    return [point.module for point in find_taps(module, tap=tap, layers=layers, architecture="it")]
+
+
+def test_norm2_skips_block_0_and_ends_with_the_final_norm() -> None:
+    module: Any = VisionTransformer(**SMALL)
+    assert places(module, "norm2") == [
+        module.blocks[1].norm2,
+        module.blocks[2].norm2,
+        module.blocks[3].norm2,
+        module.norm,
+    ]
+
+
+@pytest.mark.parametrize(
+    "block_fn",
+    [
+        Block,
+        EvaBlock,
+        ParallelScalingBlock,
+        DiffParallelScalingBlock,
+        ParallelThingsBlock,
+        ResPostBlock,
+        EvaBlockPostNorm,
+    ],
+)
+def test_norm2_is_taken_only_where_the_mlp_reads_it(block_fn: type[nn.Module]) -> None:
+    """Which blocks qualify is found out by running one: is what norm2 gives what the MLP is given?"""
+    eva = block_fn.__name__.startswith("Eva")
+    module: Any = (
+        Eva(use_post_norm=block_fn is EvaBlockPostNorm, **SMALL)
+        if eva
+        else VisionTransformer(block_fn=block_fn, **SMALL)
+    )
+    block, seen = module.blocks[2], {}
+    assert type(block) is block_fn
+    if hasattr(block, "norm2"):
+        block.norm2.register_forward_hook(lambda m, args, out: seen.update(given=out))
+        block.mlp.register_forward_pre_hook(lambda m, args: seen.update(read=args[0]))
+    module.eval().forward_features(torch.zeros(1, 3, 32, 32))
+    if "given" in seen and seen["given"] is seen["read"]:
+        assert places(module, "norm2")[1] is block.norm2
+    else:
+        with pytest.raises(
+            BackboneError,
+            match=f"it: tap norm2 expects blocks that normalise .* got {block_fn.__name__}: use --tap block",
+        ):
+            places(module, "norm2")
+    assert places(module, "block") == list(module.blocks)
+
+
+def test_no_final_norm_is_said_where_it_is_needed() -> None:
+    module: Any = VisionTransformer(final_norm=False, **SMALL)
+    assert places(module, "norm2", (1, 2, 3)) == [module.blocks[i].norm2 for i in (1, 2, 3)]
+    for tap in ("norm2", "block-norm"):
+        with pytest.raises(
+            BackboneError,
+            match=f"it: tap {tap} needs a final norm for layer 4, and this architecture has none: use --tap block",
+        ):
+            places(module, tap, (4,))
+
+
+def test_an_unknown_tap_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown tap 'norm1': did you mean norm2"):
+        places(VisionTransformer(**SMALL), "norm1")

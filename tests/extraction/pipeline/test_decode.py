@@ -1,0 +1,198 @@
+import io
+import struct
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layercache.errors import DataError
+from layercache.extraction.datasets.image_files import FileSamples
+from layercache.extraction.pipeline.decode import open_image
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (12, 10, 3), np.uint8)
+GREY = RNG.integers(0, 256, (12, 10), np.uint8)
+
+
+def written(tmp_path, image, name="x.png", **options):
+    """The one sample that `image` (a PIL image or raw bytes) makes."""
+    if isinstance(image, bytes):
+        (tmp_path / name).write_bytes(image)
+    else:
+        image.save(tmp_path / name, **options)
+    return FileSamples(str(tmp_path), [name], np.zeros(1, np.int64))
+
+
+def opened(*args, **options):
+    image = open_image(written(*args, **options), 0)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def png_bytes(image, **options):
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def test_rgb_is_exact(tmp_path):
+    np.testing.assert_array_equal(opened(tmp_path, Image.fromarray(RGB)), RGB)
+
+
+def test_grey_is_repeated(tmp_path):
+    np.testing.assert_array_equal(
+        opened(tmp_path, Image.fromarray(GREY)), np.repeat(GREY[..., None], 3, 2)
+    )
+
+
+def test_one_bit_is_black_and_white(tmp_path):
+    bits = GREY > 127
+    np.testing.assert_array_equal(
+        opened(tmp_path, Image.fromarray(bits)), np.repeat(bits[..., None] * np.uint8(255), 3, 2)
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_dropped_not_blended(tmp_path, mode):
+    colour = RGB if mode == "RGBA" else GREY[..., None]
+    alpha = np.full((12, 10, 1), 3, np.uint8)
+    got = opened(tmp_path, Image.fromarray(np.concatenate([colour, alpha], 2), mode))
+    np.testing.assert_array_equal(got, np.broadcast_to(colour, (12, 10, 3)))
+
+
+@pytest.mark.parametrize("transparency", [None, 0, bytes(range(16))])
+def test_palette_gives_its_colours_without_a_warning(tmp_path, transparency):
+    index = (GREY % 16).astype(np.uint8)
+    palette = RNG.integers(0, 256, (16, 3), np.uint8)
+    image = Image.fromarray(index).convert("P")
+    image = Image.frombytes("P", (10, 12), index.tobytes())
+    image.putpalette(palette.tobytes())
+    options = {} if transparency is None else {"transparency": transparency}
+    np.testing.assert_array_equal(opened(tmp_path, image, **options), palette[index])
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, name):
+    deep = RNG.integers(0, 65536, (12, 10)).astype(np.uint16)
+    samples = written(
+        tmp_path, Image.fromarray(deep.astype(np.int32) if name == "x.pgm" else deep), name
+    )
+    np.testing.assert_array_equal(np.asarray(open_image(samples, 0))[..., 1], deep >> 8)
+    assert np.asarray(samples.load(0).convert("RGB")).mean() > 250, (
+        "what the usual pipeline gives: nearly all white"
+    )
+
+
+def test_16_bit_grey_agrees_with_pils_16_bit_colour(tmp_path):
+    deep = RNG.integers(0, 65536, (4, 4)).astype(np.uint16)
+    scanlines = b"".join(
+        b"\0" + np.repeat(row[:, None], 3, 1).astype(">u2").tobytes() for row in deep
+    )
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(scanlines))
+        + chunk(b"IEND", b"")
+    )
+    colour = opened(tmp_path, png, "colour.png")
+    np.testing.assert_array_equal(opened(tmp_path, Image.fromarray(deep), "grey.png"), colour)
+
+
+def test_cmyk_is_converted_as_pil_does(tmp_path):
+    cmyk = np.zeros((8, 8, 4), np.uint8)
+    cmyk[..., 0] = 255  # cyan ink alone
+    got = opened(tmp_path, Image.fromarray(cmyk, "CMYK"), "x.jpg", quality=100)
+    assert got[..., 0].max() < 10
+    assert got[..., 1:].min() > 245
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert opened(tmp_path, Image.fromarray(RGB), "x.jpg", exif=exif).shape == (12, 10, 3)
+
+
+def test_first_frame_of_several(tmp_path):
+    frames = [Image.new("RGB", (5, 4), c) for c in ("red", "blue")]
+    assert opened(tmp_path, frames[0], "x.gif", save_all=True, append_images=frames[1:])[
+        0, 0
+    ].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not an image, or empty"),
+        (b"<html>404</html>", "not an image, or empty"),
+        (png_bytes(Image.fromarray(RGB))[:200], "truncated"),
+    ],
+    ids=["empty", "text", "cut"],
+)
+def test_what_cannot_be_decoded_is_refused_with_its_id(tmp_path, data, reason):
+    with pytest.raises(DataError, match=rf"sample 'broken\.png' cannot be decoded: .*{reason}"):
+        open_image(written(tmp_path, data, "broken.png"), 0)
+
+
+def test_truncated_jpeg_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (200, 200, 3), np.uint8)).save(file, "JPEG")
+    with pytest.raises(DataError, match=r"'cut\.jpg' cannot be decoded: .*truncated"):
+        open_image(written(tmp_path, file.getvalue()[: len(file.getvalue()) // 2], "cut.jpg"), 0)
+
+
+def test_a_file_that_went_away_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"'gone\.png' cannot be decoded: .*No such file"):
+        open_image(FileSamples(str(tmp_path), ["gone.png"], np.zeros(1, np.int64)), 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_white_point_are_refused(tmp_path, dtype):
+    with pytest.raises(DataError, match="store it with 8 or 16 bits"):
+        opened(tmp_path, Image.fromarray(np.ones((4, 4), dtype)), "x.tif")
+
+
+def test_large_image_gives_no_warning_and_a_bomb_is_refused(tmp_path, monkeypatch):
+    samples = written(tmp_path, Image.fromarray(RGB))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    open_image(samples, 0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(DataError, match=r"'x\.png' cannot be decoded: .*decompression bomb"):
+        open_image(samples, 0)
+
+
+def test_filters_are_as_before_after_many_threads(tmp_path):
+    samples = written(tmp_path, Image.fromarray(RGB))
+    before = list(warnings.filters)
+    threads = [
+        threading.Thread(target=lambda: [open_image(samples, 0) for _ in range(20)])
+        for _ in range(4)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert warnings.filters == before
+
+
+def test_draft_is_not_below_the_size_asked_for_and_near_the_exact_decode(tmp_path):
+    smooth = Image.fromarray(RNG.integers(0, 256, (8, 8, 3), np.uint8)).resize(
+        (800, 600), Image.Resampling.BICUBIC
+    )
+    samples = written(tmp_path, smooth, "x.jpg", quality=95)
+    draft = open_image(samples, 0, draft=(256, 256))
+    assert draft.size == (400, 300)
+    exact = open_image(samples, 0)
+    assert exact.size == (800, 600)
+    difference = np.abs(
+        np.asarray(exact.resize((400, 300), Image.Resampling.BOX), int) - np.asarray(draft, int)
+    )
+    assert 0 < difference.mean() < 2

@@ -1,0 +1,95 @@
+"""Parts hold every pending row block once, and the batches of all parts are those of an undivided run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layercache.cache import CacheSpec, DatasetIdentity, SplitIdentity
+from layercache.cache.format import layout
+from layercache.extraction.partition import LEAST_BATCHES, PER_WORKER, cut, lane_batches
+
+ROWS = 5000
+
+
+def spec(*, width: int, rows: int = ROWS) -> CacheSpec:
+    """One with `rows` samples of two tokens of `width`; `_small` makes its row blocks a few rows long."""
+    identity = DatasetIdentity(
+        name="d",
+        classes=("a", "b"),
+        multi_label=False,
+        limit=None,
+        limit_seed=0,
+        splits={"train": SplitIdentity(rows=rows, ids="i", labels="l", content="c")},
+    )
+    return CacheSpec(
+        model="m",
+        architecture="a",
+        weights="w",
+        depth=1,
+        width=width,
+        tap="norm2",
+        layers=(1,),
+        tokens=("cls", "ap"),
+        projected=False,
+        preprocessing={},
+        precision="fp32",
+        store_dtype="float16",
+        dataset=identity,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "SHARD_LIMIT", 2048 + 64)
+
+
+def blocks(one: CacheSpec) -> int:
+    return layout.SplitLayout(one, "train").blocks
+
+
+@given(
+    batch=st.integers(1, 300),
+    workers=st.none() | st.integers(1, 40),
+    widths=st.lists(st.sampled_from([4, 8, 16, 64]), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_every_block_once_and_every_batch_as_ever(
+    batch: int, workers: int | None, widths: list[int], seed: int
+) -> None:
+    specs, rng = [spec(width=width) for width in widths], np.random.default_rng(seed)
+    pending = [[b for b in range(blocks(one)) if rng.random() < 0.7] for one in specs]
+    parts = cut(specs, "train", pending, batch_size=batch, workers=workers)
+    for k, one in enumerate(specs):
+        assert [b for part in parts for b in part.blocks[k]] == pending[k]
+        whole, _ = lane_batches(one, "train", pending[k], batch_size=batch)
+        shared = [
+            span
+            for part in parts
+            for span in lane_batches(one, "train", part.blocks[k], batch_size=batch)[0]
+        ]
+        assert shared == whole, "a batch that straddles two parts would be done twice"
+    for part in parts:
+        assert part.rows >= max(part.images) > 0
+    if workers is None:
+        assert len(parts) <= 1
+
+
+def test_there_are_parts_enough_for_all_workers_and_none_is_tiny() -> None:
+    one = spec(width=16)
+    count, block = blocks(one), layout.SplitLayout(one, "train").block_rows
+    for workers, batch in ((1, 4), (4, 4), (2, 64)):
+        parts = cut([one], "train", [range(count)], batch_size=batch, workers=workers)
+        least = min(count, LEAST_BATCHES * batch // block)
+        assert all(len(part.blocks[0]) >= least for part in parts[:-1])
+        assert (
+            PER_WORKER * workers / 2 <= len(parts) <= PER_WORKER * workers
+            or len(parts[0].blocks[0]) == least
+        )
+    assert cut([one], "train", [()], batch_size=4, workers=2) == []
+    assert str(parts[0]).startswith("row blocks 0 to ")
+    assert replace(parts[0], split="x") != parts[0]

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from layercache.errors import OptionError, StorageError
+from layercache.probing.data.collate import room
+from layercache.probing.data.resident import ResidentFeatures, Selection, Source
+from layercache.probing.data.streaming import StreamedFeatures, load
+
+CPU = torch.device("cpu")
+PAIRS = ((1, "cls"), (2, "ap"), (3, "ap"))
+ROW = 3 * 8 * 2
+
+
+def selection(split: Any, keep: Any = None) -> Selection:
+    return Selection(
+        (Source(split, PAIRS),), np.arange(split.rows) if keep is None else np.asarray(keep)
+    )
+
+
+def cloned(batches: Any) -> list[Any]:
+    return [(x.clone(), y) for x, y in batches]
+
+
+def streamed(split: Any, *, blocks: int, keep: Any = None) -> StreamedFeatures:
+    return StreamedFeatures(selection(split, keep), device=CPU, budget=2 * blocks * 16 * ROW)
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 100])
+@pytest.mark.parametrize("rows", [range(100), range(3, 90, 7)])
+def test_an_ordered_epoch_equals_the_resident_one(
+    memory_split: Callable[..., Any], blocks: int, rows: range
+) -> None:
+    split = memory_split()
+    got = cloned(streamed(split, blocks=blocks).epoch(np.array(rows), batch=11, train=False))
+    want = cloned(
+        ResidentFeatures(selection(split), device=CPU).epoch(np.array(rows), batch=11, train=False)
+    )
+    assert len(got) == len(want)
+    for (x, y), (x2, y2) in zip(got, want, strict=True):
+        assert torch.equal(x, x2)
+        assert torch.equal(y, y2)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("keep", [None, [0, 5, 16, 17, 40, 41, 42, 60, 96, 99]])
+def test_a_training_epoch_brings_every_sample_once_with_its_own_tokens(
+    memory_split: Callable[..., Any], blocks: int, keep: Any
+) -> None:
+    split = memory_split()
+    split.labels = np.arange(100)
+    features = streamed(split, blocks=blocks, keep=keep)
+    resident = ResidentFeatures(selection(split, keep), device=CPU)
+    rows = np.arange(0, features.rows, 2)
+    batches = cloned(features.epoch(rows, batch=7, seed=1, epoch=2, train=True))
+    assert [len(y) for _, y in batches] == [
+        len(y) for _, y in resident.epoch(rows, batch=7, train=True)
+    ]
+    y = torch.cat([y for _, y in batches])
+    kept = np.arange(100) if keep is None else np.asarray(keep)
+    assert sorted(y.tolist()) == kept[rows].tolist()
+    assert y.tolist() != sorted(y.tolist())
+    x = torch.cat([x for x, _ in batches])
+    all_x, _ = next(iter(resident.epoch(np.arange(features.rows), batch=100, train=False)))
+    assert torch.equal(x, all_x[np.searchsorted(kept, y.numpy())])
+
+
+def test_the_order_depends_on_seed_and_epoch_and_mixes_the_blocks_of_a_window(
+    memory_split: Callable[..., Any],
+) -> None:
+    split = memory_split(rows=96)
+    split.labels = np.arange(96)
+    features = streamed(split, blocks=3)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return torch.cat(
+            [
+                y
+                for _, y in features.epoch(
+                    np.arange(96), batch=10, seed=seed, epoch=epoch, train=True
+                )
+            ]
+        ).tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(s, e)) for s, e in ((0, 0), (0, 1), (1, 0))}) == 3
+    first = {i // 16 for i in order(0, 0)[:48]}
+    assert len(first) == 3
+    assert len({i // 16 for i in order(0, 0)[:10]}) > 1, "a batch mixes the blocks of its window"
+
+
+def test_blocks_without_a_wanted_row_are_not_read(memory_split: Callable[..., Any]) -> None:
+    split = memory_split()
+    list(streamed(split, blocks=2).epoch(np.array([17, 18, 97]), batch=2, train=False))
+    assert sorted(split.reads) == [(16, 32), (96, 100)]
+
+
+def test_memory_is_two_windows(
+    memory_split: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = streamed(memory_split(rows=1000), blocks=3)
+    taken: list[int] = []
+    monkeypatch.setattr(
+        "layercache.probing.data.streaming.room",
+        lambda *a, **k: taken.append(room(*a, **k).nbytes) or room(*a, **k),
+    )
+    list(features.epoch(np.arange(1000), batch=10, train=True))
+    assert taken == [3 * 16 * ROW] * 2, "two windows"
+
+
+def test_a_long_epoch_begins_and_ends_with_small_windows(memory_split: Callable[..., Any]) -> None:
+    features = streamed(memory_split(rows=16 * 100), blocks=16)
+    sizes = [
+        len(places)
+        for _, places, _ in features._parts(np.arange(1600), order=torch.Generator().manual_seed(0))
+    ]
+    assert sizes[:4] == [32, 64, 128, 256], "ramp of 2, 4, 8, 16 blocks"
+    assert sizes[-3:] == [48, 32, 16]
+    assert max(sizes) == 256
+    assert sum(sizes) == 1600
+    assert [len(places) for _, places, _ in features._parts(np.arange(500), order=None)] == [
+        256,
+        256 - 12,
+    ]
+
+
+def test_a_fault_of_the_reading_thread_reaches_the_caller(memory_split: Callable[..., Any]) -> None:
+    split = memory_split()
+    features = streamed(split, blocks=1)
+
+    def broken(*args: Any, **options: Any) -> None:
+        raise StorageError("the disk is gone")
+
+    split.read = broken
+    with pytest.raises(StorageError, match="the disk is gone"):
+        list(features.epoch(np.arange(100), batch=10, train=True))
+
+
+def test_an_abandoned_epoch_does_not_disturb_the_next(memory_split: Callable[..., Any]) -> None:
+    split = memory_split()
+    features = streamed(split, blocks=1)
+    for _ in features.epoch(np.arange(100), batch=10, train=True):
+        break
+    y = torch.cat([y for _, y in features.epoch(np.arange(100), batch=10, train=False)])
+    assert y.tolist() == split.labels.tolist()
+
+
+def test_a_budget_below_two_blocks_is_refused_with_the_needed_size(
+    memory_split: Callable[..., Any],
+) -> None:
+    with pytest.raises(OptionError, match=r"two row blocks of 16 samples take 1.5 KiB"):
+        StreamedFeatures(selection(memory_split()), device=CPU, budget=1000)
+
+
+def test_what_fits_stays_resident_and_the_rest_streams_and_both_are_said(
+    memory_split: Callable[..., Any],
+) -> None:
+    split = memory_split()
+    chosen, said = load(selection(split), device=CPU)
+    assert chosen.mode == "resident"
+    assert "3 tokens x 100 samples x 8" in said
+    assert "half of what is free on cpu" in said
+    chosen, said = load(selection(split), device=CPU, budget=100 * ROW - 1)
+    assert chosen.mode == "stream"
+    assert "more than 4.7 KiB, the rest of --memory" in said
+    assert load(selection(split), device=CPU, mode="stream")[0].mode == "stream"
+    with pytest.raises(OptionError, match="auto, resident or stream; came 'ram'"):
+        load(selection(split), device=CPU, mode="ram")

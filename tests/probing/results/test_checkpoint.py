@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError
+from layercache.probing.heads import HeadSpec, build
+from layercache.probing.results.checkpoint import HeadOrigin, SavedHead, head_bytes, load_head
+
+ORIGIN = HeadOrigin(
+    model="m", architecture="a", weights="ab" * 32, depth=4, tap="norm2", projected=False, preprocessing={"mean": [0.5]}, dataset="d",
+    classes=("x", "y", "z"), pairs=((1, "cls"), (4, "ap")), fingerprints=("f" * 64,),
+)  # fmt: skip
+
+
+def made(kind: str, **spec: Any) -> SavedHead:
+    shape = HeadSpec(kind=kind, tokens=2, width=8, classes=3, **spec)
+    parameters = build(shape).initial(torch.Generator().manual_seed(0))
+    return SavedHead(
+        name=kind, spec=shape, parameters=parameters, origin=ORIGIN, setting={"lr": 0.1}, seed=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [("linear", {}), ("attentive", {}), ("hybrid", {"groups": (0, 1), "attention_heads": 4})],
+)
+def test_a_head_comes_back_as_it_was(tmp_path: Path, kind: str, spec: dict[str, Any]) -> None:
+    head = made(kind, **spec)
+    (tmp_path / "head.safetensors").write_bytes(head_bytes(head))
+    for path in (tmp_path, tmp_path / "head.safetensors", str(tmp_path)):
+        back = load_head(path)
+        assert (back.spec, back.origin, back.setting, back.seed, back.name) == (
+            head.spec,
+            head.origin,
+            head.setting,
+            head.seed,
+            head.name,
+        )
+        assert set(back.parameters) == set(head.parameters)
+        assert all(torch.equal(back.parameters[name], p) for name, p in head.parameters.items())
+    x = np.random.default_rng(0).normal(size=(5, 2, 8)).astype(np.float32)
+    assert torch.equal(back.predict(x), head.predict(x))
+
+
+def test_a_linear_head_normalises_and_maps() -> None:
+    head = made("linear")
+    x = np.random.default_rng(0).normal(size=(5, 2, 8))
+    flat = (x / np.linalg.norm(x, axis=2, keepdims=True)).reshape(5, 16)
+    wanted = (
+        flat @ head.parameters["classifier.weight"].double().numpy().T
+        + head.parameters["classifier.bias"].double().numpy()
+    )
+    np.testing.assert_allclose(head.predict(x), wanted, atol=1e-5)
+    np.testing.assert_allclose(head.predict(x * 7), wanted, atol=1e-5)
+
+
+def test_attention_sums_to_one_over_the_tokens() -> None:
+    x = np.random.default_rng(0).normal(size=(5, 2, 8))
+    weights = made("attentive", attention_heads=4).attention(x)
+    assert weights.shape == (5, 4, 2)
+    torch.testing.assert_close(weights.sum(2), torch.ones(5, 4))
+    with pytest.raises(ProbeError, match="a linear head has no attention"):
+        made("linear").attention(x)
+
+
+def test_other_tokens_are_refused_with_the_names_of_the_right_ones() -> None:
+    with pytest.raises(
+        HeadMismatchError,
+        match=r"takes \(images, 2, 8\): the tokens 1:cls, 4:ap of m; came \(5, 3, 8\)",
+    ):
+        made("linear").predict(np.zeros((5, 3, 8)))
+
+
+def test_files_that_are_no_heads(tmp_path: Path) -> None:
+    with pytest.raises(ProbeNotFoundError, match=r"no saved head here .*layercache results"):
+        load_head(tmp_path)
+    file = tmp_path / "head.safetensors"
+    file.write_bytes(b"nonsense")
+    with pytest.raises(HeadMismatchError, match="is not a safetensors file"):
+        load_head(file)
+    save_file({"a": torch.zeros(1)}, str(file))
+    with pytest.raises(HeadMismatchError, match="not a head saved by layercache"):
+        load_head(file)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+
+import pytest
+import torch
+
+from layercache.probing.training import allocator
+
+GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
+
+
+def faults() -> int:
+    """Page faults of taking and freeing 48 MiB twenty times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(3 * 2**24, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not GLIBC, reason="this C library has no mallopt")
+def test_freed_memory_is_kept_within_and_given_back_after() -> None:
+    without = faults()
+    with allocator.kept():
+        within = faults()
+        held = _resident()
+    assert within < without / 4, "most times the same pages again"
+    assert held - _resident() > 30, "MiB that went back to the kernel"
+
+
+def test_it_does_nothing_where_the_c_library_has_no_such_switch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
+    with allocator.kept():
+        pass
+
+
+def _resident() -> float:
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize() / 2**20
