@@ -30,7 +30,7 @@ from layercache.cache import (
     select,
 )
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.reading.chunks import VERIFIED
 
 ONE = (6, "ap")
 
@@ -108,11 +108,11 @@ def bench_reads(
     files = [writer.path / lay.shard(b) for b in range(lay.blocks)]
 
     def checked() -> None:
-        CHECKED.forget()
+        VERIFIED.forget()
         split.read(pairs, out=out)
 
     def one_checked() -> None:
-        CHECKED.forget()
+        VERIFIED.forget()
         split.read([ONE], out=one)
 
     calls: dict[str, Callable[[], object]] = {

@@ -36,7 +36,7 @@ from benchmarks.scale import KINDS, LAYERS, SPLIT, WIDTH, make_spec
 from benchmarks.stream import drop, files_of
 from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, open_cache
 from layercache.cache.format import layout
-from layercache.cache.storage.paths import Place, as_place
+from layercache.cache.storage.paths import CachePath, as_place
 from layercache.extraction.datasets.listing import ENTRIES
 
 SETS = {
@@ -71,7 +71,7 @@ class Node:
     """Classes -> seconds of a training step of one configuration."""
 
 
-def made(root: Place, rows: int) -> Cache:
+def made(root: CachePath, rows: int) -> Cache:
     """A complete cache of random tokens at full width."""
     ids, labels = [f"{i}.JPEG" for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
     spec = make_spec(rows, WIDTH, classes=10, ids=digest_ids(ids), labels=digest_labels(labels))
@@ -132,23 +132,23 @@ def measured_disk(folder: Path) -> tuple[float, float]:
 
 def measured_step(classes: int, *, device: str) -> float:
     from layercache.probing.heads import HeadSpec
-    from layercache.probing.training.config import Protocol, paper_grid
-    from layercache.probing.training.config_batch import Group
+    from layercache.probing.training.config import TrainConfig, paper_grid
+    from layercache.probing.training.config_batch import ConfigBatch
 
     head = HeadSpec(kind="attentive", tokens=LAYERS * len(KINDS), width=WIDTH, classes=classes)
     settings = paper_grid("attentive")[:CONFIGURATIONS]
-    group = Group(
+    group = ConfigBatch(
         head,
         settings,
         seed=0,
-        protocol=Protocol(),
+        protocol=TrainConfig(),
         steps=10**6,
         weights=None,
         device=torch.device(device),
         precision="fp32",
     )
     x = torch.nn.functional.normalize(
-        torch.randn(Protocol().batch, head.tokens, WIDTH, device=device), dim=-1
+        torch.randn(TrainConfig().batch, head.tokens, WIDTH, device=device), dim=-1
     )
     y = torch.randint(0, classes, (len(x),), device=device)
     return _median(lambda: group.step(x, y, step=0), device) / CONFIGURATIONS
@@ -186,9 +186,9 @@ def extraction(
 def search(node: Node, rows: int, classes: int) -> tuple[int, float]:
     """Steps of one fit, and seconds of the whole search and the final fit (the search holds 20 % of the rows out)."""
     from layercache.probing.data.splits import VALIDATION
-    from layercache.probing.training.config import Protocol, paper_grid
+    from layercache.probing.training.config import TrainConfig, paper_grid
 
-    searched, final = (Protocol().plan(n).steps for n in (round(rows * (1 - VALIDATION)), rows))
+    searched, final = (TrainConfig().plan(n).steps for n in (round(rows * (1 - VALIDATION)), rows))
     return final, (len(paper_grid("attentive")) * searched + final) * node.step(
         classes
     ) / node.devices
@@ -232,7 +232,7 @@ def _time(seconds: float) -> str:
     )
 
 
-def operations(root: Place, rows: int) -> Iterator[tuple[str, Callable[[], object]]]:
+def operations(root: CachePath, rows: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """What is done with a cache of so many rows on object storage."""
     from layercache.cache.verify import describe, verify
 
@@ -256,10 +256,10 @@ def operations(root: Place, rows: int) -> Iterator[tuple[str, Callable[[], objec
 def epoch(split: Split, pairs: Sequence[tuple[int, str]]) -> None:
     """Through two windows of two row blocks."""
     from layercache.probing.data.resident import Selection, Source
-    from layercache.probing.data.streaming import StreamedFeatures
+    from layercache.probing.data.streaming import StreamedTokens
 
     budget = 4 * layout.planned_bytes(make_spec(512, WIDTH), 512)
-    features = StreamedFeatures(
+    features = StreamedTokens(
         Selection((Source(split, tuple(pairs)),), np.arange(split.rows)),
         device=torch.device("cpu"),
         budget=budget,

@@ -24,7 +24,7 @@ from layercache.engine import open_engine
 from layercache.extraction.api import extract
 from layercache.extraction.decode_tuning import usable_cores
 from layercache.probing.api import probe
-from layercache.probing.training.config import Protocol
+from layercache.probing.training.config import TrainConfig
 
 TINY = 16
 
@@ -45,7 +45,7 @@ def extraction(root: Path, images: int, engine: str) -> float:
 
 
 def search(root: Path, steps: int, engine: str) -> float:
-    protocol = Protocol(epochs=1, min_steps=steps)
+    protocol = TrainConfig(epochs=1, min_steps=steps)
     began = time.perf_counter()
     probe(
         open_cache(root=root),

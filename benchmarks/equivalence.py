@@ -27,7 +27,7 @@ import torch
 
 import layercache
 from layercache.probing.training import trainer
-from layercache.probing.training.config import Noise, Protocol, grid
+from layercache.probing.training.config import Noise, TrainConfig, grid
 
 TAPS = ("norm2", "block", "block-norm")
 CONFIGS = {
@@ -48,7 +48,7 @@ PROBES: dict[str, dict[str, Any]] = {
         "head": "attentive",
         "layers": "1,6,12",
         "shots": 5,
-        "protocol": Protocol(epochs=8, min_steps=120, patience=2),
+        "protocol": TrainConfig(epochs=8, min_steps=120, patience=2),
     },
     "attentive-tokens last": {"head": "attentive-tokens"},
     "hybrid": {
@@ -132,7 +132,7 @@ def probe(root: Path) -> dict[str, Any]:
         ]
         trained.clear()
         if head not in ("knn", "logreg"):
-            options = {"protocol": Protocol(epochs=5, min_steps=150, noise=Noise()), **options}
+            options = {"protocol": TrainConfig(epochs=5, min_steps=150, noise=Noise()), **options}
             options["settings"] = CONFIGS["linear" if head == "linear" else "attentive"]
         if head == "logreg":
             options = {**options, "shots": 20}

@@ -35,7 +35,7 @@ from naive_extract import extract as extract_naively
 from layercache.cache import open_cache
 from layercache.extraction import decode_tuning
 from layercache.extraction.api import extract
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.decode_tuning import measure, usable_cores
 from layercache.extraction.models import vit_nano
 from layercache.extraction.models.backbone import MODELS, Backbone, load_backbone
@@ -163,7 +163,7 @@ class Bench:
             "cache": self.folder / f"cache{self.count}",
             "weights": {model: self.weights(model)},
         }
-        dataset = Labelled(name="bench", classes=("a", "b"), samples={"train": samples})
+        dataset = InMemoryDataset(name="bench", classes=("a", "b"), samples={"train": samples})
         return extract(
             models=[model], dataset=dataset, say=lambda _: None, progress=False, **(given | options)
         )[0]
@@ -324,7 +324,7 @@ def header(*columns: str) -> None:
 
 def peak(model: str, weights: str, rows: int, cache: str, device: str) -> None:
     """Print the peak resident size, in MB, of a process that makes one extraction."""
-    dataset = Labelled(
+    dataset = InMemoryDataset(
         name="bench", classes=("a", "b"), samples={"train": Decoded(rows, MODELS[model].input_size)}
     )
     extract(

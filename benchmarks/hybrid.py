@@ -14,7 +14,7 @@ import tempfile
 from machine import describe
 
 import layercache
-from layercache.probing.training.config import Protocol, grid
+from layercache.probing.training.config import TrainConfig, grid
 
 HEADS = (
     ("linear, last CLS", {"head": "linear", "layers": "last", "tokens": "cls"}),
@@ -60,7 +60,7 @@ def main() -> None:
         f"{describe()}\n\n| data set | head | tokens | parameters | test balanced accuracy, mean ± std over {args.seeds} seeds | validation |"
     )
     print("|---|---|---|---|---|---|")
-    protocol = Protocol(min_steps=args.min_steps)
+    protocol = TrainConfig(min_steps=args.min_steps)
     names = [*args.datasets.split(","), *(["fashion_mnist"] if args.data_root else [])]
     with tempfile.TemporaryDirectory() as folder:
         for name in names:

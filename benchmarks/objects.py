@@ -140,7 +140,7 @@ def measure_library(shards: int) -> dict[str, float]:
         digest_labels,
         open_cache,
     )
-    from layercache.cache.reading.chunks import CHECKED
+    from layercache.cache.reading.chunks import VERIFIED
     from layercache.cache.storage.paths import as_remote
     from layercache.cache.storage.read_cache import Spool
 
@@ -179,7 +179,7 @@ def measure_library(shards: int) -> dict[str, float]:
     split = open_cache(writer.path).split("train")
     pairs = [(layer, token) for layer in spec.layers for token in spec.tokens]
     out = np.zeros((len(pairs), rows, width), np.float16)
-    CHECKED.forget()
+    VERIFIED.forget()
     with tempfile.TemporaryDirectory() as folder:
         for what in ("checked", "again", "again, kept on the disk", "from the disk"):
             if what == "again, kept on the disk":

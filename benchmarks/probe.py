@@ -37,8 +37,14 @@ from benchmarks.machine import describe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
 from layercache.probing.training import allocator
-from layercache.probing.training.config import Protocol, Setting, class_weights, cosine, paper_grid
-from layercache.probing.training.config_batch import Group
+from layercache.probing.training.config import (
+    HParams,
+    TrainConfig,
+    class_weights,
+    cosine,
+    paper_grid,
+)
+from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.fit import Fit, fit, predict
 from tests.probing.memory_batches import MemoryBatches
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
@@ -47,7 +53,7 @@ from tests.probing.textbook import TextbookAttentive, TextbookLinear
 class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """(a)'s data set: normalises and noises one sample per call."""
 
-    def __init__(self, data: MemoryBatches, rows: Tensor, protocol: Protocol) -> None:
+    def __init__(self, data: MemoryBatches, rows: Tensor, protocol: TrainConfig) -> None:
         self.x, self.y, self.noise = data.x[rows].cpu(), data.labels[rows].cpu(), protocol.noise
 
     def __len__(self) -> int:
@@ -61,7 +67,7 @@ class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def from_loader(
-    data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int
+    data: MemoryBatches, rows: Tensor, protocol: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     return lambda: iter(
         torch.utils.data.DataLoader(PerSample(data, rows, protocol), batch_size=batch, shuffle=True)
@@ -69,7 +75,7 @@ def from_loader(
 
 
 def from_slices(
-    data: MemoryBatches, rows: Tensor, protocol: Protocol, batch: int
+    data: MemoryBatches, rows: Tensor, protocol: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     x_all, y_all, noise = data.x[rows], data.labels[rows], protocol.noise
 
@@ -89,10 +95,10 @@ def one_by_one(
     data: MemoryBatches,
     *,
     head: HeadSpec,
-    setting: Setting,
+    setting: HParams,
     rows: Tensor,
     seed: int,
-    protocol: Protocol,
+    protocol: TrainConfig,
 ) -> nn.Module:
     """One complete fit of a plain module."""
     torch.manual_seed(seed)
@@ -136,7 +142,7 @@ def accuracy(module: nn.Module, data: MemoryBatches, rows: Tensor) -> float:
 def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes: int) -> None:
     """The grid on 80 % of the training rows, the chosen setting on all of them, the test rows."""
     head = HeadSpec(kind=kind, tokens=data.tokens, width=data.width, classes=classes)
-    protocol, settings = Protocol(epochs=args.epochs, min_steps=args.min_steps), paper_grid(kind)
+    protocol, settings = TrainConfig(epochs=args.epochs, min_steps=args.min_steps), paper_grid(kind)
     cut = np.random.default_rng(0).permutation(data.rows)
     test, val, train = (
         torch.from_numpy(np.sort(part))
@@ -144,7 +150,7 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
     )
     both = torch.cat([val, train]).sort().values
     lines, ours_total = [], 0.0
-    chosen: dict[int, Setting] = {}
+    chosen: dict[int, HParams] = {}
     tests: list[float] = []
     for seed in range(args.seeds):
         start = clock(args.device)
@@ -259,13 +265,13 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
         return step
 
     def grouped(
-        precision: str, settings: list[Setting], *, compiled: bool = False
+        precision: str, settings: list[HParams], *, compiled: bool = False
     ) -> Callable[[], object]:
-        group = Group(
+        group = ConfigBatch(
             head,
             settings,
             seed=0,
-            protocol=Protocol(),
+            protocol=TrainConfig(),
             steps=10**6,
             weights=None,
             device=device,
@@ -300,7 +306,7 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
             share,
         ) in runs.items():  # side by side, so that a disturbance meets all of them
             with (
-                allocator.kept()
+                allocator.retain_freed_memory()
                 if name.startswith("ours") and device.type == "cpu"
                 else nullcontext()
             ):  # as fit runs it

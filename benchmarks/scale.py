@@ -43,7 +43,7 @@ from layercache.cache import (
     open_cache,
 )
 from layercache.cache.format import layout
-from layercache.cache.storage.paths import Place, as_place
+from layercache.cache.storage.paths import CachePath, as_place
 from layercache.cache.verify import describe, remove, verify
 from tests.objects import server
 
@@ -82,7 +82,7 @@ def narrow(width: int) -> None:
 class Steps:
     """What is done with the cache; every method yields (what, seconds, note) as it goes."""
 
-    def __init__(self, root: Place, rows: int, classes: int, width: int) -> None:
+    def __init__(self, root: CachePath, rows: int, classes: int, width: int) -> None:
         self.root, self.rows, self.classes, self.width = root, rows, classes, width
         self.pickled = Path(tempfile.gettempdir()) / f"layercache-scale-{os.getppid()}.pickle"
 
@@ -201,12 +201,12 @@ class Steps:
         import torch
 
         from layercache.probing.data.resident import Selection, Source
-        from layercache.probing.data.streaming import StreamedFeatures
+        from layercache.probing.data.streaming import StreamedTokens
 
         split = self.cache().split(SPLIT)
         pairs = tuple((layer, kind) for layer in split.spec.layers for kind in KINDS)
         yield ""
-        features = StreamedFeatures(
+        features = StreamedTokens(
             Selection((Source(split, pairs),), np.arange(split.rows)),
             device=torch.device("cpu"),
             budget=400 * 10**6,

@@ -38,7 +38,7 @@ from layercache.cache import (
 )
 from layercache.probing.budget import format_bytes, parse_bytes
 from layercache.probing.data.resident import Selection, Source
-from layercache.probing.data.streaming import StreamedFeatures
+from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.training.config import Noise
 
 LAYERS, KINDS, WIDTH, CLASSES, BATCH = 12, ("cls", "ap"), 768, 1000, 2048
@@ -171,7 +171,7 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
     files, split = files_of(cache), cache.split("train")
     size = sum(file.stat().st_size for file in files)
     pairs = tuple((layer, token) for layer in cache.spec.layers for token in cache.spec.tokens)
-    features = StreamedFeatures(
+    features = StreamedTokens(
         Selection((Source(split, pairs),), np.arange(split.rows)), device=device, budget=budget
     )
     rows = np.arange(split.rows)

@@ -176,7 +176,7 @@ def probe(
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.api import probe as run
     from layercache.probing.data.find_cache import choose_cache
-    from layercache.probing.training.config import Protocol
+    from layercache.probing.training.config import TrainConfig
     from layercache.probing.words import numbers, seed_numbers
 
     found = choose_cache(
@@ -205,7 +205,9 @@ def probe(
         seeds=seed_numbers(seeds),
         shots=numbers(shots, option="--shots", whole=True),
         fraction=numbers(fraction, option="--fraction"),
-        protocol=Protocol(epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience),
+        protocol=TrainConfig(
+            epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience
+        ),
         test=test,
         device=device,
         precision=precision,

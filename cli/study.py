@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from layercache.study import Outcome, Status
+    from layercache.study import Status, StudyResult
 
 File = Annotated[
     Path,
@@ -68,7 +68,7 @@ def study(
 
     from layercache.cache.storage.paths import as_place
     from layercache.engine import check_engine
-    from layercache.study import look, read_study, run_study
+    from layercache.study import read_study, run_study, study_status
 
     plan = read_study(file)
     place = as_place(cache) if cache else plan.cache
@@ -81,7 +81,7 @@ def study(
     )
     check_engine(plan.engine, plan.address)
     if dry_run:
-        _list(look(plan))
+        _list(study_status(plan))
         return
     outcome = run_study(plan, say=typer.echo, yes=yes, report=report)
     _tell(outcome)
@@ -96,7 +96,7 @@ def _list(statuses: tuple[Status, ...]) -> None:
     typer.echo(f"{len(statuses)} cells, {there} there, {len(statuses) - there} missing")
 
 
-def _tell(outcome: Outcome) -> None:
+def _tell(outcome: StudyResult) -> None:
     if len(outcome.results):
         typer.echo(f"\n{outcome.results.to_text()}")
     typer.echo(f"\n{outcome.done} of {outcome.cells} cells are complete")

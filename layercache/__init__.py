@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from layercache.extraction.api import extract
     from layercache.probing.api import probe
     from layercache.probing.results.table import Results, read_results
-    from layercache.probing.training.config import Protocol, Setting
+    from layercache.probing.training.config import HParams, TrainConfig
     from layercache.reporting import Report, report
     from layercache.study import read_study, run_study
 
 __all__ = [
     "Cache",
+    "HParams",
     "LayercacheError",
-    "Protocol",
     "Report",
     "Results",
-    "Setting",
+    "TrainConfig",
     "copy_cache",
     "errors",
     "extract",
@@ -42,10 +42,10 @@ __all__ = [
 
 _HOMES = {
     "Cache": "layercache.cache",
-    "Protocol": "layercache.probing.training.config",
+    "TrainConfig": "layercache.probing.training.config",
     "Report": "layercache.reporting",
     "Results": "layercache.probing.results.table",
-    "Setting": "layercache.probing.training.config",
+    "HParams": "layercache.probing.training.config",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",
     "load_head": "layercache.deploy",

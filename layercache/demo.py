@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layercache.cache.find import load_cache
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.extraction.api import extract
 from layercache.probing.api import probe
 from layercache.probing.results.table import Results
@@ -27,7 +27,7 @@ WEIGHT_DECAY, DROPOUTS = 1e-4, (0.0, 0.1)
 class Demo:
     """What the demo came to."""
 
-    cache: Place
+    cache: CachePath
     """The cache's folder."""
     results: Results
     """The probes in the order of PROBES."""
@@ -44,7 +44,7 @@ class Demo:
 def demo(
     *,
     out: Path,
-    cache: str | Place | None = None,
+    cache: str | CachePath | None = None,
     say: Callable[[str], object] = print,
     progress: bool = True,
 ) -> Demo:

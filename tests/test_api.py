@@ -35,11 +35,11 @@ def test_other_names_are_refused() -> None:
 
 def test_from_cache_to_head_by_public_names_alone(planted: Callable[..., Any]) -> None:
     cache = layercache.open_cache(planted().path)
-    protocol = layercache.Protocol(epochs=5, min_steps=0)
+    protocol = layercache.TrainConfig(epochs=5, min_steps=0)
     results = layercache.probe(
         cache,
         head="attentive",
-        settings=[layercache.Setting(lr=0.01, weight_decay=1e-4)],
+        settings=[layercache.HParams(lr=0.01, weight_decay=1e-4)],
         protocol=protocol,
         device="cpu",
     )

@@ -19,8 +19,8 @@ from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder, 
 from layercache.cache.format.records import REMEDY, BlockRecord, CompleteRecord
 from layercache.cache.format.shard import crc32c
 from layercache.cache.hub import HubStore
-from layercache.cache.storage.base import Entry, Store, open_store
-from layercache.cache.storage.paths import Place, as_place
+from layercache.cache.storage.base import FileInfo, Store, open_store
+from layercache.cache.storage.paths import CachePath, as_place
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import (
     CacheBusyError,
@@ -46,8 +46,8 @@ Check = Callable[[bytes], bool]
 class Transfer:
     """A cache that was copied."""
 
-    source: Place
-    path: Place
+    source: CachePath
+    path: CachePath
     """Where it lies now: TO/<dataset>/<model>/<fingerprint>."""
     files: int
     bytes: int
@@ -58,9 +58,9 @@ class Transfer:
 
 
 def copy_cache(
-    source: Cache | str | Place,
+    source: Cache | str | CachePath,
     *,
-    to: str | Place,
+    to: str | CachePath,
     progress: Callable[[int], None] | None = None,
     total: Callable[[int], None] | None = None,
 ) -> Transfer:
@@ -168,7 +168,7 @@ class _Copy:
         self,
         source: Store,
         target: Store,
-        sizes: Mapping[str, Entry],
+        sizes: Mapping[str, FileInfo],
         progress: Callable[[int], None],
     ) -> None:
         self._source, self._target, self._sizes, self._progress = source, target, sizes, progress

@@ -16,7 +16,7 @@ from layercache.cache.format.records import REMEDY, CompleteRecord
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.base import Store, open_store
-from layercache.cache.storage.paths import Place, RemotePath, as_place
+from layercache.cache.storage.paths import CachePath, RemotePath, as_place
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import (
     CacheAmbiguousError,
@@ -46,7 +46,7 @@ OTHER_OPTIONS = "(with the other options it was begun with)"
 _BRIEF = 60
 
 
-def cache_root(path: str | Place | None = None) -> Place:
+def cache_root(path: str | CachePath | None = None) -> CachePath:
     """The place of all caches: `path` (--cache), else $LAYERCACHE_HOME, else the user cache folder of the platform.
 
     A folder, or an address such as s3://bucket/prefix. Raises OptionError if that is a file, or no address.
@@ -68,7 +68,7 @@ def cache_root(path: str | Place | None = None) -> Place:
 class Cache:
     """One cache: the tokens of one backbone on one data set."""
 
-    path: Place
+    path: CachePath
     """ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
     spec: CacheSpec
     """What determined its bytes."""
@@ -127,7 +127,7 @@ class Cache:
         return Split(layout, store, complete)
 
 
-def load_cache(path: Place) -> Cache:
+def load_cache(path: CachePath) -> Cache:
     """The cache in a folder. Raises CacheNotFoundError, CacheCorruptError (its spec does not have the fingerprint that it gives)."""
     file = path / SPEC_KEY
     try:
@@ -146,11 +146,11 @@ def load_cache(path: Place) -> Cache:
 
 
 def cache_folders(
-    root: Place, *, model: str | None = None, dataset: str | None = None
-) -> list[Place]:
+    root: CachePath, *, model: str | None = None, dataset: str | None = None
+) -> list[CachePath]:
     """Where the caches below a root lie, sorted. The row blocks of none are listed: only folders, level by level."""
     if isinstance(root, Path):
-        return list[Place](
+        return list[CachePath](
             sorted(p.parent for p in root.glob(f"{_glob(dataset)}/{_glob(model)}/*/{SPEC_KEY}"))
         )
     return sorted(_remote_folders(root, model=model, dataset=dataset), key=str)
@@ -177,10 +177,12 @@ def _remote_folders(
     return [root / key.rpartition("/")[0] for key in store.read_many(found)]
 
 
-def find_caches(root: Place, model: str | None = None, dataset: str | None = None) -> list[Cache]:
+def find_caches(
+    root: CachePath, model: str | None = None, dataset: str | None = None
+) -> list[Cache]:
     """All caches below a root, or those of a model or data set. Raises CacheCorruptError if a spec is not readable."""
     folders = cache_folders(root, model=model, dataset=dataset)
-    found: dict[Place, Cache] = {}
+    found: dict[CachePath, Cache] = {}
     in_threads(
         lambda folder: found.__setitem__(folder, load_cache(folder)),
         folders,
@@ -190,7 +192,7 @@ def find_caches(root: Place, model: str | None = None, dataset: str | None = Non
 
 
 def matching_caches(
-    root: Place,
+    root: CachePath,
     *,
     model: str | None = None,
     dataset: str | None = None,
@@ -206,9 +208,9 @@ def matching_caches(
 
 
 def open_cache(
-    path: str | Place | None = None,
+    path: str | CachePath | None = None,
     *,
-    root: str | Place | None = None,
+    root: str | CachePath | None = None,
     model: str | None = None,
     dataset: str | None = None,
     fingerprint: str | None = None,

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layercache.cache.storage.base import Entry, Part, Readable, views
+from layercache.cache.storage.base import FileInfo, Part, Readable, views
 from layercache.cache.storage.paths import RemotePath
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import MissingExtraError, OptionError, StorageError
@@ -69,7 +69,7 @@ class HubStore:
                 self.root.bucket, operations, commit_message=message, repo_type="dataset"
             )
 
-    def holds(self, entry: Entry | None, data: bytes) -> bool:
+    def holds(self, entry: FileInfo | None, data: bytes) -> bool:
         """Whether what the Hub says of a file is so of these bytes."""
         if entry is None or entry.size != len(data):
             return False
@@ -97,7 +97,7 @@ class HubStore:
         in_threads(lambda key: found.__setitem__(key, self.read(key)), asked, threads=self.requests)
         return {key: found[key] for key in asked}
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, FileInfo]:
         """Every file below a folder, sorted by key."""
         from huggingface_hub.errors import (
             EntryNotFoundError,
@@ -113,7 +113,7 @@ class HubStore:
                     self.root.bucket, prefix or None, recursive=True, repo_type="dataset"
                 ):
                     if (size := getattr(item, "size", None)) is not None:  # a folder has none
-                        found[item.path[cut:]] = Entry(
+                        found[item.path[cut:]] = FileInfo(
                             size, item.lfs.sha256 if item.lfs else item.blob_id
                         )
             except LocalEntryNotFoundError:
@@ -141,7 +141,7 @@ class HubStore:
         """Whether any file is below it."""
         return bool(self.entries(folder))
 
-    def look(self, key: str) -> Entry:
+    def look(self, key: str) -> FileInfo:
         """What `entries` would say of a file. Raises FileNotFoundError."""
         entry = self.entries(key.rpartition("/")[0] or ".").get(key)
         if entry is None:

@@ -16,17 +16,17 @@ from layercache.cache.find import OTHER_OPTIONS, Cache, extract_command, load_ca
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
 from layercache.cache.format.records import BlockRecord, CompleteRecord
 from layercache.cache.format.shard import crc32c
-from layercache.cache.storage.base import Entry, Store, open_store
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.base import FileInfo, Store, open_store
+from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import CacheCorruptError
 
 
 @dataclass(frozen=True, order=True)
-class Fault:
+class Corruption:
     """What is wrong with one file of a cache."""
 
-    path: Place
+    path: CachePath
     what: str
     """One line: what was expected, what is there."""
 
@@ -40,7 +40,9 @@ class Fault:
         )
 
 
-def verify(cache: Cache | Place, *, progress: Callable[[int], None] | None = None) -> list[Fault]:
+def verify(
+    cache: Cache | CachePath, *, progress: Callable[[int], None] | None = None
+) -> list[Corruption]:
     """Read every byte of every split that was begun; the faults, sorted by file, or an empty list.
 
     Found are: changed, missing, cut, lengthened and unknown files, and splits that are not complete. progress: called with a number of bytes,
@@ -50,12 +52,12 @@ def verify(cache: Cache | Place, *, progress: Callable[[int], None] | None = Non
         try:
             return verify(load_cache(cache), progress=progress)
         except CacheCorruptError as e:
-            return [Fault(cache / SPEC_KEY, str(e))]
+            return [Corruption(cache / SPEC_KEY, str(e))]
     store = cache.store
     faults = (
         []
         if store.read(SPEC_KEY) == spec_bytes(cache.spec)
-        else [Fault(store.path(SPEC_KEY), "not as it was written")]
+        else [Corruption(store.path(SPEC_KEY), "not as it was written")]
     )
     for split in cache.spec.dataset.splits:
         layout = SplitLayout(cache.spec, split)
@@ -63,7 +65,7 @@ def verify(cache: Cache | Place, *, progress: Callable[[int], None] | None = Non
             faults += _verify_split(cache, layout, store, progress or (lambda _: None))
     if not cache.splits:
         faults.append(
-            Fault(
+            Corruption(
                 cache.path, f"holds no split; begin with: {extract_command(cache)} {OTHER_OPTIONS}"
             )
         )
@@ -124,11 +126,11 @@ def describe(cache: Cache) -> dict[str, Any]:
     }
 
 
-def describe_all(folders: Sequence[Place]) -> list[dict[str, Any] | CacheCorruptError]:
+def describe_all(folders: Sequence[CachePath]) -> list[dict[str, Any] | CacheCorruptError]:
     """`describe` of each, or what is wrong with it; several at a time where they lie on object storage."""
-    found: dict[Place, dict[str, Any] | CacheCorruptError] = {}
+    found: dict[CachePath, dict[str, Any] | CacheCorruptError] = {}
 
-    def one(folder: Place) -> None:
+    def one(folder: CachePath) -> None:
         try:
             found[folder] = describe(load_cache(folder))
         except CacheCorruptError as e:
@@ -160,7 +162,7 @@ def remove(cache: Cache) -> None:
 
 def _verify_split(
     cache: Cache, layout: SplitLayout, store: Store, progress: Callable[[int], None]
-) -> list[Fault]:
+) -> list[Corruption]:
     faults = []
     known = {layout.complete} | {
         key for b in range(layout.blocks) for key in (layout.shard(b), layout.record(b))
@@ -170,7 +172,7 @@ def _verify_split(
     if layout.complete not in there:
         done, blocks = cache.progress(layout.split)
         faults.append(
-            Fault(
+            Corruption(
                 store.path(layout.complete),
                 f"incomplete: {done} of {blocks} row blocks; continue with: {extract_command(cache)} {OTHER_OPTIONS}",
             )
@@ -188,19 +190,21 @@ def _verify_split(
             )
             cache.split(layout.split)
         except CacheCorruptError as e:
-            return [Fault(store.path(layout.complete), str(e))]
+            return [Corruption(store.path(layout.complete), str(e))]
         records = store.read_many(complete.files)
         for key, expected in complete.files.items():
             if key not in records:
-                faults.append(Fault(store.path(key), "is missing"))
+                faults.append(Corruption(store.path(key), "is missing"))
             elif sha256(records[key]).hexdigest() != expected:
                 faults.append(
-                    Fault(store.path(key), "SHA-256 is not the one of the complete record")
+                    Corruption(store.path(key), "SHA-256 is not the one of the complete record")
                 )
         known |= set(complete.files)
-    faults += [Fault(store.path(key), "does not belong here") for key in there if key not in known]
+    faults += [
+        Corruption(store.path(key), "does not belong here") for key in there if key not in known
+    ]
 
-    def check(block: int) -> list[Fault]:
+    def check(block: int) -> list[Corruption]:
         data = records.get(layout.record(block))
         if data is None:
             return []  # of a complete split: already listed; of another: a block still to come
@@ -225,23 +229,23 @@ def _verify_block(
     store: Store,
     block: int,
     data: bytes,
-    entry: Entry | None,
+    entry: FileInfo | None,
     complete: bool,
     progress: Callable[[int], None],
-) -> list[Fault]:
+) -> list[Corruption]:
     """data: of the block's record; entry: of its shard."""
     key, shard = layout.record(block), store.path(layout.shard(block))
     try:
         record = BlockRecord.from_bytes(data, where=str(store.path(key)))
     except CacheCorruptError as e:
-        return [] if complete else [Fault(store.path(key), str(e))]
+        return [] if complete else [Corruption(store.path(key), str(e))]
     if (record.fingerprint, record.split, record.block) != (
         layout.spec.fingerprint,
         layout.split,
         block,
     ):
         return [
-            Fault(
+            Corruption(
                 store.path(key),
                 f"belongs to another cache, split or block ({record.fingerprint[:12]}, {record.split!r}, {record.block})",
             )
@@ -249,7 +253,7 @@ def _verify_block(
     size = entry.size if entry else None
     if size is None or size != record.bytes:
         return [
-            Fault(
+            Corruption(
                 shard,
                 "is missing" if size is None else f"has {size} bytes, expected {record.bytes}",
             )
@@ -262,5 +266,5 @@ def _verify_block(
             crc = crc32c(part, crc)
             progress(part.nbytes)
     if f"{crc:08x}" != record.crc32c:
-        return [Fault(shard, f"crc32c is {crc:08x}, expected {record.crc32c}")]
+        return [Corruption(shard, f"crc32c is {crc:08x}, expected {record.crc32c}")]
     return []

@@ -10,14 +10,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from layercache.extraction.models.registry import MODELS
-from layercache.probing.results.checkpoint import HeadPlace, SavedHead, head_file
+from layercache.probing.results.checkpoint import FittedHead, HeadPath, head_file
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
 MOST_CLASSES = 40
 """Class names that a card lists."""
 
 
-def write_card(head: SavedHead, path: HeadPlace) -> str:
+def write_card(head: FittedHead, path: HeadPath) -> str:
     """The card of `head`, which was read from `path`, a probe's folder or a head file."""
     probe = read_probe(head_file(path).parent)
     parts = [
@@ -43,7 +43,7 @@ def weights_licence(model: str) -> str | None:
     return known.license if known is not None else None
 
 
-def _title(head: SavedHead) -> Iterator[str]:
+def _title(head: FittedHead) -> Iterator[str]:
     spec, origin = head.spec, head.origin
     layers = sorted({layer for layer, _ in head.pairs})
     kinds = list(dict.fromkeys(token.split("/")[0] for _, token in head.pairs))
@@ -57,7 +57,7 @@ def _title(head: SavedHead) -> Iterator[str]:
     )
 
 
-def _data(head: SavedHead, probe: Probe | None) -> Iterator[str]:
+def _data(head: FittedHead, probe: Probe | None) -> Iterator[str]:
     yield "## Data"
     yield ""
     rows = (
@@ -71,7 +71,7 @@ def _data(head: SavedHead, probe: Probe | None) -> Iterator[str]:
     yield f"Classes: {', '.join(names[:MOST_CLASSES])}{more}."
 
 
-def _backbone(head: SavedHead) -> Iterator[str]:
+def _backbone(head: FittedHead) -> Iterator[str]:
     origin = head.origin
     info = MODELS.get(origin.model)
     licence = weights_licence(origin.model)
@@ -92,7 +92,7 @@ def _backbone(head: SavedHead) -> Iterator[str]:
     yield "The head refuses a backbone with any other weights."
 
 
-def _protocol(head: SavedHead, probe: Probe | None) -> Iterator[str]:
+def _protocol(head: FittedHead, probe: Probe | None) -> Iterator[str]:
     yield "## Training"
     yield ""
     chosen = (
@@ -126,7 +126,7 @@ def _protocol(head: SavedHead, probe: Probe | None) -> Iterator[str]:
         )
 
 
-def _figures(head: SavedHead, probe: Probe | None) -> Iterator[str]:
+def _figures(head: FittedHead, probe: Probe | None) -> Iterator[str]:
     yield "## Figures"
     yield ""
     if probe is None:
@@ -163,7 +163,7 @@ def _figures(head: SavedHead, probe: Probe | None) -> Iterator[str]:
             yield f"| {label} | {_percent(row[key])} | {says} |"
 
 
-def _limits(head: SavedHead) -> Iterator[str]:
+def _limits(head: FittedHead) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield f"- The figures hold for images like the test images of {head.origin.dataset}; nothing was measured on others."
@@ -175,7 +175,7 @@ def _limits(head: SavedHead) -> Iterator[str]:
     yield "- Whatever the backbone's training data lack or distort, the head inherits."
 
 
-def _use(head: SavedHead, path: HeadPlace) -> Iterator[str]:
+def _use(head: FittedHead, path: HeadPath) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```"

@@ -17,7 +17,7 @@ from layercache.deploy.heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE, Backbone, load_backbone
 from layercache.extraction.pipeline.decode import rgb
-from layercache.probing.results.checkpoint import SavedHead
+from layercache.probing.results.checkpoint import FittedHead
 
 
 class Classifier(nn.Module):
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
     Nothing here is meant to be trained further.
     """
 
-    def __init__(self, head: SavedHead, backbone: Backbone) -> None:
+    def __init__(self, head: FittedHead, backbone: Backbone) -> None:
         """Raises HeadMismatchError unless the backbone has the head's weights, preprocessing, tap, layers and tokens."""
         super().__init__()
         refuse_mismatch(head, backbone)
@@ -94,7 +94,7 @@ class Classifier(nn.Module):
         return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
 
-def refuse_mismatch(head: SavedHead, backbone: Backbone) -> None:
+def refuse_mismatch(head: FittedHead, backbone: Backbone) -> None:
     """Raises HeadMismatchError unless `backbone` is the one that `head` was trained on: same weights, by digest, fed and read the same way."""
     origin = head.origin
     if backbone.digest != origin.weights:
@@ -123,7 +123,7 @@ def refuse_mismatch(head: SavedHead, backbone: Backbone) -> None:
 
 
 def backbone_of(
-    head: SavedHead,
+    head: FittedHead,
     *,
     weights: str | Path | None = None,
     device: str = "cpu",

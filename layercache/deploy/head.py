@@ -8,15 +8,15 @@ from pathlib import Path
 from layercache.deploy.card import write_card
 from layercache.deploy.classifier import Classifier, backbone_of
 from layercache.extraction.plan import choose_device
-from layercache.probing.results.checkpoint import HeadPlace, SavedHead, head_place
+from layercache.probing.results.checkpoint import FittedHead, HeadPath, head_place
 from layercache.probing.results.checkpoint import load_head as read_head
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Head(SavedHead):
+class Head(FittedHead):
     """A trained head, read from disk: `predict` and `attention` from tokens, `with_backbone` for images, `card` for people."""
 
-    path: HeadPlace
+    path: HeadPath
     """The probe's folder or the file that it was read from."""
 
     def with_backbone(
@@ -42,7 +42,7 @@ class Head(SavedHead):
         return write_card(self, self.path)
 
 
-def load_head(path: str | HeadPlace) -> Head:
+def load_head(path: str | HeadPath) -> Head:
     """The trained head of a probe: `path` is the probe's folder (CACHE/probes/ID) or its head.safetensors.
 
     Raises HeadMismatchError where the file is none of ours, and an error that says so where there is none.

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layercache.engine.base import Crew, Engine, Heard, Make, Progress, Say, Tell, Worker
+from layercache.engine.base import (
+    Emit,
+    Engine,
+    MessageHandler,
+    Progress,
+    Say,
+    Worker,
+    WorkerFactory,
+    WorkerPool,
+)
 from layercache.engine.local import LocalEngine
 from layercache.errors import OptionError, UnknownNameError
 
 __all__ = [
     "ENGINES",
-    "Crew",
+    "Emit",
     "Engine",
-    "Heard",
-    "Make",
+    "MessageHandler",
     "Progress",
     "Say",
-    "Tell",
     "Worker",
+    "WorkerFactory",
+    "WorkerPool",
     "check_engine",
     "open_engine",
     "why_device",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Say = Callable[[str], object]
-Heard = Callable[[Any, Any], object]
+MessageHandler = Callable[[Any, Any], object]
 """(task, message): gets what a worker tells while it is at a task. A lost worker's task begins again, and so do its messages."""
 
 
@@ -25,7 +25,7 @@ class Progress:
     total: int
 
 
-Tell = Callable[[Any], None]
+Emit = Callable[[Any], None]
 """What a worker calls with a message: a string is a line for the user, which all may tell and he reads once; anything else goes to `heard`."""
 
 
@@ -41,14 +41,14 @@ class Worker(Protocol):
         ...
 
 
-Make = Callable[[Tell, int | None], Worker]
+WorkerFactory = Callable[[Emit, int | None], Worker]
 """Makes a worker where it is to work, from `tell` and the cores that it may use (None: all of this process's).
 
 On a cluster it must be picklable, and so must tasks, messages and results.
 """
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers of one kind."""
 
     @property
@@ -75,7 +75,7 @@ class Engine(Protocol):
         ...
 
     def crew(
-        self, make: Make, *, gpu: bool, threads: int, say: Say, heard: Heard
-    ) -> AbstractContextManager[Crew]:
+        self, make: WorkerFactory, *, gpu: bool, threads: int, say: Say, heard: MessageHandler
+    ) -> AbstractContextManager[WorkerPool]:
         """Workers for as long as the context lasts. gpu: each has one of its own. threads: with which one computes on a CPU."""
         ...

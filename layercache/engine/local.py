@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from layercache.engine.base import Heard, Make, Say, Worker
+from layercache.engine.base import MessageHandler, Say, Worker, WorkerFactory
 
 
 class LocalEngine:
@@ -21,22 +21,22 @@ class LocalEngine:
 
     @contextmanager
     def crew(
-        self, make: Make, *, gpu: bool, threads: int, say: Say, heard: Heard
-    ) -> Iterator[LocalCrew]:
+        self, make: WorkerFactory, *, gpu: bool, threads: int, say: Say, heard: MessageHandler
+    ) -> Iterator[LocalPool]:
         """Makes the worker at once."""
-        crew = LocalCrew(say, heard)
+        crew = LocalPool(say, heard)
         with closing(make(crew.tell, None)) as worker:
             crew.worker = worker
             yield crew
 
 
-class LocalCrew:
+class LocalPool:
     """The worker and who listens to it."""
 
     workers = 1
     worker: Worker
 
-    def __init__(self, say: Say, heard: Heard) -> None:
+    def __init__(self, say: Say, heard: MessageHandler) -> None:
         self._say, self._heard = say, heard
         self._task: Any = None
 

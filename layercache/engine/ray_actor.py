@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from layercache.engine.base import Make, Progress, Worker
+from layercache.engine.base import Progress, Worker, WorkerFactory
 from layercache.errors import WorkerError
 
 Told = list[tuple[int, Any]]
@@ -18,7 +18,7 @@ News = tuple[str, Told]
 
 
 @dataclass(frozen=True)
-class Fault:
+class TaskFailure:
     """A task's exception, as a value: Ray would wrap it, and tell it with a traceback of its own."""
 
     error: Exception
@@ -42,11 +42,11 @@ class Actor:
             if self._worker is None:
                 import ray
 
-                made: Make = ray.get(make[0])
+                made: WorkerFactory = ray.get(make[0])
                 self._worker = made(self._tell, self._cores)
             return self._worker(task)
         except Exception as error:
-            return Fault(_portable(error))
+            return TaskFailure(_portable(error))
 
     def hear(self, seconds: float) -> News:
         """What was told since the last time; waits so long for something."""

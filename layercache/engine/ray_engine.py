@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from layercache.engine.base import Heard, Make, Say
-from layercache.engine.ray_pool import RayCrew
+from layercache.engine.base import MessageHandler, Say, WorkerFactory
+from layercache.engine.ray_pool import RayPool
 from layercache.errors import MissingExtraError, OptionError, WorkerError
 
 QUIET = {
@@ -35,7 +35,7 @@ PASSED_ON = ("LAYERCACHE_DATA", "LAYERCACHE_HOME")
 
 
 @dataclass(frozen=True)
-class Needs:
+class Resources:
     """What a worker asks for."""
 
     cpus: int
@@ -106,10 +106,10 @@ class RayEngine:
         """Resources of every node that is up."""
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
-    def needs(self, *, gpu: bool, threads: int) -> Needs:
+    def needs(self, *, gpu: bool, threads: int) -> Resources:
         """On a CPU as many cores as it computes with; beside a GPU its share of the node's, to decode with."""
         if not gpu:
-            return Needs(
+            return Resources(
                 max(
                     1,
                     min(
@@ -121,15 +121,15 @@ class RayEngine:
         shares = [
             int(node.get("CPU", 1) // node["GPU"]) for node in self.nodes() if node.get("GPU")
         ]
-        return Needs(max(1, min(shares, default=1)), 1)
+        return Resources(max(1, min(shares, default=1)), 1)
 
     @contextmanager
     def crew(
-        self, make: Make, *, gpu: bool, threads: int, say: Say, heard: Heard
-    ) -> Iterator[RayCrew]:
+        self, make: WorkerFactory, *, gpu: bool, threads: int, say: Say, heard: MessageHandler
+    ) -> Iterator[RayPool]:
         """As many workers as the cluster has room for, made as tasks ask for them; they end with the context."""
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        crew = RayCrew(
+        crew = RayPool(
             self,
             make,
             needs=self.needs(gpu=gpu, threads=threads),

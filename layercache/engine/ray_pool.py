@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layercache.engine.base import Heard, Make, Say
-from layercache.engine.ray_actor import Actor, Fault
+from layercache.engine.base import MessageHandler, Say, WorkerFactory
+from layercache.engine.ray_actor import Actor, TaskFailure
 from layercache.errors import WorkerError
 
 if TYPE_CHECKING:
-    from layercache.engine.ray_engine import Needs, RayEngine
+    from layercache.engine.ray_engine import RayEngine, Resources
 
 PATIENCE = 120.0
 """Seconds without a worker, while no node is large enough for one, after which the job ends."""
@@ -33,7 +33,7 @@ NEWS = 1.0
 
 
 @dataclass(eq=False)
-class _Hand:
+class _RemoteWorker:
     """One worker, as seen from here."""
 
     actor: Any
@@ -53,18 +53,18 @@ class _Hand:
     """The pending call of `run`; None: it is idle."""
 
 
-class RayCrew:
+class RayPool:
     """See contract.Crew."""
 
     def __init__(
         self,
         engine: RayEngine,
-        make: Make,
+        make: WorkerFactory,
         *,
-        needs: Needs,
+        needs: Resources,
         environment: Mapping[str, str],
         say: Say,
-        heard: Heard,
+        heard: MessageHandler,
     ) -> None:
         import ray
 
@@ -84,7 +84,7 @@ class RayCrew:
             concurrency_groups={"news": 1},
             runtime_env={"env_vars": dict(environment)},
         )(Actor)
-        self._hands: list[_Hand] = []
+        self._hands: list[_RemoteWorker] = []
         self._tasks: list[Any] = []
         self._said: set[str] = set()
         self._last_up = self._last_room = time.monotonic()
@@ -141,7 +141,7 @@ class RayCrew:
         count = min(max(1, self._room()), len(self._hands) - idle + len(tasks)) - len(self._hands)
         for _ in range(count):
             actor = self._actors.remote(self._needs.cpus)
-            self._hands.append(_Hand(actor, None))
+            self._hands.append(_RemoteWorker(actor, None))
         if count > 0:
             workers, nodes = len(self._hands), len(self._engine.nodes())
             self._once(
@@ -163,7 +163,7 @@ class RayCrew:
                 hear = hand.actor.hear.options(concurrency_group="news", max_task_retries=0)
                 hand.hear, hand.asked = hear.remote(NEWS if hand.up else 0.0), now
 
-    def _listen(self, hand: _Hand) -> None:
+    def _listen(self, hand: _RemoteWorker) -> None:
         pending, hand.hear = hand.hear, None
         try:
             name, told = self._ray.get(pending)
@@ -189,7 +189,7 @@ class RayCrew:
             else:
                 self._heard(self._tasks[number], message)
 
-    def _take(self, hand: _Hand) -> tuple[Any, Any]:
+    def _take(self, hand: _RemoteWorker) -> tuple[Any, Any]:
         pending, task, hand.run = hand.run, self._tasks[hand.number], None
         try:
             result = self._ray.get(pending)
@@ -199,11 +199,11 @@ class RayCrew:
             ) from error
         except self._ray.exceptions.RayError as error:
             raise self._lost(hand) from error
-        if isinstance(result, Fault):
+        if isinstance(result, TaskFailure):
             raise result.error
         return task, result
 
-    def _lost(self, hand: _Hand) -> WorkerError:
+    def _lost(self, hand: _RemoteWorker) -> WorkerError:
         return WorkerError(
             f"a worker was lost {max(hand.lost, 1)} times at {self._tasks[hand.number]}, killed or out of memory: look whether a machine is short of "
             "memory, or what it does to these. What was done is kept: the same command continues"
@@ -231,7 +231,7 @@ class RayCrew:
                 "enough. What was done is kept: the same command continues, on a cluster with room or with --engine local"
             )
 
-    def _let_go(self, hand: _Hand) -> None:
+    def _let_go(self, hand: _RemoteWorker) -> None:
         with suppress(Exception):  # it may be gone, or Ray itself
             self._ray.kill(hand.actor)
 

@@ -12,7 +12,14 @@ from layercache.errors import CacheError, OptionError
 from layercache.extraction.determinism import deterministic
 from layercache.extraction.interruption import telling, terminable
 from layercache.extraction.options import ExtractOptions, read_options
-from layercache.extraction.plan import ASK_ABOVE, Plan, Target, make_plan, place, size_on_disk
+from layercache.extraction.plan import (
+    ASK_ABOVE,
+    ExtractionPlan,
+    Target,
+    make_plan,
+    place,
+    size_on_disk,
+)
 from layercache.extraction.result import Extraction, human
 from layercache.extraction.runner import Work, extract_splits, sweep
 
@@ -53,7 +60,7 @@ def extract(
         ]
 
 
-def _announce(plan: Plan, say: Say) -> None:
+def _announce(plan: ExtractionPlan, say: Say) -> None:
     rows = {split: plan.targets[0].spec.dataset.splits[split].rows for split in plan.splits}
     say(f"{plan.dataset.name}: {', '.join(f'{split} {n}' for split, n in rows.items())} images")
     for target in plan.targets:
@@ -78,7 +85,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _allow(plan: Plan, options: ExtractOptions, confirm: Confirm | None) -> None:
+def _allow(plan: ExtractionPlan, options: ExtractOptions, confirm: Confirm | None) -> None:
     plan.check_room()
     if plan.missing_bytes <= ASK_ABOVE or options.yes:
         return
@@ -91,7 +98,7 @@ def _allow(plan: Plan, options: ExtractOptions, confirm: Confirm | None) -> None
         raise OptionError("nothing was written")
 
 
-def _state(plan: Plan) -> str:
+def _state(plan: ExtractionPlan) -> str:
     done = blocks = 0
     for target in plan.targets:
         for split in plan.splits:
@@ -103,7 +110,7 @@ def _state(plan: Plan) -> str:
     return f"{done} of {blocks} row blocks are committed and kept; the same command continues there"
 
 
-def _result(plan: Plan, target: Target, work: Work) -> Extraction:
+def _result(plan: ExtractionPlan, target: Target, work: Work) -> Extraction:
     cache = load_cache(target.path)
     return Extraction(
         model=target.spec.model,

@@ -28,7 +28,7 @@ POLITE = 10
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodePlan:
     """The choice."""
 
     workers: int
@@ -53,21 +53,21 @@ def choose(
     device: str,
     asked: int | None,
     cores: int | None = None,
-) -> Decoding:
+) -> DecodePlan:
     """The number asked for, else what the measured time of an image suggests. An image that cannot be decoded is none of its business.
 
     cores: those that may be used, if not all of this process's.
     """
     nice = POLITE if device == "cpu" else 0
     if asked is not None:
-        return Decoding(asked, "as asked", nice)
+        return DecodePlan(asked, "as asked", nice)
     seconds = measure(samples, transforms, shapes=shapes)
     took = f"an image takes {1000 * seconds:.2g} ms"
     if seconds < NEXT_TO_NOTHING[device]:
-        return Decoding(0, took, nice)
+        return DecodePlan(0, took, nice)
     cores = cores or usable_cores()
     wanted = cores if device == "cpu" else min(max(1, cores - 1), math.ceil(seconds * GPU_RATE))
-    return Decoding(wanted, f"{took}, {cores} cores", nice)
+    return DecodePlan(wanted, f"{took}, {cores} cores", nice)
 
 
 def measure(samples: Samples, transforms: Sequence[Transform], *, shapes: Sequence[Shape]) -> float:

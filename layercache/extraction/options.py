@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from layercache.cache.format.spec import Precision, StoreDtype, Tap
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
@@ -65,7 +65,7 @@ class ExtractOptions:
     """Only deterministic algorithms on a GPU; a CPU is deterministic anyhow."""
     on_error: OnError = "stop"
     """What an image that cannot be decoded does: "stop" the run, or "skip" it and list it in the cache."""
-    cache: str | Place | None = None
+    cache: str | CachePath | None = None
     """Place of the caches, a folder or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder."""
     yes: bool = False
     """Do not ask before a large cache."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.spec import CacheSpec
-from layercache.extraction.pipeline.batching import Span, batch_rows, batches, pieces
+from layercache.extraction.pipeline.batching import RowRange, batch_rows, batches, pieces
 
 PER_WORKER = 16
 """Parts of a split for each worker, where they are not too small: at the end some worker is a sixteenth of its share late."""
@@ -35,7 +35,7 @@ class Part:
 
 def lane_batches(
     spec: CacheSpec, split: str, pending: Collection[int], *, batch_size: int
-) -> tuple[list[Span], int]:
+) -> tuple[list[RowRange], int]:
     """The batches that cover the pending row blocks of one model, and the rows of a full one."""
     layout = SplitLayout(spec, split)
     batch = batch_rows(

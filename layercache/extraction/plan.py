@@ -16,7 +16,7 @@ from layercache.cache.format.records import CompleteRecord
 from layercache.cache.format.shard import Codec
 from layercache.cache.format.spec import CacheSpec, DatasetIdentity
 from layercache.cache.storage.base import open_store
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import committed
 from layercache.engine import why_device
 from layercache.errors import CacheError, DataError, OptionError, StorageError, UnknownNameError
@@ -36,7 +36,7 @@ class Target:
 
     backbone: Backbone
     spec: CacheSpec
-    path: Place
+    path: CachePath
     """The cache's folder."""
     todo: tuple[str, ...]
     """Splits without a complete record."""
@@ -57,14 +57,14 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ExtractionPlan:
     """What is to be done."""
 
     dataset: Dataset
     """As limited."""
     splits: tuple[str, ...]
     """Asked for, in order."""
-    root: Place
+    root: CachePath
     """Place of the caches."""
     device: str
     """"cpu" or "cuda"."""
@@ -92,7 +92,7 @@ class Plan:
             )
 
 
-def make_plan(options: ExtractOptions) -> Plan:
+def make_plan(options: ExtractOptions) -> ExtractionPlan:
     """Open the data set, load the backbones, look for what is there. Raises whatever is wrong with a name, a file or an option.
 
     With another engine than this process, backbones are loaded here for what they are only, and `place` says where they run.
@@ -119,7 +119,7 @@ def make_plan(options: ExtractOptions) -> Plan:
     if len({target.path for target in targets}) < len(targets):
         raise OptionError(f"models: {', '.join(options.models)} name one cache twice")
     batch_size = _batch_size(options, device)
-    return Plan(
+    return ExtractionPlan(
         dataset=dataset,
         splits=splits,
         root=root,
@@ -130,7 +130,7 @@ def make_plan(options: ExtractOptions) -> Plan:
     )
 
 
-def place(plan: Plan, options: ExtractOptions, *, gpu: bool) -> Plan:
+def place(plan: ExtractionPlan, options: ExtractOptions, *, gpu: bool) -> ExtractionPlan:
     """The plan, with its forwards on the workers of a cluster, which have GPUs or not."""
     device = "cuda" if gpu else "cpu"
     return replace(
@@ -168,7 +168,7 @@ def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
             )
 
 
-def size_on_disk(path: Place, spec: CacheSpec, split: str) -> int:
+def size_on_disk(path: CachePath, spec: CacheSpec, split: str) -> int:
     """Bytes of the files of one split's Zarr group."""
     return sum(
         entry.size for entry in open_store(path).entries(SplitLayout(spec, split).group).values()
@@ -193,7 +193,7 @@ def load(options: ExtractOptions, model: str, device: str) -> Backbone:
 
 
 def _target(
-    backbone: Backbone, identity: DatasetIdentity, root: Place, splits: Sequence[str]
+    backbone: Backbone, identity: DatasetIdentity, root: CachePath, splits: Sequence[str]
 ) -> Target:
     spec = CacheSpec(
         model=backbone.name,
@@ -221,7 +221,7 @@ def _target(
     )
 
 
-def _complete(path: Place, spec: CacheSpec, split: str) -> bool:
+def _complete(path: CachePath, spec: CacheSpec, split: str) -> bool:
     """The split has its complete record, every shard its length and every other file its digest: what is lost is made again, not believed in."""
     store, layout = open_store(path), SplitLayout(spec, split)
     try:
@@ -244,7 +244,7 @@ def _complete(path: Place, spec: CacheSpec, split: str) -> bool:
     )
 
 
-def _littered(path: Place, layout: SplitLayout) -> bool:
+def _littered(path: CachePath, layout: SplitLayout) -> bool:
     return isinstance(path, Path) and (
         bool(open_store(path).size(layout.lock)) or (path / layout.partial).exists()
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Extraction:
 
     model: str
     dataset: str
-    path: Place
+    path: CachePath
     """The cache's folder: `layercache.open_cache(path)`."""
     splits: tuple[str, ...]
     """The splits that were asked for."""

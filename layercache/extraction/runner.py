@@ -13,14 +13,20 @@ import torch
 from tqdm import tqdm
 
 from layercache.cache.writing.split_writer import SplitWriter
-from layercache.engine import Crew, Engine, Make, Progress
+from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
 from layercache.errors import CacheBusyError, CacheIncompleteError, StorageError
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import Part, cut
-from layercache.extraction.plan import Plan, Target
-from layercache.extraction.worker import Done, Elsewhere, Extractor, Job, readable
+from layercache.extraction.plan import ExtractionPlan, Target
+from layercache.extraction.worker import (
+    BlocksDone,
+    ExtractionJob,
+    Extractor,
+    RemoteExtractorFactory,
+    readable,
+)
 
-SEEN_WITHIN = 60.0
+VISIBILITY_TIMEOUT_S = 60.0
 """Seconds in which a file that a worker has written on another machine is seen here: what a network file system's memory may last."""
 
 Say = Callable[[str], object]
@@ -43,7 +49,7 @@ class Work:
 
 
 def extract_splits(
-    plan: Plan, options: ExtractOptions, *, engine: Engine, say: Say, progress: bool
+    plan: ExtractionPlan, options: ExtractOptions, *, engine: Engine, say: Say, progress: bool
 ) -> dict[str, Work]:
     """Complete every split that is not; returns what was done by fingerprint."""
     # One order of locks in every process, so that two that wait for each other's splits cannot wait for ever.
@@ -74,7 +80,7 @@ def extract_splits(
     return work
 
 
-def sweep(plan: Plan) -> None:
+def sweep(plan: ExtractionPlan) -> None:
     """Clean up behind a writer that was killed after its last commit; opening the split for writing does it. One that is busy is not dead."""
     for target in plan.targets:
         for split in target.littered:
@@ -87,14 +93,14 @@ def sweep(plan: Plan) -> None:
 
 
 def _make(
-    plan: Plan,
+    plan: ExtractionPlan,
     options: ExtractOptions,
     targets: Sequence[Target],
     splits: Sequence[str],
     *,
     engine: Engine,
-) -> Make:
-    job = Job(
+) -> WorkerFactory:
+    job = ExtractionJob(
         options=replace(
             options, dataset=plan.dataset.name
         ),  # what is needed of the set itself is in `samples`
@@ -106,17 +112,17 @@ def _make(
         batch_size=plan.batch_size,
     )
     if engine.spreads:
-        return Elsewhere(job=job, readable=readable(job.samples))
+        return RemoteExtractorFactory(job=job, readable=readable(job.samples))
     return lambda tell, cores: Extractor(
         job, [target.backbone for target in targets], tell=tell, cores=cores
     )
 
 
 def _extract(
-    plan: Plan,
+    plan: ExtractionPlan,
     targets: Sequence[Target],
     writers: Writers,
-    crew: Crew,
+    crew: WorkerPool,
     *,
     spreads: bool,
     work: dict[str, Work],
@@ -156,7 +162,7 @@ def _extract(
         work[fingerprint].workers = max(work[fingerprint].workers, min(crew.workers, count))
 
 
-def _add(work: Work, k: int, part: Part, done: Done) -> None:
+def _add(work: Work, k: int, part: Part, done: BlocksDone) -> None:
     work.images += part.images[k]
     work.decode += done.decode
     work.forward += done.forward[k]
@@ -167,7 +173,7 @@ def _add(work: Work, k: int, part: Part, done: Done) -> None:
 
 def _adopt(writer: SplitWriter, block: int, *, patient: bool) -> None:
     """Take over a block that a worker has written; from another machine it may be seen a little later."""
-    deadline = time.monotonic() + SEEN_WITHIN
+    deadline = time.monotonic() + VISIBILITY_TIMEOUT_S
     while True:
         try:
             writer.adopt(block)
@@ -183,7 +189,7 @@ def _adopt(writer: SplitWriter, block: int, *, patient: bool) -> None:
 
 
 def _writer(
-    target: Target, split: str, plan: Plan, options: ExtractOptions, say: Say
+    target: Target, split: str, plan: ExtractionPlan, options: ExtractOptions, say: Say
 ) -> SplitWriter:
     samples = plan.dataset.open(split)
 

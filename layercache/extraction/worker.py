@@ -14,27 +14,27 @@ from dataclasses import dataclass, field
 import torch
 
 from layercache.cache.format.spec import CacheSpec
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter
-from layercache.engine import Progress, Tell
+from layercache.engine import Emit, Progress
 from layercache.errors import BackboneError, DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.decode_tuning import Decoding, choose
+from layercache.extraction.decode_tuning import DecodePlan, choose
 from layercache.extraction.determinism import determinism
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import Part, lane_batches
-from layercache.extraction.pipeline.async_writer import Blocks
+from layercache.extraction.pipeline.async_writer import BlockAssembler
 from layercache.extraction.pipeline.decode import open_image
 from layercache.extraction.pipeline.decoder import Decoder
-from layercache.extraction.pipeline.forward import Forward, Padded, open_device
-from layercache.extraction.pipeline.stream import Lane, Times, stream
+from layercache.extraction.pipeline.forward import FixedBatch, Forward, open_device
+from layercache.extraction.pipeline.stream import ModelStream, StageTimings, stream
 from layercache.extraction.plan import load
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ExtractionJob:
     """What all parts of an extraction have in common. Picklable."""
 
     options: ExtractOptions
@@ -42,7 +42,7 @@ class Job:
     """One per model that has something to do, in the order of their fingerprints."""
     samples: Mapping[str, Samples]
     """Of every split that has something to do."""
-    root: Place
+    root: CachePath
     """Folder of the caches."""
     device: str
     """"cpu" or "cuda"."""
@@ -52,10 +52,10 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class BlocksDone:
     """What a part took."""
 
-    times: Times
+    times: StageTimings
     decode: float
     """Seconds that decoding was busy."""
     forward: tuple[float, ...]
@@ -68,7 +68,12 @@ class Extractor:
     """The worker. Its tasks are Parts, their results Dones; tells its choice of decoding and Progress in rows."""
 
     def __init__(
-        self, job: Job, backbones: Sequence[Backbone], *, tell: Tell, cores: int | None = None
+        self,
+        job: ExtractionJob,
+        backbones: Sequence[Backbone],
+        *,
+        tell: Emit,
+        cores: int | None = None,
     ) -> None:
         """backbones: one per spec. cores: those that decoding may use; None: all of this process."""
         self._job, self._backbones, self._tell = job, backbones, tell
@@ -89,7 +94,7 @@ class Extractor:
         self._device = open_device(job.device)
         self._decoder: Decoder = decoding.open(shapes=shapes, rows=job.batch_size)
 
-    def __call__(self, part: Part) -> Done:
+    def __call__(self, part: Part) -> BlocksDone:
         """Commit the part's row blocks, but those that are committed already: the part of a worker that was lost is begun again."""
         job, before = self._job, self._decoder.busy
         lanes = [self._lane(k, part) for k in range(len(job.specs))]
@@ -109,7 +114,7 @@ class Extractor:
             skip=job.options.on_error == "skip",
             progress=progress,
         )
-        return Done(
+        return BlocksDone(
             times=times,
             decode=self._decoder.busy - before,
             forward=tuple(lane.blocks.forward for lane in lanes),
@@ -120,7 +125,7 @@ class Extractor:
         """End decoding."""
         self._decoder.close()
 
-    def _lane(self, k: int, part: Part) -> Lane:
+    def _lane(self, k: int, part: Part) -> ModelStream:
         job, backbone = self._job, self._backbones[k]
         writer = BlockWriter(
             job.root,
@@ -131,9 +136,9 @@ class Extractor:
         )
         pending = writer.pending(part.blocks[k])
         spans, batch = lane_batches(job.specs[k], part.split, pending, batch_size=job.batch_size)
-        forward: Forward = Padded(backbone, rows=batch) if job.options.compile else backbone
-        blocks = Blocks(_Pending(writer, pending), at_once=writer.store.uploads)
-        return Lane(
+        forward: Forward = FixedBatch(backbone, rows=batch) if job.options.compile else backbone
+        blocks = BlockAssembler(_Pending(writer, pending), at_once=writer.store.uploads)
+        return ModelStream(
             backbone=forward,
             transform=self._transforms.index(backbone.preprocessing),
             batches=spans,
@@ -154,16 +159,16 @@ class _Pending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elsewhere:
+class RemoteExtractorFactory:
     """Makes an Extractor in another process, perhaps on another machine, which sees the same files."""
 
-    job: Job
+    job: ExtractionJob
     readable: Mapping[str, int]
     """A row of every split that can be read where the command runs."""
     folder: str = field(default_factory=os.getcwd)
     """Where relative paths begin."""
 
-    def __call__(self, tell: Tell, cores: int | None) -> Extractor:
+    def __call__(self, tell: Emit, cores: int | None) -> Extractor:
         """As many threads compute as the worker asked for cores, which is as many as where the command runs: sums are made in the same order.
 
         Raises BackboneError, DataNotFoundError, naming the machine, where the weights or the images are others there.
@@ -202,7 +207,7 @@ def readable(samples: Mapping[str, Samples], *, tries: int = 5) -> dict[str, int
     return found
 
 
-def _how(job: Job, decoding: Decoding) -> str:
+def _how(job: ExtractionJob, decoding: DecodePlan) -> str:
     where = f"{job.device} ({job.why_device}), {job.options.precision}, batches of {job.batch_size}"
     decode = f"{decoding.workers} worker processes" if decoding.workers else "a thread"
     return f"forward on {where}; decoding in {decode} ({decoding.why})"

@@ -8,21 +8,21 @@ from itertools import product
 from typing import Any
 
 from layercache.cache.find import Cache, open_cache
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS
 from layercache.probing.data.find_cache import spatial_cache as find_spatial
 from layercache.probing.heads import HeadSpec
 from layercache.probing.options import read_options
 from layercache.probing.results.table import Results
-from layercache.probing.runner import run_cells
-from layercache.probing.spec import BASELINES, Cell, Tokens, choose_tokens
+from layercache.probing.runner import run_probes
+from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
 from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,
     WEIGHT_DECAYS,
-    Protocol,
-    Setting,
+    HParams,
+    TrainConfig,
     grid,
 )
 
@@ -30,17 +30,17 @@ Words = str | Sequence[str]
 
 
 def probe(
-    cache: Cache | str | Place,
+    cache: Cache | str | CachePath,
     *,
     head: Words = "attentive",
     layers: Words | None = None,
     tokens: Words | None = None,
     spatial: str | None = None,
     spatial_layers: str = "last",
-    spatial_cache: Cache | str | Place | None = None,
+    spatial_cache: Cache | str | CachePath | None = None,
     embedding: bool = False,
     heads: int | None = None,
-    settings: Sequence[Setting] | None = None,
+    settings: Sequence[HParams] | None = None,
     lr: float | Sequence[float] | None = None,
     weight_decay: float | Sequence[float] | None = None,
     dropout: float | Sequence[float] | None = None,
@@ -48,7 +48,7 @@ def probe(
     shots: int | Sequence[int] | None = None,
     fraction: float | Sequence[float] | None = None,
     epochs: int | None = None,
-    protocol: Protocol | None = None,
+    protocol: TrainConfig | None = None,
     test: str = "test",
     **options: Any,
 ) -> Results:
@@ -86,7 +86,7 @@ def probe(
     )
     if beside is not None:
         _check_beside(first, beside)
-    training = protocol or Protocol()
+    training = protocol or TrainConfig()
     if epochs is not None:
         training = replace(training, epochs=epochs)
     cells = []
@@ -95,7 +95,7 @@ def probe(
         if word == "hybrid" and spatial is not None:
             beside = beside or find_spatial(first, spatial=spatial, layers=spatial_layers)
             hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "beside": beside}
-        seen = choose_tokens(first, head=word or "", layers=layer, tokens=token, **hybrid)
+        seen = select_tokens(first, head=word or "", layers=layer, tokens=token, **hybrid)
         shape = _shape(word or "", seen, heads=heads, embedding=embedding)
         points = _grid(
             word or "", settings=settings, lr=lr, weight_decay=weight_decay, dropout=dropout
@@ -104,7 +104,7 @@ def probe(
             _values(shots), _values(fraction), range(seeds) if isinstance(seeds, int) else seeds
         ):
             cells.append(
-                Cell(
+                ProbeSpec(
                     tokens=seen,
                     head=word or "",
                     shape=shape,
@@ -117,10 +117,10 @@ def probe(
                     test=test,
                 )
             )
-    return Results(run_cells(cells, chosen))
+    return Results(run_probes(cells, chosen))
 
 
-def _shape(head: str, tokens: Tokens, *, heads: int | None, embedding: bool) -> HeadSpec:
+def _shape(head: str, tokens: TokenSelection, *, heads: int | None, embedding: bool) -> HeadSpec:
     spec = tokens.cache.spec
     kind = "linear" if head in BASELINES else head
     return HeadSpec(

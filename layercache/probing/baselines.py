@@ -15,11 +15,11 @@ import torch
 
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.budget import SHARE, format_bytes, free_memory
-from layercache.probing.data.resident import Features
+from layercache.probing.data.resident import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
-from layercache.probing.training.trainer import Keep, Score, Trained
+from layercache.probing.training.trainer import ConfigScore, Keep, Trained
 
 GRIDS: Mapping[str, tuple[Mapping[str, float], ...]] = {
     "knn": tuple({"k": k} for k in (1, 5, 10, 20, 50)),
@@ -47,7 +47,7 @@ class Baseline:
 
     def score(
         self,
-        features: Features,
+        features: TokenDataset,
         settings: Sequence[Mapping[str, float]],
         *,
         train: Rows,
@@ -61,12 +61,19 @@ class Baseline:
         for i, setting in enumerate(settings):
             said = self._classifier(setting, x, y)(x_val)
             metrics = evaluate(said, y_val, multi_label=self.shape.multi_label)
-            keep([Score(setting=setting, fold=fold, val=metrics, diverged=False, epochs=None)])
+            keep(
+                [ConfigScore(setting=setting, fold=fold, val=metrics, diverged=False, epochs=None)]
+            )
             if self.progress:
                 self.progress(i + 1, len(settings))
 
     def train(
-        self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None
+        self,
+        features: TokenDataset,
+        setting: Mapping[str, float],
+        *,
+        rows: Rows,
+        epochs: int | None,
     ) -> Trained:
         """The classifier of one setting; a logistic regression is handed back as the linear head that it is."""
         x, y = _matrix(features, rows)
@@ -151,7 +158,7 @@ def _solve(c: float, x: Array, y: Array, *, weights: str | None) -> tuple[Array,
     return model.coef_, model.intercept_, model.classes_
 
 
-def _matrix(features: Features, rows: Rows) -> tuple[Array, Array]:
+def _matrix(features: TokenDataset, rows: Rows) -> tuple[Array, Array]:
     """(N, S*D) float32 and labels. Raises OptionError where the matrix would not fit in memory, since scikit-learn has to hold all of it."""
     need = len(rows) * features.tokens * features.width * 4
     room = int(SHARE * free_memory(torch.device("cpu")))

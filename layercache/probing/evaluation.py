@@ -16,7 +16,7 @@ import torch
 from layercache.cache.format.spec import digest_ids, sha256_json
 from layercache.errors import ProbeError
 from layercache.probing.data.loader import Loader
-from layercache.probing.data.resident import Features
+from layercache.probing.data.resident import TokenDataset
 from layercache.probing.data.splits import Fold, Rows, check_labels, folds, subset
 from layercache.probing.heads import build
 from layercache.probing.metrics import (
@@ -26,10 +26,10 @@ from layercache.probing.metrics import (
     mean_average_precision,
     selection_metric,
 )
-from layercache.probing.results.checkpoint import SavedHead
+from layercache.probing.results.checkpoint import FittedHead
 from layercache.probing.results.probe_store import Predictions, Probe, ProbeFolder
-from layercache.probing.spec import BASELINES, Cell
-from layercache.probing.training.trainer import Method, Say, Score, Trained
+from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.training.trainer import ConfigScore, ProbeTrainer, Say, Trained
 
 TEST_BATCH = 2048
 REPEATS = 1000
@@ -42,7 +42,7 @@ Key = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Drawn:
+class TrainSubset:
     """What of a training split a cell sees."""
 
     keep: Rows
@@ -53,7 +53,7 @@ class Drawn:
     """Classes without a training sample."""
 
 
-def draw(cell: Cell, loader: Loader, say: Say) -> Drawn:
+def sample_subset(cell: ProbeSpec, loader: Loader, say: Say) -> TrainSubset:
     """The samples and folds of a cell, from its labels alone. Raises ProbeError where the labels allow no probe."""
     split = loader.split(cell.tokens.cache, cell.train)
     classes = cell.tokens.cache.spec.dataset.classes
@@ -79,18 +79,18 @@ def draw(cell: Cell, loader: Loader, say: Say) -> Drawn:
             say(
                 f"{lacking} of {len(classes)} classes have too few samples for the validation part; it scores the others"
             )
-    return Drawn(keep=keep, folds=parts, empty=empty)
+    return TrainSubset(keep=keep, folds=parts, empty=empty)
 
 
-def conclude(
-    cell: Cell,
-    scores: Sequence[Score],
+def refit_and_test(
+    cell: ProbeSpec,
+    scores: Sequence[ConfigScore],
     *,
     spent: float,
-    drawn: Drawn,
+    drawn: TrainSubset,
     folder: ProbeFolder,
     loader: Loader,
-    method: Method,
+    method: ProbeTrainer,
 ) -> Probe:
     """Choose, train on all training samples, test, keep. The test split is opened only when the chosen head is trained.
 
@@ -131,7 +131,7 @@ def conclude(
     )
 
 
-def summarise(cell: Cell, scores: Sequence[Score]) -> list[Row]:
+def summarise(cell: ProbeSpec, scores: Sequence[ConfigScore]) -> list[Row]:
     """Every setting of the grid with the mean of its scores over the folds, in the order of the grid."""
     found: list[Row] = []
     for setting in cell.grid:
@@ -157,7 +157,7 @@ def summarise(cell: Cell, scores: Sequence[Score]) -> list[Row]:
     return found
 
 
-def rank(cell: Cell, settings: Sequence[Row]) -> list[Row]:
+def rank_configs(cell: ProbeSpec, settings: Sequence[Row]) -> list[Row]:
     """Settings that can be chosen, best first: by validation balanced accuracy (mAP for multi-label); of equal ones the first in the grid.
 
     Without scores (1 shot) the middle of the grid, then the rest. Raises ProbeError where all have diverged.
@@ -171,7 +171,7 @@ def rank(cell: Cell, settings: Sequence[Row]) -> list[Row]:
     metric = f"val_{selection_metric(multi_label=cell.shape.multi_label)}"
     if metric in usable[0]:
         return sorted(usable, key=lambda setting: -setting[metric])
-    centre = middle(cell)
+    centre = default_config(cell)
     return sorted(
         usable,
         key=lambda setting: (
@@ -180,7 +180,7 @@ def rank(cell: Cell, settings: Sequence[Row]) -> list[Row]:
     )
 
 
-def middle(cell: Cell) -> Setting:
+def default_config(cell: ProbeSpec) -> Setting:
     """The setting whose every value is the middle of its list; for a knn baseline the fewest neighbours, as a class may have one sample only."""
     if cell.head == "knn":
         return min(cell.grid, key=lambda setting: setting["k"])
@@ -194,10 +194,10 @@ def middle(cell: Cell) -> Setting:
 
 
 def _refit(
-    cell: Cell, settings: list[Row], features: Features, method: Method
+    cell: ProbeSpec, settings: list[Row], features: TokenDataset, method: ProbeTrainer
 ) -> tuple[Row, Trained]:
     """The best setting trained on all training samples; where that diverges, though the search did not, the next best."""
-    for chosen in rank(cell, settings):
+    for chosen in rank_configs(cell, settings):
         setting = {name: chosen[name] for name in _names(cell)}
         trained = method.train(
             features, setting, rows=np.arange(features.rows), epochs=chosen["epochs"]
@@ -210,7 +210,7 @@ def _refit(
     )
 
 
-def _test(cell: Cell, trained: Trained, loader: Loader) -> tuple[Predictions, Row]:
+def _test(cell: ProbeSpec, trained: Trained, loader: Loader) -> tuple[Predictions, Row]:
     """Logits, and metrics with a bootstrap interval over the test samples; heads with attention also get its mean and deviation."""
     split = loader.split(cell.tokens.cache, cell.test)
     if not split.rows:
@@ -263,10 +263,10 @@ def _metrics(
     return row | {"test_ci_low": low, "test_ci_high": high}
 
 
-def _saved(cell: Cell, trained: Trained, setting: Setting) -> SavedHead:
+def _saved(cell: ProbeSpec, trained: Trained, setting: Setting) -> FittedHead:
     assert trained.parameters is not None
     assert trained.shape is not None
-    return SavedHead(
+    return FittedHead(
         name=cell.head,
         spec=trained.shape,
         parameters=trained.parameters,
@@ -285,7 +285,7 @@ def _learned(trained: Trained) -> int:
     return sum(p.numel() for name, p in trained.parameters.items() if name in names)
 
 
-def _identity(cell: Cell) -> Row:
+def _identity(cell: ProbeSpec) -> Row:
     """The columns that say which probe a row is."""
     spec = cell.tokens.cache.spec
     return {
@@ -312,7 +312,7 @@ def _identity(cell: Cell) -> Row:
     }
 
 
-def _names(cell: Cell) -> tuple[str, ...]:
+def _names(cell: ProbeSpec) -> tuple[str, ...]:
     return tuple(cell.grid[0])
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from layercache.engine import Progress
-from layercache.probing.spec import Cell
+from layercache.probing.spec import ProbeSpec
 
 
 class Watch:
@@ -74,7 +74,7 @@ class Watch:
         self._bar = None
 
 
-def describe(cell: Cell) -> str:
+def describe(cell: ProbeSpec) -> str:
     """A cell in a few words, for people who watch."""
     parts = [
         cell.head,

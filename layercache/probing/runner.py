@@ -11,26 +11,26 @@ from typing import Any
 
 import torch
 
-from layercache.engine import Crew, Engine, Progress, Say, open_engine, why_device
+from layercache.engine import Engine, Progress, Say, WorkerPool, open_engine, why_device
 from layercache.errors import CacheIncompleteError
 from layercache.probing.budget import parse_bytes, parse_disk, resolve_device
 from layercache.probing.data.loader import Loader
-from layercache.probing.evaluation import draw
+from layercache.probing.evaluation import sample_subset
 from layercache.probing.options import Options
 from layercache.probing.progress import Watch, describe
 from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
-from layercache.probing.search_state import CellSearch
-from layercache.probing.spec import BASELINES, Cell, Tokens
+from layercache.probing.search_state import SearchState
+from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
 from layercache.probing.training.fit import describe_groups, group_bounds
-from layercache.probing.worker import Scored, Training
+from layercache.probing.worker import SearchResult, WorkerConfig
 
-TOGETHER = 256
+MAX_CONCURRENT_PROBES = 256
 """Probes that are held, one open lock file each, and worked at side by side."""
-SEEN_WITHIN = 60.0
+VISIBILITY_TIMEOUT_S = 60.0
 """Seconds in which a probe that a worker has written on another machine is seen here: what a network file system's memory may last."""
 
 
-def run_cells(cells: Sequence[Cell], options: Options) -> list[Probe]:
+def run_probes(cells: Sequence[ProbeSpec], options: Options) -> list[Probe]:
     """Each cell once, those that see the same tokens after one another; the probes in the order asked for."""
     say = options.say or (lambda _: None)
     read = [
@@ -72,11 +72,13 @@ class _Place:
 
 
 class _Run:
-    def __init__(self, cells: Sequence[Cell], options: Options, engine: Engine, say: Say) -> None:
+    def __init__(
+        self, cells: Sequence[ProbeSpec], options: Options, engine: Engine, say: Say
+    ) -> None:
         self._cells, self._options, self._engine, self._say = cells, options, engine, say
         self._place = _place(engine, options.device)
         self._watch = Watch(show=options.progress)
-        self._searches: dict[int, CellSearch] = {}
+        self._searches: dict[int, SearchState] = {}
         # of the splits it needs the labels only; the features are the workers'
         self._loader = Loader(
             device=torch.device("cpu"), mode=options.features, budget=None, say=say
@@ -86,7 +88,7 @@ class _Run:
     def all(self) -> dict[str, Probe]:
         """The probes by id."""
         options, spreads = self._options, self._engine.spreads
-        training = Training(
+        training = WorkerConfig(
             cells=self._cells,
             device=str(self._place.device),
             features=options.features,
@@ -107,7 +109,9 @@ class _Run:
             say=self._say,
             heard=self._heard,
         ) as crew:
-            for first in range(0, len(self._cells), size := TOGETHER if spreads else 1):
+            for first in range(
+                0, len(self._cells), size := MAX_CONCURRENT_PROBES if spreads else 1
+            ):
                 found |= self._some(
                     range(first, min(first + size, len(self._cells))),
                     crew,
@@ -115,7 +119,9 @@ class _Run:
                 )
         return found
 
-    def _some(self, numbers: range, crew: Crew, *, group_size: int | None) -> dict[str, Probe]:
+    def _some(
+        self, numbers: range, crew: WorkerPool, *, group_size: int | None
+    ) -> dict[str, Probe]:
         """Cells that are worked at side by side, or one."""
         found: dict[str, Probe] = {}
         self._searches = {}
@@ -134,15 +140,15 @@ class _Run:
                 if not self._told:
                     self._say(f"device {self._place.why}")
                     self._told = True
-                self._searches[n] = CellSearch(
-                    n, cell, folder=folder, drawn=draw(cell, self._loader, self._say)
+                self._searches[n] = SearchState(
+                    n, cell, folder=folder, drawn=sample_subset(cell, self._loader, self._say)
                 )
             self._work(crew, group_size=group_size)
             return found | {
                 search.cell.id: self._seen(search) for search in self._searches.values()
             }
 
-    def _work(self, crew: Crew, *, group_size: int | None) -> None:
+    def _work(self, crew: WorkerPool, *, group_size: int | None) -> None:
         searches = self._searches
         tasks: deque[Any] = deque(
             task for search in searches.values() for task in search.tasks(group_size=group_size)
@@ -164,7 +170,7 @@ class _Run:
             else self._watch.one(describe(next(iter(searches.values())).cell))
         ):
             for task, result in crew.run(tasks):
-                if isinstance(result, Scored):
+                if isinstance(result, SearchResult):
                     searches[task.cell].keep(task, result)
                     tasks.extendleft(
                         searches[task.cell].next()
@@ -172,14 +178,14 @@ class _Run:
                     self._watch.ended(task)
 
     def _heard(self, task: Any, message: Any) -> None:
-        if isinstance(message, Scored):
+        if isinstance(message, SearchResult):
             self._searches[task.cell].keep(task, message)
         elif isinstance(message, Progress):
             self._watch.heard(task, message)
 
-    def _seen(self, search: CellSearch) -> Probe:
+    def _seen(self, search: SearchState) -> Probe:
         """The probe that a worker has kept; from another machine it may be seen a little later."""
-        deadline = time.monotonic() + (SEEN_WITHIN if self._engine.spreads else 0.0)
+        deadline = time.monotonic() + (VISIBILITY_TIMEOUT_S if self._engine.spreads else 0.0)
         while (probe := read_probe(search.folder.path)) is None:
             if time.monotonic() > deadline:
                 raise CacheIncompleteError(
@@ -190,7 +196,7 @@ class _Run:
         return probe
 
 
-def _say_there(cell: Cell, probe: Probe, say: Say) -> None:
+def _say_there(cell: ProbeSpec, probe: Probe, say: Say) -> None:
     say(f"{describe(cell)}: already there, {probe.path} (--refresh trains it again)")
 
 
@@ -203,9 +209,9 @@ def _place(engine: Engine, asked: str) -> _Place:
     return _Place(there, f"{there} ({why_device(asked, gpu=gpu)})", gpu)
 
 
-def _folder(cell: Cell) -> Any:
+def _folder(cell: ProbeSpec) -> Any:
     return cell.tokens.cache.path / PROBES / cell.id
 
 
-def _same_tokens(tokens: Tokens) -> tuple[Any, ...]:
+def _same_tokens(tokens: TokenSelection) -> tuple[Any, ...]:
     return tuple((cache.path, pairs) for cache, pairs in tokens.sources)

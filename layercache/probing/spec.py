@@ -13,7 +13,7 @@ from layercache.cache.format.spec import sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.checkpoint import HeadOrigin
-from layercache.probing.training.config import Protocol
+from layercache.probing.training.config import TrainConfig
 
 BASELINES = ("knn", "logreg")
 HEADS = ("linear", "attentive", "attentive-tokens", "hybrid", *BASELINES)
@@ -26,7 +26,7 @@ KIND = re.compile(r"cls|ap|all|patch|grid:\d+")
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class TokenSelection:
     """The tokens that a head sees: pairs of one cache, or of two of the same images by the same weights."""
 
     sources: tuple[tuple[Cache, Pairs], ...]
@@ -59,10 +59,10 @@ class Tokens:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
+class ProbeSpec:
     """One probe."""
 
-    tokens: Tokens
+    tokens: TokenSelection
     """What it sees."""
     head: str
     """The word of --head."""
@@ -76,7 +76,7 @@ class Cell:
     """Training samples of each class, or None for all."""
     fraction: float | None
     """Part of the training samples, or None for all."""
-    protocol: Protocol
+    protocol: TrainConfig
     """How it is trained; baselines have nothing of it."""
     precision: str
     """Arithmetic of the training."""
@@ -129,7 +129,7 @@ class Cell:
         )
 
 
-def choose_tokens(
+def select_tokens(
     cache: Cache,
     *,
     head: str,
@@ -138,7 +138,7 @@ def choose_tokens(
     spatial: str | None = None,
     spatial_layers: str = "last",
     beside: Cache | None = None,
-) -> Tokens:
+) -> TokenSelection:
     """The tokens of a head, from words; None is what the head is meant for: all layers' cls+ap, or all tokens of the last layer (attentive-tokens).
 
     `beside` is the cache that holds the spatial tokens of a hybrid head, where it is another one.
@@ -169,7 +169,7 @@ def choose_tokens(
             )
         sources = [(cache, pairs + added)] if other is cache else [*sources, (other, added)]
         extra = f"{name_tokens(added, other)}@{name_layers(added, other)}"
-    return Tokens(
+    return TokenSelection(
         tuple(sources), name_layers(pairs, cache), name_tokens(pairs, cache), extra, len(pairs)
     )
 

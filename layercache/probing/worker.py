@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from layercache.engine import Progress, Tell
+from layercache.engine import Emit, Progress
 from layercache.probing.baselines import Baseline
 from layercache.probing.budget import parse_bytes, parse_disk, resolve_device
 from layercache.probing.data.loader import Loader
-from layercache.probing.evaluation import Drawn, conclude, draw
+from layercache.probing.evaluation import TrainSubset, refit_and_test, sample_subset
 from layercache.probing.results.probe_store import PROBES, ProbeFolder
-from layercache.probing.spec import BASELINES, Cell
-from layercache.probing.training.trainer import GradientDescent, Method, Score
+from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.training.trainer import ConfigScore, ProbeTrainer, SGDTrainer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Search:
+class SearchTask:
     """Score some settings of a cell on one fold: a task, whose result is a Scored."""
 
     cell: int
@@ -37,11 +37,11 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Final:
+class RefitTask:
     """Choose by the scores, train on all, test and keep: a task without a result, but for the probe on the disk."""
 
     cell: int
-    scores: Sequence[Score]
+    scores: Sequence[ConfigScore]
     """Of all settings on all folds."""
     spent: float
     """Seconds of the search."""
@@ -51,19 +51,19 @@ class Final:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scored:
+class SearchResult:
     """What is known so far of a Search: a message, and its result."""
 
-    scores: Sequence[Score]
+    scores: Sequence[ConfigScore]
     seconds: float
     """Since it began."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class WorkerConfig:
     """What all tasks of a run have in common. Picklable."""
 
-    cells: Sequence[Cell]
+    cells: Sequence[ProbeSpec]
     device: str
     features: str
     """See options.Options, as the next three."""
@@ -75,19 +75,19 @@ class Training:
     folder: str = field(default_factory=os.getcwd)
     """Where relative paths begin."""
 
-    def __call__(self, tell: Tell, cores: int | None) -> Trainer:
+    def __call__(self, tell: Emit, cores: int | None) -> ProbeWorker:
         """A worker; elsewhere as many threads compute as it asked for cores, which is as many as where the command runs."""
         if cores is not None:
             with suppress(OSError):  # whose paths are absolute does without
                 os.chdir(self.folder)
             torch.set_num_threads(cores)
-        return Trainer(self, tell)
+        return ProbeWorker(self, tell)
 
 
-class Trainer:
+class ProbeWorker:
     """The worker."""
 
-    def __init__(self, training: Training, tell: Tell) -> None:
+    def __init__(self, training: WorkerConfig, tell: Emit) -> None:
         self._training, self._tell = training, tell
         device, _ = resolve_device(training.device)
         budget = None if training.memory is None else parse_bytes(training.memory)
@@ -95,19 +95,19 @@ class Trainer:
         self._loader = Loader(
             device=device, mode=training.features, budget=budget, say=tell, disk=disk
         )
-        self._drawn: dict[int, Drawn] = {}
+        self._drawn: dict[int, TrainSubset] = {}
 
-    def __call__(self, task: Search | Final) -> Any:
+    def __call__(self, task: SearchTask | RefitTask) -> Any:
         """A Scored, or None."""
         cell = self._training.cells[task.cell]
         if task.cell not in self._drawn:
             self._drawn = {
-                task.cell: draw(cell, self._loader, lambda _: None)
+                task.cell: sample_subset(cell, self._loader, lambda _: None)
             }  # said already, where the tasks come from
         drawn, method = self._drawn[task.cell], self._method(cell)
-        if isinstance(task, Final):
+        if isinstance(task, RefitTask):
             folder = ProbeFolder(cell.tokens.cache.path / PROBES / cell.id)
-            conclude(
+            refit_and_test(
                 cell,
                 task.scores,
                 spent=task.spent,
@@ -118,11 +118,11 @@ class Trainer:
             )
             return None
         began = time.perf_counter()
-        scores: list[Score] = []
+        scores: list[ConfigScore] = []
 
-        def keep(found: Sequence[Score]) -> None:
+        def keep(found: Sequence[ConfigScore]) -> None:
             scores.extend(found)
-            self._tell(Scored(scores=tuple(found), seconds=time.perf_counter() - began))
+            self._tell(SearchResult(scores=tuple(found), seconds=time.perf_counter() - began))
 
         features, fold = (
             self._loader.train(cell.tokens, cell.train, keep=drawn.keep),
@@ -131,18 +131,18 @@ class Trainer:
         method.score(
             features, task.settings, train=fold.train, val=fold.val, fold=task.fold, keep=keep
         )
-        return Scored(scores=scores, seconds=time.perf_counter() - began)
+        return SearchResult(scores=scores, seconds=time.perf_counter() - began)
 
     def close(self) -> None:
         """Nothing to end."""
 
-    def _method(self, cell: Cell) -> Method:
+    def _method(self, cell: ProbeSpec) -> ProbeTrainer:
         def progress(done: int, total: int) -> None:
             self._tell(Progress(done, total))
 
         if cell.head in BASELINES:
             return Baseline(name=cell.head, shape=cell.shape, progress=progress)
-        return GradientDescent(
+        return SGDTrainer(
             shape=cell.shape,
             protocol=cell.protocol,
             seed=cell.seed,

@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from layercache.cache.find import cache_root, find_caches
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheNotFoundError, OptionError
-from layercache.reporting.data import Material, Thumbnails, gather
-from layercache.reporting.page import Page, Plate, Table
+from layercache.reporting.data import ReportData, Thumbnails, gather
+from layercache.reporting.page import FigureBlock, Page, Table
 from layercache.reporting.plotting.figure import require, save
 from layercache.reporting.published import SOURCE
 from layercache.reporting.sections.certainty import certainty_section
@@ -46,7 +46,7 @@ class Report:
 def report(
     out: str | Path,
     *,
-    root: str | Place | None = None,
+    root: str | CachePath | None = None,
     model: str | Sequence[str] | None = None,
     dataset: str | Sequence[str] | None = None,
     per_head: bool = False,
@@ -115,7 +115,7 @@ def report(
     return _write(page, Path(out))
 
 
-def compose(material: Material) -> Page:
+def compose(material: ReportData) -> Page:
     """All sections, in the order of the questions: what is gained, how surely, where it comes from, for which images."""
     sentences, tiles = headline(material)
     left_out = len(material.sources) - len(material.detailed)
@@ -171,7 +171,7 @@ def _write(page: Page, out: Path) -> Report:
     figures: list[Path] = []
     tables: list[Path] = []
     for block in (block for section in page.sections for block in section.blocks):
-        if isinstance(block, Plate):
+        if isinstance(block, FigureBlock):
             figures += save(block.figure, out / FIGURES / block.name)
         elif isinstance(block, Table):
             path = out / TABLES / f"{block.name}.csv"

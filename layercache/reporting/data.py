@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from layercache.cache.find import Cache, cache_root
 from layercache.cache.format.spec import digest_ids, sha256_json
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric
@@ -87,7 +87,7 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Rightness:
+class Correctness:
     """Which test images the probes of a cell classify rightly."""
 
     right: NDArray[np.float64]
@@ -99,7 +99,7 @@ class Rightness:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Material:
+class ReportData:
     """Caches and probes, with the table that the sections are made from."""
 
     sources: Mapping[str, Source]
@@ -110,7 +110,7 @@ class Material:
     """One row per probe, columns COLUMNS: shots, fraction and attention_heads are NaN where they are the protocol's own."""
     set_aside: int = 0
     """Probes left out because the same cell was also trained in another way (grid, epochs), with more seeds or a larger grid."""
-    root: Place | None = None
+    root: CachePath | None = None
     """Folder of all caches if one was given, for the commands that the page shows."""
     thumbnails: Thumbnails | None = None
     """Where test images are at hand."""
@@ -118,7 +118,7 @@ class Material:
     """Also draw attention head by head."""
     cka_images: int = 2000
     """Test images that CKA is computed on, at most."""
-    _right: dict[tuple[str, Cell], Rightness | None] = field(default_factory=dict, repr=False)
+    _right: dict[tuple[str, Cell], Correctness | None] = field(default_factory=dict, repr=False)
     details: int = 12
     """Sources that get figures of their own, at most; the others are in the overviews and tables."""
 
@@ -195,20 +195,20 @@ class Material:
             return None
         return paired_bootstrap(ours.right, base.right, labels=ours.targets)
 
-    def _rightness(self, source: Source, cell: Cell) -> Rightness | None:
+    def _rightness(self, source: Source, cell: Cell) -> Correctness | None:
         """Read once per cell: the logits of a large data set are many times larger than what is kept of them."""
         if (source.key, cell) not in self._right:
             self._right[source.key, cell] = self._read_rightness(source, cell)
         return self._right[source.key, cell]
 
-    def _read_rightness(self, source: Source, cell: Cell) -> Rightness | None:
-        found: list[Rightness] = []
+    def _read_rightness(self, source: Source, cell: Cell) -> Correctness | None:
+        found: list[Correctness] = []
         for probe in self.of(source, cell):
             said = probe.predictions()
             if said.targets.ndim != 1:
                 return None
             found.append(
-                Rightness(
+                Correctness(
                     right=correct(said.logits, said.targets).astype(np.float64),
                     targets=said.targets,
                     ids=said.ids,
@@ -222,12 +222,12 @@ class Material:
 def gather(
     caches: Sequence[Cache],
     *,
-    root: Place | None = None,
+    root: CachePath | None = None,
     thumbnails: Thumbnails | None = None,
     per_head: bool = False,
     cka_images: int = 2000,
     details: int = 12,
-) -> Material:
+) -> ReportData:
     """Everything that lies beside these caches. Raises CacheCorruptError where a record cannot be read."""
     sources = group(caches)
     probes, rows = {}, []
@@ -239,7 +239,7 @@ def gather(
     numbers = {"accuracy": float, "shots": float, "fraction": float, "attention_heads": float}
     table = pd.DataFrame(rows, columns=[*COLUMNS, "settings"]).astype(numbers)
     kept = one_variant(table)
-    return Material(
+    return ReportData(
         sources={s.key: s for s in sources},
         probes=probes,
         table=kept[COLUMNS],

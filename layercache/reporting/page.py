@@ -29,7 +29,7 @@ FONT_FLOOR = 0.74
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plate:
+class FigureBlock:
     """A figure with its caption."""
 
     name: str
@@ -148,7 +148,7 @@ class Heading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Missing:
+class CommandHint:
     """Says what is not there, and the commands that make it."""
 
     text: str
@@ -162,7 +162,7 @@ class Missing:
         return f'<div class="missing">{escape(self.text)}{commands}</div>'
 
 
-Block = Plate | Table | Gallery | Text | Heading | Missing
+Block = FigureBlock | Table | Gallery | Text | Heading | CommandHint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,15 @@
 """The grid of a paper in one file: extraction, probing and the report in turn."""
 
 from layercache.study.file import HeadPlan, Study, read_study
-from layercache.study.runner import Failure, Outcome, Status, look, run_study
+from layercache.study.runner import Failure, Status, StudyResult, run_study, study_status
 
-__all__ = ["Failure", "HeadPlan", "Outcome", "Status", "Study", "look", "read_study", "run_study"]
+__all__ = [
+    "Failure",
+    "HeadPlan",
+    "Status",
+    "Study",
+    "StudyResult",
+    "read_study",
+    "run_study",
+    "study_status",
+]

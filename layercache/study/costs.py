@@ -14,7 +14,7 @@ from layercache.cache.format.selection import resolve_layers
 from layercache.errors import LayercacheError
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.models.registry import MODELS, ModelInfo
-from layercache.study.plan import Cell, Extraction, Training
+from layercache.study.plan import PlannedExtraction, PlannedJob, PlannedProbe
 
 RATE = 5e10
 """Operations per second."""
@@ -41,7 +41,7 @@ class Size:
     classes: int
 
 
-def size_of(extraction: Extraction) -> Size:
+def size_of(extraction: PlannedExtraction) -> Size:
     """From the catalogue, shortened by the limit; a guess for a source of one's own."""
     entry = DATASETS.get(str(extraction.options.dataset))
     train, test = (entry.train, entry.test) if entry else UNKNOWN_ROWS
@@ -54,12 +54,12 @@ def patches(info: ModelInfo) -> int:
     return (info.input_size // info.patch) ** 2
 
 
-def cost(cell: Cell) -> float:
+def cost(cell: PlannedJob) -> float:
     """Seconds, roughly."""
-    return max(LEAST, _extraction(cell) if isinstance(cell, Extraction) else _training(cell))
+    return max(LEAST, _extraction(cell) if isinstance(cell, PlannedExtraction) else _training(cell))
 
 
-def _extraction(cell: Extraction) -> float:
+def _extraction(cell: PlannedExtraction) -> float:
     info, size = MODELS.get(cell.model, UNKNOWN), size_of(cell)
     operations = (
         2e6 * info.params_m * (patches(info) + 1)
@@ -67,7 +67,7 @@ def _extraction(cell: Extraction) -> float:
     return (size.train + size.test) * (operations / RATE + PER_IMAGE)
 
 
-def _training(cell: Training) -> float:
+def _training(cell: PlannedProbe) -> float:
     """Three times the forward's operations for every setting, then once more for the final fit; a baseline counts as one fit."""
     info, size = MODELS.get(cell.model, UNKNOWN), size_of(cell.cache)
     rows = max(
@@ -98,7 +98,7 @@ def _training(cell: Training) -> float:
     )
 
 
-def tokens_seen(cell: Training, info: ModelInfo) -> int:
+def tokens_seen(cell: PlannedProbe, info: ModelInfo) -> int:
     """S of a head, as far as the words tell."""
     return _count(cell.head.layers, cell.head.tokens, info) + (
         _count(cell.head.options.get("spatial_layers", "last"), cell.head.options["spatial"], info)

@@ -6,29 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import LayercacheError
 from layercache.extraction.options import ExtractOptions
 from layercache.probing.results.table import Results
-from layercache.study.plan import Extraction, Training
+from layercache.study.plan import PlannedExtraction, PlannedProbe
 
 Say = Callable[[str], None]
 
 
-class Work(Protocol):
+class JobExecutor(Protocol):
     """What a study needs done. Asked again for what is there, both do nothing."""
 
-    def extract(self, cell: Extraction) -> Place:
+    def extract(self, cell: PlannedExtraction) -> CachePath:
         """The cell's complete cache."""
         ...
 
-    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
+    def train(self, cell: PlannedProbe, cache: CachePath, beside: CachePath | None) -> Results:
         """The cell's probes, one per seed."""
         ...
 
 
-class Doing:
-    """`Work` by `extract` and `probe`."""
+class LocalExecutor:
+    """`JobExecutor` by `extract` and `probe`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Doing:
         say: Say,
         yes: bool = False,
         progress: bool = True,
-        together: Sequence[Extraction] = (),
+        together: Sequence[PlannedExtraction] = (),
         engine: str = "local",
         address: str | None = None,
     ) -> None:
@@ -46,10 +46,10 @@ class Doing:
         """
         self._engine: dict[str, Any] = {"engine": engine, "address": address}
         self._say, self._yes, self._progress, self._together = say, yes, progress, together
-        self._made: dict[tuple[str, ...], Place] = {}
+        self._made: dict[tuple[str, ...], CachePath] = {}
         self._apart: set[tuple[str, ...]] = set()
 
-    def extract(self, cell: Extraction) -> Place:
+    def extract(self, cell: PlannedExtraction) -> CachePath:
         """Extracts what is missing."""
         if cell.key not in self._made:
             mates = self._mates(cell)
@@ -57,7 +57,7 @@ class Doing:
                 self._made |= self._extract([cell])
         return self._made[cell.key]
 
-    def train(self, cell: Training, cache: Place, beside: Place | None) -> Results:
+    def train(self, cell: PlannedProbe, cache: CachePath, beside: CachePath | None) -> Results:
         """Trains what is missing."""
         from layercache.probing.api import probe
 
@@ -75,7 +75,7 @@ class Doing:
             **{**head.options, **cell.options, **self._engine},
         )
 
-    def _mates(self, cell: Extraction) -> list[Extraction]:
+    def _mates(self, cell: PlannedExtraction) -> list[PlannedExtraction]:
         """The cells to extract with this one, itself among them."""
         wanted = _without_model(cell.options)
         return [
@@ -85,7 +85,7 @@ class Doing:
             and _without_model(mate.options) == wanted
         ]
 
-    def _extract_together(self, mates: Sequence[Extraction]) -> bool:
+    def _extract_together(self, mates: Sequence[PlannedExtraction]) -> bool:
         try:
             self._made |= self._extract(mates)
         except Exception as error:  # of one of them, perhaps: on their own the others come through, and this one fails with its own name
@@ -96,7 +96,7 @@ class Doing:
             return False
         return True
 
-    def _extract(self, cells: Sequence[Extraction]) -> dict[tuple[str, ...], Place]:
+    def _extract(self, cells: Sequence[PlannedExtraction]) -> dict[tuple[str, ...], CachePath]:
         from layercache.extraction.api import extract
 
         weights = {model: file for cell in cells for model, file in cell.options.weights.items()}

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache.cache.format.selection import LAYER_WORDS
-from layercache.cache.storage.paths import Place, as_place
+from layercache.cache.storage.paths import CachePath, as_place
 from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.datasets.listing import DATASETS, SOURCES
@@ -46,9 +46,9 @@ from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,
     WEIGHT_DECAYS,
+    HParams,
     Noise,
-    Protocol,
-    Setting,
+    TrainConfig,
 )
 from layercache.probing.training.config import grid as settings_of
 from layercache.study.keys import (
@@ -79,9 +79,9 @@ class HeadPlan:
     """last, mid-last, quarter, all or numbers."""
     tokens: str
     """Kinds of tokens with "+" between them."""
-    settings: tuple[Setting, ...]
+    settings: tuple[HParams, ...]
     """The grid; empty for a baseline, which has its own."""
-    protocol: Protocol
+    protocol: TrainConfig
     """How it is trained."""
     options: Mapping[str, Any]
     """Other keywords of `probe`: heads, embedding, spatial, spatial_layers, shots, fraction."""
@@ -118,7 +118,7 @@ class Study:
     """Of every probe."""
     out: Path
     """Folder of the report."""
-    cache: Place | None
+    cache: CachePath | None
     """Folder of all caches; None: the default one."""
     extract: Mapping[str, Any]
     """[extract], apart from share_decode."""
@@ -232,7 +232,7 @@ def _by_name(
 
 
 def _heads(
-    raw: list[Any], *, grid: dict[str, Any], protocol: Protocol, where: str
+    raw: list[Any], *, grid: dict[str, Any], protocol: TrainConfig, where: str
 ) -> tuple[HeadPlan, ...]:
     """The columns, in order. Raises OptionError for one that comes twice."""
     found: dict[str, HeadPlan] = {}
@@ -257,7 +257,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _head(
-    given: dict[str, Any], *, grid: dict[str, Any], protocol: Protocol, where: str
+    given: dict[str, Any], *, grid: dict[str, Any], protocol: TrainConfig, where: str
 ) -> HeadPlan:
     if "head" not in given:
         raise OptionError(f"{where}: head is missing: one of {', '.join(HEADS)}")
@@ -308,7 +308,7 @@ def _head(
     )
 
 
-def _settings(grid: Mapping[str, Any], head: str, where: str) -> tuple[Setting, ...]:
+def _settings(grid: Mapping[str, Any], head: str, where: str) -> tuple[HParams, ...]:
     def values(key: str, default: tuple[float, ...]) -> tuple[float, ...]:
         value = grid.get(key, default)
         return (
@@ -326,7 +326,7 @@ def _settings(grid: Mapping[str, Any], head: str, where: str) -> tuple[Setting, 
         raise OptionError(f"{where}: grid: {error}") from error
 
 
-def _protocol(raw: Any, *, where: str) -> Protocol:
+def _protocol(raw: Any, *, where: str) -> TrainConfig:
     given = _check(raw, PROTOCOL, where=where)
     if "noise" in given:
         noise = given["noise"]
@@ -334,7 +334,7 @@ def _protocol(raw: Any, *, where: str) -> Protocol:
             None if noise is False else Noise(**_check(noise, NOISE, where=f"{where}: noise"))
         )
     try:
-        return Protocol(**given)
+        return TrainConfig(**given)
     except LayercacheError as error:
         raise OptionError(f"{where}: {error}") from error
 

@@ -17,7 +17,7 @@ RENAMED = {"root": "data_root", "limit_seed": "seed"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
+class PlannedExtraction:
     """One backbone over one data set, with one choice of layers and tokens."""
 
     model: str
@@ -44,7 +44,7 @@ class Extraction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class PlannedProbe:
     """One column of one backbone on one data set: a head, every seed."""
 
     model: str
@@ -55,9 +55,9 @@ class Training:
     """What is trained."""
     seeds: tuple[int, ...]
     """With which seeds."""
-    cache: Extraction
+    cache: PlannedExtraction
     """Where its tokens come from."""
-    beside: Extraction | None
+    beside: PlannedExtraction | None
     """Where a hybrid head's spatial tokens come from."""
     options: Mapping[str, Any]
     """Of `probe`: device, precision ..."""
@@ -68,18 +68,18 @@ class Training:
         return f"{self.model} on {self.dataset}: {self.head.name}"
 
 
-Cell = Extraction | Training
+PlannedJob = PlannedExtraction | PlannedProbe
 
 
-def plan(study: Study) -> tuple[Cell, ...]:
+def plan(study: Study) -> tuple[PlannedJob, ...]:
     """All cells, data set by data set and in each backbone by backbone; an extraction comes right before the first probe that reads it.
 
     Raises OptionError for options that `extract` does not take.
     """
-    cells: list[Cell] = []
-    found: dict[tuple[str, ...], Extraction] = {}
+    cells: list[PlannedJob] = []
+    found: dict[tuple[str, ...], PlannedExtraction] = {}
 
-    def need(extraction: Extraction) -> Extraction:
+    def need(extraction: PlannedExtraction) -> PlannedExtraction:
         if extraction.key not in found:
             found[extraction.key] = extraction
             cells.append(extraction)
@@ -112,7 +112,7 @@ def plan(study: Study) -> tuple[Cell, ...]:
                         )
                     )
                 cells.append(
-                    Training(
+                    PlannedProbe(
                         model=model,
                         dataset=dataset,
                         head=head,
@@ -127,7 +127,7 @@ def plan(study: Study) -> tuple[Cell, ...]:
 
 def extraction_of(
     study: Study, *, model: str, dataset: str, layers: str, tokens: str
-) -> Extraction:
+) -> PlannedExtraction:
     """One extraction with the options that the study gives it. Raises OptionError."""
     source = study.source(dataset)
     general = dict(study.extract)
@@ -142,7 +142,7 @@ def extraction_of(
     }
     if "limit" not in options:
         options.pop("seed", None)
-    return Extraction(
+    return PlannedExtraction(
         model=model,
         dataset=dataset,
         options=ExtractOptions(

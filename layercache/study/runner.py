@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from layercache.cache.find import Cache
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.engine import open_engine
 from layercache.errors import MissingExtraError
 from layercache.extraction.datasets.registry import dataset_name
 from layercache.probing.metrics import selection_metric
 from layercache.probing.results.table import Results
 from layercache.study.costs import cost
-from layercache.study.executor import Doing, Say, Work, reason
+from layercache.study.executor import JobExecutor, LocalExecutor, Say, reason
 from layercache.study.file import Study
-from layercache.study.plan import Cell, Extraction, plan
+from layercache.study.plan import PlannedExtraction, PlannedJob, plan
 from layercache.study.progress import Bar
 from layercache.study.status import find_cache, find_probes
 
@@ -40,7 +40,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class StudyResult:
     """What a run of a study came to."""
 
     cells: int
@@ -49,7 +49,7 @@ class Outcome:
     """Of them complete now."""
     failures: tuple[Failure, ...]
     """The others, and why; a fault of the report is the last."""
-    caches: tuple[Place, ...]
+    caches: tuple[CachePath, ...]
     """The study's caches that are complete."""
     results: Results
     """All its probes."""
@@ -61,7 +61,7 @@ class Outcome:
 class Status:
     """A cell before a run."""
 
-    cell: Cell
+    cell: PlannedJob
     """Which."""
     there: bool
     """Complete already, by the records on disk."""
@@ -69,12 +69,12 @@ class Status:
     """What it would take, roughly; 0 if it is there."""
 
 
-def look(study: Study) -> tuple[Status, ...]:
+def study_status(study: Study) -> tuple[Status, ...]:
     """Every cell, what of it is there, and how long the rest will take, roughly. Loads no backbone and opens no data set."""
     caches: dict[tuple[str, ...], Cache | None] = {}
     found = []
     for cell in plan(study):
-        if isinstance(cell, Extraction):
+        if isinstance(cell, PlannedExtraction):
             there = (caches.setdefault(cell.key, find_cache(cell))) is not None
         else:
             cache = caches[cell.cache.key]
@@ -95,16 +95,16 @@ def run_study(
     say: Say = print,
     yes: bool = False,
     progress: bool = True,
-    work: Work | None = None,
+    work: JobExecutor | None = None,
     report: bool = True,
-) -> Outcome:
+) -> StudyResult:
     """Run what is missing of a study, then write its report; a cell that fails is told at the end and holds up no other.
 
     say: takes lines for the user. yes: do not ask before a large cache. progress: one bar over all cells, if stderr is a terminal.
     work: what is done for a cell. Raises what `plan` raises, and KeyboardInterrupt with a text that says what is kept.
     """
-    statuses = look(study)
-    caches: dict[tuple[str, ...], Place] = {}
+    statuses = study_status(study)
+    caches: dict[tuple[str, ...], CachePath] = {}
     failures: dict[str, Failure] = {}
     probes: list[Any] = []
     done = 0
@@ -118,12 +118,12 @@ def run_study(
             [
                 status.cell
                 for status in statuses
-                if isinstance(status.cell, Extraction) and not status.there
+                if isinstance(status.cell, PlannedExtraction) and not status.there
             ]
             if study.share_decode
             else []
         )
-        doing = work or Doing(
+        doing = work or LocalExecutor(
             say=tell,
             yes=yes,
             progress=bar.shown,
@@ -157,7 +157,7 @@ def run_study(
     paths = tuple(caches.values())
     page, fault = _report(study, say) if report and probes else (None, None)
     faults = [*failures.values(), *([fault] if fault else [])]
-    return Outcome(
+    return StudyResult(
         cells=len(statuses),
         done=done,
         failures=tuple(faults),
@@ -167,9 +167,11 @@ def run_study(
     )
 
 
-def _blocked(cell: Cell, caches: Mapping[tuple[str, ...], Place]) -> Extraction | None:
+def _blocked(
+    cell: PlannedJob, caches: Mapping[tuple[str, ...], CachePath]
+) -> PlannedExtraction | None:
     """The failed extraction that a probe waits for."""
-    if isinstance(cell, Extraction):
+    if isinstance(cell, PlannedExtraction):
         return None
     return next(
         (
@@ -182,10 +184,15 @@ def _blocked(cell: Cell, caches: Mapping[tuple[str, ...], Place]) -> Extraction 
 
 
 def _one(
-    cell: Cell, work: Work, caches: dict[tuple[str, ...], Place], tell: Say, *, there: bool
+    cell: PlannedJob,
+    work: JobExecutor,
+    caches: dict[tuple[str, ...], CachePath],
+    tell: Say,
+    *,
+    there: bool,
 ) -> Sequence[Any]:
     """Does one cell; returns its probes."""
-    if isinstance(cell, Extraction):
+    if isinstance(cell, PlannedExtraction):
         caches[cell.key] = work.extract(cell)
         return ()
     found = list(

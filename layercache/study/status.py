@@ -13,14 +13,14 @@ from layercache.cache.find import Cache, cache_root, find_caches
 from layercache.cache.format.selection import resolve_layers
 from layercache.errors import LayercacheError
 from layercache.probing.results.probe_store import PROBES, Probe, read_probes
-from layercache.probing.spec import BASELINES, choose_tokens
-from layercache.study.plan import Extraction, Training
+from layercache.probing.spec import BASELINES, select_tokens
+from layercache.study.plan import PlannedExtraction, PlannedProbe
 
 PARTS = ("train", "test")
 """Splits that a probe reads."""
 
 
-def find_cache(cell: Extraction) -> Cache | None:
+def find_cache(cell: PlannedExtraction) -> Cache | None:
     """A complete cache of this model and data set with these options; of several the one that was made last."""
     found = [
         c
@@ -30,7 +30,7 @@ def find_cache(cell: Extraction) -> Cache | None:
     return max(found, key=lambda c: c.store.look("spec.json").modified, default=None)
 
 
-def find_probes(cell: Training, cache: Cache, beside: Cache | None = None) -> list[Probe]:
+def find_probes(cell: PlannedProbe, cache: Cache, beside: Cache | None = None) -> list[Probe]:
     """The probes of this cell beside the cache, one per seed at most."""
     hybrid = (
         {
@@ -41,7 +41,7 @@ def find_probes(cell: Training, cache: Cache, beside: Cache | None = None) -> li
         else {}
     )
     try:
-        tokens = choose_tokens(
+        tokens = select_tokens(
             cache,
             head=cell.head.head,
             layers=cell.head.layers,
@@ -58,7 +58,7 @@ def find_probes(cell: Training, cache: Cache, beside: Cache | None = None) -> li
     ]
 
 
-def _matches(cache: Cache, cell: Extraction) -> bool:
+def _matches(cache: Cache, cell: PlannedExtraction) -> bool:
     spec, options = cache.spec, cell.options
     return (
         (spec.tap, spec.precision, spec.store_dtype, spec.projected)
@@ -86,7 +86,7 @@ def _complete(cache: Cache) -> bool:
     return all(cache.complete(split) for split in PARTS if split in cache.spec.dataset.splits)
 
 
-def _same_training(probe: Probe, cell: Training) -> bool:
+def _same_training(probe: Probe, cell: PlannedProbe) -> bool:
     spec, head = probe.spec, cell.head
     own = head.options
     same = (

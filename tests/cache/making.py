@@ -22,7 +22,7 @@ from layercache.cache import (
     digest_labels,
     open_cache,
 )
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -80,7 +80,9 @@ def make_tokens(spec: CacheSpec, split: str = "train", *, seed: int = 0) -> Arra
     return np.random.default_rng(seed).standard_normal(shape).astype(spec.store_dtype)
 
 
-def make_writer(root: Place, spec: CacheSpec, split: str = "train", **options: Any) -> SplitWriter:
+def make_writer(
+    root: CachePath, spec: CacheSpec, split: str = "train", **options: Any
+) -> SplitWriter:
     n = spec.dataset.splits[split].rows
     return SplitWriter(
         root,
@@ -109,7 +111,7 @@ def write_pending(
 
 
 def make_cache(
-    root: Place,
+    root: CachePath,
     spec: CacheSpec,
     *,
     splits: tuple[str, ...] = ("train",),

@@ -12,7 +12,7 @@ from layercache.cache import Cache, cache_folder, cache_root, find_caches, open_
 from layercache.cache.find import HOME, extract_command
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.reading.chunks import VERIFIED
 from layercache.errors import (
     CacheAmbiguousError,
     CacheCorruptError,
@@ -486,11 +486,11 @@ def test_the_root_is_the_option_then_the_environment_then_the_platform(
 
 
 def test_flags_of_many_files_stay_bounded() -> None:
-    from layercache.cache.reading.chunks import Checked
+    from layercache.cache.reading.chunks import VerifiedChunks
 
-    checked = Checked(limit=10)
+    checked = VerifiedChunks(limit=10)
     for i in range(100):
         checked.flags(i, 3)[0] = 1
     assert checked.flags(99, 3)[0] == 1
     assert checked.flags(0, 3)[0] == 0
-    assert CHECKED is not checked
+    assert VERIFIED is not checked

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from layercache.cache import Cache, find_caches, open_cache
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.verify import Fault, describe, remove, verify
+from layercache.cache.verify import Corruption, describe, remove, verify
 from layercache.errors import CacheBusyError, CacheNotFoundError
 from tests.cache.making import (
     folder_in_memory,
@@ -109,7 +109,7 @@ def test_a_file_that_does_not_belong_is_found(cache: Cache) -> None:
         file = cache.path / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"?")
-        assert verify(cache) == [Fault(file, "does not belong here")]
+        assert verify(cache) == [Corruption(file, "does not belong here")]
         file.unlink()
 
 

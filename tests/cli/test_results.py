@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from layercache.probing.api import probe
-from layercache.probing.training.config import Protocol
+from layercache.probing.training.config import TrainConfig
 from layercache_cli.main import main
 
 OPTIONS: dict[str, Any] = {
     "lr": 0.03,
     "weight_decay": 1e-4,
     "dropout": 0.0,
-    "protocol": Protocol(epochs=5, min_steps=0),
+    "protocol": TrainConfig(epochs=5, min_steps=0),
     "device": "cpu",
 }
 

@@ -7,7 +7,7 @@ import torch
 
 from layercache.deploy.heads import AttentiveInference, inference_head
 from layercache.probing.heads import HeadSpec, build
-from layercache.probing.results.checkpoint import HeadOrigin, SavedHead
+from layercache.probing.results.checkpoint import FittedHead, HeadOrigin
 
 D, S, C = 20, 6, 5
 SPECS = {
@@ -24,7 +24,7 @@ SPECS = {
 }
 
 
-def trained(spec: HeadSpec) -> SavedHead:
+def trained(spec: HeadSpec) -> FittedHead:
     """A head with every parameter far from its initial value: norms and running statistics too."""
     generator = torch.Generator().manual_seed(3)
     parameters = build(spec).initial(generator)
@@ -46,7 +46,7 @@ def trained(spec: HeadSpec) -> SavedHead:
         pairs=tuple((1, f"patch/{i}") for i in range(S)),
         fingerprints=("f",),
     )
-    return SavedHead(
+    return FittedHead(
         name=spec.kind, spec=spec, parameters=parameters, origin=origin, setting={}, seed=0
     )
 

@@ -13,11 +13,11 @@ from PIL import Image
 from layercache.extraction.api import extract
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import Probe
-from layercache.probing.training.config import Protocol
+from layercache.probing.training.config import TrainConfig
 from tests.extraction.families import FAMILIES
 
 MODEL = "tiny_vit"
-PROTOCOL = Protocol(epochs=4, min_steps=0, batch=16)
+PROTOCOL = TrainConfig(epochs=4, min_steps=0, batch=16)
 
 
 @dataclass(frozen=True)

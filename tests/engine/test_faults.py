@@ -20,7 +20,7 @@ from layercache.engine import ray_pool
 from layercache.errors import WorkerError
 from layercache.extraction.api import extract
 from layercache.probing.api import probe
-from layercache.probing.training.config import Protocol
+from layercache.probing.training.config import TrainConfig
 from tests.engine.remote import Slow, Striking
 from tests.extraction.fakes import Pictures, dataset, tree
 
@@ -174,7 +174,7 @@ def test_a_probe_survives_its_workers(cluster: Make, planted: Make, tmp_path: Pa
         "dropout": 0.0,
         "group_size": 1,
     }
-    options["protocol"] = Protocol(epochs=60, min_steps=0, min_batches=30)
+    options["protocol"] = TrainConfig(epochs=60, min_steps=0, min_batches=30)
     cache = planted(root=tmp_path / "ray")
     killed: list[int] = []
 

@@ -28,7 +28,7 @@ from layercache.errors import (
 from layercache.extraction import plan
 from layercache.extraction.api import extract
 from layercache.probing.api import probe
-from layercache.probing.training.config import Protocol
+from layercache.probing.training.config import TrainConfig
 from tests.engine.remote import Hidden
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset, tree
 
@@ -203,7 +203,7 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
         "weight_decay": 1e-4,
         "dropout": 0.1,
         "shots": 3,
-        "protocol": Protocol(epochs=3, min_steps=0, min_batches=3),
+        "protocol": TrainConfig(epochs=3, min_steps=0, min_batches=3),
     }
     here = probe(planted(root=tmp_path / "a"), group_size=2, **options)
     said: list[str] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class Pictures:
         raise NotImplementedError
 
 
-def dataset(splits: Mapping[str, Any] | None = None, name: str = "pictures") -> Labelled:
-    return Labelled(
+def dataset(splits: Mapping[str, Any] | None = None, name: str = "pictures") -> InMemoryDataset:
+    return InMemoryDataset(
         name=name,
         classes=("a", "b", "c"),
         samples=splits or {"train": Pictures(53), "test": Pictures(20, first=1000)},

@@ -28,7 +28,7 @@ from layercache.errors import (
 )
 from layercache.extraction import plan as planning
 from layercache.extraction.api import extract
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.interruption import Interrupted
 from layercache.extraction.pipeline import stream
 from layercache.extraction.result import Extraction
@@ -383,7 +383,7 @@ def test_a_dataset_changed_in_anything_is_another_cache(run: Run) -> None:
     paths = [run()[0].path]
     for changed in (
         dataset({"train": Pictures(53), "test": Pictures(20, first=1001)}),
-        Labelled(name="pictures", classes=("a", "b", "d"), samples=SPLITS),
+        InMemoryDataset(name="pictures", classes=("a", "b", "d"), samples=SPLITS),
     ):
         paths.append(run(dataset=changed)[0].path)
     assert len(set(paths)) == 3

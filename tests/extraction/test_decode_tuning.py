@@ -47,8 +47,8 @@ def test_measuring_takes_a_real_time_and_survives_broken_images() -> None:
 
 def test_the_choice_opens_its_decoder() -> None:
     for choice, kind in (
-        (decode_tuning.Decoding(0, "", 0), ThreadDecoder),
-        (decode_tuning.Decoding(1, "", 0), ProcessDecoder),
+        (decode_tuning.DecodePlan(0, "", 0), ThreadDecoder),
+        (decode_tuning.DecodePlan(1, "", 0), ProcessDecoder),
     ):
         decoder = choice.open(shapes=SHAPES, rows=4)
         decoder.close()

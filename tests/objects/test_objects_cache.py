@@ -14,7 +14,7 @@ pytest.importorskip(
 
 from layercache.cache import find_caches, open_cache
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import describe, remove, verify
 from layercache.errors import (
@@ -166,7 +166,7 @@ def test_a_flipped_byte_is_found_when_it_is_read(s3_root: str) -> None:
     shard = bytearray(objects(cache.path)[lay.shard(1)])
     shard[3] ^= 1
     put(cache.path, lay.shard(1), bytes(shard))
-    CHECKED.forget()
+    VERIFIED.forget()
     with pytest.raises(
         CacheCorruptError,
         match=rf"{cache.path}/{lay.shard(1)}: layer 6, token 'cls': crc32c does not match",

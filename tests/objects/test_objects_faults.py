@@ -16,7 +16,7 @@ pytest.importorskip(
 
 from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.storage import s3 as object_store
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify
@@ -59,7 +59,7 @@ EXTRACT = (
 
 @pytest.fixture(autouse=True)
 def _blocks_of_eight_rows(small_blocks: int) -> None:
-    CHECKED.forget()
+    VERIFIED.forget()
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -16,12 +16,12 @@ pytest.importorskip(
 
 from layercache.cache import Split, open_cache
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.reading.chunks import CHECKED
+from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.storage.read_cache import Spool
 from layercache.probing.data.loader import Loader
-from layercache.probing.data.resident import Features, ResidentFeatures, Selection, Source
-from layercache.probing.data.streaming import StreamedFeatures
+from layercache.probing.data.resident import ResidentTokens, Selection, Source, TokenDataset
+from layercache.probing.data.streaming import StreamedTokens
 from tests.cache.making import make_spec, make_tokens, make_writer, write_pending
 from tests.objects.making import remote_cache
 from tests.objects.proxy import Delay, FaultyProxy
@@ -33,12 +33,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _blocks_of_eight_rows(small_blocks: int) -> Iterator[None]:
-    CHECKED.forget()
+    VERIFIED.forget()
     yield
-    CHECKED.forget()
+    VERIFIED.forget()
 
 
-def epoch(features: Features, number: int) -> dict[int, Any]:
+def epoch(features: TokenDataset, number: int) -> dict[int, Any]:
     """Row -> its token, of one shuffled epoch."""
     rows, values = [], []
     for x, y in features.epoch(np.arange(features.rows), batch=7, seed=0, epoch=number, train=True):
@@ -61,8 +61,8 @@ def test_the_second_epoch_makes_no_request(
 ) -> None:
     split = remote_cache(s3_root, SPEC, codec=codec).split("train")
     split.keep_in(spool := Spool(budget=10**6))
-    features = StreamedFeatures(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
-    resident = ResidentFeatures(
+    features = StreamedTokens(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
+    resident = ResidentTokens(
         selection(remote_cache(s3_root, SPEC, codec=codec).split("train")), device=CPU
     )
     first = epoch(features, 0)
@@ -86,7 +86,7 @@ def test_within_a_budget_a_part_is_read_again_over_the_network(
     split = remote_cache(s3_root, SPEC).split("train")
     lay = SplitLayout(SPEC, "train")
     split.keep_in(spool := Spool(budget=7 * 2 * lay.chunk_stride // 2))
-    features = StreamedFeatures(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
+    features = StreamedTokens(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
     epoch(features, 0)
     for number in (1, 2):
         faulty.forget()
@@ -97,12 +97,12 @@ def test_within_a_budget_a_part_is_read_again_over_the_network(
 
 
 def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root: str) -> None:
-    from layercache.probing.spec import choose_tokens
+    from layercache.probing.spec import select_tokens
 
     cache = remote_cache(s3_root, SPEC, splits=("train", "test"))
-    tokens = choose_tokens(cache, head="linear", layers="last", tokens="ap")
+    tokens = select_tokens(cache, head="linear", layers="last", tokens="ap")
     for disk, kept in ((None, True), (0, False)):
-        CHECKED.forget()
+        VERIFIED.forget()
         said: list[str] = []
         loader = Loader(device=CPU, mode="stream", budget=4096, say=said.append, disk=disk)
         loader.split(cache, "train")._store.spool = None  # type: ignore[attr-defined]

@@ -21,9 +21,9 @@ from layercache.probing import api, evaluation
 from layercache.probing.api import probe
 from layercache.probing.training import fit as fit_module
 from layercache.probing.training import trainer
-from layercache.probing.training.config import Protocol, Setting
+from layercache.probing.training.config import HParams, TrainConfig
 
-QUICK = Protocol(epochs=15, min_steps=0, min_batches=3)
+QUICK = TrainConfig(epochs=15, min_steps=0, min_batches=3)
 ONE: dict[str, Any] = {
     "lr": 0.03,
     "weight_decay": 1e-4,
@@ -102,7 +102,7 @@ def test_attention_is_kept_and_lies_on_the_token_with_the_signal(
     (found,) = probe(
         cache,
         head="attentive",
-        **{**ONE, "protocol": Protocol(epochs=40, min_steps=0, min_batches=5)},
+        **{**ONE, "protocol": TrainConfig(epochs=40, min_steps=0, min_batches=5)},
     )
     summary = found.attention()
     assert summary.mean.shape == summary.std.shape == (8, 8)
@@ -245,19 +245,19 @@ def test_a_sweep_killed_before_the_final_fit_does_not_search_again(
     planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, events = planted(), []
-    train, score = trainer.GradientDescent.train, trainer.GradientDescent.score
+    train, score = trainer.SGDTrainer.train, trainer.SGDTrainer.score
 
     def dying(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer.GradientDescent, "train", dying)
+    monkeypatch.setattr(trainer.SGDTrainer, "train", dying)
     with pytest.raises(KeyboardInterrupt):
         probe(cache, head="linear", **ONE)
     monkeypatch.setattr(
-        trainer.GradientDescent, "train", lambda *a, **k: events.append("train") or train(*a, **k)
+        trainer.SGDTrainer, "train", lambda *a, **k: events.append("train") or train(*a, **k)
     )
     monkeypatch.setattr(
-        trainer.GradientDescent, "score", lambda *a, **k: events.append("score") or score(*a, **k)
+        trainer.SGDTrainer, "score", lambda *a, **k: events.append("score") or score(*a, **k)
     )
     probe(cache, head="linear", **ONE)
     assert events == ["train"]
@@ -281,7 +281,7 @@ def test_a_diverged_setting_is_reported_and_never_chosen(planted: Callable[..., 
 def test_a_final_fit_that_diverges_falls_to_the_next_best(
     planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = trainer.GradientDescent.train
+    train = trainer.SGDTrainer.train
     tried: list[float] = []
 
     def diverging(self: Any, features: Any, setting: Any, **options: Any) -> Any:
@@ -289,7 +289,7 @@ def test_a_final_fit_that_diverges_falls_to_the_next_best(
         found = train(self, features, setting, **options)
         return trainer.Trained(**{**vars(found), "diverged": len(tried) == 1})
 
-    monkeypatch.setattr(trainer.GradientDescent, "train", diverging)
+    monkeypatch.setattr(trainer.SGDTrainer, "train", diverging)
     (found,) = probe(planted(), head="linear", **{**ONE, "lr": [0.03, 0.0001]})
     assert tried == [0.03, 0.0001]
     assert found.row["lr"] == 0.0001
@@ -335,7 +335,7 @@ def test_early_stopping_repeats_the_epochs_of_the_search(planted: Callable[..., 
     (found,) = probe(
         planted(strength=9.0),
         head="linear",
-        **{**ONE, "protocol": Protocol(epochs=30, min_steps=0, min_batches=3, patience=2)},
+        **{**ONE, "protocol": TrainConfig(epochs=30, min_steps=0, min_batches=3, patience=2)},
     )
     assert found.row["epochs"] == found.settings[0]["epochs"] < 30
 
@@ -473,7 +473,7 @@ def test_hybrid_takes_spatial_tokens_of_another_cache_of_the_same_weights(
         ({"device": "tpu9"}, OptionError, "auto, cpu or cuda"),
         ({"features": "ram"}, OptionError, "auto, resident or stream"),
         ({"colour": "red"}, OptionError, "no option colour"),
-        ({"settings": [Setting(lr=0.1, weight_decay=0.0)]}, OptionError, "not both"),
+        ({"settings": [HParams(lr=0.1, weight_decay=0.0)]}, OptionError, "not both"),
         ({"test": "tset"}, UnknownNameError, "unknown split 'tset'"),
     ],
 )
@@ -528,7 +528,7 @@ def test_ranking_prefers_the_score_then_the_order(planted: Callable[..., Any]) -
         {"lr": 3.0, "diverged": False, "val_balanced_accuracy": 0.7},
         {"lr": 4.0, "diverged": True},
     ]
-    assert [row["lr"] for row in evaluation.rank(cell, rows)] == [2.0, 3.0, 1.0]
+    assert [row["lr"] for row in evaluation.rank_configs(cell, rows)] == [2.0, 3.0, 1.0]
 
 
 def test_baselines_run_as_probes(planted: Callable[..., Any]) -> None:

@@ -12,14 +12,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from layercache.errors import OptionError
 from layercache.probing import baselines
 from layercache.probing.baselines import Baseline
-from layercache.probing.data.resident import ResidentFeatures, Selection, Source
+from layercache.probing.data.resident import ResidentTokens, Selection, Source
 from layercache.probing.heads import HeadSpec, build
 
 PAIRS = ((1, "cls"), (2, "ap"))
 
 
-def features(split: Any) -> ResidentFeatures:
-    return ResidentFeatures(
+def features(split: Any) -> ResidentTokens:
+    return ResidentTokens(
         Selection((Source(split, PAIRS),), np.arange(split.rows)), device=torch.device("cpu")
     )
 

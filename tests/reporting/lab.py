@@ -21,8 +21,8 @@ from layercache.probing.api import probe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
 from layercache.probing.results.probe_store import PROBES, Predictions, Probe, ProbeFolder
-from layercache.probing.spec import Cell, choose_tokens
-from layercache.probing.training.config import Protocol
+from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.training.config import TrainConfig
 
 CLASSES = ("ant", "bee", "cat", "dog")
 ROWS = {"train": 240, "test": 160}
@@ -117,7 +117,7 @@ def make_cache(
 def train(cache: Cache, **choices: Any) -> None:
     """Real probes, trained for a moment."""
     options = {
-        "protocol": Protocol(epochs=3, min_steps=0, batch=64),
+        "protocol": TrainConfig(epochs=3, min_steps=0, batch=64),
         **QUICK,
         "device": "cpu",
         **choices,
@@ -153,7 +153,7 @@ def keep(
     attention: np.ndarray[Any, Any] | None = None,
 ) -> Probe:
     """A complete probe beside the cache that answered so, without any training; `attention` (H, S), even where it is not given."""
-    seen = choose_tokens(cache, head=head, layers=layers, tokens=tokens)
+    seen = select_tokens(cache, head=head, layers=layers, tokens=tokens)
     kind = head if head in ("linear", "attentive") else "linear"
     shape = HeadSpec(
         kind=kind,
@@ -163,7 +163,7 @@ def keep(
         attention_heads=heads,
     )
     grid = tuple({"lr": 10.0**-i, "weight_decay": 0.0, "dropout": 0.0} for i in range(settings))
-    cell = Cell(
+    cell = ProbeSpec(
         tokens=seen,
         head=head,
         shape=shape,
@@ -171,7 +171,7 @@ def keep(
         seed=seed,
         shots=shots,
         fraction=None,
-        protocol=Protocol(),
+        protocol=TrainConfig(),
         precision="fp32",
     )
     logits, targets = answers(right), labels_of("test")

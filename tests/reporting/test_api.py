@@ -13,7 +13,7 @@ from PIL import Image
 from layercache.errors import CacheNotFoundError, MissingExtraError, OptionError
 from layercache.reporting import report
 from layercache.reporting.data import gather
-from layercache.reporting.page import Plate, Table, Text
+from layercache.reporting.page import FigureBlock, Table, Text
 from layercache.reporting.sections.certainty import certainty_section
 from layercache.reporting.sections.depth import attention_section
 from layercache.reporting.sections.gains import gains_section
@@ -228,7 +228,7 @@ def test_attention_of_one_backbone_by_data_set(tmp_path):
             attention=weights,
         )
     blocks = attention_section(gather(caches)).blocks
-    assert [b.name for b in blocks if isinstance(b, Plate)] == [
+    assert [b.name for b in blocks if isinstance(b, FigureBlock)] == [
         "attention-vit_toy",
         "attention-vit_toy-a",
         "attention-vit_toy-b",

@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from layercache.reporting.page import Gallery, Missing, Page, Picture, Section, Table, Text, Tile
+from layercache.reporting.page import (
+    CommandHint,
+    Gallery,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Text,
+    Tile,
+)
 from layercache.reporting.words import count, listed, percent, points, probability
 
 EVIL = '<script>alert("x")</script>'
@@ -13,7 +22,7 @@ EVIL = '<script>alert("x")</script>'
 def test_names_from_outside_are_escaped_everywhere():
     blocks = [
         Text(text=EVIL),
-        Missing(text=EVIL, commands=[EVIL]),
+        CommandHint(text=EVIL, commands=[EVIL]),
         Table(name="t", frame=pd.DataFrame({EVIL: [EVIL]}), caption=EVIL),
         Gallery(caption=EVIL, pictures=[Picture(image=Image.new("L", (4, 4)), label=EVIL)]),
     ]

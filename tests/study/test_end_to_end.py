@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layercache.probing.results.probe_store import PROBE_FILE
-from layercache.study import Study, look, run_study
+from layercache.study import Study, run_study, study_status
 from layercache.study.file import parse_study
 from layercache.study.status import find_cache
 from tests.deploy.trained import draw_images, save_random
@@ -66,7 +66,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
 
 
 def there(study: Study) -> list[str]:
-    return [status.cell.name for status in look(study) if status.there]
+    return [status.cell.name for status in study_status(study) if status.there]
 
 
 def records(study: Study) -> dict[Path, int]:
@@ -111,14 +111,14 @@ def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(
 def test_a_seed_more_is_missing_and_a_cut_cache_is_not_there(text: Callable[..., Study]) -> None:
     from dataclasses import replace
 
-    from layercache.study.plan import Extraction, plan
+    from layercache.study.plan import PlannedExtraction, plan
 
     study = text()
     run_study(study, say=lambda _: None, report=False)
     more = replace(study, seeds=(0, 1, 2))
     assert there(more) == [ON_WAVES[0], ON_WAVES[2]]
     extraction = plan(study)[0]
-    assert isinstance(extraction, Extraction)
+    assert isinstance(extraction, PlannedExtraction)
     cache = find_cache(extraction)
     assert cache is not None
     record = cache.path / "commits" / "test" / "complete.json"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from layercache.errors import BackboneError
-from layercache.study.executor import Doing
+from layercache.study.executor import LocalExecutor
 from layercache.study.file import parse_study
-from layercache.study.plan import Extraction, plan
+from layercache.study.plan import PlannedExtraction, plan
 
 TEXT = """
 models = ["vit_s16", "vit_b16", "clip_b16"]
@@ -26,10 +26,10 @@ head = "linear"
 """
 
 
-def cells(*, share: bool = True, more: str = "") -> list[Extraction]:
+def cells(*, share: bool = True, more: str = "") -> list[PlannedExtraction]:
     study = parse_study(TEXT.format(share=str(share).lower(), more=more), where="s", name="s")
     assert study.share_decode is share
-    return [cell for cell in plan(study) if isinstance(cell, Extraction)]
+    return [cell for cell in plan(study) if isinstance(cell, PlannedExtraction)]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_models_of_one_data_set_are_extracted_in_one_run(runs: list[dict[str, Any]]) -> None:
     wanted = cells()
-    doing = Doing(say=lambda _: None, together=wanted, yes=True)
+    doing = LocalExecutor(say=lambda _: None, together=wanted, yes=True)
     assert [doing.extract(cell) for cell in wanted[:3]] == [
         Path("digits/vit_s16"),
         Path("digits/vit_b16"),
@@ -66,7 +66,7 @@ def test_models_of_one_data_set_are_extracted_in_one_run(runs: list[dict[str, An
 def test_a_model_that_fails_does_not_take_the_others_with_it(runs: list[dict[str, Any]]) -> None:
     said: list[str] = []
     wanted = cells()[3:]
-    doing = Doing(say=said.append, together=wanted)
+    doing = LocalExecutor(say=said.append, together=wanted)
     assert doing.extract(wanted[0]) == Path("flowers/vit_s16")
     with pytest.raises(BackboneError, match="no weights"):
         doing.extract(wanted[1])
@@ -84,7 +84,7 @@ def test_a_model_that_fails_does_not_take_the_others_with_it(runs: list[dict[str
 
 def test_other_options_are_another_run(runs: list[dict[str, Any]]) -> None:
     wanted = cells(more='precision = "bf16"')
-    doing = Doing(say=lambda _: None, together=wanted)
+    doing = LocalExecutor(say=lambda _: None, together=wanted)
     for cell in wanted[:3]:
         doing.extract(cell)
     assert [(run["models"], run["precision"]) for run in runs] == [
@@ -94,7 +94,7 @@ def test_other_options_are_another_run(runs: list[dict[str, Any]]) -> None:
 
 
 def test_without_sharing_each_has_its_own_run(runs: list[dict[str, Any]]) -> None:
-    doing = Doing(say=lambda _: None)
+    doing = LocalExecutor(say=lambda _: None)
     for cell in cells(share=False)[:3]:
         doing.extract(cell)
     assert [run["models"] for run in runs] == [["vit_s16"], ["vit_b16"], ["clip_b16"]]

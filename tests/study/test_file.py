@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layercache.errors import OptionError, UnknownNameError
-from layercache.probing.training.config import Noise, Protocol, Setting, paper_grid
+from layercache.probing.training.config import HParams, Noise, TrainConfig, paper_grid
 from layercache.study.file import Study, parse_study, read_study
 
 HEAD = '[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\n'
@@ -29,7 +29,7 @@ def test_the_least_study_is_the_paper_s_protocol() -> None:
     )
     assert (study.out, study.cache) == (Path("reports/s"), None)
     assert head.settings == paper_grid("linear")
-    assert head.protocol == Protocol()
+    assert head.protocol == TrainConfig()
     assert (head.name, dict(head.options)) == ("linear last cls", {})
 
 
@@ -87,9 +87,9 @@ shots = 5
     attentive, every, hybrid, knn = study.heads
     assert study.seeds == (4, 2)
     assert attentive.settings == tuple(
-        Setting(lr=a, weight_decay=0.0, dropout=b) for a in (0.1, 0.01) for b in (0.0, 0.5)
+        HParams(lr=a, weight_decay=0.0, dropout=b) for a in (0.1, 0.01) for b in (0.0, 0.5)
     )
-    assert attentive.protocol == Protocol(
+    assert attentive.protocol == TrainConfig(
         epochs=3, min_steps=0, batch=64, noise=Noise(std=0.1, probability=1)
     )
     assert (every.layers, every.tokens, every.protocol.epochs, every.settings[0].lr) == (

@@ -9,7 +9,7 @@ import pytest
 from layercache.errors import OptionError
 from layercache.study.costs import cost, size_of, tokens_seen
 from layercache.study.file import Study, parse_study
-from layercache.study.plan import Extraction, Training, plan
+from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
 
 BASE = 'models = ["vit_nano", "vit_b16"]\ndatasets = ["digits", "flowers"]\nseeds = 2\n'
 
@@ -39,10 +39,10 @@ def test_one_cache_serves_all_pooled_heads_and_others_get_their_own() -> None:
         "vit_nano on digits: hybrid all cls+ap grid:2@last",
     ]
     pooled, linear, every, tokens, fusion, grid, hybrid = first
-    assert isinstance(linear, Training)
-    assert isinstance(tokens, Training)
-    assert isinstance(fusion, Training)
-    assert isinstance(hybrid, Training)
+    assert isinstance(linear, PlannedProbe)
+    assert isinstance(tokens, PlannedProbe)
+    assert isinstance(fusion, PlannedProbe)
+    assert isinstance(hybrid, PlannedProbe)
     assert linear.cache is fusion.cache is hybrid.cache is pooled
     assert tokens.cache is every
     assert hybrid.beside is grid
@@ -55,7 +55,7 @@ def test_one_cache_serves_all_pooled_heads_and_others_get_their_own() -> None:
 
 def test_models_without_a_class_token_can_be_studied_by_ap_alone() -> None:
     (cell, *_) = plan(study('head = "attentive"\ntokens = "ap"'))
-    assert isinstance(cell, Extraction)
+    assert isinstance(cell, PlannedExtraction)
     assert cell.options.tokens == "ap"
 
 
@@ -67,7 +67,7 @@ def test_options_of_model_beat_those_of_data_set_beat_the_general_ones() -> None
     cells = {
         (c.model, c.dataset): c.options
         for c in plan(study(LINEAR, more=more))
-        if isinstance(c, Extraction)
+        if isinstance(c, PlannedExtraction)
     }
     assert [
         cells[key].batch_size
@@ -86,7 +86,9 @@ def test_a_source_of_one_s_own_has_its_own_place() -> None:
         LINEAR,
         more='[extract]\nroot = "data"\n[dataset.flowers]\nsource = "wds:/tars/my flowers"\n',
     )
-    cell = next(c for c in plan(text) if isinstance(c, Extraction) and c.dataset == "flowers")
+    cell = next(
+        c for c in plan(text) if isinstance(c, PlannedExtraction) and c.dataset == "flowers"
+    )
     assert (cell.options.dataset, cell.options.data_root, cell.cached_name) == (
         "wds:/tars/my flowers",
         None,
@@ -117,7 +119,7 @@ def test_costs_grow_with_what_there_is_to_do() -> None:
 def test_sizes_and_tokens_are_counted() -> None:
     cells = plan(study(EVERY, FUSION, HYBRID, more="[extract]\nlimit = 100\n"))
     extraction = cells[0]
-    assert isinstance(extraction, Extraction)
+    assert isinstance(extraction, PlannedExtraction)
     size = size_of(extraction)
     assert (size.train, size.test, size.classes) == (100, 100, 10)
     from layercache.extraction.models.registry import MODELS
@@ -125,6 +127,6 @@ def test_sizes_and_tokens_are_counted() -> None:
     seen = [
         tokens_seen(cell, MODELS["vit_nano"])
         for cell in cells
-        if isinstance(cell, Training) and cell.model == "vit_nano"
+        if isinstance(cell, PlannedProbe) and cell.model == "vit_nano"
     ]
     assert seen[:3] == [50, 24, 28]

@@ -13,8 +13,8 @@ import pytest
 from layercache.errors import DataNotFoundError, MissingExtraError
 from layercache.study import runner as module
 from layercache.study.file import Study, parse_study
-from layercache.study.plan import Extraction, Training
-from layercache.study.runner import Outcome, look, run_study
+from layercache.study.plan import PlannedExtraction, PlannedProbe
+from layercache.study.runner import StudyResult, run_study, study_status
 
 TEXT = """
 models = ["vit_nano", "vit_b16"]
@@ -41,11 +41,11 @@ class StandIn:
             if part in name:
                 raise fault
 
-    def extract(self, cell: Extraction) -> Path:
+    def extract(self, cell: PlannedExtraction) -> Path:
         self._do(cell.name)
         return Path("/caches") / cell.dataset / cell.model
 
-    def train(self, cell: Training, cache: Path, beside: Path | None) -> Any:
+    def train(self, cell: PlannedProbe, cache: Path, beside: Path | None) -> Any:
         self._do(cell.name)
         assert cache == Path("/caches") / cell.dataset / cell.model
         return [SimpleNamespace(row={"test_balanced_accuracy": 0.5})]
@@ -63,7 +63,7 @@ def _results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Results", list)
 
 
-def run(study: Study, work: StandIn, **options: Any) -> tuple[Outcome, list[str]]:
+def run(study: Study, work: StandIn, **options: Any) -> tuple[StudyResult, list[str]]:
     said: list[str] = []
     return run_study(
         study, say=said.append, work=work, progress=False, **{"report": False, **options}
@@ -73,7 +73,7 @@ def run(study: Study, work: StandIn, **options: Any) -> tuple[Outcome, list[str]
 def test_all_cells_are_done_in_order(study: Study) -> None:
     work = StandIn()
     outcome, said = run(study, work)
-    assert work.asked == [status.cell.name for status in look(study)]
+    assert work.asked == [status.cell.name for status in study_status(study)]
     assert (outcome.cells, outcome.done, outcome.failures, len(outcome.results)) == (12, 12, (), 8)
     assert said[0] == "vit_nano on digits: linear last cls: 50.00 %"
 

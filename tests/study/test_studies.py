@@ -8,7 +8,7 @@ import pytest
 
 from layercache.reporting.published import BACKBONES, CELLS, known_dataset, published_accuracy
 from layercache.study.file import read_study
-from layercache.study.plan import Extraction, Training, plan
+from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -23,7 +23,7 @@ def test_the_paper_s_table_is_complete() -> None:
     ]
     for dataset in study.datasets:
         assert published_accuracy(dataset, cell=CELLS[0]) is not None
-    trainings = [cell for cell in cells if isinstance(cell, Training)]
+    trainings = [cell for cell in cells if isinstance(cell, PlannedProbe)]
     assert len(trainings) == 9 * 20 * 6
     assert (
         len(cells) - len(trainings) == 9 * 20 * 2
@@ -45,5 +45,5 @@ def test_the_small_study_needs_no_network() -> None:
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.name)
 def test_every_study_can_be_planned(path: Path) -> None:
     cells = plan(read_study(path))
-    assert isinstance(cells[0], Extraction)
-    assert isinstance(cells[-1], Training)
+    assert isinstance(cells[0], PlannedExtraction)
+    assert isinstance(cells[-1], PlannedProbe)

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import numpy as np
 
 from layercache.cache.format.spec import CacheSpec
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import UnknownNameError
 
 SHARD_LIMIT = 32 * 2**20
@@ -72,7 +72,7 @@ def spec_bytes(spec: CacheSpec) -> bytes:
     ).encode()
 
 
-def cache_folder(root: Place, spec: CacheSpec) -> Place:
+def cache_folder(root: CachePath, spec: CacheSpec) -> CachePath:
     """ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
     return root / safe_name(spec.dataset.name) / safe_name(spec.model) / spec.fingerprint[:12]
 

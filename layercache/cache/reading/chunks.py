@@ -24,7 +24,7 @@ from layercache.errors import CacheCorruptError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Checked:
+class VerifiedChunks:
     """Which inner chunks this process has found right: per file (as it is now; a changed file is checked anew), one flag per chunk."""
 
     def __init__(self, limit: int = 100_000) -> None:
@@ -47,7 +47,7 @@ class Checked:
             self._files.clear()
 
 
-CHECKED = Checked()
+VERIFIED = VerifiedChunks()
 """One for the process: a study that opens a cache a hundred times checks it once."""
 
 
@@ -74,7 +74,7 @@ def read_chunks(
                 raise CacheCorruptError(
                     f"{store.path(key)}: expected {layout.shard_bytes} bytes, came {file.size}; {REMEDY}"
                 )
-            flags = CHECKED.flags(file.identity, layout.chunks) if record else None
+            flags = VERIFIED.flags(file.identity, layout.chunks) if record else None
             expected = (
                 record(block)
                 if record and flags and not all(flags[k] for k, _ in ordered)

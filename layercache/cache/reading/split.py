@@ -19,7 +19,7 @@ from layercache.cache.format.spec import CacheSpec
 from layercache.cache.format.zarr_group import read_ids, read_labels, read_zarr
 from layercache.cache.reading.chunks import check_stored, read_chunks, read_compressed
 from layercache.cache.storage.base import Store
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.read_cache import Spool
 from layercache.cache.storage.s3 import ObjectStore
 from layercache.cache.storage.threads import in_threads
@@ -34,7 +34,7 @@ class Split:
     spec: CacheSpec
     """The cache's."""
     name: str
-    path: Place
+    path: CachePath
     """The cache's folder."""
     rows: int
     """Number of rows that have tokens."""

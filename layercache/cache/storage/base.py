@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 
 Part = Any
 """Anything with a contiguous buffer: bytes, numpy array."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileInfo:
     """What a list says of a file."""
 
     size: int
@@ -62,10 +62,10 @@ class Store(Protocol):
     """Row blocks that are worth being read at the same time, with one thread each."""
 
     @property
-    def root(self) -> Place:
+    def root(self) -> CachePath:
         """What keys are relative to."""
 
-    def path(self, key: str) -> Place:
+    def path(self, key: str) -> CachePath:
         """Where the bytes of a key lie, for messages."""
 
     def threads(self, nbytes: int) -> int:
@@ -86,7 +86,7 @@ class Store(Protocol):
     def open(self, key: str) -> Readable:
         """For range reads. Raises FileNotFoundError."""
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, FileInfo]:
         """Every file below a folder, sorted by key; empty if there is none."""
 
     def folders(self, folder: str) -> list[str]:
@@ -104,7 +104,7 @@ class Store(Protocol):
     def delete_tree(self) -> None:
         """Remove everything."""
 
-    def look(self, key: str) -> Entry:
+    def look(self, key: str) -> FileInfo:
         """What `entries` would say of a file. Raises FileNotFoundError."""
 
     def size(self, key: str) -> int | None:
@@ -132,7 +132,7 @@ class Store(Protocol):
         """Remove what a killed process left half written."""
 
 
-def open_store(place: Place, *, partial: str = "partial") -> Store:
+def open_store(place: CachePath, *, partial: str = "partial") -> Store:
     """The store of a folder or an address. `partial`: the folder below it that takes temporary files, where they are needed.
 
     Raises MissingExtraError for an address whose package is not installed.

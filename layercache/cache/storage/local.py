@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any
 
-from layercache.cache.storage.base import Entry, Part
+from layercache.cache.storage.base import FileInfo, Part
 from layercache.cache.storage.local_file import OpenFile, sync, write_all
 from layercache.cache.storage.lock import held
 from layercache.cache.storage.threads import available_cores
@@ -129,7 +129,7 @@ class LocalStore:
                 found[key] = self.read(key)
         return found
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, FileInfo]:
         """Every file below a folder, sorted by key."""
         found = {}
         for parent, _, names in os.walk(self.path(folder)):
@@ -137,7 +137,7 @@ class LocalStore:
                 file = os.path.join(parent, name)
                 with suppress(FileNotFoundError):  # gone since it was listed
                     stat = os.stat(file)
-                    found[Path(file).relative_to(self.root).as_posix()] = Entry(
+                    found[Path(file).relative_to(self.root).as_posix()] = FileInfo(
                         size=stat.st_size, modified=stat.st_mtime
                     )
         return dict(sorted(found.items()))
@@ -196,10 +196,10 @@ class LocalStore:
             self._make_folder(self.path(folder))
             sync(self.path(folder))
 
-    def look(self, key: str) -> Entry:
+    def look(self, key: str) -> FileInfo:
         """Length and time of a file."""
         stat = self.path(key).stat()
-        return Entry(size=stat.st_size, modified=stat.st_mtime)
+        return FileInfo(size=stat.st_size, modified=stat.st_mtime)
 
     def size(self, key: str) -> int | None:
         """Length in bytes, or None if there is no such file."""

@@ -71,7 +71,7 @@ class RemotePath:
         return self.url
 
 
-Place = Path | RemotePath
+CachePath = Path | RemotePath
 
 
 def as_remote(url: str) -> RemotePath:
@@ -82,7 +82,7 @@ def as_remote(url: str) -> RemotePath:
     return RemotePath(f"{scheme}://{'/'.join(part for part in rest.split('/') if part)}")
 
 
-def as_place(where: str | Path | RemotePath) -> Place:
+def as_place(where: str | Path | RemotePath) -> CachePath:
     """A folder, with ~ resolved, or an address. Raises OptionError for an address of an unknown scheme.
 
     A pathlib.Path made of an address ("s3:/bucket/prefix": it joins slashes) means the address.

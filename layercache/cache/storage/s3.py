@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from layercache.cache.storage.base import Entry, Part, Readable, views
+from layercache.cache.storage.base import FileInfo, Part, Readable, views
 from layercache.cache.storage.paths import RemotePath
 from layercache.cache.storage.read_cache import Spool
 from layercache.cache.storage.s3_client import UnsupportedError, client, faults, insist
@@ -46,7 +46,7 @@ class ObjectStore:
         self.root = root
         client(root.bucket)
         self._lock = Lock()
-        self._listed: dict[str, dict[str, Entry]] = {}
+        self._listed: dict[str, dict[str, FileInfo]] = {}
         self.spool: Spool | None = None
         """Where ranges that were read are kept."""
         self.seen: dict[str, str] = {}
@@ -176,7 +176,7 @@ class ObjectStore:
             raise EOFError(f"ends at byte {start + len(data)}")
         return data
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, FileInfo]:
         """Every object below a folder, sorted by key: one request for every thousand."""
         import obstore
 
@@ -185,7 +185,7 @@ class ObjectStore:
         with faults(self.path(folder)):
             pages = insist(lambda: list(obstore.list(client(self.root.bucket), prefix or None)))
         found = {
-            o["path"][cut:]: Entry(o["size"], str(o["e_tag"]), o["last_modified"].timestamp())
+            o["path"][cut:]: FileInfo(o["size"], str(o["e_tag"]), o["last_modified"].timestamp())
             for page in pages
             for o in page
         }
@@ -284,14 +284,14 @@ class ObjectStore:
         except FileNotFoundError:
             return ""
 
-    def look(self, key: str) -> Entry:
+    def look(self, key: str) -> FileInfo:
         """What a list would say of an object. Raises FileNotFoundError."""
         import obstore
 
         with faults(self.path(key)):
             found = obstore.head(client(self.root.bucket), self._name(key))
         self.seen[key] = str(found["e_tag"])
-        return Entry(found["size"], self.seen[key], found["last_modified"].timestamp())
+        return FileInfo(found["size"], self.seen[key], found["last_modified"].timestamp())
 
     def _put(self, key: str, parts: Sequence[Part], mode: Any) -> None:
         import obstore

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from layercache.cache.storage.base import Entry, Part, views
+from layercache.cache.storage.base import FileInfo, Part, views
 
 if TYPE_CHECKING:
     from layercache.cache.storage.s3 import ObjectStore
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class ObjectFile:
     """An object open for reading ranges; a context manager that holds nothing open."""
 
-    def __init__(self, store: ObjectStore, key: str, entry: Entry) -> None:
+    def __init__(self, store: ObjectStore, key: str, entry: FileInfo) -> None:
         self.path = str(store.path(key))
         self.size = entry.size
         self._store, self._key, self._tag = store, key, entry.tag

@@ -16,7 +16,7 @@ from layercache.cache.format.shard import Codec, encode, fill_rows, first_non_fi
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.base import open_store
 from layercache.cache.storage.local import LocalStore
-from layercache.cache.storage.paths import Place, RemotePath
+from layercache.cache.storage.paths import CachePath, RemotePath
 from layercache.cache.storage.s3 import ObjectStore
 from layercache.cache.writing.conditional_commit import claim
 from layercache.errors import CacheCorruptError, NonFiniteError, OptionError
@@ -33,7 +33,13 @@ class BlockWriter:
     """R: block b holds the rows b R to min((b + 1) R, N)."""
 
     def __init__(
-        self, root: Place, spec: CacheSpec, split: str, *, ids: list[str], codec: str | None = None
+        self,
+        root: CachePath,
+        spec: CacheSpec,
+        split: str,
+        *,
+        ids: list[str],
+        codec: str | None = None,
     ) -> None:
         """ids: N names in order, for messages. codec: the one that the split was begun with. Raises OptionError."""
         self._layout = SplitLayout(spec, split)

@@ -24,7 +24,7 @@ from layercache.cache.format.shard import metadata_codec
 from layercache.cache.format.spec import CacheSpec, digest_ids, digest_labels
 from layercache.cache.format.zarr_group import group_digests, valid_bytes, write_group
 from layercache.cache.storage.local import LocalStore
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.s3 import ObjectStore
 from layercache.cache.storage.threads import in_threads
 from layercache.cache.writing.block_writer import BlockWriter, committed
@@ -41,12 +41,12 @@ class SplitWriter:
     """N, skipped rows included."""
     block_rows: int
     """R: block b holds the rows b R to min((b + 1) R, N)."""
-    path: Place
+    path: CachePath
     """The cache's folder."""
 
     def __init__(
         self,
-        root: Place,
+        root: CachePath,
         spec: CacheSpec,
         split: str,
         *,

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 
 from layercache.extraction.datasets.arrays import ArraySamples
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.subsampling import stratified
 
 TRAIN = 1437
 """Training images: 80 % of 1797, drawn class by class with seed 0. scikit-learn's set has no split of its own."""
 
 
-def digits() -> Labelled:
+def digits() -> InMemoryDataset:
     """Grey images, values 0..16 scaled to 0..255. Ids are "digits/<index in scikit-learn's order>" in both splits."""
     labels = _labels()
     train = stratified(labels, TRAIN, seed=0, key="digits")
     test = np.setdiff1d(np.arange(len(labels)), train)
     every = ArraySamples(_images, labels=labels, prefix="digits")
-    return Labelled(
+    return InMemoryDataset(
         name="digits",
         classes=tuple("0123456789"),
         samples={"train": every.take(train), "test": every.take(test)},

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from layercache.extraction.datasets.arrays import ArraySamples
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 
 PHOTOGRAPHS = ("china", "flower")
 """scikit-learn's sample images: a temple beneath a cloudy sky, and a dahlia before foliage."""
@@ -31,7 +31,7 @@ STEP = {"train": PATCH // 2, "test": PATCH}
 """Distance of neighbouring patches in pixels."""
 
 
-def photos() -> Labelled:
+def photos() -> InMemoryDataset:
     """12 places, colour patches of 28 x 28: 1008 for training, 252 for testing. Ids are "train/<number>" and "test/<number>", place by place."""
     classes = tuple(
         f"{name}, {row} {column}"
@@ -43,7 +43,7 @@ def photos() -> Labelled:
     for split in COLUMNS:
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), len(corners(split)))
         samples[split] = ArraySamples(_READ[split], labels=labels, prefix=split)
-    return Labelled(name="photos", classes=classes, samples=samples)
+    return InMemoryDataset(name="photos", classes=classes, samples=samples)
 
 
 def corners(split: str) -> list[tuple[int, int]]:

@@ -20,13 +20,13 @@ from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.folder import hold_out
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import Labelled, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 
 Row = tuple[str, list[str], str]
 """Path, labels, split."""
 
 
-def csv_table(path: str | os.PathLike[str]) -> Labelled:
+def csv_table(path: str | os.PathLike[str]) -> InMemoryDataset:
     """The data set that the table lists. Raises DataNotFoundError, DataError (naming the line)."""
     file = Path(path).expanduser().absolute()
     rows, multi_label = _rows(file)
@@ -50,7 +50,7 @@ def csv_table(path: str | os.PathLike[str]) -> Labelled:
         split: samples[split]
         for split in sorted(samples, key=lambda s: (s != "train", s == "test"))
     }
-    return Labelled(
+    return InMemoryDataset(
         name=safe_name(file.stem), classes=classes, samples=ordered, multi_label=multi_label
     )
 

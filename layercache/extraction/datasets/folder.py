@@ -18,14 +18,14 @@ import numpy as np
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples, is_image
-from layercache.extraction.datasets.in_memory import Labelled, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 from layercache.extraction.datasets.subsampling import stratified
 
 VALIDATION = ("val", "valid", "validation")
 TRAIN_SHARE = 0.8
 
 
-def folder(path: str | os.PathLike[str], *, name: str | None = None) -> Labelled:
+def folder(path: str | os.PathLike[str], *, name: str | None = None) -> InMemoryDataset:
     """The data set below `path`. Raises DataNotFoundError, DataError (no classes, an empty class, classes that differ between splits)."""
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
@@ -40,7 +40,7 @@ def folder(path: str | os.PathLike[str], *, name: str | None = None) -> Labelled
     _refuse_empty_classes(root, classes, samples)
     if tuple(samples) in (("",), ("train",)):
         samples = hold_out(next(iter(samples.values())))
-    return Labelled(name=name, classes=classes, samples=samples, ignored=ignored)
+    return InMemoryDataset(name=name, classes=classes, samples=samples, ignored=ignored)
 
 
 def hold_out(samples: Samples) -> dict[str, Samples]:

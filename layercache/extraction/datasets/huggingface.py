@@ -26,7 +26,7 @@ from layercache.errors import DataError, DataNotFoundError, MissingExtraError, O
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.folder import VALIDATION, hold_out
 from layercache.extraction.datasets.image_files import HASHED_IN_FULL
-from layercache.extraction.datasets.in_memory import Labelled, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
 Array = np.ndarray[Any, Any]
@@ -84,7 +84,7 @@ class TableSamples:
         return type(self)(self.table, self.column, self.prefix, self.labels[rows], self.rows[rows])
 
 
-def huggingface(where: str) -> Labelled:
+def huggingface(where: str) -> InMemoryDataset:
     """The data set `where`, "NAME_OR_PATH?image=..&label=..&config=..". Raises MissingExtraError, OptionError, DataNotFoundError, DataError."""
     place, _, query = where.partition("?")
     options = dict(parse_qsl(query))
@@ -103,7 +103,7 @@ def huggingface(where: str) -> Labelled:
     samples = {
         split: _samples(table, image, split, targets[split]) for split, table in tables.items()
     }
-    return Labelled(
+    return InMemoryDataset(
         name=safe_name(Path(place).name),
         classes=classes,
         samples=_splits(samples),

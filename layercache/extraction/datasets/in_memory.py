@@ -14,7 +14,7 @@ from layercache.extraction.datasets.base import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class InMemoryDataset:
     """Named splits of samples and the classes that their labels count. Raises DataError when they do not fit together."""
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from layercache.errors import OptionError
 from layercache.extraction.datasets import subsampling
 from layercache.extraction.datasets.base import Dataset, Samples
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 
 
 def limit(dataset: Dataset, n: int | None, *, seed: int = 0) -> Dataset:
@@ -27,7 +27,7 @@ def limit(dataset: Dataset, n: int | None, *, seed: int = 0) -> Dataset:
         )
         for split in dataset.splits
     }
-    return Labelled(
+    return InMemoryDataset(
         name=dataset.name, classes=dataset.classes, multi_label=dataset.multi_label, samples=samples
     )
 

@@ -15,14 +15,14 @@ from layercache.extraction.datasets import raw_arrays, subsampling
 from layercache.extraction.datasets.arrays import ArraySamples
 from layercache.extraction.datasets.gtsrb_classes import SIGNS
 from layercache.extraction.datasets.image_files import FileSamples, is_image
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.listing import DATASETS, DOWNLOAD
 
 Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Listed:
+class FileDataset:
     """A data set of image files that torchvision lists."""
 
     kind: str
@@ -41,7 +41,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Held:
+class ArrayDataset:
     """A data set that torchvision holds as arrays; `raw` has a function of the same name."""
 
     kind: str
@@ -72,21 +72,21 @@ FLAG: tuple[Options, Options] = ({"train": True}, {"train": False})
 DIGITS = list("0123456789")
 FACES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 
-READERS: dict[str, Listed | Held] = {
-    "flowers": Listed("Flowers102", *SPLIT),
-    "pets": Listed(
+READERS: dict[str, FileDataset | ArrayDataset] = {
+    "flowers": FileDataset("Flowers102", *SPLIT),
+    "pets": FileDataset(
         "OxfordIIITPet",
         {"split": "trainval"},
         {"split": "test"},
         files=lambda made: (made._images, made._labels),
     ),
-    "dtd": Listed("DTD", *SPLIT),
-    "gtsrb": Listed("GTSRB", *SPLIT, files=_by_sign_number, classes=lambda _: list(SIGNS)),
-    "country211": Listed("Country211", *SPLIT, files=_pairs),
-    "fgvc_aircraft": Listed("FGVCAircraft", *SPLIT),
-    "cars": Listed("StanfordCars", *SPLIT, files=_pairs),
+    "dtd": FileDataset("DTD", *SPLIT),
+    "gtsrb": FileDataset("GTSRB", *SPLIT, files=_by_sign_number, classes=lambda _: list(SIGNS)),
+    "country211": FileDataset("Country211", *SPLIT, files=_pairs),
+    "fgvc_aircraft": FileDataset("FGVCAircraft", *SPLIT),
+    "cars": FileDataset("StanfordCars", *SPLIT, files=_pairs),
     # several classes of ImageNet share their first name ("crane" is a bird and a machine): the WordNet number tells them apart
-    "imagenet": Listed(
+    "imagenet": FileDataset(
         "ImageNet",
         {"split": "train"},
         {"split": "val"},
@@ -96,18 +96,18 @@ READERS: dict[str, Listed | Held] = {
             for number, names in zip(made.wnids, made.classes, strict=True)
         ],
     ),
-    "cifar10": Held("CIFAR10", *FLAG),
-    "cifar100": Held("CIFAR100", *FLAG),
-    "fashion_mnist": Held("FashionMNIST", *FLAG),
-    "svhn": Held("SVHN", *SPLIT, labels=lambda made: made.labels, classes=lambda _: DIGITS),
-    "stl10": Held("STL10", *SPLIT, labels=lambda made: made.labels),
-    "fer2013": Held(
+    "cifar10": ArrayDataset("CIFAR10", *FLAG),
+    "cifar100": ArrayDataset("CIFAR100", *FLAG),
+    "fashion_mnist": ArrayDataset("FashionMNIST", *FLAG),
+    "svhn": ArrayDataset("SVHN", *SPLIT, labels=lambda made: made.labels, classes=lambda _: DIGITS),
+    "stl10": ArrayDataset("STL10", *SPLIT, labels=lambda made: made.labels),
+    "fer2013": ArrayDataset(
         "FER2013",
         *SPLIT,
         labels=lambda made: [label for _, label in made._samples],
         classes=lambda _: FACES,
     ),
-    "pcam": Held(
+    "pcam": ArrayDataset(
         "PCAM",
         *SPLIT,
         labels=lambda made: raw_arrays.pcam_labels(made.root, made._split),
@@ -117,7 +117,7 @@ READERS: dict[str, Listed | Held] = {
 """Data sets that come with a split."""
 
 
-def read(name: str, root: Path, *, download: bool = False) -> Labelled:
+def read(name: str, root: Path, *, download: bool = False) -> InMemoryDataset:
     """The data set `name` of READERS below `root`. Raises DataNotFoundError, DataError, MissingExtraError."""
     if name == "pcam":
         raw_arrays.h5py()  # torchvision's own complaint would look like a missing file
@@ -133,7 +133,7 @@ def read(name: str, root: Path, *, download: bool = False) -> Labelled:
         )
     samples: dict[str, FileSamples | ArraySamples] = {}
     for split, m in made.items():
-        if isinstance(reader, Listed):
+        if isinstance(reader, FileDataset):
             samples[split] = relative(root, *reader.files(m))
         else:
             samples[split] = ArraySamples(
@@ -141,10 +141,10 @@ def read(name: str, root: Path, *, download: bool = False) -> Labelled:
                 labels=_numbers(name, reader.labels(m)),
                 prefix=split,
             )
-    return Labelled(name=name, classes=classes["train"], samples=samples)
+    return InMemoryDataset(name=name, classes=classes["train"], samples=samples)
 
 
-def caltech101(root: Path, *, download: bool = False) -> Labelled:
+def caltech101(root: Path, *, download: bool = False) -> InMemoryDataset:
     """30 images of every class to train on, drawn, the rest to test: the usual protocol. 102 classes with the background, as in the paper."""
     if (
         not download and not (root / "caltech101/101_ObjectCategories").is_dir()
@@ -163,14 +163,14 @@ def caltech101(root: Path, *, download: bool = False) -> Labelled:
         np.concatenate([order[pool.labels[order] == c][:30] for c in range(len(names))])
     )
     test = np.setdiff1d(np.arange(len(pool.ids)), train)
-    return Labelled(
+    return InMemoryDataset(
         name="caltech101",
         classes=tuple(names),
         samples={"train": pool.take(train), "test": pool.take(test)},
     )
 
 
-def eurosat(root: Path, *, download: bool = False) -> Labelled:
+def eurosat(root: Path, *, download: bool = False) -> InMemoryDataset:
     """60 % to train on and 20 % to test, drawn class by class: the paper's sizes."""
     made = made_by("eurosat", "EuroSAT", root, download=download)
     pool = relative(root, *_pairs(made))
@@ -178,7 +178,7 @@ def eurosat(root: Path, *, download: bool = False) -> Labelled:
     train = subsampling.stratified(pool.labels, n * 6 // 10, seed=0, key="eurosat train")
     rest = np.setdiff1d(np.arange(n), train)
     test = rest[subsampling.stratified(pool.labels[rest], n * 2 // 10, seed=0, key="eurosat test")]
-    return Labelled(
+    return InMemoryDataset(
         name="eurosat",
         classes=tuple(made.classes),
         samples={"train": pool.take(train), "test": pool.take(test)},

@@ -15,7 +15,7 @@ from PIL import Image
 from layercache.errors import DataError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.torchvision_datasets import made_by, relative
 
 CLASSES = (
@@ -81,7 +81,7 @@ class CropSamples:
         return type(self)(self.files.take(rows), self.boxes[rows], self.places[rows])
 
 
-def voc2007(root: Path, *, download: bool = False) -> Labelled:
+def voc2007(root: Path, *, download: bool = False) -> InMemoryDataset:
     """Parts trainval and test; an image's class is that of its first annotated object."""
     return _labelled(
         "voc2007",
@@ -92,7 +92,7 @@ def voc2007(root: Path, *, download: bool = False) -> Labelled:
     )
 
 
-def voc2007_multilabel(root: Path, *, download: bool = False) -> Labelled:
+def voc2007_multilabel(root: Path, *, download: bool = False) -> InMemoryDataset:
     """Parts trainval and test; all classes of an image's objects, difficult ones included."""
     name = "voc2007_multilabel"
     return _labelled(
@@ -105,7 +105,7 @@ def voc2007_multilabel(root: Path, *, download: bool = False) -> Labelled:
     )
 
 
-def voc2007_crops(root: Path, *, download: bool = False) -> Labelled:
+def voc2007_crops(root: Path, *, download: bool = False) -> InMemoryDataset:
     """Parts train and test; one sample per annotated object, difficult ones included: what the paper used (7844 to train on)."""
     return _labelled(
         "voc2007_crops",
@@ -116,8 +116,10 @@ def voc2007_crops(root: Path, *, download: bool = False) -> Labelled:
     )
 
 
-def _labelled(name: str, samples: dict[str, Samples], *, multi_label: bool = False) -> Labelled:
-    return Labelled(name=name, classes=CLASSES, samples=samples, multi_label=multi_label)
+def _labelled(
+    name: str, samples: dict[str, Samples], *, multi_label: bool = False
+) -> InMemoryDataset:
+    return InMemoryDataset(name=name, classes=CLASSES, samples=samples, multi_label=multi_label)
 
 
 Objects = list[tuple[int, Box]]

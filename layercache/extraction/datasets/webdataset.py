@@ -23,7 +23,7 @@ from PIL import Image
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets import tar_index
 from layercache.extraction.datasets.image_files import HASHED_IN_FULL
-from layercache.extraction.datasets.in_memory import Labelled, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 Array = np.ndarray[Any, Any]
@@ -68,7 +68,7 @@ class TarSamples:
         )
 
 
-def webdataset(path: str | os.PathLike[str], *, name: str | None = None) -> Labelled:
+def webdataset(path: str | os.PathLike[str], *, name: str | None = None) -> InMemoryDataset:
     """The data set below `path`. Raises DataNotFoundError, DataError."""
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
@@ -81,10 +81,12 @@ def webdataset(path: str | os.PathLike[str], *, name: str | None = None) -> Labe
     tar_index.descriptor.cache_clear()  # a tar may have been replaced since this process last looked
     classes = tuple(_read(root / "classnames.txt").splitlines())
     samples = {split: _scan(root, split) for split in splits}
-    return Labelled(name=name or safe_name(root.resolve().name), classes=classes, samples=samples)
+    return InMemoryDataset(
+        name=name or safe_name(root.resolve().name), classes=classes, samples=samples
+    )
 
 
-def named(name: str, root: Path) -> Labelled:
+def named(name: str, root: Path) -> InMemoryDataset:
     """A data set of the collection: in root/<name>, root/wds_<name>, root/wds_vtab-<name>, or in root itself. Raises DataNotFoundError."""
     places = [root / name, root / f"wds_{name}", root / f"wds_vtab-{name}", root]
     found = next((p for p in places if (p / "classnames.txt").is_file()), None)

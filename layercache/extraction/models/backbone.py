@@ -22,7 +22,7 @@ from layercache.extraction.models.pooling import TokenPlan, parse_kinds
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.extraction.models.taps import TapPoint, drop_later_blocks, find_taps
-from layercache.extraction.models.timm_source import Built, build, has_class_token
+from layercache.extraction.models.timm_source import LoadedModel, build, has_class_token
 
 __all__ = ["MODELS", "Backbone", "ModelInfo", "load_backbone"]
 
@@ -38,7 +38,7 @@ class Backbone:
     def __init__(
         self,
         *,
-        built: Built,
+        built: LoadedModel,
         name: str,
         tap: Tap,
         layers: tuple[int, ...],
@@ -75,7 +75,7 @@ class Backbone:
         """The timm module: evaluation mode, no gradients, no head."""
         self._taken: dict[int, Tensor] = {}
         for point in find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture):
-            point.module.register_forward_hook(_Take(self, point))
+            point.module.register_forward_hook(_TapHook(self, point))
         drop_later_blocks(self.module, tap=tap, layers=layers)
         self._forward = torch.compile(self.run) if compile else self.run
 
@@ -110,7 +110,7 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class _Take:
+class _TapHook:
     """A forward hook that keeps a layer's tokens."""
 
     backbone: Backbone

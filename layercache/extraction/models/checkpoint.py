@@ -108,7 +108,7 @@ def strip_head(module: Any) -> nn.Module | None:
     return head if isinstance(head, nn.Linear) else None
 
 
-class NoDraws(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Inside it, modules are built without drawing their initial weights, which takes timm seconds for a large ViT."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

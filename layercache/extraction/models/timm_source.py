@@ -18,7 +18,7 @@ from torch import nn
 from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction.models import preprocessing, vit_nano
 from layercache.extraction.models.checkpoint import (
-    NoDraws,
+    SkipInit,
     declared_architecture,
     digest_weights,
     load_weights,
@@ -37,7 +37,7 @@ PARTS = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
+class LoadedModel:
     """A ViT ready for taps."""
 
     module: nn.Module
@@ -71,7 +71,7 @@ def build(
     keep_head: bool = False,
     change: Callable[[Preprocessing], Preprocessing] | None = None,
     check: Callable[[nn.Module], object] | None = None,
-) -> Built:
+) -> LoadedModel:
     """The model `name` with its own weights, or those of a file.
 
     keep_head: CLIP's projection is needed. change: the paper's preprocessing, applied to the models that the paper treated so.
@@ -132,7 +132,7 @@ def build(
             f"input {' x '.join(map(str, own.input_size))} instead of the checkpoint's {' x '.join(map(str, native))}: positions resampled",
         )
         module.set_input_size(img_size=own.input_size)
-    return Built(
+    return LoadedModel(
         module=module.eval().requires_grad_(False),
         head=head,
         architecture=architecture,
@@ -191,7 +191,7 @@ def _entry(timm_name: str) -> str:
 def _create(timm_name: str) -> nn.Module:
     """The architecture, its parameters undefined: a checkpoint is about to fill every one of them, strictly."""
     try:
-        with NoDraws():
+        with SkipInit():
             return timm.create_model(timm_name)  # type: ignore[no-any-return]
     except RuntimeError as e:
         if "Invalid pretrained tag" not in str(e):

@@ -51,7 +51,7 @@ class Writer(Protocol):
         ...
 
 
-class Blocks:
+class BlockAssembler:
     """Collects the rows of one split of one model, which come in order, and writes each pending row block when it is full."""
 
     def __init__(self, writer: Writer, *, at_once: int = 1) -> None:
@@ -125,20 +125,24 @@ class Blocks:
         return memory[: math.prod(shape)].reshape(shape)
 
 
-class WriteBehind:
+class AsyncWriter:
     """Context manager around the thread. Leaving it, also by an exception, waits until what was handed over is written: it is good work."""
 
     def __init__(self) -> None:
-        self._queue: Queue[tuple[Blocks, int, Tokens, Mapping[int, str]] | None] = Queue(DEPTH)
+        self._queue: Queue[tuple[BlockAssembler, int, Tokens, Mapping[int, str]] | None] = Queue(
+            DEPTH
+        )
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="layercache-write", daemon=True)
 
-    def put(self, blocks: Blocks, start: int, tokens: Tokens, skipped: Mapping[int, str]) -> None:
+    def put(
+        self, blocks: BlockAssembler, start: int, tokens: Tokens, skipped: Mapping[int, str]
+    ) -> None:
         """Hand over a batch; waits while DEPTH batches are waiting. Raises what the writing thread raised."""
         self._check()
         self._queue.put((blocks, start, tokens, skipped))
 
-    def __enter__(self) -> WriteBehind:
+    def __enter__(self) -> AsyncWriter:
         self._thread.start()
         return self
 
@@ -149,7 +153,7 @@ class WriteBehind:
             self._check()
 
     def _run(self) -> None:
-        begun: dict[Blocks, None] = {}
+        begun: dict[BlockAssembler, None] = {}
         while (item := self._queue.get()) is not None:
             if self._error is not None:
                 continue  # emptied all the same, so that `put` cannot wait for ever

@@ -13,7 +13,7 @@ from itertools import pairwise
 OUTPUT_LIMIT = 256 << 20
 """A batch that spans several row blocks makes at most this many bytes of tokens."""
 
-Span = tuple[int, int]
+RowRange = tuple[int, int]
 """Rows start..stop-1."""
 
 
@@ -27,7 +27,7 @@ def batch_rows(batch: int, *, block: int, row_bytes: int) -> int:
     return block * max(1, min(batch // block, OUTPUT_LIMIT // (block * row_bytes)))
 
 
-def batches(rows: int, *, block: int, batch: int, pending: Collection[int]) -> list[Span]:
+def batches(rows: int, *, block: int, batch: int, pending: Collection[int]) -> list[RowRange]:
     """The batches, ascending, that cover the pending row blocks of a split of `rows` samples.
 
     `batch` comes from `batch_rows`. Up to a row block in size, batches are cut from each block's start; a larger one covers whole blocks
@@ -40,7 +40,7 @@ def batches(rows: int, *, block: int, batch: int, pending: Collection[int]) -> l
 
 
 @dataclass(frozen=True)
-class Piece:
+class DecodeChunk:
     """Rows that are decoded together: the finest cut of all models' batches."""
 
     start: int
@@ -52,7 +52,7 @@ class Piece:
         return self.stop - self.start
 
 
-def pieces(plans: Sequence[Sequence[Span]]) -> list[Piece]:
+def pieces(plans: Sequence[Sequence[RowRange]]) -> list[DecodeChunk]:
     """The rows that any of the plans covers, cut wherever one of them cuts, ascending."""
     edges: dict[int, int] = {}
     for start, stop in (span for plan in plans for span in plan):
@@ -63,5 +63,5 @@ def pieces(plans: Sequence[Sequence[Span]]) -> list[Piece]:
     for here, after in pairwise(cuts):
         depth += edges[here]
         if depth:
-            found.append(Piece(here, after))
+            found.append(DecodeChunk(here, after))
     return found

@@ -75,7 +75,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Broken:
+class WorkerFailure:
     """The worker cannot go on."""
 
     text: str
@@ -117,4 +117,4 @@ def main() -> None:
     except (EOFError, ConnectionError):
         pass  # the parent is done, or gone
     except Exception:
-        pipe.send(Broken(traceback.format_exc()))
+        pipe.send(WorkerFailure(traceback.format_exc()))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.pipeline.batching import Piece
+from layercache.extraction.pipeline.batching import DecodeChunk
 from layercache.extraction.pipeline.decode_rows import Transform, decode_rows
 from layercache.extraction.pipeline.shared_memory import Shape
 
@@ -22,7 +22,7 @@ from layercache.extraction.pipeline.shared_memory import Shape
 class Decoded:
     """One piece, decoded."""
 
-    piece: Piece
+    piece: DecodeChunk
     pixels: tuple[np.ndarray[Any, Any], ...]
     """uint8 (rows, 3, H, W) per transform; valid until `release`."""
     failed: dict[int, str]
@@ -40,7 +40,7 @@ class Decoder(Protocol):
         ...
 
     def run(
-        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[Piece]
+        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[DecodeChunk]
     ) -> Generator[Decoded, None, None]:
         """The pieces in order. Raises WorkerError."""
         ...
@@ -62,7 +62,7 @@ class ThreadDecoder:
         self._stop = threading.Event()
 
     def run(
-        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[Piece]
+        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[DecodeChunk]
     ) -> Generator[Decoded, None, None]:
         """The pieces in order. An exception of the thread is raised here."""
         free: Queue[list[np.ndarray[Any, Any]]] = Queue()

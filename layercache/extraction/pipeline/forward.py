@@ -168,7 +168,7 @@ def _event(*, timing: bool = False) -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=timing)  # type: ignore[no-untyped-call]
 
 
-class Padded:
+class FixedBatch:
     """A backbone that always sees `rows` images, the missing ones black: a compiled graph is made for one shape only."""
 
     def __init__(self, backbone: Forward, *, rows: int) -> None:

@@ -26,9 +26,16 @@ import numpy as np
 from layercache.errors import WorkerError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.pipeline import shared_memory
-from layercache.extraction.pipeline.batching import Piece
+from layercache.extraction.pipeline.batching import DecodeChunk
 from layercache.extraction.pipeline.decode_rows import Transform
-from layercache.extraction.pipeline.decode_worker import PROGRAM, Broken, Done, Setup, Split, Task
+from layercache.extraction.pipeline.decode_worker import (
+    PROGRAM,
+    Done,
+    Setup,
+    Split,
+    Task,
+    WorkerFailure,
+)
 from layercache.extraction.pipeline.decoder import Decoded
 
 TASK_ROWS = 16
@@ -48,7 +55,7 @@ class _Worker:
 class _Open:
     """A piece that has a slot."""
 
-    piece: Piece
+    piece: DecodeChunk
     slot: int
     missing: int
     """Rows not decoded yet."""
@@ -91,7 +98,7 @@ class ProcessDecoder:
         return self.seconds / len(self._workers)
 
     def run(
-        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[Piece]
+        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[DecodeChunk]
     ) -> Generator[Decoded, None, None]:
         """The pieces in order. Raises WorkerError when a worker dies or breaks."""
         self._samples = samples
@@ -187,10 +194,10 @@ class ProcessDecoder:
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            message: Done | Broken = worker.pipe.recv()
+            message: Done | WorkerFailure = worker.pipe.recv()
         except (EOFError, OSError):
             raise self._dead(worker) from None
-        if isinstance(message, Broken):
+        if isinstance(message, WorkerFailure):
             raise WorkerError(
                 f"a decoding worker failed{self._at(worker)}; --workers 0 decodes in this process. Its traceback:\n{message.text}"
             )

@@ -16,8 +16,8 @@ import numpy as np
 
 from layercache.errors import DataError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.pipeline.async_writer import Blocks, WriteBehind
-from layercache.extraction.pipeline.batching import Span, pieces
+from layercache.extraction.pipeline.async_writer import AsyncWriter, BlockAssembler
+from layercache.extraction.pipeline.batching import RowRange, pieces
 from layercache.extraction.pipeline.decode_rows import Transform
 from layercache.extraction.pipeline.decoder import Decoded, Decoder
 from layercache.extraction.pipeline.forward import Device, Forward
@@ -27,20 +27,20 @@ HOPELESS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lane:
+class ModelStream:
     """One model's way through the split."""
 
     backbone: Forward
     transform: int
     """Which of the decoder's transforms it wants."""
-    batches: Sequence[Span]
+    batches: Sequence[RowRange]
     """Its batches, ascending."""
-    blocks: Blocks
+    blocks: BlockAssembler
     """Where its tokens go."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Times:
+class StageTimings:
     """Wall seconds of a stream, as the forwarding thread saw them."""
 
     total: float
@@ -55,13 +55,13 @@ class Times:
 def stream(
     samples: Samples,
     *,
-    lanes: Sequence[Lane],
+    lanes: Sequence[ModelStream],
     transforms: Sequence[Transform],
     decoder: Decoder,
     device: Device,
     skip: bool,
     progress: Callable[[int], object],
-) -> Times:
+) -> StageTimings:
     """Run every batch of every lane. `skip`: go on without images that cannot be decoded; else DataError at the first, in order.
 
     What is committed before an exception stays. Calls `progress` with the number of images that a piece held.
@@ -71,7 +71,7 @@ def stream(
     began = time.perf_counter()
     starved = blocked = 0.0
     images = lost = 0
-    with WriteBehind() as behind, closing(decoder.run(samples, transforms, todo)) as decoded:
+    with AsyncWriter() as behind, closing(decoder.run(samples, transforms, todo)) as decoded:
         while True:
             asked = time.perf_counter()
             if (got := next(decoded, None)) is None:
@@ -102,7 +102,7 @@ def stream(
             progress(got.piece.rows)
         asked = time.perf_counter()
     ended = time.perf_counter()
-    return Times(
+    return StageTimings(
         total=ended - began, starved=starved, blocked=blocked + ended - asked, images=images
     )
 
@@ -114,7 +114,7 @@ class _Gather:
     transform: int
     start: int
     stop: int
-    lanes: list[Lane] = field(default_factory=list)
+    lanes: list[ModelStream] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     pixels: np.ndarray[Any, Any] | None = None
 
@@ -130,7 +130,7 @@ class _Gather:
         return self.pixels if piece.stop == self.stop else None
 
 
-def _gathers(lanes: Sequence[Lane]) -> list[_Gather]:
+def _gathers(lanes: Sequence[ModelStream]) -> list[_Gather]:
     found: dict[tuple[int, int, int], _Gather] = {}
     for lane in lanes:
         for start, stop in lane.batches:

@@ -7,14 +7,14 @@ from itertools import product
 
 from layercache.cache.find import Cache, cache_root, find_caches, matching_caches, open_cache
 from layercache.cache.format.spec import sha256_json
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheAmbiguousError, OptionError, UnknownNameError
-from layercache.probing.spec import choose_tokens
+from layercache.probing.spec import select_tokens
 
 
 def choose_cache(
     *,
-    root: str | Place | None = None,
+    root: str | CachePath | None = None,
     model: str | None = None,
     dataset: str | None = None,
     fingerprint: str | None = None,
@@ -45,7 +45,7 @@ def spatial_cache(cache: Cache, *, spatial: str, layers: str) -> Cache | None:
     Raises OptionError, naming the extraction to run, where none has.
     """
     try:
-        choose_tokens(cache, head="attentive", layers=layers, tokens=spatial)
+        select_tokens(cache, head="attentive", layers=layers, tokens=spatial)
     except OptionError:
         root = cache.path.parents[2]
         others = [
@@ -66,7 +66,7 @@ def _serves(
     try:
         for word, layer, token in product(head, layers or [None], tokens or [None]):  # type: ignore[list-item]
             # what a hybrid head sees besides its spatial tokens, which may lie elsewhere, is what an attentive one sees
-            choose_tokens(
+            select_tokens(
                 cache, head="attentive" if word == "hybrid" else word, layers=layer, tokens=token
             )
     except (OptionError, UnknownNameError):

@@ -14,9 +14,9 @@ import torch
 from layercache.cache.find import Cache, Split
 from layercache.cache.storage.read_cache import Spool
 from layercache.probing.budget import SHARE, format_bytes
-from layercache.probing.data.resident import Features, Selection, Source
+from layercache.probing.data.resident import Selection, Source, TokenDataset
 from layercache.probing.data.streaming import least_budget, load
-from layercache.probing.spec import Tokens
+from layercache.probing.spec import TokenSelection
 
 Key = tuple[Any, ...]
 
@@ -40,7 +40,7 @@ class Loader:
         self._mode = mode
         self._budget = budget
         self._say = say
-        self._held: dict[str, tuple[Key, Features]] = {}
+        self._held: dict[str, tuple[Key, TokenDataset]] = {}
         self._said: set[str] = set()
         self._splits: dict[Key, Split] = {}
 
@@ -51,7 +51,9 @@ class Loader:
             self._splits[key] = cache.split(name)
         return self._splits[key]
 
-    def train(self, tokens: Tokens, split: str, *, keep: np.ndarray[Any, Any]) -> Features:
+    def train(
+        self, tokens: TokenSelection, split: str, *, keep: np.ndarray[Any, Any]
+    ) -> TokenDataset:
         """The features to train on. What was held for other tokens or samples is let go first."""
         key = (*_name(tokens, split), keep.tobytes())
         if "train" not in self._held or self._held["train"][0] != key:
@@ -63,7 +65,7 @@ class Loader:
             self._held["train"] = (key, self._load(tokens, split, keep, role="training", taken=0))
         return self._held["train"][1]
 
-    def test(self, tokens: Tokens, split: str) -> Features:
+    def test(self, tokens: TokenSelection, split: str) -> TokenDataset:
         """The features to test on, within what the training features leave of the memory."""
         key = _name(tokens, split)
         if "test" not in self._held or self._held["test"][0] != key:
@@ -78,8 +80,14 @@ class Loader:
         return self._held["test"][1]
 
     def _load(
-        self, tokens: Tokens, split: str, keep: np.ndarray[Any, Any], *, role: str, taken: int
-    ) -> Features:
+        self,
+        tokens: TokenSelection,
+        split: str,
+        keep: np.ndarray[Any, Any],
+        *,
+        role: str,
+        taken: int,
+    ) -> TokenDataset:
         selection = Selection(
             tuple(Source(self.split(cache, split), pairs) for cache, pairs in tokens.sources), keep
         )
@@ -115,5 +123,5 @@ class Loader:
             self._say(line)
 
 
-def _name(tokens: Tokens, split: str) -> Key:
+def _name(tokens: TokenSelection, split: str) -> Key:
     return (split, *((cache.path, pairs) for cache, pairs in tokens.sources))

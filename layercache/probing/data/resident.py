@@ -158,7 +158,7 @@ class Selection:
         )
 
 
-class Features:
+class TokenDataset:
     """What resident and streamed features share: the selection, labels on the device, and how a batch is made of stored tokens."""
 
     mode = ""
@@ -229,7 +229,7 @@ class Features:
         gather(x_snd, places, out=out)
 
 
-class ResidentFeatures(Features):
+class ResidentTokens(TokenDataset):
     """All tokens in the device's memory, one copy, in the cache's dtype. Holds `Selection.nbytes`."""
 
     mode = "resident"

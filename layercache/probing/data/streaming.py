@@ -17,7 +17,7 @@ import torch
 from layercache.errors import OptionError
 from layercache.probing.budget import SHARE, format_bytes, free_memory
 from layercache.probing.data.collate import gather, normalise, room
-from layercache.probing.data.resident import Features, Part, ResidentFeatures, Selection
+from layercache.probing.data.resident import Part, ResidentTokens, Selection, TokenDataset
 
 Block = tuple[int, int]
 MODES = ("auto", "resident", "stream")
@@ -28,7 +28,7 @@ STAGED = 2048
 """Samples that go to a GPU at a time."""
 
 
-class StreamedFeatures(Features):
+class StreamedTokens(TokenDataset):
     """Tokens read from the cache every epoch within `budget` bytes of host memory (and one batch)."""
 
     mode = "stream"
@@ -132,7 +132,7 @@ def least_budget(selection: Selection) -> int:
 
 def load(
     selection: Selection, *, device: torch.device, mode: str = "auto", budget: int | None = None
-) -> tuple[Features, str]:
+) -> tuple[TokenDataset, str]:
     """The features of a selection, and one line that says how they are held and why.
 
     `mode` "auto" keeps them on the device where they fit `budget` (bytes; None: half of the device's free memory) and streams them otherwise.
@@ -149,11 +149,11 @@ def load(
     size = f"{tokens} token{'s' * (tokens != 1)} x {len(selection.keep)} samples x {selection.width}, {format_bytes(need)}"
     if mode == "resident" or (mode == "auto" and need <= room):
         why = "as asked" if mode == "resident" else f"fits {format_bytes(room)}, {limit}"
-        return ResidentFeatures(
+        return ResidentTokens(
             selection, device=device
         ), f"resident on {device.type}: {size} ({why})"
     host = budget if budget is not None else int(SHARE * free_memory(torch.device("cpu")))
-    streamed = StreamedFeatures(selection, device=device, budget=host)
+    streamed = StreamedTokens(selection, device=device, budget=host)
     row = selection.nbytes // len(selection.keep)
     why = "as asked" if mode == "stream" else f"more than {format_bytes(room)}, {limit}"
     return (

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from layercache.cache.storage.base import open_store
-from layercache.cache.storage.paths import Place, RemotePath, as_place
+from layercache.cache.storage.paths import CachePath, RemotePath, as_place
 from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.attentive import AttentiveHead
 
-HeadPlace = Place
+HeadPath = CachePath
 """A probe's folder or its head file, here or on object storage."""
 
 HEAD_FILE = "head.safetensors"
@@ -57,7 +57,7 @@ class HeadOrigin:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SavedHead:
+class FittedHead:
     """A trained head: `predict` gives logits from tokens, `attention` the weights of its heads."""
 
     name: str
@@ -123,7 +123,7 @@ class SavedHead:
         return {name: p.to(device)[None] for name, p in self.parameters.items()}
 
 
-def head_bytes(head: SavedHead) -> bytes:
+def head_bytes(head: FittedHead) -> bytes:
     """The file's content."""
     from safetensors.torch import save
 
@@ -140,18 +140,18 @@ def head_bytes(head: SavedHead) -> bytes:
     return content
 
 
-def head_place(path: str | HeadPlace) -> HeadPlace:
+def head_place(path: str | HeadPath) -> HeadPath:
     """A folder or file here, or an address. Raises OptionError."""
     return as_place(path)
 
 
-def head_file(place: HeadPlace) -> HeadPlace:
+def head_file(place: HeadPath) -> HeadPath:
     """The head file of a probe, given by itself or by the probe's folder."""
     is_file = place.name == HEAD_FILE if isinstance(place, RemotePath) else not place.is_dir()
     return place if is_file else place / HEAD_FILE
 
 
-def load_head(path: str | HeadPlace) -> SavedHead:
+def load_head(path: str | HeadPath) -> FittedHead:
     """The trained head of a probe: `path` is the probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object storage.
 
     Raises HeadMismatchError where the file is none of ours, ProbeNotFoundError where there is none.
@@ -193,7 +193,7 @@ def load_head(path: str | HeadPlace) -> SavedHead:
     for name in ("classes", "fingerprints"):
         origin[name] = tuple(origin[name])
     origin["pairs"] = tuple((int(layer), str(token)) for layer, token in origin["pairs"])
-    return SavedHead(
+    return FittedHead(
         name=found["name"],
         spec=HeadSpec(**spec),
         parameters=parameters,

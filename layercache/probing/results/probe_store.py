@@ -22,10 +22,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from layercache.cache.storage.base import open_store
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import CacheCorruptError, ProbeError, StorageError
-from layercache.probing.results.checkpoint import HEAD_FILE, SavedHead, head_bytes, load_head
+from layercache.probing.results.checkpoint import HEAD_FILE, FittedHead, head_bytes, load_head
 
 PROBES = "probes"
 PROBE_FILE = "probe.json"
@@ -68,7 +68,7 @@ class Predictions:
 class Probe:
     """One complete probe: a head, trained with one seed on one selection of tokens, tested once."""
 
-    path: Place
+    path: CachePath
     """Its folder."""
     spec: Mapping[str, Any]
     """All that determined it; the id is a digest of it."""
@@ -91,7 +91,7 @@ class Probe:
             for layer, token in source["pairs"]
         )
 
-    def head(self) -> SavedHead:
+    def head(self) -> FittedHead:
         """The trained head. Raises ProbeNotFoundError for a knn baseline, which has none."""
         return load_head(self.path)
 
@@ -120,7 +120,7 @@ class Probe:
         return Attention(pairs=self.pairs, mean=stored.attention_mean, std=stored.attention_std)
 
 
-def read_probes(folder: Place, *, skip_damaged: bool = False) -> list[Probe]:
+def read_probes(folder: CachePath, *, skip_damaged: bool = False) -> list[Probe]:
     """The complete probes in CACHE/probes, by id. Raises CacheCorruptError where a record cannot be read, or leaves that probe out."""
     store = open_store(folder)
     ids = store.folders(".")
@@ -138,7 +138,7 @@ def read_probes(folder: Place, *, skip_damaged: bool = False) -> list[Probe]:
     return [probe for name in ids if (probe := found[name]) is not None]
 
 
-def read_probe(folder: Place) -> Probe | None:
+def read_probe(folder: CachePath) -> Probe | None:
     """The complete probe in a folder, or None. Raises CacheCorruptError where its record cannot be read."""
     file = folder / PROBE_FILE
     try:
@@ -161,7 +161,7 @@ def read_probe(folder: Place) -> Probe | None:
 class ProbeFolder:
     """Writes one probe."""
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: CachePath) -> None:
         self.path = path
         self._store = open_store(path)
 
@@ -197,7 +197,7 @@ class ProbeFolder:
         spec: Mapping[str, Any],
         row: Mapping[str, Any],
         settings: Sequence[Mapping[str, Any]],
-        head: SavedHead | None,
+        head: FittedHead | None,
         predictions: Predictions,
     ) -> Probe:
         """Writes everything, the record last."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layercache.cache.find import Cache, cache_root, find_caches
-from layercache.cache.storage.paths import Place
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import render, write
 from layercache.probing.results.probe_store import PROBES, Probe, read_probes
@@ -260,7 +260,7 @@ def _score(probe: Probe) -> float:
     )
 
 
-def read_results(where: str | Place | Cache | None = None) -> Results:
+def read_results(where: str | CachePath | Cache | None = None) -> Results:
     """All complete probes below a cache root (None: the default one), or beside one cache. Sorted by data set, model, head, layers, tokens, seed.
 
     Raises ProbeNotFoundError where there is none.

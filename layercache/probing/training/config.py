@@ -37,7 +37,7 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class HParams:
     """One point of the hyperparameter grid."""
 
     lr: float
@@ -57,7 +57,7 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class TrainConfig:
     """How one head is trained; the defaults are the paper's."""
 
     epochs: int = 40
@@ -94,17 +94,17 @@ class Protocol:
         if self.patience is not None and self.patience < 1:
             raise OptionError(f"patience is at least 1 epoch or None, came {self.patience}")
 
-    def plan(self, rows: int) -> Plan:
+    def plan(self, rows: int) -> Schedule:
         """Batch, steps and epochs for this many training rows. Raises ProbeError below 2 rows."""
         batch = batch_size(rows, largest=self.batch, min_batches=self.min_batches)
         steps = -(-rows // batch)
-        return Plan(
+        return Schedule(
             batch=batch, steps_per_epoch=steps, epochs=max(self.epochs, -(-self.min_steps // steps))
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Schedule:
     """What a protocol comes to for a number of training rows."""
 
     batch: int
@@ -120,7 +120,7 @@ class Plan:
         return self.steps_per_epoch * self.epochs
 
 
-def paper_grid(kind: str) -> tuple[Setting, ...]:
+def paper_grid(kind: str) -> tuple[HParams, ...]:
     """The paper's settings: 21 for the linear head, 63 for the heads with attention, in the order lr, weight decay, dropout."""
     dropouts = (0.0,) if kind == "linear" else DROPOUTS
     return grid(lr=LEARNING_RATES, weight_decay=WEIGHT_DECAYS, dropout=dropouts)
@@ -128,10 +128,10 @@ def paper_grid(kind: str) -> tuple[Setting, ...]:
 
 def grid(
     *, lr: Sequence[float], weight_decay: Sequence[float], dropout: Sequence[float] = (0.0,)
-) -> tuple[Setting, ...]:
+) -> tuple[HParams, ...]:
     """The settings of a full product, in the order lr, weight decay, dropout."""
     return tuple(
-        Setting(lr=a, weight_decay=b, dropout=c) for a, b, c in product(lr, weight_decay, dropout)
+        HParams(lr=a, weight_decay=b, dropout=c) for a, b, c in product(lr, weight_decay, dropout)
     )
 
 

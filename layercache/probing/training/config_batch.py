@@ -15,22 +15,22 @@ from torch import Tensor
 
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.training.batched_adamw import AdamW
-from layercache.probing.training.config import Protocol, Setting, cosine
+from layercache.probing.training.config import HParams, TrainConfig, cosine
 
 TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30}
 """Activations of the configurations that are evaluated at once: on a CPU about what its caches hold, on a GPU enough to keep it busy."""
 
 
-class Group:
+class ConfigBatch:
     """The state of G configurations. Configurations meet in no operation, so a NaN in one stays there."""
 
     def __init__(
         self,
         spec: HeadSpec,
-        settings: Sequence[Setting],
+        settings: Sequence[HParams],
         *,
         seed: int,
-        protocol: Protocol,
+        protocol: TrainConfig,
         steps: int,
         weights: Tensor | None,
         device: torch.device,

@@ -19,8 +19,8 @@ from layercache.probing.budget import format_bytes, free_memory
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.metrics import class_ranks, evaluate, evaluate_ranks, selection_metric
 from layercache.probing.training import allocator
-from layercache.probing.training.config import Noise, Plan, Protocol, Setting, class_weights
-from layercache.probing.training.config_batch import Group, configuration_bytes, row_bytes
+from layercache.probing.training.config import HParams, Noise, Schedule, TrainConfig, class_weights
+from layercache.probing.training.config_batch import ConfigBatch, configuration_bytes, row_bytes
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -59,7 +59,7 @@ class Fit:
     """One trained configuration."""
 
     head: HeadSpec
-    setting: Setting
+    setting: HParams
     seed: int
     parameters: Mapping[str, Tensor]
     """State dict of the textbook head (BatchNorm's running statistics too), float32 on the CPU; empty for a diverged configuration."""
@@ -86,11 +86,11 @@ def fit(
     features: Batches,
     *,
     head: HeadSpec,
-    settings: Sequence[Setting],
+    settings: Sequence[HParams],
     train: Tensor,
     val: Tensor | None,
     seed: int,
-    protocol: Protocol,
+    protocol: TrainConfig,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     group_size: int | None = None,
@@ -123,7 +123,7 @@ def fit(
             if progress:
                 progress(before + done, plan.steps * len(bounds))
 
-        with allocator.kept() if device.type == "cpu" else nullcontext():
+        with allocator.retain_freed_memory() if device.type == "cpu" else nullcontext():
             done = _fit_group(
                 features,
                 head=head,
@@ -171,12 +171,12 @@ def _fit_group(
     features: Batches,
     *,
     head: HeadSpec,
-    settings: Sequence[Setting],
+    settings: Sequence[HParams],
     train: Tensor,
     val: Tensor | None,
     seed: int,
-    protocol: Protocol,
-    plan: Plan,
+    protocol: TrainConfig,
+    plan: Schedule,
     device: torch.device,
     precision: str,
     progress: Callable[[int], None],
@@ -189,7 +189,7 @@ def _fit_group(
         if protocol.class_weights and not head.multi_label
         else None
     )
-    group = Group(
+    group = ConfigBatch(
         head,
         settings,
         seed=seed,
@@ -273,7 +273,7 @@ class _Kept:
 
 
 def _evaluate(
-    group: Group, features: Batches, rows: Tensor, *, batch: int
+    group: ConfigBatch, features: Batches, rows: Tensor, *, batch: int
 ) -> list[dict[str, float]]:
     """Metrics of every configuration of a group. Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C)."""
     parts, labels = [], []
@@ -325,7 +325,7 @@ def _check(
     features: Batches,
     *,
     head: HeadSpec,
-    settings: Sequence[Setting],
+    settings: Sequence[HParams],
     train: Tensor,
     precision: str,
     group_size: int | None,

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from layercache.probing.data.resident import Features
+from layercache.probing.data.resident import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
-from layercache.probing.training.config import Protocol as Training
-from layercache.probing.training.config import Setting
+from layercache.probing.training.config import HParams
+from layercache.probing.training.config import TrainConfig as Training
 from layercache.probing.training.fit import Fit, fit
 
 Progress = Callable[[int, int], None]
@@ -24,7 +24,7 @@ Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class ConfigScore:
     """What one setting came to on the validation rows of one fold."""
 
     setting: Mapping[str, float]
@@ -59,15 +59,15 @@ class Trained:
     """Epochs."""
 
 
-Keep = Callable[[Sequence[Score]], None]
+Keep = Callable[[Sequence[ConfigScore]], None]
 
 
-class Method(Protocol):
+class ProbeTrainer(Protocol):
     """Scores settings and trains the chosen one."""
 
     def score(
         self,
-        features: Features,
+        features: TokenDataset,
         settings: Sequence[Mapping[str, float]],
         *,
         train: Rows,
@@ -79,14 +79,19 @@ class Method(Protocol):
         ...
 
     def train(
-        self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None
+        self,
+        features: TokenDataset,
+        setting: Mapping[str, float],
+        *,
+        rows: Rows,
+        epochs: int | None,
     ) -> Trained:
         """The head of one setting, trained on `rows` (for `epochs`, where early stopping found a number)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GradientDescent:
+class SGDTrainer:
     """The paper's protocol, all settings in one pass."""
 
     shape: HeadSpec
@@ -108,7 +113,7 @@ class GradientDescent:
 
     def score(
         self,
-        features: Features,
+        features: TokenDataset,
         settings: Sequence[Mapping[str, float]],
         *,
         train: Rows,
@@ -121,7 +126,7 @@ class GradientDescent:
         def finished(fits: Sequence[Fit]) -> None:
             keep(
                 [
-                    Score(
+                    ConfigScore(
                         setting=vars(f.setting),
                         fold=fold,
                         val=None if f.diverged else f.val,
@@ -135,7 +140,7 @@ class GradientDescent:
         fit(
             features,
             head=self.shape,
-            settings=[Setting(**setting) for setting in settings],
+            settings=[HParams(**setting) for setting in settings],
             train=torch.from_numpy(train),
             val=torch.from_numpy(val),
             seed=self.seed,
@@ -149,7 +154,12 @@ class GradientDescent:
         )
 
     def train(
-        self, features: Features, setting: Mapping[str, float], *, rows: Rows, epochs: int | None
+        self,
+        features: TokenDataset,
+        setting: Mapping[str, float],
+        *,
+        rows: Rows,
+        epochs: int | None,
     ) -> Trained:
         """Without validation rows there is no early stopping: `epochs` of the search are repeated instead."""
         protocol = self.protocol
@@ -163,7 +173,7 @@ class GradientDescent:
         (found,) = fit(
             features,
             head=self.shape,
-            settings=[Setting(**setting)],
+            settings=[HParams(**setting)],
             train=torch.from_numpy(rows),
             val=None,
             seed=self.seed,

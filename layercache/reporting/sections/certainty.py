@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from layercache.cache.find import extract_command
-from layercache.reporting.data import Material
+from layercache.reporting.data import ReportData
 from layercache.reporting.gains import cell_order, gains, over_models, pick
-from layercache.reporting.page import Block, Heading, Missing, Section, Table, Text
+from layercache.reporting.page import Block, CommandHint, Heading, Section, Table, Text
 from layercache.reporting.published import BASELINE, FUSION, Cell
 from layercache.reporting.statistics import PairedGain
 from layercache.reporting.words import count, listed, points, probability
@@ -19,13 +19,13 @@ FEW_MODELS = 5
 """Below so many models the signed-rank test cannot reach RATE: 2^-4 > 0.05."""
 
 
-def certainty_section(material: Material) -> Section:
+def certainty_section(material: ReportData) -> Section:
     """Three questions, each with its test or with the command that allows it."""
     per_model = gains(material.main)
     if per_model.empty:
         return Section(
             title=TITLE,
-            blocks=[Missing(text="There is no gain to test yet; see the commands above.")],
+            blocks=[CommandHint(text="There is no gain to test yet; see the commands above.")],
         )
     return Section(
         title=TITLE,
@@ -37,7 +37,7 @@ def certainty_section(material: Material) -> Section:
     )
 
 
-def _over_models(material: Material, per_model: pd.DataFrame) -> list[Block]:
+def _over_models(material: ReportData, per_model: pd.DataFrame) -> list[Block]:
     heading = Heading(text="Over backbones: would another backbone gain too?")
     tests = over_models(per_model)
     if tests.empty:
@@ -48,7 +48,7 @@ def _over_models(material: Material, per_model: pd.DataFrame) -> list[Block]:
         ]
         return [
             heading,
-            Missing(
+            CommandHint(
                 text=text,
                 commands=[extract_command(material.detailed[0].cache, model="MODEL"), *probes],
             ),
@@ -102,7 +102,7 @@ def _verdict(tests: pd.DataFrame) -> str:
     return f"Attentive fusion of all layers gains significantly over backbones on {listed(yes)}{f'; not on {listed(no)}' if no else ''}."
 
 
-def _over_images(material: Material) -> list[Block]:
+def _over_images(material: ReportData) -> list[Block]:
     heading = Heading(text="Over test images: would the same backbone gain on other images?")
     rows, sentences = [], []
     for source in material.sources.values():
@@ -130,7 +130,7 @@ def _over_images(material: Material) -> list[Block]:
                 sentences.append(_sentence(source.name, cell, found))
     if not rows:
         text = "No probe was tested on the same images as the baseline (multi-label data are left out: this test resamples within classes)."
-        return [heading, Missing(text=text)]
+        return [heading, CommandHint(text=text)]
     caption = (
         "Paired bootstrap against the last layer's CLS: test images are drawn with replacement within each class, the same ones for both heads, "
         "2000 times. low and high bound 95 % of the gains drawn; p is the share of draws without a gain."
@@ -160,7 +160,7 @@ def _sentence(name: str, cell: Cell, found: PairedGain) -> str:
     )
 
 
-def _over_seeds(material: Material, per_model: pd.DataFrame) -> list[Block]:
+def _over_seeds(material: ReportData, per_model: pd.DataFrame) -> list[Block]:
     heading = Heading(text="Over seeds: would another run gain too?")
     several = per_model[per_model["seeds"] > 1]
     if several.empty:
@@ -169,7 +169,7 @@ def _over_seeds(material: Material, per_model: pd.DataFrame) -> list[Block]:
             material.command(material.detailed[0], cell, more=" --seeds 5")
             for cell in (BASELINE, FUSION)
         ]
-        return [heading, Missing(text=text, commands=commands)]
+        return [heading, CommandHint(text=text, commands=commands)]
     largest, typical = (
         100 * float(several["seed_std"].max()),
         100 * float(several["seed_std"].median()),

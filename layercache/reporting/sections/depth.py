@@ -7,9 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from layercache.reporting.attention import AttentionMap, arrange, average
-from layercache.reporting.data import Material, Source
+from layercache.reporting.data import ReportData, Source
 from layercache.reporting.gains import accuracies, pick
-from layercache.reporting.page import Block, Heading, Missing, Plate, Section, Table, Text
+from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section, Table, Text
 from layercache.reporting.plotting.curves import lines
 from layercache.reporting.plotting.heatmaps import (
     attention_heatmap,
@@ -22,7 +22,7 @@ from layercache.reporting.words import percent
 SINGLE_TOKENS = ("cls", "ap")
 
 
-def attention_section(material: Material) -> Section:
+def attention_section(material: ReportData) -> Section:
     """Heatmaps of the fusion head's attention: by data set for each backbone, then each pair on its own with its deviation."""
     title = "Where the fusion head looks"
     maps = {
@@ -35,7 +35,7 @@ def attention_section(material: Material) -> Section:
         return Section(
             title=title,
             blocks=[
-                Missing(
+                CommandHint(
                     text="No attentive fusion head has been trained yet. This trains one:",
                     commands=commands,
                 )
@@ -59,14 +59,16 @@ def attention_section(material: Material) -> Section:
             )
             caption = "Percent of the attention that each token receives: mean over attention heads and test images; a row adds up to 100."
             blocks.append(
-                Plate(name=f"attention-{model.replace('.', '-')}", figure=figure, caption=caption)
+                FigureBlock(
+                    name=f"attention-{model.replace('.', '-')}", figure=figure, caption=caption
+                )
             )
     for source in material.detailed:
         if source.key in maps:
             blocks += _one_attention(source, maps[source.key], per_head=material.per_head)
     if not material.per_head:
         blocks.append(
-            Missing(
+            CommandHint(
                 text="The same head by head is drawn on demand:",
                 commands=[f"layercache report --per-head --out DIR{material.at}"],
             )
@@ -74,7 +76,7 @@ def attention_section(material: Material) -> Section:
     return Section(title=title, blocks=blocks)
 
 
-def attention_map(material: Material, source: Source) -> AttentionMap | None:
+def attention_map(material: ReportData, source: Source) -> AttentionMap | None:
     """Attention of the fusion probes of a source, averaged over seeds; None without one."""
     found = [probe.attention() for probe in material.of(source, FUSION)]
     return average([arrange(a.mean, a.std, pairs=a.pairs) for a in found]) if found else None
@@ -101,7 +103,7 @@ def _one_attention(source: Source, found: AttentionMap, *, per_head: bool) -> li
     )
     blocks: list[Block] = [
         Text(text=text),
-        Plate(name=f"attention-{source.stem}", figure=figure, caption=caption),
+        FigureBlock(name=f"attention-{source.stem}", figure=figure, caption=caption),
     ]
     if per_head:
         names = [f"head {h + 1}" for h in range(heads)]
@@ -110,7 +112,9 @@ def _one_attention(source: Source, found: AttentionMap, *, per_head: bool) -> li
             found.mean_hlt, datasets=names, layers=found.layers, tokens=found.tokens, title=title
         )
         caption = "The same for every attention head on its own; a row adds up to 100."
-        blocks.append(Plate(name=f"attention-heads-{source.stem}", figure=by_head, caption=caption))
+        blocks.append(
+            FigureBlock(name=f"attention-heads-{source.stem}", figure=by_head, caption=caption)
+        )
     return [
         *blocks,
         Table(
@@ -138,7 +142,7 @@ def _attention_rows(found: AttentionMap) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def depth_section(material: Material) -> Section:
+def depth_section(material: ReportData) -> Section:
     """A probe on each single layer, the fusion head as a line across."""
     blocks: list[Block] = []
     for source in material.detailed:
@@ -165,11 +169,11 @@ def depth_section(material: Material) -> Section:
             blocks.append(missing)
     return Section(
         title="A probe on every single layer",
-        blocks=blocks or [Missing(text="There is no cache to probe.")],
+        blocks=blocks or [CommandHint(text="There is no cache to probe.")],
     )
 
 
-def single_layers(material: Material, source: Source) -> dict[str, NDArray[np.float64]]:
+def single_layers(material: ReportData, source: Source) -> dict[str, NDArray[np.float64]]:
     """Token kind -> (depth,) accuracies of linear probes on one layer each; NaN where there is none."""
     table = accuracies(material.main[material.main["source"] == source.key])
     found = {}
@@ -189,8 +193,8 @@ def single_cell(layer: int, token: str, *, depth: int) -> Cell:
 
 
 def _depth_plate(
-    material: Material, source: Source, curves: dict[str, NDArray[np.float64]]
-) -> Plate:
+    material: ReportData, source: Source, curves: dict[str, NDArray[np.float64]]
+) -> FigureBlock:
     table = accuracies(material.main[material.main["source"] == source.key])
     levels = {}
     for name, cell in (("fusion of all", FUSION), ("last CLS", BASELINE)):
@@ -214,12 +218,12 @@ def _depth_plate(
     )
     if "fusion of all" in levels:
         caption += f" The attentive fusion of all layers reaches {levels['fusion of all']:.1f} %."
-    return Plate(name=f"depth-{source.stem}", figure=figure, caption=caption)
+    return FigureBlock(name=f"depth-{source.stem}", figure=figure, caption=caption)
 
 
 def _missing_layers(
-    material: Material, source: Source, curves: dict[str, NDArray[np.float64]]
-) -> Missing | None:
+    material: ReportData, source: Source, curves: dict[str, NDArray[np.float64]]
+) -> CommandHint | None:
     """The commands that make the single-layer probes that are not there."""
     spec = source.cache.spec
     commands = []
@@ -233,7 +237,9 @@ def _missing_layers(
             cell = Cell(head="linear", layers=" --layers ".join(map(str, absent)), tokens=token)
             commands.append(material.command(source, cell))
     return (
-        Missing(text=f"For {source.name} these single layers have no probe yet:", commands=commands)
+        CommandHint(
+            text=f"For {source.name} these single layers have no probe yet:", commands=commands
+        )
         if commands
         else None
     )

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from layercache.cache.find import extract_command
-from layercache.reporting.data import Material, Source
+from layercache.reporting.data import ReportData, Source
 from layercache.reporting.gains import cell_order, gains, grid, mean_gains, pick
-from layercache.reporting.page import Block, Missing, Plate, Section, Table, Text
+from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.curves import dot_panels
 from layercache.reporting.published import BASELINE, CELLS, FUSION, SOURCE, Cell
 from layercache.reporting.words import count, listed
@@ -20,7 +20,7 @@ TITLE = "Gains over the last layer's CLS"
 MOST_COMMANDS = 12
 
 
-def gains_section(material: Material) -> Section:
+def gains_section(material: ReportData) -> Section:
     """Figure and tables of gains, and what is missing of the paper's table."""
     per_model = gains(material.main)
     if per_model.empty:
@@ -29,7 +29,7 @@ def gains_section(material: Material) -> Section:
         text = "A gain needs the baseline and another probe of the same backbone and data. These make them:"
         return Section(
             title=TITLE,
-            blocks=[*_without_class_token(material), Missing(text=text, commands=commands)],
+            blocks=[*_without_class_token(material), CommandHint(text=text, commands=commands)],
         )
     means = mean_gains(per_model)
     cells = [c for c in cell_order(means) if c in CELLS] or cell_order(means)[:6]
@@ -54,14 +54,14 @@ def gains_section(material: Material) -> Section:
     blocks += [*_without_class_token(material), *_missing_cells(material)]
     if material.set_aside:
         text = f"Set aside: {count(material.set_aside, 'probe')} of the same kind trained in yet another way (other grid or epochs). To see all:"
-        blocks.append(Missing(text=text, commands=[f"layercache results{material.at}"]))
+        blocks.append(CommandHint(text=text, commands=[f"layercache results{material.at}"]))
     if mixed := mixed_training(material):
         text = f"Compare with care: these probes of one head were not all trained with the same grid and epochs: {'; '.join(mixed)}."
         blocks.append(Text(text=text))
     return Section(title=TITLE, blocks=blocks)
 
 
-def mixed_training(material: Material) -> list[str]:
+def mixed_training(material: ReportData) -> list[str]:
     """Names of sources and heads whose probes were trained in more than one way."""
     ways = material.main.groupby(["source", "head"], sort=False)["variant"].nunique().reset_index()
     mixed = ways[ways["variant"] > 1]
@@ -70,7 +70,9 @@ def mixed_training(material: Material) -> list[str]:
     ]
 
 
-def gain_plate(material: Material, name: str, *, cells: Sequence[Cell], title: str) -> Plate:
+def gain_plate(
+    material: ReportData, name: str, *, cells: Sequence[Cell], title: str
+) -> FigureBlock:
     """Gains of some cells over the baseline, mean over models, by data set."""
     means = mean_gains(gains(material.main))
     means = pd.concat([pick(means, cell) for cell in cells])
@@ -105,11 +107,11 @@ def gain_plate(material: Material, name: str, *, cells: Sequence[Cell], title: s
         "Percentage points of balanced accuracy that each probe gains over a linear probe on the last layer's CLS token; "
         f"{f'mean over up to {n} backbones' if n > 1 else 'one backbone'}. {whiskers}{published}"
     )
-    return Plate(name=name, figure=figure, caption=caption)
+    return FigureBlock(name=name, figure=figure, caption=caption)
 
 
 def _spread(
-    material: Material, means: pd.DataFrame, datasets: Sequence[str], cells: Sequence[Cell]
+    material: ReportData, means: pd.DataFrame, datasets: Sequence[str], cells: Sequence[Cell]
 ) -> tuple[NDArray[np.float64], str]:
     """Whiskers (2, data sets, cells), down and up, and what they are: deviation over models, or with one model the interval over test images."""
     if int(means["models"].max()) > 1:
@@ -174,14 +176,14 @@ def _has_class_token(source: Source) -> bool:
     return any("cls" in cache.spec.tokens for cache in source.caches)
 
 
-def _without_class_token(material: Material) -> list[Block]:
+def _without_class_token(material: ReportData) -> list[Block]:
     """Says for which sources there can be no baseline."""
     names = [s.name for s in material.sources.values() if not _has_class_token(s)]
     text = f"No CLS is cached for {listed(names)}: without it there is no baseline and no gain (some backbones have no class token)."
     return [Text(text=text)] if names else []
 
 
-def _missing_cells(material: Material) -> list[Block]:
+def _missing_cells(material: ReportData) -> list[Block]:
     """Which of the paper's cells are not there, with one command each."""
     every_token = CELLS[1]
     missing = [
@@ -200,7 +202,7 @@ def _missing_cells(material: Material) -> list[Block]:
             else ""
         )
         blocks.append(
-            Missing(
+            CommandHint(
                 text=f"These cells of the paper's table are not there yet.{more}",
                 commands=plain[:MOST_COMMANDS],
             )
@@ -212,6 +214,6 @@ def _missing_cells(material: Material) -> list[Block]:
         )
         extract = extract_command(dense[0].cache, layers="last", tokens="all")
         blocks.append(
-            Missing(text=text, commands=[extract, material.command(dense[0], every_token)])
+            CommandHint(text=text, commands=[extract, material.command(dense[0], every_token)])
         )
     return blocks

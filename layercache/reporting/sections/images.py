@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layercache.reporting.data import Material, Source
+from layercache.reporting.data import ReportData, Source
 from layercache.reporting.mistakes import changed_images, confused_pairs
 from layercache.reporting.page import (
     Block,
+    CommandHint,
+    FigureBlock,
     Gallery,
     Heading,
-    Missing,
     Picture,
-    Plate,
     Section,
     Table,
     Text,
@@ -25,21 +25,21 @@ SHOWN = 12
 """Images of a gallery."""
 
 
-def image_section(material: Material) -> Section:
+def image_section(material: ReportData) -> Section:
     """For each pair of backbone and data: confusions, and images won and lost."""
     blocks: list[Block] = []
     for source in material.detailed:
         blocks += [Heading(text=source.name), *_one_source(material, source)]
     return Section(
         title="What fusion gets right, and wrong",
-        blocks=blocks or [Missing(text="There is no cache to report on.")],
+        blocks=blocks or [CommandHint(text="There is no cache to report on.")],
     )
 
 
-def _one_source(material: Material, source: Source) -> list[Block]:
+def _one_source(material: ReportData, source: Source) -> list[Block]:
     if source.cache.spec.dataset.multi_label:
         return [
-            Missing(
+            CommandHint(
                 text="An image has several labels here, so there is no one class that it is taken for."
             )
         ]
@@ -49,7 +49,7 @@ def _one_source(material: Material, source: Source) -> list[Block]:
             material.command(source, c) for c in (BASELINE, FUSION) if not material.of(source, c)
         ]
         return [
-            Missing(
+            CommandHint(
                 text="This needs the fusion probe and the baseline with the same seed:",
                 commands=commands,
             )
@@ -80,7 +80,7 @@ def _one_source(material: Material, source: Source) -> list[Block]:
             title=f"Confusions that changed most: {source.name}",
         )
         blocks.append(
-            Plate(
+            FigureBlock(
                 name=f"confusions-{source.stem}",
                 figure=figure,
                 caption="How many test images of one class each head takes for another.",
@@ -113,7 +113,7 @@ def _one_source(material: Material, source: Source) -> list[Block]:
 
 
 def _gallery(
-    material: Material, source: Source, images: pd.DataFrame, caption: str, *, known: bool
+    material: ReportData, source: Source, images: pd.DataFrame, caption: str, *, known: bool
 ) -> list[Block]:
     """The most decided ones, with thumbnails where they are at hand."""
     if images.empty:

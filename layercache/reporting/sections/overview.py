@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layercache.reporting.data import Material
+from layercache.reporting.data import ReportData
 from layercache.reporting.gains import CELL, gains, mean_gains, over_models, pick
 from layercache.reporting.page import Tile
 from layercache.reporting.published import FUSION, Cell
@@ -12,7 +12,7 @@ from layercache.reporting.sections.certainty import FEW_MODELS, RATE
 from layercache.reporting.words import count, listed, percent, points
 
 
-def headline(material: Material) -> tuple[list[str], list[Tile]]:
+def headline(material: ReportData) -> tuple[list[str], list[Tile]]:
     """The result in sentences and in numbers."""
     per_model = gains(material.main)
     fusion = pick(mean_gains(per_model), FUSION)
@@ -56,7 +56,7 @@ def _gain(fusion: pd.DataFrame, mean: float, base: float, best: float) -> str:
     )
 
 
-def _certainty(material: Material, per_model: pd.DataFrame) -> str:
+def _certainty(material: ReportData, per_model: pd.DataFrame) -> str:
     """How sure the fusion gain is."""
     tests = pick(over_models(per_model), FUSION)
     strong = tests[tests["models"] >= FEW_MODELS]

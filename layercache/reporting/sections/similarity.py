@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from layercache.cache import Cache, Split
 from layercache.cache.find import extract_command
-from layercache.reporting.data import Material, Source
+from layercache.reporting.data import ReportData, Source
 from layercache.reporting.gains import gains, pick
-from layercache.reporting.page import Block, Missing, Plate, Section, Table, Text
+from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.curves import scatter
 from layercache.reporting.plotting.heatmaps import similarity_map, token_label
 from layercache.reporting.published import FUSION
@@ -20,7 +20,7 @@ from layercache.reporting.similarity import linear_cka
 Pairs = tuple[tuple[int, str], ...]
 
 
-def similarity_section(material: Material) -> Section:
+def similarity_section(material: ReportData) -> Section:
     """CKA maps from the caches' test tokens, and CKA to the last layer against gain."""
     blocks: list[Block] = [
         Text(
@@ -33,7 +33,7 @@ def similarity_section(material: Material) -> Section:
         split = test_split(source.cache)
         if split is None or split.rows < 4:
             blocks.append(
-                Missing(
+                CommandHint(
                     text=f"{source.name}: the test split is not complete in the cache. This completes it:",
                     commands=[extract_command(source.cache)],
                 )
@@ -47,7 +47,7 @@ def similarity_section(material: Material) -> Section:
         )
         if len(pairs) < 2:
             blocks.append(
-                Missing(
+                CommandHint(
                     text=f"{source.name}: the cache stores fewer than two CLS or AP tokens, so there is nothing to compare."
                 )
             )
@@ -84,7 +84,7 @@ def _reference(pairs: Pairs) -> tuple[int, str]:
 
 
 def _one_source(
-    material: Material, source: Source, cka: NDArray[np.float64], pairs: Pairs, *, images: int
+    material: ReportData, source: Source, cka: NDArray[np.float64], pairs: Pairs, *, images: int
 ) -> list[Block]:
     names = [f"{token_label(t)} {layer}" for layer, t in pairs]
     figure = similarity_map(
@@ -97,7 +97,7 @@ def _one_source(
     frame = pd.DataFrame(cka, columns=names)
     frame.insert(0, "token", names)
     blocks: list[Block] = [
-        Plate(name=f"cka-{source.stem}", figure=figure, caption=caption),
+        FigureBlock(name=f"cka-{source.stem}", figure=figure, caption=caption),
         Table(
             name=f"cka-{source.stem}",
             frame=frame,
@@ -128,11 +128,11 @@ def _one_source(
             title=f"Likeness to the last layer, and worth: {source.name}",
         )
         caption = "Each point is one layer, numbered: how alike its token is to the last layer's CLS, and how a linear probe on it alone compares."
-        blocks.append(Plate(name=f"cka-worth-{source.stem}", figure=figure, caption=caption))
+        blocks.append(FigureBlock(name=f"cka-worth-{source.stem}", figure=figure, caption=caption))
     return blocks
 
 
-def _across(material: Material, to_last: dict[str, float]) -> list[Block]:
+def _across(material: ReportData, to_last: dict[str, float]) -> list[Block]:
     """Over all pairs of backbone and data: mean CKA to the last layer against the fusion gain."""
     fusion = pick(gains(material.main), FUSION).set_index("source")["gain"]
     both = [key for key in to_last if key in fusion.index and np.isfinite(to_last[key])]
@@ -161,6 +161,6 @@ def _across(material: Material, to_last: dict[str, float]) -> list[Block]:
         }
     )
     return [
-        Plate(name="cka-gain", figure=figure, caption=caption),
+        FigureBlock(name="cka-gain", figure=figure, caption=caption),
         Table(name="cka-gain", frame=frame, caption="The same as numbers."),
     ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layercache.reporting.data import Material, Source
+from layercache.reporting.data import ReportData, Source
 from layercache.reporting.gains import cell_order, gains, pick
-from layercache.reporting.page import Block, Heading, Missing, Plate, Section
+from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section
 from layercache.reporting.plotting.curves import lines
 from layercache.reporting.published import BASELINE, FUSION, Cell
 from layercache.reporting.sections.gains import gain_plate
@@ -21,7 +21,7 @@ KINDS = tuple(
 SHOTS = "1,2,5,10,20"
 
 
-def variant_section(material: Material) -> Section:
+def variant_section(material: ReportData) -> Section:
     """One figure per choice, or the command that allows it."""
     blocks = [
         *_cells(material, "subsets", cells=SUBSETS, heading="Which layers"),
@@ -33,7 +33,9 @@ def variant_section(material: Material) -> Section:
     return Section(title="Choices within the method", blocks=blocks)
 
 
-def _cells(material: Material, name: str, *, cells: tuple[Cell, ...], heading: str) -> list[Block]:
+def _cells(
+    material: ReportData, name: str, *, cells: tuple[Cell, ...], heading: str
+) -> list[Block]:
     found = cell_order(gains(material.main))
     there = [c for c in cells if c in found]
     blocks: list[Block] = [Heading(text=heading)]
@@ -49,11 +51,11 @@ def _cells(material: Material, name: str, *, cells: tuple[Cell, ...], heading: s
             if len(there) > 1
             else "At least two of these are needed for a figure. Not there yet:"
         )
-        blocks.append(Missing(text=text, commands=[_repeated(material, source, absent)]))
+        blocks.append(CommandHint(text=text, commands=[_repeated(material, source, absent)]))
     return blocks
 
 
-def _repeated(material: Material, source: Source | None, cells: list[Cell]) -> str:
+def _repeated(material: ReportData, source: Source | None, cells: list[Cell]) -> str:
     """One command for cells that differ in layers, or in tokens: the options can be repeated."""
     layers, tokens = (
         list(dict.fromkeys(getattr(c, name) for c in cells)) for name in ("layers", "tokens")
@@ -66,7 +68,7 @@ def _repeated(material: Material, source: Source | None, cells: list[Cell]) -> s
     )
 
 
-def _others(material: Material) -> list[Block]:
+def _others(material: ReportData) -> list[Block]:
     """Heads beyond the paper's: hybrid, nearest neighbours, logistic regression."""
     cells = [c for c in cell_order(gains(material.main)) if c.head in ("hybrid", "knn", "logreg")]
     if not cells:
@@ -82,7 +84,7 @@ def _others(material: Material) -> list[Block]:
     ]
 
 
-def _heads(material: Material) -> list[Block]:
+def _heads(material: ReportData) -> list[Block]:
     """Accuracy over the number of attention heads."""
     t = material.table
     t = pick(t[t["shots"].isna() & t["fraction"].isna()], FUSION)
@@ -95,7 +97,7 @@ def _heads(material: Material) -> list[Block]:
         source = material.detailed[0] if material.detailed else None
         return [
             *blocks,
-            Missing(
+            CommandHint(
                 text=text,
                 commands=[
                     material.command(source, FUSION, more=f" --heads {n}") for n in (1, 4, 8)
@@ -115,7 +117,7 @@ def _heads(material: Material) -> list[Block]:
     )
     return [
         *blocks,
-        Plate(
+        FigureBlock(
             name="heads",
             figure=figure,
             caption="Balanced accuracy of the attentive fusion of all layers with more or fewer attention heads.",
@@ -123,11 +125,11 @@ def _heads(material: Material) -> list[Block]:
     ]
 
 
-def _head_count(material: Material, probe: str) -> int:
+def _head_count(material: ReportData, probe: str) -> int:
     return int(material.probes[probe].row["heads"])
 
 
-def _shots(material: Material) -> list[Block]:
+def _shots(material: ReportData) -> list[Block]:
     """Few-shot curves of the fusion head and the baseline, one figure per source."""
     blocks: list[Block] = [Heading(text="Few training images")]
     few = material.table[
@@ -145,7 +147,7 @@ def _shots(material: Material) -> list[Block]:
             material.command(source, c, more=f" --shots {SHOTS}") for c in (BASELINE, FUSION)
         ]
         blocks.append(
-            Missing(
+            CommandHint(
                 text="There are no few-shot probes with at least two sizes yet. These make them:",
                 commands=commands,
             )
@@ -153,7 +155,7 @@ def _shots(material: Material) -> list[Block]:
     return blocks
 
 
-def _shot_plate(source: Source, rows: pd.DataFrame) -> Plate:
+def _shot_plate(source: Source, rows: pd.DataFrame) -> FigureBlock:
     shots = sorted(rows["shots"].unique())
     series, spread = {}, {}
     for cell in cell_order(rows)[:6]:
@@ -169,4 +171,4 @@ def _shot_plate(source: Source, rows: pd.DataFrame) -> Plate:
         ratio=True,
     )
     caption = "Balanced accuracy on the whole test split after training on a few images of each class. Bands: standard deviation over seeds."
-    return Plate(name=f"shots-{source.stem}", figure=figure, caption=caption)
+    return FigureBlock(name=f"shots-{source.stem}", figure=figure, caption=caption)

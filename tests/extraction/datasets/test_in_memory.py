@@ -3,7 +3,7 @@ import pytest
 
 from layercache.errors import DataError, UnknownNameError
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import Labelled, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 
 
 def made(ids=("a", "b"), labels=(0, 1), classes=("x", "y"), **options):
@@ -12,7 +12,7 @@ def made(ids=("a", "b"), labels=(0, 1), classes=("x", "y"), **options):
         list(ids),
         np.asarray(labels, np.uint8 if options.get("multi_label") else np.int64),
     )
-    return Labelled(name="d", classes=classes, samples={"train": samples}, **options)
+    return InMemoryDataset(name="d", classes=classes, samples={"train": samples}, **options)
 
 
 def test_open():
@@ -54,7 +54,7 @@ def test_what_does_not_fit_together_is_refused(options, text):
 
 def test_no_split():
     with pytest.raises(DataError, match="data set d: it has no split"):
-        Labelled(name="d", classes=("x",), samples={})
+        InMemoryDataset(name="d", classes=("x",), samples={})
 
 
 def test_safe_name():

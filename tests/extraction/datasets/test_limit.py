@@ -4,7 +4,7 @@ import pytest
 from layercache.errors import OptionError
 from layercache.extraction.datasets import identity, limit, open_dataset
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import Labelled
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.pipeline.decode import open_image
 
 
@@ -15,7 +15,7 @@ def many(tmp_path, pictures):
     for i, name in enumerate(ids):
         pictures.write(tmp_path / name, i)
     labels = (np.arange(60) % 3 == 2).astype(np.int64)
-    return Labelled(
+    return InMemoryDataset(
         name="many",
         classes=("a", "b"),
         samples={
@@ -46,7 +46,10 @@ def test_another_seed_another_draw(many):
 def test_multi_label_is_drawn_by_rows(tmp_path):
     samples = FileSamples(str(tmp_path), [str(i) for i in range(20)], np.eye(20, 3, dtype=np.uint8))
     few = limit(
-        Labelled(name="m", classes=("a", "b", "c"), samples={"train": samples}, multi_label=True), 5
+        InMemoryDataset(
+            name="m", classes=("a", "b", "c"), samples={"train": samples}, multi_label=True
+        ),
+        5,
     ).open("train")
     assert few.labels.shape == (5, 3)
     np.testing.assert_array_equal(few.labels, samples.labels[[int(i) for i in few.ids]])
@@ -76,7 +79,7 @@ def test_identity_knows_limit_seed_labels_bytes_and_classes(many, tmp_path, pict
     assert identity(limit(many, 12, seed=1), 12, seed=1) == few
     assert identity(many, 12, seed=2).splits["train"] != few.splits["train"]
 
-    relabelled = Labelled(
+    relabelled = InMemoryDataset(
         name="many",
         classes=("a", "b"),
         samples={
@@ -87,7 +90,7 @@ def test_identity_knows_limit_seed_labels_bytes_and_classes(many, tmp_path, pict
     assert identity(relabelled).splits["train"].labels != whole.splits["train"].labels
     assert identity(relabelled).splits["train"].content == whole.splits["train"].content
 
-    fresh = Labelled(
+    fresh = InMemoryDataset(
         name="many",
         classes=many.classes,
         samples={
@@ -97,7 +100,7 @@ def test_identity_knows_limit_seed_labels_bytes_and_classes(many, tmp_path, pict
     )
     assert identity(fresh) == whole
     pictures.write(tmp_path / "00.png", 77)
-    changed = Labelled(
+    changed = InMemoryDataset(
         name="many",
         classes=many.classes,
         samples={

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.errors import StorageError
-from layercache.extraction.pipeline.async_writer import DEPTH, Blocks, WriteBehind
+from layercache.extraction.pipeline.async_writer import DEPTH, AsyncWriter, BlockAssembler
 from layercache.extraction.pipeline.batching import batch_rows, batches
-from layercache.extraction.pipeline.forward import CpuTokens, Padded
+from layercache.extraction.pipeline.forward import CpuTokens, FixedBatch
 
 
 class Writer:
@@ -55,8 +55,8 @@ def test_blocks_are_put_together_from_batches_of_any_size(
     pending = tuple(sorted(data.draw(st.sets(st.integers(0, -(-rows // block) - 1)))))
     bad = data.draw(st.sets(st.integers(0, rows - 1)))
     writer = Writer(rows, block, pending)
-    with WriteBehind() as behind:
-        blocks = Blocks(writer, at_once=at_once)
+    with AsyncWriter() as behind:
+        blocks = BlockAssembler(writer, at_once=at_once)
         for start, stop in batches(
             rows, block=block, batch=batch_rows(size, block=block, row_bytes=1), pending=pending
         ):
@@ -86,8 +86,8 @@ def test_what_the_writer_raises_arrives_and_nobody_waits_for_ever(at_once: int) 
             raise StorageError("full")
 
     def run() -> None:
-        with WriteBehind() as behind:
-            blocks = Blocks(Full(400, 4, tuple(range(100))), at_once=at_once)
+        with AsyncWriter() as behind:
+            blocks = BlockAssembler(Full(400, 4, tuple(range(100))), at_once=at_once)
             for start in range(0, 400, 4):
                 behind.put(
                     blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
@@ -116,8 +116,8 @@ def test_no_more_than_a_few_batches_wait_and_an_exception_keeps_what_was_handed_
 
     def produce() -> None:
         nonlocal handed
-        with WriteBehind() as behind:
-            blocks = Blocks(writer)
+        with AsyncWriter() as behind:
+            blocks = BlockAssembler(writer)
             for start in range(0, 40, 4):
                 behind.put(
                     blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
@@ -155,8 +155,8 @@ def test_blocks_are_written_at_the_same_time_from_memory_of_their_own() -> None:
             super().write(block, tokens_ltnd, skipped=skipped)
 
     writer = Slow(24, 4, tuple(range(6)))
-    with WriteBehind() as behind:
-        blocks = Blocks(writer, at_once=3)
+    with AsyncWriter() as behind:
+        blocks = BlockAssembler(writer, at_once=3)
         for start in range(0, 24, 4):
             behind.put(blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {})
     assert all(
@@ -172,5 +172,5 @@ def test_a_padded_backbone_sees_one_shape_and_gives_the_given_images_alone() -> 
         return images.float().mean((1, 2, 3)).reshape(1, 1, -1, 1)
 
     images = torch.randint(1, 255, (3, 3, 4, 4), dtype=torch.uint8)
-    assert torch.equal(Padded(backbone, rows=5)(images), backbone(images))
+    assert torch.equal(FixedBatch(backbone, rows=5)(images), backbone(images))
     assert seen == [(5, 3, 4, 4), (3, 3, 4, 4)]

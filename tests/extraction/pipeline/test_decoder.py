@@ -13,13 +13,19 @@ import pytest
 from PIL import Image
 
 from layercache.errors import WorkerError
-from layercache.extraction.pipeline.batching import Piece
+from layercache.extraction.pipeline.batching import DecodeChunk
 from layercache.extraction.pipeline.decoder import Decoder, ThreadDecoder
 from layercache.extraction.pipeline.process_decoder import ProcessDecoder
 from tests.extraction.fakes import LARGE, SIDE, SMALL, Pictures, image
 
 SHAPES = [(3, SIDE, SIDE), (3, 9, 9)]
-PIECES = [Piece(0, 10), Piece(10, 13), Piece(13, 23), Piece(40, 50), Piece(50, 53)]
+PIECES = [
+    DecodeChunk(0, 10),
+    DecodeChunk(10, 13),
+    DecodeChunk(13, 23),
+    DecodeChunk(40, 50),
+    DecodeChunk(50, 53),
+]
 
 
 @pytest.fixture(params=["thread", "processes"])
@@ -62,7 +68,9 @@ def test_no_more_is_decoded_ahead_than_there_are_slots(decoder: Decoder, tmp_pat
     log = f"{tmp_path}/log"
     with closing(
         decoder.run(
-            Pictures(1000, log=log), [SMALL, LARGE], [Piece(i, i + 10) for i in range(0, 1000, 10)]
+            Pictures(1000, log=log),
+            [SMALL, LARGE],
+            [DecodeChunk(i, i + 10) for i in range(0, 1000, 10)],
         )
     ) as run:
         next(run)
@@ -127,9 +135,9 @@ def test_workers_end_with_their_parent() -> None:
     code = (
         "import os, sys\nsys.path[:0] = [os.getcwd()]\n"
         "from layercache.extraction.pipeline.process_decoder import ProcessDecoder\n"
-        "from layercache.extraction.pipeline.batching import Piece\nfrom tests.extraction.fakes import SMALL, Pictures\n"
+        "from layercache.extraction.pipeline.batching import DecodeChunk\nfrom tests.extraction.fakes import SMALL, Pictures\n"
         "decoder = ProcessDecoder(workers=2, shapes=[(3, 6, 6)], rows=4)\n"
-        "next(decoder.run(Pictures(8), [SMALL], [Piece(0, 4), Piece(4, 8)]))\n"
+        "next(decoder.run(Pictures(8), [SMALL], [DecodeChunk(0, 4), DecodeChunk(4, 8)]))\n"
         "print(*[w.process.pid for w in decoder._workers], flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,7 +9,7 @@ import torch
 
 from layercache.errors import HeadMismatchError, NonFiniteError
 from layercache.probing.data.collate import add_noise
-from layercache.probing.data.resident import ResidentFeatures, Selection, Source
+from layercache.probing.data.resident import ResidentTokens, Selection, Source
 from layercache.probing.training.config import Noise
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def test_batches_are_the_chosen_tokens_normalised(
     memory_split: Callable[..., Any], dtype: str
 ) -> None:
     split = memory_split(dtype=dtype)
-    features = ResidentFeatures(selection(split), device=CPU)
+    features = ResidentTokens(selection(split), device=CPU)
     x, y = whole(features, [5, 2, 99])
     torch.testing.assert_close(x, expected(split, [5, 2, 99]))
     assert y.tolist() == split.labels[[5, 2, 99]].tolist()
@@ -58,14 +58,14 @@ def test_batches_are_the_chosen_tokens_normalised(
 def test_a_zero_token_stays_zero(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
     split.x[0, 0, 7] = 0
-    x, _ = whole(ResidentFeatures(selection(split), device=CPU), [7])
+    x, _ = whole(ResidentTokens(selection(split), device=CPU), [7])
     assert (x[0, 0] == 0).all()
 
 
 def test_only_the_kept_rows_are_held(memory_split: Callable[..., Any]) -> None:
     split = memory_split(rows=100, block=16)
     keep = [3, 20, 21, 97]
-    features = ResidentFeatures(selection(split, keep=keep), device=CPU)
+    features = ResidentTokens(selection(split, keep=keep), device=CPU)
     x, y = whole(features, [0, 1, 2, 3])
     torch.testing.assert_close(x, expected(split, keep))
     assert y.tolist() == split.labels[keep].tolist()
@@ -77,7 +77,7 @@ def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch(
 ) -> None:
     split = memory_split()
     split.labels = np.arange(100)
-    features = ResidentFeatures(selection(split), device=CPU)
+    features = ResidentTokens(selection(split), device=CPU)
     rows = torch.arange(0, 100, 2)
     orders = [
         whole(features, rows, seed=s, epoch=e, train=True)[1].tolist()
@@ -94,7 +94,7 @@ def test_noise_reaches_half_of_the_training_samples_with_its_deviation(
 ) -> None:
     split = memory_split(rows=2000, width=32)
     split.labels = np.arange(2000)
-    features = ResidentFeatures(selection(split), device=CPU)
+    features = ResidentTokens(selection(split), device=CPU)
     x, y = whole(features, np.arange(2000), noise=Noise(std=0.05), train=True, seed=4)
     added = x - expected(split, y.tolist())
     noisy = added.abs().amax(dim=(1, 2)) > 1e-4
@@ -126,7 +126,7 @@ def test_two_caches_stand_side_by_side(memory_split: Callable[..., Any]) -> None
     two.x = two.x + 1
     both = Selection((Source(one, PAIRS), Source(two, ((2, "ap"),))), np.arange(100))
     assert both.pairs == (*PAIRS, (2, "ap"))
-    x, _ = whole(ResidentFeatures(both, device=CPU), [0, 50])
+    x, _ = whole(ResidentTokens(both, device=CPU), [0, 50])
     torch.testing.assert_close(
         x, torch.cat([expected(one, [0, 50]), expected(two, [0, 50], ((2, "ap"),))], dim=1)
     )
@@ -157,10 +157,10 @@ def test_a_token_that_is_not_finite_is_named(
         -0.0,
         np.finfo(dtype).smallest_subnormal,
     )
-    ResidentFeatures(selection(split), device=CPU)
+    ResidentTokens(selection(split), device=CPU)
     split.x[2, 1, 42, 3] = bad
     with pytest.raises(
         NonFiniteError,
         match=r"layer 3, token 'ap' of sample 'sample-42' \(train\) is not finite .* --store-dtype float32",
     ):
-        ResidentFeatures(selection(split), device=CPU)
+        ResidentTokens(selection(split), device=CPU)

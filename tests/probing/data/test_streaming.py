@@ -9,8 +9,8 @@ import torch
 
 from layercache.errors import OptionError, StorageError
 from layercache.probing.data.collate import room
-from layercache.probing.data.resident import ResidentFeatures, Selection, Source
-from layercache.probing.data.streaming import StreamedFeatures, load
+from layercache.probing.data.resident import ResidentTokens, Selection, Source
+from layercache.probing.data.streaming import StreamedTokens, load
 
 CPU = torch.device("cpu")
 PAIRS = ((1, "cls"), (2, "ap"), (3, "ap"))
@@ -27,8 +27,8 @@ def cloned(batches: Any) -> list[Any]:
     return [(x.clone(), y) for x, y in batches]
 
 
-def streamed(split: Any, *, blocks: int, keep: Any = None) -> StreamedFeatures:
-    return StreamedFeatures(selection(split, keep), device=CPU, budget=2 * blocks * 16 * ROW)
+def streamed(split: Any, *, blocks: int, keep: Any = None) -> StreamedTokens:
+    return StreamedTokens(selection(split, keep), device=CPU, budget=2 * blocks * 16 * ROW)
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 100])
@@ -39,7 +39,7 @@ def test_an_ordered_epoch_equals_the_resident_one(
     split = memory_split()
     got = cloned(streamed(split, blocks=blocks).epoch(np.array(rows), batch=11, train=False))
     want = cloned(
-        ResidentFeatures(selection(split), device=CPU).epoch(np.array(rows), batch=11, train=False)
+        ResidentTokens(selection(split), device=CPU).epoch(np.array(rows), batch=11, train=False)
     )
     assert len(got) == len(want)
     for (x, y), (x2, y2) in zip(got, want, strict=True):
@@ -55,7 +55,7 @@ def test_a_training_epoch_brings_every_sample_once_with_its_own_tokens(
     split = memory_split()
     split.labels = np.arange(100)
     features = streamed(split, blocks=blocks, keep=keep)
-    resident = ResidentFeatures(selection(split, keep), device=CPU)
+    resident = ResidentTokens(selection(split, keep), device=CPU)
     rows = np.arange(0, features.rows, 2)
     batches = cloned(features.epoch(rows, batch=7, seed=1, epoch=2, train=True))
     assert [len(y) for _, y in batches] == [
@@ -154,7 +154,7 @@ def test_a_budget_below_two_blocks_is_refused_with_the_needed_size(
     memory_split: Callable[..., Any],
 ) -> None:
     with pytest.raises(OptionError, match=r"two row blocks of 16 samples take 1.5 KiB"):
-        StreamedFeatures(selection(memory_split()), device=CPU, budget=1000)
+        StreamedTokens(selection(memory_split()), device=CPU, budget=1000)
 
 
 def test_what_fits_stays_resident_and_the_rest_streams_and_both_are_said(

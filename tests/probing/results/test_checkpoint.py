@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec, build
-from layercache.probing.results.checkpoint import HeadOrigin, SavedHead, head_bytes, load_head
+from layercache.probing.results.checkpoint import FittedHead, HeadOrigin, head_bytes, load_head
 
 ORIGIN = HeadOrigin(
     model="m", architecture="a", weights="ab" * 32, depth=4, tap="norm2", projected=False, preprocessing={"mean": [0.5]}, dataset="d",
@@ -18,10 +18,10 @@ ORIGIN = HeadOrigin(
 )  # fmt: skip
 
 
-def made(kind: str, **spec: Any) -> SavedHead:
+def made(kind: str, **spec: Any) -> FittedHead:
     shape = HeadSpec(kind=kind, tokens=2, width=8, classes=3, **spec)
     parameters = build(shape).initial(torch.Generator().manual_seed(0))
-    return SavedHead(
+    return FittedHead(
         name=kind, spec=shape, parameters=parameters, origin=ORIGIN, setting={"lr": 0.1}, seed=3
     )
 

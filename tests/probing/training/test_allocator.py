@@ -23,7 +23,7 @@ def faults() -> int:
 @pytest.mark.skipif(not GLIBC, reason="this C library has no mallopt")
 def test_freed_memory_is_kept_within_and_given_back_after() -> None:
     without = faults()
-    with allocator.kept():
+    with allocator.retain_freed_memory():
         within = faults()
         held = _resident()
     assert within < without / 4, "most times the same pages again"
@@ -34,7 +34,7 @@ def test_it_does_nothing_where_the_c_library_has_no_such_switch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
-    with allocator.kept():
+    with allocator.retain_freed_memory():
         pass
 
 

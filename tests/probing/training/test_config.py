@@ -9,9 +9,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.training.config import (
+    HParams,
     Noise,
-    Protocol,
-    Setting,
+    TrainConfig,
     batch_size,
     class_weights,
     cosine,
@@ -80,15 +80,15 @@ def test_batches_worked_out_by_hand(rows: int, batch: int) -> None:
 
 def test_a_single_sample_is_refused() -> None:
     with pytest.raises(ProbeError, match="at least 2 samples, came 1"):
-        Protocol().plan(1)
+        TrainConfig().plan(1)
 
 
 def test_epochs_are_raised_to_a_thousand_steps() -> None:
-    small, large = Protocol().plan(1437), Protocol().plan(1_281_167)
+    small, large = TrainConfig().plan(1437), TrainConfig().plan(1_281_167)
     assert (small.batch, small.steps_per_epoch, small.epochs, small.steps) == (319, 5, 200, 1000)
     assert (large.steps_per_epoch, large.epochs) == (626, 40)
-    assert Protocol(epochs=300).plan(1437).epochs == 300
-    assert Protocol(min_steps=1001).plan(1437).epochs == 201
+    assert TrainConfig(epochs=300).plan(1437).epochs == 300
+    assert TrainConfig(min_steps=1001).plan(1437).epochs == 201
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -119,7 +119,7 @@ def test_the_papers_grid() -> None:
     assert len(paper_grid("linear")) == 21
     assert len(paper_grid("attentive")) == 63 == len(set(paper_grid("attentive")))
     assert {s.dropout for s in paper_grid("linear")} == {0.0}
-    assert paper_grid("attentive")[0] == Setting(lr=0.1, weight_decay=1e-6, dropout=0.0)
+    assert paper_grid("attentive")[0] == HParams(lr=0.1, weight_decay=1e-6, dropout=0.0)
     assert {math.log10(s.weight_decay) for s in paper_grid("linear")} == set(range(-6, 1))
     assert [s.lr for s in grid(lr=[1, 2], weight_decay=[0])] == [1, 2]
 
@@ -128,23 +128,23 @@ def test_the_papers_grid() -> None:
     ("make", "text"),
     [
         (
-            lambda: Setting(lr=0.0, weight_decay=0.0),
+            lambda: HParams(lr=0.0, weight_decay=0.0),
             "learning rate is a finite number > 0, came 0.0",
         ),
-        (lambda: Setting(lr=float("nan"), weight_decay=0.0), "learning rate"),
+        (lambda: HParams(lr=float("nan"), weight_decay=0.0), "learning rate"),
         (
-            lambda: Setting(lr=1.0, weight_decay=-1.0),
+            lambda: HParams(lr=1.0, weight_decay=-1.0),
             "weight decay is a finite number >= 0, came -1.0",
         ),
         (
-            lambda: Setting(lr=1.0, weight_decay=0.0, dropout=1.0),
+            lambda: HParams(lr=1.0, weight_decay=0.0, dropout=1.0),
             r"dropout lies in \[0, 1\), came 1.0",
         ),
         (lambda: Noise(std=-1), "std >= 0"),
         (lambda: Noise(probability=1.5), "probability"),
-        (lambda: Protocol(epochs=0), "epochs is at least 1, came 0"),
-        (lambda: Protocol(patience=0), "patience"),
-        (lambda: Protocol(clip=0.0), "clip"),
+        (lambda: TrainConfig(epochs=0), "epochs is at least 1, came 0"),
+        (lambda: TrainConfig(patience=0), "patience"),
+        (lambda: TrainConfig(clip=0.0), "clip"),
     ],
 )
 def test_faulty_options_are_refused(make: object, text: str) -> None:

@@ -12,17 +12,17 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.training.batched_adamw import AdamW
-from layercache.probing.training.config import Noise, Protocol, Setting, class_weights, cosine
+from layercache.probing.training.config import HParams, Noise, TrainConfig, class_weights, cosine
 from layercache.probing.training.fit import Fit, fit, predict
 from tests.probing.memory_batches import MemoryBatches, separable
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
-SHORT = Protocol(epochs=4, min_steps=0, batch=50)
+SHORT = TrainConfig(epochs=4, min_steps=0, batch=50)
 TRAIN, VAL = torch.arange(200), torch.arange(200, 300)
 SETTINGS = (
-    Setting(lr=1e-2, weight_decay=1e-2, dropout=0.0),
-    Setting(lr=3e-3, weight_decay=1.0, dropout=0.3),
-    Setting(lr=1e-3, weight_decay=0.0, dropout=0.1),
+    HParams(lr=1e-2, weight_decay=1e-2, dropout=0.0),
+    HParams(lr=3e-3, weight_decay=1.0, dropout=0.3),
+    HParams(lr=1e-3, weight_decay=0.0, dropout=0.1),
 )
 
 
@@ -30,7 +30,7 @@ def spec(kind: str, features: MemoryBatches, **more: object) -> HeadSpec:
     return HeadSpec(kind=kind, tokens=features.tokens, width=features.width, classes=3, **more)  # type: ignore[arg-type]
 
 
-def settings_for(kind: str) -> tuple[Setting, ...]:
+def settings_for(kind: str) -> tuple[HParams, ...]:
     return (
         tuple(dataclasses.replace(s, dropout=0.0) for s in SETTINGS)
         if kind == "linear"
@@ -54,12 +54,12 @@ def plain(head: HeadSpec, state: dict[str, torch.Tensor] | None = None) -> torch
 def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None:
     """The textbook module, torch's AdamW, clip_grad_norm_, CrossEntropyLoss and CosineAnnealingLR, without dropout (whose draw is ours)."""
     features = separable()
-    head, setting = spec(kind, features), Setting(lr=1e-2, weight_decay=0.1)
+    head, setting = spec(kind, features), HParams(lr=1e-2, weight_decay=0.1)
     protocol = dataclasses.replace(SHORT, clip=0.05)  # small enough to bite
     untrained = fit(
         features,
         head=head,
-        settings=[Setting(lr=1e-30, weight_decay=0.0)],
+        settings=[HParams(lr=1e-30, weight_decay=0.0)],
         train=TRAIN,
         val=None,
         seed=7,
@@ -111,7 +111,7 @@ def assert_same_head(
         )
 
 
-NO_STEPS = Protocol(epochs=1, min_steps=0, batch=200, min_batches=1, lr_end=1e-30, noise=None)
+NO_STEPS = TrainConfig(epochs=1, min_steps=0, batch=200, min_batches=1, lr_end=1e-30, noise=None)
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive", "attentive-tokens"])
@@ -168,7 +168,7 @@ def test_seeds_differ_and_repeat() -> None:
 def test_dropout_of_a_rate_drops_that_share_of_the_weights() -> None:
     """Negative control of the group test: another rate gives another trajectory from the same draws."""
     features = separable()
-    low, high = (Setting(lr=1e-2, weight_decay=0.0, dropout=p) for p in (0.1, 0.3))
+    low, high = (HParams(lr=1e-2, weight_decay=0.0, dropout=p) for p in (0.1, 0.3))
     fits = fit(
         features,
         head=spec("attentive", features),
@@ -185,7 +185,7 @@ def test_dropout_of_a_rate_drops_that_share_of_the_weights() -> None:
 def test_it_learns_what_is_there_and_nothing_from_shuffled_labels(kind: str) -> None:
     features = separable(rows=400)
     train, val = torch.arange(250), torch.arange(250, 400)
-    protocol = Protocol(epochs=30, min_steps=0)
+    protocol = TrainConfig(epochs=30, min_steps=0)
     learnt = fit(
         features,
         head=spec(kind, features),
@@ -242,7 +242,7 @@ def test_predictions_are_the_plain_modules_and_give_the_reported_metrics(kind: s
 def test_a_diverging_configuration_is_reported_and_harms_no_other(kind: str) -> None:
     features = separable()
     head = spec(kind, features)
-    bad, good = Setting(lr=1e38, weight_decay=1.0), Setting(lr=1e-2, weight_decay=1e-2)
+    bad, good = HParams(lr=1e38, weight_decay=1.0), HParams(lr=1e-2, weight_decay=1e-2)
     first, second, third = fit(
         features,
         head=head,
@@ -267,9 +267,9 @@ def test_a_diverging_configuration_is_reported_and_harms_no_other(kind: str) -> 
 
 def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch() -> None:
     features = separable(strength=0.3)
-    protocol = Protocol(epochs=25, min_steps=0, patience=3)
+    protocol = TrainConfig(epochs=25, min_steps=0, patience=3)
     head = spec("attentive", features)
-    settings = [Setting(lr=lr, weight_decay=0.0) for lr in (3e-2, 1e-5)]
+    settings = [HParams(lr=lr, weight_decay=0.0) for lr in (3e-2, 1e-5)]
     fits = fit(
         features, head=head, settings=settings, train=TRAIN, val=VAL, seed=0, protocol=protocol
     )
@@ -309,7 +309,7 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
     untrained = fit(
         features,
         head=head,
-        settings=[Setting(lr=1e-30, weight_decay=0.0)],
+        settings=[HParams(lr=1e-30, weight_decay=0.0)],
         train=TRAIN,
         val=None,
         seed=0,
@@ -318,7 +318,7 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
     frozen = fit(
         features,
         head=head,
-        settings=[Setting(lr=1e-12, weight_decay=0.0)],
+        settings=[HParams(lr=1e-12, weight_decay=0.0)],
         train=TRAIN,
         val=VAL,
         seed=0,
