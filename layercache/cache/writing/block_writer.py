@@ -89,26 +89,31 @@ class BlockWriter:
         assert isinstance(self.store, ObjectStore)
         return claim(self.store, layout, record, shard.parts, codec=self.codec)
 
-    def pending(self, blocks: Sequence[int]) -> tuple[int, ...]:
-        """Of these blocks those that are not committed."""
+    def committed(self, blocks: Sequence[int]) -> dict[int, BlockRecord]:
+        """Return the records of those of `blocks` that are committed: record and shard exist and agree in length."""
         layout, store = self._layout, self.store
-        data = store.read_many(layout.record(block) for block in blocks)
-        sizes = (
-            {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
-            if data
-            else {}
-        )
-        return tuple(
-            b
-            for b in blocks
-            if committed(
-                layout, b, data.get(layout.record(b)), shard_bytes=sizes.get(layout.shard(b))
+        records = store.read_many(layout.record(block) for block in blocks)
+        if not records:
+            return {}
+        sizes = {key: info.size for key, info in store.entries(f"{layout.group}/tokens").items()}
+        found = {
+            block: committed(
+                layout,
+                block,
+                records.get(layout.record(block)),
+                shard_bytes=sizes.get(layout.shard(block)),
             )
-            is None
-        )
+            for block in blocks
+        }
+        return {block: record for block, record in found.items() if record}
+
+    def pending(self, blocks: Sequence[int]) -> tuple[int, ...]:
+        """Return those of `blocks` that are not committed."""
+        committed_blocks = self.committed(blocks)
+        return tuple(block for block in blocks if block not in committed_blocks)
 
     def record(self, block: int) -> BlockRecord | None:
-        """The record of a block that is committed (see `committed`)."""
+        """Return the record of a block if it is committed (see `committed`), else None."""
         key, store = self._layout.record(block), self.store
         return committed(
             self._layout,

@@ -10,7 +10,7 @@ On object storage nobody holds a lock: `claim` says why two writers of one split
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from hashlib import sha256
 from types import TracebackType
@@ -27,7 +27,7 @@ from layercache.cache.storage.local import LocalStore
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.s3 import ObjectStore
 from layercache.cache.storage.threads import in_threads
-from layercache.cache.writing.block_writer import BlockWriter, committed
+from layercache.cache.writing.block_writer import BlockWriter
 from layercache.cache.writing.conditional_commit import settle
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
@@ -102,7 +102,7 @@ class SplitWriter:
 
     def write(
         self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None
-    ) -> None:
+    ) -> BlockRecord:
         """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads for different blocks.
 
         tokens_ltnd: (L, T, n, D) in the store dtype, n the rows of this block. skipped: row number of the split -> why it has no token; what
@@ -121,14 +121,24 @@ class SplitWriter:
             record = self._blocks.write(block, tokens_ltnd, skipped=skipped)
             with self._mutex:
                 self._committed[block] = record
+            return record
         finally:
             with self._mutex:
                 self._writing.discard(block)
 
-    def adopt(self, block: int) -> None:
-        """Take a block that a `BlockWriter` has committed under this writer's lock. Raises CacheIncompleteError if there is none."""
+    def adopt(self, block: int, record: BlockRecord | None = None) -> None:
+        """Count a block as committed that a `BlockWriter` has committed under this writer's lock.
+
+        Args:
+            block: Number of the row block.
+            record: What `BlockWriter.write` or `BlockWriter.committed` returned for it: trusted, nothing is read. Without it, the record
+                and the length of the shard are read from the store.
+
+        Raises:
+            CacheIncompleteError: The block is not committed.
+        """
         self._check_open()
-        record = self._blocks.record(block)
+        record = record or self._blocks.record(block)
         if record is None:
             raise CacheIncompleteError(
                 f"{self.path}: row block {block} of split {self._layout.split!r} was said to be written and is not there"
@@ -193,11 +203,11 @@ class SplitWriter:
             )
         if isinstance(store, ObjectStore):
             store.require_conditions(SPEC_KEY, [spec_bytes(layout.spec)])
-        self._committed = self._find_committed(range(layout.blocks))
+        self._committed = self._find_committed()
         if (
             self.pending and self.complete
         ):  # a list takes a while: what another writer has just completed is not to be called untrue
-            self._committed = self._find_committed(range(layout.blocks))
+            self._committed = self._find_committed()
         told = store.read_many([layout.complete])
         if self._whole(told.get(layout.complete)):
             return
@@ -281,19 +291,11 @@ class SplitWriter:
             for b, r in sorted(self._committed.items())
         }
 
-    def _find_committed(self, blocks: Sequence[int]) -> dict[int, BlockRecord]:
-        """Of these blocks those with a record and the shard that it says."""
-        layout, store = self._layout, self._store
-        records = store.entries(layout.commits)
-        data = store.read_many(key for b in blocks if (key := layout.record(b)) in records)
-        sizes = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
-        found = {
-            b: committed(
-                layout, b, data.get(layout.record(b)), shard_bytes=sizes.get(layout.shard(b))
-            )
-            for b in blocks
-        }
-        return {b: record for b, record in found.items() if record}
+    def _find_committed(self) -> dict[int, BlockRecord]:
+        """Return the records of all committed blocks of the split."""
+        records = self._store.entries(self._layout.commits)
+        blocks = range(self._layout.blocks)
+        return self._blocks.committed([b for b in blocks if self._layout.record(b) in records])
 
     def _check_open(self) -> None:
         if self._closed:

@@ -28,6 +28,24 @@ def test_blocks_of_other_writers_are_adopted_and_end_in_the_same_bytes(tmp_path:
     assert tree(writer.path) == undisturbed
 
 
+def test_split_writer_given_a_record_adopts_the_block_without_reading(tmp_path: Path) -> None:
+    spec = make_spec(50)
+    tokens = make_tokens(spec)
+    undisturbed = tree(make_cache(tmp_path / "a", spec).path)
+    with make_writer(tmp_path / "b", spec) as writer:
+        blocks = BlockWriter(tmp_path / "b", spec, "train", ids=make_ids(50))
+        for block in (6, 0, 3, 1, 2, 5):
+            record = blocks.write(block, tokens[:, :, 8 * block : 8 * block + 8])
+            assert blocks.committed([block, 4]) == {block: record}
+            (writer.path / f"commits/train/{block:08d}.json").rename(tmp_path / "away")
+            writer.adopt(block, record)
+            (tmp_path / "away").rename(writer.path / f"commits/train/{block:08d}.json")
+        assert writer.pending == (4,)
+        assert writer.write(4, tokens[:, :, 32:40]).block == 4
+        writer.finish()
+    assert tree(writer.path) == undisturbed
+
+
 def test_a_block_committed_twice_is_there_once(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
