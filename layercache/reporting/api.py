@@ -73,7 +73,7 @@ def report(
 
     Raises MissingExtraError without matplotlib or scipy, CacheNotFoundError where no cache matches, OptionError, CacheCorruptError.
     """
-    for package in ("matplotlib", "scipy"):
+    for package in ("jinja2", "matplotlib", "scipy"):
         require(package)
     if cka_images < 4 or details < 1:
         raise OptionError(

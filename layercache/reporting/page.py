@@ -1,6 +1,8 @@
-"""The page: sections of plates, tables, galleries and notes, written as one HTML file that needs nothing else.
+"""The HTML page: what its blocks contain; `templates/` decides how they look.
 
-No script and no address: the page's own security policy forbids the browser to fetch anything. Figures are SVG in the reader's own text colour.
+The page is one file that needs nothing else. It contains no script and no external address, and its own
+content security policy forbids the browser to fetch anything. Figures are inline SVG in the reader's
+text colour. The templates escape every value except the SVG.
 """
 
 from __future__ import annotations
@@ -10,92 +12,86 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
-from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from layercache.reporting.plotting.figure import to_page_svg
+from layercache.reporting.plotting.figure import require, to_page_svg
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.figure import Figure
 
-THUMBNAIL = 112
+THUMBNAIL_SIZE = 112
 """Longest side of a thumbnail, in pixels."""
-FONT_FLOOR = 0.74
-"""A figure is never shrunk below this share of its own width; a narrower screen scrolls it sideways."""
+MIN_FIGURE_SCALE = 0.74
+"""Smallest scale at which a figure is shown; on a narrower screen it scrolls sideways."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureBlock:
     """A figure with its caption."""
 
+    macro: ClassVar[str] = "figure"
     name: str
-    """Also the name of its PNG and SVG files."""
+    """Element id on the page, and stem of the PNG and SVG files."""
     figure: Figure
-    """What is drawn."""
+    """The plot."""
     caption: str
-    """What it shows, in plain words."""
+    """Explanation of the plot, also read by screen readers."""
 
-    def html(self) -> str:
-        """A <figure> that scrolls sideways where the screen is narrow."""
+    def svg(self) -> str:
+        """Return the figure as an <svg> element with its size limits."""
         svg = to_page_svg(self.figure, name=self.name, label=self.caption)
-        inches = self.figure.get_size_inches()[0]
-        size = f"max-width:{96 * inches:.0f}px;min-width:{FONT_FLOOR * 96 * inches:.0f}px"
-        svg = svg.replace("<svg ", f'<svg style="{size}" ', 1)
-        return f'<figure id="{self.name}"><div class="scroll" tabindex="0">{svg}</div><figcaption>{escape(self.caption)}</figcaption></figure>'
+        width = 96 * self.figure.get_size_inches()[0]
+        size = f"max-width:{width:.0f}px;min-width:{MIN_FIGURE_SCALE * width:.0f}px"
+        return svg.replace("<svg ", f'<svg style="{size}" ', 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows to read; the whole of it goes to a CSV file of this name."""
+    """A table; the page shows an excerpt, a CSV file contains all of it."""
 
+    macro: ClassVar[str] = "table"
     name: str
-    """Name of the CSV file."""
+    """Stem of the CSV file."""
     frame: pd.DataFrame
-    """The rows."""
+    """Content of the CSV file."""
     caption: str
-    """What they are."""
+    """Explanation above the table."""
     view: pd.DataFrame | None = None
-    """What the page shows of it, if not the rows as they are."""
-    shown: int = 60
-    """Rows on the page at most; the file has them all."""
-    digits: int = 2
-    """Decimals on the page; the file has them all."""
+    """Version for the page; `frame` if None."""
+    max_rows: int = 60
+    """Number of rows on the page at most; with 0 the page only names the file."""
+    decimals: int = 2
+    """Decimals of floats on the page."""
 
-    def html(self) -> str:
-        """A <table> that scrolls sideways where the screen is narrow; with nothing to show, a line that names the file."""
-        if not self.shown:
-            return f'<p class="soft">{escape(self.caption)} {len(self.frame)} rows in <code>tables/{escape(self.name)}.csv</code>.</p>'
-        view = self.frame if self.view is None else self.view
-        text = [not pd.api.types.is_numeric_dtype(view[c]) for c in view]
-        head = "".join(
-            _cell("th", str(c).replace("_", " "), t) for c, t in zip(view, text, strict=True)
-        )
-        body = [
-            "<tr>"
-            + "".join(_cell("td", self._write(v), t) for v, t in zip(row, text, strict=True))
-            + "</tr>"
-            for row in view.head(self.shown).itertuples(index=False)
+    def header(self) -> list[tuple[str, str]]:
+        """Return the CSS class ("text" or "number") and the label of each column."""
+        return [(kind, str(column).replace("_", " ")) for kind, column in self._columns()]
+
+    def rows(self) -> list[list[tuple[str, str]]]:
+        """Return the CSS class and the text of each cell of the rows to show."""
+        kinds = [kind for kind, _ in self._columns()]
+        return [
+            [(kind, self._format(value)) for kind, value in zip(kinds, row, strict=True)]
+            for row in self._shown.head(self.max_rows).itertuples(index=False)
         ]
-        more = len(body) < len(self.frame)
-        caption = self.caption + (
-            f" All {len(self.frame)} rows are in tables/{self.name}.csv." if more else ""
-        )
-        return (
-            f'<p class="soft" id="table-{self.name}-caption">{escape(caption)}</p>'
-            f'<div class="scroll" tabindex="0"><table id="table-{self.name}" aria-labelledby="table-{self.name}-caption">'
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        )
 
-    def _write(self, value: Any) -> str:
+    @property
+    def _shown(self) -> pd.DataFrame:
+        return self.frame if self.view is None else self.view
+
+    def _columns(self) -> list[tuple[str, Any]]:
+        numeric = pd.api.types.is_numeric_dtype
+        return [("number" if numeric(self._shown[c]) else "text", c) for c in self._shown]
+
+    def _format(self, value: Any) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.{self.digits}f}"
-        return "" if value is None else str(value)
+        if value is None or value != value:
+            return ""
+        return f"{value:.{self.decimals}f}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,63 +99,57 @@ class Picture:
     """One image of a gallery."""
 
     image: Any
-    """A PIL image, or None where it is not at hand."""
+    """PIL image, or None if it is not available."""
     label: str
-    """Words below it."""
+    """Text below the image."""
+
+    def data_uri(self) -> str:
+        """Return the image as a small JPEG in a data: URI."""
+        image = self.image.convert("RGB")
+        image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=85)
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Small images with a few words each."""
+    """A grid of small images."""
 
+    macro: ClassVar[str] = "gallery"
     caption: str
-    """What they have in common."""
+    """What the images have in common."""
     pictures: Sequence[Picture]
-    """In the order shown."""
-
-    def html(self) -> str:
-        """A grid that fits the screen; each image is a JPEG inside the page."""
-        items = "".join(f"<li>{_thumbnail(p)}{escape(p.label)}</li>" for p in self.pictures)
-        return f'<p class="soft">{escape(self.caption)}</p><ul class="gallery">{items}</ul>'
+    """Images in the order shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
     """A paragraph."""
 
+    macro: ClassVar[str] = "text"
     text: str
-    """Plain words."""
-
-    def html(self) -> str:
-        """A <p>."""
-        return f"<p>{escape(self.text)}</p>"
+    """Plain text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
     """A heading within a section."""
 
+    macro: ClassVar[str] = "heading"
     text: str
-    """Plain words."""
-
-    def html(self) -> str:
-        """An <h3>."""
-        return f"<h3>{escape(self.text)}</h3>"
+    """Plain text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandHint:
-    """Says what is not there, and the commands that make it."""
+    """A note on missing results, with the commands that produce them."""
 
+    macro: ClassVar[str] = "command_hint"
     text: str
     """What is missing."""
     commands: Sequence[str] = ()
-    """To be typed as they stand."""
-
-    def html(self) -> str:
-        """A set-off box."""
-        commands = f"<pre>{escape(chr(10).join(self.commands))}</pre>" if self.commands else ""
-        return f'<div class="missing">{escape(self.text)}{commands}</div>'
+    """Commands to run as they are."""
 
 
 Block = FigureBlock | Table | Gallery | Text | Heading | CommandHint
@@ -167,84 +157,58 @@ Block = FigureBlock | Table | Gallery | Text | Heading | CommandHint
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page."""
+    """A section of the page."""
 
     title: str
-    """Its heading, and its line in the contents."""
+    """Heading, also listed in the contents."""
     blocks: Sequence[Block]
-    """From top to bottom."""
+    """Blocks from top to bottom."""
 
     @property
     def anchor(self) -> str:
-        """Where the contents point to."""
+        """Element id that the contents link to."""
         return "s-" + re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One number of the first screen."""
+    """A key figure at the top of the page."""
 
     number: str
-    """Short."""
-    words: str
-    """What it counts."""
-    mood: str = ""
-    """good, bad, or neither."""
+    """The figure."""
+    label: str
+    """What the figure measures."""
+    tone: str = ""
+    """Colour: "good", "bad" or "" for neutral."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Everything on the page."""
+    """The whole page."""
 
     title: str
     """Heading and window title."""
     headline: Sequence[str]
-    """The result in a few sentences; the first screen shows them."""
+    """The result in a few sentences, at the top of the page."""
     tiles: Sequence[Tile]
-    """The result in a few numbers."""
+    """The result in a few figures."""
     sections: Sequence[Section]
-    """In order."""
+    """Sections from top to bottom."""
     footer: str
-    """Where it comes from."""
+    """Version, date and source."""
 
     def html(self) -> str:
-        """The whole document."""
-        template = Template(
-            files("layercache.reporting").joinpath("template.html").read_text(encoding="utf-8")
+        """Return the HTML document.
+
+        Raises:
+            MissingExtraError: if Jinja2 is not installed.
+        """
+        jinja2 = require("jinja2")
+        environment: Environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("layercache.reporting"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
         )
-        sections = [
-            f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>\n'
-            + "\n".join(block.html() for block in s.blocks)
-            + "</section>"
-            for s in self.sections
-        ]
-        return template.substitute(
-            title=escape(self.title),
-            headline="\n".join(f'<p class="headline">{escape(line)}</p>' for line in self.headline),
-            tiles="\n".join(
-                f'<div class="tile"><b class="{t.mood}">{escape(t.number)}</b><span>{escape(t.words)}</span></div>'
-                for t in self.tiles
-            ),
-            contents="\n".join(
-                f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in self.sections
-            ),
-            sections="\n".join(sections),
-            footer=escape(self.footer),
-        )
-
-
-def _cell(tag: str, value: str, text: bool) -> str:
-    kind = ' class="text"' if text else ""
-    scope = ' scope="col"' if tag == "th" else ""
-    return f"<{tag}{kind}{scope}>{escape(value)}</{tag}>"
-
-
-def _thumbnail(picture: Picture) -> str:
-    if picture.image is None:
-        return ""
-    image = picture.image.convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(picture.label)}" src="data:image/jpeg;base64,{data}">'
+        return environment.get_template("page.html").render(page=self)

@@ -141,7 +141,7 @@ def _over_images(material: ReportData) -> list[Block]:
     return [
         heading,
         *(Text(text=s) for s in sentences[:4]),
-        Table(name="bootstrap", frame=frame, view=shown, shown=24, digits=1, caption=caption),
+        Table(name="bootstrap", frame=frame, view=shown, max_rows=24, decimals=1, caption=caption),
     ]
 
 

@@ -121,8 +121,8 @@ def _one_attention(source: Source, found: AttentionMap, *, per_head: bool) -> li
             name=f"attention-{source.stem}",
             frame=_attention_rows(found),
             caption="Attention head by head.",
-            shown=0,
-            digits=5,
+            max_rows=0,
+            decimals=5,
         ),
     ]
 
@@ -161,7 +161,7 @@ def depth_section(material: ReportData) -> Section:
                     name=f"depth-{source.stem}",
                     frame=frame,
                     caption=f"{source.name}: balanced accuracy of each single layer, %.",
-                    shown=0,
+                    max_rows=0,
                 )
             )
         if missing := _missing_layers(material, source, curves):

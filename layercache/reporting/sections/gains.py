@@ -48,7 +48,7 @@ def gains_section(material: ReportData) -> Section:
             frame=frame,
             view=view(per_model),
             caption=caption,
-            shown=0 if twice else 24,
+            max_rows=0 if twice else 24,
         )
     )
     blocks += [*_without_class_token(material), *_missing_cells(material)]

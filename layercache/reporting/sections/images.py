@@ -91,7 +91,7 @@ def _one_source(material: ReportData, source: Source) -> list[Block]:
                 name=f"confusions-{source.stem}",
                 frame=confused,
                 caption="The same as numbers.",
-                shown=0,
+                max_rows=0,
             )
         )
     blocks += _gallery(
@@ -105,8 +105,8 @@ def _one_source(material: ReportData, source: Source) -> list[Block]:
             name=f"images-{source.stem}",
             frame=changed,
             caption="All images that only one of the two heads gets right.",
-            shown=0,
-            digits=3,
+            max_rows=0,
+            decimals=3,
         )
     )
     return blocks

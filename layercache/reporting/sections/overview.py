@@ -18,19 +18,19 @@ def headline(material: ReportData) -> tuple[list[str], list[Tile]]:
     fusion = pick(mean_gains(per_model), FUSION)
     models, datasets = material.table["model"].nunique(), material.table["dataset"].nunique()
     words = f"{count(models, 'backbone')} × {count(datasets, 'data set')}, {count(len(material.table), 'probe')}"
-    tiles = [Tile(number=f"{models} × {datasets}", words=words)]
+    tiles = [Tile(number=f"{models} × {datasets}", label=words)]
     if fusion.empty:
         return [
             "There is no fusion probe beside a last-layer CLS probe yet, so there is no gain to tell."
         ], tiles
     mean, base, best = (float(fusion[name].mean()) for name in ("gain", "baseline", "accuracy"))
     tiles += [
-        Tile(number=percent(base), words="linear probe, last layer's CLS"),
-        Tile(number=percent(best), words="attentive fusion of all layers"),
+        Tile(number=percent(base), label="linear probe, last layer's CLS"),
+        Tile(number=percent(best), label="attentive fusion of all layers"),
         Tile(
             number=points(mean),
-            words="points of balanced accuracy gained",
-            mood="good" if mean > 0 else "bad" if mean < 0 else "",
+            label="points of balanced accuracy gained",
+            tone="good" if mean > 0 else "bad" if mean < 0 else "",
         ),
     ]
     sentences = [

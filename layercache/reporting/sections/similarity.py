@@ -102,8 +102,8 @@ def _one_source(
             name=f"cka-{source.stem}",
             frame=frame,
             caption=f"{source.name}: linear CKA on {images} test images.",
-            shown=0,
-            digits=4,
+            max_rows=0,
+            decimals=4,
         ),
     ]
     curves = single_layers(material, source)
