@@ -1,7 +1,10 @@
-"""Write and read rates of the cache against plain files and against zarr: python benchmarks/cache.py [--rows N] [--folder DIR] [--device cuda]
+"""Compare the cache's write and read rates with plain files and with zarr.
 
-The token array is that of a ViT-B (12 layers x {CLS, AP} x 768, float16). Everything that is compared runs in turn, `--repeats` times, on the same
-bytes; the medians are printed. Files are read from the page cache, as after an extraction on the same machine.
+    python benchmarks/cache.py [--rows N] [--folder DIR] [--device cuda]
+
+The token array is that of a ViT-B (12 layers x {CLS, AP} x 768, float16). All variants run in turn,
+`--repeats` times, on the same bytes; medians are printed. Files are read from the page cache, as
+after an extraction on the same machine.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ ONE = (6, "ap")
 
 
 def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
+    """Return the spec, ids and labels of a ViT-B cache with one split of the given size."""
     ids, labels = [str(i) for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
     identity = SplitIdentity(
         rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:"
@@ -56,7 +60,7 @@ def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
 
 
 def in_turn(repeats: int, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each call; the first round is not counted."""
+    """Return each call's median seconds, without the first (warm-up) round."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats + 1):
         for name, call in calls.items():
@@ -67,7 +71,10 @@ def in_turn(repeats: int, calls: dict[str, Callable[[], object]]) -> dict[str, f
 
 
 def plain_read(files: list[Path], flat: np.ndarray, *, threads: int) -> None:
-    """The same bytes, file by file, by preadv into a given buffer: as fast as this machine hands out what it has in memory."""
+    """Read the same bytes, file by file, with preadv into a given buffer.
+
+    This is the upper limit for reads from the page cache on this machine.
+    """
     size = flat.nbytes // len(files)
 
     def one(i: int) -> None:
@@ -84,6 +91,7 @@ def plain_read(files: list[Path], flat: np.ndarray, *, threads: int) -> None:
 def bench_reads(
     folder: Path, *, rows: int, repeats: int, device: str
 ) -> tuple[dict[str, float], dict[str, int]]:
+    """Return the median seconds and the bytes of each kind of read."""
     spec, ids, labels = make_spec(rows)
     block = (
         np.random.default_rng(0)
@@ -118,9 +126,9 @@ def bench_reads(
     calls: dict[str, Callable[[], object]] = {
         "two threads of preadv": lambda: plain_read(files, flat, threads=2),
         "full read": lambda: split.read(pairs, out=out, verify=False),
-        "full read, every crc checked": checked,
+        "full read, all checksums verified": checked,
         "one layer and token": lambda: split.read([ONE], out=one, verify=False),
-        "one layer and token, crc checked": one_checked,
+        "one layer and token, checksums verified": one_checked,
     }
     if device != "cpu":
 
@@ -133,14 +141,14 @@ def bench_reads(
     medians = in_turn(repeats, calls)
     import zarr
 
-    some = min(rows, 4096)  # zarr takes seconds where the others take milliseconds
+    some = min(rows, 4096)  # zarr is so slow that all rows would take seconds
     array = zarr.open_array(writer.path / lay.group / "tokens", mode="r")
     naive = zarr.create_array(folder / "naive.zarr", shape=(12, 2, some, 768), dtype=array.dtype)
     naive[...] = array[:, :, :some]
     slow: dict[str, Callable[[], object]] = {
         f"zarr, the same files, {some} rows": lambda: array[:, :, :some],
-        f"zarr, its default layout, {some} rows": lambda: naive[...],
-        f"zarr, one layer and token of that, {some} rows": lambda: naive[5, 1],
+        f"zarr, default layout, {some} rows": lambda: naive[...],
+        f"zarr, default layout, one layer and token, {some} rows": lambda: naive[5, 1],
     }
     size = {name: out.nbytes // 24 if name.startswith("one ") else out.nbytes for name in medians}
     size |= dict(
@@ -154,7 +162,11 @@ def bench_reads(
 
 
 def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict[str, float], int]:
-    """Row blocks, one at a time: checked, checksummed, synced, renamed, recorded; against tofile, which leaves the bytes in the page cache."""
+    """Return the median seconds and the bytes of writing a row block in several ways.
+
+    A committed block is checked, checksummed, synced, renamed and recorded; tofile only leaves the
+    bytes in the page cache.
+    """
     spec, ids, labels = make_spec(512 * 3 * (repeats + 1))
     block = (
         np.random.default_rng(0)
@@ -190,7 +202,10 @@ def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict
 def table(
     title: str, medians: dict[str, float], size: dict[str, int], base: str, targets: dict[str, str]
 ) -> None:
-    print(f"\n| {title} | ms | GB/s | of {base} | target |\n|---|---|---|---|---|")
+    """Print time, rate, and the ratio of each rate to that of `base`."""
+    print(
+        f"\n| {title} | time (ms) | rate (GB/s) | ratio to {base} | target |\n|---|---|---|---|---|"
+    )
     for name, seconds in medians.items():
         rate, of = size[name] / seconds / 1e9, size[name] / seconds / (size[base] / medians[base])
         print(f"| {name} | {seconds * 1e3:.1f} | {rate:.2f} | {of:.2f} | {targets.get(name, '')} |")
@@ -203,7 +218,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24576)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument(
-        "--folder", type=Path, default=None, help="where to write; default: the temporary folder"
+        "--folder",
+        type=Path,
+        default=None,
+        help="folder to write to; default: the temporary folder",
     )
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -213,7 +231,7 @@ def main() -> None:
         medians, size = bench_reads(
             folder / "read", rows=options.rows, repeats=options.repeats, device=options.device
         )
-        targets = {"full read": ">= 0.9", "full read, every crc checked": ">= 0.55"}
+        targets = {"full read": ">= 0.9", "full read, all checksums verified": ">= 0.55"}
         table(
             f"read {size['full read'] / 1e6:.0f} MB",
             medians,
@@ -222,7 +240,7 @@ def main() -> None:
             targets,
         )
         ratio = 24 * medians["one layer and token"] / medians["full read"]
-        print(f"\none layer and token: {ratio:.2f} / (L T) of the full read's time (target <= 1.3)")
+        print(f"\none layer and token takes {ratio:.2f} / (L T) of a full read (target <= 1.3)")
         shutil.rmtree(folder / "read")
         medians, block = bench_writes(folder, repeats=options.repeats, codec=None)
         table(

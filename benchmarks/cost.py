@@ -1,13 +1,16 @@
-"""What a large job takes: seconds, bytes and requests per image from rates, which are measured here or given.
+"""Estimate the time, bytes and object-storage requests of large jobs from measured or given rates.
 
-    python benchmarks/cost.py                                                  rates of this machine, measured now
-    python benchmarks/cost.py --device cuda --cores 64 --devices 8 --decode D --forward F --step S --write W --read R    those of another node
+    python benchmarks/cost.py                         rates measured now on this machine
+    python benchmarks/cost.py --device cuda --cores 64 --devices 8 --decode D --forward F --step S
+                              --write W --read R      rates of another node
 
-A ViT-B (12 layers x {CLS, AP} x 768, float16). Rates: --decode images/s a core, --forward images/s a device, --write and --read bytes/s of a node's
-storage, --step seconds of a training step of one configuration (attentive head, 2,048 rows). Extraction takes at least what its slowest stage does;
-where the device is the CPU, decoding and forward share the cores and their times add up. A search trains every setting of the paper's grid for the
-epochs of its protocol, and the chosen one once more. Requests are counted by a proxy before moto's S3 server, for two sizes of a cache: what
-each row block adds, and what does not depend on the size.
+The model is a ViT-B (12 layers x {CLS, AP} x 768, float16). Rates: --decode in images/s per core,
+--forward in images/s per device, --write and --read in bytes/s of a node's storage, --step in
+seconds per training step of one configuration (attentive head, 2,048 rows). An extraction takes at
+least as long as its slowest stage; if the device is the CPU, decoding and forward share the cores,
+so their times add up. A search trains every configuration of the paper's grid for the paper's
+number of epochs, and the selected one once more. A proxy in front of moto's S3 server counts
+requests for caches of two sizes, which separates the requests per row block from the fixed ones.
 """
 
 from __future__ import annotations
@@ -43,36 +46,36 @@ SETS = {
     "ImageNet-1k": (1_281_167 + 50_000, 1_281_167, 1000),
     "ImageNet-21k": (14_197_122, 14_197_122, 21_841),
 }
-"""Name -> images, training images, classes."""
+"""Dataset name -> number of images, training images and classes."""
 STUDY = Path(__file__).resolve().parents[1] / "studies" / "alf-table1.toml"
 MODELS = 11
-"""The nine of the study and the paper's two masked autoencoders."""
+"""Number of models: the nine of the study and the paper's two masked autoencoders."""
 CONFIGURATIONS = 2
-"""Trained together in a measured step."""
+"""Number of configurations that train together in a measured step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What one machine does."""
+    """Resources and rates of one machine."""
 
     cores: int
     devices: int
     shared: bool
-    """The device is the CPU."""
+    """True if the device is the CPU, so that decoding and forward share the cores."""
     decode: float
-    """Images/s of a core."""
+    """Images/s per core."""
     forward: float
-    """Images/s of a device."""
+    """Images/s per device."""
     write: float
-    """Bytes/s, checksummed and synced."""
+    """Bytes/s, including checksums and fsync."""
     read: float
-    """Bytes/s, from the disk and not from memory."""
+    """Bytes/s from the disk, not from the page cache."""
     step: Callable[[int], float]
-    """Classes -> seconds of a training step of one configuration."""
+    """Number of classes -> seconds per training step of one configuration."""
 
 
 def made(root: CachePath, rows: int) -> Cache:
-    """A complete cache of random tokens at full width."""
+    """Write a complete cache of random tokens at full width."""
     ids, labels = [f"{i}.JPEG" for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
     spec = make_spec(rows, WIDTH, classes=10, ids=digest_ids(ids), labels=digest_labels(labels))
     with SplitWriter(root, spec, SPLIT, ids=ids, labels=labels) as writer:
@@ -90,6 +93,7 @@ def made(root: CachePath, rows: int) -> Cache:
 
 
 def measured_decode(folder: Path) -> float:
+    """Measure the images/s that one core decodes."""
     from layercache.extraction.decode_tuning import measure
     from layercache.extraction.models.preprocessing import Preprocessing
 
@@ -107,6 +111,7 @@ def measured_decode(folder: Path) -> float:
 
 
 def measured_forward(*, device: str, batch: int) -> float:
+    """Measure the images/s of the forward pass on one device."""
     import timm
 
     model = timm.create_model("vit_base_patch16_224", pretrained=False).eval().to(device)
@@ -116,7 +121,7 @@ def measured_forward(*, device: str, batch: int) -> float:
 
 
 def measured_disk(folder: Path) -> tuple[float, float]:
-    """Write and cold read, bytes/s."""
+    """Measure the bytes/s of writing, and of reading with a cold page cache."""
     size = layout.planned_bytes(make_spec(16 * 512, WIDTH), 16 * 512)
     begin = time.perf_counter()
     there = made(folder, 16 * 512)
@@ -131,6 +136,7 @@ def measured_disk(folder: Path) -> tuple[float, float]:
 
 
 def measured_step(classes: int, *, device: str) -> float:
+    """Measure the seconds per training step of one configuration."""
     from layercache.probing.heads import HeadSpec
     from layercache.probing.training.config import TrainConfig, paper_grid
     from layercache.probing.training.config_batch import ConfigBatch
@@ -169,7 +175,10 @@ def _median(call: Callable[[], object], device: str) -> float:
 def extraction(
     node: Node, images: int, *, decoded: int | None = None
 ) -> tuple[float, float, float, float]:
-    """Seconds of decoding, forward, writing, and of the whole at least; decoded: where several models share a decode."""
+    """Return the seconds of decoding, forward and writing, and the minimum for the whole.
+
+    `decoded` is the number of decoded images, if several models share one decode.
+    """
     decode, forward = (
         (decoded or images) / (node.decode * node.cores),
         images / (node.forward * node.devices),
@@ -184,7 +193,10 @@ def extraction(
 
 
 def search(node: Node, rows: int, classes: int) -> tuple[int, float]:
-    """Steps of one fit, and seconds of the whole search and the final fit (the search holds 20 % of the rows out)."""
+    """Return the steps of the final fit, and the seconds of the search and the final fit.
+
+    The search holds out 20 % of the rows.
+    """
     from layercache.probing.data.splits import VALIDATION
     from layercache.probing.training.config import TrainConfig, paper_grid
 
@@ -195,8 +207,10 @@ def search(node: Node, rows: int, classes: int) -> tuple[int, float]:
 
 
 def jobs(node: Node) -> None:
+    """Print the estimated size and times of each job."""
     print(
-        "| | images | cache | row blocks | decode | forward | write | extraction, at least | read once | steps of a fit | search, final fit |"
+        "| job | images | cache size | row blocks | decode | forward | write "
+        "| extraction (minimum) | one full read | steps per fit | search and final fit |"
     )
     print("|---|" + "--:|" * 10)
     for name, (images, train, classes) in SETS.items():
@@ -206,7 +220,8 @@ def jobs(node: Node) -> None:
         stages = " | ".join(_time(seconds) for seconds in extraction(node, images))
         steps, seconds = search(node, train, classes)
         print(
-            f"| {name} | {images:,} | {size / 1e9:.0f} GB | {blocks:,} | {stages} | {_time(size / node.read)} | {steps:,} | {_time(seconds)} |",
+            f"| {name} | {images:,} | {size / 1e9:.0f} GB | {blocks:,} | {stages} "
+            f"| {_time(size / node.read)} | {steps:,} | {_time(seconds)} |",
             flush=True,
         )
     entries = {e.name: e for e in ENTRIES}
@@ -216,9 +231,10 @@ def jobs(node: Node) -> None:
     stages = " | ".join(
         _time(seconds) for seconds in extraction(node, images, decoded=images // MODELS)
     )
-    name = f"{len(names)} data sets x {MODELS} models, all ViT-B"
+    name = f"{len(names)} datasets x {MODELS} models, all ViT-B"
     print(
-        f"| {name} | {images:,} | {size / 1e9:.0f} GB | | {stages} | {_time(size / node.read)} | | |"
+        f"| {name} | {images:,} | {size / 1e9:.0f} GB | | {stages} "
+        f"| {_time(size / node.read)} | | |"
     )
 
 
@@ -233,28 +249,28 @@ def _time(seconds: float) -> str:
 
 
 def operations(root: CachePath, rows: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is done with a cache of so many rows on object storage."""
+    """Yield the operations on a cache of the given size on object storage, each with its name."""
     from layercache.cache.verify import describe, verify
 
     holder: dict[str, Any] = {}
     pairs = [(layer, kind) for layer in range(1, LAYERS + 1) for kind in KINDS]
     yield "extract", lambda: holder.update(cache=made(root, rows))
-    yield "extract again, complete", lambda: made(root, rows)
+    yield "extract again when complete", lambda: made(root, rows)
     yield (
-        "open a split, labels",
+        "open a split, read labels",
         lambda: holder.update(
             split=holder["cache"].split(SPLIT), labels=holder["cache"].split(SPLIT).labels
         ),
     )
-    for what in ("a streamed epoch, checked", "a streamed epoch"):
+    for what in ("streamed epoch, checksums verified", "streamed epoch"):
         yield what, lambda: epoch(holder["split"], pairs)
-    yield "last CLS into memory", lambda: holder["split"].read(pairs[-2:-1])
+    yield "load last CLS into memory", lambda: holder["split"].read(pairs[-2:-1])
     yield "cache info", lambda: describe(holder["cache"])
     yield "cache verify", lambda: verify(holder["cache"])
 
 
 def epoch(split: Split, pairs: Sequence[tuple[int, str]]) -> None:
-    """Through two windows of two row blocks."""
+    """Stream one epoch through two windows of two row blocks each."""
     from layercache.probing.data.resident import Selection, Source
     from layercache.probing.data.streaming import StreamedTokens
 
@@ -271,6 +287,7 @@ def epoch(split: Split, pairs: Sequence[tuple[int, str]]) -> None:
 
 
 def requests() -> None:
+    """Count the requests of each operation and print the table."""
     from tests.objects import server
     from tests.objects.proxy import FaultyProxy
 
@@ -282,7 +299,9 @@ def requests() -> None:
         FaultyProxy(running.url) as proxy,
     ):
         os.environ |= server.environment(running) | {"AWS_ENDPOINT_URL": proxy.url}
-        made(as_place(f"s3://{server.BUCKET}/first"), 10)  # what is asked of a bucket once
+        made(
+            as_place(f"s3://{server.BUCKET}/first"), 10
+        )  # requests made once per bucket are not counted
         for blocks in sizes:
             for what, call in operations(as_place(f"s3://{server.BUCKET}/{blocks}"), blocks * 512):
                 proxy.forget()
@@ -295,7 +314,8 @@ def requests() -> None:
                     kinds | {"GET, HEAD": proxy.count() - sum(kinds.values())}
                 )
     print(
-        "| requests to object storage | of a row block | and besides | for ImageNet-1k |\n|---|---|---|--:|"
+        "| operation | requests per row block | fixed requests | requests for ImageNet-1k |\n"
+        "|---|---|---|--:|"
     )
     total = -(-SETS["ImageNet-1k"][1] // 512)
     for what, (few, many) in counts.items():
@@ -306,7 +326,8 @@ def requests() -> None:
             for found in (each, rest)
         ]
         print(
-            f"| {what} | {words[0]} | {words[1]} | {sum(each.values()) * total + sum(rest.values()):,.0f} |"
+            f"| {what} | {words[0]} | {words[1]} "
+            f"| {sum(each.values()) * total + sum(rest.values()):,.0f} |"
         )
 
 
@@ -320,13 +341,15 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--devices", type=int, default=1)
     for name in ("decode", "forward", "write", "read", "step"):
-        parser.add_argument(f"--{name}", type=float, default=None, help="given, not measured")
+        parser.add_argument(
+            f"--{name}", type=float, default=None, help="use this rate; default: measure it"
+        )
     parser.add_argument("--no-requests", action="store_true")
     parser.add_argument(
         "--folder",
         type=Path,
         default=None,
-        help="on the disk to measure; default: the temporary folder",
+        help="folder on the disk to measure; default: the temporary folder",
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
@@ -352,7 +375,9 @@ def main() -> None:
         f"{node.step(c):.3g} s ({c:,} classes)" for c in sorted({c for _, _, c in SETS.values()})
     )
     print(
-        f"decode {node.decode:.0f} images/s a core, forward {node.forward:.1f} images/s a device, a step of one configuration {steps},"
+        f"decode {node.decode:.0f} images/s per core, "
+        f"forward {node.forward:.1f} images/s per device, "
+        f"training step per configuration {steps},"
     )
     print(f"write {node.write / 1e6:.0f} MB/s, read {node.read / 1e6:.0f} MB/s\n")
     jobs(node)

@@ -1,7 +1,9 @@
-"""A Ray cluster of this machine against this process: vit_nano on digits, and a search of attentive heads on its cache.
+"""Compare a one-machine Ray cluster with the local engine: vit_nano on digits.
 
-In turn, several times, always into fresh folders: here; on one worker of all cores; on as many workers as there are cores, of one thread each.
-`tiny` is the same on a few images or steps: what there is to pay before any work. Prints medians, and checks that the bytes are the same.
+Each round extracts the dataset and searches attentive heads on its cache, always into fresh
+folders: on the local engine, on one Ray worker that has all cores, and on one single-threaded
+Ray worker per core. The `tiny` jobs use few images or steps and so measure the fixed overhead.
+Prints medians, and checks that every engine writes the same bytes.
 
     python benchmarks/engine.py [--rounds 1] [--images 600] [--steps 60]
 """
@@ -30,6 +32,7 @@ TINY = 16
 
 
 def extraction(root: Path, images: int, engine: str) -> float:
+    """Return the seconds that one extraction takes."""
     began = time.perf_counter()
     extract(
         models=["vit_nano"],
@@ -45,6 +48,7 @@ def extraction(root: Path, images: int, engine: str) -> float:
 
 
 def search(root: Path, steps: int, engine: str) -> float:
+    """Return the seconds that one search of attentive heads takes."""
     protocol = TrainConfig(epochs=1, min_steps=steps)
     began = time.perf_counter()
     probe(
@@ -62,9 +66,8 @@ def search(root: Path, steps: int, engine: str) -> float:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    kept = [
-        p for p in root.rglob("*") if p.is_file() and p.name != "probe.json"
-    ]  # which holds the seconds
+    """Return the contents of every file but probe.json, which records timings."""
+    kept = [p for p in root.rglob("*") if p.is_file() and p.name != "probe.json"]
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in kept}
 
 
@@ -78,7 +81,7 @@ def main() -> None:
     given = parser.parse_args()
     cores = usable_cores()
     ways = {
-        "here": ("local", cores),
+        "local": ("local", cores),
         f"1 worker x {cores}": ("ray", cores),
         f"{cores} workers x 1": ("ray", 1),
     }
@@ -86,7 +89,7 @@ def main() -> None:
     print(describe())
     began = time.perf_counter()
     with open_engine("ray"):
-        print(f"start of a session: {time.perf_counter() - began:.1f} s")
+        print(f"Ray session start: {time.perf_counter() - began:.1f} s")
         for _ in range(given.rounds):
             right: Any = None
             for way, (engine, threads) in ways.items():
@@ -107,12 +110,13 @@ def main() -> None:
                     if came.get(key) != right.get(key)
                 }
                 print(
-                    f"{way}: {'the same bytes' if not same else 'other bytes: ' + ', '.join(sorted(same))}"
+                    f"{way}: "
+                    f"{'identical bytes' if not same else 'differs: ' + ', '.join(sorted(same))}"
                 )
                 shutil.rmtree(root)
     print(f"{'':14}" + "".join(f"{way:>16}" for way in ways))
     for what in dict.fromkeys(what for what, _ in times):
-        here = statistics.median(times[what, "here"])
+        here = statistics.median(times[what, "local"])
         shown = [statistics.median(times[what, way]) for way in ways]
         print(f"{what:14}" + "".join(f"{took:8.1f} s {here / took:5.2f}x" for took in shown))
 

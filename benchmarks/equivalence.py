@@ -1,11 +1,17 @@
-"""Does a refactoring leave every number as it was? Record before, check after: identical to the bit, or a list of what differs.
+"""Check that a refactoring changes no number: record before, check after.
 
     python benchmarks/equivalence.py record benchmarks/equivalence.json
     python benchmarks/equivalence.py check benchmarks/equivalence.json
 
-Covers `vit_nano` on the embedded datasets: SHA-256 of every token shard at all three taps; of linear, attentive, attentive-tokens and hybrid probes
-(one thread, fixed seeds) the losses of every epoch, the validation scores, the selected configuration, the logits and the trained parameters; of the
-scikit-learn baselines the selected configuration and the logits. The figures belong to one processor and one torch: record and check on one machine.
+A check prints "identical to the bit" or lists what differs. It covers `vit_nano` on the embedded
+datasets:
+
+* the SHA-256 of every token shard at all three taps;
+* for linear, attentive, attentive-tokens and hybrid probes (one thread, fixed seeds): the losses of
+  every epoch, the validation scores, the selected configuration, the logits and the parameters;
+* for the scikit-learn baselines: the selected configuration and the logits.
+
+The values depend on the processor and the version of torch: record and check on the same machine.
 """
 
 from __future__ import annotations
@@ -64,11 +70,12 @@ PROBES: dict[str, dict[str, Any]] = {
 
 
 def sha256(data: bytes) -> str:
+    """Return the hexadecimal digest."""
     return hashlib.sha256(data).hexdigest()
 
 
 def shards(cache: Path) -> dict[str, str]:
-    """SHA-256 of every file below the token arrays of a cache."""
+    """Return the SHA-256 of every token shard of a cache."""
     files = sorted(
         p for p in cache.glob("*.zarr/tokens/**/*") if p.is_file() and p.name != "zarr.json"
     )
@@ -76,6 +83,7 @@ def shards(cache: Path) -> dict[str, str]:
 
 
 def extract(root: Path) -> dict[str, Any]:
+    """Run every extraction and return the digests of its shards."""
     found: dict[str, Any] = {}
     for dataset in ("digits", "photos"):
         for tap in TAPS:
@@ -104,10 +112,12 @@ def extract(root: Path) -> dict[str, Any]:
 
 
 def losses_of(fits: list[Any]) -> list[dict[str, Any]]:
+    """Return losses, validation scores and divergence of every configuration."""
     return [{"losses": list(f.losses), "val": f.val, "diverged_at": f.diverged_at} for f in fits]
 
 
 def probe(root: Path) -> dict[str, Any]:
+    """Train every probe and return its losses, selection and digests."""
     caches = {
         "pooled": layercache.open_cache(model="vit_nano", dataset="digits", root=root / "norm2"),
         "grid": layercache.open_cache(
@@ -157,6 +167,7 @@ def probe(root: Path) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
+    """List the leaves that differ, each with its path."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())
         return [
@@ -199,14 +210,16 @@ def main() -> int:
     if args.mode == "record":
         args.file.write_text(json.dumps(now, indent=1) + "\n")
         print(
-            f"{args.file}: {sum(map(len, now['shards'].values()))} shards, {len(now['probes'])} probes"
+            f"{args.file}: {sum(map(len, now['shards'].values()))} shards, "
+            f"{len(now['probes'])} probes"
         )
         return 0
     before = json.loads(args.file.read_text())
     found = differences(before, now)
     print(
         "\n".join(found[:40])
-        or f"identical to the bit: {sum(map(len, now['shards'].values()))} shards, {len(now['probes'])} probes"
+        or f"identical to the bit: {sum(map(len, now['shards'].values()))} shards, "
+        f"{len(now['probes'])} probes"
     )
     return bool(found)
 

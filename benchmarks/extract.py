@@ -1,14 +1,19 @@
-"""How much of the bare forward's speed an extraction keeps: python benchmarks/extract.py [--device cuda --precision bf16 --compile] [--quick]
+"""Measure how close extraction comes to the speed of the bare forward pass.
 
-1. images/s of a whole `extract` (decode, forward, pooling, checksummed and synced cache) over the bare forward of the same model, dtype and
-   batch on tensors that lie on the device already, run in turn; with images that need no decoding, and with JPEG files of ImageNet's size.
-2. Decoding: images/s of one core. Where forward and decoding share the cores (a CPU), what they can reach together at best is
-   1 / (forward + decode / cores) images/s; the table gives the share of that too.
-3. The usual way (naive_extract.py) on the same JPEG files.
-4. How far batch size moves tokens, in float16 steps (ulps).
-5. Peak memory for 1x and 8x the images.
+    python benchmarks/extract.py [--device cuda --precision bf16 --compile] [--quick]
 
-An extraction's time is from the first decode to the last commit; loading the model and starting the workers is not in it. Weights are random.
+1. Throughput of a whole `extract` (decode, forward, pooling, checksummed and synced cache) relative
+   to the bare forward pass of the same model, dtype and batch size on tensors that are already on
+   the device, run in turn; for images that need no decoding, and for JPEG files of ImageNet's size.
+2. Decoding throughput of one core. When forward and decoding share the cores (on a CPU), the best
+   possible throughput is 1 / (forward + decode / cores) images/s, where forward and decode are
+   seconds per image; the table also gives the ratio to that.
+3. The usual approach (naive_extract.py) on the same JPEG files.
+4. The effect of the batch size on the tokens, in float16 steps (ulps).
+5. Peak memory for 1x and 8x the number of images.
+
+Extraction is timed from the first decode to the last commit, without loading the model and starting
+the workers. Weights are random.
 """
 
 from __future__ import annotations
@@ -53,24 +58,28 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument(
-        "--batch", type=int, help="default 256 on a GPU, 16 on a CPU (64 for vit_nano)"
+        "--batch", type=int, help="batch size; default: 256 on a GPU, 16 on a CPU (64 for vit_nano)"
     )
-    parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="approximate duration of one measurement"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--workers", type=int, help="decoding processes; default: as extract chooses"
+        "--workers", type=int, help="number of decoding processes; default: chosen by extract"
     )
     parser.add_argument(
         "--nice",
         type=int,
         default=decode_tuning.POLITE,
-        help="niceness of decoding processes beside a forward on a CPU",
+        help="niceness of decoding processes when the forward runs on the CPU",
     )
     parser.add_argument(
         "--parts", nargs="+", default=["decoded", "jpeg", "naive", "ulps", "memory"]
     )
     parser.add_argument(
-        "--quick", action="store_true", help="only to see that it runs: vit_nano, half a second"
+        "--quick",
+        action="store_true",
+        help="smoke test: vit_nano only, half a second per measurement",
     )
     args = parser.parse_args()
     if args.quick:
@@ -91,18 +100,21 @@ def main() -> None:
 
 
 class Bench:
+    """Measurements, one method per table; `--parts` selects them by name."""
+
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
         self.rates: dict[str, float] = {}
         self.count = 0
 
     def batch(self, model: str) -> int:
+        """Return the batch size for a model."""
         return self.args.batch or (
             256 if self.args.device == "cuda" else 64 if model == "vit_nano" else 16
         )
 
     def weights(self, model: str) -> Path:
-        """A file of random weights."""
+        """Return a file of random weights, written on first use."""
         file = self.folder / f"{model}.safetensors"
         if not file.exists():
             torch.manual_seed(0)
@@ -115,6 +127,7 @@ class Bench:
         return file
 
     def backbone(self, model: str) -> Backbone:
+        """Load the backbone with its random weights."""
         return load_backbone(
             model,
             weights=self.weights(model),
@@ -123,7 +136,10 @@ class Bench:
         )
 
     def bare(self, model: str) -> Callable[[int], float]:
-        """A function: number of images -> images/s of the plain timm module, no taps, on one resident normalised batch."""
+        """Return a function that measures the plain timm module without taps.
+
+        It takes a number of images and returns images/s on one resident, normalised batch.
+        """
         backbone = self.backbone(model)
         for module in backbone.module.modules():
             module._forward_hooks.clear()
@@ -147,7 +163,7 @@ class Bench:
         return run
 
     def images(self, model: str, rate: float) -> int:
-        """As many as a measurement should have: a multiple of the batch."""
+        """Return the number of images for one measurement, a multiple of the batch size."""
         return max(2, round(rate * self.args.seconds / self.batch(model))) * self.batch(model)
 
     def extraction(self, model: str, samples: Decoded | Files, **options: Any) -> Extraction:
@@ -171,7 +187,7 @@ class Bench:
     def compare(
         self, model: str, samples: Callable[[int, int], Decoded | Files]
     ) -> tuple[list[float], list[Extraction]]:
-        """Rates of the bare forward and extractions, in turn."""
+        """Run the bare forward pass and extractions in turn; return the rates and the results."""
         bare = self.bare(model)
         side = self.backbone(model).preprocessing.input_size[0]
         images = self.images(model, bare(4 * self.batch(model)))
@@ -182,13 +198,14 @@ class Bench:
         return rates, done
 
     def decoded(self) -> None:
+        """Compare extraction with the bare forward pass on images that need no decoding."""
         header(
             "images that need no decoding",
             "images",
             "bare forward, images/s",
             "extract, images/s",
             "ratio",
-            "waited: images, disk",
+            "time waiting for images, for disk",
         )
         for model in self.args.models:
             rates, done = self.compare(model, lambda rows, side: Decoded(rows, side))
@@ -200,21 +217,24 @@ class Bench:
                 for name in ("starved", "blocked")
             ]
             print(
-                f"| {model}, batch {self.batch(model)} | {done[0].images} | {statistics.median(rates):.1f} | "
-                f"{statistics.median(e.images_per_s for e in done):.1f} | {ratio:.3f} | {waited[0]:.1%}, {waited[1]:.1%} |",
+                f"| {model}, batch {self.batch(model)} | {done[0].images} "
+                f"| {statistics.median(rates):.1f} "
+                f"| {statistics.median(e.images_per_s for e in done):.1f} | {ratio:.3f} "
+                f"| {waited[0]:.1%}, {waited[1]:.1%} |",
                 flush=True,
             )
 
     def jpeg(self) -> None:
+        """Compare extraction with the bare forward pass on JPEG files."""
         cores = usable_cores()
         header(
             "JPEG files",
-            "decode, images/s a core",
-            "bare forward",
-            "extract",
+            "decode, images/s per core",
+            "bare forward, images/s",
+            "extract, images/s",
             "ratio",
-            "at best with shared cores",
-            "share of that",
+            "upper limit with shared cores, images/s",
+            "ratio to upper limit",
         )
         for model in self.args.models:
             transform = self.backbone(model).preprocessing
@@ -234,12 +254,14 @@ class Bench:
                 else min(bare, decode * cores)
             )
             print(
-                f"| {model} | {decode:.0f} | {bare:.1f} | {rate:.1f} | {rate / bare:.3f} | {best:.1f} | {rate / best:.3f} |",
+                f"| {model} | {decode:.0f} | {bare:.1f} | {rate:.1f} | {rate / bare:.3f} "
+                f"| {best:.1f} | {rate / best:.3f} |",
                 flush=True,
             )
 
     def naive(self) -> None:
-        header("the usual way, on the JPEG files", "images/s", "extract, images/s", "times faster")
+        """Compare extraction with the usual approach on JPEG files."""
+        header("usual approach, JPEG files", "images/s", "extract, images/s", "speed-up")
         for model in self.args.models:
             bare = self.bare(model)
             rows = self.images(model, bare(4 * self.batch(model)) / 2)
@@ -270,15 +292,17 @@ class Bench:
                 ours.append(self.extraction(model, files, precision="fp32").images_per_s)
             a, b = statistics.median(usual), statistics.median(ours)
             print(
-                f"| {model}, fp32 | {a:.1f} | {b:.1f} | {statistics.median(o / u for o, u in zip(ours, usual, strict=True)):.2f} |",
+                f"| {model}, fp32 | {a:.1f} | {b:.1f} "
+                f"| {statistics.median(o / u for o, u in zip(ours, usual, strict=True)):.2f} |",
                 flush=True,
             )
 
     def ulps(self) -> None:
+        """Measure how far the tokens of other batch sizes differ from those of batch size 64."""
         header(
-            "batch size, against 64",
-            "largest difference in float16 ulps",
-            "tokens' elements that differ",
+            "model, batch size (reference: 64)",
+            "largest difference (float16 ulps)",
+            "token elements that differ",
         )
         for model in self.args.models:
             rows = 128 if model == "vit_nano" or self.args.device == "cuda" else 32
@@ -296,7 +320,7 @@ class Bench:
 
             reference = tokens(64)
             assert np.array_equal(reference, tokens(64)) or self.args.device == "cuda", (
-                "the same command gives the same bytes"
+                "the same command wrote different bytes"
             )
             for batch in (1, 7, 32):
                 steps = np.abs(ordered(tokens(batch)) - ordered(reference))
@@ -305,12 +329,14 @@ class Bench:
                 )
 
     def memory(self) -> None:
+        """Measure peak memory for two numbers of images, each in its own process."""
         model, rows = self.args.models[0], 512 if self.args.quick else 4096
-        header(f"{model}: images", "peak memory of the main process, MB")
+        header(f"{model}: images", "peak memory of the main process (MB)")
         for times in (1, 8):
             code = (
                 f"import sys; sys.path[:0] = {sys.path!r}\nfrom extract import peak\n"
-                f"peak({model!r}, {str(self.weights(model))!r}, {rows * times}, {str(self.folder / f'memory{times}')!r}, {self.args.device!r})"
+                f"peak({model!r}, {str(self.weights(model))!r}, {rows * times}, "
+                f"{str(self.folder / f'memory{times}')!r}, {self.args.device!r})"
             )
             done = subprocess.run(
                 [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -319,11 +345,12 @@ class Bench:
 
 
 def header(*columns: str) -> None:
+    """Print the heading of a table."""
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
 
 def peak(model: str, weights: str, rows: int, cache: str, device: str) -> None:
-    """Print the peak resident size, in MB, of a process that makes one extraction."""
+    """Run one extraction and print the peak resident size of this process in MB."""
     dataset = InMemoryDataset(
         name="bench", classes=("a", "b"), samples={"train": Decoded(rows, MODELS[model].input_size)}
     )
@@ -340,7 +367,7 @@ def peak(model: str, weights: str, rows: int, cache: str, device: str) -> None:
 
 
 def ordered(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """float16 -> integers in the order of the numbers, so that a difference counts the steps between two of them."""
+    """Map float16 to integers in numerical order, so that a difference counts float16 steps."""
     bits = tokens.view(np.int16).astype(np.int32)
     return np.where(bits < 0, -(bits & 0x7FFF), bits)
 

@@ -1,7 +1,9 @@
-"""Where spatial tokens help and where they do not: hybrid and all-token heads beside fusion of CLS and AP, on the real data that needs no download.
+"""Measure where spatial tokens help: hybrid and all-token heads against fusion of CLS and AP.
 
-vit_nano, with `digits`, `photos` and, where --data-root has it, Fashion-MNIST (--limit training images). For each head a corner of the paper's grid,
-several seeds, and the parameters that it takes; validation stands beside test, since a larger head may be chosen well and still overfit.
+Runs vit_nano on real data that needs no download: `digits`, `photos` and, if --data-root has it,
+Fashion-MNIST (--limit training images). Each head searches a small part of the paper's grid over
+several seeds. The table gives its number of parameters, and validation as well as test accuracy,
+because a larger head can score well in validation and still overfit.
 
     python benchmarks/hybrid.py [--seeds 3] [--data-root FOLDER --limit 1000] [--device cuda]
 """
@@ -44,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--data-root", help="folder with FashionMNIST/raw; without it Fashion-MNIST is left out"
+        "--data-root", help="folder with FashionMNIST/raw; without it, Fashion-MNIST is skipped"
     )
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--datasets", default="digits,photos")
@@ -52,12 +54,14 @@ def main() -> None:
         "--min-steps",
         type=int,
         default=400,
-        help="least optimiser steps of a fit; the paper's are 1000",
+        help="minimum number of optimiser steps per fit; the paper uses 1000",
     )
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     print(
-        f"{describe()}\n\n| data set | head | tokens | parameters | test balanced accuracy, mean ± std over {args.seeds} seeds | validation |"
+        f"{describe()}\n\n| dataset | head | tokens | parameters "
+        f"| test balanced accuracy (%), mean ± std over {args.seeds} seeds "
+        "| validation balanced accuracy (%) |"
     )
     print("|---|---|---|---|---|---|")
     protocol = TrainConfig(min_steps=args.min_steps)
@@ -94,10 +98,14 @@ def main() -> None:
                     **beside,
                 )
                 row, of = results.over_seeds().iloc[0], results.table.iloc[0]
-                test = f"{100 * row['test_balanced_accuracy_mean']:.2f} ± {100 * row['test_balanced_accuracy_std']:.2f}"
+                test = (
+                    f"{100 * row['test_balanced_accuracy_mean']:.2f} ± "
+                    f"{100 * row['test_balanced_accuracy_std']:.2f}"
+                )
                 validation = f"{100 * row['val_balanced_accuracy_mean']:.2f}"
                 print(
-                    f"| {name} | {label} | {of['n_tokens']} | {of['parameters']:,} | {test} | {validation} |",
+                    f"| {name} | {label} | {of['n_tokens']} | {of['parameters']:,} "
+                    f"| {test} | {validation} |",
                     flush=True,
                 )
 

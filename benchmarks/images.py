@@ -1,4 +1,4 @@
-"""Images to measure with: arrays at the model's own size, and JPEG files as large as ImageNet's."""
+"""Images for benchmarks: arrays at the model's input size, and JPEG files of ImageNet's size."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 DISTINCT = 128
-"""Different images of a set; more rows than that repeat them."""
+"""Number of distinct images in a set; further rows repeat them."""
 
 
 class Numbered:
-    """Rows named by their number, in two classes."""
+    """Samples named by row number, in two classes."""
 
     rows: int
 
@@ -29,7 +29,7 @@ class Numbered:
 
 @dataclass(frozen=True)
 class Decoded(Numbered):
-    """`rows` images of side x side that need no decoding and no resize."""
+    """`rows` images of side x side pixels that need neither decoding nor resizing."""
 
     rows: int
     side: int
@@ -47,7 +47,7 @@ class Decoded(Numbered):
 
 @dataclass(frozen=True)
 class Files(Numbered):
-    """`rows` JPEG files of a folder, repeated."""
+    """`rows` samples that cycle through the JPEG files of a folder."""
 
     folder: str
     rows: int
@@ -76,7 +76,10 @@ def _arrays(side: int) -> np.ndarray[Any, Any]:
 
 
 def write_jpegs(folder: Path) -> float:
-    """DISTINCT files of 500 x 375: shapes, a gradient and noise, which at quality 93 come to ImageNet's 110 kB. Returns the mean size in kB."""
+    """Write DISTINCT JPEG files of 500 x 375 pixels and return their mean size in kB.
+
+    Shapes, a gradient and noise at quality 93 give about the 110 kB of an ImageNet file.
+    """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for n in range(DISTINCT):

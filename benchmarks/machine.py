@@ -1,4 +1,4 @@
-"""Names the machine that a benchmark ran on."""
+"""Describe the machine that a benchmark runs on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def describe() -> str:
-    """One line: processor, cores, memory, GPU if there is one, system, Python, torch, and the load when asked."""
+    """Return one line: processor, cores, memory, GPU if any, torch, system, Python, load."""
     cpu, memory = platform.processor() or platform.machine(), ""
     if (info := Path("/proc/cpuinfo")).exists() and (
         found := re.search(r"model name\s*:\s*(.+)", info.read_text())
@@ -32,7 +32,7 @@ def describe() -> str:
 
 
 def gpu() -> list[str]:
-    """The GPU's name and torch's version, as far as torch is there."""
+    """Return the GPU's name, if any, and torch's version, or nothing if torch is not installed."""
     try:
         import torch
     except ImportError:

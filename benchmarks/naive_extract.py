@@ -1,5 +1,6 @@
-"""The way features of a probing paper are usually extracted, as a baseline: a DataLoader, one pass per token kind, hooks that keep whole
-token maps, one file per layer.
+"""Baseline: feature extraction as probing papers usually do it.
+
+A DataLoader, one pass per token kind, hooks that clone whole token maps, one file per layer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Pictures(Dataset[Any]):
-    """RGB image -> the model's float tensor, one call per sample."""
+    """Dataset that converts one RGB image per call to the model's float input tensor."""
 
     def __init__(self, samples: Decoded | Files, config: dict[str, Any]) -> None:
         self.samples, self.transform = samples, create_transform(**config, is_training=False)
@@ -37,7 +38,10 @@ def extract(
     workers: int,
     device: str,
 ) -> float:
-    """Seconds for CLS and AP of every block's norm2 and the final norm, of all samples."""
+    """Extract CLS and AP of all samples at the model's taps and return the seconds it takes.
+
+    The taps are norm2 of every block but the first, and the final norm.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     for kind in ("cls", "ap"):

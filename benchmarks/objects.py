@@ -1,10 +1,12 @@
-"""Two clients of object storage for the cache, obstore and s3fs, against one S3 server on loopback, in one run.
+"""Compare two object-storage clients, obstore and s3fs, on one S3 server on loopback.
 
     python benchmarks/objects.py [moto|swift] [shards] [s3fs folder]
 
-What the cache does, with shards of ViT-B/16 (24 inner chunks of 786 kB, 19 MB): put whole shards, read ranges of one inner chunk, read whole
-shards, both into buffers that are there, with several threads; put and get many records of a kilobyte. Each is repeated, the two clients in turns,
-and the median told. s3fs pins a botocore of its own, which boto3 of the tests may not go with: install it with `pip install --target FOLDER s3fs`.
+Runs the cache's operations on shards of a ViT-B/16 (24 inner chunks of 786 kB, 19 MB in all): put
+whole shards; read single inner chunks and whole shards into preallocated buffers, with several
+threads; put and get many records of a kilobyte. The two clients take turns; medians are printed.
+s3fs pins a version of botocore that may conflict with the tests' boto3, so install it separately:
+`pip install --target FOLDER s3fs`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ REPEATS = 5
 
 
 class Obstore:
+    """The client that the cache uses."""
+
     name = "obstore"
 
     def __init__(self) -> None:
@@ -61,6 +65,8 @@ class Obstore:
 
 
 class S3fs:
+    """The alternative client."""
+
     name = "s3fs"
 
     def __init__(self) -> None:
@@ -92,6 +98,7 @@ class S3fs:
 
 
 def seconds(work: Callable[[int], None], jobs: int, threads: int) -> float:
+    """Return the seconds that a thread pool takes for all jobs."""
     began = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(jobs)))
@@ -99,6 +106,7 @@ def seconds(work: Callable[[int], None], jobs: int, threads: int) -> float:
 
 
 def measure(client: Obstore | S3fs, shards: int) -> dict[str, float]:
+    """Return the rate of each operation for one client."""
     whole = [np.zeros(len(SHARD), np.uint8) for _ in range(8)]
     part = [np.zeros(CHUNK, np.uint8) for _ in range(32)]
     n, data = client.name, memoryview(SHARD)
@@ -130,7 +138,11 @@ def measure(client: Obstore | S3fs, shards: int) -> dict[str, float]:
 
 
 def measure_library(shards: int) -> dict[str, float]:
-    """The same bytes as a cache: written, read whole into a touched buffer (crc checked, then not), and out of the read-ahead cache on the disk."""
+    """Return rates of the cache itself on the same number of bytes.
+
+    Row blocks are committed, then read whole into a touched buffer: with checksums verified,
+    without, while being copied to the disk cache, and from the disk cache.
+    """
     from layercache.cache import (
         CacheSpec,
         DatasetIdentity,
@@ -172,7 +184,7 @@ def measure_library(shards: int) -> dict[str, float]:
     )
     with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:
         found = {
-            "cache: commit blocks, 4 threads, MB/s": nbytes
+            "cache: commit row blocks, 4 threads, MB/s": nbytes
             / seconds(lambda b: writer.write(b, block), shards, 4)
         }
         writer.finish()
@@ -181,8 +193,8 @@ def measure_library(shards: int) -> dict[str, float]:
     out = np.zeros((len(pairs), rows, width), np.float16)
     VERIFIED.forget()
     with tempfile.TemporaryDirectory() as folder:
-        for what in ("checked", "again", "again, kept on the disk", "from the disk"):
-            if what == "again, kept on the disk":
+        for what in ("verified", "again", "again, copied to disk", "from disk cache"):
+            if what == "again, copied to disk":
                 split.keep_in(Spool(budget=2**40, parent=Path(folder)))
             began = time.perf_counter()
             split.read(pairs, out=out)
@@ -208,14 +220,15 @@ def main() -> None:
                 runs.setdefault(client.name, []).append(measure(client, shards))
         library = [measure_library(shards) for _ in range(REPEATS)]
     print(describe())
-    print(f"{kind}, {shards} shards of {len(SHARD) / 1e6:.1f} MB, median of {REPEATS}")
+    print(f"{kind}, {shards} shards of {len(SHARD) / 1e6:.1f} MB, medians of {REPEATS} rounds")
     table = {
         what: {name: statistics.median(run[what] for run in found) for name, found in runs.items()}
         for what in runs["obstore"][0]
     }
     for what, values in table.items():
         print(
-            f"{what:38s}  obstore {values['obstore']:8.1f}  s3fs {values['s3fs']:8.1f}  ratio {values['obstore'] / values['s3fs']:.2f}"
+            f"{what:38s}  obstore {values['obstore']:8.1f}  s3fs {values['s3fs']:8.1f}  "
+            f"ratio {values['obstore'] / values['s3fs']:.2f}"
         )
     for what in library[0]:
         print(f"{what:46s}  {statistics.median(run[what] for run in library):8.1f}")

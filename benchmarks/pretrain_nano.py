@@ -1,10 +1,11 @@
-"""Pretrain `vit_nano`, the ViT that ships with layercache, on Fashion-MNIST, from scratch.
+"""Pretrain `vit_nano`, the ViT that ships with layercache, from scratch on Fashion-MNIST.
 
     python benchmarks/pretrain_nano.py DATA_ROOT OUT.safetensors [--epochs 10] [--seed 0]
 
-DATA_ROOT is the folder that torchvision.datasets.FashionMNIST reads. Supervised, AdamW, cosine with warm-up, small affine shifts and flips;
-all epochs but the last two drop half of the patches, which halves their cost. Writes float16 safetensors and prints the test accuracy of
-just those rounded weights. It continues from OUT.partial when it was killed.
+DATA_ROOT is the folder that torchvision.datasets.FashionMNIST reads. Training is supervised: AdamW,
+cosine schedule with warm-up, random flips and small affine transformations. All epochs but the
+last two drop half of the patches, which halves their cost. Writes float16 safetensors and prints
+the test accuracy of these rounded weights. After a kill, training resumes from OUT.partial.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from layercache.extraction.models.vit_nano import ARCHITECTURE, build
 
 
 def load(root: str, train: bool) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 28, 28) uint8 and labels (N,) int64."""
+    """Load images (N, 1, 28, 28) uint8 and labels (N,) int64."""
     source = FashionMNIST(root, train=train)
     return source.data[:, None], source.targets
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Random flip, rotation within 12 degrees, scale 0.85 to 1.15, shift within 10 %; (B, 1, 28, 28) in [-1, 1]."""
+    """Flip, rotate (up to 12 degrees), scale (0.85 to 1.15) and shift (up to 10 %) at random.
+
+    x is (B, 1, 28, 28) in [-1, 1].
+    """
     b = len(x)
     uniform = torch.rand(5, b, generator=generator) * 2 - 1
     angle, scale = uniform[0] * math.radians(12), 1 + 0.15 * uniform[1]
@@ -45,18 +49,18 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
         1,
     )
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return (
-        F.grid_sample(x + 1, grid, align_corners=False) - 1
-    )  # the +1 makes the zero padding black
+    # Adding 1 makes the zero padding black.
+    return F.grid_sample(x + 1, grid, align_corners=False) - 1
 
 
 def normalise(x: Tensor) -> Tensor:
+    """Map uint8 [0, 255] to float32 [-1, 1]."""
     return x.float() / 127.5 - 1
 
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, x: Tensor, y: Tensor) -> float:
-    """Top-1 on (N, 1, 28, 28) uint8, in float32."""
+    """Return top-1 accuracy on images (N, 1, 28, 28) uint8, computed in float32."""
     model.eval()
     right = sum(
         (model(normalise(a).expand(-1, 3, -1, -1)).argmax(1) == b).sum().item()
@@ -123,7 +127,8 @@ def main() -> None:
             losses.append(loss.detach())
         seconds = time.monotonic() - start
         print(
-            f"epoch {epoch + 1}/{args.epochs}  loss {torch.stack(losses).mean():.4f}  {seconds:.0f} s",
+            f"epoch {epoch + 1}/{args.epochs}  "
+            f"loss {torch.stack(losses).mean():.4f}  {seconds:.0f} s",
             flush=True,
         )
         torch.save(

@@ -1,19 +1,26 @@
-"""Times a hyperparameter search three ways on the same features, and a training step of the attentive head against the textbook module.
+"""Compare our hyperparameter search and training step with plain implementations.
 
-    python benchmarks/probe.py                     steps at 24 x 384 and 24 x 768, the search extrapolated from complete fits
-    python benchmarks/probe.py --full              every fit of every loop is run
+    python benchmarks/probe.py           steps at 24 x 384 and 24 x 768; search times extrapolated
+                                         from complete fits
+    python benchmarks/probe.py --full    run every fit of every loop
     python benchmarks/probe.py --device cuda
 
-(a) is the loop of the paper's authors: a DataLoader that calls __getitem__ per sample, the textbook head, one fit after the other. (b) is the same
-with the obvious fixes: tensors on the device, a permutation cut into slices. Ours is layercache.probing.training.fit. All three see one protocol: batch,
-steps, schedule, class weights, noise, clip.
+(a) is the loop of the paper's authors: a DataLoader that calls __getitem__ per sample, the textbook
+head, one fit after the other. (b) is the same with the obvious fixes: tensors on the device, sliced
+permutations. Ours is layercache.probing.training.fit. All three use the same features, batch size,
+number of steps, schedule, class weights, noise and gradient clipping.
 
-What a step costs at least, per row and configuration, in multiply-adds (S tokens, D width, H heads of length d = 2D/H, C classes): scores H S D,
-weighted sums H S D, value map 2 D D, output map 2 D D, classifier C D, forward; the backward pass needs each weight's gradient (as much again) and
-the inner gradients of all but the scores. Tokens get no gradient, so scores cost 2 H S D, sums 2 H S D, the maps 3 (4 D D + C D). The textbook module
-forms keys and values: 4 S D D forward and, since LayerNorm's affine part wants a gradient, three times that in all. Bytes: the sums, H D per row and
-configuration, are written once and read once forward, and made again with their gradients backward: 6 x 4 H D; AdamW passes 7 times over the 8 D D
-parameters of 4 bytes of each configuration.
+Lower bound on the cost of a step of the attentive head, in multiply-adds per row and configuration
+(S tokens, width D, H heads of length d = 2D/H, C classes). Forward: attention scores H S D,
+weighted sums H S D, value projection 2 D D, output projection 2 D D, classifier C D. Backward: the
+gradient of each weight costs as much again, and so does the gradient of each input, except for the
+scores. Tokens need no gradient, so scores cost 2 H S D in all, weighted sums 2 H S D, and the
+projections and the classifier 3 (4 D D + C D). The textbook module forms keys and values: 4 S D D
+forward and, since LayerNorm's affine parameters need a gradient, three times that in all.
+
+Lower bound on memory traffic: the weighted sums, H D per row and configuration, are written and
+read once in the forward pass and recomputed with their gradients in the backward pass: 6 x 4 H D
+bytes. AdamW passes 7 times over each configuration's 8 D D parameters of 4 bytes.
 """
 
 from __future__ import annotations
@@ -51,7 +58,7 @@ from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
 
 class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """(a)'s data set: normalises and noises one sample per call."""
+    """Dataset of loop (a): normalises one sample per call and adds noise to it."""
 
     def __init__(self, data: MemoryBatches, rows: Tensor, protocol: TrainConfig) -> None:
         self.x, self.y, self.noise = data.x[rows].cpu(), data.labels[rows].cpu(), protocol.noise
@@ -69,6 +76,7 @@ class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 def from_loader(
     data: MemoryBatches, rows: Tensor, protocol: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    """Return a function that iterates over one epoch of loop (a)."""
     return lambda: iter(
         torch.utils.data.DataLoader(PerSample(data, rows, protocol), batch_size=batch, shuffle=True)
     )
@@ -77,6 +85,7 @@ def from_loader(
 def from_slices(
     data: MemoryBatches, rows: Tensor, protocol: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    """Return a function that iterates over one epoch of loop (b)."""
     x_all, y_all, noise = data.x[rows], data.labels[rows], protocol.noise
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,7 +109,7 @@ def one_by_one(
     seed: int,
     protocol: TrainConfig,
 ) -> nn.Module:
-    """One complete fit of a plain module."""
+    """Train the textbook module in one complete fit."""
     torch.manual_seed(seed)
     plan = protocol.plan(len(rows))
     module = textbook(head, setting.dropout).to(data.x.device)
@@ -125,6 +134,7 @@ def one_by_one(
 
 
 def textbook(head: HeadSpec, dropout: float = 0.0) -> nn.Module:
+    """Build the textbook module of a head."""
     shape = {"tokens": head.tokens, "width": head.width, "classes": head.classes}
     return (
         TextbookLinear(**shape)
@@ -134,13 +144,18 @@ def textbook(head: HeadSpec, dropout: float = 0.0) -> nn.Module:
 
 
 def accuracy(module: nn.Module, data: MemoryBatches, rows: Tensor) -> float:
+    """Return the balanced accuracy on the given rows."""
     with torch.inference_mode():
         logits = torch.cat([module(data.x[part]) for part in rows.split(2048)])
     return evaluate(logits.cpu().numpy(), data.labels[rows].cpu().numpy())["balanced_accuracy"]
 
 
 def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes: int) -> None:
-    """The grid on 80 % of the training rows, the chosen setting on all of them, the test rows."""
+    """Time the search and the final fit with each loop, and print the table.
+
+    As in the paper: the grid is trained on 80 % of the training rows, then the selected
+    configuration on all of them, which is scored on the test rows.
+    """
     head = HeadSpec(kind=kind, tokens=data.tokens, width=data.width, classes=classes)
     protocol, settings = TrainConfig(epochs=args.epochs, min_steps=args.min_steps), paper_grid(kind)
     cut = np.random.default_rng(0).permutation(data.rows)
@@ -220,36 +235,47 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
                 protocol=protocol,
             )
             for s in range(1, args.seeds)
-        ]  # (a) and (b) differ in nothing but speed: the further seeds take the faster loop, each at the setting that ours chose for it
+        ]
+        # (a) and (b) differ only in speed, so the other seeds use the faster loop, each with the
+        # configuration that ours selected for that seed.
         total = statistics.mean(times) * len(settings) + last
         note = (
             "every fit run"
             if args.full
-            else f"{len(settings)} x the mean of {count} complete fits + the final one; setting taken from ours"
+            else f"{len(settings)} x the mean of {count} complete fits + the final fit; "
+            "configuration taken from ours"
         )
         lines.append((name, total, note, ours, [accuracy(m, data, test) for m in finals], setting))
     print(
-        f"\n{kind}: {len(settings)} settings + final fit, {len(train)} training rows, {data.tokens} x {data.width}, {protocol.plan(len(train))}"
+        f"\n{kind}: {len(settings)} configurations + final fit, {len(train)} training rows, "
+        f"{data.tokens} x {data.width}, {protocol.plan(len(train))}"
     )
     print(
-        "| loop | seconds | over ours | how | setting (lr, wd, dropout) | test balanced accuracy, mean and sd over seeds |\n|---|---|---|---|---|---|"
+        "| loop | time (s) | ratio to ours | how measured "
+        "| selected: learning rate, weight decay, dropout "
+        "| test balanced accuracy, mean ± std over seeds (number of seeds) |\n"
+        "|---|---|---|---|---|---|"
     )
     for name, seconds, note, base, scores, setting in lines:
         sd = statistics.stdev(scores) if len(scores) > 1 else float("nan")
         words = f"{setting.lr:g}, {setting.weight_decay:g}, {setting.dropout:g}"
         print(
-            f"| {name} | {seconds:.1f} | {seconds / base:.1f} | {note} | {words} | {statistics.mean(scores):.4f} ± {sd:.4f} ({len(scores)}) |"
+            f"| {name} | {seconds:.1f} | {seconds / base:.1f} | {note} | {words} "
+            f"| {statistics.mean(scores):.4f} ± {sd:.4f} ({len(scores)}) |"
         )
 
 
 def steps(args: argparse.Namespace, *, width: int) -> None:
-    """A training step of the attentive head with the paper's 24 tokens, ours per configuration against the textbook module."""
+    """Time a training step of the attentive head with the paper's 24 tokens.
+
+    Compares our step, per configuration, with the textbook module's, and prints the table.
+    """
     tokens, rows, classes, count = 24, args.rows, 100, args.configurations
     device = torch.device(args.device)
     head = HeadSpec(kind="attentive", tokens=tokens, width=width, classes=classes)
     x = nn.functional.normalize(torch.randn(rows, tokens, width, device=device), dim=-1)
     y = torch.randint(0, classes, (rows,), device=device)
-    mode = "reduce-overhead" if device.type == "cuda" else "default"  # the former takes CUDA graphs
+    mode = "reduce-overhead" if device.type == "cuda" else "default"  # the former uses CUDA graphs
 
     def plain(*, compiled: bool = False) -> Callable[[], object]:
         module = textbook(head, 0.1).to(device)
@@ -304,12 +330,12 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
         for name, (
             run,
             share,
-        ) in runs.items():  # side by side, so that a disturbance meets all of them
+        ) in runs.items():  # in turn, so that background load affects all of them
             with (
                 allocator.retain_freed_memory()
                 if name.startswith("ours") and device.type == "cpu"
                 else nullcontext()
-            ):  # as fit runs it
+            ):  # as in fit
                 warm = timed(run, args.device)
                 taken = timed(run, args.device)
             first.setdefault(name, warm)
@@ -326,36 +352,45 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
     )
     base = statistics.median(times["textbook module"])
     print(
-        f"\ntraining step, {rows} rows, {tokens} x {width}, {classes} classes; a square product reaches {peak / 1e9:.0f} GFLOP/s in float32 here"
+        f"\ntraining step, {rows} rows, {tokens} x {width}, {classes} classes; "
+        f"a square float32 matrix product reaches {peak / 1e9:.0f} GFLOP/s"
     )
     print(
-        f"least bytes per configuration: {(6 * rows * tokens * width + 56 * width * width) * 4 / 1e6:.0f} MB"
+        "minimum memory traffic per configuration: "
+        f"{(6 * rows * tokens * width + 56 * width * width) * 4 / 1e6:.0f} MB"
     )
     print(
-        "| | ms per configuration | textbook over it | least GFLOP | ms at the square product's rate | first step, s |\n|---|---|---|---|---|---|"
+        "| implementation | time per configuration (ms) | speed-up over textbook | minimum GFLOP "
+        "| time at the square product's rate (ms) | first step (s) |\n|---|---|---|---|---|---|"
     )
     for name, values in times.items():
         flop = 2 * (plainly if "textbook" in name else fused)
         ms = statistics.median(values) * 1e3
         print(
-            f"| {name} | {ms:.1f} | {base * 1e3 / ms:.1f} | {flop / 1e9:.1f} | {flop / peak * 1e3:.0f} | {first[name]:.1f} |"
+            f"| {name} | {ms:.1f} | {base * 1e3 / ms:.1f} | {flop / 1e9:.1f} "
+            f"| {flop / peak * 1e3:.0f} | {first[name]:.1f} |"
         )
 
 
 def clock(device: str) -> float:
+    """Return the time in seconds once the device has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def timed(run: Callable[[], object], device: str) -> float:
+    """Return the seconds that a call takes."""
     start = clock(device)
     run()
     return clock(device) - start
 
 
 def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
-    """The tokens of a cache's train split, or made-up ones with class structure."""
+    """Load the tokens of a cache's train split, or generate tokens with class structure.
+
+    Also returns the number of classes.
+    """
     if args.cache:
         from layercache.cache.find import open_cache
 
@@ -369,7 +404,8 @@ def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
         )
         x = torch.from_numpy(np.asarray(split.read(pairs))).permute(1, 0, 2).float()
         print(
-            f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {len(x)} rows of train, a fifth of them as test"
+            f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {len(x)} rows of "
+            "the train split, of which a fifth is the test set"
         )
         return MemoryBatches(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(
             spec.dataset.classes
@@ -379,7 +415,8 @@ def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
     labels = torch.randint(0, c, (n,), generator=draw)
     x = torch.randn(n, s, d, generator=draw) + 0.25 * torch.randn(c, s, d, generator=draw)[labels]
     print(
-        f"features: made up, {n} rows of {s} x {d}, {c} classes, one centre per class and token in unit noise (give --cache for real ones)"
+        f"features: synthetic, {n} rows of {s} x {d}, {c} classes, one centre per class and token "
+        "plus unit noise (use --cache for real ones)"
     )
     return MemoryBatches(x, labels), c
 
@@ -388,33 +425,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cache", help="folder of a cache; without it features are made up")
+    parser.add_argument("--cache", help="folder of a cache; default: synthetic features")
     parser.add_argument(
         "--shape",
         type=int,
         nargs=4,
         default=[1797, 24, 192, 10],
         metavar=("N", "S", "D", "C"),
-        help="of made-up features",
+        help="rows, tokens, width and classes of the synthetic features",
     )
     parser.add_argument("--heads", nargs="*", default=["linear", "attentive"])
     parser.add_argument("--widths", type=int, nargs="*", default=[384, 768])
-    parser.add_argument("--rows", type=int, default=2048, help="batch of the step timings")
-    parser.add_argument("--configurations", type=int, default=8, help="of the step timings")
+    parser.add_argument("--rows", type=int, default=2048, help="batch size of the step timings")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="of the step timings; the median is quoted"
+        "--configurations", type=int, default=8, help="number of configurations in a timed step"
     )
     parser.add_argument(
-        "--fits", type=int, default=2, help="complete fits that (a) and (b) are extrapolated from"
+        "--repeats", type=int, default=5, help="repeats of each timed step; the median is printed"
     )
-    parser.add_argument("--full", action="store_true", help="run all of (a) and (b)")
+    parser.add_argument(
+        "--fits", type=int, default=2, help="complete fits from which (a) and (b) are extrapolated"
+    )
+    parser.add_argument("--full", action="store_true", help="run every fit of (a) and (b)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--min-steps", type=int, default=1000)
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="also time steps under torch.compile; how long compiling takes is printed",
+        help="also time steps with torch.compile; the first step includes compilation",
     )
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--device", default="cpu")

@@ -1,12 +1,17 @@
-"""A cache of millions of images in miniature: the true number of rows, ids, labels, row blocks and records, but narrow tokens made without a model.
+"""Measure how the cost per row grows with the number of rows, up to millions of images.
 
-Row blocks hold as many rows as a ViT-B's do (12 layers x {CLS, AP} x 768, float16), and the tokens go through the project's own writer and reader.
-Every step is a process of its own, which prints its seconds and its peak memory; one of them is killed half-way.
+    python benchmarks/scale.py [--sets 128000:100 1281167:1000 14197122:21841] [--width 8]
+                               [--folder /mnt/disk]    14 million rows need 5.5 GB of disk
+    python benchmarks/scale.py --objects moto --sets 128000:100 1281167:1000
+                                                       on a local S3 server
 
-    python benchmarks/scale.py [--sets 128000:100 1281167:1000 14197122:21841] [--width 8] [--folder /mnt/disk]     5.5 GB of disk for 14 million
-    python benchmarks/scale.py --objects moto --sets 128000:100 1281167:1000                            the same on an S3 server of this machine
+The caches have the true number of rows, ids, labels, row blocks and records, but narrow synthetic
+tokens. Row blocks hold as many rows as those of a ViT-B (12 layers x {CLS, AP} x 768, float16), and
+the tokens pass through the project's own writer and reader. Every step runs in its own process and
+reports its time and peak memory; the process that writes the first half is killed at its end.
 
-What a step costs per row should not grow: the last column says by how much it does, from the second largest set to the largest.
+The cost per row should not grow with the number of rows. The last column is the ratio of the cost
+per row in the largest set to that in the second largest; 1 is ideal.
 """
 
 from __future__ import annotations
@@ -54,7 +59,7 @@ SPLIT = "train"
 def make_spec(
     rows: int, width: int, *, classes: int = 1, ids: str = "00" * 32, labels: str = "00" * 32
 ) -> CacheSpec:
-    """A ViT-B of another width on one split."""
+    """Return the spec of a ViT-B of the given width on one split."""
     return CacheSpec(
         model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=width, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
         tokens=KINDS, projected=False, preprocessing={}, precision="fp32", store_dtype="float16",
@@ -66,7 +71,7 @@ def make_spec(
 
 
 def narrow(width: int) -> None:
-    """Row blocks of narrow tokens get as many rows as those of a ViT-B have."""
+    """Give row blocks of narrow tokens as many rows as those of a ViT-B have."""
     rows = layout.block_rows(make_spec(10**6, WIDTH), 10**6)
     spec = make_spec(10**6, width)
     row = len(spec.layers) * len(spec.tokens) * width * 2
@@ -80,14 +85,18 @@ def narrow(width: int) -> None:
 
 
 class Steps:
-    """What is done with the cache; every method yields (what, seconds, note) as it goes."""
+    """Operations on the cache, one method per process.
+
+    Each method yields the name of a part when that part is finished; an empty name marks untimed
+    preparation.
+    """
 
     def __init__(self, root: CachePath, rows: int, classes: int, width: int) -> None:
         self.root, self.rows, self.classes, self.width = root, rows, classes, width
         self.pickled = Path(tempfile.gettempdir()) / f"layercache-scale-{os.getppid()}.pickle"
 
     def samples(self) -> tuple[list[str], np.ndarray[Any, Any], CacheSpec]:
-        """Ids as ImageNet's are, labels, and the spec with their digests."""
+        """Return ImageNet-like ids, labels, and the spec with their digests."""
         labels = np.arange(self.rows, dtype=np.int64) % self.classes
         ids = [f"n{c:08d}/n{c:08d}_{i}.JPEG" for i, c in enumerate(labels.tolist())]
         return (
@@ -106,11 +115,11 @@ class Steps:
         return open_cache(root=self.root, dataset=f"made_up_{self.rows}")
 
     def imports(self) -> Iterator[str]:
-        yield "nothing (the imports)"
+        yield "imports only"
 
     def identity(self) -> Iterator[str]:
         self.samples()
-        yield "make the ids, digest ids and labels"
+        yield "generate ids, digest ids and labels"
 
     def sent(self) -> Iterator[str]:
         from layercache.extraction.datasets.image_files import FileSamples
@@ -128,7 +137,7 @@ class Steps:
         samples: FileSamples = pickle.loads(self.pickled.read_bytes())
         assert len(samples.ids) == self.rows
         self.pickled.unlink()
-        yield "a decoding process takes them"
+        yield "unpickle them in a decoding process"
 
     def write(self) -> Iterator[str]:
         ids, labels, spec = self.samples()
@@ -144,37 +153,37 @@ class Steps:
         ids, labels, spec = self.samples()
         yield ""
         with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
-            yield "resume (half of the records are there)"
+            yield "resume (half of the records exist)"
             self.fill(writer, writer.pending)
             yield "write the second half"
             writer.finish()
-            yield "finish"
+            yield "finish the split"
 
     def again(self) -> Iterator[str]:
         ids, labels, spec = self.samples()
         yield ""
         with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
             assert writer.complete
-        yield "extract what is complete already"
+        yield "extract again when complete"
 
     def opened(self) -> Iterator[str]:
         split = self.cache().split(SPLIT)
         yield "open a split"
         assert len(split.labels) == self.rows
-        yield "labels"
+        yield "read labels"
 
     def ids(self) -> Iterator[str]:
         split = self.cache().split(SPLIT)
         yield ""
         assert len(split.ids) == self.rows
-        yield "ids"
+        yield "read ids"
 
     def progress(self) -> Iterator[str]:
         cache = self.cache()
         yield ""
         done, blocks = cache.progress(SPLIT)
         assert done == blocks
-        yield "progress"
+        yield "read progress"
 
     def info(self) -> Iterator[str]:
         cache = self.cache()
@@ -195,7 +204,7 @@ class Steps:
         yield ""
         [fold] = folds(labels, np.arange(self.rows), shots=None, seed=0)
         assert len(fold.train) + len(fold.val) == self.rows
-        yield "stratified validation part"
+        yield "stratified validation split"
 
     def epoch(self) -> Iterator[str]:
         import torch
@@ -211,7 +220,7 @@ class Steps:
             device=torch.device("cpu"),
             budget=400 * 10**6,
         )
-        yield "streamed features, 400 MB"
+        yield "open streamed features, 400 MB"
         for number in range(2):
             assert (
                 sum(
@@ -222,7 +231,7 @@ class Steps:
                 )
                 == self.rows
             )
-            yield f"a shuffled epoch of them, {'every chunk checked' if number == 0 else 'again'}"
+            yield f"shuffled epoch, {'checksums verified' if number == 0 else 'second pass'}"
 
     def removed(self) -> Iterator[str]:
         cache = self.cache()
@@ -231,7 +240,7 @@ class Steps:
         yield "cache rm"
 
     def fill(self, writer: SplitWriter, blocks: tuple[int, ...]) -> None:
-        """The same few tokens in every block."""
+        """Write the same random tokens to every block."""
         tokens = (
             np.random.default_rng(0)
             .standard_normal((LAYERS, len(KINDS), writer.block_rows, self.width), np.float32)
@@ -263,7 +272,7 @@ STEPS = (
 
 
 def run(steps: Steps, name: str) -> None:
-    """In a process of its own: one line of JSON per part."""
+    """Run one step in this process and print one line of JSON per part."""
     narrow(steps.width)
     parts = getattr(steps, name)()
     begin = time.perf_counter()
@@ -286,6 +295,7 @@ def run(steps: Steps, name: str) -> None:
 
 @contextmanager
 def root_in(where: Path | None, objects: str | None) -> Iterator[str]:
+    """Provide a temporary cache root in a folder or on a local object-storage server."""
     folder = Path(tempfile.mkdtemp(prefix="layercache-scale-", dir=where))
     try:
         if objects is None:
@@ -301,7 +311,7 @@ def root_in(where: Path | None, objects: str | None) -> Iterator[str]:
 def measure(
     root: str, rows: int, classes: int, width: int, *, note: Callable[[str], None]
 ) -> dict[str, tuple[float, float]]:
-    """What -> (seconds, peak bytes of its process)."""
+    """Run every step in its own process; return part name -> (seconds, peak bytes)."""
     found = {}
     for name in STEPS:
         command = [
@@ -323,7 +333,8 @@ def measure(
             part = json.loads(line)
             found[part["what"]] = (part["seconds"], part["peak"])
             note(
-                f"{rows} rows: {part['what']}: {part['seconds']:.2f} s, peak {part['peak'] / 1e6:.0f} MB"
+                f"{rows} rows: {part['what']}: {part['seconds']:.2f} s, "
+                f"peak {part['peak'] / 1e6:.0f} MB"
             )
     return found
 
@@ -352,16 +363,16 @@ def main() -> None:
         "--folder",
         type=Path,
         default=None,
-        help="on the disk to measure; default: the temporary folder",
+        help="folder on the disk to measure; default: the temporary folder",
     )
     parser.add_argument(
         "--objects",
         choices=["moto", "swift"],
         default=None,
-        help="object storage instead of a folder, by this server",
+        help="use object storage on this local server instead of a folder",
     )
-    parser.add_argument("--step", choices=STEPS, default=None, help="for its own use")
-    parser.add_argument("--root", default=None, help="for its own use")
+    parser.add_argument("--step", choices=STEPS, default=None, help="internal: run this step only")
+    parser.add_argument("--root", default=None, help="internal: cache root of --step")
     given = parser.parse_args()
     if given.step:
         run(Steps(as_place(given.root), *given.sets[0], given.width), given.step)
@@ -375,8 +386,8 @@ def main() -> None:
     print(f"{machine()}\n")
     print(
         "| step | "
-        + " | ".join(f"{n:,} rows, {blocks[n]:,} row blocks: s, peak MB" for n in found)
-        + " | growth per row |"
+        + " | ".join(f"{n:,} rows, {blocks[n]:,} row blocks: time (s), peak (MB)" for n in found)
+        + " | growth of time per row |"
     )
     print("|---|" + "--:|" * (len(found) + 1))
     for what in found[max(found)]:

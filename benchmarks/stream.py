@@ -1,13 +1,18 @@
-"""A shuffled epoch beyond the memory budget, against the disk's cold read rate.
+"""Compare a shuffled epoch over features larger than the memory budget with cold disk reads.
 
-Writes a made-up cache larger than the budget (ViT-B's 12 layers x {CLS, AP} x 768), drops it from the page cache before every pass, and reads it
-  disk     the same files from front to back, two threads of preadv into touched buffers; and four, as many as an epoch reads with
-  stored   a shuffled epoch's reads, window by window, of which nothing is used
-  epoch    a shuffled epoch of normalised batches, as an evaluation or a training without noise has them
-  noisy    the same with the paper's feature noise, whose normal draws are arithmetic and no reading
-in turn, several times. Prints medians, and the peak memory above the start's.
+Writes a synthetic cache larger than the budget (a ViT-B: 12 layers x {CLS, AP} x 768). Before each
+pass the files are dropped from the page cache. The passes run in turn, several times:
 
-    python benchmarks/stream.py [--gigabytes 4] [--budget 400MB] [--rounds 3] [--device cuda] [--folder /mnt/disk]
+    disk     the files read front to back by two threads of preadv into touched buffers, and by
+             four threads, which is what an epoch uses
+    stored   the reads of a shuffled epoch, window by window, with the data discarded
+    epoch    a shuffled epoch of normalised batches, as used in evaluation or noise-free training
+    noisy    the same with the paper's feature noise, which adds arithmetic but no reads
+
+Prints medians, and the peak memory above that at the start.
+
+    python benchmarks/stream.py [--gigabytes 4] [--budget 400MB] [--rounds 3]
+                                [--device cuda] [--folder /mnt/disk]
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ CHUNK = 8 * 2**20
 
 
 def write(root: Path, gigabytes: float) -> Cache:
-    """A cache of random tokens with as many rows as the size gives."""
+    """Write a cache of random tokens of about the given size."""
     rows = int(gigabytes * 1e9 / (LAYERS * len(KINDS) * WIDTH * 2))
     labels, ids = np.arange(rows, dtype=np.int64) % CLASSES, [str(i) for i in range(rows)]
     identity = SplitIdentity(
@@ -79,6 +84,7 @@ def write(root: Path, gigabytes: float) -> Cache:
 
 
 def files_of(cache: Cache) -> list[Path]:
+    """List the token shards of the train split."""
     return sorted(
         (
             p
@@ -90,7 +96,7 @@ def files_of(cache: Cache) -> list[Path]:
 
 
 def drop(files: list[Path]) -> None:
-    """Out of the page cache, so that the next read comes from the disk."""
+    """Drop files from the page cache, so that the next read comes from the disk."""
     for file in files:
         fd = os.open(file, os.O_RDONLY)
         os.fdatasync(fd)
@@ -99,7 +105,7 @@ def drop(files: list[Path]) -> None:
 
 
 def read_plainly(files: list[Path], *, threads: int) -> int:
-    """Every byte, by some threads, each into one buffer that was touched before."""
+    """Read every byte, each thread into its own buffer of touched memory; return the byte count."""
     buffers = threading.local()
 
     def read(file: Path) -> int:
@@ -118,7 +124,7 @@ def read_plainly(files: list[Path], *, threads: int) -> int:
 
 
 class Peak:
-    """The largest resident size of the process above that at the start, sampled every 5 ms."""
+    """Peak resident size of the process above that at the start, sampled every 5 ms."""
 
     def __enter__(self) -> Peak:
         self.start, self.most, self._stop = _resident(), 0, threading.Event()
@@ -151,7 +157,7 @@ def main() -> None:
         "--folder",
         type=Path,
         default=None,
-        help="on the disk to measure; default: the temporary folder",
+        help="folder on the disk to measure; default: the temporary folder",
     )
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="layercache-stream-", dir=given.folder))
@@ -168,6 +174,7 @@ def main() -> None:
 
 
 def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> None:
+    """Time every pass over the cache and print the table."""
     files, split = files_of(cache), cache.split("train")
     size = sum(file.stat().st_size for file in files)
     pairs = tuple((layer, token) for layer in cache.spec.layers for token in cache.spec.tokens)
@@ -195,9 +202,8 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
         "epoch": epoch,
         "noisy": lambda number: epoch(number, Noise()),
     }
-    next(
-        iter(features.epoch(rows[:8], batch=8, noise=Noise(), train=True))
-    )  # what torch sets up at its first use is no part of an epoch
+    # Warm up: torch's one-time initialisation must not count as part of an epoch.
+    next(iter(features.epoch(rows[:8], batch=8, noise=Noise(), train=True)))
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     peaks: dict[str, int] = dict.fromkeys(passes, 0)
     for number in range(rounds):
@@ -210,21 +216,25 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
             peaks[name] = max(peaks[name], peak.most)
     print(f"{describe()}\n")
     print(
-        f"{format_bytes(size)} in {len(files)} files: {split.rows} images x {len(pairs)} tokens x {WIDTH}, page cache dropped before every pass."
+        f"{format_bytes(size)} in {len(files)} files: {split.rows} images x {len(pairs)} tokens x "
+        f"{WIDTH}; page cache dropped before every pass."
     )
     batch = format_bytes(BATCH * len(pairs) * WIDTH * (2 + 4))
     print(
-        f"Budget {format_bytes(budget)}: two windows of {features.window} images; a batch of {BATCH}, stored and normalised, is {batch} more."
+        f"Memory budget {format_bytes(budget)}: two windows of {features.window} images; a batch "
+        f"of {BATCH} images, stored and normalised, takes another {batch}."
     )
     print(f"Medians of {rounds} rounds.\n")
     print(
-        "| pass | seconds | MB/s | over disk | over disk, four threads | peak memory |\n|---|--:|--:|--:|--:|--:|"
+        "| pass | time (s) | MB/s | ratio to disk, two threads | ratio to disk, four threads "
+        "| peak memory |\n|---|--:|--:|--:|--:|--:|"
     )
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in middle.items():
         over = " | ".join(f"{middle[disk] / value:.2f}" for disk in ("disk", "disk, four threads"))
         print(
-            f"| {name} | {value:.2f} | {size / value / 1e6:.0f} | {over} | {format_bytes(peaks[name])} |"
+            f"| {name} | {value:.2f} | {size / value / 1e6:.0f} | {over} "
+            f"| {format_bytes(peaks[name])} |"
         )
 
 
