@@ -1,4 +1,4 @@
-"""`layercache export`: a trained head with its backbone as one file."""
+"""`layercache export`: write a trained head and its backbone as one file."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ import typer
 Head = Annotated[
     str,
     typer.Argument(
-        help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors."
+        help="Folder of a probe (CACHE/probes/ID; see layercache results) or its head.safetensors."
     ),
 ]
-Onnx = Annotated[Path | None, typer.Option(help="Write ONNX here.", show_default=False)]
+Onnx = Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default=False)]
 Torch = Annotated[
-    Path | None, typer.Option(help="Write torch.export's .pt2 here.", show_default=False)
+    Path | None, typer.Option(help="torch.export file (.pt2) to write.", show_default=False)
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="The checkpoint that the tokens were extracted with, if it was a local file.",
+        help="Checkpoint that the tokens were extracted with, if it was a local file.",
         show_default=False,
     ),
 ]
-Card = Annotated[Path | None, typer.Option(help="Write the card alone here.", show_default=False)]
+Card = Annotated[
+    Path | None, typer.Option(help="Markdown file to write the card to.", show_default=False)
+]
 Check = Annotated[
-    list[Path] | None, typer.Option(help="Check on this image too; repeatable.", show_default=False)
+    list[Path] | None,
+    typer.Option(help="Image to check the file on, too. Repeatable.", show_default=False),
 ]
 
 
@@ -39,34 +42,38 @@ def export(
     weights: Weights = None,
     check: Check = None,
 ) -> None:
-    """Write a trained head with its backbone as ONNX or torch.export.
+    """Export a trained head with its backbone to ONNX or torch.export.
 
-    The file takes preprocessed float32 images (batch, 3, H, W) and gives logits. It is checked on real images against the original before it is
-    put in its place; a card in markdown is written beside it.
+    The file maps preprocessed float32 images (batch, 3, H, W) to logits. It is checked on real
+    images against the original before it is written, with a model card in markdown next to it.
     """
-    from layercache.deploy import export_onnx, export_torch, load_head
+    from layercache.deploy import export_onnx, export_torch, load_classifier
+    from layercache.deploy.card import write_card
     from layercache.deploy.predict import read_images
     from layercache.errors import OptionError
+    from layercache.probing.results.checkpoint import load_head
 
     if onnx is None and torch is None and card is None:
         raise OptionError(
-            "say what to write: --onnx FILE, --torch FILE.pt2, --card FILE.md (or several)"
+            "nothing to write: pass --onnx FILE, --torch FILE.pt2 or --card FILE.md (or several)"
         )
-    loaded = load_head(head)
+    fitted_head = load_head(head)
+    card_text = write_card(fitted_head, head)
     if card is not None:
-        card.write_text(loaded.card())
+        card.write_text(card_text)
         typer.echo(f"card: {card}")
     if onnx is None and torch is None:
         return
-    classifier = loaded.with_backbone(weights=weights, device="cpu")
+    classifier = load_classifier(fitted_head, weights=weights, device="cpu")
     images = read_images(check or [])
     for write, path in ((export_onnx, onnx), (export_torch, torch)):
         if path is None:
             continue
-        done = write(classifier, path, images=images)
-        beside = path.with_name(path.name + ".md")
-        beside.write_text(loaded.card())
+        result = write(classifier, path, images=images)
+        card_path = path.with_name(path.name + ".md")
+        card_path.write_text(card_text)
         typer.echo(
-            f"{done.path}: {done.bytes / 1e6:.1f} MB; on {done.images} real images, together and one by one, its logits differ by at most "
-            f"{done.max_difference:.1g}\ncard: {beside}"
+            f"{result.path}: {result.bytes / 1e6:.1f} MB; on {result.images} real images, in one "
+            "batch and one at a time, the logits differ from the original's by at most "
+            f"{result.max_difference:.1g}\ncard: {card_path}"
         )

@@ -1,4 +1,4 @@
-"""`layercache predict`: image files through a trained head."""
+"""`layercache predict`: classify image files with a trained head."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from layercache.deploy import Predictions
+    from layercache.deploy import PredictionResult
 
 Head = Annotated[
     str,
     typer.Argument(
-        help="A probe's folder (CACHE/probes/ID; layercache results lists them) or its head.safetensors."
+        help="Folder of a probe (CACHE/probes/ID; see layercache results) or its head.safetensors."
     ),
 ]
 Images = Annotated[
     list[Path],
     typer.Argument(
-        metavar="IMAGE...",
-        help="Image files, and folders whose images are taken, subfolders included.",
+        metavar="IMAGE...", help="Image files and folders of images, subfolders included."
     ),
 ]
-TopK = Annotated[int, typer.Option("--top-k", "-k", help="Classes shown for each image.")]
+TopK = Annotated[int, typer.Option("--top-k", "-k", help="Number of classes per image.")]
 Format = Annotated[str, typer.Option(help="table | csv | json.")]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="The checkpoint that the tokens were extracted with, if it was a local file.",
+        help="Checkpoint that the tokens were extracted with, if it was a local file.",
         show_default=False,
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="Arithmetic of the backbone: fp32 | bf16 | fp16.")]
-BatchSize = Annotated[int, typer.Option(help="Images of one forward.")]
+BatchSize = Annotated[int, typer.Option(help="Images per forward pass.")]
 OnError = Annotated[
-    str, typer.Option(help="An image that cannot be decoded: stop | skip (and list it at the end).")
+    str, typer.Option(help="For an image that cannot be decoded: stop | skip (listed at the end).")
 ]
 
 FORMATS = ("table", "csv", "json")
+ON_ERROR = {"stop": "raise", "skip": "skip"}
 
 
 def predict(
@@ -61,43 +61,49 @@ def predict(
 
     Probabilities are a softmax over the classes, or for a multi-label head a sigmoid of each.
     """
-    from layercache.deploy import load_head
-    from layercache.deploy import predict as classify
-    from layercache.errors import UnknownNameError
+    from layercache.deploy import load_classifier
+    from layercache.deploy import predict as run
+    from layercache.errors import OptionError, UnknownNameError
 
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
-    classifier = load_head(head).with_backbone(weights=weights, device=device, precision=precision)
-    found = classify(classifier, images, top_k=top_k, batch_size=batch_size, on_error=on_error)  # type: ignore[arg-type]  # checked there
-    {"table": _table, "csv": _csv, "json": _json}[format](found)
-    if found.skipped:
-        typer.echo(
-            f"{len(found.skipped)} of {len(found.skipped) + len(found.images)} images skipped:",
-            err=True,
-        )
-        for why in found.skipped.values():
-            typer.echo(f"  {why}", err=True)
+    if on_error not in ON_ERROR:
+        raise OptionError(f"--on-error: expected stop or skip, got {on_error!r}")
+    classifier = load_classifier(head, weights=weights, device=device, precision=precision)
+    result = run(
+        classifier,
+        images,
+        top_k=top_k,
+        batch_size=batch_size,
+        on_error=ON_ERROR[on_error],  # type: ignore[arg-type]
+    )
+    {"table": _print_table, "csv": _print_csv, "json": _print_json}[format](result)
+    if result.skipped:
+        n_images = len(result.skipped) + len(result.images)
+        typer.echo(f"{len(result.skipped)} of {n_images} images skipped:", err=True)
+        for message in result.skipped.values():
+            typer.echo(f"  {message}", err=True)
 
 
-def _table(found: Predictions) -> None:
-    width = max((len(image.image) for image in found.images), default=0)
-    for image in found.images:
-        said = "  ".join(
+def _print_table(result: PredictionResult) -> None:
+    width = max((len(image.image) for image in result.images), default=0)
+    for image in result.images:
+        classes = "  ".join(
             f"{name} {100 * p:.1f} %"
             for name, p in zip(image.classes, image.probabilities, strict=True)
         )
-        typer.echo(f"{image.image:<{width}}  {said}")
+        typer.echo(f"{image.image:<{width}}  {classes}")
 
 
-def _csv(found: Predictions) -> None:
+def _print_csv(result: PredictionResult) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
-    for image in found.images:
+    for image in result.images:
         for rank, (name, p) in enumerate(zip(image.classes, image.probabilities, strict=True), 1):
             writer.writerow([image.image, rank, name, f"{p:.6f}"])
 
 
-def _json(found: Predictions) -> None:
+def _print_json(result: PredictionResult) -> None:
     images = [
         {
             "image": image.image,
@@ -106,8 +112,7 @@ def _json(found: Predictions) -> None:
                 for name, p in zip(image.classes, image.probabilities, strict=True)
             ],
         }
-        for image in found.images
+        for image in result.images
     ]
-    typer.echo(
-        json.dumps({"images": images, "skipped": dict(found.skipped)}, indent=1, ensure_ascii=False)
-    )
+    content = {"images": images, "skipped": dict(result.skipped)}
+    typer.echo(json.dumps(content, indent=1, ensure_ascii=False))

@@ -13,9 +13,10 @@ from layercache.errors import LayercacheError
 if TYPE_CHECKING:
     from layercache.cache import Cache, open_cache
     from layercache.cache.copy import copy_cache
-    from layercache.deploy import load_head
+    from layercache.deploy import load_classifier
     from layercache.extraction.api import extract
     from layercache.probing.api import probe
+    from layercache.probing.results.checkpoint import load_head
     from layercache.probing.results.table import Results, read_results
     from layercache.probing.training.config import HParams, TrainConfig
     from layercache.reporting import Report, report
@@ -31,6 +32,7 @@ __all__ = [
     "copy_cache",
     "errors",
     "extract",
+    "load_classifier",
     "load_head",
     "open_cache",
     "probe",
@@ -48,7 +50,8 @@ _HOMES = {
     "HParams": "layercache.probing.training.config",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",
-    "load_head": "layercache.deploy",
+    "load_classifier": "layercache.deploy",
+    "load_head": "layercache.probing.results.checkpoint",
     "open_cache": "layercache.cache",
     "probe": "layercache.probing.api",
     "read_results": "layercache.probing.results.table",

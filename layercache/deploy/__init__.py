@@ -1,18 +1,16 @@
-"""A trained head that goes to work: on its backbone, on image files, as an ONNX or torch.export file, with a card that says what it is."""
+"""A trained head in use: on its backbone, on image files, exported to ONNX or torch.export."""
 
-from layercache.deploy.classifier import Classifier
+from layercache.deploy.classifier import Classifier, load_classifier
 from layercache.deploy.export import Export, export_onnx, export_torch
-from layercache.deploy.head import Head, load_head
-from layercache.deploy.predict import Prediction, Predictions, predict
+from layercache.deploy.predict import Prediction, PredictionResult, predict
 
 __all__ = [
     "Classifier",
     "Export",
-    "Head",
     "Prediction",
-    "Predictions",
+    "PredictionResult",
     "export_onnx",
     "export_torch",
-    "load_head",
+    "load_classifier",
     "predict",
 ]

@@ -1,6 +1,7 @@
-"""The card of a trained head: what a stranger must know before using it, in markdown.
+"""Model card of a trained head, in markdown: what a stranger must know before using it.
 
-The figures come from the probe's record beside the head. A head file on its own says so instead.
+The results come from the probe's record next to the head; without it the card says that they are
+not known.
 """
 
 from __future__ import annotations
@@ -10,37 +11,43 @@ from statistics import mean, stdev
 from typing import Any
 
 from layercache.extraction.models.registry import MODELS
-from layercache.probing.results.checkpoint import FittedHead, HeadPath, head_file
+from layercache.probing.results.checkpoint import FittedHead, HeadPath, head_file, head_place
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
-MOST_CLASSES = 40
-"""Class names that a card lists."""
+MAX_CLASSES = 40
+"""Number of class names that a card lists at most."""
 
 
-def write_card(head: FittedHead, path: HeadPath) -> str:
-    """The card of `head`, which was read from `path`, a probe's folder or a head file."""
+def write_card(head: FittedHead, path: str | HeadPath) -> str:
+    """Return the card of a head in markdown.
+
+    Args:
+        head: the trained head.
+        path: where it was loaded from: a probe's folder or a head file.
+    """
+    path = head_place(path)
     probe = read_probe(head_file(path).parent)
     parts = [
         _title(head),
         _data(head, probe),
         _backbone(head),
-        _protocol(head, probe),
-        _figures(head, probe),
+        _training(head, probe),
+        _results(head, probe),
         _limits(head),
-        _use(head, path),
+        _use(path),
     ]
     return "\n".join(line for part in parts for line in (*part, ""))
 
 
 def weights_licence(model: str) -> str | None:
-    """Licence of the published weights behind a model's name, as timm records it; None where it does not."""
+    """Return the licence of a model's published weights, as recorded by timm, or None."""
     if model == "vit_nano":
         return "apache-2.0"
     import timm
 
     info = MODELS.get(model)
-    known = timm.get_pretrained_cfg(info.architecture if info else model)
-    return known.license if known is not None else None
+    config = timm.get_pretrained_cfg(info.architecture if info else model)
+    return config.license if config is not None else None
 
 
 def _title(head: FittedHead) -> Iterator[str]:
@@ -52,29 +59,39 @@ def _title(head: FittedHead) -> Iterator[str]:
     article = "An" if head.name[0] in "aeiou" else "A"
     attention = f" with {spec.heads} attention heads" if spec.heads else ""
     yield (
-        f"{article} {head.name} head{attention}: it tells {spec.classes} classes apart from {spec.tokens} tokens of a frozen backbone: "
-        f"{', '.join(kinds)} of layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}."
+        f"{article} {head.name} head{attention} that classifies images into {spec.classes} classes "
+        f"from {spec.tokens} tokens of a frozen "
+        f"backbone: {', '.join(kinds)} of layer{'s' if len(layers) > 1 else ''} "
+        f"{', '.join(map(str, layers))}."
     )
 
 
 def _data(head: FittedHead, probe: Probe | None) -> Iterator[str]:
     yield "## Data"
     yield ""
-    rows = (
-        f": {probe.row['train_rows']} training and {probe.row['test_rows']} test images"
-        if probe
-        else ""
-    )
-    yield f"{head.origin.dataset}{rows}. {'An image may have several classes.' if head.spec.multi_label else 'Each image has one class.'}"
+    rows = ""
+    if probe is not None:
+        rows = f": {probe.row['train_rows']} training and {probe.row['test_rows']} test images"
+    several = head.spec.multi_label
+    labels = "An image may have several classes." if several else "Each image has one class."
+    yield f"{head.origin.dataset}{rows}. {labels}"
     names = [" ".join(name.split()) for name in head.classes]
-    more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
-    yield f"Classes: {', '.join(names[:MOST_CLASSES])}{more}."
+    more = f" and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
+    yield f"Classes: {', '.join(names[:MAX_CLASSES])}{more}."
 
 
 def _backbone(head: FittedHead) -> Iterator[str]:
     origin = head.origin
     info = MODELS.get(origin.model)
     licence = weights_licence(origin.model)
+    licence = (
+        f"{licence} (of the published weights of this name)"
+        if licence
+        else "not known: see where the weights came from"
+    )
+    preprocessing = ", ".join(
+        f"{name} {_format_value(value)}" for name, value in origin.preprocessing.items()
+    )
     yield "## Backbone"
     yield ""
     yield "| | |"
@@ -82,100 +99,117 @@ def _backbone(head: FittedHead) -> Iterator[str]:
     yield f"| model | {origin.model} ({info.architecture if info else origin.architecture}) |"
     if info:
         yield f"| trained on | {info.note} |"
-    yield f"| digest of its weights | `{origin.weights}` |"
+    yield f"| SHA-256 of the weights | `{origin.weights}` |"
     yield f"| tokens read at | {origin.tap}{', last layer projected' if origin.projected else ''} |"
-    yield f"| preprocessing | {', '.join(f'{k} {_plain(v)}' for k, v in origin.preprocessing.items())} |"
-    yield (
-        f"| licence of the weights | {f'{licence} (of the published weights of this name)' if licence else 'not known: look where you got them'} |"
-    )
+    yield f"| preprocessing | {preprocessing} |"
+    yield f"| licence of the weights | {licence} |"
     yield ""
     yield "The head refuses a backbone with any other weights."
 
 
-def _protocol(head: FittedHead, probe: Probe | None) -> Iterator[str]:
+def _training(head: FittedHead, probe: Probe | None) -> Iterator[str]:
     yield "## Training"
     yield ""
-    chosen = (
-        ", ".join(f"{name} {value:g}" for name, value in head.setting.items())
-        or "no hyperparameters"
-    )
+    config = ", ".join(f"{name} {value:g}" for name, value in head.setting.items())
+    config = config or "no hyperparameters"
     if probe is None:
-        yield f"Setting: {chosen}; seed {head.seed}. How it was found is in the probe's record, which is not beside this head."
-        return
-    row, protocol = probe.row, probe.spec["protocol"]
-    few = f" {probe.spec['shots']} samples of each class." if probe.spec["shots"] else ""
-    part = (
-        f" {100 * probe.spec['fraction']:g} % of the training samples."
-        if probe.spec["fraction"]
-        else ""
-    )
-    yield (
-        f"Chosen of {row['settings']} settings by {'mean average precision' if head.spec.multi_label else 'balanced accuracy'} on held-out training "
-        f"samples: {chosen}; then trained on all training samples, seed {head.seed}.{few}{part}"
-    )
-    if protocol:
-        noise = protocol["noise"]
         yield (
-            f"AdamW, cosine schedule, {row['epochs']} epochs in batches of {row['batch']} ({row['steps']} steps), gradient norm at most "
-            f"{protocol['clip']}, class weights {'on' if protocol['class_weights'] else 'off'}, "
-            + (
-                f"noise of {noise['std']:g} on {100 * noise['probability']:g} % of the samples."
-                if noise
-                else "no noise."
-            )
+            f"Configuration: {config}; seed {head.seed}. How it was selected is in the probe's "
+            "record, "
+            "which is not next to this head."
+        )
+        return
+    row, spec = probe.row, probe.spec
+    subset = ""
+    if spec["shots"]:
+        subset += f" Training subset: {spec['shots']} samples per class."
+    if spec["fraction"]:
+        subset += f" Training subset: {100 * spec['fraction']:g} % of the training samples."
+    yield (
+        f"Selected from {row['settings']} configurations by {_metric(head)[1]} on held-out "
+        "training samples: "
+        f"{config}; then trained on all training samples with seed {head.seed}.{subset}"
+    )
+    if protocol := spec["protocol"]:
+        noise = protocol["noise"]
+        noise_text = (
+            f"noise of standard deviation {noise['std']:g} on {100 * noise['probability']:g} % of "
+            "the samples"
+            if noise
+            else "no noise"
+        )
+        yield (
+            f"AdamW, cosine schedule, {row['epochs']} epochs with batch size {row['batch']} "
+            f"({row['steps']} steps), gradient norm clipped "
+            f"at {protocol['clip']}, class weights {'on' if protocol['class_weights'] else 'off'}, "
+            f"{noise_text}."
         )
 
 
-def _figures(head: FittedHead, probe: Probe | None) -> Iterator[str]:
-    yield "## Figures"
+def _results(head: FittedHead, probe: Probe | None) -> Iterator[str]:
+    yield "## Results"
     yield ""
     if probe is None:
-        yield "Not known: the probe's record (probe.json) is not beside this head."
+        yield "Not known: the probe's record (probe.json) is not next to this head."
         return
     row = probe.row
-    metric, name = (
-        ("map", "mean average precision")
-        if head.spec.multi_label
-        else ("balanced_accuracy", "balanced accuracy")
-    )
-    meaning = (
-        "mean over classes of average precision"
-        if head.spec.multi_label
-        else "mean over classes of the share recognised"
-    )
-    yield "| figure | value | what it says |"
+    metric, name = _metric(head)
+    definition = "average precision" if head.spec.multi_label else "recall"
+    yield "| metric | value | meaning |"
     yield "|---|---|---|"
-    yield f"| test {name} | {_percent(row[f'test_{metric}'])} | {meaning}, on {row['test_rows']} test images, read once for this head |"
-    yield f"| its 95 % interval | {_percent(row['test_ci_low'])} to {_percent(row['test_ci_high'])} | bootstrap over test images: other test images |"
-    seeds = [float(p.row[f"test_{metric}"]) for p in siblings(probe)]
-    if len(seeds) > 1:
-        yield f"| over {len(seeds)} seeds | {_percent(mean(seeds))} ± {_percent(stdev(seeds))} | mean and standard deviation: other training seeds |"
-    for key, label, says in (
-        ("test_top1", "test top-1", "share of test images whose class comes first"),
-        ("test_top5", "test top-5", "share of test images whose class is among the first five"),
+    yield (
+        f"| test {name} | {_percent(row[f'test_{metric}'])} | mean over classes of {definition}, "
+        f"on {row['test_rows']} test images, evaluated once |"
+    )
+    yield (
+        f"| 95 % interval | {_percent(row['test_ci_low'])} to {_percent(row['test_ci_high'])} | "
+        "bootstrap over test images: variation between test sets |"
+    )
+    scores = [float(p.row[f"test_{metric}"]) for p in other_seeds(probe)]
+    if len(scores) > 1:
+        yield (
+            f"| over {len(scores)} seeds | {_percent(mean(scores))} ± {_percent(stdev(scores))} | "
+            "mean and standard deviation: variation between training runs |"
+        )
+    for key, label, meaning in (
+        (
+            "test_top1",
+            "test top-1 accuracy",
+            "share of test images whose most probable class is right",
+        ),
+        (
+            "test_top5",
+            "test top-5 accuracy",
+            "share with the right class among the five most probable",
+        ),
         (
             f"val_{metric}",
             f"validation {name}",
-            "of the chosen setting on the held-out training samples; chosen for it, hence optimistic",
+            "of the selected configuration on the held-out training samples; optimistic, as it "
+            "was selected by this",
         ),
     ):
         if row.get(key) is not None:
-            yield f"| {label} | {_percent(row[key])} | {says} |"
+            yield f"| {label} | {_percent(row[key])} | {meaning} |"
 
 
 def _limits(head: FittedHead) -> Iterator[str]:
     yield "## Limits"
     yield ""
-    yield f"- The figures hold for images like the test images of {head.origin.dataset}; nothing was measured on others."
-    if head.spec.multi_label:
-        yield "- The probabilities are sigmoids of the logits and were not calibrated."
-    else:
-        yield "- It has no answer for an image of none of the classes: its probabilities sum to 1 over them whatever it is shown."
-        yield "- The probabilities were not calibrated."
-    yield "- Whatever the backbone's training data lack or distort, the head inherits."
+    yield (
+        f"- The results hold for images like the test images of {head.origin.dataset}; no others "
+        "were tested."
+    )
+    if not head.spec.multi_label:
+        yield (
+            "- The head cannot reject an image that belongs to none of the classes: "
+            "its probabilities always sum to 1 over them."
+        )
+    yield "- The probabilities are not calibrated."
+    yield "- The head inherits the gaps and biases of the backbone's training data."
 
 
-def _use(head: FittedHead, path: HeadPath) -> Iterator[str]:
+def _use(path: HeadPath) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```"
@@ -183,22 +217,29 @@ def _use(head: FittedHead, path: HeadPath) -> Iterator[str]:
     yield "```"
 
 
-def siblings(probe: Probe) -> list[Probe]:
-    """The probes beside this one that differ from it in their seed alone, itself among them."""
+def other_seeds(probe: Probe) -> list[Probe]:
+    """Return this probe and those of the same cache that differ from it only in their seed."""
     return [
         other
         for other in read_probes(probe.path.parent, skip_damaged=True)
-        if _but_seed(other.spec) == _but_seed(probe.spec)
+        if _without_seed(other.spec) == _without_seed(probe.spec)
     ]
 
 
-def _but_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _without_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name != "seed"}
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+def _metric(head: FittedHead) -> tuple[str, str]:
+    """Return the metric's column suffix and its name."""
+    if head.spec.multi_label:
+        return "map", "mean average precision"
+    return "balanced_accuracy", "balanced accuracy"
 
 
-def _plain(value: Any) -> str:
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _format_value(value: Any) -> str:
     return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,6 +1,7 @@
 """A trained head on its backbone, as one module from images to logits.
 
-Shapes: B images of H x W pixels, L layers, T stored tokens of a layer, S tokens that the head sees, D width, C classes.
+Shapes: B images of H x W pixels, L layers, T stored tokens of a layer, S input tokens of the head,
+D width, C classes.
 """
 
 from __future__ import annotations
@@ -13,103 +14,154 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from layercache.deploy.heads import inference_head
+from layercache.deploy.inference_heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE, Backbone, load_backbone
 from layercache.extraction.pipeline.decode import rgb
-from layercache.probing.results.checkpoint import FittedHead
+from layercache.extraction.plan import choose_device
+from layercache.probing.results.checkpoint import FittedHead, HeadPath, load_head
 
 
 class Classifier(nn.Module):
-    """Frozen backbone and head. `classifier(classifier.preprocess(images))` gives logits; see `probabilities` for what they mean.
+    """A frozen backbone and head: `classifier(classifier.preprocess(images))` returns logits.
 
-    Tokens keep float32 on their way from tap to head, so that logits differ from those of the cache by the cache's float16 rounding alone.
-    Nothing here is meant to be trained further.
+    Tokens stay in float32 between tap and head, so logits differ from those of the cache only by
+    the cache's float16 rounding. The module is not meant to be trained further.
     """
 
-    def __init__(self, head: FittedHead, backbone: Backbone) -> None:
-        """Raises HeadMismatchError unless the backbone has the head's weights, preprocessing, tap, layers and tokens."""
+    def __init__(self, fitted_head: FittedHead, backbone: Backbone) -> None:
+        """Join a head and its backbone.
+
+        Raises:
+            HeadMismatchError: if the backbone is not the head's own; see `check_compatible`.
+        """
         super().__init__()
-        refuse_mismatch(head, backbone)
-        self.head = head
-        self.classes = head.classes
+        check_compatible(fitted_head, backbone)
+        self.fitted_head = fitted_head
+        self.classes = fitted_head.classes
         """Class names in the order of the logits."""
-        self.multi_label = head.spec.multi_label
-        """An image may have several classes: logits go through a sigmoid each, else through one softmax."""
+        self.multi_label = fitted_head.spec.multi_label
+        """True if an image may have several classes, so that each logit has its own sigmoid."""
         self.preprocessing = backbone.preprocessing
         self.backbone = backbone
         self.vit: nn.Module = backbone.module
         self.projection = backbone.projection
-        self.fusion = inference_head(head.spec, head.parameters)
-        stored = {
-            (layer, token): i
-            for i, (layer, token) in enumerate(
-                (a, b) for a in backbone.layers for b in backbone.tokens
-            )
-        }
-        self.chosen: Tensor
+        self.head = inference_head(fitted_head.spec, fitted_head.parameters)
+        stored = ((layer, token) for layer in backbone.layers for token in backbone.tokens)
+        positions = {pair: i for i, pair in enumerate(stored)}
+        self.token_index: Tensor
+        """Position of each of the head's tokens among the stored ones, int64 (S,)."""
         self.register_buffer(
-            "chosen", torch.tensor([stored[pair] for pair in head.pairs]), persistent=False
+            "token_index",
+            torch.tensor([positions[pair] for pair in fitted_head.pairs]),
+            persistent=False,
         )
         self.to(backbone.device)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Preprocessed, normalised images, float (B, 3, H, W) -> logits float32 (B, C)."""
+        """Map preprocessed, normalised images, float (B, 3, H, W), to logits, float32 (B, C)."""
         tokens_ltbd = self.backbone.run(images.to(COMPUTE[self.backbone.precision]))
-        x_bsd = tokens_ltbd.flatten(0, 1).index_select(0, self.chosen).transpose(0, 1)
+        x_bsd = tokens_ltbd.flatten(0, 1).index_select(0, self.token_index).transpose(0, 1)
         x_bsd = F.normalize(x_bsd.float(), dim=-1)
-        logits: Tensor = self.fusion(x_bsd)
+        logits: Tensor = self.head(x_bsd)
         return logits
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> Tensor:
-        """PIL images of any size and mode, or uint8 (B, 3, H, W) of the input's size -> what `forward` takes, on the module's device.
+        """Return the input of `forward`, on the module's device.
 
-        Raises DataError for an image without a fixed white (32-bit integers, floats), OptionError for a tensor of another shape.
+        Args:
+            images: PIL images of any size and mode, or uint8 (B, 3, H, W) in the backbone's input
+                size.
+
+        Raises:
+            DataError: for an image mode without a defined white level (32-bit integers, floats).
+            OptionError: for a tensor of another shape or dtype.
         """
         if isinstance(images, Image.Image):
             images = [images]
         if not isinstance(images, Tensor):
             images = torch.stack([self.pixels(image) for image in images])
-        if (
-            images.dtype != torch.uint8
-            or images.ndim != 4
-            or tuple(images.shape[1:]) != (3, *self.preprocessing.input_size)
-        ):
+        expected_shape = (3, *self.preprocessing.input_size)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != expected_shape:
             height, width = self.preprocessing.input_size
             raise OptionError(
-                f"expected PIL images or uint8 (B, 3, {height}, {width}), got {images.dtype} {tuple(images.shape)}"
+                f"expected PIL images or uint8 (B, 3, {height}, {width}), "
+                f"got {images.dtype} {tuple(images.shape)}"
             )
-        return self.preprocessing.normalise(images.to(self.chosen.device))
+        return self.preprocessing.normalise(images.to(self.token_index.device))
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """One PIL image -> uint8 (3, H, W), resized and cropped as the backbone's own transform does. Raises DataError."""
+        """Return one image as uint8 (3, H, W), resized and cropped by the backbone's own transform.
+
+        Raises:
+            DataError: for an image mode without a defined white level.
+        """
         try:
             return self.preprocessing(rgb(image))
         except ValueError as error:
             raise DataError(f"this image cannot be used: {error}") from error
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (B, C) -> softmax over the classes, or for a multi-label head a sigmoid of each."""
+        """Return the softmax of logits (B, C), or for a multi-label head the sigmoid of each."""
         return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
 
-def refuse_mismatch(head: FittedHead, backbone: Backbone) -> None:
-    """Raises HeadMismatchError unless `backbone` is the one that `head` was trained on: same weights, by digest, fed and read the same way."""
+def load_classifier(
+    head: FittedHead | str | HeadPath,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> Classifier:
+    """Load a trained head on its backbone: a module from images (B, 3, H, W) to logits (B, C).
+
+        classifier = layercache.load_classifier("CACHE/probes/ID")
+        probabilities = classifier.probabilities(classifier(classifier.preprocess(image)))
+
+    Args:
+        head: the probe's folder (CACHE/probes/ID), its head.safetensors, or a loaded head.
+        weights: checkpoint that the tokens were extracted with; by default the weights that ship
+            with the package or that timm downloads.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        precision: arithmetic of the backbone: "fp32", "bf16" or "fp16".
+
+    Raises:
+        HeadMismatchError: if the backbone's weights are not those that the head was trained on.
+        ProbeNotFoundError: if there is no saved head.
+    """
+    fitted_head = head if isinstance(head, FittedHead) else load_head(head)
+    device, _ = choose_device(device)
+    backbone = load_matching_backbone(
+        fitted_head, weights=weights, device=device, precision=precision
+    )
+    return Classifier(fitted_head, backbone)
+
+
+def check_compatible(head: FittedHead, backbone: Backbone) -> None:
+    """Check that `backbone` is the one that `head` was trained on.
+
+    Raises:
+        HeadMismatchError: if the weights (by digest), the preprocessing, the tap or the tokens
+        differ.
+    """
     origin = head.origin
     if backbone.digest != origin.weights:
         raise HeadMismatchError(
-            f"this head was trained on {origin.model} with weights {origin.weights[:12]}…, this {backbone.name} has {backbone.digest[:12]}…: "
-            "give the checkpoint it was trained on (--weights FILE), or train a head on this backbone"
+            f"this head was trained on {origin.model} with weights {origin.weights[:12]}…, "
+            f"this {backbone.name} has {backbone.digest[:12]}…: "
+            "pass the checkpoint that it was trained on as `weights`, or train a head on this "
+            "backbone"
         )
-    for what, own, given in (
+    for name, expected, given in (
         ("tap", origin.tap, backbone.tap),
         ("projected", origin.projected, backbone.projected),
         ("preprocessing", dict(origin.preprocessing), backbone.preprocessing.to_json()),
     ):
-        if own != given:
+        if expected != given:
             raise HeadMismatchError(
-                f"this head was trained with {what} {own}, this {backbone.name} has {given}: load it as it was at extraction"
+                f"this head was trained with {name} {expected}, this {backbone.name} has {given}: "
+                "load the backbone as it was at extraction"
             )
     missing = [
         f"{layer}:{token}"
@@ -118,46 +170,51 @@ def refuse_mismatch(head: FittedHead, backbone: Backbone) -> None:
     ]
     if missing:
         raise HeadMismatchError(
-            f"this head reads tokens that this {backbone.name} was loaded without: {', '.join(missing[:6])}"
+            f"this head reads tokens that this {backbone.name} was loaded without: "
+            f"{', '.join(missing[:6])}"
         )
 
 
-def backbone_of(
+def load_matching_backbone(
     head: FittedHead,
     *,
     weights: str | Path | None = None,
     device: str = "cpu",
     precision: str = "fp32",
 ) -> Backbone:
-    """The backbone that `head` was trained on, with the layers and tokens it reads, in float32 up to the head.
+    """Load the backbone that `head` was trained on, with the layers and tokens that the head reads.
 
-    Raises HeadMismatchError where `weights` (or, without them, what the model's name stands for) are others, and what load_backbone raises.
+    Tokens stay in float32. The result may be another backbone; `check_compatible` tells.
+
+    Raises:
+        OptionError: for an unknown `precision`, and whatever `load_backbone` raises.
     """
     if precision not in COMPUTE:
-        raise OptionError(f"precision must be one of {', '.join(COMPUTE)}, got {precision!r}")
-    layers = sorted({layer for layer, _ in head.pairs})
+        raise OptionError(f"precision: expected one of {', '.join(COMPUTE)}, got {precision!r}")
+    origin = head.origin
+    # whether the tokens were extracted with paper_compat shows in the digest and the preprocessing only
     for paper_compat in (False, True):
         backbone = load_backbone(
-            head.origin.model,
+            origin.model,
             weights=weights,
-            tap=head.origin.tap,  # type: ignore[arg-type]  # a cache's spec held it
-            layers=layers,
+            tap=origin.tap,  # type: ignore[arg-type]  # a cache's spec held it
+            layers=sorted({layer for layer, _ in head.pairs}),
             tokens=token_kinds([token for _, token in head.pairs]),
-            projected=head.origin.projected,
+            projected=origin.projected,
             precision=precision,  # type: ignore[arg-type]
             store_dtype="float32",
             device=device,
             paper_compat=paper_compat,
         )
-        if backbone.digest != head.origin.weights or backbone.preprocessing.to_json() == dict(
-            head.origin.preprocessing
+        if backbone.digest != origin.weights or backbone.preprocessing.to_json() == dict(
+            origin.preprocessing
         ):
             break
     return backbone
 
 
 def token_kinds(names: Sequence[str]) -> tuple[str, ...]:
-    """The kinds that `load_backbone` takes, out of stored names: "cls", "grid:2/0", "grid:2/1" -> "cls", "grid:2"."""
+    """Return the kinds to load for stored names: "grid:2" for "grid:2/0", "all" for "patch/3"."""
     kinds = list(
         dict.fromkeys("all" if name.startswith("patch/") else name.split("/")[0] for name in names)
     )

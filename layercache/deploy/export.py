@@ -1,7 +1,9 @@
-"""A classifier as one file that works without this package, written only once it was seen to give the same logits.
+"""A classifier as one file that works without this package.
 
-The file is made under another name, loaded again as its user will load it, and run on real images, one at a time and several at once; only then is
-it put in its place. The images are the two photographs that come with scikit-learn, their mirror images, and any that are given.
+The exporter writes to a temporary folder. The file is loaded again as a user will load it and run
+on real images, one at a time and several at once; only if its logits are those of the classifier is
+it moved to its path. The images are two photographs that come with scikit-learn, their mirror
+images, and any given.
 """
 
 from __future__ import annotations
@@ -23,34 +25,50 @@ from layercache.deploy.classifier import Classifier
 from layercache.errors import ExportError, MissingExtraError
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit, as a share of the largest logit of the check; float32 sums taken in another order differ by about 1e-6."""
-ONE_FILE = 2**31 - 2**24
-"""Bytes of weights that an ONNX file can hold (protobuf's limit); above, they lie beside it in FILE.data."""
+"""Largest difference of a logit, relative to the largest logit.
 
-Run = Callable[[Tensor], Tensor]
+Float32 sums in another order differ by about 1e-6.
+"""
+ONNX_MAX_BYTES = 2**31 - 2**24
+"""Bytes of weights that fit into one ONNX file (protobuf's limit).
+
+Larger weights are written to FILE.data next to it.
+"""
+
+Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """A file that was written and checked."""
+    """An exported and checked file."""
 
     path: Path
-    """The file."""
+    """Path of the file."""
     bytes: int
-    """Its size, with FILE.data where there is one."""
+    """Its size, including FILE.data if there is one."""
     images: int
-    """Real images that it was checked on."""
+    """Number of images that it was checked on."""
     max_difference: float
-    """Largest absolute difference of a logit from the module's."""
+    """Largest absolute difference of a logit from the classifier's."""
 
 
 def export_onnx(
     classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()
 ) -> Export:
-    """Write `classifier` as ONNX: input "images" float32 (batch, 3, H, W), preprocessed; output "logits" (batch, C); any batch size.
+    """Write `classifier` as ONNX, for any batch size.
 
-    Classes and preprocessing are in the file's metadata, key "layercache". `images` are checked besides the bundled ones.
-    Raises MissingExtraError, and ExportError where the exporter refuses or onnxruntime's logits differ: then no file is written.
+    Input "images" is preprocessed, float32 (batch, 3, H, W); output "logits" is (batch, C). Classes
+    and preprocessing are in the file's metadata under the key "layercache".
+
+    Args:
+        classifier: from `load_classifier`.
+        path: file to write.
+        images: images to check the file on, in addition to the bundled ones.
+
+    Raises:
+        MissingExtraError: without the extra `export`.
+        ExportError: if the export fails or the logits of onnxruntime differ; then nothing is
+        written.
     """
     try:
         import onnx
@@ -62,7 +80,7 @@ def export_onnx(
         ) from error
 
     def write(example: Tensor, file: Path) -> None:
-        external = sum(p.numel() * p.element_size() for p in classifier.parameters()) > ONE_FILE
+        weight_bytes = sum(p.numel() * p.element_size() for p in classifier.parameters())
         program = torch.onnx.export(
             classifier,
             (example,),
@@ -74,10 +92,10 @@ def export_onnx(
         )
         assert program is not None
         program.model.metadata_props["layercache"] = json.dumps(describe(classifier))
-        program.save(str(file), external_data=external)
+        program.save(str(file), external_data=weight_bytes > ONNX_MAX_BYTES)
         onnx.checker.check_model(str(file))
 
-    def load(file: Path) -> Run:
+    def load(file: Path) -> Forward:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         return lambda x: torch.from_numpy(session.run(["logits"], {"images": x.cpu().numpy()})[0])
 
@@ -87,28 +105,37 @@ def export_onnx(
 def export_torch(
     classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()
 ) -> Export:
-    """Write `classifier` with torch.export (.pt2); `torch.export.load(FILE).module()` takes preprocessed float32 (B, 3, H, W), B from 1 up.
+    """Write `classifier` with torch.export (.pt2), for any batch size.
 
-    Classes and preprocessing are in the extra file "layercache.json". Raises ExportError where torch refuses or the reloaded logits differ.
+    `torch.export.load(FILE).module()` maps preprocessed images, float32 (B, 3, H, W), to logits (B,
+    C). Classes and preprocessing are in the extra file "layercache.json".
+
+    Args:
+        classifier: from `load_classifier`.
+        path: file to write.
+        images: images to check the file on, in addition to the bundled ones.
+
+    Raises:
+        ExportError: if the export fails or the logits of the reloaded program differ; then nothing
+        is written.
     """
 
     def write(example: Tensor, file: Path) -> None:
         program = torch.export.export(
             classifier, (example,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
         )
-        torch.export.save(
-            program, file, extra_files={"layercache.json": json.dumps(describe(classifier))}
-        )
+        description = json.dumps(describe(classifier))
+        torch.export.save(program, file, extra_files={"layercache.json": description})
 
-    def load(file: Path) -> Run:
+    def load(file: Path) -> Forward:
         return torch.export.load(file).module()
 
     return _export(classifier, Path(path), images=images, write=write, load=load)
 
 
 def describe(classifier: Classifier) -> dict[str, Any]:
-    """What the user of an exported file needs to know, as plain JSON."""
-    origin = classifier.head.origin
+    """Return what a user of the exported file needs to know, as plain JSON."""
+    origin = classifier.fitted_head.origin
     return {
         "classes": list(classifier.classes),
         "activation": "sigmoid" if classifier.multi_label else "softmax",
@@ -119,8 +146,8 @@ def describe(classifier: Classifier) -> dict[str, Any]:
     }
 
 
-def real_images() -> list[Image.Image]:
-    """Two photographs of scikit-learn's and their mirror images."""
+def sample_images() -> list[Image.Image]:
+    """Return scikit-learn's two photographs and their mirror images."""
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(array) for array in load_sample_images().images]
@@ -133,57 +160,64 @@ def _export(
     *,
     images: Sequence[Image.Image],
     write: Callable[[Tensor, Path], None],
-    load: Callable[[Path], Run],
+    load: Callable[[Path], Forward],
 ) -> Export:
-    x = classifier.preprocess([*real_images(), *images])
+    x = classifier.preprocess([*sample_images(), *images])
     with torch.inference_mode():
-        wanted = classifier(x).cpu()
+        expected = classifier(x).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        made = Path(folder) / path.name  # the same name: an ONNX file names its FILE.data
+        # the same name, because an ONNX file refers to its FILE.data by name
+        exported = Path(folder) / path.name
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # the exporters' own deprecations; what counts is checked below
-                write(x[:2], made)
-                found = run_both(load(made), x)
-        except Exception as error:  # exporters and runtimes raise their own kinds for an operator that they do not know
-            first = (str(error) or type(error).__name__).splitlines()[0]
+                # deprecations within the exporters; the check below is what counts
+                warnings.simplefilter("ignore")
+                write(x[:2], exported)
+                logits = run_both_ways(load(exported), x)
+        # exporters and runtimes raise their own exceptions for an unsupported operator
+        except Exception as error:
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise ExportError(
-                f"{path}: this classifier cannot be exported ({type(error).__name__}: {first}); nothing was written"
+                f"{path}: this classifier cannot be exported ({type(error).__name__}: "
+                f"{first_line}); nothing was written"
             ) from error
-        difference = compare(found, wanted, where=path)
-        files = sorted(
-            Path(folder).iterdir(), key=lambda file: file == made
-        )  # the file itself last
-        total = sum(file.stat().st_size for file in files)
+        difference = max_difference(logits, expected, path=path)
+        # FILE.data first, the file itself last
+        files = sorted(Path(folder).iterdir(), key=lambda file: file == exported)
+        size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.parent / file.name)
-    return Export(path=path, bytes=total, images=len(x), max_difference=difference)
+    return Export(path=path, bytes=size, images=len(x), max_difference=difference)
 
 
-def run_both(run: Run, x: Tensor) -> dict[str, Tensor]:
-    """Logits of all images at once and of one after the other, by how they were run."""
+def run_both_ways(forward: Forward, x: Tensor) -> dict[str, Tensor]:
+    """Return the logits of all images in one batch and of each image on its own, by description."""
     with torch.inference_mode():
         return {
-            f"{len(x)} images at once": run(x).cpu(),
-            "one image at a time": torch.cat([run(x[i : i + 1]).cpu() for i in range(len(x))]),
+            f"{len(x)} images at once": forward(x).cpu(),
+            "one image at a time": torch.cat([forward(x[i : i + 1]).cpu() for i in range(len(x))]),
         }
 
 
-def compare(found: Mapping[str, Tensor], wanted: Tensor, *, where: Path) -> float:
-    """Largest difference between what was found and `wanted` (B, C). Raises ExportError above TOLERANCE."""
+def max_difference(logits: Mapping[str, Tensor], expected: Tensor, *, path: Path) -> float:
+    """Return the largest absolute difference of any logits from `expected` (B, C).
+
+    Raises:
+        ExportError: for another shape, or a difference above TOLERANCE.
+    """
     worst = 0.0
-    for how, got in found.items():
-        if got.shape != wanted.shape:
+    for description, got in logits.items():
+        if got.shape != expected.shape:
             raise ExportError(
-                f"{where}: expected logits {tuple(wanted.shape)}, the exported file gives {tuple(got.shape)} for {how}; nothing was written"
+                f"{path}: expected logits {tuple(expected.shape)}, got {tuple(got.shape)} from the "
+                f"exported file for {description}; nothing was written"
             )
-        difference = float((got - wanted).abs().max())
-        if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+        difference = float((got - expected).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
             raise ExportError(
-                f"{where}: the exported file's logits differ by {difference:.2g} for {how}; nothing was written"
+                f"{path}: the logits of the exported file differ by {difference:.2g} for "
+                f"{description}; nothing was written"
             )
         worst = max(worst, difference)
     return worst

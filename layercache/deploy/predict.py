@@ -1,4 +1,4 @@
-"""Image files through a classifier."""
+"""Classification of image files."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from layercache.extraction.pipeline.decode import open_image
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One image's most probable classes."""
+    """The most probable classes of one image."""
 
     image: str
-    """The file."""
+    """Path of the image file."""
     classes: tuple[str, ...]
-    """Names, the most probable first."""
+    """Class names, most probable first."""
     probabilities: tuple[float, ...]
-    """In the same order: of a softmax over all classes, or for a multi-label head of a sigmoid each."""
+    """Their probabilities: softmax over all classes, or for a multi-label head a sigmoid each."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """What `predict` found."""
+class PredictionResult:
+    """Result of `predict`."""
 
     images: tuple[Prediction, ...]
-    """In the order given; a folder's images by name."""
+    """One prediction per image, in the order given; images of a folder sorted by name."""
     skipped: Mapping[str, str]
-    """File -> why it could not be read; empty unless `on_error` is "skip"."""
+    """Error message of each file that could not be read; empty unless `on_error` is "skip"."""
 
 
 def predict(
@@ -47,82 +47,94 @@ def predict(
     *,
     top_k: int = 5,
     batch_size: int = 32,
-    on_error: Literal["stop", "skip"] = "stop",
-    progress: Callable[[int], None] | None = None,
-) -> Predictions:
-    """Classify image files, and every image below a folder. `progress` gets the number of images done.
+    on_error: Literal["raise", "skip"] = "raise",
+    on_progress: Callable[[int], None] | None = None,
+) -> PredictionResult:
+    """Classify image files and all images below folders.
 
-    Raises DataNotFoundError for a path that is not there or a folder without images, DataError for an image that cannot be decoded (which
-    `on_error="skip"` lists instead), OptionError.
+    Args:
+        classifier: from `load_classifier`.
+        paths: image files and folders.
+        top_k: number of classes per image.
+        batch_size: number of images per forward pass.
+        on_error: "raise" the error of an image that cannot be decoded, or "skip" and list it.
+        on_progress: called with the number of images done so far.
+
+    Raises:
+        DataNotFoundError: for a path that does not exist or a folder without images.
+        DataError: for an image that cannot be decoded.
+        OptionError: for an option out of range.
     """
     for option, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
             raise OptionError(f"{option}: expected at least 1, got {value}")
-    if on_error not in ("stop", "skip"):
-        raise OptionError(f"on_error: expected stop or skip, got {on_error!r}")
+    if on_error not in ("raise", "skip"):
+        raise OptionError(f"on_error: expected raise or skip, got {on_error!r}")
     files = find_images(paths)
     samples = _samples(files)
     skipped: dict[str, str] = {}
-    found: list[Prediction] = []
+    predictions: list[Prediction] = []
 
     def load(row: int) -> Tensor | DataError:
         try:
             return classifier.pixels(open_image(samples, row))
         except DataError as error:
-            if on_error == "stop":
+            if on_error == "raise":
                 raise
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(files), batch_size):
             rows = range(start, min(start + batch_size, len(files)))
-            loaded = list(pool.map(load, rows))
-            skipped |= {
-                files[row]: str(image)
-                for row, image in zip(rows, loaded, strict=True)
-                if isinstance(image, DataError)
-            }
-            pixels = {
-                row: image
-                for row, image in zip(rows, loaded, strict=True)
-                if isinstance(image, Tensor)
-            }
+            pixels: dict[str, Tensor] = {}
+            for row, loaded in zip(rows, pool.map(load, rows), strict=True):
+                if isinstance(loaded, DataError):
+                    skipped[files[row]] = str(loaded)
+                else:
+                    pixels[files[row]] = loaded
             if pixels:
-                found += _classify(
-                    classifier,
-                    [files[row] for row in pixels],
-                    torch.stack(list(pixels.values())),
-                    top_k=top_k,
-                )
-            if progress is not None:
-                progress(rows.stop)
-    return Predictions(images=tuple(found), skipped=skipped)
+                predictions += _classify(classifier, pixels, top_k=top_k)
+            if on_progress is not None:
+                on_progress(rows.stop)
+    return PredictionResult(images=tuple(predictions), skipped=skipped)
 
 
 def read_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
-    """Image files as RGB images. Raises DataError, naming the file, for one that cannot be decoded."""
+    """Read image files as RGB images.
+
+    Raises:
+        DataError: for a file that cannot be decoded, by name.
+    """
     samples = _samples([os.fspath(path) for path in paths])
     return [open_image(samples, row) for row in range(len(paths))]
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Files as they are; of a folder every image below it, by name, hidden ones left out. Each file once. Raises DataNotFoundError."""
-    found: dict[str, None] = {}
+    """List the given files, and for each folder all images below it, sorted by name.
+
+    Hidden files in folders and duplicates are left out.
+
+    Raises:
+        DataNotFoundError: for a path that does not exist, a folder without images, or no path at
+        all.
+    """
+    files: dict[str, None] = {}
     for path in paths:
         if os.path.isdir(path):
-            below = list(_images_below(os.fspath(path)))
-            if not below:
+            images = sorted(_images_below(os.fspath(path)))
+            if not images:
                 raise DataNotFoundError(
-                    f"{path}: no image in this folder or below it (by the files' names: .jpg, .png, .webp ...)"
+                    f"{path}: no image in this folder or below it "
+                    "(by file extension: .jpg, .png, .webp ...)"
                 )
-            found |= dict.fromkeys(sorted(below))
+            files |= dict.fromkeys(images)
         elif os.path.exists(path):
-            found[os.fspath(path)] = None
+            files[os.fspath(path)] = None
         else:
-            raise DataNotFoundError(f"{path}: there is no such file or folder")
-    if not found:
-        raise DataNotFoundError("no image given: name files or folders")
-    return list(found)
+            raise DataNotFoundError(f"{path}: no such file or folder")
+    if not files:
+        raise DataNotFoundError("no image given: pass files or folders")
+    return list(files)
 
 
 def _samples(files: list[str]) -> FileSamples:
@@ -130,20 +142,21 @@ def _samples(files: list[str]) -> FileSamples:
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(place, name) for name in names if is_image(name))
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from (os.path.join(parent, name) for name in names if is_image(name))
 
 
 def _classify(
-    classifier: Classifier, files: Sequence[str], pixels: Tensor, *, top_k: int
+    classifier: Classifier, pixels: Mapping[str, Tensor], *, top_k: int
 ) -> list[Prediction]:
+    images = classifier.preprocess(torch.stack(list(pixels.values())))
     with torch.inference_mode():
-        probabilities = classifier.probabilities(classifier(classifier.preprocess(pixels))).cpu()
+        probabilities = classifier.probabilities(classifier(images)).cpu()
     values, order = probabilities.topk(min(top_k, probabilities.shape[1]))
     return [
         Prediction(
             image=file, classes=tuple(classifier.classes[c] for c in row), probabilities=tuple(p)
         )
-        for file, row, p in zip(files, order.tolist(), values.tolist(), strict=True)
+        for file, row, p in zip(pixels, order.tolist(), values.tolist(), strict=True)
     ]

@@ -1,5 +1,3 @@
-"""`layercache export`: writes a checked file and its card."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -36,7 +34,7 @@ def run(
 
 
 @pytest.mark.slow
-def test_a_pt2_file_and_its_card(
+def test_export_with_torch_writes_the_file_and_its_card(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
@@ -50,7 +48,11 @@ def test_a_pt2_file_and_its_card(
         trained.images / "down" / "00.png",
     )
     assert code == 0
-    assert "on 5 real images, together and one by one, its logits differ by at most" in out
+    assert (
+        "on 5 real images, in one batch and one at a time, the logits differ from the "
+        "original's by at most"
+        in out
+    )
     assert (tmp_path / "head.pt2.md").read_text().startswith("# linear head on tiny_vit for waves")
     assert torch.export.load(tmp_path / "head.pt2").module()(torch.zeros(3, 3, 32, 32)).shape == (
         3,
@@ -58,23 +60,23 @@ def test_a_pt2_file_and_its_card(
     )
 
 
-def test_both_formats_are_asked_for_and_told(
+def test_export_with_both_formats_writes_both(
     trained: Trained,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[tuple[str, int]] = []
+    calls: list[tuple[str, int]] = []
 
-    def stand_in(name: str) -> Any:
+    def fake_writer(name: str) -> Any:
         def write(classifier: Any, path: Path, *, images: list[Any]) -> Export:
-            asked.append((name, len(images)))
+            calls.append((name, len(images)))
             return Export(path=path, bytes=2_000_000, images=4 + len(images), max_difference=2.1e-7)
 
         return write
 
     for name in ("export_onnx", "export_torch"):
-        monkeypatch.setattr(layercache.deploy, name, stand_in(name))
+        monkeypatch.setattr(layercache.deploy, name, fake_writer(name))
     code, out, _ = run(
         capsys,
         trained,
@@ -86,15 +88,15 @@ def test_both_formats_are_asked_for_and_told(
         trained.images / "down" / "00.png",
     )
     assert code == 0
-    assert asked == [("export_onnx", 1), ("export_torch", 1)]
+    assert calls == [("export_onnx", 1), ("export_torch", 1)]
     assert (
-        f"{tmp_path / 'h.onnx'}: 2.0 MB; on 5 real images, together and one by one, its logits differ by at most 2e-07"
-        in out
+        f"{tmp_path / 'h.onnx'}: 2.0 MB; on 5 real images, in one batch and one at a time, the "
+        "logits differ from the original's by at most 2e-07" in out
     )
     assert {p.name for p in tmp_path.iterdir()} == {"h.onnx.md", "h.pt2.md"}
 
 
-def test_an_image_to_check_on_must_be_one(
+def test_export_with_an_unreadable_check_image_writes_nothing(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(capsys, trained, "--torch", tmp_path / "h.pt2", "--check", trained.weights)
@@ -103,20 +105,22 @@ def test_an_image_to_check_on_must_be_one(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_alone_needs_no_backbone(
+def test_export_with_card_alone_needs_no_backbone(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained_on = trained.probes["linear"].path
+    folder = trained.probes["linear"].path
     with pytest.raises(SystemExit) as stop:
-        main(["export", str(trained_on), "--card", str(tmp_path / "card.md")])
+        main(["export", str(folder), "--card", str(tmp_path / "card.md")])
     assert not stop.value.code
     assert capsys.readouterr().out == f"card: {tmp_path / 'card.md'}\n"
     assert (tmp_path / "card.md").read_text().startswith("# linear head on tiny_vit for waves")
 
 
-def test_without_a_format_there_is_nothing_to_do(
+def test_export_without_an_output_is_refused(
     trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(capsys, trained)
     assert code == 1
-    assert err.startswith("error: say what to write: --onnx FILE, --torch FILE.pt2, --card FILE.md")
+    assert err.startswith(
+        "error: nothing to write: pass --onnx FILE, --torch FILE.pt2 or --card FILE.md"
+    )

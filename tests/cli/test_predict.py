@@ -1,5 +1,3 @@
-"""`layercache predict`: three formats, and what becomes of an image that cannot be read."""
-
 from __future__ import annotations
 
 import csv
@@ -45,35 +43,37 @@ def run(
     return int(stop.value.code or 0), out, err
 
 
-def test_the_three_formats_say_the_same(
+def test_predict_prints_the_same_in_all_three_formats(
     trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, table, err = run(capsys, trained, images)
     assert (code, err) == (0, "")
     _, as_json, _ = run(capsys, trained, images, "--format", "json")
     _, as_csv, _ = run(capsys, trained, images, "--format", "csv")
-    found = json.loads(as_json)
-    assert [Path(image["image"]).name for image in found["images"]] == ["across.png", "down.png"]
+    content = json.loads(as_json)
+    assert [Path(image["image"]).name for image in content["images"]] == ["across.png", "down.png"]
     rows = list(csv.DictReader(io.StringIO(as_csv)))
     flat = [
         (image["image"], str(rank), top["class"])
-        for image in found["images"]
+        for image in content["images"]
         for rank, top in enumerate(image["top"], 1)
     ]
     assert [(row["image"], row["rank"], row["class"]) for row in rows] == flat
-    for image, line in zip(found["images"], table.splitlines(), strict=True):
+    for image, line in zip(content["images"], table.splitlines(), strict=True):
         assert sum(top["probability"] for top in image["top"]) == pytest.approx(1, abs=1e-4)
         first = image["top"][0]
         assert f"{image['image']}" in line
         assert f"{first['class']} {100 * first['probability']:.1f} %" in line
 
 
-def test_top_k(trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_with_top_k_prints_k_classes(
+    trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, out, _ = run(capsys, trained, images / "down.png", "-k", "1", "--format", "csv")
     assert len(out.splitlines()) == 2
 
 
-def test_an_unreadable_image_stops_or_is_listed(
+def test_predict_of_an_unreadable_image_stops_or_lists_it(
     trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "bad.png").write_bytes(b"no image")
@@ -87,7 +87,7 @@ def test_an_unreadable_image_stops_or_is_listed(
     assert err.startswith("1 of 3 images skipped:\n  sample")
 
 
-def test_another_backbone_is_refused_in_one_line(
+def test_predict_with_another_backbone_is_refused_in_one_line(
     trained: Trained, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = change_one_weight(trained.weights, tmp_path / "other.pt")
@@ -98,16 +98,20 @@ def test_another_backbone_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("words", "fault"),
+    ("words", "message"),
     [
         (["--format", "xml"], "unknown format 'xml'"),
-        (["--on-error", "hide"], "on_error: expected stop or skip"),
+        (["--on-error", "hide"], "--on-error: expected stop or skip"),
         (["/nowhere.png"], "no such file or folder"),
     ],
 )
-def test_faults(
-    words: list[str], fault: str, trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+def test_predict_with_a_bad_argument_exits_with_an_error(
+    words: list[str],
+    message: str,
+    trained: Trained,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, _, err = run(capsys, trained, images, *words)
     assert code == 1
-    assert fault in err
+    assert message in err

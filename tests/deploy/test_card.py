@@ -1,5 +1,3 @@
-"""The card says what the probe's record says, and admits what it does not know."""
-
 from __future__ import annotations
 
 import json
@@ -10,56 +8,57 @@ from statistics import mean, stdev
 
 import pytest
 
-from layercache.deploy import load_head
-from layercache.deploy.card import siblings, weights_licence, write_card
+from layercache.deploy.card import other_seeds, weights_licence, write_card
+from layercache.probing.results.checkpoint import load_head
 from layercache.probing.results.probe_store import read_probe
 from tests.deploy.trained import Trained
 
 
-def test_figures_are_the_record_s(trained: Trained) -> None:
+def test_card_states_the_results_of_the_probe_record(trained: Trained) -> None:
     probe = trained.probes["attentive"]
     head = load_head(probe.path)
-    card = head.card()
+    card = write_card(head, probe.path)
     row = probe.row
     accuracy = 100 * row["test_balanced_accuracy"]
     for words in (
         "# attentive head on tiny_vit for waves",
         "22 training and 6 test images",
         "Classes: across, down.",
-        f"| digest of its weights | `{head.origin.weights}` |",
-        "Chosen of 2 settings by balanced accuracy",
+        f"| SHA-256 of the weights | `{head.origin.weights}` |",
+        "Selected from 2 configurations by balanced accuracy",
         f"lr 0.01, weight_decay 0.0001, dropout {row['dropout']:g}",
         f"| test balanced accuracy | {accuracy:.2f} % |",
-        f"| its 95 % interval | {100 * row['test_ci_low']:.2f} % to {100 * row['test_ci_high']:.2f} % | bootstrap over test images",
-        f"| test top-1 | {100 * row['test_top1']:.2f} % |",
+        f"| 95 % interval | {100 * row['test_ci_low']:.2f} % to {100 * row['test_ci_high']:.2f} % "
+        "| bootstrap over test images",
+        f"| test top-1 accuracy | {100 * row['test_top1']:.2f} % |",
         "licence of the weights | not known",
         f"layercache predict {probe.path} IMAGE...",
     ):
         assert words in card
 
 
-def test_seeds_are_a_figure_of_their_own(trained: Trained) -> None:
+def test_card_with_several_seeds_states_mean_and_deviation(trained: Trained) -> None:
     probe = trained.probes["attentive"]
-    both = siblings(probe)
+    both = other_seeds(probe)
     assert {p.row["seed"] for p in both} == {0, 1}
     assert {p.row["head"] for p in both} == {"attentive"}
     scores = [100 * p.row["test_balanced_accuracy"] for p in both]
-    assert (
-        f"| over 2 seeds | {mean(scores):.2f} % ± {stdev(scores):.2f} % |"
-        in load_head(probe.path).card()
+    assert f"| over 2 seeds | {mean(scores):.2f} % ± {stdev(scores):.2f} % |" in write_card(
+        load_head(probe.path), probe.path
     )
 
 
-def test_a_head_file_alone_says_that_its_figures_are_not_known(
+def test_card_of_a_head_file_alone_says_that_results_are_not_known(
     trained: Trained, tmp_path: Path
 ) -> None:
     shutil.copy(trained.probes["linear"].path / "head.safetensors", tmp_path)
-    card = load_head(tmp_path / "head.safetensors").card()
+    file = tmp_path / "head.safetensors"
+    card = write_card(load_head(file), file)
     assert "Not known: the probe's record" in card
     assert "balanced accuracy |" not in card
 
 
-def test_multi_label_heads_have_their_own_words(trained: Trained, tmp_path: Path) -> None:
+def test_card_of_a_multi_label_head_names_its_metric(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.probes["linear"].path, tmp_path / "probe")
     record = json.loads((tmp_path / "probe" / "probe.json").read_text())
     record["row"] |= {
@@ -88,5 +87,5 @@ def test_multi_label_heads_have_their_own_words(trained: Trained, tmp_path: Path
         ("nobody", None),
     ],
 )
-def test_licences_are_timm_s(model: str, licence: str | None) -> None:
+def test_weights_licence_is_that_recorded_by_timm(model: str, licence: str | None) -> None:
     assert weights_licence(model) == licence

@@ -1,5 +1,3 @@
-"""A head on its backbone: the logits of the cache, from pixels; and no other backbone."""
-
 from __future__ import annotations
 
 import io
@@ -12,9 +10,10 @@ import torch
 from PIL import Image
 
 from layercache.cache.find import open_cache
-from layercache.deploy import Classifier, load_head
-from layercache.deploy.classifier import backbone_of, token_kinds
+from layercache.deploy import Classifier, load_classifier
+from layercache.deploy.classifier import load_matching_backbone, token_kinds
 from layercache.errors import DataError, HeadMismatchError, OptionError
+from layercache.probing.results.checkpoint import load_head
 from tests.deploy.trained import Trained, change_one_weight, train
 
 FLOAT16 = 2.0**-11
@@ -29,46 +28,47 @@ def held_out(trained: Trained) -> list[Image.Image]:
 
 
 def largest_gap(classifier: Classifier, trained: Trained, head: str) -> float:
-    """Between the logits from pixels and those that the probe got from the cache, as a share of the largest logit."""
-    kept = trained.probes[head].predictions().logits
+    """Largest difference between logits from pixels and from the cache, over the largest logit."""
+    cached = trained.probes[head].predictions().logits
     with torch.inference_mode():
-        mine = classifier(classifier.preprocess(held_out(trained))).numpy()
-    assert mine.shape == kept.shape == (6, 2)
-    return float(np.abs(mine - kept).max() / np.abs(kept).max())
+        logits = classifier(classifier.preprocess(held_out(trained))).numpy()
+    assert logits.shape == cached.shape == (6, 2)
+    return float(np.abs(logits - cached).max() / np.abs(cached).max())
 
 
 @pytest.mark.parametrize("head", ["linear", "attentive"])
-def test_logits_are_those_of_the_cache_within_its_rounding(head: str, trained: Trained) -> None:
-    classifier = load_head(trained.probes[head].path).with_backbone(
-        weights=trained.weights, device="cpu"
-    )
+def test_classifier_logits_equal_those_of_the_cache_within_rounding(
+    head: str, trained: Trained
+) -> None:
+    classifier = load_classifier(trained.probes[head].path, weights=trained.weights, device="cpu")
     assert largest_gap(classifier, trained, head) < 4 * FLOAT16
-    # negative control: of each layer another token (another order would not do: attention does not see it)
-    classifier.chosen = (classifier.chosen // 6) * 6 + 5
+    # negative control: another token of each layer (attention ignores the order of tokens)
+    classifier.token_index = (classifier.token_index // 6) * 6 + 5
     assert largest_gap(classifier, trained, head) > 40 * FLOAT16
 
 
-def test_every_patch_token_and_a_distillation_token(tmp_path: Path) -> None:
+def test_classifier_of_all_patch_and_distillation_tokens_equals_the_cache(tmp_path: Path) -> None:
     made = train(tmp_path, model="tiny_deit_distilled", tokens="all", heads=["attentive-tokens"])
-    head = load_head(made.probes["attentive-tokens"].path / "head.safetensors")
-    assert (
-        largest_gap(
-            head.with_backbone(weights=made.weights, device="cpu"), made, "attentive-tokens"
-        )
-        < 4 * FLOAT16
-    )
+    file = made.probes["attentive-tokens"].path / "head.safetensors"
+    classifier = load_classifier(file, weights=made.weights, device="cpu")
+    assert largest_gap(classifier, made, "attentive-tokens") < 4 * FLOAT16
 
 
-def test_one_changed_weight_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_load_classifier_with_one_changed_weight_is_refused(
+    trained: Trained, tmp_path: Path
+) -> None:
     head = load_head(trained.probes["linear"].path)
     other = change_one_weight(trained.weights, tmp_path / "changed.pt")
     with pytest.raises(HeadMismatchError) as refusal:
-        head.with_backbone(weights=other, device="cpu")
-    own, given = head.origin.weights[:12], backbone_of(head, weights=other).digest[:12]
-    assert own != given
+        load_classifier(head, weights=other, device="cpu")
+    expected, given = (
+        head.origin.weights[:12],
+        load_matching_backbone(head, weights=other).digest[:12],
+    )
+    assert expected != given
     assert (
-        f"trained on tiny_vit with weights {own}…, this tiny_vit has {given}…: give the checkpoint it was trained on"
-        in str(refusal.value)
+        f"trained on tiny_vit with weights {expected}…, this tiny_vit has {given}…: "
+        "pass the checkpoint that it was trained on" in str(refusal.value)
     )
 
 
@@ -76,29 +76,29 @@ def test_one_changed_weight_is_refused(trained: Trained, tmp_path: Path) -> None
     ("field", "value"),
     [("tap", "block"), ("projected", True), ("preprocessing", {"input_size": [32, 32]})],
 )
-def test_another_way_of_reading_the_backbone_is_refused(
+def test_classifier_on_a_backbone_read_differently_is_refused(
     field: str, value: object, trained: Trained
 ) -> None:
     head = load_head(trained.probes["linear"].path)
-    backbone = backbone_of(head, weights=trained.weights)
+    backbone = load_matching_backbone(head, weights=trained.weights)
     Classifier(head, backbone)
     other = replace(head, origin=replace(head.origin, **{field: value}))  # type: ignore[arg-type]
     with pytest.raises(HeadMismatchError, match=f"trained with {field}"):
         Classifier(other, backbone)
 
 
-def test_tokens_that_the_backbone_was_loaded_without_are_refused(trained: Trained) -> None:
+def test_classifier_on_a_backbone_without_its_tokens_is_refused(trained: Trained) -> None:
     head = load_head(trained.probes["linear"].path)
     with pytest.raises(HeadMismatchError, match="loaded without: 3:cls"):
         Classifier(
             replace(head, origin=replace(head.origin, pairs=((3, "cls"), *head.pairs[1:]))),
-            backbone_of(head, weights=trained.weights),
+            load_matching_backbone(head, weights=trained.weights),
         )
 
 
-def test_preprocess_takes_pil_images_of_any_mode_and_uint8_batches(trained: Trained) -> None:
-    classifier = load_head(trained.probes["linear"].path).with_backbone(
-        weights=trained.weights, device="cpu"
+def test_preprocess_of_pil_images_and_uint8_batches_is_the_same(trained: Trained) -> None:
+    classifier = load_classifier(
+        trained.probes["linear"].path, weights=trained.weights, device="cpu"
     )
     image = held_out(trained)[0]
     one = classifier.preprocess(image)
@@ -114,35 +114,35 @@ def test_preprocess_takes_pil_images_of_any_mode_and_uint8_batches(trained: Trai
         classifier.preprocess(Image.new("F", (40, 40)))
 
 
-def test_probabilities_of_one_class_and_of_several(trained: Trained) -> None:
+def test_probabilities_are_softmax_or_for_multi_label_sigmoid(trained: Trained) -> None:
     head = load_head(trained.probes["linear"].path)
     logits = torch.tensor([[1.0, 3.0]])
-    single = Classifier(head, backbone_of(head, weights=trained.weights))
+    single = Classifier(head, load_matching_backbone(head, weights=trained.weights))
     assert torch.allclose(single.probabilities(logits), torch.tensor([[0.1192, 0.8808]]), atol=1e-4)
     several = Classifier(
         replace(head, spec=replace(head.spec, multi_label=True)),
-        backbone_of(head, weights=trained.weights),
+        load_matching_backbone(head, weights=trained.weights),
     )
     assert torch.allclose(
         several.probabilities(logits), torch.tensor([[0.7311, 0.9526]]), atol=1e-4
     )
 
 
-def test_the_module_is_frozen_and_moves_as_one(trained: Trained) -> None:
-    classifier = load_head(trained.probes["attentive"].path).with_backbone(
-        weights=trained.weights, device="cpu"
+def test_classifier_is_frozen_and_moves_to_a_device_as_one_module(trained: Trained) -> None:
+    classifier = load_classifier(
+        trained.probes["attentive"].path, weights=trained.weights, device="cpu"
     )
     assert not classifier.training
     assert not any(p.requires_grad for p in classifier.parameters())
     names = dict(classifier.named_parameters())
-    assert "fusion.weight" in names
+    assert "head.weight" in names
     assert "vit.blocks.0.attn.qkv.weight" in names
     moved = classifier.to("meta")
     assert {p.device.type for p in moved.parameters()} == {"meta"}
-    assert moved.chosen.device.type == "meta"
+    assert moved.token_index.device.type == "meta"
 
 
-def test_kinds_to_load_for_stored_names() -> None:
+def test_token_kinds_of_stored_names() -> None:
     assert token_kinds(["cls", "ap", "cls"]) == ("cls", "ap")
     assert token_kinds(["grid:2/0", "grid:2/3", "ap"]) == ("grid:2", "ap")
     assert token_kinds(["cls", "patch/0", "patch/9"]) == ("all",)

@@ -1,5 +1,3 @@
-"""Exported files give the same logits, and a file that does not is never left behind."""
-
 from __future__ import annotations
 
 import json
@@ -11,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from layercache.deploy import Classifier, export_onnx, export_torch, load_head
+from layercache.deploy import Classifier, export_onnx, export_torch, load_classifier
 from layercache.deploy import export as module
 from layercache.errors import ExportError, MissingExtraError
 from tests.deploy.trained import Trained
@@ -19,9 +17,7 @@ from tests.deploy.trained import Trained
 
 @pytest.fixture(scope="module")
 def classifier(trained: Trained) -> Classifier:
-    return load_head(trained.probes["attentive"].path).with_backbone(
-        weights=trained.weights, device="cpu"
-    )
+    return load_classifier(trained.probes["attentive"].path, weights=trained.weights, device="cpu")
 
 
 def batch(classifier: Classifier, trained: Trained, n: int) -> torch.Tensor:
@@ -30,38 +26,38 @@ def batch(classifier: Classifier, trained: Trained, n: int) -> torch.Tensor:
     )
 
 
-def test_onnx_runs_in_onnxruntime_with_any_batch(
+def test_export_onnx_in_onnxruntime_gives_the_same_logits_for_any_batch_size(
     classifier: Classifier, trained: Trained, tmp_path: Path
 ) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    done = export_onnx(classifier, tmp_path / "new" / "head.onnx")
+    export = export_onnx(classifier, tmp_path / "new" / "head.onnx")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["head.onnx"]
-    assert done.bytes == done.path.stat().st_size
-    session = runtime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    assert export.bytes == export.path.stat().st_size
+    session = runtime.InferenceSession(str(export.path), providers=["CPUExecutionProvider"])
     for n in (1, 5):
         x = batch(classifier, trained, n)
         with torch.inference_mode():
-            wanted = classifier(x).numpy()
+            expected = classifier(x).numpy()
         np.testing.assert_allclose(
-            session.run(["logits"], {"images": x.numpy()})[0], wanted, atol=1e-5
+            session.run(["logits"], {"images": x.numpy()})[0], expected, atol=1e-5
         )
-    said = json.loads(session.get_modelmeta().custom_metadata_map["layercache"])
-    assert said["classes"] == ["across", "down"]
-    assert said["preprocessing"]["input_size"] == [32, 32]
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["layercache"])
+    assert metadata["classes"] == ["across", "down"]
+    assert metadata["preprocessing"]["input_size"] == [32, 32]
 
 
-def test_torch_export_reloads_with_any_batch(
+def test_export_torch_reloaded_gives_the_same_logits_for_any_batch_size(
     classifier: Classifier, trained: Trained, tmp_path: Path
 ) -> None:
-    done = export_torch(classifier, tmp_path / "head.pt2")
-    assert (done.images, done.max_difference < 1e-5) == (4, True)
+    export = export_torch(classifier, tmp_path / "head.pt2")
+    assert (export.images, export.max_difference < 1e-5) == (4, True)
     extra = {"layercache.json": ""}
-    again = torch.export.load(done.path, extra_files=extra).module()
+    reloaded = torch.export.load(export.path, extra_files=extra).module()
     for n in (1, 5):
         x = batch(classifier, trained, n)
         with torch.inference_mode():
-            assert torch.allclose(again(x), classifier(x), atol=1e-5)
+            assert torch.allclose(reloaded(x), classifier(x), atol=1e-5)
     assert json.loads(extra["layercache.json"])["activation"] == "softmax"
 
 
@@ -77,22 +73,24 @@ def fake_export(
     return module._export(classifier, path, images=(), write=write, load=lambda file: run)
 
 
-def test_the_check_refuses_wrong_logits_and_leaves_what_was_there(
+def test_export_with_wrong_logits_is_refused_and_keeps_the_existing_file(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     path = tmp_path / "head.bin"
     assert fake_export(classifier, path, run=classifier).max_difference < 1e-5
     before = path.stat().st_mtime_ns
     bad: dict[str, Any] = {
-        "logits differ by": lambda x: classifier(x) + 0.1 * classifier(x).abs().max(),
+        "logits of the exported file differ by": lambda x: (
+            classifier(x) + 0.1 * classifier(x).abs().max()
+        ),
         "for one image at a time": lambda x: classifier(x) if len(x) > 1 else 2 * classifier(x),
-        r"expected logits \(4, 2\), the exported file gives \(4, 1\)": lambda x: classifier(x)[
+        r"expected logits \(4, 2\), got \(4, 1\) from the exported file": lambda x: classifier(x)[
             :, :1
         ],
-        "logits differ by nan": lambda x: classifier(x) * float("nan"),
+        "file differ by nan": lambda x: classifier(x) * float("nan"),
     }
-    for words, run in bad.items():
-        with pytest.raises(ExportError, match=words):
+    for message, run in bad.items():
+        with pytest.raises(ExportError, match=message):
             fake_export(classifier, path, run=run)
     with pytest.raises(
         ExportError,
@@ -107,7 +105,7 @@ def test_the_check_refuses_wrong_logits_and_leaves_what_was_there(
     assert path.stat().st_mtime_ns == before
 
 
-def test_without_the_extra_the_command_is_named(
+def test_export_onnx_without_onnxruntime_names_the_extra(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)

@@ -1,5 +1,3 @@
-"""Files and folders through a classifier."""
-
 from __future__ import annotations
 
 import shutil
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 
 from layercache.cache.find import open_cache
-from layercache.deploy import Classifier, load_head, predict
+from layercache.deploy import Classifier, load_classifier, predict
 from layercache.deploy.predict import find_images
 from layercache.errors import DataError, DataNotFoundError, OptionError
 from tests.deploy.trained import Trained
@@ -17,58 +15,60 @@ from tests.deploy.trained import Trained
 
 @pytest.fixture(scope="module")
 def classifier(trained: Trained) -> Classifier:
-    return load_head(trained.probes["attentive"].path).with_backbone(
-        weights=trained.weights, device="cpu"
-    )
+    return load_classifier(trained.probes["attentive"].path, weights=trained.weights, device="cpu")
 
 
-def test_the_classes_and_probabilities_are_those_of_the_probe(
+def test_predict_gives_the_probabilities_of_the_probe(
     classifier: Classifier, trained: Trained
 ) -> None:
     ids = open_cache(trained.cache).split("test").ids
     logits = trained.probes["attentive"].predictions().logits.astype(np.float64)
-    wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    found = predict(classifier, [trained.images / i for i in ids], batch_size=4)
-    assert [image.image for image in found.images] == [str(trained.images / i) for i in ids]
-    assert not found.skipped
-    for image, p in zip(found.images, wanted, strict=True):
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    result = predict(classifier, [trained.images / i for i in ids], batch_size=4)
+    assert [image.image for image in result.images] == [str(trained.images / i) for i in ids]
+    assert not result.skipped
+    for image, p in zip(result.images, expected, strict=True):
         assert image.classes == tuple(np.array(["across", "down"])[np.argsort(-p)])
         np.testing.assert_allclose(image.probabilities, np.sort(p)[::-1], atol=2e-3)
     assert (
-        len({image.classes[0] for image in found.images}) == 2
-    )  # both classes occur, so that a constant answer would have failed
+        len({image.classes[0] for image in result.images}) == 2
+    )  # a constant prediction would fail
 
 
-def test_top_k_shortens_and_a_folder_is_searched(classifier: Classifier, trained: Trained) -> None:
+def test_predict_with_a_folder_and_top_k_lists_its_images_with_k_classes(
+    classifier: Classifier, trained: Trained
+) -> None:
     steps: list[int] = []
-    found = predict(
+    result = predict(
         classifier,
         [trained.images / "down", trained.images / "across" / "03.png"],
         top_k=1,
         batch_size=10,
-        progress=steps.append,
+        on_progress=steps.append,
     )
-    assert [Path(image.image).name for image in found.images] == [
+    assert [Path(image.image).name for image in result.images] == [
         f"{i:02d}.png" for i in range(14)
     ] + ["03.png"]
-    assert {len(image.classes) for image in found.images} == {1}
+    assert {len(image.classes) for image in result.images} == {1}
     assert steps == [10, 15]
 
 
-def test_an_unreadable_image_is_named_or_skipped(
+def test_predict_of_an_unreadable_image_raises_or_skips_it(
     classifier: Classifier, trained: Trained, tmp_path: Path
 ) -> None:
     shutil.copy(trained.images / "down" / "00.png", tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
     with pytest.raises(DataError, match=r"bad\.png' cannot be decoded"):
         predict(classifier, [tmp_path])
-    found = predict(classifier, [tmp_path], on_error="skip", batch_size=1)
-    assert [Path(image.image).name for image in found.images] == ["good.png"]
-    assert list(found.skipped) == [str(tmp_path / "bad.png")]
-    assert "cannot be decoded" in found.skipped[str(tmp_path / "bad.png")]
+    result = predict(classifier, [tmp_path], on_error="skip", batch_size=1)
+    assert [Path(image.image).name for image in result.images] == ["good.png"]
+    assert list(result.skipped) == [str(tmp_path / "bad.png")]
+    assert "cannot be decoded" in result.skipped[str(tmp_path / "bad.png")]
 
 
-def test_find_images(tmp_path: Path) -> None:
+def test_find_images_lists_files_and_folders_without_hidden_files_or_duplicates(
+    tmp_path: Path,
+) -> None:
     for name in ("b.png", "a/x.JPG", ".hidden/y.png", ".z.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -89,7 +89,7 @@ def test_find_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"batch_size": 0}, {"on_error": "ignore"}])
-def test_options_are_checked(
+def test_predict_with_a_bad_option_is_refused(
     options: dict[str, object], classifier: Classifier, trained: Trained
 ) -> None:
     with pytest.raises(OptionError, match=f"^{next(iter(options))}: expected"):

@@ -1,4 +1,4 @@
-"""A head trained end to end on a small random ViT, once per run: images in a folder, a checkpoint, a cache, probes."""
+"""Probes trained end to end on a small random ViT: images, a checkpoint, a cache, probes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layercache.probing.training.config import TrainConfig
 from tests.extraction.families import FAMILIES
 
 MODEL = "tiny_vit"
-PROTOCOL = TrainConfig(epochs=4, min_steps=0, batch=16)
+TRAIN_CONFIG = TrainConfig(epochs=4, min_steps=0, batch=16)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Trained:
 
 
 def draw_images(folder: Path, *, per_class: int = 14) -> Path:
-    """Two classes of 40 x 48 pictures: noise over a horizontal or a vertical wave. PNG, so that a file holds the very pixels."""
+    """Two classes of 40 x 48 images, lossless PNG: noise over a horizontal or vertical wave."""
     rng = np.random.default_rng(5)
     wave = 90 * np.sin(np.arange(48) / 2.5)
     for name, pattern in (
@@ -58,7 +58,7 @@ def train(
     weights = save_random(model, folder / f"{model}.pt")
     images = draw_images(folder / "waves")
     quiet = {"say": lambda _: None, "progress": False, "workers": 0, "device": "cpu"}
-    (made,) = extract(
+    (extraction,) = extract(
         models=[model],
         dataset=f"folder:{images}",
         weights={model: weights},
@@ -73,19 +73,24 @@ def train(
         "weight_decay": [1e-4],
         "dropout": [0.0, 0.1],
     }
-    found = probe(
-        made.path, head=list(heads), seeds=seeds, protocol=PROTOCOL, device="cpu", **options
+    results = probe(
+        extraction.path,
+        head=list(heads),
+        seeds=seeds,
+        protocol=TRAIN_CONFIG,
+        device="cpu",
+        **options,
     )  # type: ignore[arg-type]
     return Trained(
         weights=weights,
         images=images,
-        cache=made.path,
-        probes={p.row["head"]: p for p in reversed(list(found))},
+        cache=extraction.path,
+        probes={p.row["head"]: p for p in reversed(list(results))},
     )
 
 
 def save_random(model: str, path: Path) -> Path:
-    """A checkpoint of random weights, the same numbers every time."""
+    """A checkpoint of random weights from a fixed seed."""
     generator = torch.Generator().manual_seed(11)
     state = FAMILIES[model].build().state_dict()
     torch.save(
@@ -95,7 +100,7 @@ def save_random(model: str, path: Path) -> Path:
 
 
 def change_one_weight(path: Path, to: Path) -> Path:
-    """A checkpoint that differs from another in a single number."""
+    """A copy of a checkpoint that differs in one number."""
     state = torch.load(path, weights_only=True)
     state["blocks.1.mlp.fc1.weight"][3, 4] += 1e-3
     torch.save(state, to)

@@ -1,11 +1,9 @@
-"""Heads multiplied out for inference give the logits of the engine's own, for every kind."""
-
 from __future__ import annotations
 
 import pytest
 import torch
 
-from layercache.deploy.heads import AttentiveInference, inference_head
+from layercache.deploy.inference_heads import AttentiveInference, inference_head
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.results.checkpoint import FittedHead, HeadOrigin
 
@@ -24,7 +22,7 @@ SPECS = {
 }
 
 
-def trained(spec: HeadSpec) -> FittedHead:
+def make_head(spec: HeadSpec) -> FittedHead:
     """A head with every parameter far from its initial value: norms and running statistics too."""
     generator = torch.Generator().manual_seed(3)
     parameters = build(spec).initial(generator)
@@ -57,13 +55,13 @@ def tokens(n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_logits_are_the_engine_s(name: str) -> None:
-    head = trained(SPECS[name])
+def test_inference_head_gives_the_logits_of_the_training_head(name: str) -> None:
+    head = make_head(SPECS[name])
     x = tokens(7)
-    wanted = head.predict(x)
+    expected = head.predict(x)
     got = inference_head(head.spec, head.parameters)(x)
-    assert wanted.std() > 0.1  # they differ from image to image, so that agreement means something
-    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
+    assert expected.std() > 0.1  # constant logits would agree trivially
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +87,9 @@ def test_logits_are_the_engine_s(name: str) -> None:
         "embedding",
     ],
 )
-def test_every_parameter_counts(name: str) -> None:
-    """Negative control: with any one parameter changed, the old folded head no longer agrees."""
-    head = trained(SPECS["hybrid, embeddings"])
+def test_inference_head_with_any_parameter_changed_gives_other_logits(name: str) -> None:
+    """Negative control."""
+    head = make_head(SPECS["hybrid, embeddings"])
     x = tokens(7)
     before = inference_head(head.spec, head.parameters)(x)
     value = head.parameters[name]
@@ -101,17 +99,17 @@ def test_every_parameter_counts(name: str) -> None:
     assert (inference_head(head.spec, changed)(x) - before).abs().max() > 1e-3
 
 
-def test_the_key_shift_does_not_count() -> None:
-    """norm_key's bias adds the same to every token's score."""
-    head = trained(SPECS["attentive"])
+def test_inference_head_ignores_the_bias_of_the_key_norm() -> None:
+    """It adds the same to the score of every token."""
+    head = make_head(SPECS["attentive"])
     changed = dict(head.parameters) | {"norm_key.bias": head.parameters["norm_key.bias"] + 3}
     one, two = (inference_head(head.spec, p) for p in (head.parameters, changed))
     assert isinstance(one, AttentiveInference)
     assert torch.equal(one(tokens(3)), two(tokens(3)))
 
 
-def test_it_is_frozen_float32() -> None:
-    head = trained(SPECS["hybrid, embeddings"])
+def test_inference_head_is_frozen_float32() -> None:
+    head = make_head(SPECS["hybrid, embeddings"])
     made = inference_head(head.spec, head.parameters)
     assert {p.dtype for p in made.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in made.parameters())
