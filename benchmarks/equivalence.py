@@ -113,7 +113,7 @@ def extract(root: Path) -> dict[str, Any]:
 
 def losses_of(fits: list[Any]) -> list[dict[str, Any]]:
     """Return losses, validation scores and divergence of every configuration."""
-    return [{"losses": list(f.losses), "val": f.val, "diverged_at": f.diverged_at} for f in fits]
+    return [{"losses": list(f.losses), "val": f.val_metrics, "diverged_at": f.diverged_at} for f in fits]
 
 
 def probe(root: Path) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def probe(root: Path) -> dict[str, Any]:
             else sha256(np.ascontiguousarray(stored.attention_mean).tobytes()),
         }
         if head != "knn":
-            parameters = sorted(result.head().parameters.items())
+            parameters = sorted(result.head().state_dict.items())
             found[name]["parameters"] = sha256(
                 b"".join(p.contiguous().numpy().tobytes() for _, p in parameters)
             )

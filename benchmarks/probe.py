@@ -42,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe
 from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
 from layercache.probing.training import allocator
 from layercache.probing.training.config import (
@@ -52,7 +53,7 @@ from layercache.probing.training.config import (
     paper_grid,
 )
 from layercache.probing.training.config_batch import ConfigBatch
-from layercache.probing.training.fit import Fit, fit, predict
+from layercache.probing.training.fit import fit, predict
 from tests.probing.memory_batches import MemoryBatches
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
@@ -169,7 +170,7 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
     tests: list[float] = []
     for seed in range(args.seeds):
         start = clock(args.device)
-        fits: list[Fit] = fit(
+        fits: list[FittedHead] = fit(
             data,
             head=head,
             settings=settings,
@@ -180,11 +181,13 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
             device=args.device,
             precision=args.precision,
         )
-        best = max((f for f in fits if f.val), key=lambda f: f.val["balanced_accuracy"])  # type: ignore[index]
+        best = max(
+            (f for f in fits if f.val_metrics), key=lambda f: f.val_metrics["balanced_accuracy"]
+        )  # type: ignore[index]
         final = fit(
             data,
             head=head,
-            settings=[best.setting],
+            settings=[HParams(**best.hparams)],
             train=both,
             val=None,
             seed=seed,
@@ -197,7 +200,7 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
             final[0], features=data, rows=test, device=args.device, precision=args.precision
         )
         tests.append(evaluate(logits.numpy(), data.labels[test].cpu().numpy())["balanced_accuracy"])
-        chosen[seed] = best.setting
+        chosen[seed] = HParams(**best.hparams)
     ours = ours_total / args.seeds
     lines.append(("ours", ours, "every fit run", ours, tests, chosen[0]))
     for name, source in (

@@ -11,21 +11,21 @@ from statistics import mean, stdev
 from typing import Any
 
 from layercache.extraction.models.registry import MODELS
-from layercache.probing.results.checkpoint import FittedHead, HeadPath, head_file, head_place
+from layercache.probing.results.checkpoint import Checkpoint, HeadPath, head_file, head_path
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
 MAX_CLASSES = 40
 """Number of class names that a card lists at most."""
 
 
-def write_card(head: FittedHead, path: str | HeadPath) -> str:
+def write_card(head: Checkpoint, path: str | HeadPath) -> str:
     """Return the card of a head in markdown.
 
     Args:
         head: the trained head.
         path: where it was loaded from: a probe's folder or a head file.
     """
-    path = head_place(path)
+    path = head_path(path)
     probe = read_probe(head_file(path).parent)
     parts = [
         _title(head),
@@ -50,8 +50,8 @@ def weights_licence(model: str) -> str | None:
     return config.license if config is not None else None
 
 
-def _title(head: FittedHead) -> Iterator[str]:
-    spec, origin = head.spec, head.origin
+def _title(head: Checkpoint) -> Iterator[str]:
+    spec, origin = head.spec, head.provenance
     layers = sorted({layer for layer, _ in head.pairs})
     kinds = list(dict.fromkeys(token.split("/")[0] for _, token in head.pairs))
     yield f"# {head.name} head on {origin.model} for {origin.dataset}"
@@ -66,7 +66,7 @@ def _title(head: FittedHead) -> Iterator[str]:
     )
 
 
-def _data(head: FittedHead, probe: Probe | None) -> Iterator[str]:
+def _data(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     yield "## Data"
     yield ""
     rows = ""
@@ -74,14 +74,14 @@ def _data(head: FittedHead, probe: Probe | None) -> Iterator[str]:
         rows = f": {probe.row['train_rows']} training and {probe.row['test_rows']} test images"
     several = head.spec.multi_label
     labels = "An image may have several classes." if several else "Each image has one class."
-    yield f"{head.origin.dataset}{rows}. {labels}"
+    yield f"{head.provenance.dataset}{rows}. {labels}"
     names = [" ".join(name.split()) for name in head.classes]
     more = f" and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
     yield f"Classes: {', '.join(names[:MAX_CLASSES])}{more}."
 
 
-def _backbone(head: FittedHead) -> Iterator[str]:
-    origin = head.origin
+def _backbone(head: Checkpoint) -> Iterator[str]:
+    origin = head.provenance
     info = MODELS.get(origin.model)
     licence = weights_licence(origin.model)
     licence = (
@@ -107,10 +107,10 @@ def _backbone(head: FittedHead) -> Iterator[str]:
     yield "The head refuses a backbone with any other weights."
 
 
-def _training(head: FittedHead, probe: Probe | None) -> Iterator[str]:
+def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     yield "## Training"
     yield ""
-    config = ", ".join(f"{name} {value:g}" for name, value in head.setting.items())
+    config = ", ".join(f"{name} {value:g}" for name, value in head.hparams.items())
     config = config or "no hyperparameters"
     if probe is None:
         yield (
@@ -123,14 +123,14 @@ def _training(head: FittedHead, probe: Probe | None) -> Iterator[str]:
     subset = ""
     if spec["shots"]:
         subset += f" Training subset: {spec['shots']} samples per class."
-    if spec["fraction"]:
-        subset += f" Training subset: {100 * spec['fraction']:g} % of the training samples."
+    if spec["train_fraction"]:
+        subset += f" Training subset: {100 * spec['train_fraction']:g} % of the training samples."
     yield (
         f"Selected from {row['settings']} configurations by {_metric(head)[1]} on held-out "
         "training samples: "
         f"{config}; then trained on all training samples with seed {head.seed}.{subset}"
     )
-    if protocol := spec["protocol"]:
+    if protocol := spec["train_config"]:
         noise = protocol["noise"]
         noise_text = (
             f"noise of standard deviation {noise['std']:g} on {100 * noise['probability']:g} % of "
@@ -146,7 +146,7 @@ def _training(head: FittedHead, probe: Probe | None) -> Iterator[str]:
         )
 
 
-def _results(head: FittedHead, probe: Probe | None) -> Iterator[str]:
+def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     yield "## Results"
     yield ""
     if probe is None:
@@ -193,11 +193,11 @@ def _results(head: FittedHead, probe: Probe | None) -> Iterator[str]:
             yield f"| {label} | {_percent(row[key])} | {meaning} |"
 
 
-def _limits(head: FittedHead) -> Iterator[str]:
+def _limits(head: Checkpoint) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield (
-        f"- The results hold for images like the test images of {head.origin.dataset}; no others "
+        f"- The results hold for images like the test images of {head.provenance.dataset}; no others "
         "were tested."
     )
     if not head.spec.multi_label:
@@ -230,7 +230,7 @@ def _without_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name != "seed"}
 
 
-def _metric(head: FittedHead) -> tuple[str, str]:
+def _metric(head: Checkpoint) -> tuple[str, str]:
     """Return the metric's column suffix and its name."""
     if head.spec.multi_label:
         return "map", "mean average precision"

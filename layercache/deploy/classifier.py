@@ -19,7 +19,7 @@ from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE, Backbone, load_backbone
 from layercache.extraction.pipeline.decode import rgb
 from layercache.extraction.plan import choose_device
-from layercache.probing.results.checkpoint import FittedHead, HeadPath, load_head
+from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
 
 
 class Classifier(nn.Module):
@@ -29,7 +29,7 @@ class Classifier(nn.Module):
     the cache's float16 rounding. The module is not meant to be trained further.
     """
 
-    def __init__(self, fitted_head: FittedHead, backbone: Backbone) -> None:
+    def __init__(self, fitted_head: Checkpoint, backbone: Backbone) -> None:
         """Join a head and its backbone.
 
         Raises:
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.vit: nn.Module = backbone.module
         self.projection = backbone.projection
-        self.head = inference_head(fitted_head.spec, fitted_head.parameters)
+        self.head = inference_head(fitted_head.spec, fitted_head.state_dict)
         stored = ((layer, token) for layer in backbone.layers for token in backbone.tokens)
         positions = {pair: i for i, pair in enumerate(stored)}
         self.token_index: Tensor
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
 
 
 def load_classifier(
-    head: FittedHead | str | HeadPath,
+    head: Checkpoint | str | HeadPath,
     *,
     weights: str | Path | None = None,
     device: str = "auto",
@@ -130,7 +130,7 @@ def load_classifier(
         HeadMismatchError: if the backbone's weights are not those that the head was trained on.
         ProbeNotFoundError: if there is no saved head.
     """
-    fitted_head = head if isinstance(head, FittedHead) else load_head(head)
+    fitted_head = head if isinstance(head, Checkpoint) else load_head(head)
     device, _ = choose_device(device)
     backbone = load_matching_backbone(
         fitted_head, weights=weights, device=device, precision=precision
@@ -138,14 +138,14 @@ def load_classifier(
     return Classifier(fitted_head, backbone)
 
 
-def check_compatible(head: FittedHead, backbone: Backbone) -> None:
+def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
     """Check that `backbone` is the one that `head` was trained on.
 
     Raises:
         HeadMismatchError: if the weights (by digest), the preprocessing, the tap or the tokens
         differ.
     """
-    origin = head.origin
+    origin = head.provenance
     if backbone.digest != origin.weights:
         raise HeadMismatchError(
             f"this head was trained on {origin.model} with weights {origin.weights[:12]}…, "
@@ -176,7 +176,7 @@ def check_compatible(head: FittedHead, backbone: Backbone) -> None:
 
 
 def load_matching_backbone(
-    head: FittedHead,
+    head: Checkpoint,
     *,
     weights: str | Path | None = None,
     device: str = "cpu",
@@ -191,7 +191,7 @@ def load_matching_backbone(
     """
     if precision not in COMPUTE:
         raise OptionError(f"precision: expected one of {', '.join(COMPUTE)}, got {precision!r}")
-    origin = head.origin
+    origin = head.provenance
     # whether the tokens were extracted with paper_compat shows in the digest and the preprocessing only
     for paper_compat in (False, True):
         backbone = load_backbone(

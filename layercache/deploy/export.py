@@ -135,7 +135,7 @@ def export_torch(
 
 def describe(classifier: Classifier) -> dict[str, Any]:
     """Return what a user of the exported file needs to know, as plain JSON."""
-    origin = classifier.fitted_head.origin
+    origin = classifier.fitted_head.provenance
     return {
         "classes": list(classifier.classes),
         "activation": "sigmoid" if classifier.multi_label else "softmax",

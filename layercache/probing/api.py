@@ -107,14 +107,14 @@ def probe(
                 ProbeSpec(
                     tokens=seen,
                     head=word or "",
-                    shape=shape,
+                    head_spec=shape,
                     grid=points,
                     seed=seed,
                     shots=few,
-                    fraction=part,
-                    protocol=training,
+                    train_fraction=part,
+                    train_config=training,
                     precision=chosen.precision,
-                    test=test,
+                    test_split=test,
                 )
             )
     return Results(run_probes(cells, chosen))

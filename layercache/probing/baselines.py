@@ -1,4 +1,4 @@
-"""Baselines of scikit-learn on the same normalised tokens, side by side: k nearest neighbours and logistic regression.
+"""Baselines of scikit-learn on the same normalized tokens, concatenated: k nearest neighbors and logistic regression.
 
 Shapes: N samples, S tokens, D width, C classes.
 """
@@ -15,163 +15,185 @@ import torch
 
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.budget import SHARE, format_bytes, free_memory
+from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.resident import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
-from layercache.probing.training.trainer import ConfigScore, Keep, Trained
+from layercache.probing.training.trainer import FittedModel, ProgressCallback, ScoreCallback
 
 GRIDS: Mapping[str, tuple[Mapping[str, float], ...]] = {
     "knn": tuple({"k": k} for k in (1, 5, 10, 20, 50)),
     "logreg": tuple({"C": c} for c in (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)),
 }
-"""Settings that are tried, in order. C is the inverse strength of the L2 penalty: tokens have unit length, so useful values lie high."""
-ITERATIONS = 1000
-LOWEST = 1e-12
-ABSENT = -1e4
-"""Logit of a class that no training sample has."""
+"""Configurations to search, in order. C is the inverse strength of the L2 penalty: tokens have unit length, so useful values are high."""
+MAX_ITERATIONS = 1000
+MIN_PROB = 1e-12
+"""Lower bound of a probability before its logarithm."""
+ABSENT_CLASS_LOGIT = -1e4
+"""Logit of a class without training samples."""
 
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class NeighborClassifier:
+    """A fitted nearest-neighbor classifier."""
+
+    log_probabilities: Callable[[Array], Array]
+    """(N, S*D) normalized tokens to (N, C) logarithms of the share of votes."""
+
+    diverged = False
+
+    def predict(self, tokens: torch.Tensor | Array) -> torch.Tensor:
+        """Return the logarithm of each class's share of votes, (B, C), from normalized tokens (B, S, D)."""
+        x = torch.as_tensor(tokens).flatten(1).cpu().numpy()
+        return torch.from_numpy(self.log_probabilities(x))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Baseline:
-    """One of the two, behind the same functions as gradient descent (methods.Method)."""
+class BaselineTrainer:
+    """Trains one of the two baselines, see `ProbeTrainer`."""
 
     name: str
     """knn or logreg."""
-    shape: HeadSpec
+    head: HeadSpec
     """A linear head on the same tokens."""
-    progress: Callable[[int, int], None] | None
-    """Called after every setting."""
+    seed: int
+    """Recorded in the head; the baselines draw nothing at random."""
+    on_progress: ProgressCallback | None
+    """Called after every configuration."""
 
     def score(
         self,
-        features: TokenDataset,
-        settings: Sequence[Mapping[str, float]],
+        dataset: TokenDataset,
+        configs: Sequence[Mapping[str, float]],
         *,
         train: Rows,
         val: Rows,
         fold: int,
-        keep: Keep,
+        on_scores: ScoreCallback,
     ) -> None:
-        """One classifier after another."""
-        x, y = _matrix(features, train)
-        x_val, y_val = _matrix(features, val)
-        for i, setting in enumerate(settings):
-            said = self._classifier(setting, x, y)(x_val)
-            metrics = evaluate(said, y_val, multi_label=self.shape.multi_label)
-            keep(
-                [ConfigScore(setting=setting, fold=fold, val=metrics, diverged=False, epochs=None)]
-            )
-            if self.progress:
-                self.progress(i + 1, len(settings))
+        """See ProbeTrainer. Trains one classifier after another."""
+        x, y = _matrix(dataset, train)
+        x_val, y_val = _matrix(dataset, val)
+        for i, hparams in enumerate(configs):
+            logits = self._classifier(hparams, x, y)(x_val)
+            metrics = evaluate(logits, y_val, multi_label=self.head.multi_label)
+            on_scores([ConfigScore(hparams=hparams, fold=fold, val_metrics=metrics)])
+            if self.on_progress:
+                self.on_progress(i + 1, len(configs))
 
     def train(
         self,
-        features: TokenDataset,
-        setting: Mapping[str, float],
+        dataset: TokenDataset,
+        hparams: Mapping[str, float],
         *,
         rows: Rows,
         epochs: int | None,
-    ) -> Trained:
-        """The classifier of one setting; a logistic regression is handed back as the linear head that it is."""
-        x, y = _matrix(features, rows)
-        if self.name == "logreg":
-            weight, bias = self._logreg(setting["C"], x, y)
-            parameters = {
+    ) -> FittedModel:
+        """See ProbeTrainer. Returns a logistic regression as the linear head that it is."""
+        x, y = _matrix(dataset, rows)
+        if self.name == "knn":
+            return NeighborClassifier(self._knn(int(hparams["k"]), x, y))
+        weight, bias = self._logreg(hparams["C"], x, y)
+        return FittedHead(
+            spec=self.head,
+            state_dict={
                 "classifier.weight": torch.from_numpy(weight).float(),
                 "classifier.bias": torch.from_numpy(bias).float(),
-            }
-            return Trained(parameters=parameters, shape=self.shape, logits=None)
-        said = self._classifier(setting, x, y)
-        return Trained(
-            parameters=None, shape=None, logits=lambda tokens: said(tokens.flatten(1).cpu().numpy())
+            },
+            hparams=hparams,
+            seed=self.seed,
         )
 
     def _classifier(
-        self, setting: Mapping[str, float], x: Array, y: Array
+        self, hparams: Mapping[str, float], x: Array, y: Array
     ) -> Callable[[Array], Array]:
         if self.name == "knn":
-            return self._knn(int(setting["k"]), x, y)
-        weight, bias = self._logreg(setting["C"], x, y)
+            return self._knn(int(hparams["k"]), x, y)
+        weight, bias = self._logreg(hparams["C"], x, y)
         return lambda other: np.asarray(other @ weight.T + bias)
 
     def _knn(self, k: int, x: Array, y: Array) -> Callable[[Array], Array]:
-        """Votes of the k nearest by Euclidean distance, which on tokens of unit length ranks as the cosine does; never more than all of them."""
+        """Return a function from tokens to log vote shares of the k nearest samples (all, if there are fewer than k).
+
+        The Euclidean distance ranks tokens of unit length as the cosine does.
+        """
         from sklearn.neighbors import KNeighborsClassifier
 
         model = KNeighborsClassifier(n_neighbors=min(k, len(x)), algorithm="brute").fit(x, y)
 
-        def votes(other: Array) -> Array:
-            found = model.predict_proba(other)
-            if self.shape.multi_label:
-                # a list over classes of (N, values that occurred): the last column is "present" where 1 occurred
-                share = np.stack(
+        def log_shares(other: Array) -> Array:
+            votes = model.predict_proba(other)
+            if self.head.multi_label:
+                # a list over classes of (N, values that occurred): the last column is "present" if 1 occurred
+                shares = np.stack(
                     [
                         p[:, -1] * float(values[-1])
-                        for p, values in zip(found, model.classes_, strict=True)
+                        for p, values in zip(votes, model.classes_, strict=True)
                     ],
                     axis=1,
                 )
             else:
-                share = np.zeros((len(other), self.shape.classes))
-                share[:, model.classes_] = found
-            return np.asarray(np.log(np.maximum(share, LOWEST)), dtype=np.float32)
+                shares = np.zeros((len(other), self.head.classes))
+                shares[:, model.classes_] = votes
+            return np.asarray(np.log(np.maximum(shares, MIN_PROB)), dtype=np.float32)
 
-        return votes
+        return log_shares
 
     def _logreg(self, c: float, x: Array, y: Array) -> tuple[Array, Array]:
-        """(weight (C, S*D), bias (C,)), classes weighted as the heads' are (N / (C n_c) is scikit-learn's "balanced")."""
-        weight, bias = (
-            np.zeros((self.shape.classes, x.shape[1])),
-            np.full(self.shape.classes, ABSENT),
-        )
-        if self.shape.multi_label:
-            for label in range(self.shape.classes):
+        """Return (weight (C, S*D), bias (C,)).
+
+        Classes are weighted as those of the heads are: N / (C n_c) is scikit-learn's "balanced".
+        """
+        weight = np.zeros((self.head.classes, x.shape[1]))
+        bias = np.full(self.head.classes, ABSENT_CLASS_LOGIT)
+        if self.head.multi_label:
+            for label in range(self.head.classes):
                 if y[:, label].min() == y[:, label].max():
-                    bias[label] = -ABSENT if y[0, label] else ABSENT
-                else:
-                    weight[label], bias[label] = (
-                        part[0] for part in _solve(c, x, y[:, label], weights=None)[:2]
-                    )
+                    bias[label] = -ABSENT_CLASS_LOGIT if y[0, label] else ABSENT_CLASS_LOGIT
+                    continue
+                coefficients, intercepts, _ = _solve(c, x, y[:, label], class_weight=None)
+                weight[label], bias[label] = coefficients[0], intercepts[0]
             return weight, bias
-        coefficients, intercepts, classes = _solve(c, x, y, weights="balanced")
+        coefficients, intercepts, classes = _solve(c, x, y, class_weight="balanced")
         if len(classes) == 2:
-            # two classes have one row of coefficients: the second class against the first, whose logit is then 0
-            coefficients, intercepts = (
-                np.vstack([np.zeros_like(coefficients), coefficients]),
-                np.append(0.0, intercepts),
-            )
+            # one row of coefficients for two classes: the second against the first, whose logit is then 0
+            coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
+            intercepts = np.append(0.0, intercepts)
         weight[classes], bias[classes] = coefficients, intercepts
         return weight, bias
 
 
-def _solve(c: float, x: Array, y: Array, *, weights: str | None) -> tuple[Array, Array, Array]:
+def _solve(c: float, x: Array, y: Array, *, class_weight: str | None) -> tuple[Array, Array, Array]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        # after 1000 iterations of L-BFGS the validation score decides whether the setting is any good
+        # after 1000 iterations of L-BFGS the validation score decides whether the configuration is any good
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=c, class_weight=weights, max_iter=ITERATIONS).fit(x, y)
+        model = LogisticRegression(C=c, class_weight=class_weight, max_iter=MAX_ITERATIONS)
+        model.fit(x, y)
     return model.coef_, model.intercept_, model.classes_
 
 
-def _matrix(features: TokenDataset, rows: Rows) -> tuple[Array, Array]:
-    """(N, S*D) float32 and labels. Raises OptionError where the matrix would not fit in memory, since scikit-learn has to hold all of it."""
-    need = len(rows) * features.tokens * features.width * 4
-    room = int(SHARE * free_memory(torch.device("cpu")))
-    if need > room:
+def _matrix(dataset: TokenDataset, rows: Rows) -> tuple[Array, Array]:
+    """Return tokens (N, S*D), float32, and labels, all in memory, as scikit-learn needs them."""
+    needed = len(rows) * dataset.tokens * dataset.width * 4
+    available = int(SHARE * free_memory(torch.device("cpu")))
+    if needed > available:
         raise OptionError(
-            f"scikit-learn needs all tokens at once: {len(rows)} samples x {features.tokens} x {features.width} in float32 are {format_bytes(need)}, "
-            f"half of the free memory is {format_bytes(room)}: choose fewer layers or --fraction"
+            f"scikit-learn needs all tokens at once: {len(rows)} samples x {dataset.tokens} x "
+            f"{dataset.width} in float32 are {format_bytes(needed)}, half of the free memory is "
+            f"{format_bytes(available)}: choose fewer layers or a train_fraction"
         )
     if not len(rows):
         raise ProbeError("there are no samples to train on")
-    x = np.empty((len(rows), features.tokens * features.width), dtype=np.float32)
-    at = 0
-    for tokens, _ in features.epoch(rows, batch=4096, train=False):
-        x[at : at + len(tokens)] = tokens.flatten(1).cpu().numpy()
-        at += len(tokens)
-    return x, features.labels.cpu().numpy()[rows]
+    x = np.empty((len(rows), dataset.tokens * dataset.width), dtype=np.float32)
+    start = 0
+    for tokens, _ in dataset.epoch(rows, batch=4096, train=False):
+        x[start : start + len(tokens)] = tokens.flatten(1).cpu().numpy()
+        start += len(tokens)
+    return x, dataset.labels.cpu().numpy()[rows]

@@ -1,4 +1,4 @@
-"""One probe from beginning to end: score the settings on held-out training samples, choose, train on all, test once, keep.
+"""Refit of the selected configuration on all training samples, its test, and the probe's row of the results table.
 
 Shapes: N samples, S tokens, C classes, H attention heads.
 """
@@ -6,8 +6,8 @@ Shapes: N samples, S tokens, C classes, H attention heads.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,307 +15,188 @@ import torch
 
 from layercache.cache.format.spec import digest_ids, sha256_json
 from layercache.errors import ProbeError
+from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.loader import Loader
 from layercache.probing.data.resident import TokenDataset
-from layercache.probing.data.splits import Fold, Rows, check_labels, folds, subset
-from layercache.probing.heads import build
+from layercache.probing.data.train_subset import TrainSubset
+from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import (
     balanced_accuracy,
     bootstrap,
     evaluate,
     mean_average_precision,
-    selection_metric,
 )
-from layercache.probing.results.checkpoint import FittedHead
+from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.probe_store import Predictions, Probe, ProbeFolder
+from layercache.probing.selection import rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
-from layercache.probing.training.trainer import ConfigScore, ProbeTrainer, Say, Trained
+from layercache.probing.training.trainer import FittedModel, ProbeTrainer
 
 TEST_BATCH = 2048
-REPEATS = 1000
-REPEATS_MULTI_LABEL = 200
-"""Bootstrap draws; a mean average precision takes far longer than a balanced accuracy."""
+BOOTSTRAP_SAMPLES = 1000
+BOOTSTRAP_SAMPLES_MULTI_LABEL = 200
+"""Fewer, since a mean average precision takes far longer than a balanced accuracy."""
 
-Setting = Mapping[str, float]
 Row = dict[str, Any]
-Key = tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainSubset:
-    """What of a training split a cell sees."""
-
-    keep: Rows
-    """Ascending rows of the split."""
-    folds: Sequence[Fold]
-    """Of the kept rows: positions within `keep`."""
-    empty: Sequence[str]
-    """Classes without a training sample."""
-
-
-def sample_subset(cell: ProbeSpec, loader: Loader, say: Say) -> TrainSubset:
-    """The samples and folds of a cell, from its labels alone. Raises ProbeError where the labels allow no probe."""
-    split = loader.split(cell.tokens.cache, cell.train)
-    classes = cell.tokens.cache.spec.dataset.classes
-    where = f"{cell.tokens.cache.path}, split {cell.train!r}"
-    check_labels(split.labels, classes, where=where)
-    keep = subset(split.labels, shots=cell.shots, fraction=cell.fraction, seed=cell.seed)
-    labels = split.labels[keep]
-    counts = check_labels(labels, classes, where=where)
-    empty = [classes[c] for c in np.flatnonzero(counts == 0)]
-    parts = folds(labels, np.arange(len(keep)), shots=cell.shots, seed=cell.seed)
-    if empty:
-        shown = ", ".join(empty[:8]) + (f" and {len(empty) - 8} more" if len(empty) > 8 else "")
-        say(
-            f"{len(empty)} of {len(classes)} classes have no training sample and get weight 0: {shown}"
-        )
-    for fold in parts[:1]:
-        seen = (
-            check_labels(labels[fold.val], classes, where=where)
-            if len(np.unique(labels[fold.val], axis=0)) > 1
-            else counts * 0
-        )
-        if lacking := int(((counts > 0) & (seen == 0)).sum()):
-            say(
-                f"{lacking} of {len(classes)} classes have too few samples for the validation part; it scores the others"
-            )
-    return TrainSubset(keep=keep, folds=parts, empty=empty)
+Array = np.ndarray[Any, Any]
 
 
 def refit_and_test(
-    cell: ProbeSpec,
+    spec: ProbeSpec,
     scores: Sequence[ConfigScore],
     *,
-    spent: float,
-    drawn: TrainSubset,
+    search_seconds: float,
+    subset: TrainSubset,
     folder: ProbeFolder,
     loader: Loader,
-    method: ProbeTrainer,
+    trainer: ProbeTrainer,
 ) -> Probe:
-    """Choose, train on all training samples, test, keep. The test split is opened only when the chosen head is trained.
+    """Select a configuration, train it on all training samples, test it once and write the probe.
 
-    spent: seconds of the search. Raises ProbeError where every setting diverged.
+    The test split is opened only after the selected head is trained.
+
+    Args:
+        spec: The probe.
+        scores: Of all configurations on all folds.
+        search_seconds: Duration of the search.
+        subset: Training samples and folds.
+        folder: Folder to write the probe to.
+        loader: Source of the tokens.
+        trainer: Trains the head.
+
+    Raises:
+        ProbeError: All configurations diverged.
     """
     started = time.perf_counter()
-    features = loader.train(cell.tokens, cell.train, keep=drawn.keep)
-    settings = summarise(cell, scores)
-    chosen, trained = _refit(cell, settings, features, method)
-    predictions, metrics = _test(cell, trained, loader)
-    row = _identity(cell) | {
-        **{name: chosen.get(name) for name in ("lr", "weight_decay", "dropout")},
-        "setting": ", ".join(f"{name}={chosen[name]:g}" for name in _names(cell))
-        if cell.head in BASELINES
+    dataset = loader.train(spec.tokens, spec.train_split, keep=subset.rows)
+    configs = summarize(spec, scores)
+    selected, model = _refit(spec, configs, dataset, trainer)
+    predictions, metrics = _test(spec, model, loader)
+    head = model if isinstance(model, FittedHead) else None
+    hparams, val_metrics = selected.hparams, selected.val_metrics or {}
+    row = _identity(spec) | {
+        **{name: hparams.get(name) for name in ("lr", "weight_decay", "dropout")},
+        "setting": ", ".join(f"{name}={value:g}" for name, value in hparams.items())
+        if spec.head in BASELINES
         else "",
-        **{
-            f"val_{name}": chosen.get(f"val_{name}")
-            for name in ("balanced_accuracy", "top1", "map")
-        },
+        **{f"val_{name}": val_metrics.get(name) for name in ("balanced_accuracy", "top1", "map")},
         **metrics,
-        "parameters": 0 if trained.parameters is None else _learned(trained),
-        **{name: getattr(trained, name) for name in ("epochs", "batch", "steps")},
-        "settings": len(settings),
-        "diverged": sum(bool(setting["diverged"]) for setting in settings),
-        "folds": len(drawn.folds),
-        "train_rows": features.rows,
+        "parameters": head.n_params if head else 0,
+        "epochs": head.epochs if head else None,
+        "batch": head.batch_size if head else None,
+        "steps": head.steps if head else None,
+        "settings": len(configs),
+        "diverged": sum(config.diverged for config in configs),
+        "folds": subset.n_folds,
+        "train_rows": dataset.rows,
         "test_rows": len(predictions.targets),
-        "empty_classes": ",".join(drawn.empty),
-        "seconds": round(spent + time.perf_counter() - started, 2),
-        "device": str(loader.device) if cell.head not in BASELINES else "cpu",
-        "features": features.mode,
+        "empty_classes": ",".join(subset.empty_classes),
+        "seconds": round(search_seconds + time.perf_counter() - started, 2),
+        "device": str(loader.device) if spec.head not in BASELINES else "cpu",
+        "features": dataset.mode,
     }
-    head = None
-    if trained.parameters is not None and trained.shape is not None:
-        head = _saved(cell, trained, {name: chosen[name] for name in _names(cell)})
     return folder.finish(
-        spec=cell.spec, row=row, settings=settings, head=head, predictions=predictions
-    )
-
-
-def summarise(cell: ProbeSpec, scores: Sequence[ConfigScore]) -> list[Row]:
-    """Every setting of the grid with the mean of its scores over the folds, in the order of the grid."""
-    found: list[Row] = []
-    for setting in cell.grid:
-        mine = sorted(
-            (score for score in scores if key_of(score.setting) == key_of(setting)),
-            key=lambda score: score.fold,
-        )
-        diverged = any(score.diverged or score.val is None for score in mine)
-        row: Row = {
-            **setting,
-            "diverged": diverged,
-            "epochs": max((s.epochs for s in mine if s.epochs is not None), default=None),
-        }
-        if mine and not diverged:
-            names = mine[0].val or {}
-            row |= {
-                f"val_{name}": float(
-                    np.mean([score.val[name] for score in mine if score.val is not None])
-                )
-                for name in names
-            }
-        found.append(row)
-    return found
-
-
-def rank_configs(cell: ProbeSpec, settings: Sequence[Row]) -> list[Row]:
-    """Settings that can be chosen, best first: by validation balanced accuracy (mAP for multi-label); of equal ones the first in the grid.
-
-    Without scores (1 shot) the middle of the grid, then the rest. Raises ProbeError where all have diverged.
-    """
-    usable = [setting for setting in settings if not setting["diverged"]]
-    if not usable:
-        raise ProbeError(
-            f"all {len(settings)} settings of the {cell.head} head diverged (loss or gradient not finite): "
-            "try smaller values of --lr; with --precision bf16, try fp32"
-        )
-    metric = f"val_{selection_metric(multi_label=cell.shape.multi_label)}"
-    if metric in usable[0]:
-        return sorted(usable, key=lambda setting: -setting[metric])
-    centre = default_config(cell)
-    return sorted(
-        usable,
-        key=lambda setting: (
-            key_of({name: setting[name] for name in _names(cell)}) != key_of(centre)
-        ),
-    )
-
-
-def default_config(cell: ProbeSpec) -> Setting:
-    """The setting whose every value is the middle of its list; for a knn baseline the fewest neighbours, as a class may have one sample only."""
-    if cell.head == "knn":
-        return min(cell.grid, key=lambda setting: setting["k"])
-    values = {name: sorted({setting[name] for setting in cell.grid}) for name in _names(cell)}
-    wanted = {name: found[len(found) // 2] for name, found in values.items()}
-    return (
-        wanted
-        if key_of(wanted) in {key_of(setting) for setting in cell.grid}
-        else cell.grid[len(cell.grid) // 2]
+        spec=spec.to_json(),
+        row=row,
+        configs=configs,
+        head=Checkpoint.of(head, name=spec.head, provenance=spec.provenance) if head else None,
+        predictions=predictions,
     )
 
 
 def _refit(
-    cell: ProbeSpec, settings: list[Row], features: TokenDataset, method: ProbeTrainer
-) -> tuple[Row, Trained]:
-    """The best setting trained on all training samples; where that diverges, though the search did not, the next best."""
-    for chosen in rank_configs(cell, settings):
-        setting = {name: chosen[name] for name in _names(cell)}
-        trained = method.train(
-            features, setting, rows=np.arange(features.rows), epochs=chosen["epochs"]
+    spec: ProbeSpec, configs: list[ConfigScore], dataset: TokenDataset, trainer: ProbeTrainer
+) -> tuple[ConfigScore, FittedModel]:
+    """Return the best configuration and its model, trained on all training samples.
+
+    If that diverges, though the search did not, it is marked in `configs` and the next best is taken.
+    """
+    for config in rank_configs(spec, configs):
+        model = trainer.train(
+            dataset, config.hparams, rows=np.arange(dataset.rows), epochs=config.epochs
         )
-        if not trained.diverged:
-            return chosen, trained
-        chosen["diverged"] = True
+        if not model.diverged:
+            return config, model
+        configs[configs.index(config)] = replace(config, diverged=True)
     raise ProbeError(
-        f"every setting of the {cell.head} head diverged when trained on all training samples: try smaller values of --lr"
+        f"all configurations of the {spec.head} head diverged when trained on all training samples: "
+        "try smaller values of lr"
     )
 
 
-def _test(cell: ProbeSpec, trained: Trained, loader: Loader) -> tuple[Predictions, Row]:
-    """Logits, and metrics with a bootstrap interval over the test samples; heads with attention also get its mean and deviation."""
-    split = loader.split(cell.tokens.cache, cell.test)
+def _test(spec: ProbeSpec, model: FittedModel, loader: Loader) -> tuple[Predictions, Row]:
+    """Return predictions, with mean and deviation of the attention, and metrics with their interval."""
+    split = loader.split(spec.tokens.cache, spec.test_split)
     if not split.rows:
-        raise ProbeError(f"{cell.tokens.cache.path}: split {cell.test!r} has no samples to test on")
-    features = loader.test(cell.tokens, cell.test)
-    head = _saved(cell, trained, {}) if trained.parameters is not None else None
-    attends = head is not None and head.spec.heads > 0
-    logits, total, squares = [], torch.zeros(()), torch.zeros(())
-    for x, _ in features.epoch(np.arange(features.rows), batch=TEST_BATCH, train=False):
-        if head is None:
-            assert trained.logits is not None
-            logits.append(trained.logits(x))
-            continue
-        logits.append(head.predict(x).cpu().numpy())
-        if attends:
-            weights = head.attention(x).double()
-            total, squares = total + weights.sum(0).cpu(), squares + weights.square().sum(0).cpu()
-    n, said = features.rows, np.concatenate(logits).astype(np.float32)
-    mean = total / n
-    std = (squares / n - mean.square()).clamp_min(0).sqrt()
-    targets = split.labels
+        raise ProbeError(
+            f"{spec.tokens.cache.path}: split {spec.test_split!r} has no samples to test on"
+        )
+    dataset = loader.test(spec.tokens, spec.test_split)
+    attentive = isinstance(model, FittedHead) and model.spec.heads > 0
+    parts, total, squares = [], torch.zeros(()), torch.zeros(())
+    for x, _ in dataset.epoch(np.arange(dataset.rows), batch=TEST_BATCH, train=False):
+        parts.append(model.predict(x).cpu().numpy())
+        if isinstance(model, FittedHead) and attentive:
+            weights = model.attention(x).double()
+            total = total + weights.sum(0).cpu()
+            squares = squares + weights.square().sum(0).cpu()
+    logits = np.concatenate(parts).astype(np.float32)
+    mean = total / dataset.rows
+    std = (squares / dataset.rows - mean.square()).clamp_min(0).sqrt()
     predictions = Predictions(
-        logits=said,
-        targets=targets,
+        logits=logits,
+        targets=split.labels,
         ids=digest_ids(split.ids),
-        attention_mean=mean.float().numpy() if attends else None,
-        attention_std=std.float().numpy() if attends else None,
+        attention_mean=mean.float().numpy() if attentive else None,
+        attention_std=std.float().numpy() if attentive else None,
     )
-    return predictions, _metrics(said, targets, multi_label=cell.shape.multi_label)
+    metrics = evaluate_predictions(logits, split.labels, multi_label=spec.head_spec.multi_label)
+    return predictions, metrics
 
 
-def _metrics(
-    logits: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], *, multi_label: bool
-) -> Row:
-    found = evaluate(logits, targets, multi_label=multi_label)
+def evaluate_predictions(logits: Array, targets: Array, *, multi_label: bool) -> Row:
+    """Return the metrics of the results table with the bootstrap interval of the first of them."""
+    metrics = evaluate(logits, targets, multi_label=multi_label)
     if multi_label:
         low, high = bootstrap(
             lambda rows: mean_average_precision(logits[rows], targets[rows]),
             len(targets),
-            repeats=REPEATS_MULTI_LABEL,
+            repeats=BOOTSTRAP_SAMPLES_MULTI_LABEL,
         )
     else:
-        named = logits.argmax(1)
+        predicted = logits.argmax(1)
         low, high = bootstrap(
-            lambda rows: balanced_accuracy(named[rows], targets[rows]),
+            lambda rows: balanced_accuracy(predicted[rows], targets[rows]),
             len(targets),
-            repeats=REPEATS,
+            repeats=BOOTSTRAP_SAMPLES,
         )
-    row = {f"test_{name}": found.get(name) for name in ("balanced_accuracy", "top1", "top5", "map")}
+    names = ("balanced_accuracy", "top1", "top5", "map")
+    row = {f"test_{name}": metrics.get(name) for name in names}
     return row | {"test_ci_low": low, "test_ci_high": high}
 
 
-def _saved(cell: ProbeSpec, trained: Trained, setting: Setting) -> FittedHead:
-    assert trained.parameters is not None
-    assert trained.shape is not None
-    return FittedHead(
-        name=cell.head,
-        spec=trained.shape,
-        parameters=trained.parameters,
-        origin=cell.origin,
-        setting=setting,
-        seed=cell.seed,
-    )
-
-
-def _learned(trained: Trained) -> int:
-    """Numbers that were trained: running statistics are none."""
-    assert trained.parameters is not None
-    assert trained.shape is not None
-    head = build(trained.shape)
-    names = set(head.initial(torch.Generator())) - set(head.buffers)
-    return sum(p.numel() for name, p in trained.parameters.items() if name in names)
-
-
-def _identity(cell: ProbeSpec) -> Row:
-    """The columns that say which probe a row is."""
-    spec = cell.tokens.cache.spec
+def _identity(spec: ProbeSpec) -> Row:
+    """Return the columns that say which probe a row is."""
+    cache_spec, spec_json = spec.tokens.cache.spec, spec.to_json()
     return {
-        "probe": cell.id,
-        "model": spec.model,
-        "dataset": spec.dataset.name,
-        "head": cell.head,
-        "layers": cell.tokens.layers,
-        "tokens": cell.tokens.kinds,
-        "spatial": cell.tokens.spatial,
-        "n_tokens": cell.shape.tokens,
-        "heads": cell.shape.heads,
-        "embedding": cell.shape.groups is not None,
-        "seed": cell.seed,
-        "shots": cell.shots,
-        "fraction": cell.fraction,
-        "precision": cell.spec["precision"],
-        "fingerprint": spec.fingerprint[:12],
-        "weights": spec.weights[:12],
-        "data": sha256_json(spec.to_json()["dataset"])[:12],
-        "tap": spec.tap,
-        "protocol": sha256_json(cell.spec["protocol"])[:12],
-        "grid": sha256_json(cell.spec["grid"])[:12],
+        "probe": spec.id,
+        "model": cache_spec.model,
+        "dataset": cache_spec.dataset.name,
+        "head": spec.head,
+        "layers": spec.tokens.layers,
+        "tokens": spec.tokens.kinds,
+        "spatial": spec.tokens.spatial,
+        "n_tokens": spec.head_spec.tokens,
+        "heads": spec.head_spec.heads,
+        "embedding": spec.head_spec.groups is not None,
+        "seed": spec.seed,
+        "shots": spec.shots,
+        "fraction": spec.train_fraction,
+        "precision": spec_json["precision"],
+        "fingerprint": cache_spec.fingerprint[:12],
+        "weights": cache_spec.weights[:12],
+        "data": sha256_json(cache_spec.to_json()["dataset"])[:12],
+        "tap": cache_spec.tap,
+        "protocol": sha256_json(spec_json["train_config"])[:12],
+        "grid": sha256_json(spec_json["grid"])[:12],
     }
-
-
-def _names(cell: ProbeSpec) -> tuple[str, ...]:
-    return tuple(cell.grid[0])
-
-
-def key_of(setting: Setting) -> Key:
-    """A setting as a key, whatever the order of its names."""
-    return tuple(sorted((name, float(value)) for name, value in setting.items()))

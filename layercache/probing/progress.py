@@ -10,7 +10,7 @@ from layercache.engine import Progress
 from layercache.probing.spec import ProbeSpec
 
 
-class Watch:
+class ProgressDisplay:
     """Shows progress while a context of it lasts; does nothing where it is not to show."""
 
     def __init__(self, *, show: bool) -> None:
@@ -43,7 +43,7 @@ class Watch:
         ):
             yield
 
-    def heard(self, task: Any, message: Progress) -> None:
+    def on_progress(self, task: Any, message: Progress) -> None:
         """So much of a task is done."""
         if self._bar is None:
             return
@@ -57,10 +57,10 @@ class Watch:
             self._bar.reset(message.total)
         self._bar.update(message.done - self._bar.n)
 
-    def ended(self, task: Any) -> None:
+    def task_done(self, task: Any) -> None:
         """A task is done, whatever was heard of it."""
         if self._many:
-            self.heard(task, Progress(1, 1))
+            self.on_progress(task, Progress(1, 1))
 
     @contextmanager
     def _open(self, **options: Any) -> Iterator[None]:
@@ -74,17 +74,17 @@ class Watch:
         self._bar = None
 
 
-def describe(cell: ProbeSpec) -> str:
-    """A cell in a few words, for people who watch."""
+def describe(spec: ProbeSpec) -> str:
+    """A probe in a few words, for people who watch."""
     parts = [
-        cell.head,
-        cell.tokens.layers,
-        cell.tokens.kinds,
-        cell.tokens.spatial,
-        f"seed {cell.seed}",
+        spec.head,
+        spec.tokens.layers,
+        spec.tokens.kinds,
+        spec.tokens.spatial,
+        f"seed {spec.seed}",
     ]
-    if cell.shots is not None:
-        parts.append(f"{cell.shots} shots")
-    if cell.fraction is not None:
-        parts.append(f"{100 * cell.fraction:g} % of train")
+    if spec.shots is not None:
+        parts.append(f"{spec.shots} shots")
+    if spec.train_fraction is not None:
+        parts.append(f"{100 * spec.train_fraction:g} % of train")
     return " ".join(part for part in parts if part)

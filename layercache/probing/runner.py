@@ -1,4 +1,4 @@
-"""Runs cells through an engine: locks, what is there already, the order of the tasks, and the records of a search that is stopped."""
+"""Schedules probes on an engine: locking, resuming, task order."""
 
 from __future__ import annotations
 
@@ -11,207 +11,217 @@ from typing import Any
 
 import torch
 
+from layercache.cache.find import Split
+from layercache.cache.storage.paths import CachePath
 from layercache.engine import Engine, Progress, Say, WorkerPool, open_engine, why_device
 from layercache.errors import CacheIncompleteError
 from layercache.probing.budget import parse_bytes, parse_disk, resolve_device
-from layercache.probing.data.loader import Loader
-from layercache.probing.evaluation import sample_subset
+from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.options import Options
-from layercache.probing.progress import Watch, describe
+from layercache.probing.progress import ProgressDisplay, describe
 from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
 from layercache.probing.training.fit import describe_groups, group_bounds
-from layercache.probing.worker import SearchResult, WorkerConfig
+from layercache.probing.worker import RefitTask, SearchResult, SearchTask, WorkerConfig
 
 MAX_CONCURRENT_PROBES = 256
-"""Probes that are held, one open lock file each, and worked at side by side."""
+"""Probes that are locked, with one open lock file each, and trained at the same time."""
 VISIBILITY_TIMEOUT_S = 60.0
-"""Seconds in which a probe that a worker has written on another machine is seen here: what a network file system's memory may last."""
+"""Timeout for a remote write to become visible (NFS attribute caching)."""
+VISIBILITY_POLL_S = 0.2
 
 
-def run_probes(cells: Sequence[ProbeSpec], options: Options) -> list[Probe]:
-    """Each cell once, those that see the same tokens after one another; the probes in the order asked for."""
+def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
+    """Train the probes that do not exist yet, and return all of them in the order of `specs`.
+
+    Probes that see the same tokens are trained one after another, so that the tokens are loaded once.
+
+    Raises:
+        CacheIncompleteError: A split is not complete; raised before any work.
+    """
     say = options.say or (lambda _: None)
-    read = [
-        (cache, split)
-        for cell in cells
-        for cache, _ in cell.tokens.sources
-        for split in (cell.train, cell.test)
-    ]
-    for cache, split in {(cache.path, split): (cache, split) for cache, split in read}.values():
-        cache.split(split)  # one that is not complete is refused before any work
-    order = list(dict.fromkeys(_same_tokens(cell.tokens) for cell in cells))
-    once = list(
-        {
-            cell.id: cell
-            for cell in sorted(cells, key=lambda c: order.index(_same_tokens(c.tokens)))
-        }.values()
-    )
-    found = (
-        {}
-        if options.refresh
-        else {cell.id: there for cell in once if (there := read_probe(_folder(cell))) is not None}
-    )
-    for cell in once:
-        if cell.id in found:
-            _say_there(cell, found[cell.id], say)
-    if missing := [cell for cell in once if cell.id not in found]:
+    splits = _open_splits(specs)
+    token_order = list(dict.fromkeys(_token_key(spec.tokens) for spec in specs))
+    ordered = sorted(specs, key=lambda spec: token_order.index(_token_key(spec.tokens)))
+    unique = {spec.id: spec for spec in ordered}
+    probes: dict[str, Probe] = {}
+    if not options.refresh:
+        for spec in unique.values():
+            if (probe := read_probe(_folder(spec))) is not None:
+                _say_exists(spec, probe, say)
+                probes[spec.id] = probe
+    if missing := [spec for spec in unique.values() if spec.id not in probes]:
         with open_engine(options.engine, address=options.address) as engine:
-            found |= _Run(missing, options, engine, say).all()
-    return [found[cell.id] for cell in cells]
+            probes |= _Run(missing, splits, options, engine, say).all()
+    return [probes[spec.id] for spec in specs]
+
+
+def _open_splits(specs: Sequence[ProbeSpec]) -> dict[tuple[CachePath, str], Split]:
+    splits: dict[tuple[CachePath, str], Split] = {}
+    for spec in specs:
+        for cache, _ in spec.tokens.sources:
+            for name in (spec.train_split, spec.test_split):
+                if (cache.path, name) not in splits:
+                    splits[cache.path, name] = cache.split(name)
+    return splits
 
 
 @dataclass(frozen=True)
-class _Place:
+class _DeviceChoice:
     device: torch.device | str
-    """For the workers."""
-    why: str
-    """For the user."""
+    """Device string for workers."""
+    reason: str
+    """The choice in words."""
     gpu: bool
+    """Each worker has a GPU of its own."""
 
 
 class _Run:
+    """One call of `run_probes`, on an engine."""
+
     def __init__(
-        self, cells: Sequence[ProbeSpec], options: Options, engine: Engine, say: Say
+        self,
+        specs: Sequence[ProbeSpec],
+        splits: dict[tuple[CachePath, str], Split],
+        options: Options,
+        engine: Engine,
+        say: Say,
     ) -> None:
-        self._cells, self._options, self._engine, self._say = cells, options, engine, say
-        self._place = _place(engine, options.device)
-        self._watch = Watch(show=options.progress)
+        self._specs, self._splits, self._options = specs, splits, options
+        self._engine, self._say = engine, say
+        self._choice = _choose_device(engine, options.device)
+        self._display = ProgressDisplay(show=options.progress)
         self._searches: dict[int, SearchState] = {}
-        # of the splits it needs the labels only; the features are the workers'
-        self._loader = Loader(
-            device=torch.device("cpu"), mode=options.features, budget=None, say=say
-        )
-        self._told = False
+        self._device_logged = False
 
     def all(self) -> dict[str, Probe]:
-        """The probes by id."""
-        options, spreads = self._options, self._engine.spreads
-        training = WorkerConfig(
-            cells=self._cells,
-            device=str(self._place.device),
+        """Return the probes by id."""
+        options, distributed = self._options, self._engine.spreads
+        config = WorkerConfig(
+            specs=self._specs,
+            device=str(self._choice.device),
             features=options.features,
             memory=options.memory,
             disk_cache=options.disk_cache,
-            group_size=options.group_size,
-            cut=spreads and bool(options.group_size),
+            configs_per_pass=options.group_size,
+            one_pass_per_task=distributed and bool(options.group_size),
         )
         if options.memory is not None:
             parse_bytes(options.memory)
         if options.disk_cache is not None:
             parse_disk(options.disk_cache)
-        found: dict[str, Probe] = {}
+        size = MAX_CONCURRENT_PROBES if distributed else 1
+        probes: dict[str, Probe] = {}
         with self._engine.crew(
-            training,
-            gpu=self._place.gpu,
+            config,
+            gpu=self._choice.gpu,
             threads=torch.get_num_threads(),
             say=self._say,
-            heard=self._heard,
-        ) as crew:
-            for first in range(
-                0, len(self._cells), size := MAX_CONCURRENT_PROBES if spreads else 1
-            ):
-                found |= self._some(
-                    range(first, min(first + size, len(self._cells))),
-                    crew,
-                    group_size=options.group_size if training.cut else None,
+            heard=self._on_message,
+        ) as pool:
+            for first in range(0, len(self._specs), size):
+                numbers = range(first, min(first + size, len(self._specs)))
+                probes |= self._train(
+                    numbers,
+                    pool,
+                    configs_per_task=options.group_size if config.one_pass_per_task else None,
                 )
-        return found
+        return probes
 
-    def _some(
-        self, numbers: range, crew: WorkerPool, *, group_size: int | None
+    def _train(
+        self, numbers: range, pool: WorkerPool, *, configs_per_task: int | None
     ) -> dict[str, Probe]:
-        """Cells that are worked at side by side, or one."""
-        found: dict[str, Probe] = {}
+        """Train the probes of these numbers at the same time, and return them by id."""
+        probes: dict[str, Probe] = {}
         self._searches = {}
         with ExitStack() as stack:
-            # One order of locks in every process, so that two that wait for each other's probes cannot wait for ever.
-            for cell in sorted((self._cells[n] for n in numbers), key=lambda cell: cell.id):
-                stack.enter_context(ProbeFolder(_folder(cell)).held())
+            # Every process locks in the same order, so that two that wait for each other's probes cannot deadlock.
+            for spec in sorted((self._specs[n] for n in numbers), key=lambda spec: spec.id):
+                stack.enter_context(ProbeFolder(_folder(spec)).locked())
             for n in numbers:
-                cell, folder = self._cells[n], ProbeFolder(_folder(self._cells[n]))
+                spec, folder = self._specs[n], ProbeFolder(_folder(self._specs[n]))
                 if self._options.refresh:
                     folder.clear()
-                if (there := read_probe(folder.path)) is not None:
-                    _say_there(cell, there, self._say)  # another process was faster
-                    found[cell.id] = there
+                if (probe := read_probe(folder.path)) is not None:
+                    _say_exists(spec, probe, self._say)  # another process was faster
+                    probes[spec.id] = probe
                     continue
-                if not self._told:
-                    self._say(f"device {self._place.why}")
-                    self._told = True
-                self._searches[n] = SearchState(
-                    n, cell, folder=folder, drawn=sample_subset(cell, self._loader, self._say)
-                )
-            self._work(crew, group_size=group_size)
-            return found | {
-                search.cell.id: self._seen(search) for search in self._searches.values()
-            }
+                if not self._device_logged:
+                    self._say(f"device {self._choice.reason}")
+                    self._device_logged = True
+                split = self._splits[spec.tokens.cache.path, spec.train_split]
+                subset = sample_subset(spec, split, say=self._say)
+                self._searches[n] = SearchState(n, spec, folder=folder, subset=subset)
+            self._run_tasks(pool, configs_per_task=configs_per_task)
+            for search in self._searches.values():
+                probes[search.spec.id] = self._wait_for_probe(search)
+        return probes
 
-    def _work(self, crew: WorkerPool, *, group_size: int | None) -> None:
-        searches = self._searches
-        tasks: deque[Any] = deque(
-            task for search in searches.values() for task in search.tasks(group_size=group_size)
+    def _run_tasks(self, pool: WorkerPool, *, configs_per_task: int | None) -> None:
+        searches = list(self._searches.values())
+        tasks: deque[SearchTask | RefitTask] = deque(
+            task
+            for search in searches
+            for task in search.first_tasks(configs_per_task=configs_per_task)
         )
         if not tasks:
             return
-        for grid, kind in (
-            dict.fromkeys((len(s.cell.grid), s.cell.head in BASELINES) for s in searches.values())
-            if group_size
-            else ()
-        ):
-            if not kind:
-                self._say(
-                    describe_groups(grid, group_bounds(grid, group_size or grid), reason="as asked")
-                )
-        with (
-            self._watch.many(len(tasks) + len(searches))
+        if configs_per_task:
+            for count in dict.fromkeys(
+                len(s.spec.grid) for s in searches if s.spec.head not in BASELINES
+            ):
+                bounds = group_bounds(count, configs_per_task)
+                self._say(describe_groups(count, bounds, reason="as asked"))
+        display = (
+            self._display.many(len(tasks) + len(searches))
             if self._engine.spreads
-            else self._watch.one(describe(next(iter(searches.values())).cell))
-        ):
-            for task, result in crew.run(tasks):
+            else self._display.one(describe(searches[0].spec))
+        )
+        with display:
+            for task, result in pool.run(tasks):
                 if isinstance(result, SearchResult):
-                    searches[task.cell].keep(task, result)
-                    tasks.extendleft(
-                        searches[task.cell].next()
-                    )  # at once, while the tokens are at hand
-                    self._watch.ended(task)
+                    search = self._searches[task.probe]
+                    search.record(task, result)
+                    # first in the queue, while the worker holds the tokens
+                    tasks.extendleft(search.next_tasks())
+                    self._display.task_done(task)
 
-    def _heard(self, task: Any, message: Any) -> None:
+    def _on_message(self, task: Any, message: Any) -> None:
         if isinstance(message, SearchResult):
-            self._searches[task.cell].keep(task, message)
+            self._searches[task.probe].record(task, message)
         elif isinstance(message, Progress):
-            self._watch.heard(task, message)
+            self._display.on_progress(task, message)
 
-    def _seen(self, search: SearchState) -> Probe:
-        """The probe that a worker has kept; from another machine it may be seen a little later."""
+    def _wait_for_probe(self, search: SearchState) -> Probe:
+        """Return the probe that a worker has written; from another machine it may become visible a little later."""
         deadline = time.monotonic() + (VISIBILITY_TIMEOUT_S if self._engine.spreads else 0.0)
         while (probe := read_probe(search.folder.path)) is None:
             if time.monotonic() > deadline:
                 raise CacheIncompleteError(
-                    f"{search.folder.path}: a worker has kept this probe, and it is not there: "
-                    "the folder of the caches must be the same one on every machine of the cluster"
+                    f"{search.folder.path}: expected the probe that a worker has written, got no such "
+                    "file: the folder of the caches must be the same on every machine of the cluster"
                 )
-            time.sleep(0.2)
+            time.sleep(VISIBILITY_POLL_S)
         return probe
 
 
-def _say_there(cell: ProbeSpec, probe: Probe, say: Say) -> None:
-    say(f"{describe(cell)}: already there, {probe.path} (--refresh trains it again)")
+def _say_exists(spec: ProbeSpec, probe: Probe, say: Say) -> None:
+    say(f"{describe(spec)}: already exists, {probe.path} (--refresh trains it again)")
 
 
-def _place(engine: Engine, asked: str) -> _Place:
-    gpu = engine.gpu(asked)
+def _choose_device(engine: Engine, requested: str) -> _DeviceChoice:
+    gpu = engine.gpu(requested)
     if gpu is None:
-        device, why = resolve_device(asked)
-        return _Place(device, why, device.type == "cuda")
-    there = "cuda" if gpu else "cpu"
-    return _Place(there, f"{there} ({why_device(asked, gpu=gpu)})", gpu)
+        device, reason = resolve_device(requested)
+        return _DeviceChoice(device, reason, device.type == "cuda")
+    name = "cuda" if gpu else "cpu"
+    return _DeviceChoice(name, f"{name} ({why_device(requested, gpu=gpu)})", gpu)
 
 
-def _folder(cell: ProbeSpec) -> Any:
-    return cell.tokens.cache.path / PROBES / cell.id
+def _folder(spec: ProbeSpec) -> CachePath:
+    return spec.tokens.cache.path / PROBES / spec.id
 
 
-def _same_tokens(tokens: TokenSelection) -> tuple[Any, ...]:
+def _token_key(tokens: TokenSelection) -> tuple[Any, ...]:
     return tuple((cache.path, pairs) for cache, pairs in tokens.sources)

@@ -1,81 +1,91 @@
-"""The search of one cell, as the one who hands out its tasks sees it: what is still to be scored, and what is kept of it meanwhile."""
+"""The search of one probe: its open tasks, and the scores that are kept on disk until the probe is complete."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 
-from layercache.probing.evaluation import Key, TrainSubset, key_of
+from layercache.probing.config_score import ConfigKey, ConfigScore, config_key
+from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.results.probe_store import ProbeFolder
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.fit import group_bounds
-from layercache.probing.training.trainer import ConfigScore
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask
 
 
 class SearchState:
-    """Begins where a killed run stopped. The scores of each group of settings are kept on the disk as soon as they are there."""
+    """Resumes a killed search: scores are written to disk as soon as they arrive."""
 
     def __init__(
-        self, number: int, cell: ProbeSpec, *, folder: ProbeFolder, drawn: TrainSubset
+        self, number: int, spec: ProbeSpec, *, folder: ProbeFolder, subset: TrainSubset
     ) -> None:
-        """`number`: of the cell among those of the run."""
-        self.cell, self.folder, self._number, self._folds = cell, folder, number, len(drawn.folds)
-        state = folder.searched()
-        self._scores: dict[tuple[int, Key], ConfigScore] = {}
-        self._earlier = float(state.get("seconds", 0.0))
+        """Load the scores of an earlier run.
+
+        Args:
+            number: Number of the probe among those of the run.
+            spec: The probe.
+            folder: Its folder.
+            subset: Its training samples and folds.
+        """
+        self.spec, self.folder = spec, folder
+        self._number, self._subset = number, subset
+        state = folder.load_search()
+        self._scores: dict[tuple[int | None, ConfigKey], ConfigScore] = {}
+        self._earlier_seconds = float(state.get("seconds", 0.0))
         self._seconds: dict[SearchTask, float] = {}
         self._add([ConfigScore(**score) for score in state.get("scores", [])])
 
-    def tasks(self, *, group_size: int | None) -> list[SearchTask | RefitTask]:
-        """What is to be done first. group_size: one task for each group of so many settings; None: one for each fold."""
-        found: list[SearchTask | RefitTask] = []
-        for fold in range(self._folds):
-            missing = [
-                setting for setting in self.cell.grid if (fold, key_of(setting)) not in self._scores
-            ]
-            whole = group_size is None or self.cell.head in BASELINES
-            found += [
-                SearchTask(cell=self._number, fold=fold, settings=part)
-                for part in ([missing] if whole else _groups(missing, group_size))
-                if part
-            ]
-        return found or [self._final()]
+    def first_tasks(self, *, configs_per_task: int | None) -> list[SearchTask | RefitTask]:
+        """Return the tasks to begin with: the missing scores of each fold, or else the refit.
 
-    def keep(self, search: SearchTask, scored: SearchResult) -> None:
-        """Takes what is known so far of a search."""
-        new = [
-            score
-            for score in scored.scores
-            if (score.fold, key_of(score.setting)) not in self._scores
-        ]
-        self._seconds[search] = scored.seconds
+        Args:
+            configs_per_task: Largest number of configurations in a task; None: all of a fold.
+        """
+        tasks: list[SearchTask | RefitTask] = []
+        for fold in range(self._subset.n_folds):
+            missing = [c for c in self.spec.grid if (fold, config_key(c)) not in self._scores]
+            size = len(missing)
+            if configs_per_task is not None and self.spec.head not in BASELINES:
+                size = configs_per_task
+            tasks += [
+                SearchTask(probe=self._number, subset=self._subset, fold=fold, configs=missing[a:b])
+                for a, b in (group_bounds(len(missing), size) if missing else ())
+            ]
+        return tasks or [self._refit()]
+
+    def record(self, task: SearchTask, result: SearchResult) -> None:
+        """Keep the scores that a task has so far."""
+        new = [s for s in result.scores if (s.fold, s.key) not in self._scores]
+        self._seconds[task] = result.seconds
         if new:
             self._add(new)
             self.folder.save_search(
-                {"scores": [vars(score) for score in self._scores.values()], "seconds": self._spent}
+                {
+                    "scores": [asdict(score) for score in self._scores.values()],
+                    "seconds": self._search_seconds,
+                }
             )
 
-    def next(self) -> list[SearchTask | RefitTask]:
-        """The final fit, once every setting has its scores on every fold."""
+    def next_tasks(self) -> list[SearchTask | RefitTask]:
+        """Return the refit if every configuration has its score on every fold, else nothing."""
         done = all(
-            (fold, key_of(setting)) in self._scores
-            for fold in range(self._folds)
-            for setting in self.cell.grid
+            (fold, config_key(hparams)) in self._scores
+            for fold in range(self._subset.n_folds)
+            for hparams in self.spec.grid
         )
-        return [self._final()] if done else []
+        return [self._refit()] if done else []
 
     @property
-    def _spent(self) -> float:
-        return self._earlier + sum(self._seconds.values())
+    def _search_seconds(self) -> float:
+        return self._earlier_seconds + sum(self._seconds.values())
 
-    def _final(self) -> RefitTask:
-        return RefitTask(cell=self._number, scores=tuple(self._scores.values()), spent=self._spent)
+    def _refit(self) -> RefitTask:
+        return RefitTask(
+            probe=self._number,
+            subset=self._subset,
+            scores=tuple(self._scores.values()),
+            search_seconds=self._search_seconds,
+        )
 
     def _add(self, scores: Sequence[ConfigScore]) -> None:
-        self._scores |= {(score.fold, key_of(score.setting)): score for score in scores}
-
-
-def _groups(
-    settings: Sequence[Mapping[str, float]], size: int | None
-) -> list[Sequence[Mapping[str, float]]]:
-    return [settings[a:b] for a, b in group_bounds(len(settings), size or len(settings))]
+        self._scores |= {(score.fold, score.key): score for score in scores}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from layercache.cache.find import Cache, extract_command
@@ -12,12 +12,12 @@ from layercache.cache.format.selection import LAYER_WORDS, resolve_layers, resol
 from layercache.cache.format.spec import sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import HeadSpec
-from layercache.probing.results.checkpoint import HeadOrigin
+from layercache.probing.results.checkpoint import Provenance
 from layercache.probing.training.config import TrainConfig
 
 BASELINES = ("knn", "logreg")
 HEADS = ("linear", "attentive", "attentive-tokens", "hybrid", *BASELINES)
-SCHEMA = 1
+SCHEMA = 2
 """Raised when a change of this package makes a probe of the same specification come out differently."""
 
 Pairs = tuple[tuple[int, str], ...]
@@ -66,7 +66,7 @@ class ProbeSpec:
     """What it sees."""
     head: str
     """The word of --head."""
-    shape: HeadSpec
+    head_spec: HeadSpec
     """Kind and shape of the head; of the baselines that of a linear head on the same tokens."""
     grid: tuple[Mapping[str, float], ...]
     """The settings to choose from, in order; with a tie the first one wins."""
@@ -74,20 +74,19 @@ class ProbeSpec:
     """Of the draws of samples, the initial parameters, batch order and noise."""
     shots: int | None
     """Training samples of each class, or None for all."""
-    fraction: float | None
+    train_fraction: float | None
     """Part of the training samples, or None for all."""
-    protocol: TrainConfig
+    train_config: TrainConfig
     """How it is trained; baselines have nothing of it."""
     precision: str
     """Arithmetic of the training."""
-    train: str = field(default="train")
+    train_split: str = "train"
     """Split that it is trained and selected on."""
-    test: str = field(default="test")
+    test_split: str = "test"
     """Split that it is tested on."""
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Plain JSON: all that determines the probe."""
+    def to_json(self) -> dict[str, Any]:
+        """Return all that determines the probe, as plain JSON."""
         return {
             "schema": SCHEMA,
             "sources": [
@@ -95,26 +94,26 @@ class ProbeSpec:
                 for cache, pairs in self.tokens.sources
             ],
             "head": self.head,
-            "shape": asdict(self.shape),
-            "grid": [dict(setting) for setting in self.grid],
+            "head_spec": asdict(self.head_spec),
+            "grid": [dict(hparams) for hparams in self.grid],
             "seed": self.seed,
             "shots": self.shots,
-            "fraction": self.fraction,
-            "protocol": None if self.head in BASELINES else asdict(self.protocol),
+            "train_fraction": self.train_fraction,
+            "train_config": None if self.head in BASELINES else asdict(self.train_config),
             "precision": None if self.head in BASELINES else self.precision,
-            "splits": [self.train, self.test],
+            "splits": [self.train_split, self.test_split],
         }
 
     @property
     def id(self) -> str:
-        """12 hex digits."""
-        return sha256_json(self.spec)[:12]
+        """Identifier of the probe, a digest of its specification, 12 hex digits."""
+        return sha256_json(self.to_json())[:12]
 
     @property
-    def origin(self) -> HeadOrigin:
-        """What a saved head says of its tokens."""
+    def provenance(self) -> Provenance:
+        """Provenance stored in the checkpoint."""
         spec = self.tokens.cache.spec
-        return HeadOrigin(
+        return Provenance(
             model=spec.model,
             architecture=spec.architecture,
             weights=spec.weights,

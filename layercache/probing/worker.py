@@ -1,7 +1,4 @@
-"""A worker that scores groups of settings and trains chosen heads: it holds the features of the tokens it saw last.
-
-What it is asked for comes from `search.py`. Shapes: none here.
-"""
+"""One worker: scores configurations and refits the selected one; it holds the tokens that it used last."""
 
 from __future__ import annotations
 
@@ -10,145 +7,160 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from layercache.engine import Emit, Progress
-from layercache.probing.baselines import Baseline
+from layercache.probing.baselines import BaselineTrainer
 from layercache.probing.budget import parse_bytes, parse_disk, resolve_device
+from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.loader import Loader
-from layercache.probing.evaluation import TrainSubset, refit_and_test, sample_subset
+from layercache.probing.data.train_subset import TrainSubset
+from layercache.probing.evaluation import refit_and_test
 from layercache.probing.results.probe_store import PROBES, ProbeFolder
 from layercache.probing.spec import BASELINES, ProbeSpec
-from layercache.probing.training.trainer import ConfigScore, ProbeTrainer, SGDTrainer
+from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchTask:
-    """Score some settings of a cell on one fold: a task, whose result is a Scored."""
+    """Score some configurations of a probe on one fold; its result is a SearchResult."""
 
-    cell: int
+    probe: int
+    """Number of the probe among those of the run."""
+    subset: TrainSubset
+    """Training samples and folds of the probe."""
     fold: int
-    settings: Sequence[Mapping[str, float]]
+    """Number of the fold."""
+    configs: Sequence[Mapping[str, float]]
+    """Configurations to score."""
 
     def __str__(self) -> str:
-        return f"{len(self.settings)} settings of probe {self.cell + 1}"
+        return f"{len(self.configs)} configurations of probe {self.probe + 1}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RefitTask:
-    """Choose by the scores, train on all, test and keep: a task without a result, but for the probe on the disk."""
+    """Select by the scores, train on all samples, test and write the probe; it has no result but the probe on disk."""
 
-    cell: int
+    probe: int
+    """Number of the probe among those of the run."""
+    subset: TrainSubset
+    """Training samples and folds of the probe."""
     scores: Sequence[ConfigScore]
-    """Of all settings on all folds."""
-    spent: float
-    """Seconds of the search."""
+    """Of all configurations on all folds."""
+    search_seconds: float
+    """Duration of the search."""
 
     def __str__(self) -> str:
-        return f"the final fit of probe {self.cell + 1}"
+        return f"the final fit of probe {self.probe + 1}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchResult:
-    """What is known so far of a Search: a message, and its result."""
+    """Scores of a SearchTask: the new ones as a message while it runs, all of them as its result."""
 
     scores: Sequence[ConfigScore]
+    """One per configuration."""
     seconds: float
-    """Since it began."""
+    """Since the task began."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What all tasks of a run have in common. Picklable."""
+    """Options that all tasks of a run share; a picklable worker factory."""
 
-    cells: Sequence[ProbeSpec]
+    specs: Sequence[ProbeSpec]
+    """The probes of the run."""
     device: str
+    """Device to train on."""
     features: str
     """See options.Options, as the next three."""
     memory: int | str | None
     disk_cache: int | str | None
-    group_size: int | None
-    cut: bool
-    """Searches hold one group each, so that the size of a group is nothing to tell."""
+    configs_per_pass: int | None
+    one_pass_per_task: bool
+    """True if each task is one pass, so that the number of passes is not logged."""
     folder: str = field(default_factory=os.getcwd)
-    """Where relative paths begin."""
+    """Folder that relative paths start from."""
 
-    def __call__(self, tell: Emit, cores: int | None) -> ProbeWorker:
-        """A worker; elsewhere as many threads compute as it asked for cores, which is as many as where the command runs."""
+    def __call__(self, emit: Emit, cores: int | None) -> ProbeWorker:
+        """Return a worker; in a process of its own (`cores` given), with this folder and as many threads as cores."""
         if cores is not None:
-            with suppress(OSError):  # whose paths are absolute does without
+            with suppress(OSError):  # not needed if all paths are absolute
                 os.chdir(self.folder)
             torch.set_num_threads(cores)
-        return ProbeWorker(self, tell)
+        return ProbeWorker(self, emit)
 
 
 class ProbeWorker:
-    """The worker."""
+    """Runs search and refit tasks one after another."""
 
-    def __init__(self, training: WorkerConfig, tell: Emit) -> None:
-        self._training, self._tell = training, tell
-        device, _ = resolve_device(training.device)
-        budget = None if training.memory is None else parse_bytes(training.memory)
-        disk = None if training.disk_cache is None else parse_disk(training.disk_cache)
+    def __init__(self, config: WorkerConfig, emit: Emit) -> None:
+        self._config, self._emit = config, emit
+        device, _ = resolve_device(config.device)
         self._loader = Loader(
-            device=device, mode=training.features, budget=budget, say=tell, disk=disk
+            device=device,
+            mode=config.features,
+            budget=None if config.memory is None else parse_bytes(config.memory),
+            disk=None if config.disk_cache is None else parse_disk(config.disk_cache),
+            say=emit,
         )
-        self._drawn: dict[int, TrainSubset] = {}
 
-    def __call__(self, task: SearchTask | RefitTask) -> Any:
-        """A Scored, or None."""
-        cell = self._training.cells[task.cell]
-        if task.cell not in self._drawn:
-            self._drawn = {
-                task.cell: sample_subset(cell, self._loader, lambda _: None)
-            }  # said already, where the tasks come from
-        drawn, method = self._drawn[task.cell], self._method(cell)
-        if isinstance(task, RefitTask):
-            folder = ProbeFolder(cell.tokens.cache.path / PROBES / cell.id)
-            refit_and_test(
-                cell,
-                task.scores,
-                spent=task.spent,
-                drawn=drawn,
-                folder=folder,
-                loader=self._loader,
-                method=method,
-            )
-            return None
-        began = time.perf_counter()
-        scores: list[ConfigScore] = []
-
-        def keep(found: Sequence[ConfigScore]) -> None:
-            scores.extend(found)
-            self._tell(SearchResult(scores=tuple(found), seconds=time.perf_counter() - began))
-
-        features, fold = (
-            self._loader.train(cell.tokens, cell.train, keep=drawn.keep),
-            drawn.folds[task.fold],
+    def __call__(self, task: SearchTask | RefitTask) -> SearchResult | None:
+        """Run one task."""
+        spec = self._config.specs[task.probe]
+        if isinstance(task, SearchTask):
+            return self._search(spec, task)
+        refit_and_test(
+            spec,
+            task.scores,
+            search_seconds=task.search_seconds,
+            subset=task.subset,
+            folder=ProbeFolder(spec.tokens.cache.path / PROBES / spec.id),
+            loader=self._loader,
+            trainer=self._trainer(spec),
         )
-        method.score(
-            features, task.settings, train=fold.train, val=fold.val, fold=task.fold, keep=keep
-        )
-        return SearchResult(scores=scores, seconds=time.perf_counter() - began)
+        return None
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is nothing to release."""
 
-    def _method(self, cell: ProbeSpec) -> ProbeTrainer:
-        def progress(done: int, total: int) -> None:
-            self._tell(Progress(done, total))
+    def _search(self, spec: ProbeSpec, task: SearchTask) -> SearchResult:
+        started = time.perf_counter()
+        scores: list[ConfigScore] = []
 
-        if cell.head in BASELINES:
-            return Baseline(name=cell.head, shape=cell.shape, progress=progress)
+        def on_scores(new: Sequence[ConfigScore]) -> None:
+            scores.extend(new)
+            self._emit(SearchResult(scores=tuple(new), seconds=time.perf_counter() - started))
+
+        dataset = self._loader.train(spec.tokens, spec.train_split, keep=task.subset.rows)
+        fold = task.subset.fold(task.fold)
+        self._trainer(spec).score(
+            dataset,
+            task.configs,
+            train=fold.train,
+            val=fold.val,
+            fold=task.fold,
+            on_scores=on_scores,
+        )
+        return SearchResult(scores=scores, seconds=time.perf_counter() - started)
+
+    def _trainer(self, spec: ProbeSpec) -> ProbeTrainer:
+        def on_progress(done: int, total: int) -> None:
+            self._emit(Progress(done, total))
+
+        if spec.head in BASELINES:
+            return BaselineTrainer(
+                name=spec.head, head=spec.head_spec, seed=spec.seed, on_progress=on_progress
+            )
         return SGDTrainer(
-            shape=cell.shape,
-            protocol=cell.protocol,
-            seed=cell.seed,
+            head=spec.head_spec,
+            config=spec.train_config,
+            seed=spec.seed,
             device=self._loader.device,
-            precision=cell.precision,
-            group_size=self._training.group_size,
-            progress=progress,
-            say=None if self._training.cut else self._tell,
+            precision=spec.precision,
+            configs_per_pass=self._config.configs_per_pass,
+            on_progress=on_progress,
+            say=None if self._config.one_pass_per_task else self._emit,
         )

@@ -288,7 +288,7 @@ def observation(probe: Probe, source: Source) -> dict[str, Any]:
     """One row of the table."""
     spec, row = probe.spec, probe.row
     metric = selection_metric(multi_label=source.cache.spec.dataset.multi_label)
-    shape = {**spec["shape"], "groups": None}
+    shape = {**spec["head_spec"], "groups": None}
     heads, usual = HeadSpec(**shape).heads, HeadSpec(**{**shape, "attention_heads": None}).heads
     return {
         "dataset": source.dataset,
@@ -305,13 +305,13 @@ def observation(probe: Probe, source: Source) -> dict[str, Any]:
         ),
         "seed": int(spec["seed"]),
         "shots": spec["shots"],
-        "fraction": spec["fraction"],
+        "fraction": spec["train_fraction"],
         "attention_heads": None if heads == usual else heads,
         "accuracy": row[f"test_{metric}"],
         "metric": metric,
         "probe": str(probe.path),
         "variant": sha256_json(
-            {name: spec[name] for name in ("grid", "protocol", "precision", "splits")}
+            {name: spec[name] for name in ("grid", "train_config", "precision", "splits")}
         ),
         "settings": len(spec["grid"]),
     }

@@ -93,17 +93,17 @@ def _same_training(probe: Probe, cell: PlannedProbe) -> bool:
         spec["head"] == head.head
         and spec["seed"] in cell.seeds
         and spec["shots"] == own.get("shots")
-        and spec["fraction"] == own.get("fraction")
-        and (spec["shape"]["groups"] is not None) == own.get("embedding", False)
+        and spec["train_fraction"] == own.get("fraction")
+        and (spec["head_spec"]["groups"] is not None) == own.get("embedding", False)
     )
     if not same or head.head in BASELINES:
         return bool(same)
     return bool(
         spec["grid"] == [vars(setting) for setting in head.settings]
-        and spec["protocol"] == _as_json(asdict(head.protocol))
+        and spec["train_config"] == _as_json(asdict(head.protocol))
         and spec["precision"] == cell.options.get("precision", "fp32")
         and (
-            spec["shape"]["attention_heads"]
+            spec["head_spec"]["attention_heads"]
             == (None if head.head == "linear" else own.get("heads"))
             or (
                 head.head == "hybrid" and own.get("heads") is None

@@ -94,7 +94,7 @@ def test_again_it_shows_what_is_there(run: Callable[..., Any], planted: Callable
     _, first, _ = run(*words)
     code, second, _ = run(*words)
     assert code == 0
-    assert "already there" in second
+    assert "already exists" in second
     assert "setting grid" not in second
     assert [line for line in first.splitlines() if line.startswith("vit_small")] == [
         line for line in second.splitlines() if line.startswith("vit_small")

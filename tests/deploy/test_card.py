@@ -24,7 +24,7 @@ def test_card_states_the_results_of_the_probe_record(trained: Trained) -> None:
         "# attentive head on tiny_vit for waves",
         "22 training and 6 test images",
         "Classes: across, down.",
-        f"| SHA-256 of the weights | `{head.origin.weights}` |",
+        f"| SHA-256 of the weights | `{head.provenance.weights}` |",
         "Selected from 2 configurations by balanced accuracy",
         f"lr 0.01, weight_decay 0.0001, dropout {row['dropout']:g}",
         f"| test balanced accuracy | {accuracy:.2f} % |",

@@ -62,7 +62,7 @@ def test_load_classifier_with_one_changed_weight_is_refused(
     with pytest.raises(HeadMismatchError) as refusal:
         load_classifier(head, weights=other, device="cpu")
     expected, given = (
-        head.origin.weights[:12],
+        head.provenance.weights[:12],
         load_matching_backbone(head, weights=other).digest[:12],
     )
     assert expected != given
@@ -82,7 +82,7 @@ def test_classifier_on_a_backbone_read_differently_is_refused(
     head = load_head(trained.probes["linear"].path)
     backbone = load_matching_backbone(head, weights=trained.weights)
     Classifier(head, backbone)
-    other = replace(head, origin=replace(head.origin, **{field: value}))  # type: ignore[arg-type]
+    other = replace(head, provenance=replace(head.provenance, **{field: value}))  # type: ignore[arg-type]
     with pytest.raises(HeadMismatchError, match=f"trained with {field}"):
         Classifier(other, backbone)
 
@@ -91,7 +91,7 @@ def test_classifier_on_a_backbone_without_its_tokens_is_refused(trained: Trained
     head = load_head(trained.probes["linear"].path)
     with pytest.raises(HeadMismatchError, match="loaded without: 3:cls"):
         Classifier(
-            replace(head, origin=replace(head.origin, pairs=((3, "cls"), *head.pairs[1:]))),
+            replace(head, provenance=replace(head.provenance, pairs=((3, "cls"), *head.pairs[1:]))),
             load_matching_backbone(head, weights=trained.weights),
         )
 

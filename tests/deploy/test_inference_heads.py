@@ -5,7 +5,7 @@ import torch
 
 from layercache.deploy.inference_heads import AttentiveInference, inference_head
 from layercache.probing.heads import HeadSpec, build
-from layercache.probing.results.checkpoint import FittedHead, HeadOrigin
+from layercache.probing.results.checkpoint import Checkpoint, Provenance
 
 D, S, C = 20, 6, 5
 SPECS = {
@@ -22,7 +22,7 @@ SPECS = {
 }
 
 
-def make_head(spec: HeadSpec) -> FittedHead:
+def make_head(spec: HeadSpec) -> Checkpoint:
     """A head with every parameter far from its initial value: norms and running statistics too."""
     generator = torch.Generator().manual_seed(3)
     parameters = build(spec).initial(generator)
@@ -31,7 +31,7 @@ def make_head(spec: HeadSpec) -> FittedHead:
         parameters[name] = (
             0.5 + noise.abs() if name.endswith("running_var") else value + 0.5 * noise
         )
-    origin = HeadOrigin(
+    origin = Provenance(
         model="m",
         architecture="a",
         weights="w",
@@ -44,8 +44,8 @@ def make_head(spec: HeadSpec) -> FittedHead:
         pairs=tuple((1, f"patch/{i}") for i in range(S)),
         fingerprints=("f",),
     )
-    return FittedHead(
-        name=spec.kind, spec=spec, parameters=parameters, origin=origin, setting={}, seed=0
+    return Checkpoint(
+        name=spec.kind, spec=spec, state_dict=parameters, provenance=origin, hparams={}, seed=0
     )
 
 
@@ -59,7 +59,7 @@ def test_inference_head_gives_the_logits_of_the_training_head(name: str) -> None
     head = make_head(SPECS[name])
     x = tokens(7)
     expected = head.predict(x)
-    got = inference_head(head.spec, head.parameters)(x)
+    got = inference_head(head.spec, head.state_dict)(x)
     assert expected.std() > 0.1  # constant logits would agree trivially
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
@@ -91,9 +91,9 @@ def test_inference_head_with_any_parameter_changed_gives_other_logits(name: str)
     """Negative control."""
     head = make_head(SPECS["hybrid, embeddings"])
     x = tokens(7)
-    before = inference_head(head.spec, head.parameters)(x)
-    value = head.parameters[name]
-    changed = dict(head.parameters) | {
+    before = inference_head(head.spec, head.state_dict)(x)
+    value = head.state_dict[name]
+    changed = dict(head.state_dict) | {
         name: value + torch.rand(value.shape, generator=torch.Generator().manual_seed(6))
     }
     assert (inference_head(head.spec, changed)(x) - before).abs().max() > 1e-3
@@ -102,15 +102,15 @@ def test_inference_head_with_any_parameter_changed_gives_other_logits(name: str)
 def test_inference_head_ignores_the_bias_of_the_key_norm() -> None:
     """It adds the same to the score of every token."""
     head = make_head(SPECS["attentive"])
-    changed = dict(head.parameters) | {"norm_key.bias": head.parameters["norm_key.bias"] + 3}
-    one, two = (inference_head(head.spec, p) for p in (head.parameters, changed))
+    changed = dict(head.state_dict) | {"norm_key.bias": head.state_dict["norm_key.bias"] + 3}
+    one, two = (inference_head(head.spec, p) for p in (head.state_dict, changed))
     assert isinstance(one, AttentiveInference)
     assert torch.equal(one(tokens(3)), two(tokens(3)))
 
 
 def test_inference_head_is_frozen_float32() -> None:
     head = make_head(SPECS["hybrid, embeddings"])
-    made = inference_head(head.spec, head.parameters)
+    made = inference_head(head.spec, head.state_dict)
     assert {p.dtype for p in made.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in made.parameters())
     assert not made.training

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from layercache.errors import (
     ProbeError,
     UnknownNameError,
 )
-from layercache.probing import api, evaluation
+from layercache.probing import api
 from layercache.probing.api import probe
 from layercache.probing.training import fit as fit_module
 from layercache.probing.training import trainer
@@ -91,8 +92,8 @@ def test_the_saved_head_says_what_was_tested(planted: Callable[..., Any]) -> Non
         torch.testing.assert_close(
             head.predict(x), torch.from_numpy(found.predictions().logits), rtol=1e-4, atol=1e-4
         )
-        assert head.origin.fingerprints == (cache.spec.fingerprint,)
-        assert head.setting == {"lr": 0.03, "weight_decay": 1e-4, "dropout": 0.0}
+        assert head.provenance.fingerprints == (cache.spec.fingerprint,)
+        assert head.hparams == {"lr": 0.03, "weight_decay": 1e-4, "dropout": 0.0}
 
 
 def test_attention_is_kept_and_lies_on_the_token_with_the_signal(
@@ -122,7 +123,7 @@ def test_the_best_setting_is_chosen_and_of_equal_ones_the_first(
     cache = planted(classes=5, rows=300, strength=0.8)
     results = probe(cache, head="linear", **{**ONE, "lr": [1e-6, 0.05]})
     (found,) = results
-    low, high = (setting["val_balanced_accuracy"] for setting in found.settings)
+    low, high = (config.val_metrics["balanced_accuracy"] for config in found.configs)
     assert high > low
     assert found.row["lr"] == 0.05
     assert found.row["val_balanced_accuracy"] == high
@@ -133,7 +134,7 @@ def test_the_best_setting_is_chosen_and_of_equal_ones_the_first(
         tokens="cls",
         **{**ONE, "weight_decay": [1e-5, 1e-6, 1e-4]},
     )
-    assert {setting["val_balanced_accuracy"] for setting in tied.settings} == {1.0}
+    assert {config.val_metrics["balanced_accuracy"] for config in tied.configs} == {1.0}
     assert tied.row["weight_decay"] == 1e-5
 
 
@@ -190,7 +191,7 @@ def test_a_probe_is_found_again_and_refresh_trains_it_anew(
     (again,) = probe(cache, head="linear", say=lines.append, **ONE)
     assert not calls
     assert again.row == first.row
-    assert "already there" in lines[0]
+    assert "already exists" in lines[0]
     (anew,) = probe(cache, head="linear", refresh=True, **ONE)
     assert len(calls) == 2
     assert {**anew.row, "seconds": 0} == {**first.row, "seconds": 0}, (
@@ -267,13 +268,14 @@ def test_a_diverged_setting_is_reported_and_never_chosen(planted: Callable[..., 
     (found,) = probe(planted(), head="linear", **{**ONE, "lr": [1e38, 0.03]})
     assert found.row["lr"] == 0.03
     assert found.row["diverged"] == 1
-    assert [s["diverged"] for s in found.settings] == [True, False]
+    assert [config.diverged for config in found.configs] == [True, False]
     (alone,) = probe(planted(), head="linear", **ONE)
     assert found.row["test_balanced_accuracy"] == alone.row["test_balanced_accuracy"], (
         "the other one is not harmed"
     )
     with pytest.raises(
-        ProbeError, match=r"all 1 settings of the linear head diverged .* smaller values of --lr"
+        ProbeError,
+        match=r"all 1 configurations of the linear head diverged .* smaller values of lr",
     ):
         probe(planted(model="other"), head="linear", **{**ONE, "lr": 1e38})
 
@@ -287,7 +289,7 @@ def test_a_final_fit_that_diverges_falls_to_the_next_best(
     def diverging(self: Any, features: Any, setting: Any, **options: Any) -> Any:
         tried.append(setting["lr"])
         found = train(self, features, setting, **options)
-        return trainer.Trained(**{**vars(found), "diverged": len(tried) == 1})
+        return replace(found, diverged_at=0 if len(tried) == 1 else None)
 
     monkeypatch.setattr(trainer.SGDTrainer, "train", diverging)
     (found,) = probe(planted(), head="linear", **{**ONE, "lr": [0.03, 0.0001]})
@@ -337,7 +339,7 @@ def test_early_stopping_repeats_the_epochs_of_the_search(planted: Callable[..., 
         head="linear",
         **{**ONE, "protocol": TrainConfig(epochs=30, min_steps=0, min_batches=3, patience=2)},
     )
-    assert found.row["epochs"] == found.settings[0]["epochs"] < 30
+    assert found.row["epochs"] == found.configs[0].epochs < 30
 
 
 def test_multi_label_probes_report_mean_average_precision(planted: Callable[..., Any]) -> None:
@@ -448,7 +450,7 @@ def test_hybrid_takes_spatial_tokens_of_another_cache_of_the_same_weights(
     two = planted(kinds=("grid:1/0",), kind=0, layer=4)
     (found,) = probe(one, head="hybrid", heads=4, spatial="grid:1", spatial_cache=two, **ONE)
     assert found.row["test_balanced_accuracy"] > 0.7
-    assert found.head().origin.fingerprints == (one.spec.fingerprint, two.spec.fingerprint)
+    assert found.head().provenance.fingerprints == (one.spec.fingerprint, two.spec.fingerprint)
     with pytest.raises(HeadMismatchError, match="must come from the same weights"):
         probe(
             one,
@@ -501,7 +503,7 @@ def test_the_record_is_plain_json_and_complete_last(
         parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
     )
     assert record["row"]["probe"] == found.path.name
-    assert len(record["settings"]) == 1
+    assert len(record["configs"]) == 1
 
 
 def test_default_grids_are_the_papers() -> None:
@@ -510,25 +512,6 @@ def test_default_grids_are_the_papers() -> None:
         len(api._grid(head, **options))
         for head in ("linear", "attentive", "attentive-tokens", "hybrid")
     ] == [21, 63, 63, 63]
-
-
-def test_ranking_prefers_the_score_then_the_order(planted: Callable[..., Any]) -> None:
-    cell = type(
-        "C",
-        (),
-        {
-            "grid": ({"lr": 1.0}, {"lr": 2.0}, {"lr": 3.0}),
-            "shape": type("S", (), {"multi_label": False}),
-            "head": "linear",
-        },
-    )
-    rows = [
-        {"lr": 1.0, "diverged": False, "val_balanced_accuracy": 0.5},
-        {"lr": 2.0, "diverged": False, "val_balanced_accuracy": 0.7},
-        {"lr": 3.0, "diverged": False, "val_balanced_accuracy": 0.7},
-        {"lr": 4.0, "diverged": True},
-    ]
-    assert [row["lr"] for row in evaluation.rank_configs(cell, rows)] == [2.0, 3.0, 1.0]
 
 
 def test_baselines_run_as_probes(planted: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from layercache.errors import OptionError
 from layercache.probing import baselines
-from layercache.probing.baselines import Baseline
+from layercache.probing.baselines import BaselineTrainer, NeighborClassifier
 from layercache.probing.data.resident import ResidentTokens, Selection, Source
 from layercache.probing.heads import HeadSpec, build
 
@@ -32,20 +32,21 @@ def matrix(split: Any) -> np.ndarray:
     return np.concatenate([t / np.linalg.norm(t, axis=1, keepdims=True) for t in tokens], axis=1)
 
 
-def baseline(name: str, *, classes: int = 3, multi_label: bool = False) -> Baseline:
-    return Baseline(
+def baseline(name: str, *, classes: int = 3, multi_label: bool = False) -> BaselineTrainer:
+    return BaselineTrainer(
         name=name,
-        shape=HeadSpec(kind="linear", tokens=2, width=8, classes=classes, multi_label=multi_label),
-        progress=None,
+        seed=0,
+        head=HeadSpec(kind="linear", tokens=2, width=8, classes=classes, multi_label=multi_label),
+        on_progress=None,
     )
 
 
-def scored(method: Baseline, *args: Any, **options: Any) -> list[Any]:
+def scored(method: BaselineTrainer, *args: Any, **options: Any) -> list[Any]:
     kept: list[Any] = []
     method.score(
         *args,
         fold=0,
-        keep=kept.extend,
+        on_scores=kept.extend,
         **{name: value for name, value in options.items() if name != "fold"},
     )
     return kept
@@ -60,10 +61,10 @@ def test_nearest_neighbours_vote_as_scikit_learn_does_on_the_slow_matrix(
 ) -> None:
     split, rows, rest = memory_split(), np.arange(60), np.arange(60, 100)
     trained = baseline("knn").train(features(split), {"k": 5}, rows=rows, epochs=None)
-    said = trained.logits(tokens_of(split, rest))
+    said = trained.predict(tokens_of(split, rest)).numpy()
     alone = KNeighborsClassifier(n_neighbors=5).fit(matrix(split)[rows], split.labels[rows])
     np.testing.assert_allclose(np.exp(said), alone.predict_proba(matrix(split)[rest]), atol=1e-6)
-    assert trained.parameters is None
+    assert isinstance(trained, NeighborClassifier)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -76,9 +77,9 @@ def test_a_logistic_regression_is_handed_back_as_a_linear_head(
         features(split), {"C": 10.0}, rows=rows, epochs=None
     )
     x = tokens_of(split, rest)
-    head = build(trained.shape)
+    head = build(trained.spec)
     logits = head.logits(
-        {name: p[None] for name, p in trained.parameters.items()}, head.prepare(x), train=False
+        {name: p[None] for name, p in trained.state_dict.items()}, head.prepare(x), train=False
     )[0]
     alone = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000).fit(
         matrix(split)[rows], split.labels[rows]
@@ -94,12 +95,12 @@ def test_a_class_without_samples_is_never_named(memory_split: Callable[..., Any]
         method = baseline(name, classes=5)
         trained = method.train(features(split), setting, rows=rows, epochs=None)
         x = tokens_of(split, rows)
-        if trained.parameters is None:
-            said = trained.logits(x)
+        if isinstance(trained, NeighborClassifier):
+            said = trained.predict(x).numpy()
         else:
             said = (
-                x.flatten(1) @ trained.parameters["classifier.weight"].T
-                + trained.parameters["classifier.bias"]
+                x.flatten(1) @ trained.state_dict["classifier.weight"].T
+                + trained.state_dict["classifier.bias"]
             ).numpy()
         assert said.shape == (100, 5)
         assert said.argmax(1).max() < 3
@@ -120,7 +121,7 @@ def test_multi_label_scores_one_column_for_each_class(
         val=rows[60:],
         fold=0,
     )
-    assert score.val["map"] > 0.75
+    assert score.val_metrics["map"] > 0.75
     split.labels[:, :2] = np.random.default_rng(1).permutation(split.labels[:, :2])
     (chance,) = scored(
         baseline(name, multi_label=True),
@@ -130,7 +131,7 @@ def test_multi_label_scores_one_column_for_each_class(
         val=rows[60:],
         fold=0,
     )
-    assert chance.val["map"] < score.val["map"] - 0.05
+    assert chance.val_metrics["map"] < score.val_metrics["map"] - 0.05
 
 
 def test_more_neighbours_than_samples_are_all_of_them(memory_split: Callable[..., Any]) -> None:
@@ -143,7 +144,7 @@ def test_more_neighbours_than_samples_are_all_of_them(memory_split: Callable[...
         val=np.arange(20, 100),
         fold=0,
     )
-    assert 0 <= score.val["balanced_accuracy"] <= 1
+    assert 0 <= score.val_metrics["balanced_accuracy"] <= 1
 
 
 def test_a_matrix_beyond_the_memory_is_refused(
@@ -160,10 +161,11 @@ def test_a_matrix_beyond_the_memory_is_refused(
 
 def test_progress_counts_settings(memory_split: Callable[..., Any]) -> None:
     told: list[tuple[int, int]] = []
-    method = Baseline(
+    method = BaselineTrainer(
         name="knn",
-        shape=baseline("knn").shape,
-        progress=lambda done, total: told.append((done, total)),
+        seed=0,
+        head=baseline("knn").head,
+        on_progress=lambda done, total: told.append((done, total)),
     )
     scored(
         method,

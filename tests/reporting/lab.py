@@ -166,12 +166,12 @@ def keep(
     cell = ProbeSpec(
         tokens=seen,
         head=head,
-        shape=shape,
+        head_spec=shape,
         grid=grid,
         seed=seed,
         shots=shots,
-        fraction=None,
-        protocol=TrainConfig(),
+        train_fraction=None,
+        train_config=TrainConfig(),
         precision="fp32",
     )
     logits, targets = answers(right), labels_of("test")
@@ -207,7 +207,7 @@ def keep(
         "test_map": None,
     }
     return ProbeFolder(cache.path / PROBES / cell.id).finish(
-        spec=cell.spec, row=row, settings=[], head=None, predictions=predictions
+        spec=cell.to_json(), row=row, configs=[], head=None, predictions=predictions
     )
 
 

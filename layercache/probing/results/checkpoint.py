@@ -1,7 +1,4 @@
-"""A trained head as one safetensors file: the textbook parameters, and in its metadata all that is needed to use it on its backbone.
-
-Shapes: B images, S tokens, D width, C classes, H attention heads.
-"""
+"""A trained head as one safetensors file: its state dict, and in the metadata all that is needed to use it on its backbone."""
 
 from __future__ import annotations
 
@@ -10,46 +7,43 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from layercache.cache.storage.base import open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_place
-from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError
-from layercache.probing.heads import HeadSpec, build
-from layercache.probing.heads.attentive import AttentiveHead
+from layercache.errors import HeadMismatchError, ProbeNotFoundError
+from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.fitted import FittedHead
 
 HeadPath = CachePath
 """A probe's folder or its head file, here or on object storage."""
 
 HEAD_FILE = "head.safetensors"
-KEY = "layercache"
-SCHEMA = 1
+METADATA_KEY = "layercache"
+SCHEMA = 2
+MAX_SHOWN_TOKENS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadOrigin:
-    """Where a head's tokens come from: what a backbone must be, give and be fed for the head to work on it."""
+class Provenance:
+    """Source of a head's tokens: what a backbone must be, and be fed, for the head to work on it."""
 
     model: str
-    """The name given to --model."""
+    """The name given as `model`."""
     architecture: str
     """timm's architecture name."""
     weights: str
     """SHA-256 hex of the backbone's weights."""
     depth: int
-    """Number of blocks B."""
+    """Number of blocks."""
     tap: str
-    """Where a layer's tokens are read."""
+    """Point inside a block where its tokens are read."""
     projected: bool
     """The last layer went through CLIP's projection."""
     preprocessing: Mapping[str, Any]
     """The resolved preprocessing."""
     dataset: str
-    """Name of the data set."""
+    """Name of the dataset."""
     classes: tuple[str, ...]
-    """Class c is classes[c]."""
+    """Class names in the order of the logits."""
     pairs: tuple[tuple[int, str], ...]
     """(layer, token) of each of the S tokens, in the order of the head's input."""
     fingerprints: tuple[str, ...]
@@ -57,147 +51,118 @@ class HeadOrigin:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FittedHead:
-    """A trained head: `predict` gives logits from tokens, `attention` the weights of its heads."""
+class Checkpoint(FittedHead):
+    """A trained head with its provenance, as stored on disk."""
 
     name: str
-    """The word of --head."""
-    spec: HeadSpec
-    """Kind and shape; a logistic regression is a linear head."""
-    parameters: Mapping[str, Tensor]
-    """State dict of the textbook head, float32 on the CPU."""
-    origin: HeadOrigin
-    """What it was trained on."""
-    setting: Mapping[str, float]
-    """The chosen hyperparameters."""
-    seed: int
-    """Seed of the fit."""
+    """The name given as `head`; "logreg" is stored as a linear head."""
+    provenance: Provenance
+    """Source of its tokens."""
+
+    @classmethod
+    def of(cls, head: FittedHead, *, name: str, provenance: Provenance) -> Checkpoint:
+        """Return `head` with its provenance."""
+        return cls(**vars(head), name=name, provenance=provenance)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits."""
-        return self.origin.classes
+        return self.provenance.classes
 
     @property
     def pairs(self) -> tuple[tuple[int, str], ...]:
         """(layer, token) of each input token."""
-        return self.origin.pairs
+        return self.provenance.pairs
 
-    def predict(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
-        """Tokens (B, S, D), normalised or not -> logits (B, C) float32 on the tokens' device. Raises HeadMismatchError for another shape."""
-        x = self._normalised(tokens)
-        with torch.inference_mode():
-            head = build(self.spec)
-            return head.logits(self._lifted(x.device), head.prepare(x), train=False)[0]
-
-    def attention(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
-        """Tokens (B, S, D) -> attention weights (B, H, S) float32, which sum to 1 over S. Raises ProbeError for a head without attention."""
-        x = self._normalised(tokens)
-        head = build(self.spec)
-        if not isinstance(head, AttentiveHead):
-            raise ProbeError(
-                f"a {self.name} head has no attention; attentive, attentive-tokens and hybrid heads do"
-            )
-        with torch.inference_mode():
-            return (
-                head.attention(self._lifted(x.device), head.prepare(x))[:, :, 0]
-                .transpose(1, 2)
-                .contiguous()
-            )
-
-    def _normalised(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
-        x = torch.as_tensor(tokens).float()
-        if x.ndim != 3 or x.shape[1:] != (self.spec.tokens, self.spec.width):
-            raise HeadMismatchError(
-                f"this {self.name} head takes (images, {self.spec.tokens}, {self.spec.width}): the tokens {self._described()} of "
-                f"{self.origin.model}; came {tuple(x.shape)}"
-            )
-        return torch.nn.functional.normalize(x, dim=-1)
-
-    def _described(self) -> str:
+    def describe_input(self) -> str:
+        """Return the expected input in words, for errors."""
         names = [f"{layer}:{token}" for layer, token in self.pairs]
-        return ", ".join(names if len(names) <= 6 else [*names[:3], "...", names[-1]])
+        if len(names) > MAX_SHOWN_TOKENS:
+            names = [*names[:3], "...", names[-1]]
+        return f"{super().describe_input()}, {', '.join(names)} of {self.provenance.model}"
 
-    def _lifted(self, device: torch.device) -> dict[str, Tensor]:
-        """The parameters as one configuration of G = 1."""
-        return {name: p.to(device)[None] for name, p in self.parameters.items()}
+    def to_bytes(self) -> bytes:
+        """Return the content of the file."""
+        from safetensors.torch import save
+
+        metadata = {
+            field.name: getattr(self, field.name)
+            for field in fields(Checkpoint)
+            if field.name not in ("state_dict", "spec", "provenance")
+        }
+        metadata |= {
+            "schema": SCHEMA,
+            "spec": asdict(self.spec),
+            "provenance": asdict(self.provenance),
+        }
+        content: bytes = save(
+            {name: p.contiguous() for name, p in self.state_dict.items()},
+            metadata={METADATA_KEY: json.dumps(metadata)},
+        )
+        return content
 
 
-def head_bytes(head: FittedHead) -> bytes:
-    """The file's content."""
-    from safetensors.torch import save
-
-    described = {
-        f.name: getattr(head, f.name)
-        for f in fields(head)
-        if f.name not in ("parameters", "spec", "origin")
-    }
-    described |= {"schema": SCHEMA, "spec": asdict(head.spec), "origin": asdict(head.origin)}
-    content: bytes = save(
-        {name: p.contiguous() for name, p in head.parameters.items()},
-        metadata={KEY: json.dumps(described)},
-    )
-    return content
-
-
-def head_place(path: str | HeadPath) -> HeadPath:
-    """A folder or file here, or an address. Raises OptionError."""
+def head_path(path: str | HeadPath) -> HeadPath:
+    """Return a local path, or an address on object storage, of a string. Raises OptionError."""
     return as_place(path)
 
 
-def head_file(place: HeadPath) -> HeadPath:
-    """The head file of a probe, given by itself or by the probe's folder."""
-    is_file = place.name == HEAD_FILE if isinstance(place, RemotePath) else not place.is_dir()
-    return place if is_file else place / HEAD_FILE
+def head_file(path: HeadPath) -> HeadPath:
+    """Return the head file of a probe, which is given by itself or by the probe's folder."""
+    is_file = path.name == HEAD_FILE if isinstance(path, RemotePath) else not path.is_dir()
+    return path if is_file else path / HEAD_FILE
 
 
-def load_head(path: str | HeadPath) -> FittedHead:
-    """The trained head of a probe: `path` is the probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object storage.
+def load_head(path: str | HeadPath) -> Checkpoint:
+    """Load the trained head of a probe.
 
-    Raises HeadMismatchError where the file is none of ours, ProbeNotFoundError where there is none.
+    Args:
+        path: The probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object storage.
+
+    Raises:
+        HeadMismatchError: The file was not written by this version of layercache.
+        ProbeNotFoundError: There is no such file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    file = head_file(head_place(path))
+    file = head_file(head_path(path))
     try:
         data = open_store(file.parent).read(file.name)
     except FileNotFoundError:
         raise ProbeNotFoundError(
-            f"{file}: no saved head here (a knn baseline has none); `layercache results` lists the probes and their folders"
+            f"{file}: expected a trained head here, got no such file (a knn baseline has none); "
+            "`layercache results` lists the probes and their folders"
         ) from None
     try:
-        parameters = load(data)
-        text = (
-            json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            .get("__metadata__", {})
-            .get(KEY)
-        )
+        state_dict = load(data)
     except SafetensorError as e:
         raise HeadMismatchError(
-            f"{file} is not a safetensors file ({e}): train the probe again with --refresh"
+            f"{file} is not a safetensors file ({e}): train the probe again with refresh=True (--refresh)"
         ) from e
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    text = header.get("__metadata__", {}).get(METADATA_KEY)
     if text is None:
         raise HeadMismatchError(
-            f"{file} has no {KEY!r} entry in its metadata: it is not a head saved by layercache"
+            f"{file} has no {METADATA_KEY!r} entry in its metadata: it is not a head saved by layercache"
         )
-    found = json.loads(text)
-    if found["schema"] != SCHEMA:
+    metadata = json.loads(text)
+    if (schema := metadata.pop("schema")) != SCHEMA:
         raise HeadMismatchError(
-            f"{file} has schema {found['schema']}, this version reads {SCHEMA}: train the probe again with --refresh"
+            f"{file}: expected a head of schema {SCHEMA}, got schema {schema}, which another version "
+            "of layercache wrote: train the probe again"
         )
-    spec = found["spec"]
+    spec = metadata.pop("spec")
     if spec["groups"] is not None:
         spec["groups"] = tuple(spec["groups"])
-    origin = found["origin"]
+    provenance = metadata.pop("provenance")
     for name in ("classes", "fingerprints"):
-        origin[name] = tuple(origin[name])
-    origin["pairs"] = tuple((int(layer), str(token)) for layer, token in origin["pairs"])
-    return FittedHead(
-        name=found["name"],
+        provenance[name] = tuple(provenance[name])
+    provenance["pairs"] = tuple((int(layer), str(token)) for layer, token in provenance["pairs"])
+    metadata["losses"] = tuple(metadata["losses"])
+    return Checkpoint(
+        **metadata,
         spec=HeadSpec(**spec),
-        parameters=parameters,
-        origin=HeadOrigin(**origin),
-        setting=found["setting"],
-        seed=found["seed"],
+        state_dict=state_dict,
+        provenance=Provenance(**provenance),
     )

@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from zipfile import BadZipFile
 
@@ -25,13 +25,14 @@ from layercache.cache.storage.base import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import CacheCorruptError, ProbeError, StorageError
-from layercache.probing.results.checkpoint import HEAD_FILE, FittedHead, head_bytes, load_head
+from layercache.probing.config_score import ConfigScore
+from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
 
 PROBES = "probes"
 PROBE_FILE = "probe.json"
 PREDICTIONS_FILE = "predictions.npz"
 SEARCH_FILE = "search.json"
-SCHEMA = 1
+SCHEMA = 2
 
 Array = np.ndarray[Any, Any]
 
@@ -74,8 +75,8 @@ class Probe:
     """All that determined it; the id is a digest of it."""
     row: Mapping[str, Any]
     """Its row of the table."""
-    settings: tuple[Mapping[str, Any], ...]
-    """Every setting of the grid with its validation scores."""
+    configs: tuple[ConfigScore, ...]
+    """Mean validation score of every configuration of the grid."""
 
     @property
     def id(self) -> str:
@@ -91,8 +92,8 @@ class Probe:
             for layer, token in source["pairs"]
         )
 
-    def head(self) -> FittedHead:
-        """The trained head. Raises ProbeNotFoundError for a knn baseline, which has none."""
+    def head(self) -> Checkpoint:
+        """Load the trained head. Raises ProbeNotFoundError for a knn baseline, which has none."""
         return load_head(self.path)
 
     def predictions(self) -> Predictions:
@@ -154,7 +155,10 @@ def read_probe(folder: CachePath) -> Probe | None:
             f"{file} has schema {found.get('schema')}, this version reads {SCHEMA}: remove the folder and probe again"
         )
     return Probe(
-        path=folder, spec=found["spec"], row=found["row"], settings=tuple(found["settings"])
+        path=folder,
+        spec=found["spec"],
+        row=found["row"],
+        configs=tuple(ConfigScore(**score) for score in found["configs"]),
     )
 
 
@@ -166,7 +170,7 @@ class ProbeFolder:
         self._store = open_store(path)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keeps other processes from this probe, where there are locks; waits for one that is at it.
 
         On object storage two may train the same probe: each puts whole files, the record last, and both are the same probe.
@@ -179,7 +183,7 @@ class ProbeFolder:
         for key in (PROBE_FILE, SEARCH_FILE, HEAD_FILE, PREDICTIONS_FILE):
             self._store.delete(key)
 
-    def searched(self) -> dict[str, Any]:
+    def load_search(self) -> dict[str, Any]:
         """What `save_search` wrote, or {}; a record that cannot be read counts as none."""
         try:
             found: dict[str, Any] = json.loads(self._store.read(SEARCH_FILE))
@@ -196,13 +200,13 @@ class ProbeFolder:
         *,
         spec: Mapping[str, Any],
         row: Mapping[str, Any],
-        settings: Sequence[Mapping[str, Any]],
-        head: FittedHead | None,
+        configs: Sequence[ConfigScore],
+        head: Checkpoint | None,
         predictions: Predictions,
     ) -> Probe:
         """Writes everything, the record last."""
         if head is not None:
-            self._store.put(HEAD_FILE, [head_bytes(head)])
+            self._store.put(HEAD_FILE, [head.to_bytes()])
         arrays = {
             name: np.asarray(value)
             for name, value in vars(predictions).items()
@@ -213,7 +217,16 @@ class ProbeFolder:
         self._store.put(PREDICTIONS_FILE, [buffer.getvalue()])
         self._store.put(
             PROBE_FILE,
-            [_json({"schema": SCHEMA, "spec": spec, "row": row, "settings": list(settings)})],
+            [
+                _json(
+                    {
+                        "schema": SCHEMA,
+                        "spec": spec,
+                        "row": row,
+                        "configs": [asdict(config) for config in configs],
+                    }
+                )
+            ],
         )
         self._store.delete(SEARCH_FILE)
         self._store.sweep()

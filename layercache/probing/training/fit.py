@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.budget import format_bytes, free_memory
 from layercache.probing.heads import HeadSpec, build
+from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import class_ranks, evaluate, evaluate_ranks, selection_metric
 from layercache.probing.training import allocator
 from layercache.probing.training.config import HParams, Noise, Schedule, TrainConfig, class_weights
@@ -54,34 +55,6 @@ class Batches(typing.Protocol):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """One trained configuration."""
-
-    head: HeadSpec
-    setting: HParams
-    seed: int
-    parameters: Mapping[str, Tensor]
-    """State dict of the textbook head (BatchNorm's running statistics too), float32 on the CPU; empty for a diverged configuration."""
-    losses: tuple[float, ...]
-    """Mean training loss of each epoch."""
-    val: Mapping[str, float] | None
-    """Metrics on the validation rows (see `layercache.probing.metrics.evaluate`), or None without them."""
-    diverged_at: int | None
-    """First step whose loss or gradient was not finite; such a fit must not be selected."""
-    batch: int
-    """Rows per batch actually used."""
-    steps: int
-    """Optimiser steps behind `parameters`."""
-    epochs: int
-    """Epochs behind `parameters` (with patience: the best one, counted from 1)."""
-
-    @property
-    def diverged(self) -> bool:
-        """The configuration came to no usable head."""
-        return self.diverged_at is not None
-
-
 def fit(
     features: Batches,
     *,
@@ -96,9 +69,9 @@ def fit(
     group_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], object] | None = None,
-    finished: Callable[[Sequence[Fit]], None] | None = None,
-) -> list[Fit]:
-    """Train every setting on the rows `train` and evaluate it on the rows `val` (int64, CPU); one Fit per setting, in order.
+    finished: Callable[[Sequence[FittedHead]], None] | None = None,
+) -> list[FittedHead]:
+    """Train every setting on the rows `train` and evaluate it on the rows `val` (int64, CPU); one FittedHead per setting, in order.
 
     `progress(done, total)` is called after every step, over all groups; `say` gets the sentence that tells the group size; `finished` gets the fits
     of each group as soon as they are there, so that a killed search need not do them again. Raises ProbeError when the labels do not allow training.
@@ -116,7 +89,7 @@ def fit(
     bounds = _group_bounds(
         head, len(settings), batch=plan.batch, device=device, group_size=group_size, say=say
     )
-    fits: list[Fit] = []
+    fits: list[FittedHead] = []
     for number, (first, last) in enumerate(bounds):
 
         def report(done: int, *, before: int = plan.steps * number) -> None:
@@ -144,7 +117,7 @@ def fit(
 
 
 def predict(
-    fit: Fit,
+    head: FittedHead,
     *,
     features: Batches,
     rows: Tensor,
@@ -154,16 +127,16 @@ def predict(
 ) -> Tensor:
     """Logits float32 (len(rows), C) of one trained head, on the CPU, in the order of `rows`."""
     device = torch.device(device)
-    head = build(fit.head)
-    parameters = {name: value.to(device)[None] for name, value in fit.parameters.items()}
+    model = build(head.spec)
+    parameters = {name: value.to(device)[None] for name, value in head.state_dict.items()}
     parts = []
     with torch.inference_mode():
         for x, _ in features.epoch(
-            rows, batch=batch, seed=fit.seed, epoch=0, noise=None, train=False
+            rows, batch=batch, seed=head.seed, epoch=0, noise=None, train=False
         ):
-            prepared = head.prepare(x)
+            prepared = model.prepare(x)
             prepared = prepared.bfloat16() if precision == "bf16" else prepared
-            parts.append(head.logits(parameters, prepared, train=False)[0].float().cpu())
+            parts.append(model.logits(parameters, prepared, train=False)[0].float().cpu())
     return torch.cat(parts)
 
 
@@ -180,7 +153,7 @@ def _fit_group(
     device: torch.device,
     precision: str,
     progress: Callable[[int], None],
-) -> list[Fit]:
+) -> list[FittedHead]:
     """Train one group on all epochs; its configurations leave it as they diverge or stop early."""
     key = selection_metric(multi_label=head.multi_label)
     labels = features.labels[train.to(features.labels.device)]
@@ -247,15 +220,15 @@ def _fit_group(
         end = kept.get(i) if diverged is None else None
         epochs = end.epoch if end else len(losses[i])
         fits.append(
-            Fit(
-                head=head,
-                setting=setting,
+            FittedHead(
+                spec=head,
+                state_dict=end.state if end else {},
+                hparams=dict(vars(setting)),
                 seed=seed,
-                parameters=end.state if end else {},
                 losses=tuple(losses[i]),
-                val=end.metrics if end else None,
+                val_metrics=end.metrics if end else None,
                 diverged_at=diverged,
-                batch=plan.batch,
+                batch_size=plan.batch,
                 steps=epochs * plan.steps_per_epoch,
                 epochs=epochs,
             )

@@ -1,7 +1,4 @@
-"""How settings are scored and a head is trained: by gradient descent (fit.py), or by scikit-learn (baselines.py), behind one pair of functions.
-
-Shapes: N samples, C classes.
-"""
+"""Two ways to train a probe behind one interface: gradient descent (here) and scikit-learn (`baselines.py`)."""
 
 from __future__ import annotations
 
@@ -12,182 +9,159 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.resident import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
-from layercache.probing.training.config import HParams
-from layercache.probing.training.config import TrainConfig as Training
-from layercache.probing.training.fit import Fit, fit
+from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.training.config import HParams, TrainConfig
+from layercache.probing.training.fit import fit
 
-Progress = Callable[[int, int], None]
-Say = Callable[[str], object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfigScore:
-    """What one setting came to on the validation rows of one fold."""
-
-    setting: Mapping[str, float]
-    """Names and values."""
-    fold: int
-    """Which fold, from 0."""
-    val: Mapping[str, float] | None
-    """Metrics (layercache.probing.metrics.evaluate); None where it diverged."""
-    diverged: bool
-    """Its loss was not finite."""
-    epochs: int | None
-    """Epochs behind the score (early stopping), of gradient descent."""
+ProgressCallback = Callable[[int, int], None]
+"""(steps done, steps in total)."""
+ScoreCallback = Callable[[Sequence[ConfigScore]], None]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trained:
-    """A trained head."""
+class FittedModel(Protocol):
+    """A trained head, or a nearest-neighbor classifier, which has no parameters."""
 
-    parameters: Mapping[str, torch.Tensor] | None
-    """State dict of the textbook head `shape`; None for a knn baseline."""
-    shape: HeadSpec | None
-    """What the parameters belong to."""
-    logits: Callable[[torch.Tensor], np.ndarray[Any, Any]] | None
-    """Normalised tokens (B, S, D) -> scores (B, C), where there are no parameters."""
-    diverged: bool = False
-    """Not to be used."""
-    batch: int | None = None
-    """Rows of a batch, of gradient descent."""
-    steps: int | None = None
-    """Optimiser steps."""
-    epochs: int | None = None
-    """Epochs."""
+    @property
+    def diverged(self) -> bool:
+        """Training diverged."""
+        ...
 
-
-Keep = Callable[[Sequence[ConfigScore]], None]
+    def predict(self, tokens: torch.Tensor | np.ndarray[Any, Any]) -> torch.Tensor:
+        """Return logits (B, C) of tokens (B, S, D)."""
+        ...
 
 
 class ProbeTrainer(Protocol):
-    """Scores settings and trains the chosen one."""
+    """Scores configurations on held-out rows and trains the selected one."""
 
     def score(
         self,
-        features: TokenDataset,
-        settings: Sequence[Mapping[str, float]],
+        dataset: TokenDataset,
+        configs: Sequence[Mapping[str, float]],
         *,
         train: Rows,
         val: Rows,
         fold: int,
-        keep: Keep,
+        on_scores: ScoreCallback,
     ) -> None:
-        """Hands one Score for each setting to `keep`, as many at a time as are ready together."""
+        """Train every configuration on `train` and score it on `val`.
+
+        Args:
+            dataset: Tokens and labels.
+            configs: Hyperparameters by name.
+            train: Rows to train on.
+            val: Rows to score on.
+            fold: Number of the fold, for the scores.
+            on_scores: Called with the scores of the configurations that finish together.
+        """
         ...
 
     def train(
         self,
-        features: TokenDataset,
-        setting: Mapping[str, float],
+        dataset: TokenDataset,
+        hparams: Mapping[str, float],
         *,
         rows: Rows,
         epochs: int | None,
-    ) -> Trained:
-        """The head of one setting, trained on `rows` (for `epochs`, where early stopping found a number)."""
+    ) -> FittedModel:
+        """Return a head trained on `rows`, for as many `epochs` as early stopping found, if it did."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SGDTrainer:
-    """The paper's protocol, all settings in one pass."""
+    """Trains by gradient descent, all configurations in one pass over the tokens."""
 
-    shape: HeadSpec
-    """The head."""
-    protocol: Training
-    """How it is trained."""
+    head: HeadSpec
+    """The head to train."""
+    config: TrainConfig
+    """Schedule, batch size, noise and loss."""
     seed: int
-    """Of initial parameters, batch order and noise."""
+    """Seed of initial parameters, batch order and noise."""
     device: torch.device
-    """Where."""
+    """Device to train on."""
     precision: str
-    """Arithmetic."""
-    group_size: int | None
-    """Settings trained together; None chooses by the free memory."""
-    progress: Progress | None
+    """Arithmetic of the products over tokens, fp32 or bf16."""
+    configs_per_pass: int | None
+    """Configurations trained together; None: as many as fit into free memory."""
+    on_progress: ProgressCallback | None
     """Called after every step."""
-    say: Say | None
-    """Gets a sentence about the group size."""
+    say: Callable[[str], object] | None
+    """Gets a sentence about the number of passes."""
 
     def score(
         self,
-        features: TokenDataset,
-        settings: Sequence[Mapping[str, float]],
+        dataset: TokenDataset,
+        configs: Sequence[Mapping[str, float]],
         *,
         train: Rows,
         val: Rows,
         fold: int,
-        keep: Keep,
+        on_scores: ScoreCallback,
     ) -> None:
-        """One pass over the features for each group of settings."""
+        """See ProbeTrainer."""
 
-        def finished(fits: Sequence[Fit]) -> None:
-            keep(
+        def report(heads: Sequence[FittedHead]) -> None:
+            on_scores(
                 [
                     ConfigScore(
-                        setting=vars(f.setting),
+                        hparams=head.hparams,
                         fold=fold,
-                        val=None if f.diverged else f.val,
-                        diverged=f.diverged,
-                        epochs=f.epochs,
+                        val_metrics=None if head.diverged else head.val_metrics,
+                        diverged=head.diverged,
+                        epochs=head.epochs,
                     )
-                    for f in fits
+                    for head in heads
                 ]
             )
 
         fit(
-            features,
-            head=self.shape,
-            settings=[HParams(**setting) for setting in settings],
+            dataset,
+            head=self.head,
+            settings=[HParams(**config) for config in configs],
             train=torch.from_numpy(train),
             val=torch.from_numpy(val),
             seed=self.seed,
-            protocol=self.protocol,
+            protocol=self.config,
             device=self.device,
             precision=self.precision,
-            group_size=self.group_size,
-            progress=self.progress,
+            group_size=self.configs_per_pass,
+            progress=self.on_progress,
             say=self.say,
-            finished=finished,
+            finished=report,
         )
 
     def train(
         self,
-        features: TokenDataset,
-        setting: Mapping[str, float],
+        dataset: TokenDataset,
+        hparams: Mapping[str, float],
         *,
         rows: Rows,
         epochs: int | None,
-    ) -> Trained:
-        """Without validation rows there is no early stopping: `epochs` of the search are repeated instead."""
-        protocol = self.protocol
-        if protocol.patience is not None:
-            protocol = replace(
-                protocol,
+    ) -> FittedHead:
+        """See ProbeTrainer. Without validation rows there is no early stopping; the `epochs` of the search are repeated."""
+        config = self.config
+        if config.patience is not None:
+            config = replace(
+                config,
                 patience=None,
-                epochs=epochs or protocol.epochs,
-                min_steps=0 if epochs else protocol.min_steps,
+                epochs=epochs or config.epochs,
+                min_steps=0 if epochs else config.min_steps,
             )
-        (found,) = fit(
-            features,
-            head=self.shape,
-            settings=[HParams(**setting)],
+        (head,) = fit(
+            dataset,
+            head=self.head,
+            settings=[HParams(**hparams)],
             train=torch.from_numpy(rows),
             val=None,
             seed=self.seed,
-            protocol=protocol,
+            protocol=config,
             device=self.device,
             precision=self.precision,
-            progress=self.progress,
+            progress=self.on_progress,
         )
-        return Trained(
-            parameters=found.parameters,
-            shape=self.shape,
-            logits=None,
-            diverged=found.diverged,
-            batch=found.batch,
-            steps=found.steps,
-            epochs=found.epochs,
-        )
+        return head

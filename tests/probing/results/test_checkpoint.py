@@ -10,19 +10,19 @@ from safetensors.torch import save_file
 
 from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec, build
-from layercache.probing.results.checkpoint import FittedHead, HeadOrigin, head_bytes, load_head
+from layercache.probing.results.checkpoint import Checkpoint, Provenance, load_head
 
-ORIGIN = HeadOrigin(
+ORIGIN = Provenance(
     model="m", architecture="a", weights="ab" * 32, depth=4, tap="norm2", projected=False, preprocessing={"mean": [0.5]}, dataset="d",
     classes=("x", "y", "z"), pairs=((1, "cls"), (4, "ap")), fingerprints=("f" * 64,),
 )  # fmt: skip
 
 
-def made(kind: str, **spec: Any) -> FittedHead:
+def made(kind: str, **spec: Any) -> Checkpoint:
     shape = HeadSpec(kind=kind, tokens=2, width=8, classes=3, **spec)
     parameters = build(shape).initial(torch.Generator().manual_seed(0))
-    return FittedHead(
-        name=kind, spec=shape, parameters=parameters, origin=ORIGIN, setting={"lr": 0.1}, seed=3
+    return Checkpoint(
+        name=kind, spec=shape, state_dict=parameters, provenance=ORIGIN, hparams={"lr": 0.1}, seed=3
     )
 
 
@@ -32,18 +32,18 @@ def made(kind: str, **spec: Any) -> FittedHead:
 )
 def test_a_head_comes_back_as_it_was(tmp_path: Path, kind: str, spec: dict[str, Any]) -> None:
     head = made(kind, **spec)
-    (tmp_path / "head.safetensors").write_bytes(head_bytes(head))
+    (tmp_path / "head.safetensors").write_bytes(head.to_bytes())
     for path in (tmp_path, tmp_path / "head.safetensors", str(tmp_path)):
         back = load_head(path)
-        assert (back.spec, back.origin, back.setting, back.seed, back.name) == (
+        assert (back.spec, back.provenance, back.hparams, back.seed, back.name) == (
             head.spec,
-            head.origin,
-            head.setting,
+            head.provenance,
+            head.hparams,
             head.seed,
             head.name,
         )
-        assert set(back.parameters) == set(head.parameters)
-        assert all(torch.equal(back.parameters[name], p) for name, p in head.parameters.items())
+        assert set(back.state_dict) == set(head.state_dict)
+        assert all(torch.equal(back.state_dict[name], p) for name, p in head.state_dict.items())
     x = np.random.default_rng(0).normal(size=(5, 2, 8)).astype(np.float32)
     assert torch.equal(back.predict(x), head.predict(x))
 
@@ -53,8 +53,8 @@ def test_a_linear_head_normalises_and_maps() -> None:
     x = np.random.default_rng(0).normal(size=(5, 2, 8))
     flat = (x / np.linalg.norm(x, axis=2, keepdims=True)).reshape(5, 16)
     wanted = (
-        flat @ head.parameters["classifier.weight"].double().numpy().T
-        + head.parameters["classifier.bias"].double().numpy()
+        flat @ head.state_dict["classifier.weight"].double().numpy().T
+        + head.state_dict["classifier.bias"].double().numpy()
     )
     np.testing.assert_allclose(head.predict(x), wanted, atol=1e-5)
     np.testing.assert_allclose(head.predict(x * 7), wanted, atol=1e-5)
@@ -72,13 +72,15 @@ def test_attention_sums_to_one_over_the_tokens() -> None:
 def test_other_tokens_are_refused_with_the_names_of_the_right_ones() -> None:
     with pytest.raises(
         HeadMismatchError,
-        match=r"takes \(images, 2, 8\): the tokens 1:cls, 4:ap of m; came \(5, 3, 8\)",
+        match=r"expects tokens \(images, 2, 8\), 1:cls, 4:ap of m, got \(5, 3, 8\)",
     ):
         made("linear").predict(np.zeros((5, 3, 8)))
 
 
 def test_files_that_are_no_heads(tmp_path: Path) -> None:
-    with pytest.raises(ProbeNotFoundError, match=r"no saved head here .*layercache results"):
+    with pytest.raises(
+        ProbeNotFoundError, match=r"expected a trained head here.*layercache results"
+    ):
         load_head(tmp_path)
     file = tmp_path / "head.safetensors"
     file.write_bytes(b"nonsense")

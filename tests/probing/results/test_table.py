@@ -26,7 +26,7 @@ ROW = {
 
 def made(**changes: Any) -> Probe:
     row = {**ROW, **changes}
-    return Probe(path=Path(f"/nowhere/probes/{row['probe']}"), spec={}, row=row, settings=())
+    return Probe(path=Path(f"/nowhere/probes/{row['probe']}"), spec={}, row=row, configs=())
 
 
 def test_the_table_has_one_row_for_each_probe_and_every_column() -> None:
@@ -208,7 +208,7 @@ def test_broken_records_are_named(planted: Callable[..., Any]) -> None:
     ):
         read_probe(found.path)
     record.write_text(json.dumps({**json.loads(text), "schema": 99}))
-    with pytest.raises(CacheCorruptError, match="has schema 99, this version reads 1"):
+    with pytest.raises(CacheCorruptError, match="has schema 99, this version reads 2"):
         read_probe(found.path)
     (found.path / "predictions.npz").write_bytes(b"PK nonsense")
     with pytest.raises(CacheCorruptError, match=r"predictions.npz cannot be read"):

@@ -11,9 +11,10 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, Noise, TrainConfig, class_weights, cosine
-from layercache.probing.training.fit import Fit, fit, predict
+from layercache.probing.training.fit import fit, predict
 from tests.probing.memory_batches import MemoryBatches, separable
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
@@ -65,7 +66,7 @@ def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None
         seed=7,
         protocol=NO_STEPS,
     )[0]
-    module = plain(head, dict(untrained.parameters))
+    module = plain(head, dict(untrained.state_dict))
     if isinstance(module, TextbookAttentive):
         module.batch_norm.reset_running_stats()
     optimiser = torch.optim.AdamW(
@@ -94,7 +95,7 @@ def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None
     )[0]
 
     assert trained.losses == pytest.approx(losses, rel=1e-4)
-    assert_same_head(trained.parameters, module.state_dict(), but=UNSEEN)
+    assert_same_head(trained.state_dict, module.state_dict(), but=UNSEEN)
 
 
 UNSEEN = {"norm_key.bias", "norm_value.bias", "output.bias", "batch_norm.running_mean"}
@@ -136,12 +137,12 @@ def test_a_configuration_in_a_group_is_the_configuration_alone(kind: str) -> Non
             features, head=head, settings=[setting], train=TRAIN, val=VAL, seed=1, protocol=SHORT
         )[0]
         for other in (together[g], cut[g]):
-            assert other.setting == setting
+            assert other.hparams == vars(setting)
             assert other.losses == pytest.approx(alone.losses, rel=1e-4)
-            assert other.val == pytest.approx(
-                alone.val, abs=0.011
+            assert other.val_metrics == pytest.approx(
+                alone.val_metrics, abs=0.011
             )  # one sample may sit on the boundary
-            assert_same_head(other.parameters, alone.parameters)
+            assert_same_head(other.state_dict, alone.state_dict)
             logits = [predict(one, features=features, rows=VAL) for one in (other, alone)]
             torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
     assert not np.allclose(together[0].losses, together[1].losses, rtol=1e-3)
@@ -195,8 +196,8 @@ def test_it_learns_what_is_there_and_nothing_from_shuffled_labels(kind: str) -> 
         seed=0,
         protocol=protocol,
     )[0]
-    assert learnt.val is not None
-    assert learnt.val["balanced_accuracy"] > 0.9
+    assert learnt.val_metrics is not None
+    assert learnt.val_metrics["balanced_accuracy"] > 0.9
     shuffled = MemoryBatches(
         features.x, features.labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
     )
@@ -209,8 +210,8 @@ def test_it_learns_what_is_there_and_nothing_from_shuffled_labels(kind: str) -> 
         seed=0,
         protocol=protocol,
     )[0]
-    assert chance.val is not None
-    assert abs(chance.val["balanced_accuracy"] - 1 / 3) < 0.13
+    assert chance.val_metrics is not None
+    assert abs(chance.val_metrics["balanced_accuracy"] - 1 / 3) < 0.13
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
@@ -227,13 +228,13 @@ def test_predictions_are_the_plain_modules_and_give_the_reported_metrics(kind: s
     )[0]
     logits = predict(trained, features=features, rows=VAL, batch=33)
     with torch.inference_mode():
-        expected = plain(trained.head, dict(trained.parameters)).eval()(features.x[VAL])
+        expected = plain(trained.spec, dict(trained.state_dict)).eval()(features.x[VAL])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    assert trained.val is not None
-    assert trained.val["balanced_accuracy"] == pytest.approx(
+    assert trained.val_metrics is not None
+    assert trained.val_metrics["balanced_accuracy"] == pytest.approx(
         balanced_accuracy_score(features.labels[VAL], logits.argmax(1))
     )
-    assert trained.val["top1"] == pytest.approx(
+    assert trained.val_metrics["top1"] == pytest.approx(
         (logits.argmax(1) == features.labels[VAL]).float().mean().item()
     )
 
@@ -255,14 +256,14 @@ def test_a_diverging_configuration_is_reported_and_harms_no_other(kind: str) -> 
     assert second.diverged
     assert second.diverged_at is not None
     assert 0 <= second.diverged_at < 20
-    assert (second.parameters, second.val) == ({}, None)
+    assert (second.state_dict, second.val_metrics) == ({}, None)
     assert not first.diverged
     assert first.losses == pytest.approx(third.losses, rel=1e-4)
     alone = fit(features, head=head, settings=[good], train=TRAIN, val=VAL, seed=0, protocol=SHORT)[
         0
     ]
     assert first.losses == pytest.approx(alone.losses, rel=1e-4)
-    assert first.val == pytest.approx(alone.val, abs=0.011)
+    assert first.val_metrics == pytest.approx(alone.val_metrics, abs=0.011)
 
 
 def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch() -> None:
@@ -277,8 +278,8 @@ def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch()
         assert len(one.losses) == min(25, one.epochs + 3)
         assert one.steps == one.epochs * protocol.plan(200).steps_per_epoch
         logits = predict(one, features=features, rows=VAL)
-        assert one.val is not None
-        assert one.val["balanced_accuracy"] == pytest.approx(
+        assert one.val_metrics is not None
+        assert one.val_metrics["balanced_accuracy"] == pytest.approx(
             balanced_accuracy_score(features.labels[VAL], logits.argmax(1))
         )
     assert fits[0].epochs != fits[1].epochs
@@ -293,7 +294,7 @@ def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch()
     )
     assert whole[0].losses[: len(fits[0].losses)] == pytest.approx(fits[0].losses, rel=1e-4)
     assert all(
-        stopped.val["balanced_accuracy"] >= w.val["balanced_accuracy"] - 0.1
+        stopped.val_metrics["balanced_accuracy"] >= w.val_metrics["balanced_accuracy"] - 0.1
         for stopped, w in zip(fits, whole, strict=True)
     )  # type: ignore[index]
 
@@ -324,7 +325,7 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
         seed=0,
         protocol=protocol,
     )[0]
-    module = plain(head, dict(untrained.parameters))
+    module = plain(head, dict(untrained.state_dict))
     expected = [
         torch.nn.BCEWithLogitsLoss()(module(x), y.float()).item()
         for x, y in features.epoch(
@@ -341,11 +342,11 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
         seed=0,
         protocol=SHORT,
     )[0]
-    assert trained.val is not None
-    assert trained.val["map"] == pytest.approx(
+    assert trained.val_metrics is not None
+    assert trained.val_metrics["map"] == pytest.approx(
         average_precision_score(targets[VAL], predict(trained, features=features, rows=VAL))
     )
-    assert trained.val["map"] > frozen.val["map"]  # type: ignore[index]
+    assert trained.val_metrics["map"] > frozen.val_metrics["map"]  # type: ignore[index]
 
 
 def test_half_precision_stays_near() -> None:
@@ -365,7 +366,7 @@ def test_half_precision_stays_near() -> None:
     )
     assert half.losses == pytest.approx(full.losses, rel=0.05)
     assert half.losses != full.losses
-    assert {value.dtype for name, value in half.parameters.items() if "tracked" not in name} == {
+    assert {value.dtype for name, value in half.state_dict.items() if "tracked" not in name} == {
         torch.float32
     }
 
@@ -468,7 +469,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_an_empty_class_and_one_missing_in_validation_are_no_fault() -> None:
     features = separable()
     train, val = TRAIN[features.labels[TRAIN] != 1], VAL[features.labels[VAL] != 2]
-    trained: Fit = fit(
+    trained: FittedHead = fit(
         features,
         head=spec("linear", features),
         settings=settings_for("linear")[:1],
@@ -477,8 +478,8 @@ def test_an_empty_class_and_one_missing_in_validation_are_no_fault() -> None:
         seed=0,
         protocol=SHORT,
     )[0]
-    assert trained.val is not None
-    assert math.isfinite(trained.val["balanced_accuracy"])
+    assert trained.val_metrics is not None
+    assert math.isfinite(trained.val_metrics["balanced_accuracy"])
     assert all(math.isfinite(v) for v in trained.losses)
 
 

@@ -1,0 +1,34 @@
+"""The validation score of one hyperparameter configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+ConfigKey = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigScore:
+    """Validation metrics of one configuration, on one fold or averaged over all of them."""
+
+    hparams: Mapping[str, float]
+    """Hyperparameters by name."""
+    fold: int | None
+    """Number of the fold, from 0; None for the mean over all folds."""
+    val_metrics: Mapping[str, float] | None
+    """See `metrics.evaluate`; None where training diverged, {} where no samples were held out."""
+    diverged: bool = False
+    """Loss, gradient or parameters were not finite, during the search or the refit."""
+    epochs: int | None = None
+    """Epochs behind the score (fewer with early stopping); None for the baselines."""
+
+    @property
+    def key(self) -> ConfigKey:
+        """The hyperparameters as a hashable key."""
+        return config_key(self.hparams)
+
+
+def config_key(hparams: Mapping[str, float]) -> ConfigKey:
+    """Return the hyperparameters as a hashable key that does not depend on their order."""
+    return tuple(sorted((name, float(value)) for name, value in hparams.items()))

@@ -1,0 +1,107 @@
+"""A trained head in memory.
+
+Shapes: B images, S tokens, D width, C classes, H attention heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layercache.errors import HeadMismatchError, ProbeError
+from layercache.probing.heads import HeadSpec, build
+from layercache.probing.heads.attentive import AttentiveHead
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedHead:
+    """A trained head: `predict` returns logits of tokens, `attention` the attention weights."""
+
+    spec: HeadSpec
+    """Kind and shape; a logistic regression is a linear head."""
+    state_dict: Mapping[str, Tensor]
+    """Of the reference module, BatchNorm's buffers included; float32 on the CPU; empty if training diverged."""
+    hparams: Mapping[str, float]
+    """Hyperparameters by name."""
+    seed: int
+    """Seed of initial parameters, batch order and noise."""
+    losses: tuple[float, ...] = ()
+    """Mean training loss of each epoch."""
+    val_metrics: Mapping[str, float] | None = None
+    """Metrics on the validation rows (see `metrics.evaluate`), or None without them."""
+    diverged_at: int | None = None
+    """First step whose loss or gradient was not finite; such a head must not be selected."""
+    batch_size: int | None = None
+    """Rows per batch; None if the head was not trained in batches, as for the next two."""
+    steps: int | None = None
+    """Optimizer steps behind `state_dict`."""
+    epochs: int | None = None
+    """Epochs behind `state_dict` (with early stopping: the best one, counted from 1)."""
+
+    @property
+    def diverged(self) -> bool:
+        """Training diverged."""
+        return self.diverged_at is not None
+
+    @property
+    def n_params(self) -> int:
+        """Number of trainable parameters (without BatchNorm's buffers)."""
+        head = build(self.spec)
+        names = set(head.initial(torch.Generator())) - set(head.buffers)
+        return sum(p.numel() for name, p in self.state_dict.items() if name in names)
+
+    def predict(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """Return logits (B, C), float32, on the tokens' device.
+
+        Args:
+            tokens: (B, S, D), L2-normalized or not.
+
+        Raises:
+            HeadMismatchError: The tokens have another shape.
+        """
+        x = self._normalize(tokens)
+        with torch.inference_mode():
+            head = build(self.spec)
+            return head.logits(self._stacked(x.device), head.prepare(x), train=False)[0]
+
+    def attention(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """Return attention weights (B, H, S), float32, which sum to 1 over S.
+
+        Args:
+            tokens: (B, S, D), L2-normalized or not.
+
+        Raises:
+            HeadMismatchError: The tokens have another shape.
+            ProbeError: The head has no attention.
+        """
+        x = self._normalize(tokens)
+        head = build(self.spec)
+        if not isinstance(head, AttentiveHead):
+            raise ProbeError(
+                f"a {self.spec.kind} head has no attention; "
+                "attentive, attentive-tokens and hybrid heads do"
+            )
+        with torch.inference_mode():
+            weights = head.attention(self._stacked(x.device), head.prepare(x))
+            return weights[:, :, 0].transpose(1, 2).contiguous()
+
+    def describe_input(self) -> str:
+        """Return the expected input in words, for errors."""
+        return f"tokens (images, {self.spec.tokens}, {self.spec.width})"
+
+    def _normalize(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        x = torch.as_tensor(tokens).float()
+        if x.ndim != 3 or x.shape[1:] != (self.spec.tokens, self.spec.width):
+            raise HeadMismatchError(
+                f"this {self.spec.kind} head expects {self.describe_input()}, got {tuple(x.shape)}"
+            )
+        return torch.nn.functional.normalize(x, dim=-1)
+
+    def _stacked(self, device: torch.device) -> dict[str, Tensor]:
+        """Return the parameters as those of a single configuration, G = 1."""
+        return {name: p.to(device)[None] for name, p in self.state_dict.items()}

@@ -1,0 +1,75 @@
+"""Selection of the best configuration by its validation scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from layercache.errors import ProbeError
+from layercache.probing.config_score import ConfigScore, config_key
+from layercache.probing.metrics import selection_metric
+from layercache.probing.spec import ProbeSpec
+
+
+def summarize(spec: ProbeSpec, scores: Sequence[ConfigScore]) -> list[ConfigScore]:
+    """Return the mean over the folds of every configuration's scores, in the order of the grid."""
+    return [
+        _mean(hparams, [score for score in scores if score.key == config_key(hparams)])
+        for hparams in spec.grid
+    ]
+
+
+def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> ConfigScore:
+    scores = sorted(scores, key=lambda score: score.fold or 0)
+    metrics = [score.val_metrics for score in scores if score.val_metrics is not None]
+    diverged = any(score.diverged for score in scores) or len(metrics) < len(scores)
+    names = metrics[0] if metrics else {}
+    return ConfigScore(
+        hparams=hparams,
+        fold=None,
+        val_metrics=None
+        if diverged
+        else {name: float(np.mean([values[name] for values in metrics])) for name in names},
+        diverged=diverged,
+        epochs=max((s.epochs for s in scores if s.epochs is not None), default=None),
+    )
+
+
+def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
+    """Return the configurations that have not diverged, best first.
+
+    They are ranked by validation balanced accuracy (mean average precision for multi-label); ties keep the order of the grid.
+    Without scores (1 shot) the default configuration comes first.
+
+    Raises:
+        ProbeError: All configurations diverged.
+    """
+    usable = [config for config in configs if not config.diverged]
+    if not usable:
+        raise ProbeError(
+            f"all {len(configs)} configurations of the {spec.head} head diverged (loss or gradient "
+            "not finite): try smaller values of lr; with precision bf16, try fp32"
+        )
+    metric = selection_metric(multi_label=spec.head_spec.multi_label)
+    scores = {config.key: config.val_metrics or {} for config in usable}
+    if metric in scores[usable[0].key]:
+        return sorted(usable, key=lambda config: -scores[config.key][metric])
+    default = config_key(default_config(spec))
+    return sorted(usable, key=lambda config: config.key != default)
+
+
+def default_config(spec: ProbeSpec) -> Mapping[str, float]:
+    """Return the configuration that is used without validation samples.
+
+    Every hyperparameter is the middle one of its values; for knn it is the fewest neighbors, as a class may have one sample only.
+    """
+    if spec.head == "knn":
+        return min(spec.grid, key=lambda hparams: hparams["k"])
+    middle = {}
+    for name in spec.grid[0]:
+        values = sorted({hparams[name] for hparams in spec.grid})
+        middle[name] = values[len(values) // 2]
+    if config_key(middle) in {config_key(hparams) for hparams in spec.grid}:
+        return middle
+    return spec.grid[len(spec.grid) // 2]

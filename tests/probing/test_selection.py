@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from layercache.errors import ProbeError
+from layercache.probing.config_score import ConfigScore
+from layercache.probing.heads import HeadSpec
+from layercache.probing.selection import default_config, rank_configs, summarize
+from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.training.config import TrainConfig
+
+
+@pytest.fixture
+def spec(planted: Callable[..., Any]) -> Callable[..., ProbeSpec]:
+    """spec(grid, head=): a probe of the last layer's class token."""
+    tokens = select_tokens(planted(), head="linear", layers="last", tokens="cls")
+
+    def make(grid: tuple[Mapping[str, float], ...], head: str = "linear") -> ProbeSpec:
+        return ProbeSpec(
+            tokens=tokens,
+            head=head,
+            head_spec=HeadSpec(kind="linear", tokens=1, width=8, classes=3),
+            grid=grid,
+            seed=0,
+            shots=None,
+            train_fraction=None,
+            train_config=TrainConfig(),
+            precision="fp32",
+        )
+
+    return make
+
+
+def scored(lr: float, value: float | None, *, fold: int | None = None) -> ConfigScore:
+    return ConfigScore(
+        hparams={"lr": lr},
+        fold=fold,
+        val_metrics=None if value is None else {"balanced_accuracy": value},
+        diverged=value is None,
+        epochs=5,
+    )
+
+
+def lrs(*values: float) -> tuple[dict[str, float], ...]:
+    return tuple({"lr": value} for value in values)
+
+
+def test_rank_configs_orders_by_score_and_ties_by_grid(spec: Callable[..., ProbeSpec]) -> None:
+    configs = [scored(1.0, 0.5), scored(2.0, 0.7), scored(3.0, 0.7), scored(4.0, None)]
+    ranked = rank_configs(spec(lrs(1.0, 2.0, 3.0, 4.0)), configs)
+    assert [config.hparams["lr"] for config in ranked] == [2.0, 3.0, 1.0]
+
+
+def test_rank_configs_without_scores_begins_with_the_default(
+    spec: Callable[..., ProbeSpec],
+) -> None:
+    probe = spec(lrs(1.0, 2.0, 3.0))
+    ranked = rank_configs(probe, summarize(probe, []))
+    assert [config.hparams["lr"] for config in ranked] == [2.0, 1.0, 3.0]
+
+
+def test_rank_configs_of_diverged_ones_raises(spec: Callable[..., ProbeSpec]) -> None:
+    with pytest.raises(
+        ProbeError,
+        match=r"all 1 configurations of the linear head diverged .* smaller values of lr",
+    ):
+        rank_configs(spec(lrs(1.0)), [scored(1.0, None)])
+
+
+def test_summarize_averages_over_folds_in_grid_order(spec: Callable[..., ProbeSpec]) -> None:
+    scores = [
+        scored(2.0, 0.5, fold=1),
+        scored(2.0, 0.7, fold=0),
+        scored(1.0, None, fold=0),
+        scored(1.0, 0.9, fold=1),
+    ]
+    first, second = summarize(spec(lrs(1.0, 2.0)), scores)
+    assert (first.hparams["lr"], first.diverged, first.val_metrics) == (1.0, True, None)
+    assert second.val_metrics == {"balanced_accuracy": pytest.approx(0.6)}
+    assert (second.fold, second.epochs, second.diverged) == (None, 5, False)
+
+
+def test_default_config_is_the_middle_of_every_hyperparameter(
+    spec: Callable[..., ProbeSpec],
+) -> None:
+    full = tuple({"lr": a, "weight_decay": b} for a in (0.1, 0.01, 0.001) for b in (0.0, 0.1, 1.0))
+    assert default_config(spec(full)) == {"lr": 0.01, "weight_decay": 0.1}
+    sparse = ({"lr": 0.1, "weight_decay": 0.0}, {"lr": 0.2, "weight_decay": 1.0})
+    assert default_config(spec(sparse[:1] + sparse[1:])) == sparse[1]
+    assert default_config(spec(({"k": 5}, {"k": 1}, {"k": 9}), head="knn")) == {"k": 1}
