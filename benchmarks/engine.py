@@ -57,8 +57,8 @@ def search(root: Path, steps: int, engine: str) -> float:
         layers="quarter",
         lr=0.01,
         dropout=0.0,
-        group_size=2,
-        protocol=protocol,
+        configs_per_pass=2,
+        train_config=protocol,
         engine=engine,
         device="cpu",
     )

@@ -35,6 +35,8 @@ import layercache
 from layercache.probing.training import trainer
 from layercache.probing.training.config import Noise, TrainConfig, grid
 
+RECORDED_AS = {"top1_accuracy": "top1", "top5_accuracy": "top5"}
+"""Metric -> its name in records that were made before it was renamed."""
 TAPS = ("norm2", "block", "block-norm")
 CONFIGS = {
     "linear": grid(lr=(1e-1, 1e-2, 1e-3), weight_decay=(1e-4, 1e-1)),
@@ -54,7 +56,7 @@ PROBES: dict[str, dict[str, Any]] = {
         "head": "attentive",
         "layers": "1,6,12",
         "shots": 5,
-        "protocol": TrainConfig(epochs=8, min_steps=120, patience=2),
+        "train_config": TrainConfig(epochs=8, min_steps=120, patience=2),
     },
     "attentive-tokens last": {"head": "attentive-tokens"},
     "hybrid": {
@@ -113,7 +115,15 @@ def extract(root: Path) -> dict[str, Any]:
 
 def losses_of(fits: list[Any]) -> list[dict[str, Any]]:
     """Return losses, validation scores and divergence of every configuration."""
-    return [{"losses": list(f.losses), "val": f.val_metrics, "diverged_at": f.diverged_at} for f in fits]
+    return [
+        {
+            "losses": list(f.losses),
+            "val": f.val_metrics
+            and {RECORDED_AS.get(name, name): value for name, value in f.val_metrics.items()},
+            "diverged_at": f.diverged_at,
+        }
+        for f in fits
+    ]
 
 
 def probe(root: Path) -> dict[str, Any]:
@@ -142,8 +152,11 @@ def probe(root: Path) -> dict[str, Any]:
         ]
         trained.clear()
         if head not in ("knn", "logreg"):
-            options = {"protocol": TrainConfig(epochs=5, min_steps=150, noise=Noise()), **options}
-            options["settings"] = CONFIGS["linear" if head == "linear" else "attentive"]
+            options = {
+                "train_config": TrainConfig(epochs=5, min_steps=150, noise=Noise()),
+                **options,
+            }
+            options["configs"] = CONFIGS["linear" if head == "linear" else "attentive"]
         if head == "logreg":
             options = {**options, "shots": 20}
         (result,) = layercache.probe(cache, progress=False, device="cpu", **options).probes

@@ -90,9 +90,9 @@ def main() -> None:
                 beside = {"spatial_cache": patches.path} if head.get("spatial") == "patch" else {}
                 results = layercache.probe(
                     cache,
-                    settings=chosen,
+                    configs=chosen,
                     seeds=args.seeds,
-                    protocol=protocol,
+                    train_config=protocol,
                     device=args.device,
                     **head,
                     **beside,

@@ -65,9 +65,11 @@ Embedding = Annotated[
         "--embedding", help="Hybrid head: learn an embedding for each layer and kind of token."
     ),
 ]
-Heads = Annotated[
+NumHeads = Annotated[
     int | None,
-    typer.Option(help="Attention heads.", show_default="one per token; attentive-tokens: 8"),
+    typer.Option(
+        "--heads", help="Attention heads.", show_default="one per token; attentive-tokens: 8"
+    ),
 ]
 Lr = Annotated[
     str | None, typer.Option(help="Learning rates, as in 0.1,0.01.", show_default="0.1,0.01,0.001")
@@ -83,9 +85,11 @@ Shots = Annotated[
     str | None,
     typer.Option(help="Training samples of each class, as in 1,5,10.", show_default="all"),
 ]
-Fraction = Annotated[
+TrainFraction = Annotated[
     str | None,
-    typer.Option(help="Part of the training samples, as in 0.01,0.1.", show_default="all"),
+    typer.Option(
+        "--fraction", help="Part of the training samples, as in 0.01,0.1.", show_default="all"
+    ),
 ]
 Epochs = Annotated[
     int,
@@ -99,15 +103,17 @@ Patience = Annotated[
         help="Stop a setting after so many epochs without a better validation.", show_default="off"
     ),
 ]
-Test = Annotated[str, typer.Option(help="Split to test on.")]
+TestSplit = Annotated[str, typer.Option("--test", help="Split to test on.")]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="fp32 | bf16 for the products over tokens.")]
 Features = Annotated[
     str, typer.Option(help="auto | resident (on the device) | stream (read again every epoch).")
 ]
-Memory = Annotated[
+MemoryBudget = Annotated[
     str | None,
-    typer.Option(help="What features may take, as in 8GB.", show_default="half of what is free"),
+    typer.Option(
+        "--memory", help="What features may take, as in 8GB.", show_default="half of what is free"
+    ),
 ]
 DiskCache = Annotated[
     str | None,
@@ -116,8 +122,9 @@ DiskCache = Annotated[
         show_default="half of what is free",
     ),
 ]
-GroupSize = Annotated[
-    int | None, typer.Option(help="Settings trained together.", show_default="as many as fit")
+ConfigsPerPass = Annotated[
+    int | None,
+    typer.Option("--group-size", help="Settings trained together.", show_default="as many as fit"),
 ]
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Train probes again that are already there.")
@@ -125,9 +132,10 @@ Refresh = Annotated[
 Engine = Annotated[
     str, typer.Option(help="Where probes are trained: local | ray (a Ray cluster; the same table).")
 ]
-Address = Annotated[
+RayAddress = Annotated[
     str | None,
     typer.Option(
+        "--address",
         help="Ray cluster to join: auto | HOST:PORT.",
         show_default="with --engine ray, one of this machine alone",
     ),
@@ -145,27 +153,27 @@ def probe(
     spatial_layers: SpatialLayers = "last",
     spatial_cache: SpatialCache = None,
     embedding: Embedding = False,
-    heads: Heads = None,
+    num_heads: NumHeads = None,
     lr: Lr = None,
     weight_decay: WeightDecay = None,
     dropout: Dropout = None,
     seeds: Seeds = "1",
     shots: Shots = None,
-    fraction: Fraction = None,
+    train_fraction: TrainFraction = None,
     epochs: Epochs = 40,
     min_steps: MinSteps = 1000,
     batch_size: BatchSize = 2048,
     patience: Patience = None,
-    test: Test = "test",
+    test_split: TestSplit = "test",
     device: Device = "auto",
     precision: Precision = "fp32",
     features: Features = "auto",
-    memory: Memory = None,
+    memory_budget: MemoryBudget = None,
     disk_cache: DiskCache = None,
-    group_size: GroupSize = None,
+    configs_per_pass: ConfigsPerPass = None,
     refresh: Refresh = False,
     engine: Engine = "local",
-    address: Address = None,
+    ray_address: RayAddress = None,
     cache: Root = None,
     fingerprint: Fingerprint = None,
 ) -> None:
@@ -198,26 +206,26 @@ def probe(
         spatial_layers=spatial_layers,
         spatial_cache=spatial_cache,
         embedding=embedding,
-        heads=heads,
+        num_heads=num_heads,
         lr=numbers(lr, option="--lr"),
         weight_decay=numbers(weight_decay, option="--weight-decay"),
         dropout=numbers(dropout, option="--dropout"),
         seeds=seed_numbers(seeds),
         shots=numbers(shots, option="--shots", whole=True),
-        fraction=numbers(fraction, option="--fraction"),
-        protocol=TrainConfig(
+        train_fraction=numbers(train_fraction, option="--fraction"),
+        train_config=TrainConfig(
             epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience
         ),
-        test=test,
+        test_split=test_split,
         device=device,
         precision=precision,
         features=features,
-        memory=memory,
+        memory_budget=memory_budget,
         disk_cache=disk_cache,
-        group_size=group_size,
+        configs_per_pass=configs_per_pass,
         refresh=refresh,
         engine=engine,
-        address=address,
+        ray_address=ray_address,
         progress=sys.stderr.isatty(),
         say=typer.echo,
     )

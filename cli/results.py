@@ -60,7 +60,7 @@ def results(
     from layercache.probing.results.table import read_results
 
     every = read_results(cache)
-    chosen = every.only(
+    chosen = every.filter(
         model=model,
         dataset=dataset_name(dataset) if dataset else None,
         head=head,

@@ -68,7 +68,7 @@ def demo(
                 head=head,
                 layers=layers,
                 tokens=tokens,
-                settings=settings,
+                configs=settings,
                 progress=progress,
             )
         )

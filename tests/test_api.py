@@ -39,8 +39,8 @@ def test_from_cache_to_head_by_public_names_alone(planted: Callable[..., Any]) -
     results = layercache.probe(
         cache,
         head="attentive",
-        settings=[layercache.HParams(lr=0.01, weight_decay=1e-4)],
-        protocol=protocol,
+        configs=[layercache.HParams(lr=0.01, weight_decay=1e-4)],
+        train_config=protocol,
         device="cpu",
     )
     assert isinstance(results, layercache.Results)

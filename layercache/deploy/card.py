@@ -126,7 +126,7 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     if spec["train_fraction"]:
         subset += f" Training subset: {100 * spec['train_fraction']:g} % of the training samples."
     yield (
-        f"Selected from {row['settings']} configurations by {_metric(head)[1]} on held-out "
+        f"Selected from {row['n_configs']} configurations by {_metric(head)[1]} on held-out "
         "training samples: "
         f"{config}; then trained on all training samples with seed {head.seed}.{subset}"
     )
@@ -139,7 +139,7 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
             else "no noise"
         )
         yield (
-            f"AdamW, cosine schedule, {row['epochs']} epochs with batch size {row['batch']} "
+            f"AdamW, cosine schedule, {row['epochs']} epochs with batch size {row['batch_size']} "
             f"({row['steps']} steps), gradient norm clipped "
             f"at {protocol['clip']}, class weights {'on' if protocol['class_weights'] else 'off'}, "
             f"{noise_text}."
@@ -162,7 +162,7 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         f"on {row['test_rows']} test images, evaluated once |"
     )
     yield (
-        f"| 95 % interval | {_percent(row['test_ci_low'])} to {_percent(row['test_ci_high'])} | "
+        f"| 95 % interval | {_percent(row['test_ci95_low'])} to {_percent(row['test_ci95_high'])} | "
         "bootstrap over test images: variation between test sets |"
     )
     scores = [float(p.row[f"test_{metric}"]) for p in other_seeds(probe)]
@@ -173,12 +173,12 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         )
     for key, label, meaning in (
         (
-            "test_top1",
+            "test_top1_accuracy",
             "test top-1 accuracy",
             "share of test images whose most probable class is right",
         ),
         (
-            "test_top5",
+            "test_top5_accuracy",
             "test top-5 accuracy",
             "share with the right class among the five most probable",
         ),
@@ -233,7 +233,7 @@ def _without_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _metric(head: Checkpoint) -> tuple[str, str]:
     """Return the metric's column suffix and its name."""
     if head.spec.multi_label:
-        return "map", "mean average precision"
+        return "mean_average_precision", "mean average precision"
     return "balanced_accuracy", "balanced accuracy"
 
 

@@ -1,4 +1,4 @@
-"""The public `probe`: heads x layers x tokens x seeds on one cache, each probe selected, refitted, tested once and kept."""
+"""The public function `probe`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layercache.cache.find import Cache, open_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS
-from layercache.probing.data.find_cache import spatial_cache as find_spatial
+from layercache.probing.data.find_cache import spatial_cache as find_spatial_cache
 from layercache.probing.heads import HeadSpec
 from layercache.probing.options import read_options
 from layercache.probing.results.table import Results
@@ -27,6 +27,7 @@ from layercache.probing.training.config import (
 )
 
 Words = str | Sequence[str]
+Numbers = float | Sequence[float]
 
 
 def probe(
@@ -39,151 +40,163 @@ def probe(
     spatial_layers: str = "last",
     spatial_cache: Cache | str | CachePath | None = None,
     embedding: bool = False,
-    heads: int | None = None,
-    settings: Sequence[HParams] | None = None,
-    lr: float | Sequence[float] | None = None,
-    weight_decay: float | Sequence[float] | None = None,
-    dropout: float | Sequence[float] | None = None,
+    num_heads: int | None = None,
+    configs: Sequence[HParams] | None = None,
+    lr: Numbers | None = None,
+    weight_decay: Numbers | None = None,
+    dropout: Numbers | None = None,
     seeds: int | Sequence[int] = 1,
     shots: int | Sequence[int] | None = None,
-    fraction: float | Sequence[float] | None = None,
+    train_fraction: Numbers | None = None,
     epochs: int | None = None,
-    protocol: TrainConfig | None = None,
-    test: str = "test",
+    train_config: TrainConfig | None = None,
+    test_split: str = "test",
     **options: Any,
 ) -> Results:
-    """Train heads from cached tokens and test them; by default as the paper does (arXiv 2601.09322, "Attentive Multi-Layer Fusion").
+    """Train heads on cached tokens and test them; by default as in the paper (arXiv 2601.09322, "Attentive Multi-Layer Fusion").
 
-    For every seed, a stratified 20 % of the training samples score the settings by balanced accuracy (mAP when multi-label; of equal ones the
-    first in the order lr, weight decay, dropout as given wins), the best is trained again on all of them, and tested once.
-    A probe is kept in CACHE/probes/<id>/; asked for again it is read, not trained, and a killed sweep continues.
+    For every seed, a stratified 20 % of the training samples score the configurations by balanced accuracy (mean average precision for multi-label;
+    ties go to the first in the order lr, weight decay, dropout). The best one is trained again on all training samples and tested once.
+    Probes are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained, and a killed search resumes.
 
-    cache: a Cache or its folder. head: linear, attentive, attentive-tokens, hybrid, knn, logreg, or several. layers: last, mid-last, quarter, all or
-    numbers ("1,5,9"), or several of these; default all (attentive-tokens: last). tokens: such as cls, ap, cls+ap; default cls+ap
-    (attentive-tokens: all). spatial, spatial_layers, spatial_cache: the hybrid head's spatial tokens (grid:K or patch), of which layers, and of which
-    cache where it is another one of the same weights and images; embedding: learn one for each layer and kind of token. heads: attention heads;
-    default one for each token that is not spatial (attentive-tokens: 8).
-    settings, or lr x weight_decay x dropout: the grid; default the paper's 21 (linear) or 63. seeds: how many (0, 1, ...) or which.
-    shots: training samples of each class. fraction: part of the training samples. epochs: instead of the protocol's 40. test: split to test on.
-    options: the fields of `Options`.
+    Args:
+        cache: A cache or its folder.
+        head: linear, attentive, attentive-tokens, hybrid, knn or logreg, or several of them.
+        layers: last, mid-last, quarter, all or numbers ("1,5,9"), or several of these. Default: all; for attentive-tokens: last.
+        tokens: Token kinds such as cls, ap, cls+ap, or several of these. Default: cls+ap; for attentive-tokens: all.
+        spatial: Spatial tokens of the hybrid head, grid:K or patch.
+        spatial_layers: Layers of the spatial tokens.
+        spatial_cache: Cache of the spatial tokens if it is another one, of the same weights and images.
+        embedding: For the hybrid head: learn an embedding for each layer and token kind.
+        num_heads: Number of attention heads. Default: one for each token that is not spatial; for attentive-tokens: 8.
+        configs: Configurations to search, instead of the product of `lr`, `weight_decay` and `dropout`.
+        lr: Learning rates to search.
+        weight_decay: Weight decays to search.
+        dropout: Attention dropout rates to search. By default the grid is the paper's: 21 configurations for linear, 63 for the others.
+        seeds: Number of seeds (3: seeds 0, 1, 2), or which.
+        shots: Training samples per class.
+        train_fraction: Fraction of the training samples.
+        epochs: Replaces the epochs of `train_config`.
+        train_config: Schedule, batch size, noise and loss. Default: the paper's.
+        test_split: Split to test on.
+        **options: Fields of `layercache.probing.options.Options`.
 
-    Raises OptionError and UnknownNameError for options, ProbeError where the labels allow no probe or all settings diverged, CacheError where the
-    cache is not whole, NonFiniteError where a token is not finite.
+    Returns:
+        The probes in the order of head, layers, tokens, shots, train_fraction and seeds.
+
+    Raises:
+        OptionError: An option is wrong; UnknownNameError for an unknown name.
+        ProbeError: The labels allow no probe, or all configurations diverged.
+        CacheError: The cache is not complete.
+        NonFiniteError: A token is not finite.
 
     >>> import layercache                                                                   # doctest: +SKIP
     >>> cache = layercache.open_cache(model="vit_nano", dataset="digits")                   # doctest: +SKIP
     >>> results = layercache.probe(cache, head=["linear", "attentive"], layers=["last", "all"], seeds=3)  # doctest: +SKIP
     >>> results.over_seeds()[["head", "layers", "test_balanced_accuracy_mean"]]             # doctest: +SKIP
     """
-    chosen = read_options(options)
-    first = cache if isinstance(cache, Cache) else open_cache(cache)
-    beside = (
-        None
-        if spatial_cache is None
-        else spatial_cache
-        if isinstance(spatial_cache, Cache)
-        else open_cache(spatial_cache)
-    )
-    if beside is not None:
-        _check_beside(first, beside)
-    training = protocol or TrainConfig()
+    run_options = read_options(options)
+    cache = _open(cache)
+    other = None if spatial_cache is None else _open(spatial_cache)
+    if other is not None:
+        _check_same_images(cache, other)
+    config = train_config or TrainConfig()
     if epochs is not None:
-        training = replace(training, epochs=epochs)
-    cells = []
-    for word, layer, token in product(_words(head), _words(layers), _words(tokens)):
+        config = replace(config, epochs=epochs)
+    specs = []
+    for name, layer_choice, token_choice in product(
+        _listed(head), _listed(layers), _listed(tokens)
+    ):
         hybrid: dict[str, Any] = {}
-        if word == "hybrid" and spatial is not None:
-            beside = beside or find_spatial(first, spatial=spatial, layers=spatial_layers)
-            hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "beside": beside}
-        seen = select_tokens(first, head=word or "", layers=layer, tokens=token, **hybrid)
-        shape = _shape(word or "", seen, heads=heads, embedding=embedding)
-        points = _grid(
-            word or "", settings=settings, lr=lr, weight_decay=weight_decay, dropout=dropout
+        if name == "hybrid" and spatial is not None:
+            other = other or find_spatial_cache(cache, spatial=spatial, layers=spatial_layers)
+            hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "spatial_cache": other}
+        selection = select_tokens(
+            cache, head=name, layers=layer_choice, tokens=token_choice, **hybrid
         )
-        for few, part, seed in product(
-            _values(shots), _values(fraction), range(seeds) if isinstance(seeds, int) else seeds
-        ):
-            cells.append(
+        head_spec = _head_spec(name, selection, num_heads=num_heads, embedding=embedding)
+        points = _grid(name, configs=configs, lr=lr, weight_decay=weight_decay, dropout=dropout)
+        seed_list = range(seeds) if isinstance(seeds, int) else seeds
+        for n, fraction, seed in product(_listed(shots), _listed(train_fraction), seed_list):
+            specs.append(
                 ProbeSpec(
-                    tokens=seen,
-                    head=word or "",
-                    head_spec=shape,
+                    tokens=selection,
+                    head=name,
+                    head_spec=head_spec,
                     grid=points,
                     seed=seed,
-                    shots=few,
-                    train_fraction=part,
-                    train_config=training,
-                    precision=chosen.precision,
-                    test_split=test,
+                    shots=n,
+                    train_fraction=fraction,
+                    train_config=config,
+                    precision=run_options.precision,
+                    test_split=test_split,
                 )
             )
-    return Results(run_probes(cells, chosen))
+    return Results(run_probes(specs, run_options))
 
 
-def _shape(head: str, tokens: TokenSelection, *, heads: int | None, embedding: bool) -> HeadSpec:
+def _open(cache: Cache | str | CachePath) -> Cache:
+    return cache if isinstance(cache, Cache) else open_cache(cache)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """Return the values of a sequence; a single value (also None) is a sequence of one."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value)
+    return (value,)
+
+
+def _head_spec(
+    head: str, tokens: TokenSelection, *, num_heads: int | None, embedding: bool
+) -> HeadSpec:
     spec = tokens.cache.spec
     kind = "linear" if head in BASELINES else head
+    if kind == "linear":
+        num_heads = None
+    elif head == "hybrid":
+        num_heads = num_heads or tokens.pooled
     return HeadSpec(
         kind=kind,
         tokens=len(tokens.pairs),
         width=spec.width,
         classes=len(spec.dataset.classes),
-        attention_heads=None
-        if kind == "linear"
-        else heads or (tokens.pooled if head == "hybrid" else None),
+        attention_heads=num_heads or None,
         multi_label=spec.dataset.multi_label,
         groups=tokens.groups if embedding and head == "hybrid" else None,
     )
 
 
 def _grid(
-    head: str, *, settings: Any, lr: Any, weight_decay: Any, dropout: Any
+    head: str,
+    *,
+    configs: Sequence[HParams] | None,
+    lr: Numbers | None,
+    weight_decay: Numbers | None,
+    dropout: Numbers | None,
 ) -> tuple[dict[str, float], ...]:
-    """The settings as plain values, in order."""
+    """Return the configurations to search as plain values, in order, without duplicates."""
     if head in BASELINES:
-        return tuple(dict(setting) for setting in GRIDS[head])
-    if settings is not None and not (lr is None and weight_decay is None and dropout is None):
-        raise OptionError("give settings, or lr, weight_decay and dropout, not both")
-    if settings is None:
-        drops = (0.0,) if head == "linear" else _list(dropout, DROPOUTS)
-        settings = grid(
-            lr=_list(lr, LEARNING_RATES),
-            weight_decay=_list(weight_decay, WEIGHT_DECAYS),
-            dropout=drops,
+        return tuple(dict(hparams) for hparams in GRIDS[head])
+    if configs is not None and (lr, weight_decay, dropout) != (None, None, None):
+        raise OptionError("give configs, or lr, weight_decay and dropout, not both")
+    if configs is None:
+        dropouts = DROPOUTS if dropout is None else _listed(dropout)
+        configs = grid(
+            lr=LEARNING_RATES if lr is None else _listed(lr),
+            weight_decay=WEIGHT_DECAYS if weight_decay is None else _listed(weight_decay),
+            dropout=(0.0,) if head == "linear" else dropouts,
         )
-    if not settings:
+    if not configs:
         raise OptionError(
-            "the grid is empty: give at least one value each of lr, weight decay and dropout"
+            "the grid is empty: give at least one value each of lr, weight_decay and dropout"
         )
-    return tuple(vars(setting) for setting in dict.fromkeys(settings))
+    return tuple(dict(vars(hparams)) for hparams in dict.fromkeys(configs))
 
 
-def _check_beside(first: Cache, other: Cache) -> None:
-    a, b = first.spec, other.spec
-    for name, one, two in (
-        ("weights", a.weights, b.weights),
-        ("width", a.width, b.width),
-        ("data set", a.dataset, b.dataset),
-    ):
-        if one != two:
+def _check_same_images(cache: Cache, spatial_cache: Cache) -> None:
+    for name in ("weights", "width", "dataset"):
+        if getattr(cache.spec, name) != getattr(spatial_cache.spec, name):
             raise HeadMismatchError(
-                f"the spatial tokens must come from the same {name}: {first.path} and {other.path} differ; extract them with the same options"
+                f"spatial_cache: expected a cache of the same {name} as {cache.path}, got "
+                f"{spatial_cache.path}: extract both with the same options"
             )
-
-
-def _words(value: Words | None) -> tuple[str | None, ...]:
-    return (None,) if value is None else (value,) if isinstance(value, str) else tuple(value)
-
-
-def _values(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, Sequence) else (value,)
-
-
-def _list(value: float | Sequence[float] | None, default: Sequence[float]) -> tuple[float, ...]:
-    return (
-        tuple(default)
-        if value is None
-        else tuple(value)
-        if isinstance(value, Sequence)
-        else (value,)
-    )

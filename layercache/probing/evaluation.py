@@ -22,7 +22,7 @@ from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import (
     balanced_accuracy,
-    bootstrap,
+    bootstrap_interval,
     evaluate,
     mean_average_precision,
 )
@@ -36,6 +36,8 @@ TEST_BATCH = 2048
 BOOTSTRAP_SAMPLES = 1000
 BOOTSTRAP_SAMPLES_MULTI_LABEL = 200
 """Fewer, since a mean average precision takes far longer than a balanced accuracy."""
+
+METRICS = ("balanced_accuracy", "top1_accuracy", "top5_accuracy", "mean_average_precision")
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
@@ -76,22 +78,22 @@ def refit_and_test(
     hparams, val_metrics = selected.hparams, selected.val_metrics or {}
     row = _identity(spec) | {
         **{name: hparams.get(name) for name in ("lr", "weight_decay", "dropout")},
-        "setting": ", ".join(f"{name}={value:g}" for name, value in hparams.items())
+        "config": ", ".join(f"{name}={value:g}" for name, value in hparams.items())
         if spec.head in BASELINES
         else "",
-        **{f"val_{name}": val_metrics.get(name) for name in ("balanced_accuracy", "top1", "map")},
+        **{f"val_{name}": val_metrics.get(name) for name in METRICS if name != "top5_accuracy"},
         **metrics,
-        "parameters": head.n_params if head else 0,
+        "n_params": head.n_params if head else 0,
         "epochs": head.epochs if head else None,
-        "batch": head.batch_size if head else None,
+        "batch_size": head.batch_size if head else None,
         "steps": head.steps if head else None,
-        "settings": len(configs),
-        "diverged": sum(config.diverged for config in configs),
-        "folds": subset.n_folds,
+        "n_configs": len(configs),
+        "n_diverged": sum(config.diverged for config in configs),
+        "n_folds": subset.n_folds,
         "train_rows": dataset.rows,
         "test_rows": len(predictions.targets),
         "empty_classes": ",".join(subset.empty_classes),
-        "seconds": round(search_seconds + time.perf_counter() - started, 2),
+        "train_seconds": round(search_seconds + time.perf_counter() - started, 2),
         "device": str(loader.device) if spec.head not in BASELINES else "cpu",
         "features": dataset.mode,
     }
@@ -158,21 +160,20 @@ def evaluate_predictions(logits: Array, targets: Array, *, multi_label: bool) ->
     """Return the metrics of the results table with the bootstrap interval of the first of them."""
     metrics = evaluate(logits, targets, multi_label=multi_label)
     if multi_label:
-        low, high = bootstrap(
+        low, high = bootstrap_interval(
             lambda rows: mean_average_precision(logits[rows], targets[rows]),
             len(targets),
-            repeats=BOOTSTRAP_SAMPLES_MULTI_LABEL,
+            resamples=BOOTSTRAP_SAMPLES_MULTI_LABEL,
         )
     else:
         predicted = logits.argmax(1)
-        low, high = bootstrap(
+        low, high = bootstrap_interval(
             lambda rows: balanced_accuracy(predicted[rows], targets[rows]),
             len(targets),
-            repeats=BOOTSTRAP_SAMPLES,
+            resamples=BOOTSTRAP_SAMPLES,
         )
-    names = ("balanced_accuracy", "top1", "top5", "map")
-    row = {f"test_{name}": metrics.get(name) for name in names}
-    return row | {"test_ci_low": low, "test_ci_high": high}
+    row = {f"test_{name}": metrics.get(name) for name in METRICS}
+    return row | {"test_ci95_low": low, "test_ci95_high": high}
 
 
 def _identity(spec: ProbeSpec) -> Row:
@@ -187,16 +188,16 @@ def _identity(spec: ProbeSpec) -> Row:
         "tokens": spec.tokens.kinds,
         "spatial": spec.tokens.spatial,
         "n_tokens": spec.head_spec.tokens,
-        "heads": spec.head_spec.heads,
+        "num_heads": spec.head_spec.heads,
         "embedding": spec.head_spec.groups is not None,
         "seed": spec.seed,
         "shots": spec.shots,
-        "fraction": spec.train_fraction,
+        "train_fraction": spec.train_fraction,
         "precision": spec_json["precision"],
         "fingerprint": cache_spec.fingerprint[:12],
-        "weights": cache_spec.weights[:12],
-        "data": sha256_json(cache_spec.to_json()["dataset"])[:12],
+        "weights_digest": cache_spec.weights[:12],
+        "dataset_digest": sha256_json(cache_spec.to_json()["dataset"])[:12],
         "tap": cache_spec.tap,
-        "protocol": sha256_json(spec_json["train_config"])[:12],
-        "grid": sha256_json(spec_json["grid"])[:12],
+        "train_config_digest": sha256_json(spec_json["train_config"])[:12],
+        "grid_digest": sha256_json(spec_json["grid"])[:12],
     }

@@ -1,4 +1,4 @@
-"""Metrics as pure functions of predictions and labels.
+"""Metrics as pure functions of predictions and labels, and the bootstrap interval of one of them.
 
 Shapes: N samples, C classes.
 """
@@ -20,33 +20,46 @@ Floats = NDArray[np.floating[Any]]
 def evaluate(
     logits: Floats, labels: NDArray[Any], *, multi_label: bool = False
 ) -> dict[str, float]:
-    """What a probe reports: "balanced_accuracy", "top1", "top5" of class numbers (N,); "map" of 0/1 targets (N, C). Logits (N, C)."""
+    """Return the metrics that a probe reports.
+
+    Args:
+        logits: (N, C).
+        labels: Class numbers (N,), or 0/1 targets (N, C) if `multi_label`.
+        multi_label: An image may have several classes.
+
+    Returns:
+        balanced_accuracy, top1_accuracy and top5_accuracy; or mean_average_precision if `multi_label`.
+    """
     if multi_label:
-        return {"map": mean_average_precision(logits, labels)}
+        return {"mean_average_precision": mean_average_precision(logits, labels)}
     return evaluate_ranks(_ranks(logits, labels), labels)
 
 
 def evaluate_ranks(ranks: Ints, labels: Ints) -> dict[str, float]:
-    """The same figures from `class_ranks` (N,)."""
+    """Return the single-label metrics of `evaluate` from `class_ranks` (N,)."""
     counts = np.bincount(labels)
     hits = np.bincount(labels[ranks == 0], minlength=len(counts))
-    there = counts > 0
+    present = counts > 0
     return {
-        "balanced_accuracy": float(np.mean(hits[there] / counts[there])),
-        "top1": float(np.mean(ranks < 1)),
-        "top5": float(np.mean(ranks < 5)),
+        "balanced_accuracy": float(np.mean(hits[present] / counts[present])),
+        "top1_accuracy": float(np.mean(ranks < 1)),
+        "top5_accuracy": float(np.mean(ranks < 5)),
     }
 
 
 def class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes stand above the sample's own, int64 (..., N) from logits (..., N, C) and labels (N,).
+    """Return the number of classes that rank above the true one, int64 (..., N).
 
-    Of tied classes the lower number stands above, as argmax has it. Not-a-number is never below anything, so a row of it ranks last.
+    Of tied classes the lower number ranks above, as with argmax. NaN is never below anything, so a row of NaN ranks last.
+
+    Args:
+        logits: (..., N, C).
+        labels: Class numbers (N,).
     """
-    own_class = labels.expand(logits.shape[:-1])[..., None]
-    own = logits.gather(-1, own_class)
-    later = torch.arange(logits.shape[-1], device=logits.device) >= own_class
-    return (~((logits < own) | ((logits == own) & later))).sum(-1)
+    true_class = labels.expand(logits.shape[:-1])[..., None]
+    true_logit = logits.gather(-1, true_class)
+    later = torch.arange(logits.shape[-1], device=logits.device) >= true_class
+    return (~((logits < true_logit) | ((logits == true_logit) & later))).sum(-1)
 
 
 def _ranks(logits: Floats, labels: Ints) -> NDArray[np.int64]:
@@ -54,32 +67,35 @@ def _ranks(logits: Floats, labels: Ints) -> NDArray[np.int64]:
 
 
 def selection_metric(*, multi_label: bool) -> str:
-    """The metric of `evaluate` that settings are selected by."""
-    return "map" if multi_label else "balanced_accuracy"
+    """Return the metric of `evaluate` by which configurations are selected."""
+    return "mean_average_precision" if multi_label else "balanced_accuracy"
 
 
 def balanced_accuracy(predicted: Ints, labels: Ints) -> float:
-    """Mean of the per-class recall over the classes that occur in `labels`; both (N,)."""
+    """Return the mean of the per-class recall over the classes that occur in `labels`; both (N,)."""
     counts = np.bincount(labels)
     hits = np.bincount(labels[predicted == labels], minlength=len(counts))
-    there = counts > 0
-    return float(np.mean(hits[there] / counts[there]))
+    present = counts > 0
+    return float(np.mean(hits[present] / counts[present]))
 
 
 def top_k(logits: Floats, labels: Ints, *, k: int) -> float:
-    """Share of samples with fewer than k classes above their own, 1.0 where k reaches C; of tied classes the lower number is above."""
+    """Return the share of samples whose true class is among the first k; ties as in `class_ranks`."""
     return float(np.mean(_ranks(logits, labels) < k))
 
 
 def confusion(predicted: Ints, labels: Ints, *, classes: int) -> NDArray[np.int64]:
-    """Counts (C, C): row true class, column predicted class."""
+    """Return counts (C, C): row true class, column predicted class."""
     return np.bincount(
         labels.astype(np.int64) * classes + predicted, minlength=classes * classes
     ).reshape(classes, classes)
 
 
 def average_precision(scores: Floats, targets: NDArray[Any]) -> float:
-    """Sum over thresholds of the gain in recall times the precision there, tied scores sharing a threshold; both (N,). NaN without a positive."""
+    """Return the sum over thresholds of the gain in recall times the precision there; both (N,).
+
+    Tied scores share a threshold. NaN without a positive.
+    """
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(np.asarray(targets)[order] > 0)
     if not len(hits) or hits[-1] == 0:
@@ -90,7 +106,7 @@ def average_precision(scores: Floats, targets: NDArray[Any]) -> float:
 
 
 def mean_average_precision(scores: Floats, targets: NDArray[Any]) -> float:
-    """Mean of `average_precision` over the classes with a positive sample; both (N, C). NaN when no class has one."""
+    """Return the mean of `average_precision` over the classes with a positive; both (N, C). NaN if there is none."""
     values = [
         average_precision(scores[:, c], targets[:, c])
         for c in range(scores.shape[1])
@@ -99,19 +115,27 @@ def mean_average_precision(scores: Floats, targets: NDArray[Any]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def bootstrap(
+def bootstrap_interval(
     statistic: Callable[[Ints], float],
     n: int,
     *,
-    repeats: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile confidence interval over test samples: `statistic` of row numbers (n,) drawn with replacement, `repeats` times.
+    """Return a percentile confidence interval of one score over test samples.
 
-    It says how far the figure would move with other test images; it says nothing about other training seeds.
+    It estimates how much the score varies between test sets, not between training seeds.
+    (`reporting.statistics.paired_bootstrap` compares two probes.)
+
+    Args:
+        statistic: The score of row numbers (n,), drawn with replacement.
+        n: Number of test samples.
+        resamples: Number of draws.
+        level: Coverage.
+        seed: Seed of the draws.
     """
     rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(0, n, n)) for _ in range(repeats)]
+    values = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""How probes are trained, apart from which ones."""
+"""Options of `probe` that say how probes are trained, not which."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from layercache.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How probes are trained, apart from which ones."""
+    """How probes are trained."""
 
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: str = "fp32"
     """Arithmetic of the products over tokens: fp32 or bf16."""
     features: str = "auto"
-    """auto, resident or stream: whether the tokens are kept on the device or read again every epoch."""
-    memory: int | str | None = None
-    """What features may take (8GB, 500MiB or bytes); None: half of what is free."""
+    """auto, resident or stream: whether tokens are kept on the device or read again every epoch."""
+    memory_budget: int | str | None = None
+    """Memory for tokens (8GB, 500MiB or bytes); None: half of the free memory."""
     disk_cache: int | str | None = None
-    """Disk for features that are streamed from object storage (20GB; 0: none), so that later epochs do not read them over the network again; None:
-    half of what is free in the folder for temporary files."""
-    group_size: int | None = None
-    """Settings trained together; None: as many as half of the free memory takes."""
+    """Disk space for tokens that are streamed from object storage (20GB; 0: none), so that later epochs do not read them over the network again; None: half of the free space in the folder for temporary files."""
+    configs_per_pass: int | None = None
+    """Configurations trained together; None: as many as fit into half of the free memory."""
     refresh: bool = False
-    """Train a probe again that is already there."""
+    """Train probes again that already exist."""
     progress: bool = False
     """Show a progress bar."""
     say: Callable[[str], None] | None = None
-    """Gets one line for each thing that was chosen: device, features, group size, probes found."""
+    """Gets one line for each choice: device, features, configurations per pass, existing probes."""
     engine: str = "local"
-    """Where probes are trained: "local", or "ray" for a Ray cluster; the rows of the table are the same."""
-    address: str | None = None
-    """Of a running Ray cluster ("auto", "HOST:PORT"); None starts one of this machine alone."""
+    """Where probes are trained: "local", or "ray" for a Ray cluster; the results are the same."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster ("auto", "HOST:PORT"); None starts one on this machine."""
 
     def __post_init__(self) -> None:
-        check_engine(self.engine, self.address)
+        check_engine(self.engine, self.ray_address)
 
 
-def read_options(given: dict[str, Any]) -> Options:
-    """Options from keywords. Raises OptionError for one that there is not."""
-    if unknown := set(given) - set(Options.__dataclass_fields__):
+def read_options(keywords: dict[str, Any]) -> Options:
+    """Return options from keywords. Raises OptionError for an unknown one."""
+    if unknown := set(keywords) - set(Options.__dataclass_fields__):
         known = ", ".join(Options.__dataclass_fields__)
         raise OptionError(
-            f"probe has no option {', '.join(sorted(unknown))}; besides what its signature shows there are {known}"
+            f"probe has no option {', '.join(sorted(unknown))}; in addition to its own parameters "
+            f"it takes {known}"
         )
-    return Options(**given)
+    return Options(**keywords)

@@ -52,7 +52,7 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
                 _say_exists(spec, probe, say)
                 probes[spec.id] = probe
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
-        with open_engine(options.engine, address=options.address) as engine:
+        with open_engine(options.engine, address=options.ray_address) as engine:
             probes |= _Run(missing, splits, options, engine, say).all()
     return [probes[spec.id] for spec in specs]
 
@@ -102,13 +102,13 @@ class _Run:
             specs=self._specs,
             device=str(self._choice.device),
             features=options.features,
-            memory=options.memory,
+            memory_budget=options.memory_budget,
             disk_cache=options.disk_cache,
-            configs_per_pass=options.group_size,
-            one_pass_per_task=distributed and bool(options.group_size),
+            configs_per_pass=options.configs_per_pass,
+            one_pass_per_task=distributed and bool(options.configs_per_pass),
         )
-        if options.memory is not None:
-            parse_bytes(options.memory)
+        if options.memory_budget is not None:
+            parse_bytes(options.memory_budget)
         if options.disk_cache is not None:
             parse_disk(options.disk_cache)
         size = MAX_CONCURRENT_PROBES if distributed else 1
@@ -125,7 +125,7 @@ class _Run:
                 probes |= self._train(
                     numbers,
                     pool,
-                    configs_per_task=options.group_size if config.one_pass_per_task else None,
+                    configs_per_task=options.configs_per_pass if config.one_pass_per_task else None,
                 )
         return probes
 

@@ -1,4 +1,7 @@
-"""A cell: one probe to be trained, as data. Its digest is the probe's id, so that the same probe is found again and not retrained."""
+"""One probe as data, and the tokens that it sees.
+
+The digest of a specification is the probe's id, so that an existing probe is found and not trained again.
+"""
 
 from __future__ import annotations
 
@@ -21,38 +24,38 @@ SCHEMA = 2
 """Raised when a change of this package makes a probe of the same specification come out differently."""
 
 Pairs = tuple[tuple[int, str], ...]
-KIND = re.compile(r"cls|ap|all|patch|grid:\d+")
-"""What --tokens can ask an extraction for."""
+TOKEN_KIND = re.compile(r"cls|ap|all|patch|grid:\d+")
+"""Token kinds that an extraction can store."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenSelection:
-    """The tokens that a head sees: pairs of one cache, or of two of the same images by the same weights."""
+    """The tokens that a head sees: pairs of one cache, or of two caches of the same images and weights."""
 
     sources: tuple[tuple[Cache, Pairs], ...]
-    """(cache, its pairs)."""
+    """(cache, its (layer, token) pairs)."""
     layers: str
-    """As a word where there is one: last, mid-last, quarter, all; else numbers."""
+    """As a word if there is one (last, mid-last, quarter, all), else as numbers."""
     kinds: str
     """Token kinds, such as cls+ap."""
     spatial: str
-    """KIND@LAYERS of a hybrid head's spatial tokens; "" without."""
+    """KIND@LAYERS of a hybrid head's spatial tokens, else ""."""
     pooled: int
-    """How many of the tokens are not the hybrid head's spatial ones."""
+    """Number of tokens that are not spatial tokens of a hybrid head."""
 
     @property
     def cache(self) -> Cache:
-        """The first cache: probes are kept beside it."""
+        """The first cache, whose folder holds the probe."""
         return self.sources[0][0]
 
     @property
     def pairs(self) -> Pairs:
-        """All S of them."""
+        """(layer, token) of all S tokens."""
         return tuple(pair for _, pairs in self.sources for pair in pairs)
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Number of each token's embedding group, one for each layer and kind."""
+        """Embedding group of each token: one group for each layer and token kind."""
         kinds = [(layer, token.split("/")[0]) for layer, token in self.pairs]
         order = list(dict.fromkeys(kinds))
         return tuple(order.index(kind) for kind in kinds)
@@ -60,33 +63,34 @@ class TokenSelection:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeSpec:
-    """One probe."""
+    """One probe: everything that determines its result."""
 
     tokens: TokenSelection
-    """What it sees."""
+    """Input of the head."""
     head: str
-    """The word of --head."""
+    """Name of the head, one of HEADS."""
     head_spec: HeadSpec
-    """Kind and shape of the head; of the baselines that of a linear head on the same tokens."""
+    """Kind and shape of the head; for the baselines, of a linear head on the same tokens."""
     grid: tuple[Mapping[str, float], ...]
-    """The settings to choose from, in order; with a tie the first one wins."""
+    """Configurations to select from; ties go to the first."""
     seed: int
-    """Of the draws of samples, the initial parameters, batch order and noise."""
+    """Seed of the training subset, initial parameters, batch order and noise."""
     shots: int | None
-    """Training samples of each class, or None for all."""
+    """Training samples per class, or None for all."""
     train_fraction: float | None
-    """Part of the training samples, or None for all."""
+    """Fraction of the training samples, or None for all."""
     train_config: TrainConfig
-    """How it is trained; baselines have nothing of it."""
+    """How the head is trained; without effect on the baselines, as `precision`."""
     precision: str
-    """Arithmetic of the training."""
+    """Arithmetic of the products over tokens, fp32 or bf16."""
     train_split: str = "train"
-    """Split that it is trained and selected on."""
+    """Split that the head is trained and selected on."""
     test_split: str = "test"
-    """Split that it is tested on."""
+    """Split that the head is tested on."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""
+        baseline = self.head in BASELINES
         return {
             "schema": SCHEMA,
             "sources": [
@@ -99,14 +103,14 @@ class ProbeSpec:
             "seed": self.seed,
             "shots": self.shots,
             "train_fraction": self.train_fraction,
-            "train_config": None if self.head in BASELINES else asdict(self.train_config),
-            "precision": None if self.head in BASELINES else self.precision,
+            "train_config": None if baseline else asdict(self.train_config),
+            "precision": None if baseline else self.precision,
             "splits": [self.train_split, self.test_split],
         }
 
     @property
     def id(self) -> str:
-        """Identifier of the probe, a digest of its specification, 12 hex digits."""
+        """Digest of the specification, 12 hex digits."""
         return sha256_json(self.to_json())[:12]
 
     @property
@@ -136,40 +140,55 @@ def select_tokens(
     tokens: str | None,
     spatial: str | None = None,
     spatial_layers: str = "last",
-    beside: Cache | None = None,
+    spatial_cache: Cache | None = None,
 ) -> TokenSelection:
-    """The tokens of a head, from words; None is what the head is meant for: all layers' cls+ap, or all tokens of the last layer (attentive-tokens).
+    """Return the tokens of a head.
 
-    `beside` is the cache that holds the spatial tokens of a hybrid head, where it is another one.
-    Raises UnknownNameError for an unknown head; OptionError or UnknownNameError, naming the extraction to run, for tokens that are not stored.
+    Args:
+        cache: Cache of the tokens.
+        head: Name of the head.
+        layers: Layer choice; None: all, or the last one for attentive-tokens.
+        tokens: Token kinds; None: cls+ap, or all for attentive-tokens.
+        spatial: Spatial tokens of a hybrid head.
+        spatial_layers: Layers of the spatial tokens.
+        spatial_cache: Cache of the spatial tokens if it is another one.
+
+    Raises:
+        UnknownNameError: The head, a layer choice or a token kind is unknown.
+        OptionError: The tokens are not stored; the message gives the extraction to run.
     """
     if head not in HEADS:
         raise UnknownNameError("head", head, HEADS)
-    if (head == "hybrid") != (spatial is not None):
+    if head == "hybrid" and spatial is None:
         raise OptionError(
-            "the hybrid head needs spatial tokens: give --spatial grid:2 (or another grid, or patch) and --spatial-layers"
-            if head == "hybrid"
-            else f"spatial tokens belong to the hybrid head, not to {head}: use --head hybrid, or leave --spatial out"
+            "the hybrid head needs spatial tokens: give spatial (grid:2, another grid, or patch) and spatial_layers"
         )
-    every = head == "attentive-tokens"
-    layers, tokens = (
-        layers or ("last" if every else "all"),
-        tokens or ("all" if every else "cls+ap"),
-    )
+    if head != "hybrid" and spatial is not None:
+        raise OptionError(
+            f"spatial tokens belong to the hybrid head, not to {head}: choose the head hybrid, or leave spatial out"
+        )
+    all_tokens = head == "attentive-tokens"
+    layers = layers or ("last" if all_tokens else "all")
+    tokens = tokens or ("all" if all_tokens else "cls+ap")
     pairs = _select(cache, layers=layers, tokens=tokens)
     sources = [(cache, pairs)]
-    extra = ""
+    spatial_name = ""
     if spatial is not None:
-        other = beside or cache
+        other = spatial_cache or cache
         added = _select(other, layers=spatial_layers, tokens=spatial)
         if repeated := set(added) & set(pairs):
+            layer, token = min(repeated)
             raise OptionError(
-                f"layer {min(repeated)[0]}, token {min(repeated)[1]!r} is among both --tokens {tokens} and --spatial {spatial}"
+                f"layer {layer}, token {token!r} is in both tokens {tokens} and spatial {spatial}"
             )
         sources = [(cache, pairs + added)] if other is cache else [*sources, (other, added)]
-        extra = f"{name_tokens(added, other)}@{name_layers(added, other)}"
+        spatial_name = f"{name_tokens(added, other)}@{name_layers(added, other)}"
     return TokenSelection(
-        tuple(sources), name_layers(pairs, cache), name_tokens(pairs, cache), extra, len(pairs)
+        tuple(sources),
+        name_layers(pairs, cache),
+        name_tokens(pairs, cache),
+        spatial_name,
+        len(pairs),
     )
 
 
@@ -179,23 +198,26 @@ def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
         return select(spec, layers=layers, tokens=tokens)
     except (OptionError, UnknownNameError):
         numbers = resolve_layers(layers, spec.depth)
-        if not all(KIND.fullmatch(word.strip()) for word in re.split("[+,]", tokens)):
+        if not all(TOKEN_KIND.fullmatch(word.strip()) for word in re.split("[+,]", tokens)):
             raise
-        kinds = "+".join(dict.fromkeys(token.split("/")[0] for token in spec.tokens))
-        lacking = set(numbers) - set(spec.layers)
-        stored = f"layers {','.join(map(str, spec.layers))}" if lacking else f"the tokens {kinds}"
-        wanted = tokens.replace(",", "+").replace("patch", "all")
-        command = extract_command(cache, layers=layers, tokens=wanted)
+        if set(numbers) - set(spec.layers):
+            stored, needed = f"layers {','.join(map(str, spec.layers))}", f"layers {layers}"
+        else:
+            kinds = dict.fromkeys(token.split("/")[0] for token in spec.tokens)
+            stored, needed = f"the tokens {'+'.join(kinds)}", f"the tokens {tokens}"
+        command = extract_command(
+            cache, layers=layers, tokens=tokens.replace(",", "+").replace("patch", "all")
+        )
         raise OptionError(
-            f"the cache of {spec.model} on {spec.dataset.name} ({cache.path}) stores {stored}; this probe needs "
-            f"{'layers ' + layers if lacking else 'the tokens ' + tokens}. To have them, run: {command}"
+            f"the cache of {spec.model} on {spec.dataset.name} ({cache.path}) stores {stored}; "
+            f"this probe needs {needed}. To extract them, run: {command}"
         ) from None
 
 
 def name_layers(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
-    """The word for the layers of some pairs where there is one, else their numbers: "1,5,9"."""
+    """Return the word for the layers of some pairs if there is one, else their numbers: "1,5,9"."""
     numbers = tuple(sorted({layer for layer, _ in pairs}))
-    # a shallow model's words can mean the same layers: the extremes go first
+    # in a shallow model several words can mean the same layers: the extremes come first
     for word in sorted(LAYER_WORDS, key=("last", "all", "mid-last", "quarter").index):
         if resolve_layers(word, cache.spec.depth) == numbers:
             return word
@@ -203,7 +225,7 @@ def name_layers(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
 
 
 def name_tokens(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
-    """The shortest word for the tokens of some pairs: cls+ap, grid:2, all ..."""
+    """Return the shortest word for the tokens of some pairs: cls+ap, grid:2, all ..."""
     names = tuple(dict.fromkeys(token for _, token in pairs))
     if any(name.startswith("patch/") for name in names):
         for word in ("all", "patch"):

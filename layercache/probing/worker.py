@@ -76,7 +76,7 @@ class WorkerConfig:
     """Device to train on."""
     features: str
     """See options.Options, as the next three."""
-    memory: int | str | None
+    memory_budget: int | str | None
     disk_cache: int | str | None
     configs_per_pass: int | None
     one_pass_per_task: bool
@@ -102,7 +102,7 @@ class ProbeWorker:
         self._loader = Loader(
             device=device,
             mode=config.features,
-            budget=None if config.memory is None else parse_bytes(config.memory),
+            budget=None if config.memory_budget is None else parse_bytes(config.memory_budget),
             disk=None if config.disk_cache is None else parse_disk(config.disk_cache),
             say=emit,
         )

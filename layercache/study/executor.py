@@ -13,6 +13,13 @@ from layercache.probing.results.table import Results
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 
 Say = Callable[[str], None]
+PROBE_PARAMETERS = {
+    "heads": "num_heads",
+    "fraction": "train_fraction",
+    "memory": "memory_budget",
+    "group_size": "configs_per_pass",
+}
+"""Key of the file -> parameter of `probe`."""
 
 
 class JobExecutor(Protocol):
@@ -62,17 +69,20 @@ class LocalExecutor:
         from layercache.probing.api import probe
 
         head = cell.head
+        options = {**head.options, **cell.options}
         return probe(
             cache,
             head=head.head,
             layers=head.layers,
             tokens=head.tokens,
             spatial_cache=beside,
-            settings=head.settings or None,
+            configs=head.settings or None,
             seeds=cell.seeds,
-            protocol=head.protocol,
+            train_config=head.protocol,
             progress=self._progress,
-            **{**head.options, **cell.options, **self._engine},
+            engine=self._engine["engine"],
+            ray_address=self._engine["address"],
+            **{PROBE_PARAMETERS.get(k, k): v for k, v in options.items()},
         )
 
     def _mates(self, cell: PlannedExtraction) -> list[PlannedExtraction]:

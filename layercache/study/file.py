@@ -41,7 +41,7 @@ from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.datasets.listing import DATASETS, SOURCES
 from layercache.extraction.models.registry import MODELS
-from layercache.probing.spec import BASELINES, HEADS, KIND
+from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,
@@ -276,7 +276,7 @@ def _head(
             )
     for key, words in (("tokens", tokens), ("spatial", given.get("spatial", "grid:2"))):
         for word in words.replace(",", "+").split("+"):
-            if not KIND.fullmatch(word.strip()):
+            if not TOKEN_KIND.fullmatch(word.strip()):
                 raise UnknownNameError(
                     f"{key} in {where}", word, ("cls", "ap", "grid:K", "patch", "all")
                 )

@@ -46,7 +46,7 @@ def find_probes(cell: PlannedProbe, cache: Cache, beside: Cache | None = None) -
             head=cell.head.head,
             layers=cell.head.layers,
             tokens=cell.head.tokens,
-            beside=beside,
+            spatial_cache=beside,
             **hybrid,
         )
     except LayercacheError:

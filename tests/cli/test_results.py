@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {
     "lr": 0.03,
     "weight_decay": 1e-4,
     "dropout": 0.0,
-    "protocol": TrainConfig(epochs=5, min_steps=0),
+    "train_config": TrainConfig(epochs=5, min_steps=0),
     "device": "cpu",
 }
 
@@ -69,8 +69,8 @@ def test_the_table_has_the_gain_also_where_a_filter_hides_the_baseline(
 def test_seeds_are_summed_up(run: Callable[..., Any], probed: None) -> None:
     _, out, _ = run("--over-seeds")
     assert out.count("vit_small_made") == 2
-    assert "test bal. acc. mean" in out
-    assert "test bal. acc. std" in out
+    assert "test balanced" in out
+    assert "accuracy std (%)" in out
 
 
 def test_the_export_is_written_and_named(
@@ -82,10 +82,10 @@ def test_the_export_is_written_and_named(
     assert pd.read_csv(file)["gain"].notna().all()
     code, _, err = run("--export", str(tmp_path / "table.doc"))
     assert code == 1
-    assert "exported as .csv, .parquet, .tex, .md" in err
+    assert "ends in .csv, .parquet, .tex, .md" in err
 
 
 def test_without_probes_it_says_how_to_make_one(run: Callable[..., Any]) -> None:
     code, _, err = run()
     assert code == 1
-    assert "make one with `layercache probe`" in err
+    assert "train one with `layercache probe`" in err

@@ -28,9 +28,9 @@ def test_card_states_the_results_of_the_probe_record(trained: Trained) -> None:
         "Selected from 2 configurations by balanced accuracy",
         f"lr 0.01, weight_decay 0.0001, dropout {row['dropout']:g}",
         f"| test balanced accuracy | {accuracy:.2f} % |",
-        f"| 95 % interval | {100 * row['test_ci_low']:.2f} % to {100 * row['test_ci_high']:.2f} % "
+        f"| 95 % interval | {100 * row['test_ci95_low']:.2f} % to {100 * row['test_ci95_high']:.2f} % "
         "| bootstrap over test images",
-        f"| test top-1 accuracy | {100 * row['test_top1']:.2f} % |",
+        f"| test top-1 accuracy | {100 * row['test_top1_accuracy']:.2f} % |",
         "licence of the weights | not known",
         f"layercache predict {probe.path} IMAGE...",
     ):
@@ -62,11 +62,11 @@ def test_card_of_a_multi_label_head_names_its_metric(trained: Trained, tmp_path:
     shutil.copytree(trained.probes["linear"].path, tmp_path / "probe")
     record = json.loads((tmp_path / "probe" / "probe.json").read_text())
     record["row"] |= {
-        "test_map": 0.75,
-        "val_map": 0.5,
+        "test_mean_average_precision": 0.75,
+        "val_mean_average_precision": 0.5,
         "test_balanced_accuracy": None,
-        "test_top1": None,
-        "test_top5": None,
+        "test_top1_accuracy": None,
+        "test_top5_accuracy": None,
     }
     (tmp_path / "probe" / "probe.json").write_text(json.dumps(record))
     assert read_probe(tmp_path / "probe") is not None

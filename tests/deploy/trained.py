@@ -77,7 +77,7 @@ def train(
         extraction.path,
         head=list(heads),
         seeds=seeds,
-        protocol=TRAIN_CONFIG,
+        train_config=TRAIN_CONFIG,
         device="cpu",
         **options,
     )  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ def test_a_job_makes_a_whole_cache_and_leaves_nothing_behind(folder: Path) -> No
         assert "no_such_model" in wrong
         assert "Traceback" not in wrong + right
         assert "2 workers of 1 CPU on a Ray cluster of 2 nodes" in right
-        assert "test bal. acc." in right
+        assert "test balanced" in right
         [cache] = find_caches(home)
         assert not verify(cache)
         assert sorted(cache.spec.dataset.splits) == ["test", "train"]

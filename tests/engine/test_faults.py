@@ -172,7 +172,7 @@ def test_a_probe_survives_its_workers(cluster: Make, planted: Make, tmp_path: Pa
         "lr": [0.03, 0.01, 0.003, 0.001],
         "weight_decay": 1e-4,
         "dropout": 0.0,
-        "group_size": 1,
+        "configs_per_pass": 1,
     }
     options["protocol"] = TrainConfig(epochs=60, min_steps=0, min_batches=30)
     cache = planted(root=tmp_path / "ray")

@@ -203,12 +203,12 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
         "weight_decay": 1e-4,
         "dropout": 0.1,
         "shots": 3,
-        "protocol": TrainConfig(epochs=3, min_steps=0, min_batches=3),
+        "train_config": TrainConfig(epochs=3, min_steps=0, min_batches=3),
     }
-    here = probe(planted(root=tmp_path / "a"), group_size=2, **options)
+    here = probe(planted(root=tmp_path / "a"), configs_per_pass=2, **options)
     said: list[str] = []
     there = probe(
-        planted(root=tmp_path / "b"), group_size=2, engine="ray", say=said.append, **options
+        planted(root=tmp_path / "b"), configs_per_pass=2, engine="ray", say=said.append, **options
     )
     assert rows(there) == rows(here)
     assert here.probes[0].row["folds"] > 1
@@ -222,7 +222,7 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
         )
     assert "3-setting grid trains in 2 groups of at most 2 (as asked)" in said
     assert len(set(said)) == len(said)
-    differently = probe(planted(root=tmp_path / "c", seed=1), group_size=2, **options)
+    differently = probe(planted(root=tmp_path / "c", seed=1), configs_per_pass=2, **options)
     assert rows(differently) != rows(here)
 
 

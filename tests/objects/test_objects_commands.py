@@ -89,13 +89,13 @@ def test_a_cache_from_its_first_image_to_its_last_byte(
     code, out, err = run(capsys, *PROBE, *QUICK)
     assert (code, err) == (0, "")
     assert "training features resident on cpu" in out
-    assert f"kept in {cache.path}/probes" in out
+    assert f"stored in {cache.path}/probes" in out
     code, streamed, _ = run(capsys, *PROBE, *QUICK, "--features", "stream", "--refresh")
     assert "training features streamed" in streamed
     assert code == 0
     run(capsys, *PROBE, *QUICK, "--cache", str(local))
-    assert [p.row["test_top1"] for p in read_results()] == [
-        p.row["test_top1"] for p in read_results(local)
+    assert [p.row["test_top1_accuracy"] for p in read_results()] == [
+        p.row["test_top1_accuracy"] for p in read_results(local)
     ]
     assert len(read_results()) == 2
 
@@ -103,7 +103,7 @@ def test_a_cache_from_its_first_image_to_its_last_byte(
     assert (code, out.count("vit_nano")) == (0, 2)
     probe = next(iter(read_results()))
     predicted = probe.predictions()
-    assert (predicted.logits.argmax(1) == predicted.targets).mean() == probe.row["test_top1"]
+    assert (predicted.logits.argmax(1) == predicted.targets).mean() == probe.row["test_top1_accuracy"]
     assert probe.head().pairs == probe.pairs
     digit = tmp_path / "white.png"
     Image.new("L", (28, 28), 255).save(digit)

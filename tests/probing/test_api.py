@@ -29,7 +29,7 @@ ONE: dict[str, Any] = {
     "lr": 0.03,
     "weight_decay": 1e-4,
     "dropout": 0.0,
-    "protocol": QUICK,
+    "train_config": QUICK,
     "device": "cpu",
 }
 CHANCE = 1 / 3
@@ -78,9 +78,11 @@ def test_the_reported_figures_are_those_of_the_kept_predictions(
     assert row["test_balanced_accuracy"] == pytest.approx(
         balanced_accuracy_score(targets, kept.logits.argmax(1))
     )
-    assert row["test_top1"] == pytest.approx((targets == kept.logits.argmax(1)).mean())
-    assert row["test_top5"] == pytest.approx(top_k_accuracy_score(targets, kept.logits, k=5))
-    assert row["test_ci_low"] < row["test_balanced_accuracy"] < row["test_ci_high"]
+    assert row["test_top1_accuracy"] == pytest.approx((targets == kept.logits.argmax(1)).mean())
+    assert row["test_top5_accuracy"] == pytest.approx(
+        top_k_accuracy_score(targets, kept.logits, k=5)
+    )
+    assert row["test_ci95_low"] < row["test_balanced_accuracy"] < row["test_ci95_high"]
     assert 0.2 < row["test_balanced_accuracy"] < 0.95, "a score at the ceiling would prove nothing"
 
 
@@ -103,7 +105,7 @@ def test_attention_is_kept_and_lies_on_the_token_with_the_signal(
     (found,) = probe(
         cache,
         head="attentive",
-        **{**ONE, "protocol": TrainConfig(epochs=40, min_steps=0, min_batches=5)},
+        **{**ONE, "train_config": TrainConfig(epochs=40, min_steps=0, min_batches=5)},
     )
     summary = found.attention()
     assert summary.mean.shape == summary.std.shape == (8, 8)
@@ -194,7 +196,7 @@ def test_a_probe_is_found_again_and_refresh_trains_it_anew(
     assert "already exists" in lines[0]
     (anew,) = probe(cache, head="linear", refresh=True, **ONE)
     assert len(calls) == 2
-    assert {**anew.row, "seconds": 0} == {**first.row, "seconds": 0}, (
+    assert {**anew.row, "train_seconds": 0} == {**first.row, "train_seconds": 0}, (
         "the same seed on the same device gives the same row"
     )
     (other,) = probe(cache, head="linear", **{**ONE, "lr": 0.02})
@@ -205,7 +207,7 @@ def test_a_killed_sweep_continues_where_it_stopped(
     planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = planted()
-    options = {**ONE, "lr": [0.03, 0.01, 0.003], "group_size": 1}
+    options = {**ONE, "lr": [0.03, 0.01, 0.003], "configs_per_pass": 1}
     (whole,) = probe(cache, head="linear", **options)
     train_group = fit_module._fit_group
     trained: list[float] = []
@@ -233,7 +235,7 @@ def test_a_killed_sweep_continues_where_it_stopped(
     assert after == [(0.003, False), (whole.row["lr"], True)], (
         "only what was missing, then the final fit"
     )
-    assert {**continued.row, "seconds": 0} == {**whole.row, "seconds": 0}
+    assert {**continued.row, "train_seconds": 0} == {**whole.row, "train_seconds": 0}
     assert sorted(p.name for p in continued.path.iterdir()) == [
         ".lock",
         "head.safetensors",
@@ -267,7 +269,7 @@ def test_a_sweep_killed_before_the_final_fit_does_not_search_again(
 def test_a_diverged_setting_is_reported_and_never_chosen(planted: Callable[..., Any]) -> None:
     (found,) = probe(planted(), head="linear", **{**ONE, "lr": [1e38, 0.03]})
     assert found.row["lr"] == 0.03
-    assert found.row["diverged"] == 1
+    assert found.row["n_diverged"] == 1
     assert [config.diverged for config in found.configs] == [True, False]
     (alone,) = probe(planted(), head="linear", **ONE)
     assert found.row["test_balanced_accuracy"] == alone.row["test_balanced_accuracy"], (
@@ -295,7 +297,7 @@ def test_a_final_fit_that_diverges_falls_to_the_next_best(
     (found,) = probe(planted(), head="linear", **{**ONE, "lr": [0.03, 0.0001]})
     assert tried == [0.03, 0.0001]
     assert found.row["lr"] == 0.0001
-    assert found.row["diverged"] == 1
+    assert found.row["n_diverged"] == 1
 
 
 def test_streamed_features_score_as_resident_ones_within_seed_noise(
@@ -315,9 +317,9 @@ def test_seeds_shots_and_fractions_make_rows(planted: Callable[..., Any]) -> Non
     table = probe(cache, head="linear", seeds=[3, 5], shots=[1, 3, 5], **ONE).table
     assert table[["seed", "shots"]].drop_duplicates().shape[0] == 6
     assert table["train_rows"].tolist() == [3, 3, 9, 9, 15, 15]
-    assert table["folds"].tolist() == [0, 0, 3, 3, 1, 1]
+    assert table["n_folds"].tolist() == [0, 0, 3, 3, 1, 1]
     assert table.loc[table["shots"] == 1, "val_balanced_accuracy"].isna().all()
-    part = probe(cache, head="linear", fraction=0.25, **ONE).table
+    part = probe(cache, head="linear", train_fraction=0.25, **ONE).table
     assert part["train_rows"].tolist() == [60]
     full = scores(probe(cache, head="linear", **ONE))[0]
     assert table.loc[table["shots"] == 1, "test_balanced_accuracy"].mean() < full
@@ -337,7 +339,7 @@ def test_early_stopping_repeats_the_epochs_of_the_search(planted: Callable[..., 
     (found,) = probe(
         planted(strength=9.0),
         head="linear",
-        **{**ONE, "protocol": TrainConfig(epochs=30, min_steps=0, min_batches=3, patience=2)},
+        **{**ONE, "train_config": TrainConfig(epochs=30, min_steps=0, min_batches=3, patience=2)},
     )
     assert found.row["epochs"] == found.configs[0].epochs < 30
 
@@ -348,14 +350,18 @@ def test_multi_label_probes_report_mean_average_precision(planted: Callable[...,
     cache = planted(multi_label=True, rows=300, layer=4)
     (found,) = probe(cache, head="linear", layers="last", **ONE)
     kept = found.predictions()
-    assert found.row["test_map"] == pytest.approx(
+    assert found.row["test_mean_average_precision"] == pytest.approx(
         average_precision_score(kept.targets, kept.logits, average="macro")
     )
-    assert found.row["test_map"] > 0.75
+    assert found.row["test_mean_average_precision"] > 0.75
     assert found.row["test_balanced_accuracy"] is None
-    assert found.row["test_ci_low"] < found.row["test_map"] < found.row["test_ci_high"]
+    assert (
+        found.row["test_ci95_low"]
+        < found.row["test_mean_average_precision"]
+        < found.row["test_ci95_high"]
+    )
     (chance,) = probe(cache, head="linear", layers="1", **ONE)
-    assert chance.row["test_map"] < 0.6
+    assert chance.row["test_mean_average_precision"] < 0.6
 
 
 def test_one_class_an_empty_class_and_a_rare_class(
@@ -412,7 +418,7 @@ def test_an_incomplete_cache_is_refused_before_any_work(
 def test_attentive_tokens_names_the_extraction_that_it_needs(planted: Callable[..., Any]) -> None:
     with pytest.raises(
         OptionError,
-        match=r"stores the tokens cls\+ap; this probe needs the tokens all. To have them, run: layercache extract .*--layers last --tokens all",
+        match=r"stores the tokens cls\+ap; this probe needs the tokens all. To extract them, run: layercache extract .*--layers last --tokens all",
     ):
         probe(planted(), head="attentive-tokens", **ONE)
 
@@ -423,14 +429,14 @@ def test_attentive_tokens_and_hybrid_see_patches(planted: Callable[..., Any]) ->
     pooled, every, hybrid, embedded = (
         *probe(cache, head="attentive", **ONE),
         *probe(cache, head="attentive-tokens", **ONE),
-        *probe(cache, head="hybrid", heads=4, spatial="patch", **ONE),
-        *probe(cache, head="hybrid", heads=4, spatial="patch", embedding=True, **ONE),
+        *probe(cache, head="hybrid", num_heads=4, spatial="patch", **ONE),
+        *probe(cache, head="hybrid", num_heads=4, spatial="patch", embedding=True, **ONE),
     )
     assert (
         every.row["layers"],
         every.row["tokens"],
         every.row["n_tokens"],
-        every.row["heads"],
+        every.row["num_heads"],
     ) == ("last", "all", 5, 8)
     assert (hybrid.row["layers"], hybrid.row["spatial"], hybrid.row["n_tokens"]) == (
         "all",
@@ -448,10 +454,10 @@ def test_hybrid_takes_spatial_tokens_of_another_cache_of_the_same_weights(
 ) -> None:
     one = planted(kind=0, strength=0.0)
     two = planted(kinds=("grid:1/0",), kind=0, layer=4)
-    (found,) = probe(one, head="hybrid", heads=4, spatial="grid:1", spatial_cache=two, **ONE)
+    (found,) = probe(one, head="hybrid", num_heads=4, spatial="grid:1", spatial_cache=two, **ONE)
     assert found.row["test_balanced_accuracy"] > 0.7
     assert found.head().provenance.fingerprints == (one.spec.fingerprint, two.spec.fingerprint)
-    with pytest.raises(HeadMismatchError, match="must come from the same weights"):
+    with pytest.raises(HeadMismatchError, match="expected a cache of the same weights"):
         probe(
             one,
             head="hybrid",
@@ -459,7 +465,7 @@ def test_hybrid_takes_spatial_tokens_of_another_cache_of_the_same_weights(
             spatial_cache=planted(kinds=("grid:1/0",), weights="cd" * 32),
             **ONE,
         )
-    with pytest.raises(OptionError, match="needs spatial tokens: give --spatial"):
+    with pytest.raises(OptionError, match="needs spatial tokens: give spatial"):
         probe(one, head="hybrid", **ONE)
 
 
@@ -471,12 +477,12 @@ def test_hybrid_takes_spatial_tokens_of_another_cache_of_the_same_weights(
         ({"tokens": "clz"}, UnknownNameError, "unknown token kind 'clz'"),
         ({"layers": "9"}, OptionError, "layers 1 to 4"),
         ({"lr": 0.0}, OptionError, "finite number > 0"),
-        ({"memory": "lots"}, OptionError, "a size such as 8GB"),
+        ({"memory_budget": "lots"}, OptionError, "a size such as 8GB"),
         ({"device": "tpu9"}, OptionError, "auto, cpu or cuda"),
         ({"features": "ram"}, OptionError, "auto, resident or stream"),
         ({"colour": "red"}, OptionError, "no option colour"),
-        ({"settings": [HParams(lr=0.1, weight_decay=0.0)]}, OptionError, "not both"),
-        ({"test": "tset"}, UnknownNameError, "unknown split 'tset'"),
+        ({"configs": [HParams(lr=0.1, weight_decay=0.0)]}, OptionError, "not both"),
+        ({"test_split": "tset"}, UnknownNameError, "unknown split 'tset'"),
     ],
 )
 def test_wrong_options_are_named(
@@ -507,7 +513,7 @@ def test_the_record_is_plain_json_and_complete_last(
 
 
 def test_default_grids_are_the_papers() -> None:
-    options = {"settings": None, "lr": None, "weight_decay": None, "dropout": None}
+    options = {"configs": None, "lr": None, "weight_decay": None, "dropout": None}
     assert [
         len(api._grid(head, **options))
         for head in ("linear", "attentive", "attentive-tokens", "hybrid")
@@ -517,16 +523,16 @@ def test_default_grids_are_the_papers() -> None:
 def test_baselines_run_as_probes(planted: Callable[..., Any]) -> None:
     cache = planted(rows=200)
     knn, logreg = probe(cache, head=["knn", "logreg"], layers="2", tokens="cls", device="cpu")
-    assert knn.row["setting"].startswith("k=")
-    assert knn.row["parameters"] == 0
-    assert logreg.row["setting"].startswith("C=")
-    assert logreg.row["parameters"] == 8 * 3 + 3
+    assert knn.row["config"].startswith("k=")
+    assert knn.row["n_params"] == 0
+    assert logreg.row["config"].startswith("C=")
+    assert logreg.row["n_params"] == 8 * 3 + 3
     for found in (knn, logreg):
         assert found.row["test_balanced_accuracy"] > 0.8
     split = {name: cache.split(name) for name in ("train", "test")}
     x = {name: s.read(((2, "cls"),))[0].astype(np.float64) for name, s in split.items()}
     x = {name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in x.items()}
-    c = float(logreg.row["setting"].removeprefix("C="))
+    c = float(logreg.row["config"].removeprefix("C="))
     alone = LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(
         x["train"], split["train"].labels
     )

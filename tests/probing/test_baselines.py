@@ -121,7 +121,7 @@ def test_multi_label_scores_one_column_for_each_class(
         val=rows[60:],
         fold=0,
     )
-    assert score.val_metrics["map"] > 0.75
+    assert score.val_metrics["mean_average_precision"] > 0.75
     split.labels[:, :2] = np.random.default_rng(1).permutation(split.labels[:, :2])
     (chance,) = scored(
         baseline(name, multi_label=True),
@@ -131,7 +131,10 @@ def test_multi_label_scores_one_column_for_each_class(
         val=rows[60:],
         fold=0,
     )
-    assert chance.val_metrics["map"] < score.val_metrics["map"] - 0.05
+    assert (
+        chance.val_metrics["mean_average_precision"]
+        < score.val_metrics["mean_average_precision"] - 0.05
+    )
 
 
 def test_more_neighbours_than_samples_are_all_of_them(memory_split: Callable[..., Any]) -> None:

@@ -83,23 +83,29 @@ def test_accuracy_and_balanced_accuracy_differ_on_unequal_classes() -> None:
 
 def test_bootstrap_has_the_width_of_a_binomial_share() -> None:
     hits = np.random.default_rng(1).random(400) < 0.7
-    low, high = metrics.bootstrap(lambda rows: float(hits[rows].mean()), 400, repeats=2000)
+    low, high = metrics.bootstrap_interval(
+        lambda rows: float(hits[rows].mean()), 400, resamples=2000
+    )
     share = hits.mean()
     half = 1.96 * np.sqrt(share * (1 - share) / 400)
     assert (low, high) == (
         pytest.approx(share - half, abs=0.006),
         pytest.approx(share + half, abs=0.006),
     )
-    assert metrics.bootstrap(
-        lambda rows: float(hits[rows].mean()), 400, repeats=50
-    ) == metrics.bootstrap(lambda rows: float(hits[rows].mean()), 400, repeats=50)
+    assert metrics.bootstrap_interval(
+        lambda rows: float(hits[rows].mean()), 400, resamples=50
+    ) == metrics.bootstrap_interval(lambda rows: float(hits[rows].mean()), 400, resamples=50)
 
 
 def test_evaluate_names() -> None:
     scores, labels = draw(50, 6, 0, False)
-    assert set(metrics.evaluate(scores, labels)) == {"balanced_accuracy", "top1", "top5"}
+    assert set(metrics.evaluate(scores, labels)) == {
+        "balanced_accuracy",
+        "top1_accuracy",
+        "top5_accuracy",
+    }
     assert (
         set(metrics.evaluate(scores, np.eye(6)[labels], multi_label=True))
-        == {"map"}
+        == {"mean_average_precision"}
         == {metrics.selection_metric(multi_label=True)}
     )

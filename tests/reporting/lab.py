@@ -117,7 +117,7 @@ def make_cache(
 def train(cache: Cache, **choices: Any) -> None:
     """Real probes, trained for a moment."""
     options = {
-        "protocol": TrainConfig(epochs=3, min_steps=0, batch=64),
+        "train_config": TrainConfig(epochs=3, min_steps=0, batch=64),
         **QUICK,
         "device": "cpu",
         **choices,
@@ -199,12 +199,12 @@ def keep(
         "spatial": "",
         "embedding": False,
         "n_tokens": shape.tokens,
-        "heads": shape.heads,
+        "num_heads": shape.heads,
         "seed": seed,
         "shots": shots,
-        "fraction": None,
+        "train_fraction": None,
         **{f"test_{name}": value for name, value in evaluate(logits, targets).items()},
-        "test_map": None,
+        "test_mean_average_precision": None,
     }
     return ProbeFolder(cache.path / PROBES / cell.id).finish(
         spec=cell.to_json(), row=row, configs=[], head=None, predictions=predictions

@@ -1,4 +1,4 @@
-"""A table of results as text: for a terminal, markdown, LaTeX; or as a file, csv and parquet too."""
+"""The results table as text for a terminal, markdown or LaTeX, or as a file."""
 
 from __future__ import annotations
 
@@ -11,120 +11,111 @@ from layercache.errors import MissingExtraError, OptionError
 if TYPE_CHECKING:
     import pandas as pd
 
-PERCENT = {
-    "val_balanced_accuracy",
-    "test_balanced_accuracy",
-    "test_top1",
-    "test_top5",
-    "val_top1",
-    "test_map",
-    "val_map",
-    "gain",
+TEXT_COLUMNS = {"model", "dataset", "head", "layers", "tokens", "spatial", "config"}
+"""Columns that are aligned to the left."""
+ACCURACIES = {
+    "val_balanced_accuracy": "val balanced accuracy",
+    "test_balanced_accuracy": "test balanced accuracy",
+    "val_top1_accuracy": "val top-1",
+    "test_top1_accuracy": "test top-1",
+    "test_top5_accuracy": "test top-5",
+    "val_mean_average_precision": "val mAP",
+    "test_mean_average_precision": "test mAP",
 }
+"""Columns that are shown in percent, and their headings."""
 HEADINGS = {
+    "num_heads": "heads",
+    "train_fraction": "train fraction",
     "weight_decay": "weight decay",
-    "val_balanced_accuracy": "val bal. acc.",
-    "test_balanced_accuracy": "test bal. acc.",
-    "test_top1": "top-1",
-    "test_top5": "top-5",
-    "val_map": "val mAP",
-    "test_map": "test mAP",
+    "gain": "gain (pp)",
+    "n_params": "parameters",
+    "n_configs": "configurations",
+    "n_seeds": "seeds",
+    "train_seconds": "seconds",
 }
-ENDINGS = (".csv", ".parquet", ".tex", ".md")
+SUFFIXES = (".csv", ".parquet", ".tex", ".md")
 
 
-def cell_text(name: str, value: Any) -> str:
-    """A value as people read it: accuracies in percent, a gain with its sign, "-" for nothing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
+def format_value(name: str, value: Any) -> str:
+    """Return a value as people read it: accuracies in percent, a gain with its sign, "-" if missing."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if name == "gain":
         return f"{100 * value:+.2f}"
-    if name in PERCENT or name.removesuffix("_mean").removesuffix("_std") in PERCENT:
+    if name.removesuffix("_mean").removesuffix("_std") in ACCURACIES:
         return f"{100 * value:.2f}"
-    if name in ("shots", "seed", "parameters"):
-        return f"{int(value):,}" if name == "parameters" else str(int(value))
-    if name == "seconds":
+    if name == "n_params":
+        return f"{int(value):,}"
+    if name in ("shots", "seed"):
+        return str(int(value))
+    if name == "train_seconds":
         return f"{value:.1f}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def heading(name: str) -> str:
-    """The heading of a column: "test bal. acc. mean" of "test_balanced_accuracy_mean"."""
-    for ending in ("_mean", "_std"):
-        if name.endswith(ending):
-            return f"{heading(name.removesuffix(ending))} {ending[1:]}"
+    """Return the heading of a column: "test balanced accuracy (%)"."""
+    if name in ACCURACIES:
+        return f"{ACCURACIES[name]} (%)"
+    for statistic in ("mean", "std"):
+        if name.endswith(f"_{statistic}"):
+            return f"{ACCURACIES[name.removesuffix(f'_{statistic}')]} {statistic} (%)"
     return HEADINGS.get(name, name)
 
 
-def render(table: pd.DataFrame, form: str) -> str:
-    """The table as "text", "markdown" or "latex" (booktabs). Raises OptionError for another form."""
-    heads = [heading(name) for name in table.columns]
-    body = [
-        [cell_text(name, value) for name, value in zip(table.columns, row, strict=True)]
-        for row in table.itertuples(index=False, name=None)
-    ]
-    numeric = [
-        name not in ("model", "dataset", "head", "layers", "tokens", "spatial", "setting")
-        for name in table.columns
-    ]
+def format_table(table: pd.DataFrame, form: str) -> str:
+    """Return the table as "text", "markdown" or "latex" (booktabs).
+
+    Raises:
+        OptionError: Another form is given.
+    """
+    if form not in ("text", "markdown", "latex"):
+        raise OptionError(f"form: expected text, markdown or latex, got {form!r}")
+    shown = table.astype(object).copy()
+    for name in table.columns:
+        shown[name] = [format_value(name, value) for value in table[name]]
+    headings = [heading(name) for name in table.columns]
+    right = [name not in TEXT_COLUMNS for name in table.columns]
     if form == "latex":
-        return _latex(heads, body, numeric)
-    widths = [max(len(line[i]) for line in [heads, *body]) for i in range(len(heads))]
-
-    def line(words: list[str], gap: str) -> str:
-        return gap.join(
-            w.rjust(n) if right else w.ljust(n)
-            for w, n, right in zip(words, widths, numeric, strict=True)
-        )
-
-    if form == "text":
-        return "\n".join(
-            [
-                line(heads, "  ").rstrip(),
-                "  ".join("-" * n for n in widths),
-                *(line(row, "  ").rstrip() for row in body),
-            ]
-        )
+        column_format = "".join("r" if r else "l" for r in right)
+        shown.columns = headings
+        return shown.to_latex(index=False, escape=True, column_format=column_format).strip()
+    rows = shown.to_numpy().tolist()
     if form == "markdown":
-        rule = "|".join(
-            "-" * (n + 1) + (":" if right else "-")
-            for n, right in zip(widths, numeric, strict=True)
-        )
-        return "\n".join(
-            [f"| {line(heads, ' | ')} |", f"|{rule}|", *(f"| {line(row, ' | ')} |" for row in body)]
-        )
-    raise OptionError(f"a table is rendered as text, markdown or latex; came {form!r}")
+        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+        rule = [f"{'-' * (n - 1)}{':' if r else '-'}" for n, r in zip(widths, right, strict=True)]
+        lines = [headings, rule, *rows]
+        return "\n".join(f"| {' | '.join(_pad(line, widths, right))} |" for line in lines)
+    top, bottom = zip(*map(_two_lines, headings), strict=True)
+    widths = [max(map(len, column)) for column in zip(top, bottom, *rows, strict=True)]
+    lines = [list(top), list(bottom), ["-" * n for n in widths], *rows]
+    return "\n".join("  ".join(_pad(line, widths, right)).rstrip() for line in lines)
 
 
-def _latex(heads: list[str], body: list[list[str]], numeric: list[bool]) -> str:
-    def line(words: list[str]) -> str:
-        return (
-            " & ".join(
-                w.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&").replace("#", r"\#")
-                for w in words
-            )
-            + r" \\"
-        )
-
-    columns = "".join("r" if right else "l" for right in numeric)
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            line(heads),
-            r"\midrule",
-            *(line(row) for row in body),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    )
+def _pad(words: list[str], widths: list[int], right: list[bool]) -> list[str]:
+    return [
+        word.rjust(width) if r else word.ljust(width)
+        for word, width, r in zip(words, widths, right, strict=True)
+    ]
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Writes the table in the format of the file's ending. Raises OptionError for another ending, MissingExtraError for .parquet without pyarrow."""
-    if path.suffix not in ENDINGS:
+def _two_lines(text: str) -> tuple[str, str]:
+    """Return a heading on two lines that are as short as possible; one word goes to the second."""
+    words = text.split()
+    splits = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(len(words))]
+    return min(splits, key=lambda lines: max(map(len, lines)))
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write the table in the format of the file's suffix.
+
+    Raises:
+        OptionError: The suffix is another one.
+        MissingExtraError: .parquet without pyarrow.
+    """
+    if path.suffix not in SUFFIXES:
         raise OptionError(
-            f"{path}: a table is exported as {', '.join(ENDINGS)}; give the file one of these endings"
+            f"{path}: expected a file that ends in {', '.join(SUFFIXES)}, got {path.suffix!r}"
         )
     if path.suffix == ".csv":
         table.to_csv(path, index=False)
@@ -135,4 +126,5 @@ def write(table: pd.DataFrame, path: Path) -> None:
             raise MissingExtraError("pyarrow", "parquet") from None
         table.to_parquet(path, index=False)
     else:
-        path.write_text(render(table, "latex" if path.suffix == ".tex" else "markdown") + "\n")
+        form = "latex" if path.suffix == ".tex" else "markdown"
+        path.write_text(format_table(table, form) + "\n")

@@ -1,4 +1,4 @@
-"""The table of probes: a thin layer over a pandas DataFrame, one row per probe."""
+"""The results table: one row per probe, as a pandas DataFrame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from layercache.cache.find import Cache, cache_root, find_caches
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import OptionError, ProbeNotFoundError
-from layercache.probing.results.formatting import render, write
+from layercache.probing.results.formatting import format_table, write_table
 from layercache.probing.results.probe_store import PROBES, Probe, read_probes
 
 if TYPE_CHECKING:
@@ -17,57 +17,55 @@ if TYPE_CHECKING:
 
 # fmt: off
 COLUMNS = (
-    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "heads", "embedding", "seed", "shots", "fraction",
-    "lr", "weight_decay", "dropout", "setting", "val_balanced_accuracy", "val_top1", "val_map",
-    "test_balanced_accuracy", "test_top1", "test_top5", "test_map", "test_ci_low", "test_ci_high",
-    "parameters", "epochs", "batch", "steps", "settings", "diverged", "folds", "train_rows", "test_rows", "empty_classes", "seconds",
-    "device", "precision", "features", "tap", "fingerprint", "weights", "data", "protocol", "grid", "path",
+    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
+    "embedding", "seed", "shots", "train_fraction", "lr", "weight_decay", "dropout", "config",
+    "val_balanced_accuracy", "val_top1_accuracy", "val_mean_average_precision",
+    "test_balanced_accuracy", "test_top1_accuracy", "test_top5_accuracy",
+    "test_mean_average_precision", "test_ci95_low", "test_ci95_high",
+    "n_params", "epochs", "batch_size", "steps", "n_configs", "n_diverged", "n_folds",
+    "train_rows", "test_rows", "empty_classes", "train_seconds", "device", "precision", "features",
+    "tap", "fingerprint", "weights_digest", "dataset_digest", "train_config_digest", "grid_digest",
+    "path",
 )
-"""In this order. test_ci_low and test_ci_high bound a 95 % bootstrap interval over test samples, of test_balanced_accuracy or, when multi-label,
-test_map."""
-# fmt: on
-FIRST = ("model", "dataset", "head", "layers", "tokens")
-"""Columns that are always shown."""
-VARYING = ("spatial", "shots", "fraction", "seed")
-"""Columns that are shown where they differ between rows."""
-TELLING = ("heads", "embedding", "epochs", "settings", "precision", "tap", "fingerprint")
-"""Columns that are shown where rows would look alike without them."""
-REPEATED = (
-    "model",
-    "dataset",
-    "data",
-    "weights",
-    "fingerprint",
-    "tap",
-    "protocol",
-    "grid",
-    "settings",
-    "precision",
-    "head",
-    "layers",
-    "tokens",
-    "spatial",
-    "n_tokens",
-    "heads",
-    "embedding",
-    "shots",
-    "fraction",
+"""Columns in order; a column that is a parameter of `probe` has its name.
+
+`config` holds the selected configuration of a baseline ("k=5"). `test_ci95_low` and `test_ci95_high` bound a 95 % bootstrap
+interval over test samples, of the test balanced accuracy or, for multi-label, the test mean average precision.
+"""
+GROUP_KEYS = (
+    "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
+    "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
+    "spatial", "n_tokens", "num_heads", "embedding", "shots", "train_fraction",
 )
-"""What probes that differ in nothing but their seed have in common."""
+"""Columns that probes share if they differ only in their seed."""
 SCORES = (
-    "val_balanced_accuracy",
-    "val_map",
-    "test_balanced_accuracy",
-    "test_top1",
-    "test_top5",
-    "test_map",
+    "val_balanced_accuracy", "val_mean_average_precision", "test_balanced_accuracy",
+    "test_top1_accuracy", "test_top5_accuracy", "test_mean_average_precision",
 )
-PAIRED = ("weights", "data", "seed", "shots", "fraction")
-"""What a probe and its baseline must have in common."""
+SORT_KEYS = (
+    "dataset", "model", "head", "n_tokens", "layers", "tokens", "shots", "train_fraction", "seed",
+    "probe",
+)
+# fmt: on
+BASELINE_KEYS = ("weights_digest", "dataset_digest", "seed", "shots", "train_fraction")
+"""Columns that a probe and its baseline share."""
+ALWAYS_SHOWN = ("model", "dataset", "head", "layers", "tokens")
+IF_VARYING = ("spatial", "shots", "train_fraction", "seed")
+"""Columns that are shown if they differ between rows."""
+IF_AMBIGUOUS = (
+    "num_heads",
+    "embedding",
+    "epochs",
+    "n_configs",
+    "precision",
+    "tap",
+    "fingerprint",
+)
+"""Columns that are shown if rows would look alike without them."""
 
 
 class Results:
-    """Complete probes. Iterating gives them; `table` is the DataFrame.
+    """Complete probes. Iteration yields them; `table` is the DataFrame.
 
     >>> results = layercache.probe(cache, head="attentive", seeds=3)   # doctest: +SKIP
     >>> results.table[["layers", "lr", "test_balanced_accuracy"]]      # doctest: +SKIP
@@ -89,7 +87,7 @@ class Results:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per probe with COLUMNS; what a probe does not have is NaN (None in columns of text)."""
+        """One row per probe with COLUMNS; missing values are NaN (None in columns of text)."""
         import pandas as pd
 
         rows = [{**probe.row, "path": str(probe.path)} for probe in self.probes]
@@ -97,88 +95,91 @@ class Results:
             dict.fromkeys((*SCORES, "lr", "weight_decay"), float)
         )
 
-    def only(self, **wanted: str | None) -> Results:
-        """Those whose row has these values, as in `only(model="clip_b16")`. None asks for nothing. Raises OptionError for another column."""
-        if unknown := set(wanted) - set(COLUMNS):
+    def filter(self, **values: str | None) -> Results:
+        """Return the probes whose row has these values, as in `filter(model="clip_b16")`; None matches all.
+
+        Raises:
+            OptionError: There is no such column.
+        """
+        if unknown := set(values) - set(COLUMNS):
             raise OptionError(
-                f"{', '.join(sorted(unknown))}: no such column; there are {', '.join(COLUMNS)}"
+                f"expected names of columns ({', '.join(COLUMNS)}), got {', '.join(sorted(unknown))}"
             )
         return Results(
             [
-                p
-                for p in self.probes
-                if all(v is None or str(p.row.get(name)) == str(v) for name, v in wanted.items())
+                probe
+                for probe in self.probes
+                if all(v is None or str(probe.row.get(k)) == str(v) for k, v in values.items())
             ]
         )
 
     def over_seeds(self) -> pd.DataFrame:
-        """One row per probe but for its seed: `seeds` (how many) and of each score `<score>_mean` and `<score>_std` (n - 1; NaN of a single seed).
+        """Return one row for all seeds of a probe: `n_seeds`, and `<score>_mean` and `<score>_std` of each score.
 
-        The deviation says how far training draws move a figure; the bootstrap interval of a single probe, how far other test images would.
+        The standard deviation (n - 1; NaN of a single seed) is that between training runs. The bootstrap interval of a single probe
+        is that between test sets.
         """
-        grouped = self.table.groupby(list(REPEATED), dropna=False, sort=False)
-        spread = grouped[list(SCORES)].agg(["mean", "std"])
-        spread.columns = spread.columns.map("_".join)
-        return grouped.size().rename("seeds").to_frame().join(spread).reset_index()
+        grouped = self.table.groupby(list(GROUP_KEYS), dropna=False, sort=False)
+        statistics = grouped[list(SCORES)].agg(["mean", "std"])
+        statistics.columns = statistics.columns.map("_".join)
+        return grouped.size().rename("n_seeds").to_frame().join(statistics).reset_index()
 
     def with_gain(self, *, among: Results | None = None) -> pd.DataFrame:
-        """`table` with two more columns, `baseline` and `gain`.
+        """Return `table` with two more columns, `baseline` (a probe's id) and `gain`.
 
-        The baseline is the linear head on the last layer's class token of the same model, data set, seed and draw of samples, looked for among
-        `among` (default: these); `gain` is test balanced accuracy (mAP when multi-label) minus the baseline's, NaN without one.
-        Of several baselines, one of the same cache and protocol goes first, then the one with the larger grid.
+        The baseline is the linear head on the last layer's class token of the same model, dataset, seed and training subset. `gain` is the test
+        balanced accuracy (mean average precision for multi-label) minus the baseline's, NaN without one. Of several baselines, one of the same
+        cache and training configuration is preferred, then the one with the larger grid.
+
+        Args:
+            among: Probes to look for the baseline in; default: these.
         """
         import pandas as pd
 
-        table = self.table
         baselines: dict[tuple[Any, ...], list[Probe]] = {}
         for probe in among or self:
             row = probe.row
             if (row["head"], row["layers"], row["tokens"]) == ("linear", "last", "cls"):
-                baselines.setdefault(tuple(row[name] for name in PAIRED), []).append(probe)
+                baselines.setdefault(_baseline_key(probe), []).append(probe)
         names: list[str | None] = []
         gains: list[float] = []
         for probe in self.probes:
-            row = probe.row
-            found = baselines.get(tuple(row[name] for name in PAIRED), [])
-            best = min(
-                found,
-                key=lambda b: (
-                    b.row["fingerprint"] != row["fingerprint"],
-                    b.row["protocol"] != row["protocol"],
-                    -b.row["settings"],
-                    b.id,
-                ),
-                default=None,
-            )
-            names.append(best.id if best else None)
-            gains.append(_score(probe) - _score(best) if best else float("nan"))
-        return table.assign(
+            baseline = _preferred_baseline(probe, baselines.get(_baseline_key(probe), []))
+            names.append(baseline.id if baseline else None)
+            gains.append(_score(probe) - _score(baseline) if baseline else float("nan"))
+        return self.table.assign(
             baseline=pd.Series(names, dtype=object), gain=pd.Series(gains, dtype=float)
         )
 
     def to_text(
         self, *, gain: bool = False, among: Results | None = None, over_seeds: bool = False
     ) -> str:
-        """The table for a terminal: what differs, what was chosen, scores in percent."""
-        return (
-            render(self._shown(gain=gain, among=among, over_seeds=over_seeds), "text")
-            if self.probes
-            else "no probes match"
-        )
+        """Return the table for a terminal: what differs, the selected configuration, scores in percent.
+
+        Args:
+            gain: Add the gain over the baseline, see `with_gain`.
+            among: Probes to look for the baseline in.
+            over_seeds: One row for all seeds, see `over_seeds`.
+        """
+        if not self.probes:
+            return "no probes match"
+        return format_table(self._shown(gain=gain, among=among, over_seeds=over_seeds), "text")
 
     def summary(self) -> str:
-        """Where the probes are kept, and the best of them by its test score with its interval."""
+        """Return two lines: the best probe by its test score with its interval, and the folder of the probes."""
         if not self.probes:
             return "no probes"
         best = max(self.probes, key=_score)
         row = best.row
-        metric = "mAP" if row["test_balanced_accuracy"] is None else "balanced accuracy"
-        interval = f"95 % bootstrap interval over test images {100 * row['test_ci_low']:.2f} to {100 * row['test_ci_high']:.2f}"
-        places = ", ".join(dict.fromkeys(str(probe.path.parent) for probe in self.probes))
+        metric = "balanced accuracy"
+        if row["test_balanced_accuracy"] is None:
+            metric = "mean average precision"
+        low, high = 100 * row["test_ci95_low"], 100 * row["test_ci95_high"]
+        folders = ", ".join(dict.fromkeys(str(probe.path.parent) for probe in self.probes))
         return (
-            f"highest test {metric} {100 * _score(best):.2f}: {row['head']}, layers {row['layers']}, tokens {row['tokens']}, seed {row['seed']} "
-            f"({interval})\nkept in {places}"
+            f"highest test {metric} {100 * _score(best):.2f} %: {row['head']}, layers {row['layers']}, "
+            f"tokens {row['tokens']}, seed {row['seed']} (95 % bootstrap interval over test images "
+            f"{low:.2f} to {high:.2f} %)\nstored in {folders}"
         )
 
     def export(
@@ -189,109 +190,108 @@ class Results:
         among: Results | None = None,
         over_seeds: bool = False,
     ) -> Path:
-        """Writes the table in the format that the name ends in: .csv and .parquet with all columns, .tex and .md as `to_text` shows it.
+        """Write the table to a file: .csv and .parquet with all columns, .tex and .md as `to_text` shows it.
 
-        Raises OptionError for another ending, MissingExtraError without pyarrow.
+        Args:
+            path: The file; its suffix gives the format.
+            gain: Add the gain over the baseline, see `with_gain`.
+            among: Probes to look for the baseline in.
+            over_seeds: One row for all seeds, see `over_seeds`.
+
+        Raises:
+            OptionError: The suffix is another one.
+            MissingExtraError: .parquet without pyarrow.
         """
         file = Path(path)
         if file.suffix in (".tex", ".md"):
-            write(self._shown(gain=gain, among=among, over_seeds=over_seeds), file)
+            table = self._shown(gain=gain, among=among, over_seeds=over_seeds)
         elif over_seeds:
-            write(self.over_seeds(), file)
+            table = self.over_seeds()
         else:
-            write(self.with_gain(among=among) if gain else self.table, file)
+            table = self.with_gain(among=among) if gain else self.table
+        write_table(table, file)
         return file
 
     def _shown(self, *, gain: bool, among: Results | None, over_seeds: bool) -> pd.DataFrame:
         if over_seeds:
             table = self.over_seeds()
-            means = [
-                name
-                for name in map(str, table)
-                if name.startswith(("val_bal", "test_", "val_map")) and table[name].notna().any()
-            ]
-            return table[[*_named(table), "seeds", *means]]
+            shown = ("val_balanced", "val_mean_average", "test_")
+            scores = [n for n in map(str, table) if n.startswith(shown) and table[n].notna().any()]
+            return table[[*_distinguishing(table), "n_seeds", *scores]]
         table = self.with_gain(among=among) if gain else self.table
-        scores = (
-            ["val_balanced_accuracy", "test_balanced_accuracy", "test_top1"]
-            if table["test_balanced_accuracy"].notna().any()
-            else []
-        )
-        ranked = ["val_map", "test_map"] if table["test_map"].notna().any() else []
-        chosen = [
-            "lr",
-            "weight_decay",
-            "dropout",
-            *(["setting"] if (table["setting"] != "").any() else []),
-        ]
-        return table[
-            [
-                *_named(table),
-                *chosen,
-                *scores,
-                *ranked,
-                *(["gain"] if gain else []),
-                "parameters",
-                "seconds",
-            ]
-        ]
+        names = [*_distinguishing(table), "lr", "weight_decay", "dropout"]
+        if (table["config"] != "").any():
+            names.append("config")
+        if table["test_balanced_accuracy"].notna().any():
+            names += ["val_balanced_accuracy", "test_balanced_accuracy", "test_top1_accuracy"]
+        if table["test_mean_average_precision"].notna().any():
+            names += ["val_mean_average_precision", "test_mean_average_precision"]
+        if gain:
+            names.append("gain")
+        return table[[*names, "n_params", "train_seconds"]]
 
 
-def _named(table: pd.DataFrame) -> list[str]:
-    """The columns that tell the rows apart, as few as will do."""
-    names = [
-        *FIRST,
-        *(name for name in VARYING if name in table and table[name].nunique(dropna=False) > 1),
-    ]
-    for name in TELLING:
-        if (
-            name in table
-            and table.duplicated(names).any()
-            and table.groupby(names, dropna=False)[name].nunique(dropna=False).max() > 1
-        ):
+def _distinguishing(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell the rows apart, as few as possible."""
+    names = list(ALWAYS_SHOWN)
+    names += [n for n in IF_VARYING if n in table and table[n].nunique(dropna=False) > 1]
+    for name in IF_AMBIGUOUS:
+        if name not in table or not table.duplicated(names).any():
+            continue
+        if table.groupby(names, dropna=False)[name].nunique(dropna=False).max() > 1:
             names.append(name)
     return names
 
 
+def _baseline_key(probe: Probe) -> tuple[Any, ...]:
+    return tuple(probe.row[name] for name in BASELINE_KEYS)
+
+
+def _preferred_baseline(probe: Probe, candidates: Sequence[Probe]) -> Probe | None:
+    def rank(candidate: Probe) -> tuple[Any, ...]:
+        row = candidate.row
+        return (
+            row["fingerprint"] != probe.row["fingerprint"],
+            row["train_config_digest"] != probe.row["train_config_digest"],
+            -row["n_configs"],
+            candidate.id,
+        )
+
+    return min(candidates, key=rank, default=None)
+
+
 def _score(probe: Probe) -> float:
-    row = probe.row
-    return float(
-        row["test_map"] if row["test_balanced_accuracy"] is None else row["test_balanced_accuracy"]
-    )
+    score = probe.row["test_balanced_accuracy"]
+    return float(probe.row["test_mean_average_precision"] if score is None else score)
 
 
 def read_results(where: str | CachePath | Cache | None = None) -> Results:
-    """All complete probes below a cache root (None: the default one), or beside one cache. Sorted by data set, model, head, layers, tokens, seed.
+    """Load all complete probes, sorted by dataset, model, head, layers, tokens and seed.
 
-    Raises ProbeNotFoundError where there is none.
+    Probes that another version wrote are left out, and logged.
+
+    Args:
+        where: A cache root (None: the default one), or a cache.
+
+    Raises:
+        ProbeNotFoundError: There is none.
     """
     caches = [where] if isinstance(where, Cache) else find_caches(cache_root(where))
-    found = [probe for cache in caches for probe in read_probes(cache.path / PROBES)]
-    if not found:
-        place = where.path if isinstance(where, Cache) else cache_root(where)
+    probes = [probe for cache in caches for probe in read_probes(cache.path / PROBES)]
+    if not probes:
+        folder = where.path if isinstance(where, Cache) else cache_root(where)
         raise ProbeNotFoundError(
-            f"no probes below {place}: make one with `layercache probe`, or say where they are with --cache"
+            f"{folder}: expected probes below this folder, got none: train one with `layercache probe`, "
+            "or give another cache root (--cache)"
         )
-    names = (
-        "dataset",
-        "model",
-        "head",
-        "n_tokens",
-        "layers",
-        "tokens",
-        "shots",
-        "fraction",
-        "seed",
-        "probe",
-    )
-    return Results(
-        sorted(
-            found,
-            key=lambda p: tuple(
-                (p.row[name] is not None, p.row[name] or 0)
-                if name in ("shots", "fraction")
-                else p.row[name]
-                for name in names
-            ),
+
+    def sort_key(probe: Probe) -> tuple[Any, ...]:
+        # None and numbers do not compare: all samples come before a subset
+        return tuple(
+            (probe.row[name] is not None, probe.row[name] or 0)
+            if name in ("shots", "train_fraction")
+            else probe.row[name]
+            for name in SORT_KEYS
         )
-    )
+
+    return Results(sorted(probes, key=sort_key))

@@ -126,7 +126,7 @@ def _heads(material: ReportData) -> list[Block]:
 
 
 def _head_count(material: ReportData, probe: str) -> int:
-    return int(material.probes[probe].row["heads"])
+    return int(material.probes[probe].row["num_heads"])
 
 
 def _shots(material: ReportData) -> list[Block]:

@@ -45,7 +45,7 @@ def test_spatial_tokens_are_found_in_a_cache_of_the_same_weights_and_images(
 ) -> None:
     small = planted()
     planted(kinds=PATCHES, weights="cd" * 32)
-    with pytest.raises(OptionError, match="To have them, run: layercache extract"):
+    with pytest.raises(OptionError, match="To extract them, run: layercache extract"):
         spatial_cache(small, spatial="patch", layers="last")
     large = planted(kinds=PATCHES)
     found = spatial_cache(small, spatial="patch", layers="last")

@@ -11,16 +11,16 @@ import pytest
 
 from layercache.errors import CacheCorruptError, MissingExtraError, OptionError, ProbeNotFoundError
 from layercache.probing.api import probe
-from layercache.probing.results.formatting import render
+from layercache.probing.results.formatting import format_table
 from layercache.probing.results.probe_store import Probe, read_probe
 from layercache.probing.results.table import COLUMNS, Results, read_results
 
 ROW = {
-    "probe": "0", "model": "m", "dataset": "d", "head": "linear", "layers": "last", "tokens": "cls", "spatial": "", "n_tokens": 1, "heads": 0,
-    "embedding": False, "seed": 0, "shots": None, "fraction": None, "lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0, "setting": "",
-    "val_balanced_accuracy": 0.5, "test_balanced_accuracy": 0.5, "test_top1": 0.5, "test_top5": 0.9, "test_map": None, "test_ci_low": 0.4,
-    "test_ci_high": 0.6, "parameters": 1234, "settings": 21, "seconds": 1.25, "fingerprint": "f", "weights": "w", "data": "x",
-    "protocol": "p", "grid": "g", "precision": "fp32", "epochs": 40, "tap": "norm2",
+    "probe": "0", "model": "m", "dataset": "d", "head": "linear", "layers": "last", "tokens": "cls", "spatial": "", "n_tokens": 1, "num_heads": 0,
+    "embedding": False, "seed": 0, "shots": None, "train_fraction": None, "lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0, "config": "",
+    "val_balanced_accuracy": 0.5, "test_balanced_accuracy": 0.5, "test_top1_accuracy": 0.5, "test_top5_accuracy": 0.9, "test_mean_average_precision": None,
+    "test_ci95_low": 0.4, "test_ci95_high": 0.6, "n_params": 1234, "n_configs": 21, "train_seconds": 1.25,
+    "fingerprint": "f", "weights_digest": "w", "dataset_digest": "x", "train_config_digest": "p", "grid_digest": "g", "precision": "fp32", "epochs": 40, "tap": "norm2",
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_the_table_has_one_row_for_each_probe_and_every_column() -> None:
     table = Results([made(probe="1"), made(probe="2", shots=5)]).table
     assert tuple(table.columns) == COLUMNS
     assert table["path"].tolist() == ["/nowhere/probes/1", "/nowhere/probes/2"]
-    assert table["test_map"].isna().all()
+    assert table["test_mean_average_precision"].isna().all()
 
 
 def test_seeds_are_averaged_and_nothing_else() -> None:
@@ -44,10 +44,10 @@ def test_seeds_are_averaged_and_nothing_else() -> None:
             *probes,
             made(probe="9", layers="all", test_balanced_accuracy=0.9),
             made(probe="8", shots=1),
-            made(probe="7", seed=7, grid="h"),
+            made(probe="7", seed=7, grid_digest="h"),
         ]
     ).over_seeds()
-    assert table["seeds"].tolist() == [3, 1, 1, 1], "another grid is another experiment"
+    assert table["n_seeds"].tolist() == [3, 1, 1, 1], "another grid is another experiment"
     assert table["test_balanced_accuracy_mean"][0] == pytest.approx(np.mean(scores))
     assert table["test_balanced_accuracy_std"][0] == pytest.approx(np.std(scores, ddof=1))
     assert np.isnan(table["test_balanced_accuracy_std"][1])
@@ -78,8 +78,8 @@ def test_the_gain_is_over_the_linear_head_on_the_last_class_token_of_the_same_mo
             seed=2,
             test_balanced_accuracy=0.9,
         ),
-        made(probe="d", head="attentive", data="y", test_balanced_accuracy=0.9),
-        made(probe="e", head="attentive", weights="v", test_balanced_accuracy=0.9),
+        made(probe="d", head="attentive", dataset_digest="y", test_balanced_accuracy=0.9),
+        made(probe="e", head="attentive", weights_digest="v", test_balanced_accuracy=0.9),
         made(probe="f", head="attentive", shots=5, test_balanced_accuracy=0.9),
     ]
     table = Results(probes).with_gain()
@@ -93,7 +93,7 @@ def test_the_gain_is_over_the_linear_head_on_the_last_class_token_of_the_same_mo
 
 def test_of_several_baselines_the_one_of_the_same_cache_and_protocol_counts() -> None:
     probes = [
-        made(probe="large", settings=99, protocol="q", test_balanced_accuracy=0.1),
+        made(probe="large", n_configs=99, train_config_digest="q", test_balanced_accuracy=0.1),
         made(probe="same", test_balanced_accuracy=0.5),
         made(probe="elsewhere", fingerprint="g", test_balanced_accuracy=0.2),
         made(probe="x", head="attentive", test_balanced_accuracy=0.9),
@@ -103,24 +103,22 @@ def test_of_several_baselines_the_one_of_the_same_cache_and_protocol_counts() ->
 
 def test_filters_name_columns() -> None:
     results = Results([made(probe="1"), made(probe="2", head="attentive")])
-    assert [p.id for p in results.only(head="attentive")] == ["2"]
-    assert len(results.only(model=None)) == 2
-    assert not len(results.only(model="another"))
-    with pytest.raises(OptionError, match="colour: no such column"):
-        results.only(colour="red")
+    assert [p.id for p in results.filter(head="attentive")] == ["2"]
+    assert len(results.filter(model=None)) == 2
+    assert not len(results.filter(model="another"))
+    with pytest.raises(OptionError, match=r"expected names of columns .* got colour"):
+        results.filter(colour="red")
 
 
 def test_the_printed_table() -> None:
     text = Results(
         [made(probe="1"), made(probe="2", head="attentive", seed=1, test_balanced_accuracy=0.75)]
     ).to_text()
-    head, rule, first, second = text.splitlines()
-    assert head.split("  ")[0] == "model"
-    assert [
-        w
-        for w in ("seed", "lr", "weight decay", "test bal. acc.", "parameters", "seconds")
-        if w not in head
-    ] == []
+    top, bottom, rule, first, second = text.splitlines()
+    assert bottom.split("  ")[0] == "model"
+    assert "test balanced" in top
+    assert "accuracy (%)" in bottom
+    assert [w for w in ("seed", "lr", "decay", "parameters", "seconds") if w not in bottom] == []
     assert set(rule) == {"-", " "}
     assert "50.00" in first
     assert "1,234" in first
@@ -129,7 +127,9 @@ def test_the_printed_table() -> None:
         "a column that is the same everywhere is left out"
     )
     assert Results([]).to_text() == "no probes match"
-    alike = Results([made(probe="1"), made(probe="2", epochs=5, heads=3)]).to_text().splitlines()[0]
+    alike = (
+        Results([made(probe="1"), made(probe="2", epochs=5, num_heads=3)]).to_text().splitlines()[1]
+    )
     assert "heads" in alike, "rows that would look alike show what differs"
     assert "epochs" not in alike, "and no more than that"
 
@@ -143,12 +143,16 @@ def test_markdown_and_latex_carry_the_same_figures() -> None:
             "lr": [float("nan")],
         }
     )
-    assert render(table, "markdown").splitlines()[2] == "| linear_a |          12.35 | -1.00 |  - |"
-    latex = render(table, "latex")
+    heading, rule, row = format_table(table, "markdown").splitlines()
+    assert heading == "| head     | test balanced accuracy (%) | gain (pp) | lr |"
+    assert rule == "| -------- | -------------------------: | --------: | -: |"
+    assert row == "| linear_a |                      12.35 |     -1.00 |  - |"
+    latex = format_table(table, "latex")
+    assert r"head & test balanced accuracy (\%) & gain (pp) & lr \\" in latex
     assert r"linear\_a & 12.35 & -1.00 & - \\" in latex
     assert latex.startswith(r"\begin{tabular}{lrrr}")
-    with pytest.raises(OptionError, match="text, markdown or latex; came 'html'"):
-        render(table, "html")
+    with pytest.raises(OptionError, match="expected text, markdown or latex, got 'html'"):
+        format_table(table, "html")
 
 
 def test_exports_come_back(tmp_path: Path) -> None:
@@ -160,7 +164,7 @@ def test_exports_come_back(tmp_path: Path) -> None:
     assert back["head"].tolist() == ["linear", "attentive"]
     assert results.export(tmp_path / "t.md").read_text().startswith("| model")
     assert "+25.00" in results.export(tmp_path / "t.tex").read_text()
-    with pytest.raises(OptionError, match=r"exported as .csv, .parquet, .tex, .md"):
+    with pytest.raises(OptionError, match=r"ends in .csv, .parquet, .tex, .md, got '.xlsx'"):
         results.export(tmp_path / "t.xlsx")
 
 
@@ -185,7 +189,8 @@ def test_probes_are_found_below_a_root_and_beside_a_cache(
     one, two = planted(), planted(model="another")
     options = {"lr": 0.01, "weight_decay": 0.0, "device": "cpu", "epochs": 1}
     with pytest.raises(
-        ProbeNotFoundError, match=r"no probes below .*: make one with `layercache probe`"
+        ProbeNotFoundError,
+        match=r"expected probes below .*, got none: train one with `layercache probe`",
     ):
         read_results(tmp_path / "root")
     first, second = (*probe(one, head="knn", **options), *probe(two, head="knn", **options))
@@ -219,6 +224,6 @@ def test_the_summary_names_the_interval_and_the_folder() -> None:
     said = Results(
         [made(probe="1"), made(probe="2", head="attentive", test_balanced_accuracy=0.75)]
     ).summary()
-    assert "highest test balanced accuracy 75.00: attentive" in said
-    assert "95 % bootstrap interval over test images 40.00 to 60.00" in said
-    assert said.endswith("kept in /nowhere/probes")
+    assert "highest test balanced accuracy 75.00 %: attentive" in said
+    assert "95 % bootstrap interval over test images 40.00 to 60.00 %" in said
+    assert said.endswith("stored in /nowhere/probes")

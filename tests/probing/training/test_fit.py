@@ -234,7 +234,7 @@ def test_predictions_are_the_plain_modules_and_give_the_reported_metrics(kind: s
     assert trained.val_metrics["balanced_accuracy"] == pytest.approx(
         balanced_accuracy_score(features.labels[VAL], logits.argmax(1))
     )
-    assert trained.val_metrics["top1"] == pytest.approx(
+    assert trained.val_metrics["top1_accuracy"] == pytest.approx(
         (logits.argmax(1) == features.labels[VAL]).float().mean().item()
     )
 
@@ -343,10 +343,12 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
         protocol=SHORT,
     )[0]
     assert trained.val_metrics is not None
-    assert trained.val_metrics["map"] == pytest.approx(
+    assert trained.val_metrics["mean_average_precision"] == pytest.approx(
         average_precision_score(targets[VAL], predict(trained, features=features, rows=VAL))
     )
-    assert trained.val_metrics["map"] > frozen.val_metrics["map"]  # type: ignore[index]
+    assert (
+        trained.val_metrics["mean_average_precision"] > frozen.val_metrics["mean_average_precision"]
+    )  # type: ignore[index]
 
 
 def test_half_precision_stays_near() -> None:
