@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -185,7 +185,6 @@ def probe(
     from layercache.probing.api import probe as run
     from layercache.probing.data.find_cache import choose_cache
     from layercache.probing.training.config import TrainConfig
-    from layercache.probing.words import numbers, seed_numbers
 
     found = choose_cache(
         root=cache,
@@ -207,12 +206,12 @@ def probe(
         spatial_cache=spatial_cache,
         embedding=embedding,
         num_heads=num_heads,
-        lr=numbers(lr, option="--lr"),
-        weight_decay=numbers(weight_decay, option="--weight-decay"),
-        dropout=numbers(dropout, option="--dropout"),
-        seeds=seed_numbers(seeds),
-        shots=numbers(shots, option="--shots", whole=True),
-        train_fraction=numbers(train_fraction, option="--fraction"),
+        lr=parse_numbers(lr, option="--lr"),
+        weight_decay=parse_numbers(weight_decay, option="--weight-decay"),
+        dropout=parse_numbers(dropout, option="--dropout"),
+        seeds=parse_seeds(seeds),
+        shots=parse_numbers(shots, option="--shots", integers=True),
+        train_fraction=parse_numbers(train_fraction, option="--fraction"),
         train_config=TrainConfig(
             epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience
         ),
@@ -232,3 +231,41 @@ def probe(
     typer.echo("")
     typer.echo(results.to_text())
     typer.echo(f"\n{results.summary()}")
+
+
+def parse_numbers(text: str | None, *, option: str, integers: bool = False) -> Any:
+    """Return the numbers of a comma-separated list, as floats or ints; None stays None.
+
+    Raises:
+        OptionError: The text is no such list.
+    """
+    from layercache.errors import OptionError
+
+    if text is None:
+        return None
+    words = [word for word in text.split(",") if word.strip()]
+    try:
+        numbers = [int(word) if integers else float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        kind, example = ("integers", "1,5,10") if integers else ("numbers", "0.1,0.01")
+        raise OptionError(f"{option}: expected a list of {kind} such as {example}, got {text!r}")
+    return numbers
+
+
+def parse_seeds(text: str) -> Any:
+    """Return a number of seeds (`3`: 0, 1, 2) or a list of seeds (`4,7`; `4,` is seed 4 alone).
+
+    Raises:
+        OptionError: The text is neither.
+    """
+    from layercache.errors import OptionError
+
+    numbers = parse_numbers(text, option="--seeds", integers=True)
+    if min(numbers) < 0 or (numbers == [0] and "," not in text):
+        raise OptionError(
+            "--seeds: expected a number of seeds, at least 1, or a list of seeds from 0 on such as "
+            f"4,7 (one seed: 4,), got {text!r}"
+        )
+    return numbers if "," in text else numbers[0]

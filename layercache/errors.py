@@ -95,6 +95,10 @@ class ProbeError(LayercacheError, ValueError):
     """A probe cannot be trained as asked: one class only, labels outside the classes, all configurations diverged."""
 
 
+class ProbeSchemaError(ProbeError):
+    """A probe or trained head was written with another schema; the message says what to do."""
+
+
 class ProbeNotFoundError(LayercacheError, FileNotFoundError):
     """There is no such probe or saved head."""
 

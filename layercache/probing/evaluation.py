@@ -27,7 +27,7 @@ from layercache.probing.metrics import (
     mean_average_precision,
 )
 from layercache.probing.results.checkpoint import Checkpoint
-from layercache.probing.results.probe_store import Predictions, Probe, ProbeFolder
+from layercache.probing.results.probe_store import Predictions, ProbeFolder
 from layercache.probing.selection import rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer
@@ -52,7 +52,7 @@ def refit_and_test(
     folder: ProbeFolder,
     loader: Loader,
     trainer: ProbeTrainer,
-) -> Probe:
+) -> None:
     """Select a configuration, train it on all training samples, test it once and write the probe.
 
     The test split is opened only after the selected head is trained.
@@ -97,7 +97,7 @@ def refit_and_test(
         "device": str(loader.device) if spec.head not in BASELINES else "cpu",
         "features": dataset.mode,
     }
-    return folder.finish(
+    folder.write(
         spec=spec.to_json(),
         row=row,
         configs=configs,

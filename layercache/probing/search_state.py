@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from layercache.probing.config_score import ConfigKey, ConfigScore, config_key
 from layercache.probing.data.train_subset import TrainSubset
@@ -29,11 +28,10 @@ class SearchState:
         """
         self.spec, self.folder = spec, folder
         self._number, self._subset = number, subset
-        state = folder.load_search()
+        scores, self._earlier_seconds = folder.load_search()
         self._scores: dict[tuple[int | None, ConfigKey], ConfigScore] = {}
-        self._earlier_seconds = float(state.get("seconds", 0.0))
         self._seconds: dict[SearchTask, float] = {}
-        self._add([ConfigScore(**score) for score in state.get("scores", [])])
+        self._add(scores)
 
     def first_tasks(self, *, configs_per_task: int | None) -> list[SearchTask | RefitTask]:
         """Return the tasks to begin with: the missing scores of each fold, or else the refit.
@@ -59,12 +57,7 @@ class SearchState:
         self._seconds[task] = result.seconds
         if new:
             self._add(new)
-            self.folder.save_search(
-                {
-                    "scores": [asdict(score) for score in self._scores.values()],
-                    "seconds": self._search_seconds,
-                }
-            )
+            self.folder.save_search(list(self._scores.values()), seconds=self._search_seconds)
 
     def next_tasks(self) -> list[SearchTask | RefitTask]:
         """Return the refit if every configuration has its score on every fold, else nothing."""

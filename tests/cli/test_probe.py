@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from layercache.errors import OptionError
-from layercache.probing.words import numbers, seed_numbers
 from layercache_cli.main import main
+from layercache_cli.probe import parse_numbers, parse_seeds
 
 QUICK = (
     "--epochs",
@@ -134,7 +134,7 @@ def test_options_reach_the_sweep(run: Callable[..., Any], planted: Callable[...,
     [
         (("--head", "liner"), "error: unknown head 'liner': did you mean linear"),
         (("--head", "attentive-tokens"), "To extract them, run: layercache extract"),
-        (("--lr", "fast"), "error: --lr is a list of numbers such as 0.1,0.01; came 'fast'"),
+        (("--lr", "fast"), "error: --lr: expected a list of numbers such as 0.1,0.01, got 'fast'"),
         (("--model", "vit_b16"), "error: no cache of model 'vit_b16'"),
         (("--memory", "much"), "error: --memory is a size such as 8GB"),
     ],
@@ -150,10 +150,10 @@ def test_faults_are_one_line(
 
 
 def test_lists_of_numbers() -> None:
-    assert numbers("0.1, 1e-2", option="--lr") == [0.1, 0.01]
-    assert numbers("1,5", option="--shots", whole=True) == [1, 5]
-    assert numbers(None, option="--lr") is None
-    assert (seed_numbers("3"), seed_numbers("4,7"), seed_numbers("4,")) == (3, [4, 7], [4])
+    assert parse_numbers("0.1, 1e-2", option="--lr") == [0.1, 0.01]
+    assert parse_numbers("1,5", option="--shots", integers=True) == [1, 5]
+    assert parse_numbers(None, option="--lr") is None
+    assert (parse_seeds("3"), parse_seeds("4,7"), parse_seeds("4,")) == (3, [4, 7], [4])
     for text in ("0", "-1", "a", ""):
         with pytest.raises(OptionError, match="--seeds"):
-            seed_numbers(text)
+            parse_seeds(text)

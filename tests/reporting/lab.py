@@ -20,7 +20,13 @@ from layercache.cache import (
 from layercache.probing.api import probe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
-from layercache.probing.results.probe_store import PROBES, Predictions, Probe, ProbeFolder
+from layercache.probing.results.probe_store import (
+    PROBES,
+    Predictions,
+    Probe,
+    ProbeFolder,
+    read_probe,
+)
 from layercache.probing.spec import ProbeSpec, select_tokens
 from layercache.probing.training.config import TrainConfig
 
@@ -206,9 +212,11 @@ def keep(
         **{f"test_{name}": value for name, value in evaluate(logits, targets).items()},
         "test_mean_average_precision": None,
     }
-    return ProbeFolder(cache.path / PROBES / cell.id).finish(
-        spec=cell.to_json(), row=row, configs=[], head=None, predictions=predictions
-    )
+    folder = ProbeFolder(cache.path / PROBES / cell.id)
+    folder.write(spec=cell.to_json(), row=row, configs=[], head=None, predictions=predictions)
+    probe = read_probe(folder.path)
+    assert probe is not None
+    return probe
 
 
 def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 0) -> None:

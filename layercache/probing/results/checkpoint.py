@@ -9,7 +9,7 @@ from typing import Any
 
 from layercache.cache.storage.base import open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_place
-from layercache.errors import HeadMismatchError, ProbeNotFoundError
+from layercache.errors import HeadMismatchError, ProbeNotFoundError, ProbeSchemaError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 
@@ -120,7 +120,8 @@ def load_head(path: str | HeadPath) -> Checkpoint:
         path: The probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object storage.
 
     Raises:
-        HeadMismatchError: The file was not written by this version of layercache.
+        HeadMismatchError: The file is not a head that layercache wrote.
+        ProbeSchemaError: Another version of layercache wrote it.
         ProbeNotFoundError: There is no such file.
     """
     from safetensors import SafetensorError
@@ -148,9 +149,9 @@ def load_head(path: str | HeadPath) -> Checkpoint:
         )
     metadata = json.loads(text)
     if (schema := metadata.pop("schema")) != SCHEMA:
-        raise HeadMismatchError(
+        raise ProbeSchemaError(
             f"{file}: expected a head of schema {SCHEMA}, got schema {schema}, which another version "
-            "of layercache wrote: train the probe again"
+            "of layercache wrote: run the same `layercache probe` again and use the head that it writes"
         )
     spec = metadata.pop("spec")
     if spec["groups"] is not None:

@@ -1,9 +1,9 @@
-"""What is kept of a probe, in CACHE/probes/<probe id>/: written whole, `probe.json` last, whose existence says that the probe is complete.
+"""Storage of a probe in CACHE/probes/<probe id>/. `probe.json` is written last: its existence says that the probe is complete.
 
-    probe.json          specification, row of the table, validation scores of every setting
-    head.safetensors    the trained head (not of a knn baseline)
-    predictions.npz     logits (N, C) float32, targets, digest of the ids; of heads with attention also its mean and deviation (H, S)
-    search.json         only while the probe is not complete: scores of the settings done so far
+    probe.json          specification, row of the table, validation score of every configuration
+    head.safetensors    the trained head (not for a knn baseline)
+    predictions.npz     logits (N, C) float32, targets, digest of the ids; for heads with attention also its mean and deviation (H, S)
+    search.json         only while the probe is not complete: the scores so far
 
 Shapes: N test images, C classes, H attention heads, S tokens.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,15 +25,19 @@ import numpy as np
 from layercache.cache.storage.base import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
-from layercache.errors import CacheCorruptError, ProbeError, StorageError
+from layercache.errors import CacheCorruptError, ProbeError, ProbeSchemaError, StorageError
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
+
+logger = logging.getLogger(__name__)
 
 PROBES = "probes"
 PROBE_FILE = "probe.json"
 PREDICTIONS_FILE = "predictions.npz"
 SEARCH_FILE = "search.json"
+LOCK_FILE = ".lock"
 SCHEMA = 2
+"""Of probe.json and search.json."""
 
 Array = np.ndarray[Any, Any]
 
@@ -44,21 +49,21 @@ class Attention:
     pairs: tuple[tuple[int, str], ...]
     """(layer, token) of the S columns."""
     mean: Array
-    """(H, S) float32: mean weight of each attention head on each token; a row sums to 1."""
+    """Mean weight of each attention head on each token, (H, S) float32; a row sums to 1."""
     std: Array
-    """(H, S) float32: standard deviation over the images."""
+    """Standard deviation over the images, (H, S) float32."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions:
-    """What a probe said about the test images."""
+    """Output of a probe on the test images."""
 
     logits: Array
-    """(N, C) float32; of baselines the logarithm of their class probabilities."""
+    """(N, C) float32; for a knn baseline the logarithm of its vote shares."""
     targets: Array
     """(N,) int64 or (N, C) uint8."""
     ids: str
-    """SHA-256 hex over the test images' ids in order: two probes with equal digests can be compared image by image."""
+    """SHA-256 hex of the test images' ids in order: probes with equal digests can be compared image by image."""
     attention_mean: Array | None = None
     """(H, S) float32, see Attention."""
     attention_std: Array | None = None
@@ -72,15 +77,15 @@ class Probe:
     path: CachePath
     """Its folder."""
     spec: Mapping[str, Any]
-    """All that determined it; the id is a digest of it."""
+    """All that determined it (see `ProbeSpec.to_json`); the id is its digest."""
     row: Mapping[str, Any]
-    """Its row of the table."""
+    """Its row of the results table."""
     configs: tuple[ConfigScore, ...]
     """Mean validation score of every configuration of the grid."""
 
     @property
     def id(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.path.name
 
     @property
@@ -93,26 +98,38 @@ class Probe:
         )
 
     def head(self) -> Checkpoint:
-        """Load the trained head. Raises ProbeNotFoundError for a knn baseline, which has none."""
+        """Load the trained head.
+
+        Raises:
+            ProbeNotFoundError: It is a knn baseline, which has none.
+        """
         return load_head(self.path)
 
     def predictions(self) -> Predictions:
-        """Logits and targets of the test images."""
+        """Load logits and targets of the test images.
+
+        Raises:
+            CacheCorruptError: The file cannot be read.
+        """
         try:
-            with np.load(
-                io.BytesIO(open_store(self.path).read(PREDICTIONS_FILE)), allow_pickle=False
-            ) as stored:
+            data = io.BytesIO(open_store(self.path).read(PREDICTIONS_FILE))
+            with np.load(data, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         except StorageError:
             raise
         except (OSError, ValueError, BadZipFile) as e:
             raise CacheCorruptError(
-                f"{self.path / PREDICTIONS_FILE} cannot be read ({e}): train the probe again with --refresh"
+                f"{self.path / PREDICTIONS_FILE} cannot be read ({e}): train the probe again with "
+                "refresh=True (--refresh)"
             ) from e
         return Predictions(**{**arrays, "ids": str(arrays["ids"])})
 
     def attention(self) -> Attention:
-        """Mean attention over the test images. Raises ProbeError for a head without attention."""
+        """Load the mean attention over the test images.
+
+        Raises:
+            ProbeError: The head has no attention.
+        """
         stored = self.predictions()
         if stored.attention_mean is None or stored.attention_std is None:
             raise ProbeError(
@@ -122,43 +139,71 @@ class Probe:
 
 
 def read_probes(folder: CachePath, *, skip_damaged: bool = False) -> list[Probe]:
-    """The complete probes in CACHE/probes, by id. Raises CacheCorruptError where a record cannot be read, or leaves that probe out."""
+    """Load the complete probes in CACHE/probes, by id.
+
+    Probes of another schema are left out, counted and named in a warning.
+
+    Args:
+        folder: The folder CACHE/probes.
+        skip_damaged: Leave out probes whose record cannot be read.
+
+    Raises:
+        CacheCorruptError: A record cannot be read, unless `skip_damaged`.
+    """
     store = open_store(folder)
     ids = store.folders(".")
-    found: dict[str, Probe | None] = {}
+    probes: dict[str, Probe | None] = {}
+    outdated: list[str] = []
 
     def read(name: str) -> None:
         try:
-            found[name] = read_probe(folder / name)
+            probes[name] = read_probe(folder / name)
+        except ProbeSchemaError:
+            outdated.append(name)
         except CacheCorruptError:
             if not skip_damaged:
                 raise
-            found[name] = None
 
     in_threads(read, ids, threads=store.requests)
-    return [probe for name in ids if (probe := found[name]) is not None]
+    if outdated:
+        logger.warning(
+            "%s: %d of %d probes left out, which another version of layercache wrote (expected "
+            "schema %d): %s; to have them again, run the same `layercache probe` again",
+            folder,
+            len(outdated),
+            len(ids),
+            SCHEMA,
+            ", ".join(sorted(outdated)),
+        )
+    return [probe for name in ids if (probe := probes.get(name)) is not None]
 
 
 def read_probe(folder: CachePath) -> Probe | None:
-    """The complete probe in a folder, or None. Raises CacheCorruptError where its record cannot be read."""
+    """Load the complete probe in a folder, or return None if there is none.
+
+    Raises:
+        CacheCorruptError: Its record cannot be read.
+        ProbeSchemaError: Another version of layercache wrote it.
+    """
     file = folder / PROBE_FILE
     try:
-        found = json.loads(open_store(folder).read(PROBE_FILE))
+        record = json.loads(open_store(folder).read(PROBE_FILE))
     except FileNotFoundError:
         return None
     except ValueError as e:
         raise CacheCorruptError(
             f"{file} is not valid JSON ({e}): remove the folder and probe again"
         ) from e
-    if found.get("schema") != SCHEMA:
-        raise CacheCorruptError(
-            f"{file} has schema {found.get('schema')}, this version reads {SCHEMA}: remove the folder and probe again"
+    if record.get("schema") != SCHEMA:
+        raise ProbeSchemaError(
+            f"{file}: expected schema {SCHEMA}, got schema {record.get('schema')}, which another "
+            "version of layercache wrote: remove the folder and run the same `layercache probe` again"
         )
     return Probe(
         path=folder,
-        spec=found["spec"],
-        row=found["row"],
-        configs=tuple(ConfigScore(**score) for score in found["configs"]),
+        spec=record["spec"],
+        row=record["row"],
+        configs=tuple(ConfigScore(**score) for score in record["configs"]),
     )
 
 
@@ -167,35 +212,40 @@ class ProbeFolder:
 
     def __init__(self, path: CachePath) -> None:
         self.path = path
+        """CACHE/probes/<probe id>."""
         self._store = open_store(path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from this probe, where there are locks; waits for one that is at it.
+        """Lock the probe against other processes, after waiting for one that holds it.
 
-        On object storage two may train the same probe: each puts whole files, the record last, and both are the same probe.
+        On object storage, which has no locks, two processes may train the same probe. Each writes whole files, the record last, and
+        both are the same probe.
         """
-        with self._store.lock(".lock", wait=True):
+        with self._store.lock(LOCK_FILE, wait=True):
             yield
 
     def clear(self) -> None:
-        """Forget the probe; its record goes first."""
+        """Delete the probe, its record first."""
         for key in (PROBE_FILE, SEARCH_FILE, HEAD_FILE, PREDICTIONS_FILE):
             self._store.delete(key)
 
-    def load_search(self) -> dict[str, Any]:
-        """What `save_search` wrote, or {}; a record that cannot be read counts as none."""
+    def load_search(self) -> tuple[list[ConfigScore], float]:
+        """Return the scores that `save_search` wrote, and the seconds behind them; none if they cannot be read."""
         try:
-            found: dict[str, Any] = json.loads(self._store.read(SEARCH_FILE))
+            state = json.loads(self._store.read(SEARCH_FILE))
         except (FileNotFoundError, ValueError):
-            return {}
-        return found
+            return [], 0.0
+        if state.get("schema") != SCHEMA:
+            return [], 0.0
+        return [ConfigScore(**score) for score in state["scores"]], float(state["seconds"])
 
-    def save_search(self, state: Mapping[str, Any]) -> None:
-        """Scores of the settings done so far."""
-        self._store.put(SEARCH_FILE, [_json(state)])
+    def save_search(self, scores: Sequence[ConfigScore], *, seconds: float) -> None:
+        """Write the scores so far, and the seconds behind them."""
+        state = {"schema": SCHEMA, "scores": [asdict(s) for s in scores], "seconds": seconds}
+        self._store.put(SEARCH_FILE, [_json_bytes(state)])
 
-    def finish(
+    def write(
         self,
         *,
         spec: Mapping[str, Any],
@@ -203,44 +253,31 @@ class ProbeFolder:
         configs: Sequence[ConfigScore],
         head: Checkpoint | None,
         predictions: Predictions,
-    ) -> Probe:
-        """Writes everything, the record last."""
+    ) -> None:
+        """Write the probe, its record last, and delete what the search has left."""
         if head is not None:
             self._store.put(HEAD_FILE, [head.to_bytes()])
-        arrays = {
-            name: np.asarray(value)
-            for name, value in vars(predictions).items()
-            if value is not None
-        }
+        arrays = {k: np.asarray(v) for k, v in vars(predictions).items() if v is not None}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         self._store.put(PREDICTIONS_FILE, [buffer.getvalue()])
-        self._store.put(
-            PROBE_FILE,
-            [
-                _json(
-                    {
-                        "schema": SCHEMA,
-                        "spec": spec,
-                        "row": row,
-                        "configs": [asdict(config) for config in configs],
-                    }
-                )
-            ],
-        )
+        record = {
+            "schema": SCHEMA,
+            "spec": spec,
+            "row": row,
+            "configs": [asdict(config) for config in configs],
+        }
+        self._store.put(PROBE_FILE, [_json_bytes(record)])
         self._store.delete(SEARCH_FILE)
         self._store.sweep()
-        written = read_probe(self.path)
-        assert written is not None
-        return written
 
 
-def _json(value: Any) -> bytes:
+def _json_bytes(value: Any) -> bytes:
     return json.dumps(_plain(value), indent=1, allow_nan=False).encode()
 
 
 def _plain(value: Any) -> Any:
-    """Plain JSON values; what is not a number becomes null."""
+    """Return plain JSON values; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

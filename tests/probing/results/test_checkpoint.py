@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError
+from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError, ProbeSchemaError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.results.checkpoint import Checkpoint, Provenance, load_head
 
@@ -88,4 +88,14 @@ def test_files_that_are_no_heads(tmp_path: Path) -> None:
         load_head(file)
     save_file({"a": torch.zeros(1)}, str(file))
     with pytest.raises(HeadMismatchError, match="not a head saved by layercache"):
+        load_head(file)
+
+
+def test_load_head_of_schema_1_names_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    save_file({"a": torch.zeros(1)}, str(file), metadata={"layercache": '{"schema": 1}'})
+    with pytest.raises(
+        ProbeSchemaError,
+        match=r"head.safetensors: expected a head of schema 2, got schema 1.*`layercache probe` again",
+    ):
         load_head(file)

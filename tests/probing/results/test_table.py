@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from layercache.errors import CacheCorruptError, MissingExtraError, OptionError, ProbeNotFoundError
+from layercache.errors import MissingExtraError, OptionError, ProbeNotFoundError
 from layercache.probing.api import probe
 from layercache.probing.results.formatting import format_table
-from layercache.probing.results.probe_store import Probe, read_probe
+from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table import COLUMNS, Results, read_results
 
 ROW = {
@@ -200,24 +199,6 @@ def test_probes_are_found_below_a_root_and_beside_a_cache(
     assert [p.id for p in read_results(tmp_path / "root")] == [second.id], (
         "a probe without its record is not there"
     )
-
-
-def test_broken_records_are_named(planted: Callable[..., Any]) -> None:
-    (found,) = probe(planted(), head="knn", device="cpu")
-    record = found.path / "probe.json"
-    text = record.read_text()
-    record.write_text(text[:100])
-    with pytest.raises(
-        CacheCorruptError,
-        match=r"probe.json is not valid JSON .*: remove the folder and probe again",
-    ):
-        read_probe(found.path)
-    record.write_text(json.dumps({**json.loads(text), "schema": 99}))
-    with pytest.raises(CacheCorruptError, match="has schema 99, this version reads 2"):
-        read_probe(found.path)
-    (found.path / "predictions.npz").write_bytes(b"PK nonsense")
-    with pytest.raises(CacheCorruptError, match=r"predictions.npz cannot be read"):
-        found.predictions()
 
 
 def test_the_summary_names_the_interval_and_the_folder() -> None:

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layercache.errors import CacheCorruptError, ProbeSchemaError
+from layercache.probing.api import probe
+from layercache.probing.config_score import ConfigScore
+from layercache.probing.results.probe_store import ProbeFolder, read_probe, read_probes
+from layercache.probing.results.table import read_results
+
+
+def set_schema(folder: Path, schema: int) -> None:
+    record = folder / "probe.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "schema": schema}))
+
+
+def test_read_probe_of_a_damaged_record_names_the_file(planted: Callable[..., Any]) -> None:
+    (trained,) = probe(planted(), head="knn", device="cpu")
+    record = trained.path / "probe.json"
+    record.write_text(record.read_text()[:100])
+    with pytest.raises(
+        CacheCorruptError,
+        match=r"probe.json is not valid JSON .*: remove the folder and probe again",
+    ):
+        read_probe(trained.path)
+    assert read_probes(trained.path.parent, skip_damaged=True) == []
+    (trained.path / "predictions.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(CacheCorruptError, match=r"predictions.npz cannot be read"):
+        trained.predictions()
+
+
+def test_read_probe_of_schema_1_names_a_remedy_that_works(planted: Callable[..., Any]) -> None:
+    cache = planted()
+    (trained,) = probe(cache, head="knn", device="cpu")
+    set_schema(trained.path, 1)
+    with pytest.raises(
+        ProbeSchemaError,
+        match=r"probe.json: expected schema 2, got schema 1, .* remove the folder and run",
+    ):
+        read_probe(trained.path)
+    shutil.rmtree(trained.path)
+    (again,) = probe(cache, head="knn", device="cpu")
+    assert read_probe(again.path) is not None
+
+
+def test_results_leave_out_probes_of_schema_1_and_name_them(
+    planted: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = planted()
+    knn, logreg = probe(cache, head=["knn", "logreg"], device="cpu")
+    set_schema(knn.path, 1)
+    with caplog.at_level(logging.WARNING, logger="layercache"):
+        assert [found.id for found in read_results(cache)] == [logreg.id]
+    (warning,) = caplog.messages
+    assert "1 of 2 probes left out" in warning
+    assert knn.id in warning
+    assert "run the same `layercache probe` again" in warning
+
+
+def test_search_scores_come_back_unless_of_another_schema(tmp_path: Path) -> None:
+    folder = ProbeFolder(tmp_path / "probe")
+    assert folder.load_search() == ([], 0.0)
+    scores = [ConfigScore(hparams={"lr": 0.1}, fold=0, val_metrics={"a": 0.5}, epochs=3)]
+    folder.save_search(scores, seconds=2.5)
+    assert folder.load_search() == (scores, 2.5)
+    file = tmp_path / "probe" / "search.json"
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 1'))
+    assert folder.load_search() == ([], 0.0)
