@@ -1,4 +1,4 @@
-"""`layercache datasets`: which data sets there are, what one of them holds, and fetching it."""
+"""`layercache datasets`: list the datasets, describe one of them, download it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+MAX_SHOWN_CLASSES = 20
+
 
 def datasets(
     name: Annotated[
         str,
         typer.Argument(
-            help="Show this one: a listed name, folder:PATH, wds:PATH, hf:NAME or csv:FILE.",
+            help="Dataset to describe: a listed name, folder:PATH, wds:PATH, hf:NAME or csv:FILE.",
             show_default=False,
         ),
     ] = "",
@@ -19,72 +21,73 @@ def datasets(
         str | None,
         typer.Option(
             "--data-root",
-            help="Folder that torchvision reads; by default $LAYERCACHE_DATA, else in the user's cache.",
+            help="Folder of the listed datasets' files; "
+            "default $LAYERCACHE_DATA, else the user's cache folder.",
             show_default=False,
         ),
     ] = None,
     download: Annotated[
         bool,
-        typer.Option("--download", help="Let torchvision fetch NAME into the data root first."),
+        typer.Option("--download", help="Let torchvision download NAME into the data root first."),
     ] = False,
 ) -> None:
-    """List the data sets; with NAME, open that one and say what it holds."""
+    """List the datasets; with NAME, open that one and show its splits and classes."""
     if name:
-        _show(name, data_root, download=download)
+        _describe(name, data_root, download=download)
     elif download:
         from layercache.errors import OptionError
 
         raise OptionError(
-            "--download needs the name of a data set: layercache datasets NAME --download"
+            "--download needs the name of a dataset: layercache datasets NAME --download"
         )
     else:
         _list()
 
 
 def _list() -> None:
-    from layercache.extraction.datasets.listing import ENTRIES, SOURCES
+    from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
 
     rows = [("name", "classes", "train", "test", "labels", "how to get it")]
     rows += [
         (
-            e.name,
-            f"{e.classes}",
-            f"{e.train}",
-            f"{e.test}",
-            "several" if e.multi_label else "one",
-            e.get,
+            info.name,
+            f"{info.num_classes}",
+            f"{info.num_train}",
+            f"{info.num_test}",
+            "several" if info.multi_label else "one",
+            info.how_to_get,
         )
-        for e in ENTRIES
+        for info in DATASETS.values()
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    for row in rows:
-        numbers = "  ".join(cell.rjust(w) for cell, w in zip(row[1:4], widths[1:4], strict=True))
-        typer.echo(f"{row[0].ljust(widths[0])}  {numbers}  {row[4].ljust(widths[4])}  {row[5]}")
-    typer.echo("\nYour own:")
-    for form, what in SOURCES.items():
-        typer.echo(f"  {form.ljust(12)}  {what}")
+    for name, *numbers, labels, how_to_get in rows:
+        aligned = [number.rjust(w) for number, w in zip(numbers, widths[1:4], strict=True)]
+        columns = [name.ljust(widths[0]), *aligned, labels.ljust(widths[4]), how_to_get]
+        typer.echo("  ".join(columns))
+    typer.echo("\nYour own images:")
+    for form, expected_files in SOURCE_FORMS.items():
+        typer.echo(f"  {form.ljust(12)}  {expected_files}")
     typer.echo(
-        "\nSplits, and sizes that differ from the paper's (the probe holds out 20 % of train for validation):"
+        "\nSplits, and sizes that differ from the paper's "
+        "(the probe holds out 20 % of train for validation):"
     )
-    for e in ENTRIES:
-        if e.note:
-            typer.echo(f"  {e.name.ljust(widths[0])}  {e.note}")
-    typer.echo("\ndownload: layercache datasets NAME --download --data-root ROOT")
+    for info in DATASETS.values():
+        if info.note:
+            typer.echo(f"  {info.name.ljust(widths[0])}  {info.note}")
+    typer.echo("\nTo download: layercache datasets NAME --download --data-root ROOT")
 
 
-def _show(name: str, root: str | None, *, download: bool) -> None:
+def _describe(name: str, root: str | None, *, download: bool) -> None:
     from layercache.extraction.datasets import DATASETS, open_dataset
 
     dataset = open_dataset(name, root=root, download=download)
-    sizes = ", ".join(f"{split} {len(dataset.open(split).labels)}" for split in dataset.splits)
-    typer.echo(
-        f"{dataset.name}: {len(dataset.classes)} classes{', several per image' if dataset.multi_label else ''}; {sizes}"
-    )
+    sizes = ", ".join(f"{split} {len(dataset.split(split).labels)}" for split in dataset.splits)
+    per_image = ", several per image" if dataset.multi_label else ""
+    typer.echo(f"{dataset.name}: {len(dataset.classes)} classes{per_image}; {sizes}")
     for reason, count in getattr(dataset, "ignored", {}).items():
         typer.echo(f"left out: {count} file{'s' * (count != 1)} ({reason})")
     if name in DATASETS and DATASETS[name].note:
         typer.echo(DATASETS[name].note)
-    shown = dataset.classes[:20]
-    typer.echo(
-        f"classes: {', '.join(shown)}{f' and {len(dataset.classes) - 20} more' if len(dataset.classes) > 20 else ''}"
-    )
+    classes = ", ".join(dataset.classes[:MAX_SHOWN_CLASSES])
+    hidden = len(dataset.classes) - MAX_SHOWN_CLASSES
+    typer.echo(f"classes: {classes}{f' and {hidden} more' if hidden > 0 else ''}")

@@ -1,7 +1,8 @@
-"""`layercache models`: which backbones there are, and what one of them offers."""
+"""`layercache models`: list the backbones, describe one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,76 +15,66 @@ def models(
     name: Annotated[
         str,
         typer.Argument(
-            help="Show this one: a listed name or any ViT of timm by its timm name.",
+            help="Backbone to describe: a listed name, or any ViT of timm by its timm name.",
             show_default=False,
         ),
     ] = "",
 ) -> None:
-    """List the backbones; with NAME, say what that one offers."""
+    """List the backbones; with NAME, show that one's layers, input and tokens."""
     if name:
-        from layercache.extraction.models.timm_source import inspect
+        from layercache.extraction.models.timm_source import describe_model
 
-        _show(inspect(name))
+        _describe(describe_model(name))
     else:
         from layercache.extraction.models.registry import MODELS
 
-        _list(list(MODELS.values()))
+        _list(MODELS.values())
 
 
-def _list(infos: list[ModelInfo]) -> None:
-    rows = [
-        (
-            "name",
-            "timm architecture",
-            "params",
-            "width",
-            "layers",
-            "input",
-            "patch",
-            "tokens",
-            "weights",
-        )
-    ]
+def _list(infos: Iterable[ModelInfo]) -> None:
+    headings = "name|timm architecture|params|width|layers|input|patch|tokens|weights"
+    rows = [tuple(headings.split("|"))]
     rows += [
         (
-            i.name,
-            i.architecture,
-            f"{i.params_m:.1f} M",
-            f"{i.width}",
-            f"{i.depth}",
-            f"{i.input_size}",
-            f"{i.patch}",
-            " ".join(i.tokens),
-            i.note,
+            info.name,
+            info.architecture,
+            f"{info.params_m:.1f} M",
+            f"{info.width}",
+            f"{info.depth}",
+            f"{info.input_size}",
+            f"{info.patch_size}",
+            " ".join(info.tokens),
+            info.note,
         )
-        for i in infos
+        for info in infos
     ]
-    widths = [max(len(row[k]) for row in rows) for k in range(8)]
+    widths = [max(len(row[i]) for row in rows) for i in range(8)]
     for row in rows:
-        cells = [
-            cell.rjust(w) if 2 <= k <= 6 else cell.ljust(w)
-            for k, (cell, w) in enumerate(zip(row[:8], widths, strict=True))
+        columns = [
+            text.rjust(width) if 2 <= i <= 6 else text.ljust(width)
+            for i, (text, width) in enumerate(zip(row[:8], widths, strict=True))
         ]
-        typer.echo("  ".join([*cells, row[8]]))
+        typer.echo("  ".join([*columns, row[8]]))
     typer.echo(
-        "\nAny other ViT goes by its timm name: layercache models vit_base_patch16_siglip_224.webli"
-    )
-    typer.echo(
-        "Weights are downloaded by timm on first use; --weights FILE takes a local checkpoint (safetensors or torch)."
+        "\nAny other ViT goes by its timm name: "
+        "layercache models vit_base_patch16_siglip_224.webli\n"
+        "timm downloads weights on first use; "
+        "--weights FILE takes a local checkpoint (safetensors or torch)."
     )
 
 
-def _show(info: ModelInfo) -> None:
+def _describe(info: ModelInfo) -> None:
+    no_class_token = "" if info.class_token else " (no class token: pass --tokens ap)"
+    size, patch = info.input_size, info.patch_size
     facts = {
         "timm architecture": info.architecture,
         "parameters": f"{info.params_m:.2f} M, without the classifier",
         "width": f"{info.width}",
         "layers": f"{info.depth}",
-        "input": f"{info.input_size} x {info.input_size}, patches of {info.patch} x {info.patch}",
-        "tokens": ", ".join(info.tokens)
-        + ("" if info.class_token else " (no class token: pass --tokens ap)"),
+        "input": f"{size} x {size}, patches of {patch} x {patch}",
+        "tokens": ", ".join(info.tokens) + no_class_token,
         "weights": info.note,
     }
     typer.echo(info.name)
-    for what, value in facts.items():
-        typer.echo(f"  {what.ljust(18)} {value}")
+    for heading, fact in facts.items():
+        typer.echo(f"  {heading.ljust(18)} {fact}")

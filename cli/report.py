@@ -65,7 +65,7 @@ def report(
     Reads probes, saved heads and caches; never runs a backbone. What is missing for a figure is said on the page, with the command that makes it.
     """
     from layercache.extraction.datasets.registry import dataset_name
-    from layercache.extraction.datasets.thumbnails import Thumbnails
+    from layercache.extraction.image_lookup import ImageLookup
     from layercache.reporting.api import report as run
 
     done = run(
@@ -76,7 +76,7 @@ def report(
         per_head=per_head,
         details=details,
         cka_images=cka_images,
-        thumbnails=Thumbnails(given=dataset or (), root=data_root, say=typer.echo)
+        thumbnails=ImageLookup(sources=dataset or (), root=data_root, say=typer.echo)
         if thumbnails
         else None,
     )

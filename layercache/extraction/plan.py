@@ -109,10 +109,10 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
         if split not in dataset.splits:
             raise UnknownNameError(f"split of data set {dataset.name}", split, dataset.splits)
     splits = tuple(options.splits) or dataset.splits
-    dataset = datasets.limit(dataset, options.limit, seed=options.seed)
+    dataset = datasets.limit_samples(dataset, options.limit, seed=options.seed)
     root = cache_root(options.cache)
     backbones = [load(options, model, device) for model in options.models]
-    identity = datasets.identity(dataset, options.limit, seed=options.seed)
+    identity = datasets.dataset_identity(dataset, options.limit, seed=options.seed)
     if options.on_error == "stop":
         _refuse_unreadable(dataset, splits)
     targets = tuple(_target(backbone, identity, root, splits) for backbone in backbones)
@@ -158,7 +158,7 @@ def choose_device(asked: str) -> tuple[str, str]:
 def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
     """What the identity has found out need not wait until a worker gets there."""
     for split in splits:
-        unreadable: dict[str, str] = getattr(dataset.open(split), "unreadable", {})
+        unreadable: dict[str, str] = getattr(dataset.split(split), "unreadable", {})
         for sample, why in unreadable.items():
             count = (
                 f" ({len(unreadable)} such samples in split {split})" if len(unreadable) > 1 else ""

@@ -84,7 +84,7 @@ def sweep(plan: ExtractionPlan) -> None:
     """Clean up behind a writer that was killed after its last commit; opening the split for writing does it. One that is busy is not dead."""
     for target in plan.targets:
         for split in target.littered:
-            samples = plan.dataset.open(split)
+            samples = plan.dataset.split(split)
             with (
                 suppress(CacheBusyError, StorageError),
                 SplitWriter(plan.root, target.spec, split, ids=samples.ids, labels=samples.labels),
@@ -105,7 +105,7 @@ def _make(
             options, dataset=plan.dataset.name
         ),  # what is needed of the set itself is in `samples`
         specs=tuple(target.spec for target in targets),
-        samples={split: plan.dataset.open(split) for split in splits},
+        samples={split: plan.dataset.split(split) for split in splits},
         root=plan.root,
         device=plan.device,
         why_device=plan.why_device,
@@ -191,7 +191,7 @@ def _adopt(writer: SplitWriter, block: int, *, patient: bool) -> None:
 def _writer(
     target: Target, split: str, plan: ExtractionPlan, options: ExtractOptions, say: Say
 ) -> SplitWriter:
-    samples = plan.dataset.open(split)
+    samples = plan.dataset.split(split)
 
     def open_(*, wait: bool) -> SplitWriter:
         return SplitWriter(

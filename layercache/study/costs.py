@@ -25,7 +25,7 @@ PER_STEP = 5e-4
 LEAST = 0.1
 """Seconds of the smallest cell."""
 UNKNOWN = ModelInfo(
-    name="", architecture="", params_m=86.0, width=768, depth=12, input_size=224, patch=16, note=""
+    name="", architecture="", params_m=86.0, width=768, depth=12, input_size=224, patch_size=16, note=""
 )
 """What is assumed of a model that is not in the catalogue: a ViT-B/16."""
 UNKNOWN_ROWS = (8000, 2000)
@@ -44,14 +44,14 @@ class Size:
 def size_of(extraction: PlannedExtraction) -> Size:
     """From the catalogue, shortened by the limit; a guess for a source of one's own."""
     entry = DATASETS.get(str(extraction.options.dataset))
-    train, test = (entry.train, entry.test) if entry else UNKNOWN_ROWS
+    train, test = (entry.num_train, entry.num_test) if entry else UNKNOWN_ROWS
     most = extraction.options.limit or max(train, test)
-    return Size(min(train, most), min(test, most), entry.classes if entry else UNKNOWN_CLASSES)
+    return Size(min(train, most), min(test, most), entry.num_classes if entry else UNKNOWN_CLASSES)
 
 
 def patches(info: ModelInfo) -> int:
     """Patch tokens of an image."""
-    return (info.input_size // info.patch) ** 2
+    return (info.input_size // info.patch_size) ** 2
 
 
 def cost(cell: PlannedJob) -> float:

@@ -39,7 +39,7 @@ from layercache.cache.format.selection import LAYER_WORDS
 from layercache.cache.storage.paths import CachePath, as_place
 from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
-from layercache.extraction.datasets.listing import DATASETS, SOURCES
+from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
@@ -364,12 +364,12 @@ def _check_names(study: Study, where: str) -> None:
         source = study.source(dataset)
         kind, colon, place = source.partition(":")
         if (
-            not (colon and place and any(form.startswith(f"{kind}:") for form in SOURCES))
+            not (colon and place and any(form.startswith(f"{kind}:") for form in SOURCE_FORMS))
             and source not in DATASETS
         ):
             raise UnknownNameError(
                 f"data set in {where}",
                 source,
                 DATASETS,
-                hint=f"(or one of your own: {', '.join(SOURCES)})",
+                hint=f"(or one of your own: {', '.join(SOURCE_FORMS)})",
             )

@@ -208,7 +208,7 @@ def _one(
 
 def _report(study: Study, say: Say) -> tuple[Path | None, Failure | None]:
     """(page, None), or (None, fault); without the extra neither."""
-    from layercache.extraction.datasets.thumbnails import Thumbnails
+    from layercache.extraction.image_lookup import ImageLookup
     from layercache.reporting import report
 
     sources = [study.source(dataset) for dataset in study.datasets]
@@ -218,7 +218,7 @@ def _report(study: Study, say: Say) -> tuple[Path | None, Failure | None]:
             root=study.cache,
             model=study.models,
             dataset=[dataset_name(source) for source in sources],
-            thumbnails=Thumbnails(given=sources, root=study.extract.get("root"), say=say),
+            thumbnails=ImageLookup(sources=sources, root=study.extract.get("root"), say=say),
             **study.report,
         )
     except MissingExtraError as error:

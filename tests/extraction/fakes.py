@@ -64,7 +64,7 @@ class Pictures:
         return np.arange(self.rows, dtype=np.int64) % 3
 
     @property
-    def content(self) -> str:
+    def content_digest(self) -> str:
         return f"bytes:{self.first}:{self.rows}"
 
     def load(self, row: int) -> Image.Image:

@@ -55,7 +55,7 @@ def by_hand(weights: Path, ids: list[str]) -> np.ndarray[Any, Any]:
     for module in [*(block.norm2 for block in model.blocks[1:]), model.norm]:
         module.register_forward_hook(lambda _, __, out: maps.append(out))
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
-    samples = open_dataset("digits").open("test")
+    samples = open_dataset("digits").split("test")
     rows = []
     for name in ids:
         maps.clear()

@@ -1,18 +1,18 @@
-"""Sources of labelled images: `open_dataset` gives one by its name, `limit` shortens it, `identity` says what it is to a cache."""
+"""Labelled image datasets: `open_dataset` returns one by its name."""
 
 from layercache.extraction.datasets.base import Dataset, Samples
-from layercache.extraction.datasets.identity import identity
-from layercache.extraction.datasets.limit import limit
+from layercache.extraction.datasets.dataset_identity import dataset_identity
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.datasets.registry import data_root, dataset_name, open_dataset
+from layercache.extraction.datasets.subsampling import limit_samples
 
 __all__ = [
     "DATASETS",
     "Dataset",
     "Samples",
     "data_root",
+    "dataset_identity",
     "dataset_name",
-    "identity",
-    "limit",
+    "limit_samples",
     "open_dataset",
 ]

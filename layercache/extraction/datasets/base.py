@@ -1,4 +1,4 @@
-"""What every source of images gives: named splits of samples with stable ids, labels and a way to load image i."""
+"""Protocols of a labelled image dataset: named splits of samples with ids, labels and images."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from PIL import Image
 
 
 class Samples(Protocol):
-    """One split. Picklable, cheap to send to a worker process; opening files happens in `load`."""
+    """One split of N images; picklable and cheap to send to a worker, since `load` opens files."""
 
     @property
     def ids(self) -> list[str]:
-        """N stable names, unique within the split: a path relative to the root, a key in a tar, or an index in the source."""
+        """N stable names, unique within the split: relative path, key in a tar, or index."""
         ...
 
     @property
     def labels(self) -> np.ndarray[Any, Any]:
-        """int64 (N,), or uint8 (N, C) when the data set is multi-label."""
+        """Class numbers, int64 (N,), or for a multi-label dataset 0/1 indicators, uint8 (N, C)."""
         ...
 
     @property
-    def content(self) -> str:
-        """Stands for the images' bytes.
+    def content_digest(self) -> str:
+        """Digest of the images, prefixed with what was hashed.
 
-        "bytes:<sha256>" over all of them or, where that would take too long (above 1 GiB), "sizes:<sha256>" over the files' sizes,
-        "sample:<sha256>" over some rows of an array.
+        "bytes:<sha256>" covers every byte. Above 1 GiB, "sizes:<sha256>" covers the file sizes and
+        "sample:<sha256>" evenly spaced rows of an array.
         """
         ...
 
     def load(self, row: int) -> Image.Image:
-        """Image `row`, as stored (any PIL mode, EXIF not applied). Raises whatever reading raises; the decoder names the id."""
+        """Return image `row` as stored: any PIL mode, EXIF orientation not applied.
+
+        May raise anything that reading raises; the decoder adds the sample's id.
+        """
         ...
 
     def take(self, rows: np.ndarray[Any, Any]) -> Samples:
-        """Only these rows, in this order."""
+        """Return only the given rows, in the given order."""
         ...
 
 
 class Dataset(Protocol):
-    """A labelled image data set with at least one split."""
+    """A labelled image dataset with at least one split."""
 
     @property
     def name(self) -> str:
-        """As in CacheSpec.dataset.name: safe as a folder name."""
+        """Name in caches and tables; safe as a folder name."""
         ...
 
     @property
@@ -54,7 +57,7 @@ class Dataset(Protocol):
 
     @property
     def multi_label(self) -> bool:
-        """Labels are (N, C) 0/1."""
+        """True if an image may have several classes: labels are uint8 (N, C)."""
         ...
 
     @property
@@ -62,6 +65,6 @@ class Dataset(Protocol):
         """Names of the splits, e.g. ("train", "test")."""
         ...
 
-    def open(self, split: str) -> Samples:
-        """The samples of one split."""
+    def split(self, name: str) -> Samples:
+        """Return the samples of one split."""
         ...

@@ -1,33 +1,45 @@
-"""What a data set contributes to a cache's fingerprint."""
+"""The part of a cache's fingerprint that a dataset determines."""
 
 from __future__ import annotations
 
 from layercache.cache.format.spec import DatasetIdentity, SplitIdentity, digest_ids, digest_labels
 from layercache.extraction.datasets.base import Dataset, Samples
-from layercache.extraction.datasets.limit import limit as limited
+from layercache.extraction.datasets.subsampling import limit_samples
 
 
-def identity(dataset: Dataset, limit: int | None = None, *, seed: int = 0) -> DatasetIdentity:
-    """Rows, ids, labels and content of every split of limit(dataset, limit, seed=seed); a data set already so limited gives the same.
+def dataset_identity(
+    dataset: Dataset, limit: int | None = None, *, seed: int = 0
+) -> DatasetIdentity:
+    """Return the rows, ids, labels and image digests of every split of a dataset.
 
-    Reads the images' bytes once where they are few enough to be hashed in full (see SplitIdentity.content). Raises OptionError, DataError.
+    Reads the images' bytes once, unless there are too many to be hashed in full (see
+    `Samples.content_digest`).
+
+    Args:
+        dataset: The whole dataset, or one that `limit_samples` has shortened with the same `limit`
+            and `seed`.
+        limit: Maximum number of samples per split; None keeps all.
+        seed: Seed of the draw.
+
+    Raises:
+        OptionError: `limit` or `seed` is out of range.
+        DataError: An image cannot be read.
     """
-    kept = limited(dataset, limit, seed=seed)
+    dataset = limit_samples(dataset, limit, seed=seed)
     return DatasetIdentity(
-        name=kept.name,
-        classes=kept.classes,
-        multi_label=kept.multi_label,
+        name=dataset.name,
+        classes=dataset.classes,
+        multi_label=dataset.multi_label,
         limit=limit,
         limit_seed=0 if limit is None else seed,
-        splits={split: _split(kept.open(split)) for split in kept.splits},
+        splits={name: _split_identity(dataset.split(name)) for name in dataset.splits},
     )
 
 
-def _split(samples: Samples) -> SplitIdentity:
-    ids = samples.ids
+def _split_identity(samples: Samples) -> SplitIdentity:
     return SplitIdentity(
-        rows=len(ids),
-        ids=digest_ids(ids),
+        rows=len(samples.ids),
+        ids=digest_ids(samples.ids),
         labels=digest_labels(samples.labels),
-        content=samples.content,
+        content=samples.content_digest,
     )

@@ -1,4 +1,4 @@
-"""Samples that are image files below a root."""
+"""Samples that are image files in a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -15,73 +15,82 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-HASHED_IN_FULL = 1 << 30
-"""Up to this many bytes, a split's images are hashed byte by byte; beyond, their sizes stand for them."""
+MAX_HASHED_BYTES = 1 << 30
+"""Total size of a split's images up to which every byte is hashed."""
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 )
-"""What counts as an image file: torchvision's list, `.pgm` and `.gif`."""
+"""Suffixes of image files: torchvision's list, `.pgm` and `.gif`."""
 
 
 @dataclass(frozen=True)
 class FileSamples:
-    """Files `root`/id, N of them."""
+    """The files `root`/id, N of them."""
 
     root: str
-    """The folder that ids are relative to."""
+    """Folder that ids are relative to."""
     ids: list[str]
     """Paths relative to `root`, with forward slashes."""
     labels: np.ndarray[Any, Any]
     """int64 (N,) or uint8 (N, C)."""
+    max_hashed_bytes: int = MAX_HASHED_BYTES
+    """Total size above which `content_digest` covers the files' sizes instead of their bytes."""
+
+    @classmethod
+    def from_paths(cls, root: Path, paths: list[Any], labels: list[int]) -> Self:
+        """Return the samples of absolute paths below `root`."""
+        start = len(str(root)) + 1
+        ids = [str(path)[start:].replace("\\", "/") for path in paths]
+        return cls(str(root), ids, np.asarray(labels, np.int64))
 
     @property
-    def content(self) -> str:
-        """Digest of the files' bytes, or of their sizes above `HASHED_IN_FULL`. A file that cannot be read counts as such."""
-        return self._read[0]
+    def content_digest(self) -> str:
+        """Digest of the files' bytes, or of their sizes; an unreadable file counts as such."""
+        return self._digest_and_unreadable[0]
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """Id -> why: the files that were missing or closed to us when `content` read them."""
-        return self._read[1]
+        """Id -> reason for each file that was missing or not readable when the digest was made."""
+        return self._digest_and_unreadable[1]
 
     @cached_property
-    def _read(self) -> tuple[str, dict[str, str]]:
+    def _digest_and_unreadable(self) -> tuple[str, dict[str, str]]:
         unreadable: dict[str, str] = {}
         sizes = np.full(len(self.ids), -1, "<i8")
-        for i, name in enumerate(self.ids):
-            with _noting(unreadable, name):
-                sizes[i] = os.stat(self.path(i)).st_size
+        for row, sample_id in enumerate(self.ids):
+            with _record_os_error(unreadable, sample_id):
+                sizes[row] = os.stat(self.path(row)).st_size
         digest = hashlib.sha256(sizes.tobytes())
-        if sizes.sum() > HASHED_IN_FULL:
+        if sizes.sum() > self.max_hashed_bytes:
             return f"sizes:{digest.hexdigest()}", unreadable
-        for i, name in enumerate(self.ids):
-            with _noting(unreadable, name):
-                digest.update(Path(self.path(i)).read_bytes())
+        for row, sample_id in enumerate(self.ids):
+            with _record_os_error(unreadable, sample_id):
+                digest.update(Path(self.path(row)).read_bytes())
         return f"bytes:{digest.hexdigest()}", unreadable
 
     def path(self, row: int) -> str:
-        """Where image `row` lies."""
+        """Return the path of image `row`."""
         return os.path.join(self.root, self.ids[row])
 
     def load(self, row: int) -> Image.Image:
-        """Image `row`, opened from memory: no file stays open."""
+        """Return image `row`, opened from memory so that no file stays open."""
         with open(self.path(row), "rb") as f:
             return Image.open(io.BytesIO(f.read()))
 
     def take(self, rows: np.ndarray[Any, Any]) -> Self:
-        """Only these rows, in this order."""
-        return type(self)(self.root, [self.ids[i] for i in rows], self.labels[rows])
+        """Return only the given rows, in the given order."""
+        return replace(self, ids=[self.ids[row] for row in rows], labels=self.labels[rows])
 
 
 @contextmanager
-def _noting(unreadable: dict[str, str], name: str) -> Iterator[None]:
+def _record_os_error(errors: dict[str, str], key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        unreadable[name] = f"{error.strerror}: {error.filename}"
+        errors[key] = f"{error.strerror}: {error.filename}"
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is an image's: a known suffix, and not hidden."""
+    """Return whether a file name has the suffix of an image and is not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

@@ -1,4 +1,4 @@
-"""A data set that knows its samples: what every source builds, checked once, when it is built."""
+"""The dataset that every source returns: its splits and classes, validated when it is built."""
 
 from __future__ import annotations
 
@@ -6,82 +6,118 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from layercache.errors import DataError, UnknownNameError
 from layercache.extraction.datasets.base import Samples
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class InMemoryDataset:
-    """Named splits of samples and the classes that their labels count. Raises DataError when they do not fit together."""
+    """Named splits of samples and the classes that their labels refer to.
+
+    Raises:
+        DataError: Ids, labels and classes do not fit together.
+    """
 
     name: str
-    """Safe as a folder name."""
+    """Name in caches and tables; safe as a folder name."""
     classes: tuple[str, ...]
     """Class names in label order."""
     samples: Mapping[str, Samples]
-    """The splits, in order."""
+    """Split name -> samples, in order."""
     multi_label: bool = False
-    """Labels are uint8 (N, C) 0/1 instead of int64 (N,)."""
+    """True if an image may have several classes: labels are uint8 (N, C) instead of int64 (N,)."""
     ignored: Mapping[str, int] = field(default_factory=dict)
-    """What the source saw and left out, e.g. {"files that are no images": 3}; for the listing, not part of the identity."""
+    """Reason -> number of files left out, e.g. {"hidden": 3}; not part of the identity."""
 
     def __post_init__(self) -> None:
         if not self.samples:
-            raise DataError(f"data set {self.name}: it has no split")
-        repeated = [c for c, n in Counter(self.classes).items() if n > 1]
+            raise DataError(f"dataset {self.name}: expected at least one split, got none")
+        repeated = [name for name, n in Counter(self.classes).items() if n > 1]
         if repeated:
             raise DataError(
-                f"data set {self.name}: class names must differ, {repeated[0]!r} comes more than once"
+                f"dataset {self.name}: class names must be unique, "
+                f"got {repeated[0]!r} more than once"
             )
-        for split, samples in self.samples.items():
-            check(
-                samples,
-                classes=self.classes,
-                multi_label=self.multi_label,
-                where=f"data set {self.name}, split {split}",
-            )
+        for name, samples in self.samples.items():
+            where = f"dataset {self.name}, split {name}"
+            _check_ids(samples, where=where)
+            _check_labels(samples, classes=self.classes, multi_label=self.multi_label, where=where)
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
         return tuple(self.samples)
 
-    def open(self, split: str) -> Samples:
-        """The samples of one split. Raises UnknownNameError."""
-        if split not in self.samples:
-            raise UnknownNameError(f"split of data set {self.name}", split, self.samples)
-        return self.samples[split]
+    def split(self, name: str) -> Samples:
+        """Return the samples of one split.
+
+        Raises:
+            UnknownNameError: There is no split of this name.
+        """
+        if name not in self.samples:
+            raise UnknownNameError(f"split of dataset {self.name}", name, self.samples)
+        return self.samples[name]
 
 
-def check(samples: Samples, *, classes: tuple[str, ...], multi_label: bool, where: str) -> None:
-    """Raises DataError, naming the sample, unless there are samples, ids differ and labels lie within the classes."""
-    ids, labels = samples.ids, samples.labels
-    if not ids:
-        raise DataError(f"{where}: it has no samples")
-    want = (len(ids), len(classes)) if multi_label else (len(ids),)
-    if labels.shape != want:
-        raise DataError(f"{where}: expected labels of shape {want}, found {labels.shape}")
-    if len(set(ids)) != len(ids):
-        twice = next(i for i, n in Counter(ids).items() if n > 1)
-        raise DataError(f"{where}: ids must differ, {twice!r} comes more than once")
-    check_text(ids, where=where)
-    if multi_label:
-        bad = np.flatnonzero((labels > 1).any(1))
-        expected = "0 or 1 for every class"
-    else:
-        bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-        expected = f"0 to {len(classes) - 1} ({len(classes)} classes)"
-    if bad.size:
+def common_classes(
+    classes: Mapping[str, tuple[str, ...]], *, where: object, remedy: str
+) -> tuple[str, ...]:
+    """Return the class names that all splits have in common.
+
+    Args:
+        classes: Split name -> class names in label order.
+        where: Place of the dataset, for the error.
+        remedy: Advice, for the error.
+
+    Raises:
+        DataError: Two splits have different classes.
+    """
+    (first, names), *others = classes.items()
+    for other, other_names in others:
+        if names == other_names:
+            continue
+        differing = sorted(set(names) ^ set(other_names))
+        if not differing:
+            raise DataError(
+                f"{where}: {first} and {other} order their classes differently; {remedy}"
+            )
+        having, lacking = (first, other) if differing[0] in names else (other, first)
         raise DataError(
-            f"{where}: sample {ids[bad[0]]!r} has label {labels[bad[0]].tolist()}, expected {expected}; {bad.size} sample(s) are like it"
+            f"{where}: {having} has a class {differing[0]!r} that {lacking} does not have "
+            f"({len(differing)} such class(es)); {remedy}"
         )
+    return names
 
 
-def check_text(names: Iterable[str], *, where: str) -> None:
-    """Raises DataError for a name that is not valid Unicode (a file name in another encoding): its bytes would differ from machine to machine."""
+def order_splits(splits: Mapping[str, T]) -> dict[str, T]:
+    """Return the splits with "train" first and "test" last."""
+    names = sorted(splits, key=lambda name: (name != "train", name == "test"))
+    return {name: splits[name] for name in names}
+
+
+def safe_name(text: str) -> str:
+    """Return `text` as a folder name, with "_" for all but letters, digits, ".", "-" and "_"."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "data"
+
+
+def _check_ids(samples: Samples, *, where: str) -> None:
+    ids = samples.ids
+    if not ids:
+        raise DataError(f"{where}: expected at least one sample, got none")
+    if len(set(ids)) != len(ids):
+        repeated = next(sample_id for sample_id, n in Counter(ids).items() if n > 1)
+        raise DataError(f"{where}: ids must be unique, got {repeated!r} more than once")
+    _check_unicode(ids, where=where)
+
+
+def _check_unicode(names: Iterable[str], *, where: str) -> None:
+    """Refuse file names in another encoding: their bytes would differ from machine to machine."""
     joined = "\n".join(names)
     try:
         joined.encode()
@@ -92,6 +128,22 @@ def check_text(names: Iterable[str], *, where: str) -> None:
         ) from error
 
 
-def safe_name(text: str) -> str:
-    """`text` as a folder name: letters, digits, dot, dash and underscore; anything else becomes an underscore."""
-    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "data"
+def _check_labels(
+    samples: Samples, *, classes: tuple[str, ...], multi_label: bool, where: str
+) -> None:
+    ids, labels = samples.ids, samples.labels
+    shape = (len(ids), len(classes)) if multi_label else (len(ids),)
+    if labels.shape != shape:
+        raise DataError(f"{where}: expected labels of shape {shape}, got {labels.shape}")
+    if multi_label:
+        invalid = np.flatnonzero((labels > 1).any(1))
+        expected = "0 or 1 for every class"
+    else:
+        invalid = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        expected = f"0 to {len(classes) - 1} ({len(classes)} classes)"
+    if invalid.size:
+        row = invalid[0]
+        raise DataError(
+            f"{where}: sample {ids[row]!r} has label {labels[row].tolist()}, expected {expected}; "
+            f"{invalid.size} sample(s) in total"
+        )

@@ -1,4 +1,4 @@
-"""From the name that a user gives to the data set."""
+"""The name of a dataset, as a user gives it, to the dataset."""
 
 from __future__ import annotations
 
@@ -10,98 +10,89 @@ import platformdirs
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.datasets.in_memory import safe_name
-from layercache.extraction.datasets.listing import DATASETS, SOURCES
+from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
+from layercache.extraction.datasets.sources.bundled_digits import open_digits
+from layercache.extraction.datasets.sources.bundled_photos import open_photos
+from layercache.extraction.datasets.sources.csv_table import open_csv
+from layercache.extraction.datasets.sources.folder import open_folder
+from layercache.extraction.datasets.sources.huggingface import open_huggingface
+from layercache.extraction.datasets.sources.torchvision_datasets import open_torchvision
+from layercache.extraction.datasets.sources.voc import VOC2007, open_voc2007
+from layercache.extraction.datasets.sources.webdataset import VTAB, open_vtab, open_webdataset
 
-KINDS = tuple(form.partition(":")[0] for form in SOURCES)
-"""Kinds of source that are given as "<kind>:<where>"."""
+SOURCES = {
+    "folder": open_folder,
+    "wds": open_webdataset,
+    "hf": open_huggingface,
+    "csv": open_csv,
+}
+"""Kind of source -> function that opens what stands after "<kind>:"."""
 
 
 def open_dataset(
     name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False
 ) -> Dataset:
-    """The data set called `name`: one of DATASETS, or "folder:PATH", "wds:PATH", "hf:NAME_OR_PATH", "csv:FILE".
+    """Open a dataset by its name.
 
-    `root` is the folder that torchvision reads a named set from; by default $LAYERCACHE_DATA, else `data` in the user's cache folder.
-    `download` lets torchvision fetch what is missing. Raises UnknownNameError, OptionError, DataNotFoundError, DataError, MissingExtraError.
+    Args:
+        name: A name of DATASETS, or "folder:PATH", "wds:PATH", "hf:NAME_OR_PATH" or "csv:FILE".
+        root: Folder of the named datasets' files; by default $LAYERCACHE_DATA, else `data` in the
+            user's cache folder.
+        download: Let torchvision download missing files.
+
+    Raises:
+        UnknownNameError: There is no dataset or kind of source of this name.
+        OptionError: The name is incomplete, or does not go with `root`.
+        DataNotFoundError: The files are missing.
+        DataError: The files are not a usable dataset.
+        MissingExtraError: An optional package is not installed.
     """
-    kind, colon, where = name.partition(":")
-    if colon and kind in KINDS:
-        if not where:
-            raise OptionError(
-                f"data set {name!r}: expected {next(form for form in SOURCES if form.startswith(kind))}"
-            )
+    kind, colon, location = name.partition(":")
+    if colon and kind in SOURCES:
+        if not location:
+            expected = next(form for form in SOURCE_FORMS if form.startswith(f"{kind}:"))
+            raise OptionError(f"dataset {name!r}: expected {expected}")
         if root is not None:
             raise OptionError(
-                f"data set {name!r} carries its own place: leave out the root {os.fspath(root)!r}"
+                f"dataset {name!r} names its own location: "
+                f"leave out the data root {os.fspath(root)!r}"
             )
-        return _own(kind, where)
+        return SOURCES[kind](location)
     if name not in DATASETS:
-        if os.path.exists(place := os.path.expanduser(where if colon else name)):
-            form = "folder" if os.path.isdir(place) else "csv"
-            raise OptionError(
-                f"unknown data set {name!r}: did you mean {form}:{where if colon else name}?"
-            )
-        if colon:
-            raise UnknownNameError(
-                "kind of data set", kind, KINDS, hint=f"(as in {', '.join(SOURCES)})"
-            )
-        raise UnknownNameError(
-            "data set", name, DATASETS, hint=f"(or one of your own: {', '.join(SOURCES)})"
-        )
-    return _named(name, data_root(root), download=download)
+        raise _unknown(name)
+    return _open_named(name, data_root(root), download=download)
 
 
-def _own(kind: str, where: str) -> Dataset:
-    if kind == "folder":
-        from layercache.extraction.datasets.folder import folder
-
-        return folder(where)
-    if kind == "wds":
-        from layercache.extraction.datasets.webdataset import webdataset
-
-        return webdataset(where)
-    if kind == "csv":
-        from layercache.extraction.datasets.csv_table import csv_table
-
-        return csv_table(where)
-    from layercache.extraction.datasets.huggingface import huggingface
-
-    return huggingface(where)
-
-
-def _named(name: str, root: Path, *, download: bool) -> Dataset:
+def _open_named(name: str, root: Path, *, download: bool) -> Dataset:
     if name == "digits":
-        from layercache.extraction.datasets.bundled_digits import digits
-
-        return digits()
+        return open_digits()
     if name == "photos":
-        from layercache.extraction.datasets.bundled_photos import photos
+        return open_photos()
+    if name in VTAB:
+        return open_vtab(name, root)
+    if name in VOC2007:
+        return open_voc2007(name, root, download=download)
+    return open_torchvision(name, root, download=download)
 
-        return photos()
-    if DATASETS[name].get.startswith("wds:"):
-        from layercache.extraction.datasets.webdataset import named
 
-        return named(name, root)
-    if name.startswith("voc2007"):
-        from layercache.extraction.datasets import voc
-
-        forms = {
-            "voc2007": voc.voc2007,
-            "voc2007_multilabel": voc.voc2007_multilabel,
-            "voc2007_crops": voc.voc2007_crops,
-        }
-        return forms[name](root, download=download)
-    from layercache.extraction.datasets import torchvision_datasets
-
-    if name == "caltech101":
-        return torchvision_datasets.caltech101(root, download=download)
-    if name == "eurosat":
-        return torchvision_datasets.eurosat(root, download=download)
-    return torchvision_datasets.read(name, root, download=download)
+def _unknown(name: str) -> OptionError | UnknownNameError:
+    """Return the error for a name that is not registered, with the form that was probably meant."""
+    kind, colon, location = name.partition(":")
+    path = location if colon else name
+    if os.path.exists(os.path.expanduser(path)):
+        form = "folder" if os.path.isdir(os.path.expanduser(path)) else "csv"
+        return OptionError(f"unknown dataset {name!r}: did you mean {form}:{path}?")
+    forms = ", ".join(SOURCE_FORMS)
+    if colon:
+        return UnknownNameError("kind of dataset", kind, SOURCES, hint=f"(as in {forms})")
+    return UnknownNameError("dataset", name, DATASETS, hint=f"(or one of your own: {forms})")
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """`root`, else $LAYERCACHE_DATA, else `data` in the user's cache folder; absolute."""
+    """Return the absolute folder of the named datasets' files.
+
+    That is `root`, else $LAYERCACHE_DATA, else `data` in the user's cache folder.
+    """
     if root is None:
         root = (
             os.environ.get("LAYERCACHE_DATA") or platformdirs.user_cache_path("layercache") / "data"
@@ -110,11 +101,15 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
 
 
 def dataset_name(name: str) -> str:
-    """The name under which `open_dataset(name)` is cached, without opening it: "folder:/data/my pets" is "my_pets"."""
-    kind, colon, where = name.partition(":")
-    if not colon or kind not in KINDS:
+    """Return the name that the caches of `open_dataset(name)` carry, without opening the dataset.
+
+    For example "my_pets" for "folder:/data/my pets".
+    """
+    kind, colon, location = name.partition(":")
+    if not colon or kind not in SOURCES:
         return name
-    place = Path(where.partition("?")[0] if kind == "hf" else where)
     if kind == "csv":
-        return safe_name(place.stem)
-    return safe_name(place.name if kind == "hf" else place.expanduser().resolve().name)
+        return safe_name(Path(location).stem)
+    if kind == "hf":
+        return safe_name(Path(location.partition("?")[0]).name)
+    return safe_name(Path(location).expanduser().resolve().name)

@@ -1,1 +1,1 @@
-"""From a model name to a frozen encoder: weights, preprocessing, taps and pooling."""
+"""The name of a model to a frozen encoder: weights, preprocessing, taps and pooling."""

@@ -1,6 +1,7 @@
-"""A name to a frozen timm ViT that turns uint8 images into the tokens of every layer, in one forward.
+"""A frozen ViT that turns uint8 images into the tokens of every layer, in one forward.
 
-Shapes: B images of H x W pixels, L layers, T tokens of a layer, D width.
+Shapes: B images of H x W pixels, L layers, N tokens of a hidden state, T stored tokens of a layer,
+D width.
 """
 
 from __future__ import annotations
@@ -17,96 +18,113 @@ from torch import Tensor, nn
 from layercache.cache.format.selection import resolve_layers
 from layercache.cache.format.spec import Precision, StoreDtype, Tap
 from layercache.errors import OptionError
-from layercache.extraction.models import preprocessing
-from layercache.extraction.models.pooling import TokenPlan, parse_kinds
-from layercache.extraction.models.preprocessing import Preprocessing
-from layercache.extraction.models.registry import MODELS, ModelInfo
+from layercache.extraction.models.pooling import TokenPooling, parse_kinds
 from layercache.extraction.models.taps import TapPoint, drop_later_blocks, find_taps
-from layercache.extraction.models.timm_source import LoadedModel, build, has_class_token
+from layercache.extraction.models.timm_source import LoadedModel, has_class_token, load_model
 
-__all__ = ["MODELS", "Backbone", "ModelInfo", "load_backbone"]
-
-# Half precision casts the whole model. Autocast would keep the residual stream in float32 and gains little by it: on CLIP B/16 the mean
-# error of a token is 1.7 % of its length in bf16 (autocast 1.4 %), 0.2 % in fp16; storage in float16 adds 0.04 % at most.
-COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-STORE = {"float16": torch.float16, "float32": torch.float32}
+# Half precision casts the whole model. Autocast would keep the residual stream in float32 and gains
+# little by it: on CLIP B/16 the mean error of a token is 1.7 % of its length in bf16 (autocast
+# 1.4 %), 0.2 % in fp16; storage in float16 adds 0.04 % at most.
+COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+STORAGE_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class Backbone:
-    """A frozen ViT with taps. Call it with uint8 images; it pools at the taps, so patch tokens of a layer live no longer than that layer."""
+    """A frozen ViT with taps.
+
+    Tokens are pooled at the taps, so a layer's patch tokens are freed before the next layer's.
+    """
 
     def __init__(
         self,
         *,
-        built: LoadedModel,
+        model: LoadedModel,
         name: str,
         tap: Tap,
         layers: tuple[int, ...],
-        plan: TokenPlan,
-        projected: bool,
+        pooling: TokenPooling,
         precision: Precision,
-        store_dtype: StoreDtype,
+        storage_dtype: StoreDtype,
         device: str,
         compile: bool,
     ) -> None:
+        """Move a model to its device and register the taps; see `load_backbone`."""
         self.name = name
-        self.architecture = built.architecture
-        self.digest = built.digest
-        self.preprocessing: Preprocessing = built.preprocessing
-        self.notes = built.notes
-        """What the user should be told once, e.g. that positions were resampled."""
-        self.depth = built.depth
-        self.width = built.width
+        self.architecture = model.architecture
+        self.weights_digest = model.weights_digest
+        self.preprocessing = model.preprocessing
+        self.notes = model.notes
+        """Remarks for the user, e.g. that positions were resampled."""
+        self.depth = model.depth
+        self.width = model.width
         self.tap = tap
         self.layers = layers
-        self.tokens = plan.names
-        """The T stored names."""
-        self.projected = projected
+        self.tokens = pooling.names
+        """Names of the T stored tokens."""
+        self.projected = model.projection is not None
         self.precision = precision
-        self.store_dtype = store_dtype
+        self.compute_dtype = COMPUTE_DTYPES[precision]
+        self.storage_dtype = storage_dtype
         self.device = torch.device(device)
-        self._plan = plan
-        # The projection works on pooled tokens, in float32: it is affine, so the projected mean is the mean of the projected patches.
-        self.projection = (
-            built.head.to(self.device) if projected and built.head is not None else None
-        )
-        """CLIP's map into the joint space, where it was asked for."""
-        self.module = built.module.to(self.device, COMPUTE[precision])
+        self._pooling = pooling
+        # The projection works on pooled tokens, in float32: it is affine, so the projected mean is
+        # the mean of the projected patches.
+        self.projection = model.projection.to(self.device) if model.projection else None
+        """CLIP's map into the joint space, if requested."""
+        self.module = model.module.to(self.device, self.compute_dtype)
         """The timm module: evaluation mode, no gradients, no head."""
-        self._taken: dict[int, Tensor] = {}
+        self._tokens_by_layer: dict[int, Tensor] = {}
         for point in find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture):
             point.module.register_forward_hook(_TapHook(self, point))
         drop_later_blocks(self.module, tap=tap, layers=layers)
-        self._forward = torch.compile(self.run) if compile else self.run
+        self._forward = torch.compile(self.forward_tokens) if compile else self.forward_tokens
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W), as `preprocessing` gives them -> tokens (L, T, B, D) in the storage dtype, on the device."""
+        """Return the tokens of uint8 images.
+
+        Args:
+            images: uint8 (B, 3, H, W), resized and cropped by `preprocessing`.
+
+        Returns:
+            Tokens (L, T, B, D) in the storage dtype, on the device.
+
+        Raises:
+            OptionError: The images have another dtype or shape.
+        """
         height, width = self.preprocessing.input_size
         if images.dtype != torch.uint8 or images.shape[1:] != (3, height, width):
             raise OptionError(
-                f"{self.name}: expected uint8 images (B, 3, {height}, {width}), got {images.dtype} {tuple(images.shape)}"
+                f"{self.name}: expected uint8 images (B, 3, {height}, {width}), "
+                f"got {images.dtype} {tuple(images.shape)}"
             )
         with torch.inference_mode():
-            x = self.preprocessing.normalise(images.to(self.device, non_blocking=True))
-            return self._forward(x.to(COMPUTE[self.precision]))
+            x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
+            return self._forward(x.to(self.compute_dtype))
 
-    def run(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) in the forward's dtype -> tokens (L, T, B, D) in the storage dtype."""
-        self._taken.clear()
+    def forward_tokens(self, x: Tensor) -> Tensor:
+        """Return the tokens of normalised images.
+
+        Args:
+            x: (B, 3, H, W) in the compute dtype.
+
+        Returns:
+            Tokens (L, T, B, D) in the storage dtype.
+        """
+        self._tokens_by_layer.clear()
         self.module.forward_features(x)  # type: ignore[operator]
-        taken = torch.stack([self._taken[layer] for layer in self.layers])
-        self._taken.clear()
-        return taken
+        tokens = torch.stack([self._tokens_by_layer[layer] for layer in self.layers])
+        self._tokens_by_layer.clear()
+        return tokens
 
-    def read(self, hidden: Tensor, point: TapPoint) -> Tensor:
-        """One layer's hidden state (B, N, D) -> its tokens (T, B, D) in the storage dtype."""
-        if point.then is not None:
-            hidden = point.then(hidden)
-        tokens = self._plan.pool(hidden)
+    def pool(self, hidden: Tensor, point: TapPoint) -> Tensor:
+        """Pool a layer's hidden state (B, N, D) to tokens (T, B, D) in the storage dtype."""
+        if point.norm is not None:
+            hidden = point.norm(hidden)
+        tokens = self._pooling.pool(hidden)
         if self.projection is not None and point.layer == self.depth:
             tokens = self.projection(tokens)
             tokens = F.pad(tokens, (0, self.width - tokens.shape[-1]))
-        return tokens.to(STORE[self.store_dtype])
+        return tokens.to(STORAGE_DTYPES[self.storage_dtype])
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ class _TapHook:
     point: TapPoint
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        self.backbone._taken[self.point.layer] = self.backbone.read(output, self.point)
+        self.backbone._tokens_by_layer[self.point.layer] = self.backbone.pool(output, self.point)
 
 
 def load_backbone(
@@ -129,61 +147,70 @@ def load_backbone(
     tokens: str | Sequence[str] = ("cls", "ap"),
     projected: bool = False,
     precision: Precision = "fp32",
-    store_dtype: StoreDtype = "float16",
+    storage_dtype: StoreDtype = "float16",
     device: str = "cpu",
     compile: bool = False,
     paper_compat: bool = False,
 ) -> Backbone:
-    """The backbone `name`: a short name of MODELS or any timm ViT by its timm name.
+    """Load a backbone by its name.
 
-    weights: a safetensors or torch file; without it, what ships with the package or what timm downloads.
-    layers: "all", "last", "mid-last", "quarter", "1,5,9" or numbers of 1..B. tokens: kinds of tokens.KINDS, "+" or "," between them.
-    projected: put the last layer's tokens through CLIP's projection into the joint space and pad with zeros to the width.
-    paper_compat: the paper's quirks: DINOv2 and MAE are resized bilinearly to 256 and cropped to 224.
-    Raises UnknownNameError, OptionError, BackboneError.
+    Args:
+        name: A short name of MODELS, or timm's name of a ViT.
+        weights: A safetensors or torch file; by default the bundled one, or what timm downloads.
+        tap: Point in a block where a layer is read: "norm2", "block" or "block-norm".
+        layers: "all", "last", "mid-last", "quarter", "1,5,9" or numbers out of 1..B.
+        tokens: Kinds out of "cls", "ap", "grid:K" and "all", joined by "+" or ",".
+        projected: Map the last layer's tokens into CLIP's joint space, padded with zeros to D.
+        precision: Arithmetic of the forward: "fp32", "bf16" or "fp16".
+        storage_dtype: dtype of the returned tokens: "float16" or "float32".
+        device: Device string of torch.
+        compile: Compile the forward with torch.compile.
+        paper_compat: Preprocess DINOv2 and MAE as the paper did: bilinear to 256, crop of 224.
+
+    Raises:
+        UnknownNameError: A name is unknown.
+        OptionError: An option is out of range.
+        BackboneError: The model or its weights cannot be used so.
     """
     for option, value, known in (
-        ("precision", precision, COMPUTE),
-        ("store_dtype", store_dtype, STORE),
+        ("precision", precision, COMPUTE_DTYPES),
+        ("storage_dtype", storage_dtype, STORAGE_DTYPES),
     ):
         if value not in known:
-            raise OptionError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+            raise OptionError(f"{option}: expected {' or '.join(known)}, got {value!r}")
     kinds = parse_kinds(tokens)
-    spelled = layers if isinstance(layers, str) else ",".join(map(str, layers))
+    layer_names = layers if isinstance(layers, str) else ",".join(map(str, layers))
 
     def check(module: Any) -> None:
-        TokenPlan(
+        TokenPooling(
             kinds=kinds,
-            class_token=has_class_token(module),
-            prefix=module.num_prefix_tokens,
-            grid=tuple(module.patch_embed.grid_size),
+            has_class_token=has_class_token(module),
+            num_prefix_tokens=module.num_prefix_tokens,
+            grid_size=tuple(module.patch_embed.grid_size),
         )
         find_taps(
             module,
             tap=tap,
-            layers=resolve_layers(spelled, len(module.blocks)),
+            layers=resolve_layers(layer_names, len(module.blocks)),
             architecture=module.pretrained_cfg["architecture"],
         )
 
-    built = build(
-        name,
-        weights=weights,
-        keep_head=projected,
-        change=preprocessing.paper_compat if paper_compat else None,
-        check=check,
-    )
-    plan = TokenPlan(
-        kinds=kinds, class_token=built.class_token, prefix=built.prefix, grid=built.grid
+    model = load_model(
+        name, weights=weights, projected=projected, paper_compat=paper_compat, check=check
     )
     return Backbone(
-        built=built,
+        model=model,
         name=name,
         tap=tap,
-        layers=resolve_layers(spelled, built.depth),
-        plan=plan,
-        projected=projected,
+        layers=resolve_layers(layer_names, model.depth),
+        pooling=TokenPooling(
+            kinds=kinds,
+            has_class_token=model.has_class_token,
+            num_prefix_tokens=model.num_prefix_tokens,
+            grid_size=model.grid_size,
+        ),
         precision=precision,
-        store_dtype=store_dtype,
+        storage_dtype=storage_dtype,
         device=device,
         compile=compile,
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: read without running code in them, loaded strictly, and told apart by a digest."""
+"""Checkpoints: read without running their code, loaded strictly, identified by a digest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,23 @@ from torch.overrides import TorchFunctionMode
 
 from layercache.errors import BackboneError
 
-UNUSED = ("head.", "head_dist.", "head_drop.", "attn_pool.")
-"""Parts of timm's ViTs that come after the tokens: not loaded, not part of the digest."""
+UNUSED_PREFIXES = ("head.", "head_dist.", "head_drop.", "attn_pool.")
+"""Parts of timm's ViTs after the tokens: neither loaded nor part of the digest."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file (`weights_only`), out of the usual wrappings. Raises BackboneError if it cannot be read."""
+    """Return the tensors of a safetensors or torch file, without wrappers and name prefixes.
+
+    Args:
+        path: A file; ".safetensors" is read as such, anything else with torch (`weights_only`).
+
+    Raises:
+        BackboneError: The file cannot be read, or holds no state dict.
+    """
     path = Path(path)
     if not path.is_file():
-        raise BackboneError(
-            f"weights {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}"
-        )
+        problem = "a folder, not a file" if path.is_dir() else "no such file"
+        raise BackboneError(f"weights {path}: {problem}")
     try:
         path.open("rb").close()
     except OSError as e:
@@ -42,31 +48,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         except (safetensors.SafetensorError, OSError) as e:
             raise BackboneError(
-                f"weights {path}: not a readable safetensors file ({e}): is it whole? Fetch it again"
+                f"weights {path}: not a readable safetensors file ({e}): "
+                "it may be incomplete, download it again"
             ) from e
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # about the pickle's version, which the error or the strict load will tell
+        # the warnings are about the pickle's version; the error or the strict load says more
+        with warnings.catch_warnings(action="ignore"):
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # on bytes that are no checkpoint the unpickler raises anything
-        raise BackboneError(f"weights {path}: not loadable as plain tensors: {_why_not(e)}") from e
-    return _unwrap(value, path)
+    except Exception as e:  # the unpickler raises anything on bytes that are no checkpoint
+        raise BackboneError(
+            f"weights {path}: not loadable as plain tensors: {_explain_load_error(e)}"
+        ) from e
+    return _unwrap_state_dict(value, path)
 
 
-def _why_not(error: Exception) -> str:
-    """What torch.load's error means, in a line, with what to do."""
-    if isinstance(error, pickle.UnpicklingError) and (
-        other := re.search(r"GLOBAL (\S+)", str(error))
-    ):
-        return f"it also holds {other[1]}, which could run code: save the model's state_dict() alone with torch.save or as safetensors"
+def _explain_load_error(error: Exception) -> str:
+    """Return the meaning of torch.load's error in a line, with a remedy."""
+    if isinstance(error, pickle.UnpicklingError):
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        if unsafe:
+            return (
+                f"it also holds {unsafe[1]}, which could run code: "
+                "save the model's state_dict() alone with torch.save or as safetensors"
+            )
     if isinstance(error, RuntimeError) and "zip archive" in str(error):
-        return "it is cut or damaged: fetch it again"
-    return "it is no file of torch.save (one of safetensors must be called .safetensors): give a state_dict() saved with torch.save or as safetensors"
+        return "it is truncated or damaged: download it again"
+    return (
+        "it was not written by torch.save (a safetensors file must be called .safetensors): "
+        "give a state_dict() saved with torch.save or as safetensors"
+    )
 
 
 def declared_architecture(path: str | Path) -> str | None:
-    """The architecture that a safetensors file names in its metadata ("arch" or "architecture"), if it names one."""
+    """Return the architecture that a safetensors file names in its metadata, if any."""
     if Path(path).suffix != ".safetensors":
         return None
     from safetensors import safe_open
@@ -76,8 +90,11 @@ def declared_architecture(path: str | Path) -> str | None:
     return metadata.get("architecture") or metadata.get("arch")
 
 
-def _unwrap(value: Any, path: Path) -> dict[str, Tensor]:
-    """Out of {"state_dict": ...} and the like, without the prefixes that DDP and torch.compile put before names."""
+def _unwrap_state_dict(value: Any, path: Path) -> dict[str, Tensor]:
+    """Take the tensors out of {"state_dict": ...} and the like.
+
+    Removes the name prefixes of DDP ("module.") and torch.compile ("_orig_mod.").
+    """
     for key in ("state_dict_ema", "model_ema", "state_dict", "model", "teacher"):
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
             value = value[key]
@@ -86,131 +103,142 @@ def _unwrap(value: Any, path: Path) -> dict[str, Tensor]:
         raise BackboneError(
             f"weights {path}: expected a state dict (names to tensors), got {type(value).__name__}"
         )
-    out = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
+    state = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
     for prefix in ("_orig_mod.", "module.", "_orig_mod."):
-        if all(k.startswith(prefix) for k in out):
-            out = {k[len(prefix) :]: v for k, v in out.items()}
-    return out
+        if all(k.startswith(prefix) for k in state):
+            state = {k[len(prefix) :]: v for k, v in state.items()}
+    return state
 
 
-def strip_head(module: Any) -> nn.Module | None:
-    """Replaces what comes after the tokens by nothing; returns the classifier or projection, if there was a linear one."""
-    head = getattr(module, "head", None)
+def remove_head(module: Any) -> None:
+    """Replace everything after the tokens with nothing."""
     for name in ("head", "head_dist", "head_drop"):
         if hasattr(module, name):
             setattr(module, name, nn.Identity())
     if hasattr(module, "attn_pool"):
         module.attn_pool = None
-    if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity) and hasattr(
-        module, "fc_norm"
-    ):
+    has_norm = not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity)
+    if has_norm and hasattr(module, "fc_norm"):
         module.fc_norm = nn.Identity()
-    return head if isinstance(head, nn.Linear) else None
 
 
 class SkipInit(TorchFunctionMode):
-    """Inside it, modules are built without drawing their initial weights, which takes timm seconds for a large ViT."""
+    """Context in which modules are built without random initial weights.
+
+    Drawing them takes timm seconds for a large ViT.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Random fills return the tensor as it is; anything else goes its way."""
+        """Return the tensor unchanged for random fills; call any other function."""
         if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
             return args[0]
         return func(*args, **(kwargs or {}))
 
 
 def load_weights(
-    module: nn.Module, state: dict[str, Tensor], *, source: str, keys_of: str | None = None
+    module: nn.Module, state: dict[str, Tensor], *, source: str, timm_module: str | None = None
 ) -> None:
-    """Loads a head-less `module` strictly from `state`. Raises BackboneError, listing the keys that do not fit.
+    """Load a state dict strictly into a module without head.
 
-    keys_of: the Python module whose `checkpoint_filter_fn` turns original key names into timm's. A positional embedding of another grid sets the
-    module's input size to that grid first, so that what is loaded are the checkpoint's own numbers; the caller then sets the size it wants.
+    A positional embedding of another grid first sets the module's input size to that grid, so that
+    the checkpoint's own numbers are loaded; the caller then sets the size it wants.
+
+    Args:
+        module: A timm ViT after `remove_head`.
+        state: The checkpoint's tensors.
+        source: Name of the checkpoint, for errors.
+        timm_module: Python module whose `checkpoint_filter_fn` turns original names into timm's.
+
+    Raises:
+        BackboneError: Keys or shapes do not match; lists them.
     """
     _match_grid(module, state)
-    convert = getattr(sys.modules.get(keys_of or ""), "checkpoint_filter_fn", None)
+    convert = getattr(sys.modules.get(timm_module or ""), "checkpoint_filter_fn", None)
     if convert is not None:
         state = convert(dict(state), module)
-    _refuse_mismatch(module, state, source=source)
-    module.load_state_dict(state, strict=False)  # strict already, but for the parts in UNUSED
+    _check_keys_and_shapes(module, state, source=source)
+    module.load_state_dict(state, strict=False)  # checked above, except UNUSED_PREFIXES
 
 
 def _match_grid(module: Any, state: Mapping[str, Tensor]) -> None:
-    """Gives `module` the input size of the checkpoint's positional embedding, whose rows are the patches and, mostly, the prefix tokens."""
-    given = next(
+    """Set the input size of `module` to the grid of the checkpoint's positional embedding.
+
+    The embedding's rows are the patches and, in most models, the prefix tokens. If the patches are
+    no square, the module is left alone: the comparison of shapes will fail.
+    """
+    embedding = next(
         (
-            v
-            for k, v in state.items()
-            if k.endswith(("pos_embed", "positional_embedding")) and v.ndim >= 2
+            value
+            for key, value in state.items()
+            if key.endswith(("pos_embed", "positional_embedding")) and value.ndim >= 2
         ),
         None,
     )
-    own = getattr(module, "pos_embed", None)
+    current = getattr(module, "pos_embed", None)
     if (
-        given is None
-        or not isinstance(own, Tensor)
-        or given.shape[-2] == own.shape[-2]
+        embedding is None
+        or not isinstance(current, Tensor)
+        or embedding.shape[-2] == current.shape[-2]
         or not hasattr(module, "set_input_size")
     ):
         return
-    rows, embed = given.shape[-2], module.patch_embed
-    for prefix in (
-        0 if getattr(module, "no_embed_class", False) else module.num_prefix_tokens,
-        1,
-    ):  # original files may count otherwise than timm
+    rows, embed = embedding.shape[-2], module.patch_embed
+    timm_prefix = 0 if getattr(module, "no_embed_class", False) else module.num_prefix_tokens
+    for prefix in (timm_prefix, 1):  # original files may have another prefix than timm's
         side = math.isqrt(max(rows - prefix, 0))
-        if side and side * side == rows - prefix:
-            if side * side != math.prod(embed.grid_size):
-                module.set_input_size(
-                    img_size=tuple(
-                        side * pixels // n
-                        for pixels, n in zip(embed.img_size, embed.grid_size, strict=True)
-                    )
-                )
-            return
-    # No square: the comparison of shapes will say so.
+        if not side or side * side != rows - prefix:
+            continue
+        if side * side != math.prod(embed.grid_size):
+            patch_sizes = zip(embed.img_size, embed.grid_size, strict=True)
+            module.set_input_size(img_size=tuple(side * pixels // n for pixels, n in patch_sizes))
+        return
 
 
-def _refuse_mismatch(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    own = module.state_dict()
-    unused = (*UNUSED, "fc_norm.") if not any(k.startswith("fc_norm.") for k in own) else UNUSED
-    missing = [k for k in own if k not in state]
-    unexpected = [k for k in state if k not in own and not k.startswith(unused)]
-    shapes = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(v.shape)}"
-        for k, v in own.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    faults = [
-        f"{len(keys)} {what}: {_some(keys)}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("mismatched", shapes))
+def _check_keys_and_shapes(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    expected = module.state_dict()
+    has_fc_norm = any(k.startswith("fc_norm.") for k in expected)
+    unused = UNUSED_PREFIXES if has_fc_norm else (*UNUSED_PREFIXES, "fc_norm.")
+    mismatches = {
+        "missing": [k for k in expected if k not in state],
+        "unexpected": [k for k in state if k not in expected and not k.startswith(unused)],
+        "of another shape": [
+            f"{k} (expected {tuple(v.shape)}, got {tuple(state[k].shape)})"
+            for k, v in expected.items()
+            if k in state and state[k].shape != v.shape
+        ],
+    }
+    problems = [
+        f"{len(keys)} {problem}: {_abbreviate(keys)}"
+        for problem, keys in mismatches.items()
         if keys
     ]
-    if faults:
+    if problems:
         raise BackboneError(
-            f"{source} does not fit: {'; '.join(faults)}: is it the checkpoint of another model? (layercache models lists names)"
+            f"{source} does not fit: {'; '.join(problems)}: is it the checkpoint of another model? "
+            "(layercache models lists names)"
         )
 
 
-def _some(keys: Iterable[str], most: int = 6) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+def _abbreviate(keys: Sequence[str], max_shown: int = 6) -> str:
+    hidden = len(keys) - max_shown
+    return ", ".join(keys[:max_shown]) + (f" and {hidden} more" if hidden > 0 else "")
 
 
 def digest_weights(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 hex over name, dtype, shape and the SHA-256 of the bytes of every tensor, by name.
+    """Return the SHA-256 of a state dict, hex: of name, dtype, shape and bytes of every tensor.
 
-    A tree of hashes, so that tensors are hashed in parallel: 300 M parameters are 1.2 GB. Independent of the file's format and order.
+    Tensors are taken by name and hashed one by one, in parallel (300 M parameters are 1.2 GB); the
+    digest is of their digests. Independent of the file's format and order.
     """
     names = sorted(state)
     with ThreadPoolExecutor() as pool:
-        parts = list(pool.map(_digest_tensor, (state[name] for name in names)))
-    whole = hashlib.sha256()
-    for name, part in zip(names, parts, strict=True):
+        digests = list(pool.map(_digest_tensor, (state[name] for name in names)))
+    total = hashlib.sha256()
+    for name, digest in zip(names, digests, strict=True):
         tensor = state[name]
-        whole.update(
-            f"{name}\n{str(tensor.dtype).removeprefix('torch.')}\n{tuple(tensor.shape)}\n{part}\n".encode()
-        )
-    return whole.hexdigest()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        total.update(f"{name}\n{dtype}\n{tuple(tensor.shape)}\n{digest}\n".encode())
+    return total.hexdigest()
 
 
 def _digest_tensor(tensor: Tensor) -> str:

@@ -1,7 +1,9 @@
-"""A model's own evaluation transform, cut in two: resize and crop to uint8 where the image is decoded, normalise where the model is.
+"""A model's own evaluation transform in two halves: resize and crop, then normalise.
 
-Pixels travel as uint8, a quarter of the bytes. Both halves together give timm's `create_transform(is_training=False)` to the bit;
-the first half is plain PIL and numpy, and torch is imported where it is used: a worker process needs neither torch nor timm.
+Resize and crop happen where the image is decoded, normalisation where the model is, so pixels
+travel as uint8, a quarter of the bytes. Both halves together give timm's
+`create_transform(is_training=False)` to the bit. The first half is plain PIL and numpy; torch is
+imported where it is used, so that worker processes need neither torch nor timm.
 
 Shapes: B images, H x W pixels.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 from PIL import Image
@@ -31,125 +33,138 @@ RESAMPLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Everything between an RGB image and the model's input."""
+    """Everything between an RGB image and the model's input.
+
+    Raises:
+        OptionError: The interpolation or crop mode is unknown.
+    """
 
     input_size: tuple[int, int]
     """(H, W) of the model's input."""
     resize: tuple[int, int]
-    """(H, W) of the frame that the image is scaled to before the crop; "center" scales the short edge to it and keeps the ratio."""
+    """(H, W) of the frame that the image is scaled to before the crop."""
     interpolation: str
-    """PIL's resampling: one of RESAMPLING."""
+    """Resampling filter: one of RESAMPLING."""
     crop_mode: CropMode
-    """"center": fill the frame, keep the ratio, lose the borders; "squash": stretch to the frame; "border": fit inside, pad with the mean."""
+    """How the image is scaled to the frame.
+
+    "center": fill the frame, keep the aspect ratio, cut the borders off (for a square frame, the
+    short edge is scaled to it); "squash": stretch; "border": fit inside, pad with the mean.
+    """
     mean: tuple[float, float, float]
-    """Per channel, of values in 0..1."""
+    """Mean per channel, of values in 0..1."""
     std: tuple[float, float, float]
-    """Per channel, of values in 0..1."""
+    """Standard deviation per channel, of values in 0..1."""
 
     def __post_init__(self) -> None:
         if self.interpolation not in RESAMPLING:
             raise OptionError(
-                f"preprocessing: interpolation must be one of {', '.join(RESAMPLING)}, got {self.interpolation!r}"
+                f"preprocessing: expected interpolation {', '.join(RESAMPLING)}, "
+                f"got {self.interpolation!r}"
             )
         if self.crop_mode not in get_args(CropMode):
             raise OptionError(
-                f"preprocessing: crop_mode must be one of {', '.join(get_args(CropMode))}, got {self.crop_mode!r}"
+                f"preprocessing: expected crop_mode {', '.join(get_args(CropMode))}, "
+                f"got {self.crop_mode!r}"
             )
+
+    @classmethod
+    def from_timm(cls, config: dict[str, Any]) -> Self:
+        """Return the preprocessing of a data config (`timm.data.resolve_data_config`)."""
+        height, width = config["input_size"][1:]
+        crop_pct = config["crop_pct"] or 0.875  # timm's own default
+        return cls(
+            input_size=(height, width),
+            resize=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
+            interpolation=config["interpolation"],
+            crop_mode=config["crop_mode"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for the cache's spec."""
+        """Return plain JSON values, for the cache's spec."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB image as a uint8 tensor (3, H, W): see `pixels`."""
-        import torch
+    def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
+        """Return an RGB image as uint8 (3, H, W), resized and cropped, not normalised.
 
-        return torch.from_numpy(self.pixels(image).copy())
-
-    def pixels(self, image: Image.Image) -> np.ndarray[Any, Any]:
-        """An RGB image as uint8 (3, H, W): resized and cropped, not normalised. Raises DataError for another PIL mode."""
+        Raises:
+            DataError: The image has another mode than RGB.
+        """
         if image.mode != "RGB":
             raise DataError(
-                f"preprocessing expects an RGB image, got mode {image.mode!r}: convert it when it is decoded"
+                f"preprocessing: expected an RGB image, got mode {image.mode!r}: "
+                "convert it when it is decoded"
             )
-        height, width = self._resized(image.height, image.width)
+        height, width = self._resized_size(image.height, image.width)
         if (image.width, image.height) != (width, height):
             image = image.resize((width, height), RESAMPLING[self.interpolation])
         fill = tuple(round(255 * v) for v in self.mean) if self.crop_mode == "border" else (0, 0, 0)
-        image = _crop_or_pad(image, self.input_size, fill=fill)
+        image = _center_crop_or_pad(image, self.input_size, fill=fill)
         return np.asarray(image).transpose(2, 0, 1)
 
-    def normalise(self, batch: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> float32, on the batch's device, with the same float32 operations in the same order as torchvision."""
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalise uint8 (B, 3, H, W) to float32 on the same device.
+
+        The float32 operations and their order are torchvision's.
+        """
         import torch
 
-        constants = _constants if batch.device.type == "cpu" else _device_constants
-        mean, std = constants((self.mean, self.std), batch.device)
-        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+        constants = _constants if images.device.type == "cpu" else _cached_constants
+        mean, std = constants((self.mean, self.std), images.device)
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) after the resize, rounded as timm and torchvision round."""
-        frame_h, frame_w = self.resize
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (H, W) after the resize, rounded as timm and torchvision round."""
+        frame_height, frame_width = self.resize
         if self.crop_mode == "squash":
-            return frame_h, frame_w
-        if self.crop_mode == "center" and frame_h == frame_w:
-            long = int(frame_h * max(height, width) / min(height, width))
-            return (frame_h, long) if height <= width else (long, frame_h)
-        ratios = height / frame_h, width / frame_w
+            return self.resize
+        if self.crop_mode == "center" and frame_height == frame_width:
+            long_edge = int(frame_height * max(height, width) / min(height, width))
+            return (frame_height, long_edge) if height <= width else (long_edge, frame_height)
+        ratios = height / frame_height, width / frame_width
         ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
         return round(height / ratio), round(width / ratio)
 
 
-def resolve(config: dict[str, Any]) -> Preprocessing:
-    """From timm's resolved data config (`timm.data.resolve_data_config`)."""
-    size = config["input_size"][1:]
-    crop_pct = config["crop_pct"] or 0.875  # timm's own default
-    return Preprocessing(
-        input_size=(size[0], size[1]),
-        resize=(math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct)),
-        interpolation=config["interpolation"],
-        crop_mode=config["crop_mode"],
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
+def paper_preprocessing(published: Preprocessing) -> Preprocessing:
+    """Return the transform that the paper's extractor gives DINOv2 and MAE.
 
-
-def paper_compat(own: Preprocessing) -> Preprocessing:
-    """The transform that the paper's extractor gives DINOv2 and MAE: bilinear to 256, centre crop of 224 (their own mean and std)."""
+    Bilinear to 256, centre crop of 224, with the model's own mean and standard deviation.
+    """
     return Preprocessing(
         input_size=(224, 224),
         resize=(256, 256),
         interpolation="bilinear",
         crop_mode="center",
-        mean=own.mean,
-        std=own.std,
+        mean=published.mean,
+        std=published.std,
     )
 
 
 def _constants(rows: tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
-    """float32 (rows, 3, 1, 1)."""
+    """Return float32 (rows, 3, 1, 1)."""
     import torch
 
     with torch.inference_mode(False):
         return torch.tensor(rows, dtype=torch.float32, device=device)[:, :, None, None]
 
 
-_device_constants = functools.cache(_constants)
-"""On a GPU, made once: copying even three numbers waits for all that the device has to do, and the host could not run ahead."""
+# On a GPU, copying even three numbers waits for all pending work, and the host could not run ahead.
+_cached_constants = functools.cache(_constants)
 
 
-def _crop_or_pad(
+def _center_crop_or_pad(
     image: Image.Image, size: tuple[int, int], *, fill: tuple[int, ...]
 ) -> Image.Image:
-    """The central (H, W) of the image; where it is smaller, padded with `fill` first."""
+    """Return the central (H, W) of the image, which is padded with `fill` first if smaller."""
     height, width = size
     if image.height < height or image.width < width:
         padded = Image.new("RGB", (max(width, image.width), max(height, image.height)), fill)
         padded.paste(image, (max(0, width - image.width) // 2, max(0, height - image.height) // 2))
         image = padded
+    if (image.height, image.width) == size:
+        return image
     top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return (
-        image
-        if (image.height, image.width) == size
-        else image.crop((left, top, left + width, top + height))
-    )
+    return image.crop((left, top, left + width, top + height))

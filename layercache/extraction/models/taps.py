@@ -1,58 +1,65 @@
-"""Where a layer's hidden state is read in a timm ViT.
+"""Points in a timm ViT where a layer's hidden state is read.
 
-Layers count 1..B. tap "norm2": for l < B the output of `blocks[l].norm2` (so block 0 is skipped), for B the final norm.
-tap "block": the residual stream after l blocks. tap "block-norm": that stream through the final norm.
+Layers are numbered 1..B, B the number of blocks.
 
-The final norm is `norm`; a model that pools before it normalises (global average pooling: BEiT, EVA, fine-tuned MAE) has its weights in
-`fc_norm` instead, and these are then applied to every token of the last block's output.
+    tap "norm2"         layer l < B: the output of `blocks[l].norm2` (so block 0 is skipped);
+                        layer B: the output of the final norm
+    tap "block"         the residual stream after l blocks
+    tap "block-norm"    that stream through the final norm
+
+The final norm is `norm`. A model that pools before it normalises (global average pooling: BEiT,
+EVA, fine-tuned MAE) has its weights in `fc_norm` instead, which is then applied to every token of
+the last block's output.
+
+Shapes: B images, N tokens, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError, UnknownNameError
 
-TAPS: tuple[Tap, ...] = ("norm2", "block", "block-norm")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TapPoint:
-    """One layer's place."""
+    """The point where one layer is read."""
 
     layer: int
-    """Out of 1..B."""
+    """Number of the layer, 1..B."""
     module: nn.Module
-    """Its output is the hidden state, (B, N, D)."""
-    then: Callable[[Tensor], Tensor] | None
-    """Applied to that output before the tokens are read: the final norm, or nothing."""
-
-
-def final_norm(module: nn.Module) -> nn.Module | None:
-    """The normalisation that carries the weights after the last block, or None."""
-    for name in ("norm", "fc_norm"):
-        norm = getattr(module, name, None)
-        if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
-            return norm
-    return None
+    """Module whose output is the hidden state, (B, N, D)."""
+    norm: Callable[[Tensor], Tensor] | None
+    """Final norm to apply to that output, if any."""
 
 
 def find_taps(
     module: nn.Module, *, tap: Tap, layers: Sequence[int], architecture: str
 ) -> tuple[TapPoint, ...]:
-    """The places of `layers`. Raises BackboneError where the architecture has none."""
-    if tap not in TAPS:
-        raise UnknownNameError("tap", tap, TAPS)
+    """Return the tap point of every layer.
+
+    Args:
+        module: A timm ViT.
+        tap: "norm2", "block" or "block-norm".
+        layers: Numbers out of 1..B.
+        architecture: Name of the model, for errors.
+
+    Raises:
+        UnknownNameError: There is no such tap.
+        BackboneError: The architecture has no such point.
+    """
+    if tap not in get_args(Tap):
+        raise UnknownNameError("tap", tap, get_args(Tap))
     return tuple(_find(module, tap=tap, layer=layer, architecture=architecture) for layer in layers)
 
 
 def drop_later_blocks(module: Any, *, tap: Tap, layers: Sequence[int]) -> None:
-    """Blocks after the last tap are not computed."""
+    """Remove the blocks after the last tap, so that they are not computed."""
     last = max(layers)
     module.blocks = module.blocks[: last + 1 if tap == "norm2" else last]
 
@@ -63,24 +70,37 @@ def _find(module: nn.Module, *, tap: Tap, layer: int, architecture: str) -> TapP
         block = blocks[layer]
         if not _norm2_feeds_mlp(block):
             raise BackboneError(
-                f"{architecture}: tap norm2 expects blocks that normalise in norm2 before their MLP, got {type(block).__name__}: use --tap block"
+                f"{architecture}: tap norm2 expects blocks that normalise in norm2 before their "
+                f"MLP, got {type(block).__name__}: use tap 'block'"
             )
-        return TapPoint(layer=layer, module=block.norm2, then=None)
+        return TapPoint(layer=layer, module=block.norm2, norm=None)
     if tap == "block":
-        return TapPoint(layer=layer, module=blocks[layer - 1], then=None)
-    norm = final_norm(module)
+        return TapPoint(layer=layer, module=blocks[layer - 1], norm=None)
+    norm = _final_norm(module)
     if norm is None:
         raise BackboneError(
-            f"{architecture}: tap {tap} needs a final norm for layer {layer}, and this architecture has none: use --tap block"
+            f"{architecture}: tap {tap} needs a final norm for layer {layer}, "
+            "and this architecture has none: use tap 'block'"
         )
-    in_forward: Any = getattr(module, "norm", None)
-    if tap == "norm2" and norm is in_forward:
-        return TapPoint(layer=layer, module=norm, then=None)
-    return TapPoint(layer=layer, module=blocks[layer - 1], then=norm)
+    if tap == "norm2" and norm is getattr(module, "norm", None):
+        return TapPoint(layer=layer, module=norm, norm=None)
+    return TapPoint(layer=layer, module=blocks[layer - 1], norm=norm)
+
+
+def _final_norm(module: nn.Module) -> nn.Module | None:
+    """Return the norm that carries the weights after the last block, or None."""
+    for name in ("norm", "fc_norm"):
+        norm = getattr(module, name, None)
+        if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
+            return norm
+    return None
 
 
 def _norm2_feeds_mlp(block: nn.Module) -> bool:
-    """Pre-norm blocks only: timm's post-norm blocks also have a norm2, after the MLP, and its output is no hidden state."""
+    """Return whether the block is pre-norm.
+
+    timm's post-norm blocks also have a norm2, but after the MLP: its output is no hidden state.
+    """
     return (
         isinstance(getattr(block, "norm2", None), nn.Module)
         and hasattr(block, "mlp")

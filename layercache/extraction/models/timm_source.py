@@ -1,4 +1,4 @@
-"""A model's name to its timm module with weights, its geometry and its preprocessing."""
+"""A model's name to its timm module with weights, geometry and preprocessing."""
 
 from __future__ import annotations
 
@@ -16,213 +16,232 @@ from timm.models import get_arch_name, is_model, model_entrypoint
 from torch import nn
 
 from layercache.errors import BackboneError, UnknownNameError
-from layercache.extraction.models import preprocessing, vit_nano
 from layercache.extraction.models.checkpoint import (
     SkipInit,
     declared_architecture,
     digest_weights,
     load_weights,
     read_checkpoint,
-    strip_head,
+    remove_head,
 )
-from layercache.extraction.models.download import download
-from layercache.extraction.models.preprocessing import Preprocessing
-from layercache.extraction.models.projection import projection, refuse_unprojected
+from layercache.extraction.models.download import download_model
+from layercache.extraction.models.preprocessing import Preprocessing, paper_preprocessing
+from layercache.extraction.models.projection import check_has_projection, load_projection
 from layercache.extraction.models.registry import MODELS, ModelInfo
+from layercache.extraction.models.vit_nano import create_vit_nano, weights_path
 
-FAMILIES = ("vision_transformer", "deit", "eva", "beit")
+VIT_MODULES = ("vision_transformer", "deit", "eva", "beit")
 """Modules of timm whose models are ViTs."""
-PARTS = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
-"""What a timm model must have to be read as a ViT."""
+VIT_ATTRIBUTES = ("blocks", "patch_embed", "forward_features", "num_prefix_tokens")
+"""Attributes that a timm model must have to be used as a ViT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A ViT ready for taps."""
+    """A frozen ViT with its weights."""
 
     module: nn.Module
-    """float32, evaluation mode, frozen, without its head."""
-    head: nn.Linear | None
-    """CLIP's projection, where it was asked for."""
+    """The timm module: float32, evaluation mode, without its head."""
+    projection: nn.Linear | None
+    """CLIP's projection, if requested."""
     architecture: str
     """timm's name without the weights tag."""
-    digest: str
-    """SHA-256 hex over the weights as the checkpoint gives them (before positions are resampled), the head only where it is used."""
+    weights_digest: str
+    """SHA-256, hex, of the checkpoint's own weights (before positions are resampled).
+
+    The projection is included only if it is used.
+    """
     preprocessing: Preprocessing
-    """From the weights' own data config."""
+    """The weights' own preprocessing."""
     depth: int
-    """Blocks B."""
+    """Number of blocks B."""
     width: int
-    """D."""
-    class_token: bool
-    """Token 0 is a class token."""
-    prefix: int
-    """Tokens before the first patch."""
-    grid: tuple[int, int]
+    """Token width D."""
+    has_class_token: bool
+    """True if token 0 is a class token."""
+    num_prefix_tokens: int
+    """Number of tokens before the first patch."""
+    grid_size: tuple[int, int]
     """(h, w) patches."""
     notes: tuple[str, ...]
-    """For the user."""
+    """Remarks for the user."""
 
 
-def build(
+def load_model(
     name: str,
     *,
     weights: str | Path | None = None,
-    keep_head: bool = False,
-    change: Callable[[Preprocessing], Preprocessing] | None = None,
+    projected: bool = False,
+    paper_compat: bool = False,
     check: Callable[[nn.Module], object] | None = None,
 ) -> LoadedModel:
-    """The model `name` with its own weights, or those of a file.
+    """Load a model with its own weights, or those of a file.
 
-    keep_head: CLIP's projection is needed. change: the paper's preprocessing, applied to the models that the paper treated so.
-    check: called with the bare architecture; what it refuses is refused before weights are read or downloaded.
-    Raises UnknownNameError or BackboneError.
+    Args:
+        name: A short name of MODELS, or timm's name of a ViT.
+        weights: A checkpoint file; by default the bundled one, or what timm downloads.
+        projected: Also load CLIP's projection into the joint space.
+        paper_compat: Use the paper's preprocessing for DINOv2 and MAE.
+        check: Called with the bare architecture; may raise before weights are read or downloaded.
+
+    Raises:
+        UnknownNameError: There is no such model.
+        BackboneError: The model is no ViT, or the weights cannot be loaded.
     """
     info = MODELS.get(name)
     if name == "vit_nano":
-        module: Any = vit_nano.build()
-        weights = weights or vit_nano.weights_path()
-        keys_of = "timm.models.vision_transformer"
+        module: Any = create_vit_nano()
+        weights = weights or weights_path()
+        timm_module = "timm.models.vision_transformer"
     else:
         timm_name = info.architecture if info else name
-        keys_of = _entry(timm_name)
+        timm_module = _defining_module(timm_name)
         with torch.device("meta") if weights is None else nullcontext():
             module = _create(timm_name)
-        _refuse_other(module, name=name)
-    if keep_head:
-        refuse_unprojected(module, name=name)
+        _check_is_vit(module, name=name)
+    if projected:
+        check_has_projection(module, name=name)
     if check is not None:
         check(module)
+    state = None
     if weights is None:
-        module = download(timm_name, name=name)
+        module = download_model(timm_name, name=name)
+    else:
+        state = read_checkpoint(weights)
 
-    state = read_checkpoint(weights) if weights else None
-    head = projection(module, state, name=name) if keep_head else None
-    strip_head(module)
-    notes = _advice(module.pretrained_cfg)
-    architecture = module.pretrained_cfg["architecture"]
-    if weights and state is not None:
-        load_weights(module, state, source=f"weights {weights} for {name}", keys_of=keys_of)
+    projection = load_projection(module, state, name=name) if projected else None
+    remove_head(module)
+    config = module.pretrained_cfg
+    architecture = config["architecture"]
+    notes = _timm_notes(config)
+    if weights is not None and state is not None:
+        load_weights(module, state, source=f"weights {weights} for {name}", timm_module=timm_module)
+        # the tensors fit, but an activation, for example, is in no tensor
         declared = declared_architecture(weights)
-        if declared not in (
-            None,
-            architecture,
-        ):  # the tensors fit, but an activation, say, is in no tensor
-            notes += (f"{weights} calls itself {declared}, loaded as {architecture}",)
-    used = dict(module.state_dict())
-    if head is not None:
-        used |= {f"head.{k}": v for k, v in head.state_dict().items()}
+        if declared not in (None, architecture):
+            notes += (f"{weights} declares {declared}, loaded as {architecture}",)
+    digested = dict(module.state_dict())
+    if projection is not None:
+        digested |= {f"head.{key}": value for key, value in projection.state_dict().items()}
+    weights_digest = digest_weights(digested)  # before positions are resampled
 
-    size = (info.input_size,) * 2 if info else None
-    own = preprocessing.resolve(
-        resolve_data_config(
-            {"input_size": (3, *size)} if size else None, pretrained_cfg=module.pretrained_cfg
-        )
+    requested_size = {"input_size": (3, info.input_size, info.input_size)} if info else None
+    preprocessing = Preprocessing.from_timm(
+        resolve_data_config(requested_size, pretrained_cfg=config)
     )
-    digest = digest_weights(used)
-    if change is not None and _has_quirk(module):
-        own = change(own)
-    native = tuple(module.patch_embed.img_size)
-    if native != own.input_size:
-        if not hasattr(module, "set_input_size"):
-            raise BackboneError(
-                f"{name}: {architecture} cannot run at {own.input_size}, only at {native}: choose another model"
-            )
-        notes += (
-            f"input {' x '.join(map(str, own.input_size))} instead of the checkpoint's {' x '.join(map(str, native))}: positions resampled",
-        )
-        module.set_input_size(img_size=own.input_size)
+    if paper_compat and _paper_differs(config):
+        preprocessing = paper_preprocessing(preprocessing)
+    notes += _set_input_size(module, preprocessing.input_size, name=name)
     return LoadedModel(
         module=module.eval().requires_grad_(False),
-        head=head,
+        projection=projection,
         architecture=architecture,
-        digest=digest,
-        preprocessing=own,
+        weights_digest=weights_digest,
+        preprocessing=preprocessing,
         depth=len(module.blocks),
         width=module.embed_dim,
-        class_token=has_class_token(module),
-        prefix=module.num_prefix_tokens,
-        grid=tuple(module.patch_embed.grid_size),
+        has_class_token=has_class_token(module),
+        num_prefix_tokens=module.num_prefix_tokens,
+        grid_size=tuple(module.patch_embed.grid_size),
         notes=notes,
     )
 
 
-def inspect(name: str) -> ModelInfo:
-    """The figures of any model that `build` takes, without its weights. Raises UnknownNameError or BackboneError."""
+def _set_input_size(module: Any, size: tuple[int, int], *, name: str) -> tuple[str, ...]:
+    """Resample the positions to another input size; return a note for the user."""
+    native = tuple(module.patch_embed.img_size)
+    if native == size:
+        return ()
+    if not hasattr(module, "set_input_size"):
+        raise BackboneError(
+            f"{name}: {module.pretrained_cfg['architecture']} cannot run at {size}, "
+            f"only at {native}: choose another model"
+        )
+    module.set_input_size(img_size=size)
+    return (
+        f"input {size[0]} x {size[1]} instead of the checkpoint's {native[0]} x {native[1]}: "
+        "positions resampled",
+    )
+
+
+def describe_model(name: str) -> ModelInfo:
+    """Return the figures of any model that `load_model` accepts, without its weights.
+
+    Raises:
+        UnknownNameError: There is no such model.
+        BackboneError: The model is no ViT.
+    """
     if name in MODELS:
         return MODELS[name]
-    _entry(name)
+    _defining_module(name)
     with torch.device("meta"):
         module: Any = _create(name)
-    _refuse_other(module, name=name)
-    strip_head(module)
-    embed = module.patch_embed
+    _check_is_vit(module, name=name)
+    remove_head(module)
+    config, embed = module.pretrained_cfg, module.patch_embed
+    notes = "; ".join(_timm_notes(config))
     return ModelInfo(
         name=name,
-        architecture=module.pretrained_cfg["architecture"],
+        architecture=config["architecture"],
         params_m=sum(p.numel() for p in module.parameters()) / 1e6,
         width=module.embed_dim,
         depth=len(module.blocks),
         input_size=embed.img_size[0],
-        patch=embed.img_size[0] // embed.grid_size[0],
-        note="; ".join(_advice(module.pretrained_cfg))
-        or f"weights of timm: {module.pretrained_cfg.get('tag') or 'none'}",
+        patch_size=embed.img_size[0] // embed.grid_size[0],
+        note=notes or f"timm's weights: {config.get('tag') or 'none'}",
         class_token=has_class_token(module),
     )
 
 
-def _entry(timm_name: str) -> str:
-    """The Python module that defines the model. Raises UnknownNameError."""
-    if not is_model(timm_name):
-        known = [
-            *MODELS,
-            *(name for family in FAMILIES for name in timm.list_models(module=family)),
-        ]
-        near = difflib.get_close_matches(timm_name, known, n=1, cutoff=0.5)
-        raise UnknownNameError(
-            "model",
-            timm_name,
-            known if near else MODELS,
-            hint="(layercache models lists the short names; any timm ViT serves)",
-        )
-    return str(model_entrypoint(get_arch_name(timm_name)).__module__)
+def has_class_token(module: Any) -> bool:
+    """Return whether token 0 of a timm ViT is a class token."""
+    return getattr(module, "cls_token", None) is not None
+
+
+def _defining_module(timm_name: str) -> str:
+    """Return the Python module that defines a timm model, or raise UnknownNameError."""
+    if is_model(timm_name):
+        return str(model_entrypoint(get_arch_name(timm_name)).__module__)
+    known = list(MODELS)
+    for module in VIT_MODULES:
+        known += timm.list_models(module=module)
+    if not difflib.get_close_matches(timm_name, known, n=1, cutoff=0.5):
+        known = list(MODELS)
+    hint = "(layercache models lists the short names; any ViT of timm works)"
+    raise UnknownNameError("model", timm_name, known, hint=hint)
 
 
 def _create(timm_name: str) -> nn.Module:
-    """The architecture, its parameters undefined: a checkpoint is about to fill every one of them, strictly."""
+    """Return the architecture with undefined parameters, all of which a checkpoint will fill."""
     try:
         with SkipInit():
             return timm.create_model(timm_name)  # type: ignore[no-any-return]
     except RuntimeError as e:
         if "Invalid pretrained tag" not in str(e):
             raise
-        raise UnknownNameError(
-            "model", timm_name, timm.list_models(get_arch_name(timm_name) + ".*", pretrained=True)
-        ) from e
+        tagged = timm.list_models(get_arch_name(timm_name) + ".*", pretrained=True)
+        raise UnknownNameError("model", timm_name, tagged) from e
 
 
-def _refuse_other(module: Any, *, name: str) -> None:
-    if not all(hasattr(module, part) for part in PARTS) or not hasattr(
-        module.patch_embed, "grid_size"
-    ):
+def _check_is_vit(module: Any, *, name: str) -> None:
+    has_attributes = all(hasattr(module, attribute) for attribute in VIT_ATTRIBUTES)
+    if not has_attributes or not hasattr(module.patch_embed, "grid_size"):
         raise BackboneError(
-            f"{name}: expected a ViT, got timm's {type(module).__name__}: choose a model of timm's vision_transformer, deit, eva or beit"
+            f"{name}: expected a ViT, got timm's {type(module).__name__}: "
+            "choose a model of timm's vision_transformer, deit, eva or beit"
         )
 
 
-def has_class_token(module: Any) -> bool:
-    """Token 0 is a class token."""
-    return getattr(module, "cls_token", None) is not None
+def _timm_notes(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return timm's own remarks if they still apply.
 
-
-def _advice(cfg: dict[str, Any]) -> tuple[str, ...]:
-    """Timm's own remark, if it still applies: OpenAI's, DFN's and MetaCLIP's weights want QuickGELU, which only the `_quickgelu_` names build."""
-    if "quickgelu" in cfg["architecture"]:
+    The weights of OpenAI, DFN and MetaCLIP want QuickGELU, which only `_quickgelu_` models have.
+    """
+    if "quickgelu" in config["architecture"]:
         return ()
-    return tuple(cfg.get("notes") or ())
+    return tuple(config.get("notes") or ())
 
 
-def _has_quirk(module: Any) -> bool:
-    """DINOv2 and MAE, which the paper's extractor preprocessed in its own way."""
-    cfg = module.pretrained_cfg
-    return "dinov2" in cfg["architecture"] or cfg.get("tag") == "mae"
+def _paper_differs(config: dict[str, Any]) -> bool:
+    """Return whether the paper's extractor preprocessed the model its own way: DINOv2 and MAE."""
+    return "dinov2" in config["architecture"] or config.get("tag") == "mae"

@@ -33,7 +33,7 @@ class Pictures:
 
     def check(self, dataset, split, expected, atol=4):
         """`expected`: (id, class name or names, n) of every sample in order. Also after a trip to another process."""
-        samples = dataset.open(split)
+        samples = dataset.split(split)
         assert samples.ids == [i for i, _, _ in expected]
         if dataset.multi_label:
             assert samples.labels.dtype == np.uint8

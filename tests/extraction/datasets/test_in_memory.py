@@ -16,12 +16,12 @@ def made(ids=("a", "b"), labels=(0, 1), classes=("x", "y"), **options):
 
 
 def test_open():
-    assert made().open("train").ids == ["a", "b"]
+    assert made().split("train").ids == ["a", "b"]
     assert made().splits == ("train",)
     with pytest.raises(
         UnknownNameError, match="unknown split of data set d 'trian': did you mean train"
     ):
-        made().open("trian")
+        made().split("trian")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layercache.errors import OptionError, UnknownNameError
-from layercache.extraction.datasets import DATASETS, data_root, dataset_name, identity, open_dataset
+from layercache.extraction.datasets import DATASETS, data_root, dataset_name, dataset_identity, open_dataset
 from layercache.extraction.pipeline.decode import open_image
 
 
@@ -105,10 +105,10 @@ def test_the_real_fashion_mnist():
     dataset = open_dataset(
         "fashion_mnist", root=os.path.join(os.environ["LAYERCACHE_REAL"], "data")
     )
-    train, test = dataset.open("train"), dataset.open("test")
+    train, test = dataset.split("train"), dataset.split("test")
     assert (len(train.ids), len(test.ids)) == (60000, 10000)
     assert np.bincount(train.labels).tolist() == [6000] * 10
     assert np.bincount(test.labels).tolist() == [1000] * 10
     assert train.labels[:4].tolist() == [9, 0, 0, 3]
     assert open_image(train, 0).size == (28, 28)
-    assert identity(dataset).splits["train"].content != identity(dataset).splits["test"].content
+    assert dataset_identity(dataset).splits["train"].content != dataset_identity(dataset).splits["test"].content

@@ -5,30 +5,30 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercache.extraction.datasets.subsampling import plain, shares, shuffled, stratified
+from layercache.extraction.datasets.subsampling import apportion, draw_stratified, draw_uniform, permutation
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(lambda x: np.asarray(x, np.int64))
 
 
 def test_draw_is_the_one_of_every_machine():
     """Written down once: a change here would change data sets."""
-    assert shuffled(10, seed=0, key="train").tolist() == PINNED
-    assert shuffled(10, seed=1, key="train").tolist() != PINNED
-    assert shuffled(10, seed=0, key="test").tolist() != PINNED
+    assert permutation(10, seed=0, key="train").tolist() == PINNED
+    assert permutation(10, seed=1, key="train").tolist() != PINNED
+    assert permutation(10, seed=0, key="test").tolist() != PINNED
 
 
 PINNED = [0, 2, 1, 8, 7, 4, 9, 6, 3, 5]
 
 
 def test_shuffle_is_a_permutation():
-    assert sorted(shuffled(1000, seed=3, key="x")) == list(range(1000))
-    assert shuffled(0, seed=3, key="x").shape == (0,)
+    assert sorted(permutation(1000, seed=3, key="x")) == list(range(1000))
+    assert permutation(0, seed=3, key="x").shape == (0,)
 
 
 @given(labels=LABELS, part=st.floats(0, 1), seed=st.integers(0, 3))
 def test_stratified_keeps_shares_and_order(labels, part, seed):
     n = round(part * len(labels))
-    rows = stratified(labels, n, seed=seed, key="train")
+    rows = draw_stratified(labels, n, seed=seed, key="train")
     assert len(rows) == n
     assert rows.tolist() == sorted(set(rows.tolist()))
     drawn, whole = Counter(labels[rows].tolist()), Counter(labels.tolist())
@@ -42,10 +42,10 @@ def test_stratified_keeps_shares_and_order(labels, part, seed):
 
 
 def test_shares_by_hand():
-    assert shares(np.array([98, 1, 1]), 4).tolist() == [2, 1, 1]
-    assert shares(np.array([98, 1, 1]), 2).tolist() == [2, 0, 0]
-    assert shares(np.array([50, 0, 50]), 3).tolist() == [2, 0, 1]
-    assert shares(np.array([3, 4]), 100).tolist() == [3, 4]
+    assert apportion(np.array([98, 1, 1]), 4).tolist() == [2, 1, 1]
+    assert apportion(np.array([98, 1, 1]), 2).tolist() == [2, 0, 0]
+    assert apportion(np.array([50, 0, 50]), 3).tolist() == [2, 0, 1]
+    assert apportion(np.array([3, 4]), 100).tolist() == [3, 4]
 
 
 @given(
@@ -59,7 +59,7 @@ def test_shares_are_those_of_the_largest_remainder(counts, part):
         : n - sum(expected)
     ]:
         expected[c] += 1
-    got = shares(np.asarray(counts), n).tolist()
+    got = apportion(np.asarray(counts), n).tolist()
     assert sum(got) == n
     if all(e >= 1 or c == 0 for e, c in zip(exact, counts, strict=True)):
         assert got == expected
@@ -70,7 +70,7 @@ def test_shares_are_those_of_the_largest_remainder(counts, part):
 def test_every_row_of_a_class_is_drawn_some_time():
     labels = np.repeat([0, 1], 10)
     seen = {
-        row for seed in range(60) for row in stratified(labels, 4, seed=seed, key="train").tolist()
+        row for seed in range(60) for row in draw_stratified(labels, 4, seed=seed, key="train").tolist()
     }
     assert seen == set(range(20))
 

@@ -36,7 +36,7 @@ def test_figures_are_timms(info: ModelInfo) -> None:
             if info.name == "vit_nano"
             else timm.create_model(info.architecture, img_size=info.input_size)
         )
-    assert figures(module) == (info.params_m, info.width, info.depth, (info.patch,) * 2, True)
+    assert figures(module) == (info.params_m, info.width, info.depth, (info.patch_size,) * 2, True)
     assert module.patch_embed.img_size == (info.input_size,) * 2
 
 

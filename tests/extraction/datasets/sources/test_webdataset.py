@@ -4,8 +4,8 @@ import tarfile
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_name, identity, open_dataset
-from layercache.extraction.datasets.webdataset import webdataset
+from layercache.extraction.datasets import dataset_name, dataset_identity, open_dataset
+from layercache.extraction.datasets.sources.webdataset import open_webdataset
 
 
 def shard(path, members):
@@ -76,17 +76,17 @@ def test_a_sample_without_image_or_label_is_named(root):
 
 
 def test_content_is_the_images_alone_and_follows_take(root, pictures, monkeypatch):
-    samples = webdataset(root).open("train")
-    assert samples.content.startswith("bytes:")
-    assert samples.take([2]).content != samples.content
-    assert samples.take([0, 1, 2]).content == samples.content
-    before = identity(webdataset(root))
+    samples = open_webdataset(root).split("train")
+    assert samples.content_digest.startswith("bytes:")
+    assert samples.take([2]).content_digest != samples.content_digest
+    assert samples.take([0, 1, 2]).content_digest == samples.content_digest
+    before = dataset_identity(open_webdataset(root))
     shard(root / "train/1.tar", [("s0000000.cls", b"1"), ("s0000000.png", pictures.encoded(2))])
-    assert identity(webdataset(root)) == before, "the same samples in another order within the tar"
+    assert dataset_identity(open_webdataset(root)) == before, "the same samples in another order within the tar"
     shard(root / "train/1.tar", [("s0000000.cls", b"1"), ("s0000000.png", pictures.encoded(20))])
-    assert identity(webdataset(root)).splits["train"].content != before.splits["train"].content
+    assert dataset_identity(open_webdataset(root)).splits["train"].content != before.splits["train"].content
     monkeypatch.setattr("layercache.extraction.datasets.webdataset.HASHED_IN_FULL", 10)
-    assert webdataset(root).open("train").content.startswith("sizes:")
+    assert open_webdataset(root).split("train").content_digest.startswith("sizes:")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_content_is_the_images_alone_and_follows_take(root, pictures, monkeypatc
 def test_refusals(root, pictures, change, error, text):
     change(root)
     with pytest.raises(error, match=text):
-        webdataset(root)
+        open_webdataset(root)
 
 
 @pytest.mark.parametrize("folder", ["resisc45", "wds_resisc45", "wds_vtab-resisc45", "."])

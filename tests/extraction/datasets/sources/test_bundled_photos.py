@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.datasets import load_sample_image
 
 from layercache.extraction.datasets import open_dataset
-from layercache.extraction.datasets.bundled_photos import COLUMNS, corners, photos
+from layercache.extraction.datasets.sources.bundled_photos import COLUMNS, open_photos, patch_corners
 
 PATCH, PLACE = 28, 213
 
@@ -30,7 +30,7 @@ def origin(split: str, row: int) -> tuple[str, int, int]:
 
 def test_sizes_classes_and_ids() -> None:
     data = open_dataset("photos")
-    train, test = data.open("train"), data.open("test")
+    train, test = data.split("train"), data.split("test")
     assert (len(train.ids), len(test.ids), len(data.classes)) == (1008, 252, 12)
     assert np.bincount(train.labels).tolist() == [84] * 12
     assert np.bincount(test.labels).tolist() == [21] * 12
@@ -58,7 +58,7 @@ def test_pixels_are_the_photograph_s() -> None:
 def covered(split: str) -> np.ndarray:
     """How often a pixel of a place is in a patch of a split."""
     count = np.zeros((PLACE, PLACE), int)
-    for top, left in corners(split):
+    for top, left in patch_corners(split):
         count[top : top + PATCH, left : left + PATCH] += 1
         assert top + PATCH <= PLACE
         assert left + PATCH <= PLACE
@@ -77,7 +77,7 @@ def test_no_pixel_is_in_both_splits_and_test_patches_do_not_overlap() -> None:
 
 def test_the_same_bytes_every_time() -> None:
     assert (
-        photos().open("test").content
-        == photos().open("test").content
-        != photos().open("train").content
+        open_photos().split("test").content_digest
+        == open_photos().split("test").content_digest
+        != open_photos().split("train").content_digest
     )

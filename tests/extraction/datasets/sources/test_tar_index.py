@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.errors import DataError
-from layercache.extraction.datasets import tar_index
+from layercache.extraction.datasets.sources import tar_index
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="\0\n"), min_size=1, max_size=160
@@ -36,16 +36,16 @@ def test_members_are_those_that_tarfile_sees(tmp_path_factory, files, fmt):
     path = written(tmp_path_factory.mktemp("tar") / "x.tar", files, fmt)
     with tarfile.open(path) as archive:
         expected = [(m.name, m.offset_data, m.size) for m in archive if m.isfile()]
-    found = list(tar_index.members(path))
+    found = list(tar_index.list_members(path))
     assert [tuple(m) for m in found] == expected
-    assert [tar_index.read(path, m.offset, m.size) for m in found] == [files[m.name] for m in found]
-    tar_index.descriptor.cache_clear()
+    assert [tar_index.read_bytes(path, m.offset, m.size) for m in found] == [files[m.name] for m in found]
+    tar_index.open_file.cache_clear()
 
 
 def test_ustar_prefix(tmp_path):
     name = "a" * 90 + "/" + "b" * 90
     path = written(tmp_path / "x.tar", {name: b"hello"}, tarfile.USTAR_FORMAT)
-    assert [m.name for m in tar_index.members(path)] == [name]
+    assert [m.name for m in tar_index.list_members(path)] == [name]
 
 
 def test_pax_attributes_other_than_the_path_do_no_harm(tmp_path):
@@ -57,23 +57,23 @@ def test_pax_attributes_other_than_the_path_do_no_harm(tmp_path):
         info.size, info.mtime = 3, 1.5
         info.pax_headers = {"comment": "with a\nline end"}
         archive.addfile(info, io.BytesIO(b"abc"))
-    (member,) = tar_index.members(str(path))
-    assert (member.name, tar_index.read(str(path), member.offset, member.size)) == ("a.jpg", b"abc")
+    (member,) = tar_index.list_members(str(path))
+    assert (member.name, tar_index.read_bytes(str(path), member.offset, member.size)) == ("a.jpg", b"abc")
 
 
 @pytest.mark.parametrize("cut", [300, 512, 700, 1600])
 def test_a_cut_tar_is_refused(tmp_path, cut):
     path = written(tmp_path / "x.tar", {"d/a": bytes(1000), "d/b": b"x"}, tarfile.GNU_FORMAT)
     os.truncate(path, cut)
-    with pytest.raises(DataError, match=r"x\.tar: the tar is cut"):
-        list(tar_index.members(path))
+    with pytest.raises(DataError, match=r"x\.tar: the tar is truncated"):
+        list(tar_index.list_members(path))
 
 
 @pytest.mark.parametrize("data", [b"\x1f\x8b" + bytes(range(256)) * 4, b"<html>" * 200])
 def test_no_tar(tmp_path, data):
     (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(DataError, match="no tar header at 0"):
-        list(tar_index.members(str(tmp_path / "x.tar")))
+    with pytest.raises(DataError, match="got no tar header at 0"):
+        list(tar_index.list_members(str(tmp_path / "x.tar")))
 
 
 def test_a_flipped_bit_in_a_header_is_found(tmp_path):
@@ -81,14 +81,14 @@ def test_a_flipped_bit_in_a_header_is_found(tmp_path):
     data = bytearray((tmp_path / "x.tar").read_bytes())
     data[514] ^= 1
     (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(DataError, match="no tar header at 512"):
-        list(tar_index.members(path))
+    with pytest.raises(DataError, match="got no tar header at 512"):
+        list(tar_index.list_members(path))
 
 
 def test_a_descriptor_outlives_its_place_in_the_cache(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    held = tar_index.descriptor(str(tmp_path / "x"))
-    tar_index.descriptor.cache_clear()
+    held = tar_index.open_file(str(tmp_path / "x"))
+    tar_index.open_file.cache_clear()
     assert os.pread(held.fd, 3, 0) == b"abc"
     number = held.fd
     del held

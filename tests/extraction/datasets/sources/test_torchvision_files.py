@@ -10,13 +10,13 @@ import torch
 import torchvision
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import identity, open_dataset
+from layercache.extraction.datasets import dataset_identity, open_dataset
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.pipeline.decode import open_image
 
 
 def same_as_torchvision(dataset, split, theirs):
-    samples = dataset.open(split)
+    samples = dataset.split(split)
     assert len(samples.ids) == len(theirs)
     for row in range(len(theirs)):
         image, label = theirs[row]
@@ -311,12 +311,12 @@ def test_caltech101(tmp_path, pictures):
     (base / "BACKGROUND_Google/tmp").write_text("as in the real archive")
     dataset = open_dataset("caltech101", root=tmp_path)
     assert dataset.classes == ("BACKGROUND_Google", "Faces", "ant")
-    train, test = dataset.open("train"), dataset.open("test")
+    train, test = dataset.split("train"), dataset.split("test")
     assert np.bincount(train.labels).tolist() == [30, 30, 30]
     assert np.bincount(test.labels).tolist() == [1, 10, 3]
     assert sorted(train.ids + test.ids) == sorted(number)
     pictures.check(dataset, "test", [(i, i.split("/")[2], number[i]) for i in test.ids])
-    assert identity(open_dataset("caltech101", root=tmp_path)) == identity(dataset)
+    assert dataset_identity(open_dataset("caltech101", root=tmp_path)) == dataset_identity(dataset)
     theirs = torchvision.datasets.Caltech101(tmp_path)
     assert theirs.categories == ["Faces", "ant"], (
         "torchvision leaves the background out; the paper has 102 classes"
@@ -343,13 +343,13 @@ def test_eurosat(tmp_path, pictures):
             number[f"eurosat/2750/{name}/{name}_{i}.jpg"] = len(number)
             pictures.write(base / name / f"{name}_{i}.jpg", len(number) - 1)
     dataset = open_dataset("eurosat", root=tmp_path)
-    train, test = dataset.open("train"), dataset.open("test")
+    train, test = dataset.split("train"), dataset.split("test")
     assert np.bincount(train.labels).tolist() == [12, 6]
     assert np.bincount(test.labels).tolist() == [4, 2]
     assert not set(train.ids) & set(test.ids)
     for split in ("train", "test"):
         pictures.check(
-            dataset, split, [(i, i.split("/")[2], number[i]) for i in dataset.open(split).ids]
+            dataset, split, [(i, i.split("/")[2], number[i]) for i in dataset.split(split).ids]
         )
     theirs = dict(
         zip(

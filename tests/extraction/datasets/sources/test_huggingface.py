@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
-from layercache.extraction.datasets import dataset_name, identity, limit, open_dataset
+from layercache.extraction.datasets import dataset_name, dataset_identity, limit_samples, open_dataset
 
 hf = pytest.importorskip("datasets")
 
@@ -48,8 +48,8 @@ def test_saved_splits(tmp_path, pictures):
         [("train/000000", "eel", 0), ("train/000001", "cat", 1), ("train/000002", "dog", 2)],
     )
     pictures.check(dataset, "test", [("test/000000", "cat", 5), ("test/000001", "dog", 6)])
-    assert identity(open_dataset(f"hf:{tmp_path / 'my set'}")) == identity(dataset)
-    assert limit(dataset, 2).open("train").content != dataset.open("train").content
+    assert dataset_identity(open_dataset(f"hf:{tmp_path / 'my set'}")) == dataset_identity(dataset)
+    assert limit_samples(dataset, 2).split("train").content_digest != dataset.split("train").content_digest
 
 
 def test_a_folder_that_load_dataset_reads(tmp_path, pictures):
@@ -70,10 +70,10 @@ def test_one_split_is_held_out(tmp_path, pictures):
     )
     dataset = open_dataset(f"hf:{tmp_path / 'one'}")
     assert (
-        np.bincount(dataset.open("train").labels).tolist(),
-        np.bincount(dataset.open("test").labels).tolist(),
+        np.bincount(dataset.split("train").labels).tolist(),
+        np.bincount(dataset.split("test").labels).tolist(),
     ) == ([4, 4], [1, 1])
-    test = dataset.open("test")
+    test = dataset.split("test")
     pictures.check(dataset, "test", [(i, "ab"[int(i[-6:]) // 5], int(i[-6:])) for i in test.ids])
 
 
@@ -147,7 +147,7 @@ def test_a_missing_label_or_image_is_named(tmp_path, pictures):
     )
     hf.DatasetDict({"train": holed, "test": holed}).save_to_disk(tmp_path / "e")
     with pytest.raises(DataError, match="sample 'train/000000': the table holds no image"):
-        identity(open_dataset(f"hf:{tmp_path / 'e'}"))
+        dataset_identity(open_dataset(f"hf:{tmp_path / 'e'}"))
 
 
 def test_nothing_there(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_name, identity, open_dataset
+from layercache.extraction.datasets import dataset_name, dataset_identity, open_dataset
 
 
 def grown(root, pictures, names, start=0):
@@ -67,12 +67,12 @@ def test_one_split_is_held_out_by_class(tmp_path, pictures, above):
     ]
     grown(tmp_path, pictures, names)
     dataset = open_dataset(f"folder:{tmp_path}")
-    train, test = dataset.open("train"), dataset.open("test")
+    train, test = dataset.split("train"), dataset.split("test")
     assert np.bincount(train.labels).tolist() == [16, 8, 1]
     assert np.bincount(test.labels).tolist() == [4, 2]
     assert sorted(train.ids + test.ids) == sorted(names)
     pictures.check(dataset, "test", [(i, i.split("/")[-2], names.index(i)) for i in test.ids])
-    assert identity(open_dataset(f"folder:{tmp_path}")) == identity(dataset)
+    assert dataset_identity(open_dataset(f"folder:{tmp_path}")) == dataset_identity(dataset)
 
 
 def test_a_class_called_train_is_a_class(tmp_path, pictures):
@@ -106,7 +106,7 @@ def test_links_are_followed_and_a_loop_ends(tmp_path, pictures):
     os.symlink(tmp_path / "data", tmp_path / "there/loop")
     grown(tmp_path / "data", pictures, ["test/a/1.png"], 1)
     pictures.check(open_dataset(f"folder:{tmp_path / 'data'}"), "test", [("test/a/1.png", "a", 1)])
-    assert "train/a/0.png" in open_dataset(f"folder:{tmp_path / 'data'}").open("train").ids
+    assert "train/a/0.png" in open_dataset(f"folder:{tmp_path / 'data'}").split("train").ids
 
 
 def test_order_does_not_depend_on_the_locale_or_the_directory(tmp_path, pictures):
@@ -122,7 +122,7 @@ def test_order_does_not_depend_on_the_locale_or_the_directory(tmp_path, pictures
     grown(tmp_path, pictures, names + [n.replace("train", "test") for n in names])
     dataset = open_dataset(f"folder:{tmp_path}")
     assert dataset.classes == ("B", "a", "b")
-    assert dataset.open("train").ids == sorted(names)
+    assert dataset.split("train").ids == sorted(names)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_refusals(tmp_path, pictures, names, text):
 def test_a_class_may_be_empty_in_one_split(tmp_path, pictures):
     grown(tmp_path, pictures, ["train/a/0.png", "train/b/0.png", "test/a/0.png"])
     (tmp_path / "test/b").mkdir()
-    assert open_dataset(f"folder:{tmp_path}").open("test").labels.tolist() == [0]
+    assert open_dataset(f"folder:{tmp_path}").split("test").labels.tolist() == [0]
 
 
 def test_no_folder(tmp_path):

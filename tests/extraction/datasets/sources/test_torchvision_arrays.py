@@ -13,7 +13,7 @@ import scipy.io
 import torchvision
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError
-from layercache.extraction.datasets import identity, limit, open_dataset
+from layercache.extraction.datasets import dataset_identity, limit_samples, open_dataset
 from layercache.extraction.pipeline.decode import open_image
 
 RNG = np.random.default_rng(7)
@@ -25,7 +25,7 @@ def images(n, *shape):
 
 def check(dataset, split, x, y, theirs):
     """Written x (N, H, W[, 3]) and labels y; `theirs` is torchvision's data set."""
-    samples = dataset.open(split)
+    samples = dataset.split(split)
     assert samples.ids == [f"{split}/{i:06d}" for i in range(len(x))]
     assert samples.labels.tolist() == list(y)
     assert samples.labels.dtype == np.int64
@@ -37,7 +37,7 @@ def check(dataset, split, x, y, theirs):
         np.testing.assert_array_equal(np.asarray(open_image(arrived, row)), expected)
         np.testing.assert_array_equal(np.asarray(theirs[row][0].convert("RGB")), expected)
         assert theirs[row][1] == y[row]
-    assert arrived.content == samples.content
+    assert arrived.content_digest == samples.content_digest
 
 
 def idx(path, array):
@@ -73,15 +73,15 @@ def test_fashion_mnist(tmp_path):
 
 def test_content_follows_pixels_and_rows(tmp_path):
     fashion_mnist(tmp_path)
-    before = identity(open_dataset("fashion_mnist", root=tmp_path))
-    assert identity(open_dataset("fashion_mnist", root=tmp_path)) == before
-    few = limit(open_dataset("fashion_mnist", root=tmp_path), 3).open("train")
-    assert few.content != before.splits["train"].content
+    before = dataset_identity(open_dataset("fashion_mnist", root=tmp_path))
+    assert dataset_identity(open_dataset("fashion_mnist", root=tmp_path)) == before
+    few = limit_samples(open_dataset("fashion_mnist", root=tmp_path), 3).split("train")
+    assert few.content_digest != before.splits["train"].content
     path = tmp_path / "FashionMNIST/raw/train-images-idx3-ubyte"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    after = identity(open_dataset("fashion_mnist", root=tmp_path))
+    after = dataset_identity(open_dataset("fashion_mnist", root=tmp_path))
     assert after.splits["train"].content != before.splits["train"].content
     assert after.splits["test"] == before.splits["test"]
 
@@ -90,8 +90,8 @@ def test_a_large_array_is_sampled(tmp_path, monkeypatch):
     fashion_mnist(tmp_path)
     monkeypatch.setattr("layercache.extraction.datasets.arrays.HASHED_IN_FULL", 28 * 28 * 5)
     dataset = open_dataset("fashion_mnist", root=tmp_path)
-    assert dataset.open("train").content.startswith("sample:")
-    assert dataset.open("test").content.startswith("bytes:")
+    assert dataset.split("train").content_digest.startswith("sample:")
+    assert dataset.split("test").content_digest.startswith("bytes:")
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
@@ -262,7 +262,7 @@ def test_a_changed_file_is_refused_by_torchvisions_checksum(tmp_path):
 @pytest.mark.parametrize("make", [fashion_mnist, pcam])
 def test_a_worker_decodes_without_importing_torch(tmp_path, make):
     make(tmp_path)
-    samples = open_dataset(make.__name__, root=tmp_path).open("train")
+    samples = open_dataset(make.__name__, root=tmp_path).split("train")
     (tmp_path / "samples.pickle").write_bytes(pickle.dumps(samples))
     program = (
         "import pickle, sys; from layercache.extraction.pipeline.decode import open_image\n"

@@ -4,7 +4,7 @@ import torchvision
 from PIL import Image
 
 from layercache.errors import DataError
-from layercache.extraction.datasets import identity, limit, open_dataset
+from layercache.extraction.datasets import dataset_identity, limit_samples, open_dataset
 from layercache.extraction.pipeline.decode import open_image
 
 OBJECTS = {
@@ -65,7 +65,7 @@ def test_whole_images(root, name):
     )
     assert dataset.multi_label == (name == "voc2007_multilabel")
     for split, part in (("train", "trainval"), ("test", "test")):
-        samples = dataset.open(split)
+        samples = dataset.split(split)
         theirs = torchvision.datasets.VOCDetection(root, year="2007", image_set=part)
         assert samples.ids == [f"VOCdevkit/VOC2007/JPEGImages/{n}.jpg" for n in PARTS[part]]
         for row, image in enumerate(PARTS[part]):
@@ -83,7 +83,7 @@ def test_whole_images(root, name):
 def test_crops(root):
     dataset = open_dataset("voc2007_crops", root=root)
     for split in ("train", "test"):
-        samples = dataset.open(split)
+        samples = dataset.split(split)
         expected = [
             (image, place, *o) for image in PARTS[split] for place, o in enumerate(OBJECTS[image])
         ]
@@ -102,11 +102,11 @@ def test_crops(root):
 
 
 def test_identity_of_crops_knows_the_boxes(root):
-    before = identity(open_dataset("voc2007_crops", root=root))
-    assert len(limit(open_dataset("voc2007_crops", root=root), 2).open("train").ids) == 2
+    before = dataset_identity(open_dataset("voc2007_crops", root=root))
+    assert len(limit_samples(open_dataset("voc2007_crops", root=root), 2).split("train").ids) == 2
     path = root / "VOCdevkit/VOC2007/Annotations/000007.xml"
     path.write_text(path.read_text().replace("<xmax>300<", "<xmax>301<"))
-    after = identity(open_dataset("voc2007_crops", root=root))
+    after = dataset_identity(open_dataset("voc2007_crops", root=root))
     assert after.splits["train"].content != before.splits["train"].content
     assert after.splits["test"] == before.splits["test"]
 

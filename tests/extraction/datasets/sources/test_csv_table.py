@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_name, identity, open_dataset
+from layercache.extraction.datasets import dataset_name, dataset_identity, open_dataset
 
 
 def table(tmp_path, text, name="things.csv", encoding="utf-8"):
@@ -37,7 +37,7 @@ def test_numbers_are_sorted_as_numbers_and_other_columns_ignored(tmp_path, pictu
     )
     dataset = open_dataset(name)
     assert dataset.classes == ("2", "9", "10")
-    assert dataset.open("train").labels.tolist() == [2, 1, 0]
+    assert dataset.split("train").labels.tolist() == [2, 1, 0]
 
 
 def test_several_labels(tmp_path, pictures):
@@ -54,7 +54,7 @@ def test_several_labels(tmp_path, pictures):
 def test_a_column_called_labels_is_multi_label(tmp_path):
     dataset = open_dataset(table(tmp_path, "path,labels,split\n0.png,cat,train\n1.png,dog,train\n"))
     assert dataset.multi_label
-    assert dataset.open("train").labels.tolist() == [[1, 0], [0, 1]]
+    assert dataset.split("train").labels.tolist() == [[1, 0], [0, 1]]
 
 
 def test_without_splits_a_fifth_is_held_out(tmp_path):
@@ -62,8 +62,8 @@ def test_without_splits_a_fifth_is_held_out(tmp_path):
         table(tmp_path, "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(20)))
     )
     assert (
-        np.bincount(dataset.open("train").labels).tolist(),
-        np.bincount(dataset.open("test").labels).tolist(),
+        np.bincount(dataset.split("train").labels).tolist(),
+        np.bincount(dataset.split("test").labels).tolist(),
     ) == ([8, 8], [2, 2])
 
 
@@ -97,14 +97,14 @@ def test_a_file_that_is_missing_is_noted_when_the_identity_is_taken(tmp_path, pi
     pictures.write(tmp_path / "a.png", 0)
     name = table(tmp_path, "path,label,split\na.png,x,train\nb.png,x,train\n")
     dataset = open_dataset(name)
-    lacking = identity(dataset)
-    assert dataset.open("train").unreadable == {
+    lacking = dataset_identity(dataset)
+    assert dataset.split("train").unreadable == {
         "b.png": f"No such file or directory: {tmp_path / 'b.png'}"
     }
     pictures.write(tmp_path / "b.png", 1)
     dataset = open_dataset(name)
-    assert identity(dataset) != lacking
-    assert dataset.open("train").unreadable == {}
+    assert dataset_identity(dataset) != lacking
+    assert dataset.split("train").unreadable == {}
 
 
 def test_no_file(tmp_path):

@@ -1,0 +1,68 @@
+"""Images of named datasets by sample id, for figures that show some."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from layercache.errors import LayercacheError
+from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.registry import dataset_name, open_dataset
+from layercache.extraction.pipeline.decode import open_image
+
+
+class ImageLookup:
+    """Function from (dataset name as in a cache, sample id) to the image, or None if unavailable.
+
+    A dataset is opened when its first image is requested. If that fails, it is reported once.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Sequence[str] = (),
+        root: str | os.PathLike[str] | None = None,
+        split: str = "test",
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Describe where datasets are found.
+
+        Args:
+            sources: Datasets as the user named them ("folder:/my/pets"); a cache only has "pets".
+            root: Folder of the named datasets' files, as in `open_dataset`.
+            split: Split of the samples.
+            say: Receives the reason why a dataset's images are unavailable.
+        """
+        self._sources = {dataset_name(source): source for source in sources}
+        self._root = root
+        self._split = split
+        self._say = say
+        self._opened: dict[str, tuple[Samples, dict[str, int]] | None] = {}
+
+    def __call__(self, dataset: str, sample_id: str) -> Image.Image | None:
+        """Return the image, mode RGB; None if the dataset, the id or the file is missing."""
+        if dataset not in self._opened:
+            self._opened[dataset] = self._open(dataset)
+        opened = self._opened[dataset]
+        if opened is None:
+            return None
+        samples, rows = opened
+        if sample_id not in rows:
+            return None
+        try:
+            return open_image(samples, rows[sample_id])
+        except LayercacheError:
+            return None
+
+    def _open(self, dataset: str) -> tuple[Samples, dict[str, int]] | None:
+        source = self._sources.get(dataset, dataset)
+        root = None if ":" in source else self._root
+        try:
+            samples = open_dataset(source, root=root).split(self._split)
+            return samples, {sample_id: row for row, sample_id in enumerate(samples.ids)}
+        except LayercacheError as error:
+            if self._say is not None:
+                self._say(f"no thumbnails of {dataset}: {error}")
+            return None
