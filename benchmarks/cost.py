@@ -40,7 +40,7 @@ from benchmarks.stream import drop, files_of
 from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, open_cache
 from layercache.cache.format import layout
 from layercache.cache.storage.paths import CachePath, as_place
-from layercache.extraction.datasets.listing import ENTRIES
+from layercache.extraction.datasets.listing import DATASETS
 
 SETS = {
     "ImageNet-1k": (1_281_167 + 50_000, 1_281_167, 1000),
@@ -224,9 +224,8 @@ def jobs(node: Node) -> None:
             f"| {_time(size / node.read)} | {steps:,} | {_time(seconds)} |",
             flush=True,
         )
-    entries = {e.name: e for e in ENTRIES}
     names = tomllib.loads(STUDY.read_text())["datasets"]
-    images = sum(entries[n].train + entries[n].test for n in names) * MODELS
+    images = sum(DATASETS[n].num_train + DATASETS[n].num_test for n in names) * MODELS
     size = layout.planned_bytes(make_spec(images, WIDTH), images)
     stages = " | ".join(
         _time(seconds) for seconds in extraction(node, images, decoded=images // MODELS)

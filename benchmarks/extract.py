@@ -43,7 +43,8 @@ from layercache.extraction.api import extract
 from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.decode_tuning import measure, usable_cores
 from layercache.extraction.models import vit_nano
-from layercache.extraction.models.backbone import MODELS, Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.registry import MODELS
 from layercache.extraction.result import Extraction
 
 
@@ -119,7 +120,7 @@ class Bench:
         if not file.exists():
             torch.manual_seed(0)
             module = (
-                vit_nano.build()
+                vit_nano.create_vit_nano()
                 if model == "vit_nano"
                 else timm.create_model(MODELS[model].architecture, pretrained=False)
             )
@@ -269,7 +270,7 @@ class Bench:
             module = (
                 timm.create_model(MODELS[model].architecture, pretrained=False)
                 if model != "vit_nano"
-                else vit_nano.build()
+                else vit_nano.create_vit_nano()
             )
             module = module.eval().to(self.args.device)
             config = timm.data.resolve_data_config({}, model=module)

@@ -35,7 +35,7 @@ class Decoded(Numbered):
     side: int
 
     @property
-    def content(self) -> str:
+    def content_digest(self) -> str:
         return f"bytes:{self.rows}x{self.side}"
 
     def load(self, row: int) -> Image.Image:
@@ -53,7 +53,7 @@ class Files(Numbered):
     rows: int
 
     @property
-    def content(self) -> str:
+    def content_digest(self) -> str:
         return f"bytes:{self.rows}"
 
     def path(self, row: int) -> Path:

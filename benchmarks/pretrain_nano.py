@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from layercache.extraction.models.vit_nano import ARCHITECTURE, build
+from layercache.extraction.models.vit_nano import ARCHITECTURE, create_vit_nano
 
 
 def load(root: str, train: bool) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ def main() -> None:
     x, y = load(args.root, train=True)
     x_test, y_test = load(args.root, train=False)
     torch.manual_seed(args.seed)
-    model = build(drop_path_rate=0.05, patch_drop_rate=0.5)
+    model = create_vit_nano(drop_path_rate=0.05, patch_drop_rate=0.5)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layercache.deploy.inference_heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
-from layercache.extraction.models.backbone import COMPUTE, Backbone, load_backbone
+from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
 from layercache.extraction.pipeline.decode import rgb
 from layercache.extraction.plan import choose_device
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map preprocessed, normalised images, float (B, 3, H, W), to logits, float32 (B, C)."""
-        tokens_ltbd = self.backbone.run(images.to(COMPUTE[self.backbone.precision]))
+        tokens_ltbd = self.backbone.forward_tokens(images.to(self.backbone.compute_dtype))
         x_bsd = tokens_ltbd.flatten(0, 1).index_select(0, self.token_index).transpose(0, 1)
         x_bsd = F.normalize(x_bsd.float(), dim=-1)
         logits: Tensor = self.head(x_bsd)
@@ -89,7 +89,7 @@ class Classifier(nn.Module):
                 f"expected PIL images or uint8 (B, 3, {height}, {width}), "
                 f"got {images.dtype} {tuple(images.shape)}"
             )
-        return self.preprocessing.normalise(images.to(self.token_index.device))
+        return self.preprocessing.normalize(images.to(self.token_index.device))
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Return one image as uint8 (3, H, W), resized and cropped by the backbone's own transform.
@@ -98,7 +98,7 @@ class Classifier(nn.Module):
             DataError: for an image mode without a defined white level.
         """
         try:
-            return self.preprocessing(rgb(image))
+            return torch.from_numpy(self.preprocessing.resize_and_crop(rgb(image)).copy())
         except ValueError as error:
             raise DataError(f"this image cannot be used: {error}") from error
 
@@ -146,10 +146,10 @@ def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
         differ.
     """
     origin = head.provenance
-    if backbone.digest != origin.weights:
+    if backbone.weights_digest != origin.weights:
         raise HeadMismatchError(
             f"this head was trained on {origin.model} with weights {origin.weights[:12]}…, "
-            f"this {backbone.name} has {backbone.digest[:12]}…: "
+            f"this {backbone.name} has {backbone.weights_digest[:12]}…: "
             "pass the checkpoint that it was trained on as `weights`, or train a head on this "
             "backbone"
         )
@@ -189,8 +189,8 @@ def load_matching_backbone(
     Raises:
         OptionError: for an unknown `precision`, and whatever `load_backbone` raises.
     """
-    if precision not in COMPUTE:
-        raise OptionError(f"precision: expected one of {', '.join(COMPUTE)}, got {precision!r}")
+    if precision not in COMPUTE_DTYPES:
+        raise OptionError(f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}")
     origin = head.provenance
     # whether the tokens were extracted with paper_compat shows in the digest and the preprocessing only
     for paper_compat in (False, True):
@@ -202,11 +202,11 @@ def load_matching_backbone(
             tokens=token_kinds([token for _, token in head.pairs]),
             projected=origin.projected,
             precision=precision,  # type: ignore[arg-type]
-            store_dtype="float32",
+            storage_dtype="float32",
             device=device,
             paper_compat=paper_compat,
         )
-        if backbone.digest != origin.weights or backbone.preprocessing.to_json() == dict(
+        if backbone.weights_digest != origin.weights or backbone.preprocessing.to_json() == dict(
             origin.preprocessing
         ):
             break

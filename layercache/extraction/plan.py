@@ -185,7 +185,7 @@ def load(options: ExtractOptions, model: str, device: str) -> Backbone:
         tokens=options.tokens,
         projected=options.projected,
         precision=options.precision,
-        store_dtype=options.store_dtype,
+        storage_dtype=options.store_dtype,
         device=device,
         compile=options.compile,
         paper_compat=options.paper_compat,
@@ -198,7 +198,7 @@ def _target(
     spec = CacheSpec(
         model=backbone.name,
         architecture=backbone.architecture,
-        weights=backbone.digest,
+        weights=backbone.weights_digest,
         depth=backbone.depth,
         width=backbone.width,
         tap=backbone.tap,
@@ -207,7 +207,7 @@ def _target(
         projected=backbone.projected,
         preprocessing=backbone.preprocessing.to_json(),
         precision=backbone.precision,
-        store_dtype=backbone.store_dtype,
+        store_dtype=backbone.storage_dtype,
         dataset=identity,
     )
     path = cache_folder(root, spec)

@@ -180,9 +180,9 @@ class RemoteExtractorFactory:
         backbones = [load(self.job.options, spec.model, self.job.device) for spec in self.job.specs]
         here = f"the worker on {socket.gethostname()}"
         for spec, backbone in zip(self.job.specs, backbones, strict=True):
-            if backbone.digest != spec.weights:
+            if backbone.weights_digest != spec.weights:
                 raise BackboneError(
-                    f"{here} loads other weights for {spec.model}: SHA-256 {backbone.digest[:12]}, expected {spec.weights[:12]}: "
+                    f"{here} loads other weights for {spec.model}: SHA-256 {backbone.weights_digest[:12]}, expected {spec.weights[:12]}: "
                     "give --weights a file that every machine of the cluster sees"
                 )
         for split, row in self.readable.items():

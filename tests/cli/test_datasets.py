@@ -7,17 +7,17 @@ from PIL import Image
 from layercache_cli.main import main
 
 
-def told(capsys, *words, code=0):
-    """What `layercache datasets ...` prints; it must leave with `code`."""
-    with pytest.raises(SystemExit) as left:
+def run(capsys, *words, code=0):
+    """Return what `layercache datasets ...` prints; it must exit with `code`."""
+    with pytest.raises(SystemExit) as stopped:
         main(["datasets", *map(str, words)])
     out, err = capsys.readouterr()
-    assert (left.value.code or 0) == code, err
+    assert (stopped.value.code or 0) == code, err
     return out if code == 0 else err
 
 
-def test_the_table_has_what_one_chooses_by(capsys):
-    out = told(capsys)
+def test_datasets_lists_sizes_labels_and_sources(capsys):
+    out = run(capsys)
     rows = {
         line.split()[0]: line.split()
         for line in out.splitlines()
@@ -31,7 +31,7 @@ def test_the_table_has_what_one_chooses_by(capsys):
     assert "folder:PATH" in out
 
 
-def test_one_set(capsys, tmp_path):
+def test_datasets_of_a_folder_shows_splits_and_classes(capsys, tmp_path):
     for name in (
         "train/ant/1.png",
         "train/bee/2.png",
@@ -42,37 +42,37 @@ def test_one_set(capsys, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     (tmp_path / "train/ant/notes.txt").write_text("x")
-    out = told(capsys, f"folder:{tmp_path}")
+    out = run(capsys, f"folder:{tmp_path}")
     assert f"{tmp_path.name}: 2 classes; train 2, test 3" in out
     assert "left out: 1 file (not an image by its name)" in out
     assert "classes: ant, bee" in out
 
 
-def test_many_classes_are_cut(capsys, tmp_path):
+def test_datasets_of_many_classes_abbreviates_them(capsys, tmp_path):
     (tmp_path / "t.csv").write_text(
         "path,labels,split\n" + "".join(f"{i}.png,c{i:02d},train\n" for i in range(30))
     )
-    out = told(capsys, f"csv:{tmp_path / 't.csv'}")
+    out = run(capsys, f"csv:{tmp_path / 't.csv'}")
     assert "t: 30 classes, several per image; train 30" in out
     assert out.rstrip().endswith("c19 and 10 more")
 
 
-def test_faults_are_told_in_one_line(capsys, tmp_path):
-    assert told(capsys, "flower", code=1).startswith(
-        "error: unknown data set 'flower': did you mean flowers"
+def test_datasets_errors_are_one_line(capsys, tmp_path):
+    assert run(capsys, "flower", code=1).startswith(
+        "error: unknown dataset 'flower': did you mean flowers"
     )
     assert (
-        told(capsys, "--download", code=1)
-        == "error: --download needs the name of a data set: layercache datasets NAME --download\n"
+        run(capsys, "--download", code=1)
+        == "error: --download needs the name of a dataset: layercache datasets NAME --download\n"
     )
-    missing = told(capsys, "flowers", "--data-root", tmp_path, code=1)
-    assert f"looked below {tmp_path}" in missing
+    missing = run(capsys, "flowers", "--data-root", tmp_path, code=1)
+    assert f"a complete copy below {tmp_path}" in missing
     assert f"layercache datasets flowers --download --data-root {tmp_path}" in missing
-    assert "torchvision cannot download it" in told(
+    assert "torchvision cannot download it" in run(
         capsys, "cars", "--download", "--data-root", tmp_path, code=1
     )
 
 
-def test_the_table_needs_no_torch():
+def test_datasets_list_does_not_import_torch():
     program = "import sys; from layercache_cli.datasets import datasets; datasets('', None, False); assert not {'torch', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)

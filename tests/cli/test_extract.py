@@ -57,7 +57,7 @@ def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(
             ("-m", "vit_nanno", "-d", "digits"),
             "error: unknown model 'vit_nanno': did you mean vit_nano",
         ),
-        (("-m", "vit_nano", "-d", "digit"), "error: unknown data set 'digit': did you mean digits"),
+        (("-m", "vit_nano", "-d", "digit"), "error: unknown dataset 'digit': did you mean digits"),
         (
             ("-m", "vit_nano", "-d", "digits", "--engine", "rya"),
             "error: unknown engine 'rya': did you mean ray?",

@@ -1,4 +1,4 @@
-"""`layercache models`: the table without torch, one model with timm."""
+"""`layercache models`: the list without torch, one model with timm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
-def test_the_table_says_what_a_person_needs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_lists_the_figures_of_every_backbone(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "models")
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line}
@@ -40,7 +40,7 @@ def test_the_table_says_what_a_person_needs(capsys: pytest.CaptureFixture[str]) 
     assert "Fashion-MNIST" in lines["vit_nano"]
 
 
-def test_the_table_imports_neither_torch_nor_timm() -> None:
+def test_models_list_imports_neither_torch_nor_timm() -> None:
     code = (
         "import sys\nfrom layercache_cli.main import main\ntry:\n    main(['models'])\nexcept SystemExit:\n"
         "    print('heavy:', sorted({'torch', 'timm', 'numpy', 'PIL'} & set(sys.modules)))\n"
@@ -49,14 +49,18 @@ def test_the_table_imports_neither_torch_nor_timm() -> None:
     assert "heavy: []" in done.stdout
 
 
-def test_one_model_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_of_a_timm_name_shows_its_tokens_and_layers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, out, _ = run(capsys, "models", "vit_base_patch16_siglip_224.webli")
     assert code == 0
     assert "tokens             ap, grid:K, all (no class token: pass --tokens ap)" in out
     assert "layers             12" in out
 
 
-def test_timm_says_which_activation_the_weights_want(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_of_a_name_with_another_activation_shows_timms_note(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     _, out, _ = run(capsys, "models", "vit_base_patch16_clip_224.openai")
     assert "natively QuickGELU" in out
 
@@ -69,13 +73,15 @@ def test_timm_says_which_activation_the_weights_want(capsys: pytest.CaptureFixtu
         ("resnet18", "error: resnet18: expected a ViT, got timm's ResNet"),
     ],
 )
-def test_what_is_no_backbone(capsys: pytest.CaptureFixture[str], name: str, text: str) -> None:
+def test_models_of_an_unknown_name_or_no_vit_fails(
+    capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
     code, _, err = run(capsys, "models", name)
     assert code == 1
     assert text in err
 
 
-def test_only_vits_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_of_an_unknown_name_suggests_vits_only(capsys: pytest.CaptureFixture[str]) -> None:
     _, _, err = run(capsys, "models", "vit_nan")
     assert "did you mean vit_nano" in err
     assert not [name for name in ("davit", "convnext", "maxvit", "levit") if name in err]

@@ -31,7 +31,7 @@ def test_writes_the_page_and_says_the_result(tmp_path, capsys):
     )
     assert code == 0
     assert "+25.0 points" in out
-    assert "no thumbnails of toys: unknown data set 'toys'" in out
+    assert "no thumbnails of toys: unknown dataset 'toys'" in out
     assert f"page: {tmp_path / 'out' / 'index.html'}" in out
     assert (tmp_path / "out" / "index.html").read_text().startswith("<!doctype html>")
 

@@ -63,7 +63,7 @@ def test_load_classifier_with_one_changed_weight_is_refused(
         load_classifier(head, weights=other, device="cpu")
     expected, given = (
         head.provenance.weights[:12],
-        load_matching_backbone(head, weights=other).digest[:12],
+        load_matching_backbone(head, weights=other).weights_digest[:12],
     )
     assert expected != given
     assert (

@@ -19,7 +19,7 @@ HOOK = "tests.engine.remote.fakes"
 
 def backbone(name: str, **_: Any) -> FakeBackbone:
     """A stand-in for load_backbone."""
-    return FakeBackbone(name=name, digest=name[0] * 64)
+    return FakeBackbone(name=name, weights_digest=name[0] * 64)
 
 
 def fakes() -> None:

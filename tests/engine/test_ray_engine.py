@@ -171,7 +171,7 @@ def test_a_machine_with_other_weights_or_without_the_images_is_named(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            plan, "load_backbone", lambda name, **_: FakeBackbone(name=name, digest="c" * 64)
+            plan, "load_backbone", lambda name, **_: FakeBackbone(name=name, weights_digest="c" * 64)
         )
         with pytest.raises(
             BackboneError,

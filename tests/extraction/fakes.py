@@ -99,7 +99,7 @@ class FakeBackbone:
     poison: float | None = None
     """Stands in for the token of the image whose first pixel is `poison_at`."""
     poison_at: int = -1
-    digest: str = "d" * 64
+    weights_digest: str = "d" * 64
     architecture: str = "fake_arch"
     depth: int = 2
     width: int = 4
@@ -107,7 +107,7 @@ class FakeBackbone:
     tokens: tuple[str, ...] = ("cls", "ap")
     projected: bool = False
     precision: str = "fp32"
-    store_dtype: str = "float16"
+    storage_dtype: str = "float16"
     notes: tuple[str, ...] = ()
     seen: list[int] = field(default_factory=list)
     """Size of every batch."""
@@ -133,7 +133,7 @@ def expected(
     """float16 (L, T, N, 4): what FakeBackbone gives, computed from the images without the pipeline."""
     red = np.stack(
         [
-            preprocessing.pixels(Image.fromarray(image(samples.first + i)))[0].ravel()[:4]
+            preprocessing.resize_and_crop(Image.fromarray(image(samples.first + i)))[0].ravel()[:4]
             for i in range(samples.rows)
         ]
     )

@@ -1,4 +1,4 @@
-"""Small random ViTs of every family, registered with timm under names of their own so that load_backbone finds them by name."""
+"""Small random ViTs of every family, registered with timm so that load_backbone finds them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DINOV3 = {
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family's geometry, written down by hand from its paper, not read off timm."""
+    """One family's geometry, taken from its paper and not from timm."""
 
     build: Callable[[], nn.Module]
     prefix: int
@@ -147,7 +147,7 @@ def pretrained_cfg(name: str, family: Family) -> dict[str, Any]:
 
 
 def register(name: str, family: Family) -> None:
-    """A timm entry point of this name."""
+    """Register a timm entry point of this name."""
 
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         module: Any = family.build()
@@ -164,7 +164,7 @@ for _name, _family in FAMILIES.items():
 
 
 def random_state(name: str) -> dict[str, torch.Tensor]:
-    """Random weights of the family, every parameter far from its initial zeros and ones. The same numbers every time."""
+    """Return fixed random weights, every parameter far from its initial zeros and ones."""
     generator = torch.Generator().manual_seed(7)
     state = FAMILIES[name].build().state_dict()
     for key, value in state.items():
@@ -178,7 +178,7 @@ def random_state(name: str) -> dict[str, torch.Tensor]:
 
 @functools.cache
 def checkpoint(name: str) -> Path:
-    """A torch file of `random_state`, written once."""
+    """Return the path of a torch file with `random_state`, written once."""
     path = _folder() / f"{name}.pt"
     torch.save(random_state(name), path)
     return path
@@ -193,7 +193,7 @@ def _folder() -> Path:
 
 @functools.cache
 def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
-    """tap -> every layer's whole map (B, N, D) of IMAGES in float64, by hooks on a plain timm module of its own."""
+    """Return tap -> every layer's hidden state (B, N, D) of IMAGES in float64, by hooks on timm."""
     family = FAMILIES[name]
     module: Any = family.build()
     module.load_state_dict(torch.load(checkpoint(name), weights_only=True))

@@ -37,8 +37,8 @@ from tests.extraction.fakes import LARGE, FakeBackbone, Pictures, dataset, expec
 Run = Callable[..., list[Extraction]]
 MODELS = {
     "fake": FakeBackbone(),
-    "other": FakeBackbone(name="other", digest="e" * 64),
-    "large": FakeBackbone(name="large", digest="f" * 64, preprocessing=LARGE, layers=(2,)),
+    "other": FakeBackbone(name="other", weights_digest="e" * 64),
+    "large": FakeBackbone(name="large", weights_digest="f" * 64, preprocessing=LARGE, layers=(2,)),
     "infinite": FakeBackbone(
         name="infinite",
         poison=float("inf"),
@@ -366,7 +366,7 @@ def test_ctrl_c_keeps_what_is_committed_and_says_how_to_continue(
             UnknownNameError,
             "unknown option of extract 'batchsize': did you mean batch_size",
         ),
-        ({"dataset": "digts"}, UnknownNameError, "unknown data set 'digts': did you mean digits"),
+        ({"dataset": "digts"}, UnknownNameError, "unknown dataset 'digts': did you mean digits"),
         ({"codec": "zip"}, OptionError, "codec 'zip': expected zstd"),
     ],
 )

@@ -1,4 +1,4 @@
-"""CLS and AP of every family's geometry, at every tap, against hooks on plain timm modules pooled in float64 with numpy."""
+"""CLS and AP of every family at every tap, compared with hooks on plain timm modules in float64."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def kinds(name: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("tap", ["norm2", "block", "block-norm"])
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_cls_and_ap_of_every_layer(name: str, tap: Tap) -> None:
+def test_backbone_cls_and_ap_equal_hooks_on_timm_at_every_layer(name: str, tap: Tap) -> None:
     family = FAMILIES[name]
     backbone = load_backbone(
-        name, weights=checkpoint(name), tap=tap, tokens=kinds(name), store_dtype="float32"
+        name, weights=checkpoint(name), tap=tap, tokens=kinds(name), storage_dtype="float32"
     )
     maps = hidden_states(name)[tap]
-    wanted = [[x[:, 0]] * family.class_token + [x[:, family.prefix :].mean(1)] for x in maps]
+    expected = [[x[:, 0]] * family.class_token + [x[:, family.prefix :].mean(1)] for x in maps]
     got = backbone(IMAGES)
     assert got.shape == (4, len(kinds(name)), 3, 24)
-    np.testing.assert_allclose(got, wanted, **TOLERANCE)
+    np.testing.assert_allclose(got, expected, **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_a_wrong_prefix_count_is_seen(name: str) -> None:
-    """Negative control: one prefix token more or less in the mean is far outside the tolerance above."""
+def test_ap_with_a_wrong_prefix_exceeds_the_tolerance(name: str) -> None:
+    """Negative control: one prefix token more or less in the mean exceeds the tolerance."""
     prefix = FAMILIES[name].prefix
     for tap, maps in hidden_states(name).items():
         right = np.array([x[:, prefix:].mean(1) for x in maps])
@@ -42,8 +42,8 @@ def test_a_wrong_prefix_count_is_seen(name: str) -> None:
             assert not np.allclose(right, wrong, **TOLERANCE), (tap, other)
 
 
-def test_the_taps_differ() -> None:
-    """Negative control: a tap read at another place is seen."""
+def test_hidden_states_of_another_tap_exceed_the_tolerance() -> None:
+    """Negative control: tokens of another tap exceed the tolerance."""
     maps = hidden_states("tiny_vit")
     assert not np.allclose(maps["norm2"], maps["block-norm"], **TOLERANCE)
     assert not np.allclose(maps["norm2"][1:], maps["norm2"][:-1], **TOLERANCE)
@@ -52,10 +52,10 @@ def test_the_taps_differ() -> None:
 @pytest.mark.parametrize(
     "name", [name for name, family in FAMILIES.items() if not family.class_token]
 )
-def test_no_class_token_is_said(name: str) -> None:
+def test_load_backbone_cls_of_a_model_without_class_token_raises(name: str) -> None:
     prefix = FAMILIES[name].prefix
     with pytest.raises(
         BackboneError,
-        match=rf"tokens 'cls': this model has no class token \({prefix} prefix tokens and 4 x 4 patches\): pass --tokens ap",
+        match=rf"tokens 'cls': this model has no class token \({prefix} prefix tokens and 4 x 4 patches\): use tokens 'ap'",
     ):
         load_backbone(name, weights=checkpoint(name))

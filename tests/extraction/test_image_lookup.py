@@ -6,33 +6,33 @@ from layercache.extraction.datasets import open_dataset
 from layercache.extraction.image_lookup import ImageLookup
 
 
-def test_an_image_by_its_id():
+def test_image_lookup_by_id_returns_the_image():
     samples = open_dataset("digits").split("test")
-    found = ImageLookup()("digits", samples.ids[7])
-    assert found is not None
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(samples.load(7).convert("RGB")))
+    image = ImageLookup()("digits", samples.ids[7])
+    assert image is not None
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(samples.load(7).convert("RGB")))
 
 
-def test_what_is_not_at_hand_is_none_and_said_once():
-    said: list[str] = []
-    lookup = ImageLookup(say=said.append)
+def test_image_lookup_of_a_missing_image_returns_none_and_reports_once():
+    messages: list[str] = []
+    lookup = ImageLookup(say=messages.append)
     assert lookup("digits", "no such id") is None
     assert lookup("nonesuch", "1") is None
     assert lookup("nonesuch", "2") is None
-    assert len(said) == 1
-    assert said[0].startswith("no thumbnails of nonesuch: unknown data set")
+    assert len(messages) == 1
+    assert messages[0].startswith("no thumbnails of nonesuch: unknown dataset")
 
 
-def test_a_folder_is_found_by_the_name_its_cache_has(tmp_path):
+def test_image_lookup_of_a_folder_by_its_cache_name_finds_it(tmp_path):
     from PIL import Image
 
     for split in ("train", "test"):
         for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
             (tmp_path / "pics" / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8), colour).save(tmp_path / "pics" / split / name / "1.png")
-    given = f"folder:{tmp_path / 'pics'}"
-    dataset = open_dataset(given)
+    source = f"folder:{tmp_path / 'pics'}"
+    dataset = open_dataset(source)
     samples = dataset.split("test")
-    lookup = ImageLookup(sources=[given])
+    lookup = ImageLookup(sources=[source])
     colours = [lookup(dataset.name, i).getpixel((0, 0)) for i in samples.ids]
     assert sorted(colours) == [(0, 0, 255), (255, 0, 0)]

@@ -1,4 +1,4 @@
-"""The real CLIP ViT-B/16 (dequantised from int8): LAYERCACHE_REAL names the folder that holds clip.safetensors."""
+"""The real CLIP ViT-B/16 (dequantised from int8): clip.safetensors in the folder LAYERCACHE_REAL."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.backbone import Backbone, load_backbone
 
 pytestmark = pytest.mark.real
 ROOT = Path(os.environ.get("LAYERCACHE_REAL", "."))
 
 
 def pictures() -> list[Image.Image]:
-    """Smooth colour patterns; a checkpoint needs no meaning to be compared with itself."""
+    """Smooth colour patterns; the comparison needs no real photographs."""
     y, x = np.mgrid[:240, :320] / 240
     return [
         Image.fromarray(
@@ -31,6 +31,10 @@ def pictures() -> list[Image.Image]:
     ]
 
 
+def pixels(backbone: Backbone, image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(backbone.preprocessing.resize_and_crop(image).copy())
+
+
 def plain(architecture: str) -> Any:
     module = timm.create_model(architecture, num_classes=512)
     module.load_state_dict(load_file(ROOT / "clip.safetensors"))
@@ -38,9 +42,9 @@ def plain(architecture: str) -> Any:
 
 
 @torch.no_grad()
-def test_tokens_and_projection_are_those_of_plain_timm() -> None:
+def test_backbone_tokens_and_projection_equal_plain_timm() -> None:
     backbone = load_backbone(
-        "clip_b16", weights=ROOT / "clip.safetensors", store_dtype="float32", projected=True
+        "clip_b16", weights=ROOT / "clip.safetensors", storage_dtype="float32", projected=True
     )
     module = plain("vit_base_patch16_clip_quickgelu_224.openai")
     seen = []
@@ -48,7 +52,7 @@ def test_tokens_and_projection_are_those_of_plain_timm() -> None:
         block.norm2.register_forward_hook(lambda m, args, out: seen.append(out))
     transform = create_transform(**resolve_model_data_config(module), is_training=False)
     joint = module(torch.stack([transform(p) for p in pictures()]))
-    images = torch.stack([backbone.preprocessing(p) for p in pictures()])
+    images = torch.stack([pixels(backbone, p) for p in pictures()])
     got = backbone(images)
     assert got.shape == (12, 2, 3, 768)
     np.testing.assert_allclose(got[:11, 0], torch.stack(seen)[:, :, 0], atol=1e-4)
@@ -64,18 +68,16 @@ def test_tokens_and_projection_are_those_of_plain_timm() -> None:
     )  # GELU instead of QuickGELU: strict loading does not see it, the numbers do
 
 
-def test_half_precision_on_real_weights() -> None:
+def test_backbone_in_half_precision_on_real_weights_is_close() -> None:
     """bf16 moves a token by a few percent of its length, fp32 to float16 storage by less than a thousandth."""
     images = None
     tokens = {}
     for precision, store in (("fp32", "float32"), ("fp32", "float16"), ("bf16", "float32")):
         backbone = load_backbone(
-            "clip_b16", weights=ROOT / "clip.safetensors", precision=precision, store_dtype=store
+            "clip_b16", weights=ROOT / "clip.safetensors", precision=precision, storage_dtype=store
         )  # type: ignore[arg-type]
         images = (
-            torch.stack([backbone.preprocessing(p) for p in pictures()])
-            if images is None
-            else images
+            torch.stack([pixels(backbone, p) for p in pictures()]) if images is None else images
         )
         tokens[precision, store] = backbone(images).double()
     exact = tokens["fp32", "float32"]

@@ -24,7 +24,7 @@ ROWS = 12
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     file = tmp_path_factory.mktemp("weights") / "nano.safetensors"
-    safetensors.torch.save_file(vit_nano.build().state_dict(), file)
+    safetensors.torch.save_file(vit_nano.create_vit_nano().state_dict(), file)
     return file
 
 
@@ -49,7 +49,7 @@ def tokens(split: Split) -> np.ndarray[Any, Any]:
 
 def by_hand(weights: Path, ids: list[str]) -> np.ndarray[Any, Any]:
     """float32 (24, N, 96): one image at a time, timm's own transform, hooks that keep whole token maps."""
-    model = vit_nano.build().eval()
+    model = vit_nano.create_vit_nano().eval()
     model.load_state_dict(safetensors.torch.load_file(weights))
     maps: list[torch.Tensor] = []
     for module in [*(block.norm2 for block in model.blocks[1:]), model.norm]:

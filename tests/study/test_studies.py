@@ -37,7 +37,7 @@ def test_the_small_study_needs_no_network() -> None:
 
     study = read_study(STUDIES / "small.toml")
     assert study.models == ("vit_nano",)
-    assert [DATASETS[name].get for name in study.datasets] == ["bundled", "bundled"]
+    assert [DATASETS[name].how_to_get for name in study.datasets] == ["bundled", "bundled"]
     wanted = {(cell.head, cell.layers, cell.tokens) for cell in CELLS}
     assert wanted <= {(head.head, head.layers, head.tokens) for head in study.heads}
 

@@ -1,7 +1,7 @@
 """Labelled image datasets: `open_dataset` returns one by its name."""
 
 from layercache.extraction.datasets.base import Dataset, Samples
-from layercache.extraction.datasets.dataset_identity import dataset_identity
+from layercache.extraction.datasets.identity import dataset_identity
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.datasets.registry import data_root, dataset_name, open_dataset
 from layercache.extraction.datasets.subsampling import limit_samples

@@ -82,7 +82,8 @@ def _find(module: nn.Module, *, tap: Tap, layer: int, architecture: str) -> TapP
             f"{architecture}: tap {tap} needs a final norm for layer {layer}, "
             "and this architecture has none: use tap 'block'"
         )
-    if tap == "norm2" and norm is getattr(module, "norm", None):
+    applied_in_forward: Any = getattr(module, "norm", None)
+    if tap == "norm2" and norm is applied_in_forward:
         return TapPoint(layer=layer, module=norm, norm=None)
     return TapPoint(layer=layer, module=blocks[layer - 1], norm=norm)
 

@@ -16,7 +16,7 @@ from layercache.extraction.pipeline.decode import open_image
 class Transform(Protocol):
     """The half of a model's Preprocessing that happens where images are decoded. Picklable."""
 
-    def pixels(self, image: Image.Image) -> np.ndarray[Any, Any]:
+    def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
         """RGB image -> uint8 (3, H, W)."""
         ...
 
@@ -37,7 +37,7 @@ def decode_rows(
         try:
             image = open_image(samples, row)
             for transform, pixels in zip(transforms, out, strict=True):
-                pixels[row - start] = transform.pixels(image)
+                pixels[row - start] = transform.resize_and_crop(image)
         except DataError as error:
             failed[row] = str(error)
         except MemoryError:

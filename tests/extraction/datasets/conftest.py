@@ -1,4 +1,4 @@
-"""Small pictures that tell which one they are by their colour, and the comparison of a split with what was written."""
+"""Small pictures identified by their colour, and the comparison of a split with what was written."""
 
 import io
 import pickle
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layercache.extraction.datasets.image_files import FileSamples
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.pipeline.decode import open_image
 
 
@@ -32,7 +34,7 @@ class Pictures:
         return file.getvalue()
 
     def check(self, dataset, split, expected, atol=4):
-        """`expected`: (id, class name or names, n) of every sample in order. Also after a trip to another process."""
+        """`expected`: (id, class name or names, n) of every sample in order. Also after pickling."""
         samples = dataset.split(split)
         assert samples.ids == [i for i, _, _ in expected]
         if dataset.multi_label:
@@ -54,3 +56,20 @@ class Pictures:
 @pytest.fixture
 def pictures():
     return Pictures()
+
+
+@pytest.fixture
+def many(tmp_path, pictures):
+    """60 files: 40 of class a, 20 of class b."""
+    ids = [f"{i:02d}.png" for i in range(60)]
+    for i, name in enumerate(ids):
+        pictures.write(tmp_path / name, i)
+    labels = (np.arange(60) % 3 == 2).astype(np.int64)
+    return InMemoryDataset(
+        name="many",
+        classes=("a", "b"),
+        samples={
+            "train": FileSamples(str(tmp_path), ids, labels),
+            "test": FileSamples(str(tmp_path), ids[:6], labels[:6]),
+        },
+    )

@@ -3,10 +3,10 @@ import pytest
 
 from layercache.errors import DataError, UnknownNameError
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes, safe_name
 
 
-def made(ids=("a", "b"), labels=(0, 1), classes=("x", "y"), **options):
+def build(ids=("a", "b"), labels=(0, 1), classes=("x", "y"), **options):
     samples = FileSamples(
         "/nowhere",
         list(ids),
@@ -15,13 +15,13 @@ def made(ids=("a", "b"), labels=(0, 1), classes=("x", "y"), **options):
     return InMemoryDataset(name="d", classes=classes, samples={"train": samples}, **options)
 
 
-def test_open():
-    assert made().split("train").ids == ["a", "b"]
-    assert made().splits == ("train",)
+def test_split_of_an_unknown_name_suggests_the_nearest():
+    assert build().split("train").ids == ["a", "b"]
+    assert build().splits == ("train",)
     with pytest.raises(
-        UnknownNameError, match="unknown split of data set d 'trian': did you mean train"
+        UnknownNameError, match="unknown split of dataset d 'trian': did you mean train"
     ):
-        made().split("trian")
+        build().split("trian")
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def test_open():
     [
         (
             {"labels": (0, 2)},
-            r"data set d, split train: sample 'b' has label 2, expected 0 to 1 \(2 classes\); 1 sample",
+            r"dataset d, split train: sample 'b' has label 2, expected 0 to 1 \(2 classes\); 1 sample",
         ),
         ({"labels": (-1, 0)}, "sample 'a' has label -1"),
-        ({"ids": ("a", "a")}, "ids must differ, 'a' comes more than once"),
-        ({"ids": (), "labels": ()}, "split train: it has no samples"),
-        ({"labels": (0,)}, r"expected labels of shape \(2,\), found \(1,\)"),
-        ({"classes": ("x", "x")}, "class names must differ, 'x'"),
+        ({"ids": ("a", "a")}, "ids must be unique, got 'a' more than once"),
+        ({"ids": (), "labels": ()}, "split train: expected at least one sample, got none"),
+        ({"labels": (0,)}, r"expected labels of shape \(2,\), got \(1,\)"),
+        ({"classes": ("x", "x")}, "class names must be unique, got 'x'"),
         ({"ids": ("a", "b\udcff")}, "not valid UTF-8: rename the file"),
         (
             {"labels": ((0, 1), (2, 0)), "multi_label": True},
@@ -43,21 +43,39 @@ def test_open():
         ),
         (
             {"labels": ((0, 1, 1), (1, 0, 0)), "multi_label": True},
-            r"expected labels of shape \(2, 2\), found \(2, 3\)",
+            r"expected labels of shape \(2, 2\), got \(2, 3\)",
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(options, text):
+def test_in_memory_dataset_with_inconsistent_samples_raises(options, text):
     with pytest.raises(DataError, match=text):
-        made(**options)
+        build(**options)
 
 
-def test_no_split():
-    with pytest.raises(DataError, match="data set d: it has no split"):
+def test_in_memory_dataset_without_a_split_raises():
+    with pytest.raises(DataError, match="dataset d: expected at least one split, got none"):
         InMemoryDataset(name="d", classes=("x",), samples={})
 
 
-def test_safe_name():
+def test_safe_name_replaces_other_characters():
     assert safe_name("my pets/2") == "my_pets_2"
     assert safe_name("...") == "data"
     assert safe_name("katzen-ü.v1") == "katzen-ü.v1"
+
+
+def test_common_classes_of_equal_splits_returns_them():
+    classes = common_classes({"train": ("a", "b"), "test": ("a", "b")}, where="d", remedy="r")
+    assert classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("test", "text"),
+    [
+        (("a",), r"d: train has a class 'b' that test does not have \(1 such class\(es\)\); r"),
+        (("a", "b", "c"), "d: test has a class 'c' that train does not have"),
+        (("b", "a"), "d: train and test order their classes differently; r"),
+    ],
+)
+def test_common_classes_of_different_splits_raises(test, text):
+    with pytest.raises(DataError, match=text):
+        common_classes({"train": ("a", "b"), "test": test}, where="d", remedy="r")

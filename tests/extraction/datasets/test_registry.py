@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from layercache.errors import OptionError, UnknownNameError
-from layercache.extraction.datasets import DATASETS, data_root, dataset_name, dataset_identity, open_dataset
+from layercache.extraction.datasets import (
+    DATASETS,
+    data_root,
+    dataset_identity,
+    dataset_name,
+    open_dataset,
+)
 from layercache.extraction.pipeline.decode import open_image
 
 
@@ -19,38 +25,40 @@ from layercache.extraction.pipeline.decode import open_image
         ("dmlap", "dmlab"),
     ],
 )
-def test_an_unknown_name_suggests_the_nearest(name, near):
+def test_open_dataset_of_an_unknown_name_suggests_the_nearest(name, near):
     with pytest.raises(
         UnknownNameError,
-        match=rf"unknown data set '{name}': did you mean .*{near}.*one of your own: folder:PATH",
+        match=rf"unknown dataset '{name}': did you mean .*{near}.*one of your own: folder:PATH",
     ):
         open_dataset(name)
 
 
-def test_a_path_or_a_misspelt_kind_suggests_the_form(tmp_path):
+def test_open_dataset_of_a_path_or_misspelt_kind_suggests_the_form(tmp_path):
     (tmp_path / "t.csv").touch()
     for given, meant in (
         (tmp_path, f"folder:{tmp_path}"),
         (f"fodler:{tmp_path}", f"folder:{tmp_path}"),
         (tmp_path / "t.csv", f"csv:{tmp_path}/t.csv"),
     ):
-        with pytest.raises(OptionError, match=rf"unknown data set .*: did you mean {meant}\?$"):
+        with pytest.raises(OptionError, match=rf"unknown dataset .*: did you mean {meant}\?$"):
             open_dataset(str(given))
     with pytest.raises(
         UnknownNameError,
-        match=r"unknown kind of data set 'fodler': did you mean folder\? \(as in folder:PATH, ",
+        match=r"unknown kind of dataset 'fodler': did you mean folder\? \(as in folder:PATH, ",
     ):
         open_dataset("fodler:/nowhere")
 
 
-def test_own_sources_carry_their_place():
+def test_open_dataset_of_a_source_needs_a_location_and_no_root():
     with pytest.raises(OptionError, match="expected folder:PATH"):
         open_dataset("folder:")
-    with pytest.raises(OptionError, match="carries its own place: leave out the root '/data'"):
+    with pytest.raises(
+        OptionError, match="names its own location: leave out the data root '/data'"
+    ):
         open_dataset("wds:/x", root="/data")
 
 
-def test_data_root(monkeypatch, tmp_path):
+def test_data_root_by_default_reads_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("LAYERCACHE_DATA", raising=False)
     assert data_root().name == "data"
     assert data_root("~/x") == data_root(os.path.expanduser("~/x"))
@@ -59,14 +67,14 @@ def test_data_root(monkeypatch, tmp_path):
     assert data_root("/y").as_posix() == "/y"
 
 
-def test_names_of_caches():
+def test_dataset_name_of_a_source_is_its_last_part():
     assert dataset_name("flowers") == "flowers"
     assert dataset_name("hf:uoft-cs/cifar100?label=fine_label") == "cifar100"
     assert dataset_name("csv:/a/b c.csv") == "b_c"
     assert dataset_name("folder:/a/b/../c/") == "c"
 
 
-def test_listing_names_the_papers_twenty_with_its_sizes():
+def test_listing_has_the_papers_twenty_with_their_sizes():
     paper = {  # training size and classes
         "cifar10": (45000, 10),
         "cifar100": (45000, 100),
@@ -90,18 +98,18 @@ def test_listing_names_the_papers_twenty_with_its_sizes():
         "dmlab": (65550, 6),
     }
     for name, (size, classes) in paper.items():
-        assert DATASETS[name].classes == classes
-        assert DATASETS[name].train == size or f"{size}" in DATASETS[name].note
+        assert DATASETS[name].num_classes == classes
+        assert DATASETS[name].num_train == size or f"{size}" in DATASETS[name].note
 
 
-def test_the_package_is_light():
+def test_datasets_import_loads_nothing_heavy():
     heavy = {"torch", "torchvision", "timm", "sklearn", "zarr"}
     program = f"import sys, layercache.extraction.datasets, layercache.extraction.pipeline.decode; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.real
-def test_the_real_fashion_mnist():
+def test_real_fashion_mnist_has_its_published_sizes_and_labels():
     dataset = open_dataset(
         "fashion_mnist", root=os.path.join(os.environ["LAYERCACHE_REAL"], "data")
     )
@@ -111,4 +119,7 @@ def test_the_real_fashion_mnist():
     assert np.bincount(test.labels).tolist() == [1000] * 10
     assert train.labels[:4].tolist() == [9, 0, 0, 3]
     assert open_image(train, 0).size == (28, 28)
-    assert dataset_identity(dataset).splits["train"].content != dataset_identity(dataset).splits["test"].content
+    assert (
+        dataset_identity(dataset).splits["train"].content
+        != dataset_identity(dataset).splits["test"].content
+    )

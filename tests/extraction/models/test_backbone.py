@@ -1,4 +1,4 @@
-"""What load_backbone promises beyond the places of CLS and AP, which tests/extraction/test_families.py holds."""
+"""load_backbone, apart from the values of CLS and AP, which test_families.py compares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models import vit_nano
@@ -19,10 +18,10 @@ from tests.extraction.families import IMAGES, checkpoint, hidden_states, random_
 
 
 def load(name: str = "tiny_vit", **options: Any) -> Backbone:
-    return load_backbone(name, weights=checkpoint(name), **({"store_dtype": "float32"} | options))
+    return load_backbone(name, weights=checkpoint(name), **({"storage_dtype": "float32"} | options))
 
 
-def test_says_what_a_spec_needs() -> None:
+def test_backbone_has_every_attribute_of_a_cache_spec() -> None:
     backbone = load(tokens="cls+grid:2", tap="block", layers="mid-last")
     assert (backbone.name, backbone.architecture, backbone.depth, backbone.width) == (
         "tiny_vit",
@@ -32,30 +31,30 @@ def test_says_what_a_spec_needs() -> None:
     )
     assert (backbone.tap, backbone.layers) == ("block", (2, 4))
     assert backbone.tokens == ("cls", "grid:2/0", "grid:2/1", "grid:2/2", "grid:2/3")
-    assert (backbone.precision, backbone.store_dtype, backbone.projected, backbone.notes) == (
+    assert (backbone.precision, backbone.storage_dtype, backbone.projected, backbone.notes) == (
         "fp32",
         "float32",
         False,
         (),
     )
-    assert len(backbone.digest) == 64
+    assert len(backbone.weights_digest) == 64
     json.dumps(backbone.preprocessing.to_json())
 
 
-def test_is_frozen() -> None:
+def test_backbone_is_frozen() -> None:
     backbone = load()
     assert not backbone.module.training
     assert not any(p.requires_grad for p in backbone.module.parameters())
     assert not backbone(IMAGES).requires_grad
 
 
-def test_float16_is_the_rounded_float32() -> None:
-    exact, half = load()(IMAGES), load(store_dtype="float16")(IMAGES)
+def test_backbone_with_float16_storage_rounds_float32() -> None:
+    exact, half = load()(IMAGES), load(storage_dtype="float16")(IMAGES)
     assert half.dtype == torch.float16
     assert torch.equal(half, exact.half())
 
 
-def test_one_forward_serves_every_layer_and_token() -> None:
+def test_backbone_runs_every_block_once_for_all_layers_and_tokens() -> None:
     backbone, calls = load(tokens="cls+ap+grid:2"), []
     for part in (backbone.module.patch_embed, *backbone.module.blocks):  # type: ignore[misc]
         part.register_forward_hook(lambda m, args, out: calls.append(m))
@@ -67,24 +66,26 @@ def test_one_forward_serves_every_layer_and_token() -> None:
     ("tap", "layers", "blocks"),
     [("norm2", (1, 3), 4), ("norm2", (2,), 3), ("block", (1, 3), 3), ("block-norm", (2,), 2)],
 )
-def test_some_layers_are_those_of_all_and_later_blocks_are_left_out(
+def test_backbone_with_some_layers_equals_all_layers_and_drops_later_blocks(
     tap: Any, layers: tuple[int, ...], blocks: int
 ) -> None:
     some = load(layers=layers, tap=tap)
     assert (some.layers, some.depth) == (layers, 4)
     assert len(some.module.blocks) == blocks  # type: ignore[arg-type]
     assert torch.equal(some(IMAGES), load(tap=tap)(IMAGES)[[layer - 1 for layer in layers]])
-    assert some.digest == load(tap=tap).digest  # the same weights, whatever is read off them
+    assert (
+        some.weights_digest == load(tap=tap).weights_digest
+    )  # the same weights, whichever layers are read
 
 
-def test_every_patch_token() -> None:
+def test_backbone_with_all_tokens_equals_hidden_states_without_registers() -> None:
     got = load("tiny_dinov2_reg4", tokens="all")(IMAGES)
-    wanted = np.array(hidden_states("tiny_dinov2_reg4")["norm2"])[:, :, [0, *range(5, 21)]]
-    np.testing.assert_allclose(got, wanted.transpose(0, 2, 1, 3), rtol=1e-4, atol=2e-5)
+    expected = np.array(hidden_states("tiny_dinov2_reg4")["norm2"])[:, :, [0, *range(5, 21)]]
+    np.testing.assert_allclose(got, expected.transpose(0, 2, 1, 3), rtol=1e-4, atol=2e-5)
 
 
-def test_projected_last_layer() -> None:
-    """CLS through CLIP's projection; AP is the mean of the projected patches. Other layers are as they were."""
+def test_backbone_projected_maps_the_last_layer_only() -> None:
+    """CLS through CLIP's projection; AP is the mean of the projected patches. Other layers are unchanged."""
     plain, projected = load("tiny_clip"), load("tiny_clip", projected=True)
     state = random_state("tiny_clip")
     final = (
@@ -96,20 +97,22 @@ def test_projected_last_layer() -> None:
     np.testing.assert_allclose(got[-1, 1, :, :16], final[:, 1:].mean(1), rtol=1e-4, atol=1e-4)
     assert (got[-1, :, :, 16:] == 0).all()
     assert torch.equal(got[:-1], plain(IMAGES)[:-1])
-    assert projected.digest != plain.digest  # the projection's weights count where they are used
+    assert (
+        projected.weights_digest != plain.weights_digest
+    )  # the projection's weights count where they are used
     assert not np.allclose(got[-1, 0, :, :16], final[:, 1:].mean(1), rtol=1e-4, atol=1e-4)
 
 
-def test_only_clip_has_a_projection() -> None:
+def test_load_backbone_projected_of_other_models_raises() -> None:
     with pytest.raises(
         BackboneError,
-        match="tiny_vit: --projected needs a CLIP model with its projection into the joint space",
+        match="tiny_vit: projected needs a CLIP model with its projection into the joint space",
     ):
         load(projected=True)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.03), ("fp16", 0.004)])
-def test_half_precision_is_near(precision: Any, bound: float) -> None:
+def test_backbone_in_half_precision_is_close_to_float32(precision: Any, bound: float) -> None:
     """Error over the tokens' scale; a control shows that another image is much further away."""
     exact, half = load()(IMAGES), load(precision=precision)(IMAGES)
     scale = exact.abs().mean()
@@ -119,35 +122,30 @@ def test_half_precision_is_near(precision: Any, bound: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny_dinov3", "tiny_beit", "tiny_siglip", "tiny_eva02"])
-def test_half_precision_of_other_families(name: str) -> None:
+def test_backbone_of_other_families_in_bf16_is_close_to_float32(name: str) -> None:
     exact, half = load(name, tokens="ap")(IMAGES), load(name, tokens="ap", precision="bf16")(IMAGES)
     assert (half - exact).abs().mean() / exact.abs().mean() < 0.05
 
 
 @pytest.mark.slow
-def test_compiled_is_the_same_function() -> None:
+def test_backbone_compiled_equals_eager() -> None:
     torch.testing.assert_close(load(compile=True)(IMAGES), load()(IMAGES), rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_twice() -> None:
+def test_backbone_called_twice_gives_equal_tokens() -> None:
     assert torch.equal(load()(IMAGES), load()(IMAGES))
 
 
 def test_paper_compat_changes_only_dinov2_and_mae() -> None:
-    from layercache.extraction.models.timm_source import _has_quirk
+    from layercache.extraction.models.timm_source import _paper_differs
 
-    class Module(nn.Module):
-        def __init__(self, architecture: str, tag: str) -> None:
-            super().__init__()
-            self.pretrained_cfg = {"architecture": architecture, "tag": tag}
-
-    assert _has_quirk(Module("vit_base_patch14_dinov2", "lvd142m"))
-    assert _has_quirk(Module("vit_base_patch16_224", "mae"))
-    assert not _has_quirk(Module("vit_base_patch16_224", "augreg2_in21k_ft_in1k"))
+    assert _paper_differs({"architecture": "vit_base_patch14_dinov2", "tag": "lvd142m"})
+    assert _paper_differs({"architecture": "vit_base_patch16_224", "tag": "mae"})
+    assert not _paper_differs({"architecture": "vit_base_patch16_224", "tag": "augreg_in1k"})
     assert load(paper_compat=True).preprocessing == load().preprocessing
 
 
-def test_refuses_other_images() -> None:
+def test_backbone_with_another_dtype_or_size_raises() -> None:
     backbone = load()
     with pytest.raises(
         OptionError,
@@ -164,24 +162,26 @@ def test_refuses_other_images() -> None:
         (
             {"precision": "int8"},
             OptionError,
-            "precision must be one of fp32, bf16, fp16, got 'int8'",
+            "precision: expected fp32 or bf16 or fp16, got 'int8'",
         ),
         (
-            {"store_dtype": "bfloat16"},
+            {"storage_dtype": "bfloat16"},
             OptionError,
-            "store_dtype must be one of float16, float32, got 'bfloat16'",
+            "storage_dtype: expected float16 or float32, got 'bfloat16'",
         ),
         ({"tap": "norm1"}, UnknownNameError, "unknown tap 'norm1'"),
         ({"layers": "5"}, OptionError, "this model has layers 1 to 4"),
         ({"tokens": "cls+grid:9"}, OptionError, "K must be 1 to 4"),
     ],
 )
-def test_refused_options(options: dict[str, Any], error: type[Exception], text: str) -> None:
+def test_load_backbone_with_an_invalid_option_raises(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
     with pytest.raises(error, match=text):
         load(**options)
 
 
-def test_unknown_model_suggests_the_nearest() -> None:
+def test_load_backbone_of_an_unknown_model_suggests_the_nearest() -> None:
     with pytest.raises(
         UnknownNameError, match=r"unknown model 'dinov2_b16': did you mean .*dinov2_b14"
     ):
@@ -198,11 +198,11 @@ def test_unknown_model_suggests_the_nearest() -> None:
         load_backbone("vit_base_patch16_224.augreg3_in21k")
 
 
-def test_the_bundled_nano_is_its_own_float16_file_in_float32() -> None:
+def test_load_backbone_vit_nano_reads_the_bundled_file_as_float32() -> None:
     backbone = load_backbone("vit_nano")
     stored = load_file(vit_nano.weights_path())
     assert {v.dtype for v in stored.values()} == {torch.float16}
-    assert backbone.digest == digest_weights(
+    assert backbone.weights_digest == digest_weights(
         {k: v.float() for k, v in stored.items() if not k.startswith("head.")}
     )
     assert (backbone.depth, backbone.width, backbone.architecture) == (12, 96, "vit_nano_patch4_28")

@@ -1,4 +1,4 @@
-"""Checkpoints: what loads, what is refused in which words, and that the digest tells weights apart and nothing else."""
+"""Reading and loading of checkpoints, their error messages, and the digest of weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(state: Any, path: Path, name: str = "tiny_vit", **options: Any) -> Back
     return load_backbone(name, weights=path, **options)
 
 
-def test_the_digest_by_hand() -> None:
+def test_digest_weights_equals_a_digest_by_hand() -> None:
     state = {"b": torch.tensor([1.5, 2.0]), "a": torch.tensor([[7]])}
     parts = [
         hashlib.sha256((7).to_bytes(8, "little")).hexdigest(),
@@ -44,7 +44,7 @@ def test_the_digest_by_hand() -> None:
     assert digest_weights(state) == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_the_digest_sees_names_shapes_dtypes_and_every_bit() -> None:
+def test_digest_weights_depends_on_names_shapes_dtypes_and_every_bit() -> None:
     base = torch.arange(6, dtype=torch.float32)
     bumped = base.clone()
     bumped[3] = torch.nextafter(bumped[3], torch.tensor(9.0))
@@ -64,56 +64,71 @@ def test_the_digest_sees_names_shapes_dtypes_and_every_bit() -> None:
     assert digest_weights({"s": torch.tensor(1.0), "e": torch.empty(0, 3)})
 
 
-def test_the_format_does_not_matter(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_digest_of_another_file_format_is_equal(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
     half = {k: v.half() for k, v in state.items()}
     wrapped = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in reversed(half.items())}}
     plain = load(half, tmp_path / "a.safetensors")
     other = load(wrapped, tmp_path / "b.pth")
     upcast = load({k: v.float() for k, v in half.items()}, tmp_path / "c.pt")
-    assert plain.digest == other.digest == upcast.digest
+    assert plain.weights_digest == other.weights_digest == upcast.weights_digest
     assert torch.equal(plain(IMAGES), other(IMAGES))
-    assert load(state, tmp_path / "d.pt").digest != plain.digest  # before it was rounded
+    assert (
+        load(state, tmp_path / "d.pt").weights_digest != plain.weights_digest
+    )  # before it was rounded
 
 
-def test_the_head_does_not_matter(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_digest_with_another_head_is_equal(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
     other = dict(state) | {"head.weight": torch.zeros(3, 24), "head.bias": torch.zeros(3)}
     without = {k: v for k, v in state.items() if not k.startswith("head.")}
     assert (
-        len({load(s, tmp_path / f"{i}.pt").digest for i, s in enumerate((state, other, without))})
+        len(
+            {
+                load(s, tmp_path / f"{i}.pt").weights_digest
+                for i, s in enumerate((state, other, without))
+            }
+        )
         == 1
     )
 
 
-def test_one_changed_number_is_other_weights(state: dict[str, Tensor], tmp_path: Path) -> None:
-    before = load(state, tmp_path / "a.pt").digest
+def test_weights_digest_with_one_changed_number_differs(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    before = load(state, tmp_path / "a.pt").weights_digest
     state["blocks.3.mlp.fc2.bias"][0] += 1e-6
-    assert load(state, tmp_path / "b.pt").digest != before
+    assert load(state, tmp_path / "b.pt").weights_digest != before
 
 
-def test_a_file_that_calls_itself_another_architecture_is_said(
+def test_load_backbone_of_a_file_that_declares_another_architecture_has_a_note(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     for declared, notes in (
         ("tiny_vit", ()),
-        ("tiny_clip", (f"{tmp_path}/a.safetensors calls itself tiny_clip, loaded as tiny_vit",)),
+        ("tiny_clip", (f"{tmp_path}/a.safetensors declares tiny_clip, loaded as tiny_vit",)),
     ):
         save_file(state, tmp_path / "a.safetensors", metadata={"arch": declared})
         assert load_backbone("tiny_vit", weights=tmp_path / "a.safetensors").notes == notes
 
 
-def test_keys_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_load_backbone_with_mismatched_keys_lists_them(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
     state["blocks.9.odd"] = torch.zeros(1)
     del state["blocks.2.norm2.weight"]
     state["norm.bias"] = torch.zeros(7)
     text = (
         r"for tiny_vit does not fit: 1 missing: blocks.2.norm2.weight; 1 unexpected: blocks.9.odd; "
-        r"1 mismatched: norm.bias \(7,\) instead of \(24,\): is it the checkpoint of another model\?"
+        r"1 of another shape: norm.bias \(expected \(24,\), got \(7,\)\): is it the checkpoint of another model\?"
     )
     with pytest.raises(BackboneError, match=text):
         load(state, tmp_path / "a.safetensors")
 
 
-def test_another_model_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_load_backbone_with_weights_of_another_model_raises_a_short_error(tmp_path: Path) -> None:
     with pytest.raises(
         BackboneError, match=r"\d+ missing: .* and \d+ more; \d+ unexpected: .* and \d+ more"
     ) as caught:
@@ -121,15 +136,18 @@ def test_another_model_is_refused_in_one_line(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1200
 
 
-def test_another_patch_size_is_refused_not_resampled(tmp_path: Path) -> None:
+def test_load_backbone_with_another_patch_size_raises(tmp_path: Path) -> None:
     with pytest.raises(
-        BackboneError, match=r"patch_embed.proj.weight \(24, 3, 16, 16\) instead of \(24, 3, 8, 8\)"
+        BackboneError,
+        match=r"patch_embed.proj.weight \(expected \(24, 3, 8, 8\), got \(24, 3, 16, 16\)\)",
     ):
         load(VisionTransformer(**(SMALL | {"patch_size": 16})).state_dict(), tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_dinov2_reg4"])
-def test_positions_of_another_grid_are_resampled_as_timm_does(name: str, tmp_path: Path) -> None:
+def test_load_backbone_with_another_grid_resamples_positions_as_timm_does(
+    name: str, tmp_path: Path
+) -> None:
     own, prefix = random_state(name), 0 if name == "tiny_dinov2_reg4" else 1
     large = own | {
         "pos_embed": torch.randn(1, prefix + 36, 24, generator=torch.Generator().manual_seed(3))
@@ -147,37 +165,39 @@ def test_positions_of_another_grid_are_resampled_as_timm_does(name: str, tmp_pat
     assert torch.equal(backbone(IMAGES), resampled(IMAGES))
     assert not torch.equal(backbone(IMAGES), load(own, tmp_path / "own.pt", name)(IMAGES))
     # The digest is of the checkpoint's own numbers: resampling may round differently on another machine.
-    assert backbone.digest == digest_weights(
+    assert backbone.weights_digest == digest_weights(
         {k: v for k, v in large.items() if not k.startswith("head.")}
     )
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_every_family_loads_strictly_and_has_a_digest_of_its_own(name: str, tmp_path: Path) -> None:
+def test_load_backbone_of_every_family_is_strict_and_has_its_own_digest(
+    name: str, tmp_path: Path
+) -> None:
     state = random_state(name)
     first = next(k for k in state if "norm1.weight" in k)
-    whole = load(state, tmp_path / "a.pt", name, tokens="ap").digest
+    whole = load(state, tmp_path / "a.pt", name, tokens="ap").weights_digest
     state[first] += 1
-    assert load(state, tmp_path / "b.pt", name, tokens="ap").digest != whole
+    assert load(state, tmp_path / "b.pt", name, tokens="ap").weights_digest != whole
     del state[first]
     with pytest.raises(BackboneError, match=f"1 missing: {first}"):
         load(state, tmp_path / "c.pt", name, tokens="ap")
 
 
 @pytest.mark.parametrize("grid", [4, 6])
-def test_original_names_are_translated(grid: int) -> None:
+def test_load_weights_with_original_names_converts_them(grid: int) -> None:
     """DINOv2 with registers as its authors publish it: a mask token, other names, and positions that have a row for the class token."""
     state = random_state("tiny_dinov2_reg4") | {"pos_embed": torch.randn(1, grid * grid, 24)}
-    theirs = {k.replace("reg_token", "register_tokens"): v for k, v in state.items()} | {
+    original = {k.replace("reg_token", "register_tokens"): v for k, v in state.items()} | {
         "mask_token": torch.zeros(1, 24)
     }
     row = torch.ones(1, 1, 24)
-    theirs |= {
+    original |= {
         "cls_token": state["cls_token"] - row,
         "pos_embed": torch.cat([row, state["pos_embed"]], 1),
     }
     module: Any = FAMILIES["tiny_dinov2_reg4"].build()
-    load_weights(module, theirs, source="it", keys_of="timm.models.vision_transformer")
+    load_weights(module, original, source="it", timm_module="timm.models.vision_transformer")
     assert module.patch_embed.grid_size == (grid, grid)
     for key, value in module.state_dict().items():
         torch.testing.assert_close(value, state[key])
@@ -185,7 +205,7 @@ def test_original_names_are_translated(grid: int) -> None:
         BackboneError,
         match=r"it does not fit: 1 missing: reg_token; 2 unexpected: register_tokens, mask_token",
     ):
-        load_weights(FAMILIES["tiny_dinov2_reg4"].build(), theirs, source="it")
+        load_weights(FAMILIES["tiny_dinov2_reg4"].build(), original, source="it")
 
 
 class Boom:
@@ -193,7 +213,9 @@ class Boom:
         return os.mkdir, (os.environ["BOOM"],)
 
 
-def test_no_code_of_a_checkpoint_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_checkpoint_with_code_raises_without_running_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOOM", str(tmp_path / "ran"))
     path = tmp_path / "evil.pt"
     torch.save({"w": torch.zeros(1), "x": Boom()}, path)
@@ -204,15 +226,15 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path, monkeypatch: pytest.Monkey
         read_checkpoint(path)
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)
-    assert (tmp_path / "ran").exists()  # the control: it would have
+    assert (tmp_path / "ran").exists()  # negative control: loading it unsafely runs the code
 
 
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
         ("a.safetensors", b"\x08", "a.safetensors: not a readable safetensors file"),
-        ("a.pt", b"", "a.pt: not loadable as plain tensors: it is no file of torch.save"),
-        ("a.pt", b"hello", "a.pt: not loadable as plain tensors: it is no file of torch.save"),
+        ("a.pt", b"", "a.pt: not loadable as plain tensors: it was not written by torch.save"),
+        ("a.pt", b"hello", "a.pt: not loadable as plain tensors: it was not written by torch.save"),
         (
             "a.pt",
             pickle.dumps([1, 2]),
@@ -221,7 +243,7 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path, monkeypatch: pytest.Monkey
         ("a.pt", None, "a.pt: no such file"),
     ],
 )
-def test_files_that_are_no_checkpoint(
+def test_read_checkpoint_of_other_files_raises(
     name: str, content: bytes | None, text: str, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -230,7 +252,9 @@ def test_files_that_are_no_checkpoint(
         read_checkpoint(tmp_path / name)
 
 
-def test_a_cut_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_read_checkpoint_truncated_by_100_bytes_raises(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
     for path in (tmp_path / "a.safetensors", tmp_path / "a.pt"):
         load(state, path)
         path.write_bytes(path.read_bytes()[:-100])
@@ -240,7 +264,7 @@ def test_a_cut_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None
             read_checkpoint(path)
 
 
-def test_tensors_alone_are_no_state_dict(tmp_path: Path) -> None:
+def test_read_checkpoint_of_a_bare_tensor_raises(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "a.pt")
     with pytest.raises(
         BackboneError, match=r"a.pt: expected a state dict \(names to tensors\), got Tensor"
@@ -248,13 +272,13 @@ def test_tensors_alone_are_no_state_dict(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "a.pt")
 
 
-def test_a_checkpoint_that_is_cut_or_a_folder(tmp_path: Path) -> None:
+def test_read_checkpoint_of_half_a_file_or_a_folder_raises(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1000)}, tmp_path / "a.pt")
     whole = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
         BackboneError,
-        match=r"a.pt: not loadable as plain tensors: it is cut or damaged: fetch it again$",
+        match=r"a.pt: not loadable as plain tensors: it is truncated or damaged: download it again$",
     ):
         read_checkpoint(tmp_path / "a.pt")
     with pytest.raises(BackboneError, match=r"a folder, not a file$"):

@@ -1,4 +1,4 @@
-"""timm's own weights: its real code over a hub cache laid out by hand, and one clear line where there is no network."""
+"""Download of timm's weights: timm's real code on a hand-made hub cache, and errors offline."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_network_the_remedy_is_said_at_once(hub: Path) -> None:
-    text = f"{NAME}: the weights of {NAME} could not be downloaded .no network: .* is not known here.: give a local checkpoint with --weights FILE"
+def test_load_backbone_without_network_raises_at_once_with_a_remedy(hub: Path) -> None:
+    text = f"{NAME}: the weights of {NAME} could not be downloaded .no network: .* cannot be resolved.: give a local checkpoint as weights"
     with pytest.raises(BackboneError, match=text):
         load_backbone(NAME)
 
 
-def test_a_short_name_says_which_weights_it_wanted(hub: Path) -> None:
+def test_load_backbone_of_a_short_name_without_network_names_the_weights(hub: Path) -> None:
     with pytest.raises(
         BackboneError,
         match=r"clip_b16: the weights of vit_base_patch16_clip_quickgelu_224.openai could not be downloaded",
@@ -47,7 +47,7 @@ def test_a_short_name_says_which_weights_it_wanted(hub: Path) -> None:
         load_backbone("clip_b16")
 
 
-def test_what_timm_has_downloaded_is_loaded(hub: Path, tmp_path: Path) -> None:
+def test_load_backbone_with_cached_weights_loads_them(hub: Path, tmp_path: Path) -> None:
     repository = hub / "models--timm--test_vit.r160_in1k"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
@@ -56,12 +56,15 @@ def test_what_timm_has_downloaded_is_loaded(hub: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(timm.create_model(NAME).state_dict(), snapshot / "model.safetensors")
     downloaded = load_backbone(NAME)
-    assert downloaded.digest == load_backbone(NAME, weights=snapshot / "model.safetensors").digest
+    assert (
+        downloaded.weights_digest
+        == load_backbone(NAME, weights=snapshot / "model.safetensors").weights_digest
+    )
     assert downloaded.preprocessing.input_size == (160, 160)
     assert downloaded.architecture == "test_vit"
 
 
-def test_what_is_no_vit_is_refused_before_anything_is_fetched(hub: Path) -> None:
+def test_load_backbone_of_another_architecture_raises_before_downloading(hub: Path) -> None:
     with pytest.raises(BackboneError, match="resnet18: expected a ViT, got timm's ResNet"):
         load_backbone("resnet18")
 
@@ -70,20 +73,22 @@ def test_what_is_no_vit_is_refused_before_anything_is_fetched(hub: Path) -> None
     ("name", "options", "text"),
     [
         ("vit_base_patch16_siglip_224.webli", {}, "this model has no class token"),
-        ("vit_s16", {"projected": True}, "--projected needs a CLIP model"),
+        ("vit_s16", {"projected": True}, "projected needs a CLIP model"),
         ("vit_s16", {"layers": "13"}, "this model has layers 1 to 12"),
-        ("vit_base_patch16_xp_224", {}, "got ParallelScalingBlock: use --tap block"),
+        ("vit_base_patch16_xp_224", {}, "got ParallelScalingBlock: use tap 'block'"),
     ],
 )
-def test_what_a_model_cannot_give_is_said_before_anything_is_fetched(
+def test_load_backbone_with_unavailable_tokens_raises_before_downloading(
     name: str, options: dict[str, Any], text: str, hub: Path
 ) -> None:
     with pytest.raises(LayercacheError, match=text):
         load_backbone(name, **options)
 
 
-def test_another_fault_keeps_its_first_line(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layercache.extraction.models.download._reachable", lambda: True)
+def test_load_backbone_with_another_download_error_reports_its_first_line(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layercache.extraction.models.download._hub_resolves", lambda: True)
     with pytest.raises(
         BackboneError, match=r"could not be downloaded \(.+\): give a local checkpoint"
     ):

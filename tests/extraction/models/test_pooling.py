@@ -1,4 +1,4 @@
-"""Pooling against float64 loops over patches."""
+"""Pooling compared with float64 loops over patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models.pooling import (
-    TokenPlan,
+    TokenPooling,
     average_patch,
     class_token,
     grid_patches,
@@ -25,7 +25,7 @@ def hidden(prefix: int, h: int, w: int, d: int = 5, b: int = 2) -> torch.Tensor:
 
 
 def cells(x: torch.Tensor, prefix: int, h: int, w: int, k: int) -> np.ndarray:
-    """(B, K*K, D): the mean of each cell's patches, one by one; a cell reaches from floor(i h / K) to ceil((i + 1) h / K)."""
+    """(B, K*K, D): the mean of each cell's patches, one by one; a cell covers floor(i h / K) to ceil((i + 1) h / K)."""
     maps = x.double().numpy()[:, prefix:].reshape(x.shape[0], h, w, -1)
     out = []
     for i in range(k):
@@ -36,37 +36,44 @@ def cells(x: torch.Tensor, prefix: int, h: int, w: int, k: int) -> np.ndarray:
     return np.stack(out, 1)
 
 
-def plan(
+def pooling(
     kinds: str, *, class_token: bool = True, prefix: int = 1, grid: tuple[int, int] = (4, 4)
-) -> TokenPlan:
-    return TokenPlan(kinds=parse_kinds(kinds), class_token=class_token, prefix=prefix, grid=grid)
+) -> TokenPooling:
+    return TokenPooling(
+        kinds=parse_kinds(kinds),
+        has_class_token=class_token,
+        num_prefix_tokens=prefix,
+        grid_size=grid,
+    )
 
 
 @given(prefix=st.integers(0, 5), h=st.integers(1, 9), w=st.integers(1, 9), data=st.data())
-def test_grid_cells_are_means_of_their_patches(
+def test_grid_patches_are_means_of_their_patches(
     prefix: int, h: int, w: int, data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(1, min(h, w)))
     x = hidden(prefix, h, w)
     np.testing.assert_allclose(
-        grid_patches(x, prefix, grid=(h, w), k=k), cells(x, prefix, h, w, k), atol=1e-6
+        grid_patches(x, prefix, grid_size=(h, w), k=k), cells(x, prefix, h, w, k), atol=1e-6
     )
 
 
-def test_grid_of_one_is_ap_and_grid_of_all_is_every_patch() -> None:
+def test_grid_patches_with_k_1_or_full_equal_ap_or_every_patch() -> None:
     x = hidden(2, 4, 4)
-    torch.testing.assert_close(grid_patches(x, 2, grid=(4, 4), k=1)[:, 0], average_patch(x, 2))
-    assert torch.equal(grid_patches(x, 2, grid=(4, 4), k=4), x[:, 2:])
+    torch.testing.assert_close(grid_patches(x, 2, grid_size=(4, 4), k=1)[:, 0], average_patch(x, 2))
+    assert torch.equal(grid_patches(x, 2, grid_size=(4, 4), k=4), x[:, 2:])
 
 
-def test_rows_and_columns_are_not_swapped() -> None:
+def test_grid_patches_of_a_transposed_grid_differ() -> None:
     """Negative control: the loop on the transposed grid is another result."""
     x = hidden(1, 4, 6)
-    assert not np.allclose(grid_patches(x, 1, grid=(4, 6), k=2), cells(x, 1, 6, 4, 2), atol=1e-3)
+    assert not np.allclose(
+        grid_patches(x, 1, grid_size=(4, 6), k=2), cells(x, 1, 6, 4, 2), atol=1e-3
+    )
 
 
-def test_pooling_is_in_float32_whatever_comes() -> None:
-    """A mean accumulated in bfloat16 would be off by percents; what remains here is float32's rounding."""
+def test_pooling_of_bfloat16_is_in_float32() -> None:
+    """A mean in bfloat16 would be off by percents; the bound is float32's rounding."""
     x = (hidden(1, 16, 16) + 3).bfloat16()
     exact = x.double()[:, 1:].mean(1)
     assert average_patch(x, 1).dtype == class_token(x).dtype == torch.float32
@@ -74,35 +81,35 @@ def test_pooling_is_in_float32_whatever_comes() -> None:
     assert (x[:, 1:].mean(1).double() - exact).abs().max() > 1e-3
 
 
-def test_names_and_order() -> None:
-    assert plan("ap,cls").names == ("ap", "cls")
-    assert plan("cls+grid:2").names == ("cls", "grid:2/0", "grid:2/1", "grid:2/2", "grid:2/3")
-    assert plan("all", grid=(1, 3)).names == ("cls", "patch/0", "patch/1", "patch/2")
-    assert plan("all", class_token=False, prefix=2, grid=(1, 2)).names == ("patch/0", "patch/1")
+def test_token_pooling_names_follow_the_kinds() -> None:
+    assert pooling("ap,cls").names == ("ap", "cls")
+    assert pooling("cls+grid:2").names == ("cls", "grid:2/0", "grid:2/1", "grid:2/2", "grid:2/3")
+    assert pooling("all", grid=(1, 3)).names == ("cls", "patch/0", "patch/1", "patch/2")
+    assert pooling("all", class_token=False, prefix=2, grid=(1, 2)).names == ("patch/0", "patch/1")
 
 
 @pytest.mark.parametrize(("class_", "prefix"), [(True, 1), (True, 5), (False, 0), (False, 4)])
-def test_all_leaves_registers_out(class_: bool, prefix: int) -> None:
+def test_token_pooling_all_leaves_registers_out(class_: bool, prefix: int) -> None:
     x = hidden(prefix, 2, 3)
-    got = plan("all", class_token=class_, prefix=prefix, grid=(2, 3)).pool(x)
-    wanted = [x[:, 0]] * class_ + [x[:, prefix + i] for i in range(6)]
-    assert torch.equal(got, torch.stack(wanted))
+    got = pooling("all", class_token=class_, prefix=prefix, grid=(2, 3)).pool(x)
+    expected = [x[:, 0]] * class_ + [x[:, prefix + i] for i in range(6)]
+    assert torch.equal(got, torch.stack(expected))
 
 
-def test_pool_follows_the_names() -> None:
+def test_token_pooling_pool_follows_the_names() -> None:
     x = hidden(5, 4, 4)
-    got = plan("ap+grid:2+cls", prefix=5).pool(x)
+    got = pooling("ap+grid:2+cls", prefix=5).pool(x)
     assert torch.equal(got[0], average_patch(x, 5))
-    assert torch.equal(got[1:5], grid_patches(x, 5, grid=(4, 4), k=2).transpose(0, 1))
+    assert torch.equal(got[1:5], grid_patches(x, 5, grid_size=(4, 4), k=2).transpose(0, 1))
     assert torch.equal(got[5], x[:, 0])
 
 
-def test_another_number_of_tokens_is_refused() -> None:
+def test_token_pooling_with_another_number_of_tokens_raises() -> None:
     with pytest.raises(
         BackboneError,
-        match=r"shape \(2, 17, 5\), expected \(images, 18, width\): 2 prefix tokens and 4 x 4 patches",
+        match=r"shape \(images, 18, width\), got \(2, 17, 5\): 2 prefix tokens and 4 x 4 patches",
     ):
-        plan("ap", prefix=2).pool(hidden(1, 4, 4))
+        pooling("ap", prefix=2).pool(hidden(1, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -116,10 +123,16 @@ def test_another_number_of_tokens_is_refused() -> None:
             r"tokens 'grid:5': this model has 4 x 4 patches, so K must be 1 to 4",
         ),
         ("grid:0", OptionError, r"K must be 1 to 4"),
-        ("cls+cls", OptionError, r"tokens 'cls\+cls': name at least one kind, and each token once"),
-        ("cls+all", OptionError, r"all holds cls"),
+        (
+            "cls+cls",
+            OptionError,
+            r"tokens 'cls\+cls': expected at least one kind, and each token once",
+        ),
+        ("cls+all", OptionError, r"'all' includes 'cls'"),
     ],
 )
-def test_refused_kinds(kinds: str, error: type[Exception], text: str) -> None:
+def test_token_pooling_with_invalid_kinds_raises(
+    kinds: str, error: type[Exception], text: str
+) -> None:
     with pytest.raises(error, match=text):
-        plan(kinds)
+        pooling(kinds)

@@ -1,4 +1,4 @@
-"""Both halves of the preprocessing against timm's own evaluation transform."""
+"""Both halves of the preprocessing compared with timm's own evaluation transform."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from layercache.errors import DataError, OptionError
 from layercache.extraction.models.preprocessing import (
     RESAMPLING,
     Preprocessing,
-    paper_compat,
-    resolve,
+    paper_preprocessing,
 )
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -44,9 +43,13 @@ def timm_output(cfg: dict[str, object], image: Image.Image) -> torch.Tensor:
     return create_transform(**cfg, is_training=False)(image)
 
 
+def apply(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
+    pixels = torch.from_numpy(preprocessing.resize_and_crop(image).copy())
+    return preprocessing.normalize(pixels[None])[0]
+
+
 def ours(cfg: dict[str, object], image: Image.Image) -> torch.Tensor:
-    transform = resolve(cfg)
-    return transform.normalise(transform(image)[None])[0]
+    return apply(Preprocessing.from_timm(cfg), image)
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
@@ -55,7 +58,7 @@ def ours(cfg: dict[str, object], image: Image.Image) -> torch.Tensor:
     "size", [(40, 60), (61, 33), (37, 37), (7, 90), (32, 32), (36, 36), (500, 11)], ids=str
 )
 @pytest.mark.parametrize("input_size", [(3, 32, 32), (3, 32, 24), (3, 33, 33)], ids=str)
-def test_equals_timm_to_the_bit(
+def test_preprocessing_equals_timm_to_the_bit(
     crop_mode: str, crop_pct: float, size: tuple[int, int], input_size: tuple[int, ...]
 ) -> None:
     cfg = config(crop_mode=crop_mode, crop_pct=crop_pct, input_size=input_size)
@@ -63,34 +66,33 @@ def test_equals_timm_to_the_bit(
 
 
 @pytest.mark.parametrize("interpolation", list(RESAMPLING))
-def test_every_interpolation_equals_timm(interpolation: str) -> None:
+def test_preprocessing_with_every_interpolation_equals_timm(interpolation: str) -> None:
     cfg = config(interpolation=interpolation)
     assert torch.equal(ours(cfg, picture(51, 77)), timm_output(cfg, picture(51, 77)))
 
 
-def test_another_interpolation_is_another_image() -> None:
-    """Negative control: the comparison above sees a wrong filter."""
+def test_preprocessing_with_another_interpolation_differs() -> None:
+    """Negative control: the comparison above notices a wrong filter."""
     assert not torch.equal(
         ours(config(interpolation="bilinear"), picture(51, 77)),
         timm_output(config(), picture(51, 77)),
     )
 
 
-def test_the_worker_half_gives_uint8() -> None:
-    out = resolve(config())(picture(50, 40))
-    assert out.dtype == torch.uint8
-    assert out.shape == (3, 32, 32)
-    assert out.is_contiguous()
+def test_resize_and_crop_returns_uint8_channels_first() -> None:
+    pixels = Preprocessing.from_timm(config()).resize_and_crop(picture(50, 40))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, 32, 32)
 
 
-def test_normalising_does_not_change_the_batch() -> None:
+def test_normalize_leaves_its_input_unchanged() -> None:
     batch = torch.full((2, 3, 32, 32), 7, dtype=torch.uint8)
-    resolve(config()).normalise(batch)
+    Preprocessing.from_timm(config()).normalize(batch)
     assert (batch == 7).all()
 
 
-def test_to_json_is_plain_and_the_same_again() -> None:
-    transform = resolve(config(crop_mode="border"))
+def test_to_json_is_plain_json_and_restores_the_preprocessing() -> None:
+    transform = Preprocessing.from_timm(config(crop_mode="border"))
     value = json.loads(json.dumps(transform.to_json()))
     assert value == transform.to_json()
     assert value["resize"] == [36, 36]
@@ -100,22 +102,19 @@ def test_to_json_is_plain_and_the_same_again() -> None:
     )
 
 
-def test_paper_compat_is_bilinear_256_to_224() -> None:
-    own = resolve(config(input_size=(3, 518, 518), crop_pct=1.0))
+def test_paper_preprocessing_is_bilinear_256_to_224() -> None:
+    published = Preprocessing.from_timm(config(input_size=(3, 518, 518), crop_pct=1.0))
     image = picture(300, 400)
-    got = paper_compat(own)
-    wanted = create_transform(
+    expected = create_transform(
         (3, 224, 224), crop_pct=224 / 256, interpolation="bilinear", mean=MEAN, std=STD
     )(image)
-    assert torch.equal(got.normalise(got(image)[None])[0], wanted)
+    assert torch.equal(apply(paper_preprocessing(published), image), expected)
 
 
-def test_refuses_other_modes_and_options() -> None:
-    with pytest.raises(DataError, match="expects an RGB image, got mode 'L'"):
-        resolve(config())(picture(40, 40).convert("L"))
-    with pytest.raises(
-        OptionError, match="crop_mode must be one of center, squash, border, got 'zoom'"
-    ):
-        resolve(config(crop_mode="zoom"))
-    with pytest.raises(OptionError, match=r"interpolation must be one of nearest, .*got 'cubic'"):
-        resolve(config(interpolation="cubic"))
+def test_preprocessing_with_another_mode_or_option_raises() -> None:
+    with pytest.raises(DataError, match="expected an RGB image, got mode 'L'"):
+        Preprocessing.from_timm(config()).resize_and_crop(picture(40, 40).convert("L"))
+    with pytest.raises(OptionError, match="expected crop_mode center, squash, border, got 'zoom'"):
+        Preprocessing.from_timm(config(crop_mode="zoom"))
+    with pytest.raises(OptionError, match=r"expected interpolation nearest, .*got 'cubic'"):
+        Preprocessing.from_timm(config(interpolation="cubic"))

@@ -1,4 +1,4 @@
-"""The table's figures against timm's own models, built without memory on the meta device."""
+"""The registry's figures compared with timm's own models, built on the meta device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layercache.extraction.models.registry import MODELS, ModelInfo
 
 
 def figures(module: Any) -> tuple[float, int, int, tuple[int, ...], bool]:
-    """Everything before the classifier: parameters in millions, width, blocks, patch, class token."""
+    """Parameters in millions, width, blocks, patch size, class token; without the classifier."""
     outside = ("head.", "head_dist.", "attn_pool.")
     params = sum(p.numel() for name, p in module.named_parameters() if not name.startswith(outside))
     return (
@@ -29,10 +29,10 @@ def figures(module: Any) -> tuple[float, int, int, tuple[int, ...], bool]:
 
 
 @pytest.mark.parametrize("info", list(MODELS.values()), ids=list(MODELS))
-def test_figures_are_timms(info: ModelInfo) -> None:
+def test_registry_figures_equal_timms(info: ModelInfo) -> None:
     with torch.device("meta"):
         module = (
-            vit_nano.build()
+            vit_nano.create_vit_nano()
             if info.name == "vit_nano"
             else timm.create_model(info.architecture, img_size=info.input_size)
         )
@@ -41,7 +41,7 @@ def test_figures_are_timms(info: ModelInfo) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("clip_")])
-def test_openai_weights_run_with_quickgelu(name: str) -> None:
+def test_registry_clip_models_have_quickgelu(name: str) -> None:
     with torch.device("meta"):
         module: Any = timm.create_model(MODELS[name].architecture)
         plain: Any = timm.create_model(MODELS[name].architecture.replace("_quickgelu", ""))
@@ -54,13 +54,13 @@ def test_openai_weights_run_with_quickgelu(name: str) -> None:
     ].architecture.replace("_quickgelu", "")
 
 
-def test_every_listed_checkpoint_is_one_of_timms() -> None:
+def test_registry_architectures_are_checkpoints_of_timm() -> None:
     known = set(timm.list_models(pretrained=True)) | {vit_nano.ARCHITECTURE}
     assert {info.architecture for info in MODELS.values()} <= known
     assert "vit_base_patch16_clip_quickgelu_224.closedai" not in known
 
 
-def test_reading_the_table_needs_neither_torch_nor_timm() -> None:
+def test_registry_import_loads_neither_torch_nor_timm() -> None:
     code = "import sys, layercache.extraction.models.registry; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Where hidden states are read, and the architectures that have no such place."""
+"""Tap points of timm's architectures, and architectures that have none."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from layercache.extraction.models.taps import find_taps
 from tests.extraction.families import SMALL
 
 
-def places(module: nn.Module, tap: Any, layers: tuple[int, ...] = (1, 2, 3, 4)) -> list[nn.Module]:
+def tapped_modules(
+    module: nn.Module, tap: Any, layers: tuple[int, ...] = (1, 2, 3, 4)
+) -> list[nn.Module]:
     return [point.module for point in find_taps(module, tap=tap, layers=layers, architecture="it")]
 
 
-def test_norm2_skips_block_0_and_ends_with_the_final_norm() -> None:
+def test_find_taps_norm2_skips_block_0_and_ends_with_the_final_norm() -> None:
     module: Any = VisionTransformer(**SMALL)
-    assert places(module, "norm2") == [
+    assert tapped_modules(module, "norm2") == [
         module.blocks[1].norm2,
         module.blocks[2].norm2,
         module.blocks[3].norm2,
@@ -48,8 +50,10 @@ def test_norm2_skips_block_0_and_ends_with_the_final_norm() -> None:
         EvaBlockPostNorm,
     ],
 )
-def test_norm2_is_taken_only_where_the_mlp_reads_it(block_fn: type[nn.Module]) -> None:
-    """Which blocks qualify is found out by running one: is what norm2 gives what the MLP is given?"""
+def test_find_taps_norm2_of_a_block_whose_mlp_does_not_read_it_raises(
+    block_fn: type[nn.Module],
+) -> None:
+    """A block qualifies if running it shows that the MLP gets the output of norm2."""
     eva = block_fn.__name__.startswith("Eva")
     module: Any = (
         Eva(use_post_norm=block_fn is EvaBlockPostNorm, **SMALL)
@@ -63,27 +67,27 @@ def test_norm2_is_taken_only_where_the_mlp_reads_it(block_fn: type[nn.Module]) -
         block.mlp.register_forward_pre_hook(lambda m, args: seen.update(read=args[0]))
     module.eval().forward_features(torch.zeros(1, 3, 32, 32))
     if "given" in seen and seen["given"] is seen["read"]:
-        assert places(module, "norm2")[1] is block.norm2
+        assert tapped_modules(module, "norm2")[1] is block.norm2
     else:
         with pytest.raises(
             BackboneError,
-            match=f"it: tap norm2 expects blocks that normalise .* got {block_fn.__name__}: use --tap block",
+            match=f"it: tap norm2 expects blocks that normalise .* got {block_fn.__name__}: use tap 'block'",
         ):
-            places(module, "norm2")
-    assert places(module, "block") == list(module.blocks)
+            tapped_modules(module, "norm2")
+    assert tapped_modules(module, "block") == list(module.blocks)
 
 
-def test_no_final_norm_is_said_where_it_is_needed() -> None:
+def test_find_taps_without_a_final_norm_raises_only_where_it_is_needed() -> None:
     module: Any = VisionTransformer(final_norm=False, **SMALL)
-    assert places(module, "norm2", (1, 2, 3)) == [module.blocks[i].norm2 for i in (1, 2, 3)]
+    assert tapped_modules(module, "norm2", (1, 2, 3)) == [module.blocks[i].norm2 for i in (1, 2, 3)]
     for tap in ("norm2", "block-norm"):
         with pytest.raises(
             BackboneError,
-            match=f"it: tap {tap} needs a final norm for layer 4, and this architecture has none: use --tap block",
+            match=f"it: tap {tap} needs a final norm for layer 4, and this architecture has none: use tap 'block'",
         ):
-            places(module, tap, (4,))
+            tapped_modules(module, tap, (4,))
 
 
-def test_an_unknown_tap_suggests_the_nearest() -> None:
+def test_find_taps_of_an_unknown_tap_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown tap 'norm1': did you mean norm2"):
-        places(VisionTransformer(**SMALL), "norm1")
+        tapped_modules(VisionTransformer(**SMALL), "norm1")

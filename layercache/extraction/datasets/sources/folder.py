@@ -60,7 +60,7 @@ def _split_folders(root: Path) -> dict[str, str]:
     names = set(_list_folders(root))
     if not names & {"train", "test"} or not names <= {"train", "test", *VALIDATION_NAMES}:
         return {"": ""}
-    folders = {split: split for split in ("train", "test") if split in names}
+    folders: dict[str, str] = {split: split for split in ("train", "test") if split in names}
     validation = next((name for name in VALIDATION_NAMES if name in names), None)
     if validation is not None:
         folders["val" if "test" in names else "test"] = validation

@@ -21,7 +21,7 @@ from layercache.extraction.datasets.subsampling import draw_stratified, permutat
 Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FileDataset:
     """A torchvision class that lists image files."""
 
@@ -41,7 +41,7 @@ class FileDataset:
         return FileSamples.from_paths(root, *self.files(dataset))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ArrayDataset:
     """A torchvision class that holds its images as an array."""
 
@@ -103,8 +103,8 @@ def _imagenet_classes(dataset: Any) -> list[str]:
     ]
 
 
-BY_SPLIT: dict[str, Options] = {"train": {"split": "train"}, "test": {"split": "test"}}
-BY_FLAG: dict[str, Options] = {"train": {"train": True}, "test": {"train": False}}
+BY_SPLIT: tuple[Options, Options] = ({"split": "train"}, {"split": "test"})
+BY_FLAG: tuple[Options, Options] = ({"train": True}, {"train": False})
 
 FER2013_CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 GTSRB_CLASSES = [
@@ -121,52 +121,48 @@ GTSRB_CLASSES = [
 """The 43 German traffic signs in the order of their numbers; torchvision has no names for them."""
 
 TORCHVISION: dict[str, FileDataset | ArrayDataset] = {
-    "flowers": FileDataset(class_name="Flowers102", **BY_SPLIT),
+    "flowers": FileDataset("Flowers102", *BY_SPLIT),
     "pets": FileDataset(
-        class_name="OxfordIIITPet",
+        "OxfordIIITPet",
         train={"split": "trainval"},
         test={"split": "test"},
         files=lambda t: (t._images, t._labels),
     ),
-    "dtd": FileDataset(class_name="DTD", **BY_SPLIT),
-    "gtsrb": FileDataset(
-        class_name="GTSRB", **BY_SPLIT, files=_gtsrb_files, classes=lambda _: GTSRB_CLASSES
-    ),
-    "country211": FileDataset(class_name="Country211", **BY_SPLIT, files=_pairs),
-    "fgvc_aircraft": FileDataset(class_name="FGVCAircraft", **BY_SPLIT),
-    "cars": FileDataset(class_name="StanfordCars", **BY_SPLIT, files=_pairs),
+    "dtd": FileDataset("DTD", *BY_SPLIT),
+    "gtsrb": FileDataset("GTSRB", *BY_SPLIT, files=_gtsrb_files, classes=lambda _: GTSRB_CLASSES),
+    "country211": FileDataset("Country211", *BY_SPLIT, files=_pairs),
+    "fgvc_aircraft": FileDataset("FGVCAircraft", *BY_SPLIT),
+    "cars": FileDataset("StanfordCars", *BY_SPLIT, files=_pairs),
     "imagenet": FileDataset(
-        class_name="ImageNet",
+        "ImageNet",
         train={"split": "train"},
         test={"split": "val"},
         files=_pairs,
         classes=_imagenet_classes,
     ),
-    "cifar10": ArrayDataset(class_name="CIFAR10", **BY_FLAG, read=torchvision_arrays.cifar10),
-    "cifar100": ArrayDataset(class_name="CIFAR100", **BY_FLAG, read=torchvision_arrays.cifar100),
-    "fashion_mnist": ArrayDataset(
-        class_name="FashionMNIST", **BY_FLAG, read=torchvision_arrays.fashion_mnist
-    ),
+    "cifar10": ArrayDataset("CIFAR10", *BY_FLAG, read=torchvision_arrays.cifar10),
+    "cifar100": ArrayDataset("CIFAR100", *BY_FLAG, read=torchvision_arrays.cifar100),
+    "fashion_mnist": ArrayDataset("FashionMNIST", *BY_FLAG, read=torchvision_arrays.fashion_mnist),
     "svhn": ArrayDataset(
-        class_name="SVHN",
-        **BY_SPLIT,
+        "SVHN",
+        *BY_SPLIT,
         read=torchvision_arrays.svhn,
         labels=lambda t: t.labels,
         classes=lambda _: list("0123456789"),
     ),
     "stl10": ArrayDataset(
-        class_name="STL10", **BY_SPLIT, read=torchvision_arrays.stl10, labels=lambda t: t.labels
+        "STL10", *BY_SPLIT, read=torchvision_arrays.stl10, labels=lambda t: t.labels
     ),
     "fer2013": ArrayDataset(
-        class_name="FER2013",
-        **BY_SPLIT,
+        "FER2013",
+        *BY_SPLIT,
         read=torchvision_arrays.fer2013,
         labels=lambda t: [label for _, label in t._samples],
         classes=lambda _: FER2013_CLASSES,
     ),
     "pcam": ArrayDataset(
-        class_name="PCAM",
-        **BY_SPLIT,
+        "PCAM",
+        *BY_SPLIT,
         read=torchvision_arrays.pcam,
         labels=lambda t: torchvision_arrays.pcam_labels(t.root, t._split),
         classes=lambda _: ["normal", "tumour"],

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_name, dataset_identity, open_dataset
+from layercache.extraction.datasets import dataset_identity, dataset_name, open_dataset
 
 
 def table(tmp_path, text, name="things.csv", encoding="utf-8"):
@@ -10,7 +10,7 @@ def table(tmp_path, text, name="things.csv", encoding="utf-8"):
     return f"csv:{tmp_path / name}"
 
 
-def test_splits_and_text_labels(tmp_path, pictures):
+def test_csv_with_a_split_column_has_its_splits_and_sorted_classes(tmp_path, pictures):
     for n in range(4):
         pictures.write(tmp_path / f"im/{n}.png", n)
     name = table(
@@ -28,7 +28,7 @@ def test_splits_and_text_labels(tmp_path, pictures):
     pictures.check(dataset, "test", [("im/3.png", "dog", 3), ("im/2.png", "cat", 2)])
 
 
-def test_numbers_are_sorted_as_numbers_and_other_columns_ignored(tmp_path, pictures):
+def test_csv_with_numeric_labels_sorts_them_as_numbers(tmp_path, pictures):
     pictures.write(tmp_path / "a.png", 0)
     name = table(
         tmp_path,
@@ -40,7 +40,7 @@ def test_numbers_are_sorted_as_numbers_and_other_columns_ignored(tmp_path, pictu
     assert dataset.split("train").labels.tolist() == [2, 1, 0]
 
 
-def test_several_labels(tmp_path, pictures):
+def test_csv_with_several_labels_is_multi_label(tmp_path, pictures):
     for n in range(3):
         pictures.write(tmp_path / f"{n}.png", n)
     dataset = open_dataset(
@@ -51,13 +51,13 @@ def test_several_labels(tmp_path, pictures):
     pictures.check(dataset, "test", [("2.png", (), 2)])
 
 
-def test_a_column_called_labels_is_multi_label(tmp_path):
+def test_csv_with_a_labels_column_is_multi_label(tmp_path):
     dataset = open_dataset(table(tmp_path, "path,labels,split\n0.png,cat,train\n1.png,dog,train\n"))
     assert dataset.multi_label
     assert dataset.split("train").labels.tolist() == [[1, 0], [0, 1]]
 
 
-def test_without_splits_a_fifth_is_held_out(tmp_path):
+def test_csv_without_splits_holds_out_20_percent(tmp_path):
     dataset = open_dataset(
         table(tmp_path, "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(20)))
     )
@@ -72,10 +72,10 @@ def test_without_splits_a_fifth_is_held_out(tmp_path):
     [
         (
             "file,label\na.png,x\n",
-            "expected a first line with the columns path, label and perhaps split, found file, label",
+            "expected a first line with the columns path, label and optionally split, got file, label",
         ),
-        ("", "found nothing"),
-        ("path,label\n", "lists no sample"),
+        ("", "got nothing"),
+        ("path,label\n", "expected at least one sample, got none"),
         ("path,label\na.png\n", r"line 2: expected 2 fields \(path, label\)"),
         ("path,label\na.png,x,y\n", "line 2: expected 2 fields"),
         ("path,label\n,x\n", "line 2: the path is empty"),
@@ -83,41 +83,41 @@ def test_without_splits_a_fifth_is_held_out(tmp_path):
         ("path,label\na.png,x\nb.png,\n", r"sample 'b\.png' has no label"),
         (
             "path,label\na.png,x\nb.png,x\na.png,y\n",
-            r"sample 'a\.png' comes more than once: list each once",
+            r"sample 'a\.png' is listed more than once: list each once",
         ),
-        ("path,label,split\na.png,x,train\na.png,y,train\n", r"ids must differ, 'a\.png'"),
+        ("path,label,split\na.png,x,train\na.png,y,train\n", r"ids must be unique, got 'a\.png'"),
     ],
 )
-def test_refusals(tmp_path, text, message):
+def test_csv_malformed_raises(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         open_dataset(table(tmp_path, text))
 
 
-def test_a_file_that_is_missing_is_noted_when_the_identity_is_taken(tmp_path, pictures):
+def test_csv_with_a_missing_file_lists_it_as_unreadable(tmp_path, pictures):
     pictures.write(tmp_path / "a.png", 0)
     name = table(tmp_path, "path,label,split\na.png,x,train\nb.png,x,train\n")
     dataset = open_dataset(name)
-    lacking = dataset_identity(dataset)
+    incomplete = dataset_identity(dataset)
     assert dataset.split("train").unreadable == {
         "b.png": f"No such file or directory: {tmp_path / 'b.png'}"
     }
     pictures.write(tmp_path / "b.png", 1)
     dataset = open_dataset(name)
-    assert dataset_identity(dataset) != lacking
+    assert dataset_identity(dataset) != incomplete
     assert dataset.split("train").unreadable == {}
 
 
-def test_no_file(tmp_path):
+def test_csv_missing_raises(tmp_path):
     with pytest.raises(DataNotFoundError, match="there is no such file"):
         open_dataset(f"csv:{tmp_path}/x.csv")
 
 
-def test_a_folder(tmp_path):
+def test_csv_of_a_folder_raises(tmp_path):
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         open_dataset(f"csv:{tmp_path}")
 
 
-def test_not_text(tmp_path):
+def test_csv_not_in_utf8_raises(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"path,label\n\xff.png,x\n")
-    with pytest.raises(DataError, match="not a text in UTF-8"):
+    with pytest.raises(DataError, match="expected text in UTF-8"):
         open_dataset(f"csv:{tmp_path}/x.csv")

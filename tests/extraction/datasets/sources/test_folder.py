@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_name, dataset_identity, open_dataset
+from layercache.extraction.datasets import dataset_identity, dataset_name, open_dataset
 
 
-def grown(root, pictures, names, start=0):
+def write_all(root, pictures, names, start=0):
     for n, name in enumerate(names, start):
         pictures.write(root / name, n)
     return root
 
 
-def test_train_and_test_folders(tmp_path, pictures):
-    # written in another order than sorted, as a directory may list them
-    grown(
+def test_folder_with_train_and_test_sorts_classes_and_paths(tmp_path, pictures):
+    # not in sorted order, as a directory may list them
+    write_all(
         tmp_path,
         pictures,
         [
@@ -47,11 +47,11 @@ def test_train_and_test_folders(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_validation_serves_as_test_where_there_is_none(tmp_path, pictures, name):
-    grown(tmp_path, pictures, ["train/a/0.png", f"{name}/a/1.png"])
+def test_folder_without_test_uses_validation_as_test(tmp_path, pictures, name):
+    write_all(tmp_path, pictures, ["train/a/0.png", f"{name}/a/1.png"])
     dataset = open_dataset(f"folder:{tmp_path}")
     pictures.check(dataset, "test", [(f"{name}/a/1.png", "a", 1)])
-    grown(tmp_path, pictures, ["test/a/2.png"], 2)
+    write_all(tmp_path, pictures, ["test/a/2.png"], 2)
     dataset = open_dataset(f"folder:{tmp_path}")
     assert dataset.splits == ("train", "test", "val")
     pictures.check(dataset, "test", [("test/a/2.png", "a", 2)])
@@ -59,13 +59,13 @@ def test_validation_serves_as_test_where_there_is_none(tmp_path, pictures, name)
 
 
 @pytest.mark.parametrize("above", ["", "train/"])
-def test_one_split_is_held_out_by_class(tmp_path, pictures, above):
+def test_folder_with_one_split_holds_out_20_percent_of_every_class(tmp_path, pictures, above):
     names = [
         f"{above}{c}/{i:02d}.png"
         for c, count in (("a", 20), ("b", 10), ("single", 1))
         for i in range(count)
     ]
-    grown(tmp_path, pictures, names)
+    write_all(tmp_path, pictures, names)
     dataset = open_dataset(f"folder:{tmp_path}")
     train, test = dataset.split("train"), dataset.split("test")
     assert np.bincount(train.labels).tolist() == [16, 8, 1]
@@ -75,13 +75,13 @@ def test_one_split_is_held_out_by_class(tmp_path, pictures, above):
     assert dataset_identity(open_dataset(f"folder:{tmp_path}")) == dataset_identity(dataset)
 
 
-def test_a_class_called_train_is_a_class(tmp_path, pictures):
-    grown(tmp_path, pictures, ["bus/0.png", "train/1.png", "car/2.png"])
+def test_folder_with_other_folders_takes_train_as_a_class(tmp_path, pictures):
+    write_all(tmp_path, pictures, ["bus/0.png", "train/1.png", "car/2.png"])
     assert open_dataset(f"folder:{tmp_path}").classes == ("bus", "car", "train")
 
 
-def test_hidden_and_other_files_are_left_out_and_counted(tmp_path, pictures):
-    grown(
+def test_folder_with_hidden_and_other_files_counts_them_as_ignored(tmp_path, pictures):
+    write_all(
         tmp_path,
         pictures,
         [
@@ -99,17 +99,17 @@ def test_hidden_and_other_files_are_left_out_and_counted(tmp_path, pictures):
     assert dataset.ignored == {"hidden": 2, "not an image by its name": 1}
 
 
-def test_links_are_followed_and_a_loop_ends(tmp_path, pictures):
-    grown(tmp_path, pictures, ["there/0.png"])
+def test_folder_with_links_follows_them_except_loops(tmp_path, pictures):
+    write_all(tmp_path, pictures, ["there/0.png"])
     (tmp_path / "data/train").mkdir(parents=True)
     os.symlink(tmp_path / "there", tmp_path / "data/train/a")
     os.symlink(tmp_path / "data", tmp_path / "there/loop")
-    grown(tmp_path / "data", pictures, ["test/a/1.png"], 1)
+    write_all(tmp_path / "data", pictures, ["test/a/1.png"], 1)
     pictures.check(open_dataset(f"folder:{tmp_path / 'data'}"), "test", [("test/a/1.png", "a", 1)])
     assert "train/a/0.png" in open_dataset(f"folder:{tmp_path / 'data'}").split("train").ids
 
 
-def test_order_does_not_depend_on_the_locale_or_the_directory(tmp_path, pictures):
+def test_folder_order_is_by_code_point(tmp_path, pictures):
     names = [
         "train/a/Z.png",
         "train/a/a.png",
@@ -119,7 +119,7 @@ def test_order_does_not_depend_on_the_locale_or_the_directory(tmp_path, pictures
         "train/B/0.png",
         "train/b/0.png",
     ]
-    grown(tmp_path, pictures, names + [n.replace("train", "test") for n in names])
+    write_all(tmp_path, pictures, names + [n.replace("train", "test") for n in names])
     dataset = open_dataset(f"folder:{tmp_path}")
     assert dataset.classes == ("B", "a", "b")
     assert dataset.split("train").ids == sorted(names)
@@ -130,17 +130,17 @@ def test_order_does_not_depend_on_the_locale_or_the_directory(tmp_path, pictures
     [
         (
             ["train/a/0.png", "train/b/0.png", "test/a/0.png"],
-            r"class 'b' has a folder in train/ but none in test/ \(1 such",
+            r"train has a class 'b' that test does not have \(1 such",
         ),
         (
             ["train/a/0.png", "test/a/0.png", "test/c/0.png"],
-            "class 'c' has a folder in test/ but none in train/",
+            "test has a class 'c' that train does not have",
         ),
         (["0.png", "1.png"], "expected one folder per class"),
         (["a/0.png", "b/notes.txt"], "class folder 'b' holds no image"),
     ],
 )
-def test_refusals(tmp_path, pictures, names, text):
+def test_folder_malformed_raises(tmp_path, pictures, names, text):
     for name in names:
         if name.endswith(".png"):
             pictures.write(tmp_path / name, 0)
@@ -151,19 +151,19 @@ def test_refusals(tmp_path, pictures, names, text):
         open_dataset(f"folder:{tmp_path}")
 
 
-def test_a_class_may_be_empty_in_one_split(tmp_path, pictures):
-    grown(tmp_path, pictures, ["train/a/0.png", "train/b/0.png", "test/a/0.png"])
+def test_folder_with_a_class_empty_in_one_split_opens(tmp_path, pictures):
+    write_all(tmp_path, pictures, ["train/a/0.png", "train/b/0.png", "test/a/0.png"])
     (tmp_path / "test/b").mkdir()
     assert open_dataset(f"folder:{tmp_path}").split("test").labels.tolist() == [0]
 
 
-def test_no_folder(tmp_path):
+def test_folder_missing_raises(tmp_path):
     with pytest.raises(DataNotFoundError, match=f"there is no folder {tmp_path / 'x'}"):
         open_dataset(f"folder:{tmp_path / 'x'}")
 
 
-def test_a_file_name_in_another_encoding_is_refused(tmp_path, pictures):
-    grown(tmp_path, pictures, ["train/a/0.png", "test/a/0.png"])
+def test_folder_with_a_file_name_in_another_encoding_raises(tmp_path, pictures):
+    write_all(tmp_path, pictures, ["train/a/0.png", "test/a/0.png"])
     try:
         os.rename(
             os.fsencode(tmp_path / "train/a/0.png"),
@@ -175,8 +175,8 @@ def test_a_file_name_in_another_encoding_is_refused(tmp_path, pictures):
         open_dataset(f"folder:{tmp_path}")
 
 
-def test_name_is_the_last_folder(tmp_path, pictures, monkeypatch):
-    root = grown(tmp_path / "my pets", pictures, ["a/0.png", "a/1.png"])
+def test_folder_name_is_the_last_path_component(tmp_path, pictures, monkeypatch):
+    root = write_all(tmp_path / "my pets", pictures, ["a/0.png", "a/1.png"])
     assert open_dataset(f"folder:{root}").name == dataset_name(f"folder:{root}") == "my_pets"
     monkeypatch.chdir(root)
     assert open_dataset("folder:.").name == dataset_name("folder:.") == "my_pets"

@@ -1,4 +1,4 @@
-"""Data sets that the `datasets` library itself wrote, read back."""
+"""Datasets written by the `datasets` library itself."""
 
 import sys
 
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
-from layercache.extraction.datasets import dataset_name, dataset_identity, limit_samples, open_dataset
+from layercache.extraction.datasets import (
+    dataset_identity,
+    dataset_name,
+    limit_samples,
+    open_dataset,
+)
 
 hf = pytest.importorskip("datasets")
 
@@ -27,7 +32,7 @@ def table(pictures, numbers, labels, feature, **columns):
     return hf.Dataset.from_dict(values, features=hf.Features(features))
 
 
-def test_saved_splits(tmp_path, pictures):
+def test_huggingface_saved_to_disk_has_its_splits_and_classes(tmp_path, pictures):
     names = hf.ClassLabel(names=["cat", "dog", "eel"])
     hf.DatasetDict(
         {
@@ -49,10 +54,13 @@ def test_saved_splits(tmp_path, pictures):
     )
     pictures.check(dataset, "test", [("test/000000", "cat", 5), ("test/000001", "dog", 6)])
     assert dataset_identity(open_dataset(f"hf:{tmp_path / 'my set'}")) == dataset_identity(dataset)
-    assert limit_samples(dataset, 2).split("train").content_digest != dataset.split("train").content_digest
+    assert (
+        limit_samples(dataset, 2).split("train").content_digest
+        != dataset.split("train").content_digest
+    )
 
 
-def test_a_folder_that_load_dataset_reads(tmp_path, pictures):
+def test_huggingface_image_folder_uses_validation_as_test(tmp_path, pictures):
     for n, name in enumerate(
         ["train/cat/0.png", "train/dog/1.png", "validation/cat/2.png", "validation/dog/3.png"]
     ):
@@ -64,7 +72,7 @@ def test_a_folder_that_load_dataset_reads(tmp_path, pictures):
     )
 
 
-def test_one_split_is_held_out(tmp_path, pictures):
+def test_huggingface_with_one_split_holds_out_20_percent(tmp_path, pictures):
     table(pictures, range(10), [0] * 5 + [1] * 5, hf.ClassLabel(names=["a", "b"])).save_to_disk(
         tmp_path / "one"
     )
@@ -77,7 +85,7 @@ def test_one_split_is_held_out(tmp_path, pictures):
     pictures.check(dataset, "test", [(i, "ab"[int(i[-6:]) // 5], int(i[-6:])) for i in test.ids])
 
 
-def test_plain_values_are_sorted(tmp_path, pictures):
+def test_huggingface_with_plain_labels_sorts_them(tmp_path, pictures):
     table(pictures, range(5), ["x", "b", "x", "b", "a"], hf.Value("string")).save_to_disk(
         tmp_path / "d"
     )
@@ -86,7 +94,7 @@ def test_plain_values_are_sorted(tmp_path, pictures):
     assert open_dataset(f"hf:{tmp_path / 'e'}").classes == ("9", "10")
 
 
-def test_several_labels(tmp_path, pictures):
+def test_huggingface_with_lists_of_labels_is_multi_label(tmp_path, pictures):
     feature = (
         hf.List(hf.ClassLabel(names=["a", "b", "c"]))
         if hasattr(hf, "List")
@@ -103,7 +111,7 @@ def test_several_labels(tmp_path, pictures):
     pictures.check(dataset, "train", [("train/000000", ("a", "c"), 1), ("train/000001", (), 2)])
 
 
-def test_columns_are_chosen_by_name_where_several_would_do(tmp_path, pictures):
+def test_huggingface_with_ambiguous_columns_needs_their_names(tmp_path, pictures):
     coarse = ([0, 0, 1, 1, 1], hf.ClassLabel(names=["plant", "animal"]))
     table(
         pictures,
@@ -114,7 +122,7 @@ def test_columns_are_chosen_by_name_where_several_would_do(tmp_path, pictures):
     ).save_to_disk(tmp_path / "d")
     with pytest.raises(
         DataError,
-        match=r"expected one label column, found 2 \(label, coarse\); name it: hf:.*/d\?label=COLUMN",
+        match=r"expected one label column, got 2 \(label, coarse\); name it: hf:.*/d\?label=COLUMN",
     ):
         open_dataset(f"hf:{tmp_path / 'd'}")
     assert open_dataset(f"hf:{tmp_path / 'd'}?label=coarse").classes == ("plant", "animal")
@@ -123,7 +131,7 @@ def test_columns_are_chosen_by_name_where_several_would_do(tmp_path, pictures):
         "oak",
         "dog",
     )
-    with pytest.raises(DataError, match="expected one label column, found 'fine'"):
+    with pytest.raises(DataError, match="expected one label column, got 'fine'"):
         open_dataset(f"hf:{tmp_path / 'd'}?label=fine")
     with pytest.raises(
         OptionError, match="unknown option 'labels', expected image, label or config"
@@ -131,7 +139,7 @@ def test_columns_are_chosen_by_name_where_several_would_do(tmp_path, pictures):
         open_dataset(f"hf:{tmp_path / 'd'}?labels=fine")
 
 
-def test_a_missing_label_or_image_is_named(tmp_path, pictures):
+def test_huggingface_with_a_missing_label_or_image_raises(tmp_path, pictures):
     names = hf.ClassLabel(names=["a", "b"])
     hf.DatasetDict(
         {
@@ -150,12 +158,12 @@ def test_a_missing_label_or_image_is_named(tmp_path, pictures):
         dataset_identity(open_dataset(f"hf:{tmp_path / 'e'}"))
 
 
-def test_nothing_there(tmp_path):
+def test_huggingface_missing_raises(tmp_path):
     with pytest.raises(DataNotFoundError, match=f"hf:{tmp_path}/nothing: cannot be loaded"):
         open_dataset(f"hf:{tmp_path}/nothing")
 
 
-def test_without_the_library(tmp_path, monkeypatch):
+def test_huggingface_without_the_library_raises(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"this needs datasets, .*layercache\[hf\]"):
         open_dataset("hf:x")

@@ -32,23 +32,25 @@ def written(path, files, fmt):
 
 @settings(max_examples=60, deadline=None)
 @given(files=FILES, fmt=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
-def test_members_are_those_that_tarfile_sees(tmp_path_factory, files, fmt):
+def test_list_members_equals_tarfile(tmp_path_factory, files, fmt):
     path = written(tmp_path_factory.mktemp("tar") / "x.tar", files, fmt)
     with tarfile.open(path) as archive:
         expected = [(m.name, m.offset_data, m.size) for m in archive if m.isfile()]
     found = list(tar_index.list_members(path))
     assert [tuple(m) for m in found] == expected
-    assert [tar_index.read_bytes(path, m.offset, m.size) for m in found] == [files[m.name] for m in found]
+    assert [tar_index.read_bytes(path, m.offset, m.size) for m in found] == [
+        files[m.name] for m in found
+    ]
     tar_index.open_file.cache_clear()
 
 
-def test_ustar_prefix(tmp_path):
+def test_list_members_with_a_ustar_prefix_joins_it(tmp_path):
     name = "a" * 90 + "/" + "b" * 90
     path = written(tmp_path / "x.tar", {name: b"hello"}, tarfile.USTAR_FORMAT)
     assert [m.name for m in tar_index.list_members(path)] == [name]
 
 
-def test_pax_attributes_other_than_the_path_do_no_harm(tmp_path):
+def test_list_members_with_other_pax_attributes_ignores_them(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(
         path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}
@@ -58,11 +60,14 @@ def test_pax_attributes_other_than_the_path_do_no_harm(tmp_path):
         info.pax_headers = {"comment": "with a\nline end"}
         archive.addfile(info, io.BytesIO(b"abc"))
     (member,) = tar_index.list_members(str(path))
-    assert (member.name, tar_index.read_bytes(str(path), member.offset, member.size)) == ("a.jpg", b"abc")
+    assert (member.name, tar_index.read_bytes(str(path), member.offset, member.size)) == (
+        "a.jpg",
+        b"abc",
+    )
 
 
 @pytest.mark.parametrize("cut", [300, 512, 700, 1600])
-def test_a_cut_tar_is_refused(tmp_path, cut):
+def test_list_members_of_a_truncated_tar_raises(tmp_path, cut):
     path = written(tmp_path / "x.tar", {"d/a": bytes(1000), "d/b": b"x"}, tarfile.GNU_FORMAT)
     os.truncate(path, cut)
     with pytest.raises(DataError, match=r"x\.tar: the tar is truncated"):
@@ -70,13 +75,13 @@ def test_a_cut_tar_is_refused(tmp_path, cut):
 
 
 @pytest.mark.parametrize("data", [b"\x1f\x8b" + bytes(range(256)) * 4, b"<html>" * 200])
-def test_no_tar(tmp_path, data):
+def test_list_members_of_another_file_raises(tmp_path, data):
     (tmp_path / "x.tar").write_bytes(data)
     with pytest.raises(DataError, match="got no tar header at 0"):
         list(tar_index.list_members(str(tmp_path / "x.tar")))
 
 
-def test_a_flipped_bit_in_a_header_is_found(tmp_path):
+def test_list_members_with_a_flipped_bit_raises(tmp_path):
     path = written(tmp_path / "x.tar", {"d/a": b"x"}, tarfile.GNU_FORMAT)
     data = bytearray((tmp_path / "x.tar").read_bytes())
     data[514] ^= 1
@@ -85,7 +90,7 @@ def test_a_flipped_bit_in_a_header_is_found(tmp_path):
         list(tar_index.list_members(path))
 
 
-def test_a_descriptor_outlives_its_place_in_the_cache(tmp_path):
+def test_open_file_evicted_stays_open_while_referenced(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     held = tar_index.open_file(str(tmp_path / "x"))
     tar_index.open_file.cache_clear()

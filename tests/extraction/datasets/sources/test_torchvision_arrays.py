@@ -1,4 +1,4 @@
-"""Arrays in the files that torchvision reads: what a worker reads without torch equals what torchvision gives and what was written."""
+"""Arrays read from torchvision's files without torch equal torchvision's and the written ones."""
 
 import csv
 import gzip
@@ -24,13 +24,13 @@ def images(n, *shape):
 
 
 def check(dataset, split, x, y, theirs):
-    """Written x (N, H, W[, 3]) and labels y; `theirs` is torchvision's data set."""
+    """Written x (N, H, W[, 3]) and labels y; `theirs` is torchvision's dataset."""
     samples = dataset.split(split)
     assert samples.ids == [f"{split}/{i:06d}" for i in range(len(x))]
     assert samples.labels.tolist() == list(y)
     assert samples.labels.dtype == np.int64
     arrived = pickle.loads(pickle.dumps(samples))
-    assert len(pickle.dumps(samples)) < 3000 + x.nbytes / 4, "the images stay behind"
+    assert len(pickle.dumps(samples)) < 3000 + x.nbytes / 4, "images are not pickled"
     for row in range(len(x)):
         expected = x[row] if x.ndim == 4 else np.repeat(x[row][..., None], 3, 2)
         np.testing.assert_array_equal(np.asarray(open_image(samples, row)), expected)
@@ -63,7 +63,7 @@ def fashion_mnist(root):
     }
 
 
-def test_fashion_mnist(tmp_path):
+def test_fashion_mnist_equals_torchvision(tmp_path):
     written = fashion_mnist(tmp_path)
     dataset = open_dataset("fashion_mnist", root=tmp_path)
     assert dataset.classes[9] == "Ankle boot"
@@ -71,7 +71,7 @@ def test_fashion_mnist(tmp_path):
         check(dataset, split, *rest)
 
 
-def test_content_follows_pixels_and_rows(tmp_path):
+def test_content_digest_depends_on_pixels_and_rows(tmp_path):
     fashion_mnist(tmp_path)
     before = dataset_identity(open_dataset("fashion_mnist", root=tmp_path))
     assert dataset_identity(open_dataset("fashion_mnist", root=tmp_path)) == before
@@ -86,16 +86,8 @@ def test_content_follows_pixels_and_rows(tmp_path):
     assert after.splits["test"] == before.splits["test"]
 
 
-def test_a_large_array_is_sampled(tmp_path, monkeypatch):
-    fashion_mnist(tmp_path)
-    monkeypatch.setattr("layercache.extraction.datasets.arrays.HASHED_IN_FULL", 28 * 28 * 5)
-    dataset = open_dataset("fashion_mnist", root=tmp_path)
-    assert dataset.split("train").content_digest.startswith("sample:")
-    assert dataset.split("test").content_digest.startswith("bytes:")
-
-
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
-def test_cifar(tmp_path, monkeypatch, kind):
+def test_cifar_equals_torchvision(tmp_path, monkeypatch, kind):
     theirs = getattr(torchvision.datasets, kind.upper())
     for attribute in ("train_list", "test_list"):
         monkeypatch.setattr(
@@ -124,7 +116,7 @@ def test_cifar(tmp_path, monkeypatch, kind):
 
 
 @pytest.mark.parametrize("below", ["", "svhn"])
-def test_svhn(tmp_path, monkeypatch, below):
+def test_svhn_equals_torchvision(tmp_path, monkeypatch, below):
     theirs = torchvision.datasets.SVHN
     monkeypatch.setattr(
         theirs,
@@ -147,7 +139,7 @@ def test_svhn(tmp_path, monkeypatch, below):
         check(dataset, split, *rest)
 
 
-def test_stl10(tmp_path, monkeypatch):
+def test_stl10_equals_torchvision(tmp_path, monkeypatch):
     theirs = torchvision.datasets.STL10
     for attribute in ("train_list", "test_list"):
         monkeypatch.setattr(
@@ -173,7 +165,7 @@ def test_stl10(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["fer2013.csv", "icml_face_data.csv"])
-def test_fer2013(tmp_path, monkeypatch, file):
+def test_fer2013_equals_torchvision(tmp_path, monkeypatch, file):
     theirs = torchvision.datasets.FER2013
     monkeypatch.setattr(
         theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()}
@@ -198,7 +190,7 @@ def test_fer2013(tmp_path, monkeypatch, file):
     check(dataset, "test", x[[1, 3]], [0, 4], theirs(tmp_path, "test"))
 
 
-def test_fer2013_without_test_labels(tmp_path, monkeypatch):
+def test_fer2013_without_test_labels_raises(tmp_path, monkeypatch):
     theirs = torchvision.datasets.FER2013
     monkeypatch.setattr(
         theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()}
@@ -208,7 +200,7 @@ def test_fer2013_without_test_labels(tmp_path, monkeypatch):
     (tmp_path / "fer2013/train.csv").write_text(f"emotion,pixels\n0,{pixels}\n")
     (tmp_path / "fer2013/test.csv").write_text(f"pixels\n{pixels}\n")
     with pytest.raises(
-        DataError, match=r"fer2013: its test part has no labels; by hand: fer2013\.csv"
+        DataError, match=r"fer2013: the test split has no labels; by hand: fer2013\.csv"
     ):
         open_dataset("fer2013", root=tmp_path)
 
@@ -226,7 +218,7 @@ def pcam(root):
     return written
 
 
-def test_pcam(tmp_path):
+def test_pcam_equals_torchvision(tmp_path):
     written = pcam(tmp_path)
     dataset = open_dataset("pcam", root=tmp_path)
     assert dataset.classes == ("normal", "tumour")
@@ -234,7 +226,7 @@ def test_pcam(tmp_path):
         check(dataset, split, *rest)
 
 
-def test_pcam_without_h5py(tmp_path, monkeypatch):
+def test_pcam_without_h5py_raises(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(
         MissingExtraError,
@@ -243,7 +235,7 @@ def test_pcam_without_h5py(tmp_path, monkeypatch):
         open_dataset("pcam", root=tmp_path)
 
 
-def test_a_changed_file_is_refused_by_torchvisions_checksum(tmp_path):
+def test_cifar10_with_a_changed_file_fails_torchvisions_checksum(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     for name in (
         "data_batch_1",
@@ -260,7 +252,7 @@ def test_a_changed_file_is_refused_by_torchvisions_checksum(tmp_path):
 
 
 @pytest.mark.parametrize("make", [fashion_mnist, pcam])
-def test_a_worker_decodes_without_importing_torch(tmp_path, make):
+def test_open_image_of_an_unpickled_array_does_not_import_torch(tmp_path, make):
     make(tmp_path)
     samples = open_dataset(make.__name__, root=tmp_path).split("train")
     (tmp_path / "samples.pickle").write_bytes(pickle.dumps(samples))

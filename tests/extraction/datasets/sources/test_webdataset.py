@@ -1,10 +1,11 @@
 import io
 import tarfile
+from dataclasses import replace
 
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_name, dataset_identity, open_dataset
+from layercache.extraction.datasets import dataset_identity, dataset_name, open_dataset
 from layercache.extraction.datasets.sources.webdataset import open_webdataset
 
 
@@ -39,7 +40,7 @@ def root(tmp_path, pictures):
     return root
 
 
-def test_read(root, pictures):
+def test_webdataset_has_its_splits_classes_and_images(root, pictures):
     shard(
         root / "test/0.tar",
         [
@@ -69,24 +70,28 @@ def test_read(root, pictures):
     pictures.check(dataset, "test", [("test/0/s1", "house cat", 3), ("test/0/sub/s0", "tench", 4)])
 
 
-def test_a_sample_without_image_or_label_is_named(root):
+def test_webdataset_with_an_unpaired_member_raises(root):
     shard(root / "test/0.tar", [("sub/s0.cls", b"0"), ("s1.png", b""), ("s1.cls", b"1")])
     with pytest.raises(DataError, match=r"test/0\.tar: sample 'sub/s0' has no image \(1 such"):
         open_dataset(f"wds:{root}")
 
 
-def test_content_is_the_images_alone_and_follows_take(root, pictures, monkeypatch):
+def test_webdataset_content_digest_depends_on_images_and_rows_only(root, pictures):
     samples = open_webdataset(root).split("train")
     assert samples.content_digest.startswith("bytes:")
     assert samples.take([2]).content_digest != samples.content_digest
     assert samples.take([0, 1, 2]).content_digest == samples.content_digest
     before = dataset_identity(open_webdataset(root))
     shard(root / "train/1.tar", [("s0000000.cls", b"1"), ("s0000000.png", pictures.encoded(2))])
-    assert dataset_identity(open_webdataset(root)) == before, "the same samples in another order within the tar"
+    assert dataset_identity(open_webdataset(root)) == before, (
+        "the same samples in another order within the tar"
+    )
     shard(root / "train/1.tar", [("s0000000.cls", b"1"), ("s0000000.png", pictures.encoded(20))])
-    assert dataset_identity(open_webdataset(root)).splits["train"].content != before.splits["train"].content
-    monkeypatch.setattr("layercache.extraction.datasets.webdataset.HASHED_IN_FULL", 10)
-    assert open_webdataset(root).split("train").content_digest.startswith("sizes:")
+    assert (
+        dataset_identity(open_webdataset(root)).splits["train"].content
+        != before.splits["train"].content
+    )
+    assert replace(samples, max_hashed_bytes=10).content_digest.startswith("sizes:")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_content_is_the_images_alone_and_follows_take(root, pictures, monkeypatc
         (
             lambda r: (r / "train/nshards.txt").write_text("two"),
             DataError,
-            "expected a number, found 'two'",
+            "expected a number, got 'two'",
         ),
         (
             lambda r: (r / "classnames.txt").unlink(),
@@ -129,14 +134,14 @@ def test_content_is_the_images_alone_and_follows_take(root, pictures, monkeypatc
         ),
     ],
 )
-def test_refusals(root, pictures, change, error, text):
+def test_webdataset_malformed_raises(root, pictures, change, error, text):
     change(root)
     with pytest.raises(error, match=text):
         open_webdataset(root)
 
 
 @pytest.mark.parametrize("folder", ["resisc45", "wds_resisc45", "wds_vtab-resisc45", "."])
-def test_named_sets_are_found_below_the_root(root, pictures, tmp_path, folder):
+def test_open_dataset_of_vtab_finds_its_folder(root, pictures, tmp_path, folder):
     if folder == ".":
         place = root
     else:
@@ -147,15 +152,15 @@ def test_named_sets_are_found_below_the_root(root, pictures, tmp_path, folder):
     pictures.check(dataset, "test", [("test/0/s1", "house cat", 3)])
 
 
-def test_named_set_that_is_not_there(tmp_path):
+def test_open_dataset_of_vtab_missing_raises(tmp_path):
     with pytest.raises(
         DataNotFoundError,
-        match=f"data set dmlab: looked for .* in {tmp_path}/dmlab, .*get it: .*wds_vtab-dmlab",
+        match=f"dataset dmlab: expected classnames.txt, .* in one of {tmp_path}/dmlab, .*get it: .*wds_vtab-dmlab",
     ):
         open_dataset("dmlab", root=tmp_path)
 
 
-def test_nothing_there(tmp_path):
+def test_webdataset_missing_raises(tmp_path):
     with pytest.raises(DataNotFoundError, match="expected train/ or test/"):
         open_dataset(f"wds:{tmp_path}")
     with pytest.raises(DataNotFoundError, match="there is no folder"):
