@@ -53,26 +53,36 @@ def probe(
     test_split: str = "test",
     **options: Any,
 ) -> Results:
-    """Train heads on cached tokens and test them; by default as in the paper (arXiv 2601.09322, "Attentive Multi-Layer Fusion").
+    """Train heads on cached tokens and test them.
 
-    For every seed, a stratified 20 % of the training samples score the configurations by balanced accuracy (mean average precision for multi-label;
-    ties go to the first in the order lr, weight decay, dropout). The best one is trained again on all training samples and tested once.
-    Probes are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained, and a killed search resumes.
+    The defaults follow the paper (arXiv 2601.09322, "Attentive Multi-Layer Fusion").
+
+    For every seed, a stratified 20 % of the training samples score the configurations by balanced
+    accuracy (mean average precision for multi-label; ties go to the first in the order lr, weight
+    decay, dropout). The best one is trained again on all training samples and tested once. Probes
+    are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained, and a killed
+    search resumes.
 
     Args:
         cache: A cache or its folder.
         head: linear, attentive, attentive-tokens, hybrid, knn or logreg, or several of them.
-        layers: last, mid-last, quarter, all or numbers ("1,5,9"), or several of these. Default: all; for attentive-tokens: last.
-        tokens: Token kinds such as cls, ap, cls+ap, or several of these. Default: cls+ap; for attentive-tokens: all.
+        layers: last, mid-last, quarter, all or numbers ("1,5,9"), or several of these. Default:
+            all; for attentive-tokens: last.
+        tokens: Token kinds such as cls, ap, cls+ap, or several of these. Default: cls+ap; for
+            attentive-tokens: all.
         spatial: Spatial tokens of the hybrid head, grid:K or patch.
         spatial_layers: Layers of the spatial tokens.
-        spatial_cache: Cache of the spatial tokens if it is another one, of the same weights and images.
+        spatial_cache: Cache of the spatial tokens if it is another one, of the same weights and
+            images.
         embedding: For the hybrid head: learn an embedding for each layer and token kind.
-        num_heads: Number of attention heads. Default: one for each token that is not spatial; for attentive-tokens: 8.
-        configs: Configurations to search, instead of the product of `lr`, `weight_decay` and `dropout`.
+        num_heads: Number of attention heads. Default: one for each token that is not spatial; for
+            attentive-tokens: 8.
+        configs: Configurations to search, instead of the product of `lr`, `weight_decay` and
+            `dropout`.
         lr: Learning rates to search.
         weight_decay: Weight decays to search.
-        dropout: Attention dropout rates to search. By default the grid is the paper's: 21 configurations for linear, 63 for the others.
+        dropout: Attention dropout rates to search. By default the grid is the paper's: 21
+            configurations for linear, 63 for the others.
         seeds: Number of seeds (3: seeds 0, 1, 2), or which.
         shots: Training samples per class.
         train_fraction: Fraction of the training samples.
@@ -85,15 +95,16 @@ def probe(
         The probes in the order of head, layers, tokens, shots, train_fraction and seeds.
 
     Raises:
-        OptionError: An option is wrong; UnknownNameError for an unknown name.
+        OptionError: An option is wrong.
+        UnknownNameError: There is no head, layer choice or token kind of this name.
         ProbeError: The labels allow no probe, or all configurations diverged.
         CacheError: The cache is not complete.
         NonFiniteError: A token is not finite.
 
-    >>> import layercache                                                                   # doctest: +SKIP
-    >>> cache = layercache.open_cache(model="vit_nano", dataset="digits")                   # doctest: +SKIP
-    >>> results = layercache.probe(cache, head=["linear", "attentive"], layers=["last", "all"], seeds=3)  # doctest: +SKIP
-    >>> results.over_seeds()[["head", "layers", "test_balanced_accuracy_mean"]]             # doctest: +SKIP
+    >>> import layercache  # doctest: +SKIP
+    >>> cache = layercache.open_cache(model="vit_nano", dataset="digits")  # doctest: +SKIP
+    >>> results = layercache.probe(cache, head=["linear", "attentive"], seeds=3)  # doctest: +SKIP
+    >>> results.over_seeds()[["head", "test_balanced_accuracy_mean"]]  # doctest: +SKIP
     """
     run_options = read_options(options)
     cache = _open(cache)

@@ -1,4 +1,4 @@
-"""Baselines of scikit-learn on the same normalized tokens, concatenated: k nearest neighbors and logistic regression.
+"""Baselines of scikit-learn on the same tokens: k nearest neighbors and logistic regression.
 
 Shapes: N samples, S tokens, D width, C classes.
 """
@@ -27,7 +27,10 @@ GRIDS: Mapping[str, tuple[Mapping[str, float], ...]] = {
     "knn": tuple({"k": k} for k in (1, 5, 10, 20, 50)),
     "logreg": tuple({"C": c} for c in (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)),
 }
-"""Configurations to search, in order. C is the inverse strength of the L2 penalty: tokens have unit length, so useful values are high."""
+"""Configurations to search, in order.
+
+C is the inverse strength of the L2 penalty: tokens have unit length, so useful values are high.
+"""
 MAX_ITERATIONS = 1000
 MIN_PROB = 1e-12
 """Lower bound of a probability before its logarithm."""
@@ -47,7 +50,7 @@ class NeighborClassifier:
     diverged = False
 
     def predict(self, tokens: torch.Tensor | Array) -> torch.Tensor:
-        """Return the logarithm of each class's share of votes, (B, C), from normalized tokens (B, S, D)."""
+        """Return the log of each class's vote share (B, C), from normalized tokens (B, S, D)."""
         x = torch.as_tensor(tokens).flatten(1).cpu().numpy()
         return torch.from_numpy(self.log_probabilities(x))
 
@@ -117,9 +120,10 @@ class BaselineTrainer:
         return lambda other: np.asarray(other @ weight.T + bias)
 
     def _knn(self, k: int, x: Array, y: Array) -> Callable[[Array], Array]:
-        """Return a function from tokens to log vote shares of the k nearest samples (all, if there are fewer than k).
+        """Return a function from tokens (N, S*D) to the log of the vote shares (N, C).
 
-        The Euclidean distance ranks tokens of unit length as the cosine does.
+        If there are fewer than k samples, all of them vote. The Euclidean distance ranks tokens
+        of unit length as the cosine does.
         """
         from sklearn.neighbors import KNeighborsClassifier
 
@@ -128,7 +132,8 @@ class BaselineTrainer:
         def log_shares(other: Array) -> Array:
             votes = model.predict_proba(other)
             if self.head.multi_label:
-                # a list over classes of (N, values that occurred): the last column is "present" if 1 occurred
+                # a list over classes of (N, values that occurred): the last column is "present" if
+                # 1 occurred
                 shares = np.stack(
                     [
                         p[:, -1] * float(values[-1])
@@ -160,7 +165,8 @@ class BaselineTrainer:
             return weight, bias
         coefficients, intercepts, classes = _solve(c, x, y, class_weight="balanced")
         if len(classes) == 2:
-            # one row of coefficients for two classes: the second against the first, whose logit is then 0
+            # one row of coefficients for two classes: the second against the first, whose logit is
+            # then 0
             coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
             intercepts = np.append(0.0, intercepts)
         weight[classes], bias[classes] = coefficients, intercepts
@@ -172,7 +178,8 @@ def _solve(c: float, x: Array, y: Array, *, class_weight: str | None) -> tuple[A
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        # after 1000 iterations of L-BFGS the validation score decides whether the configuration is any good
+        # after 1000 iterations of L-BFGS the validation score decides whether the configuration is
+        # any good
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(C=c, class_weight=class_weight, max_iter=MAX_ITERATIONS)
         model.fit(x, y)

@@ -1,4 +1,4 @@
-"""Refit of the selected configuration on all training samples, its test, and the probe's row of the results table.
+"""Refit of the selected configuration, its test, and the probe's row of the results table.
 
 Shapes: N samples, S tokens, C classes, H attention heads.
 """
@@ -111,7 +111,8 @@ def _refit(
 ) -> tuple[ConfigScore, FittedModel]:
     """Return the best configuration and its model, trained on all training samples.
 
-    If that diverges, though the search did not, it is marked in `configs` and the next best is taken.
+    If that diverges, though the search did not, it is marked in `configs` and the next best is
+    taken.
     """
     for config in rank_configs(spec, configs):
         model = trainer.train(
@@ -121,13 +122,13 @@ def _refit(
             return config, model
         configs[configs.index(config)] = replace(config, diverged=True)
     raise ProbeError(
-        f"all configurations of the {spec.head} head diverged when trained on all training samples: "
-        "try smaller values of lr"
+        f"all configurations of the {spec.head} head diverged when trained on all training "
+        "samples: try smaller values of lr"
     )
 
 
 def _test(spec: ProbeSpec, model: FittedModel, loader: Loader) -> tuple[Predictions, Row]:
-    """Return predictions, with mean and deviation of the attention, and metrics with their interval."""
+    """Return predictions, with the mean attention, and metrics with their interval."""
     split = loader.split(spec.tokens.cache, spec.test_split)
     if not split.rows:
         raise ProbeError(

@@ -28,7 +28,8 @@ def evaluate(
         multi_label: An image may have several classes.
 
     Returns:
-        balanced_accuracy, top1_accuracy and top5_accuracy; or mean_average_precision if `multi_label`.
+        balanced_accuracy, top1_accuracy and top5_accuracy; or mean_average_precision if
+        `multi_label`.
     """
     if multi_label:
         return {"mean_average_precision": mean_average_precision(logits, labels)}
@@ -50,7 +51,8 @@ def evaluate_ranks(ranks: Ints, labels: Ints) -> dict[str, float]:
 def class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the number of classes that rank above the true one, int64 (..., N).
 
-    Of tied classes the lower number ranks above, as with argmax. NaN is never below anything, so a row of NaN ranks last.
+    Of tied classes the lower number ranks above, as with argmax. NaN is never below anything, so a
+    row of NaN ranks last.
 
     Args:
         logits: (..., N, C).
@@ -72,7 +74,7 @@ def selection_metric(*, multi_label: bool) -> str:
 
 
 def balanced_accuracy(predicted: Ints, labels: Ints) -> float:
-    """Return the mean of the per-class recall over the classes that occur in `labels`; both (N,)."""
+    """Return the mean recall over the classes that occur in `labels`; both (N,)."""
     counts = np.bincount(labels)
     hits = np.bincount(labels[predicted == labels], minlength=len(counts))
     present = counts > 0
@@ -80,7 +82,7 @@ def balanced_accuracy(predicted: Ints, labels: Ints) -> float:
 
 
 def top_k(logits: Floats, labels: Ints, *, k: int) -> float:
-    """Return the share of samples whose true class is among the first k; ties as in `class_ranks`."""
+    """Return the share of samples whose true class is among the first k (see `class_ranks`)."""
     return float(np.mean(_ranks(logits, labels) < k))
 
 
@@ -106,7 +108,10 @@ def average_precision(scores: Floats, targets: NDArray[Any]) -> float:
 
 
 def mean_average_precision(scores: Floats, targets: NDArray[Any]) -> float:
-    """Return the mean of `average_precision` over the classes with a positive; both (N, C). NaN if there is none."""
+    """Return the mean of `average_precision` over the classes with a positive; both (N, C).
+
+    NaN if no class has one.
+    """
     values = [
         average_precision(scores[:, c], targets[:, c])
         for c in range(scores.shape[1])

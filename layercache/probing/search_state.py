@@ -1,4 +1,4 @@
-"""The search of one probe: its open tasks, and the scores that are kept on disk until the probe is complete."""
+"""The search of one probe: its open tasks, and the scores so far, which are kept on disk."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
 def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
     """Return the configurations that have not diverged, best first.
 
-    They are ranked by validation balanced accuracy (mean average precision for multi-label); ties keep the order of the grid.
-    Without scores (1 shot) the default configuration comes first.
+    They are ranked by validation balanced accuracy (mean average precision for multi-label); ties
+    keep the order of the grid. Without scores (1 shot) the default configuration comes first.
 
     Raises:
         ProbeError: All configurations diverged.
@@ -62,7 +62,8 @@ def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[Config
 def default_config(spec: ProbeSpec) -> Mapping[str, float]:
     """Return the configuration that is used without validation samples.
 
-    Every hyperparameter is the middle one of its values; for knn it is the fewest neighbors, as a class may have one sample only.
+    Every hyperparameter is the middle one of its values; for knn it is the fewest neighbors, as a
+    class may have one sample only.
     """
     if spec.head == "knn":
         return min(spec.grid, key=lambda hparams: hparams["k"])

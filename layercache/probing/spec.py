@@ -1,6 +1,7 @@
 """One probe as data, and the tokens that it sees.
 
-The digest of a specification is the probe's id, so that an existing probe is found and not trained again.
+The digest of a specification is the probe's id, so that an existing probe is found and not trained
+again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from layercache.probing.training.config import TrainConfig
 BASELINES = ("knn", "logreg")
 HEADS = ("linear", "attentive", "attentive-tokens", "hybrid", *BASELINES)
 SCHEMA = 2
-"""Raised when a change of this package makes a probe of the same specification come out differently."""
+"""Increased when a change makes a probe of the same specification come out differently."""
 
 Pairs = tuple[tuple[int, str], ...]
 TOKEN_KIND = re.compile(r"cls|ap|all|patch|grid:\d+")
@@ -30,7 +31,7 @@ TOKEN_KIND = re.compile(r"cls|ap|all|patch|grid:\d+")
 
 @dataclass(frozen=True, eq=False)
 class TokenSelection:
-    """The tokens that a head sees: pairs of one cache, or of two caches of the same images and weights."""
+    """The tokens that a head sees, from one cache or two of the same images and weights."""
 
     sources: tuple[tuple[Cache, Pairs], ...]
     """(cache, its (layer, token) pairs)."""
@@ -161,11 +162,13 @@ def select_tokens(
         raise UnknownNameError("head", head, HEADS)
     if head == "hybrid" and spatial is None:
         raise OptionError(
-            "the hybrid head needs spatial tokens: give spatial (grid:2, another grid, or patch) and spatial_layers"
+            "the hybrid head needs spatial tokens: give spatial (grid:2, another grid, or patch) "
+            "and spatial_layers"
         )
     if head != "hybrid" and spatial is not None:
         raise OptionError(
-            f"spatial tokens belong to the hybrid head, not to {head}: choose the head hybrid, or leave spatial out"
+            f"spatial tokens belong to the hybrid head, not to {head}: choose the head hybrid, "
+            "or leave spatial out"
         )
     all_tokens = head == "attentive-tokens"
     layers = layers or ("last" if all_tokens else "all")

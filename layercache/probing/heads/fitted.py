@@ -25,7 +25,7 @@ class FittedHead:
     spec: HeadSpec
     """Kind and shape; a logistic regression is a linear head."""
     state_dict: Mapping[str, Tensor]
-    """Of the reference module, BatchNorm's buffers included; float32 on the CPU; empty if training diverged."""
+    """State dict of the reference module, float32 on the CPU; empty if training diverged."""
     hparams: Mapping[str, float]
     """Hyperparameters by name."""
     seed: int

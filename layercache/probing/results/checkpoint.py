@@ -1,4 +1,7 @@
-"""A trained head as one safetensors file: its state dict, and in the metadata all that is needed to use it on its backbone."""
+"""A trained head as one safetensors file.
+
+It holds the state dict, and in its metadata all that is needed to use the head on its backbone.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ MAX_SHOWN_TOKENS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Source of a head's tokens: what a backbone must be, and be fed, for the head to work on it."""
+    """Backbone, preprocessing and caches that a head's tokens come from."""
 
     model: str
     """The name given as `model`."""
@@ -117,7 +120,8 @@ def load_head(path: str | HeadPath) -> Checkpoint:
     """Load the trained head of a probe.
 
     Args:
-        path: The probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object storage.
+        path: The probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object
+            storage.
 
     Raises:
         HeadMismatchError: The file is not a head that layercache wrote.
@@ -139,19 +143,22 @@ def load_head(path: str | HeadPath) -> Checkpoint:
         state_dict = load(data)
     except SafetensorError as e:
         raise HeadMismatchError(
-            f"{file} is not a safetensors file ({e}): train the probe again with refresh=True (--refresh)"
+            f"{file} is not a safetensors file ({e}): train the probe again with refresh=True "
+            "(--refresh)"
         ) from e
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     text = header.get("__metadata__", {}).get(METADATA_KEY)
     if text is None:
         raise HeadMismatchError(
-            f"{file} has no {METADATA_KEY!r} entry in its metadata: it is not a head saved by layercache"
+            f"{file} has no {METADATA_KEY!r} entry in its metadata: it is not a head saved by "
+            "layercache"
         )
     metadata = json.loads(text)
     if (schema := metadata.pop("schema")) != SCHEMA:
         raise ProbeSchemaError(
-            f"{file}: expected a head of schema {SCHEMA}, got schema {schema}, which another version "
-            "of layercache wrote: run the same `layercache probe` again and use the head that it writes"
+            f"{file}: expected a head of schema {SCHEMA}, got schema {schema}, which another "
+            "version of layercache wrote: run the same `layercache probe` again and use the head "
+            "that it writes"
         )
     spec = metadata.pop("spec")
     if spec["groups"] is not None:

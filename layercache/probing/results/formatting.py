@@ -37,7 +37,7 @@ SUFFIXES = (".csv", ".parquet", ".tex", ".md")
 
 
 def format_value(name: str, value: Any) -> str:
-    """Return a value as people read it: accuracies in percent, a gain with its sign, "-" if missing."""
+    """Return a value as text: accuracies in percent, a gain with its sign, "-" if missing."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if name == "gain":

@@ -1,9 +1,12 @@
-"""Storage of a probe in CACHE/probes/<probe id>/. `probe.json` is written last: its existence says that the probe is complete.
+"""Storage of a probe in CACHE/probes/<probe id>/.
 
     probe.json          specification, row of the table, validation score of every configuration
     head.safetensors    the trained head (not for a knn baseline)
-    predictions.npz     logits (N, C) float32, targets, digest of the ids; for heads with attention also its mean and deviation (H, S)
+    predictions.npz     logits (N, C) float32, targets, digest of the ids; for heads with attention
+                        also its mean and standard deviation (H, S)
     search.json         only while the probe is not complete: the scores so far
+
+`probe.json` is written last: its existence says that the probe is complete.
 
 Shapes: N test images, C classes, H attention heads, S tokens.
 """
@@ -63,7 +66,7 @@ class Predictions:
     targets: Array
     """(N,) int64 or (N, C) uint8."""
     ids: str
-    """SHA-256 hex of the test images' ids in order: probes with equal digests can be compared image by image."""
+    """SHA-256 hex of the test images' ids in order; equal digests mean the same images."""
     attention_mean: Array | None = None
     """(H, S) float32, see Attention."""
     attention_std: Array | None = None
@@ -197,7 +200,8 @@ def read_probe(folder: CachePath) -> Probe | None:
     if record.get("schema") != SCHEMA:
         raise ProbeSchemaError(
             f"{file}: expected schema {SCHEMA}, got schema {record.get('schema')}, which another "
-            "version of layercache wrote: remove the folder and run the same `layercache probe` again"
+            "version of layercache wrote: remove the folder and run the same `layercache probe` "
+            "again"
         )
     return Probe(
         path=folder,
@@ -219,8 +223,8 @@ class ProbeFolder:
     def locked(self) -> Iterator[None]:
         """Lock the probe against other processes, after waiting for one that holds it.
 
-        On object storage, which has no locks, two processes may train the same probe. Each writes whole files, the record last, and
-        both are the same probe.
+        On object storage, which has no locks, two processes may train the same probe. Each writes
+        whole files, the record last, and both are the same probe.
         """
         with self._store.lock(LOCK_FILE, wait=True):
             yield
@@ -231,7 +235,7 @@ class ProbeFolder:
             self._store.delete(key)
 
     def load_search(self) -> tuple[list[ConfigScore], float]:
-        """Return the scores that `save_search` wrote, and the seconds behind them; none if they cannot be read."""
+        """Return what `save_search` wrote: scores and seconds; none if they cannot be read."""
         try:
             state = json.loads(self._store.read(SEARCH_FILE))
         except (FileNotFoundError, ValueError):

@@ -29,8 +29,9 @@ COLUMNS = (
 )
 """Columns in order; a column that is a parameter of `probe` has its name.
 
-`config` holds the selected configuration of a baseline ("k=5"). `test_ci95_low` and `test_ci95_high` bound a 95 % bootstrap
-interval over test samples, of the test balanced accuracy or, for multi-label, the test mean average precision.
+`config` holds the selected configuration of a baseline ("k=5"). `test_ci95_low` and
+`test_ci95_high` bound a 95 % bootstrap interval over test samples, of the test balanced accuracy
+or, for multi-label, the test mean average precision.
 """
 GROUP_KEYS = (
     "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
@@ -96,14 +97,17 @@ class Results:
         )
 
     def filter(self, **values: str | None) -> Results:
-        """Return the probes whose row has these values, as in `filter(model="clip_b16")`; None matches all.
+        """Return the probes whose row has these values; None matches all.
+
+        >>> results.filter(model="clip_b16")  # doctest: +SKIP
 
         Raises:
             OptionError: There is no such column.
         """
         if unknown := set(values) - set(COLUMNS):
             raise OptionError(
-                f"expected names of columns ({', '.join(COLUMNS)}), got {', '.join(sorted(unknown))}"
+                f"expected names of columns ({', '.join(COLUMNS)}), "
+                f"got {', '.join(sorted(unknown))}"
             )
         return Results(
             [
@@ -114,10 +118,12 @@ class Results:
         )
 
     def over_seeds(self) -> pd.DataFrame:
-        """Return one row for all seeds of a probe: `n_seeds`, and `<score>_mean` and `<score>_std` of each score.
+        """Return one row for all seeds of a probe.
 
-        The standard deviation (n - 1; NaN of a single seed) is that between training runs. The bootstrap interval of a single probe
-        is that between test sets.
+        It has `n_seeds`, and `<score>_mean` and `<score>_std` of each score.
+
+        The standard deviation (n - 1; NaN of a single seed) is that between training runs. The
+        bootstrap interval of a single probe is that between test sets.
         """
         grouped = self.table.groupby(list(GROUP_KEYS), dropna=False, sort=False)
         statistics = grouped[list(SCORES)].agg(["mean", "std"])
@@ -127,8 +133,9 @@ class Results:
     def with_gain(self, *, among: Results | None = None) -> pd.DataFrame:
         """Return `table` with two more columns, `baseline` (a probe's id) and `gain`.
 
-        The baseline is the linear head on the last layer's class token of the same model, dataset, seed and training subset. `gain` is the test
-        balanced accuracy (mean average precision for multi-label) minus the baseline's, NaN without one. Of several baselines, one of the same
+        The baseline is the linear head on the last layer's class token of the same model, dataset,
+        seed and training subset. `gain` is the test balanced accuracy (mean average precision for
+        multi-label) minus the baseline's, NaN without one. Of several baselines, one of the same
         cache and training configuration is preferred, then the one with the larger grid.
 
         Args:
@@ -154,7 +161,9 @@ class Results:
     def to_text(
         self, *, gain: bool = False, among: Results | None = None, over_seeds: bool = False
     ) -> str:
-        """Return the table for a terminal: what differs, the selected configuration, scores in percent.
+        """Return the table for a terminal.
+
+        It shows what differs, the selected configuration, and scores in percent.
 
         Args:
             gain: Add the gain over the baseline, see `with_gain`.
@@ -166,7 +175,7 @@ class Results:
         return format_table(self._shown(gain=gain, among=among, over_seeds=over_seeds), "text")
 
     def summary(self) -> str:
-        """Return two lines: the best probe by its test score with its interval, and the folder of the probes."""
+        """Return two lines: the best probe with its interval, and the folder of the probes."""
         if not self.probes:
             return "no probes"
         best = max(self.probes, key=_score)
@@ -177,9 +186,10 @@ class Results:
         low, high = 100 * row["test_ci95_low"], 100 * row["test_ci95_high"]
         folders = ", ".join(dict.fromkeys(str(probe.path.parent) for probe in self.probes))
         return (
-            f"highest test {metric} {100 * _score(best):.2f} %: {row['head']}, layers {row['layers']}, "
-            f"tokens {row['tokens']}, seed {row['seed']} (95 % bootstrap interval over test images "
-            f"{low:.2f} to {high:.2f} %)\nstored in {folders}"
+            f"highest test {metric} {100 * _score(best):.2f} %: {row['head']}, "
+            f"layers {row['layers']}, tokens {row['tokens']}, seed {row['seed']} "
+            f"(95 % bootstrap interval over test images {low:.2f} to {high:.2f} %)\n"
+            f"stored in {folders}"
         )
 
     def export(
@@ -190,7 +200,9 @@ class Results:
         among: Results | None = None,
         over_seeds: bool = False,
     ) -> Path:
-        """Write the table to a file: .csv and .parquet with all columns, .tex and .md as `to_text` shows it.
+        """Write the table to a file.
+
+        .csv and .parquet hold all columns, .tex and .md those that `to_text` shows.
 
         Args:
             path: The file; its suffix gives the format.
@@ -281,8 +293,8 @@ def read_results(where: str | CachePath | Cache | None = None) -> Results:
     if not probes:
         folder = where.path if isinstance(where, Cache) else cache_root(where)
         raise ProbeNotFoundError(
-            f"{folder}: expected probes below this folder, got none: train one with `layercache probe`, "
-            "or give another cache root (--cache)"
+            f"{folder}: expected probes below this folder, got none: train one with "
+            "`layercache probe`, or give another cache root (--cache)"
         )
 
     def sort_key(probe: Probe) -> tuple[Any, ...]:

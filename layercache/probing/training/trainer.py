@@ -1,4 +1,4 @@
-"""Two ways to train a probe behind one interface: gradient descent (here) and scikit-learn (`baselines.py`)."""
+"""One interface to train a probe: by gradient descent (here) or scikit-learn (`baselines.py`)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,14 @@ class ProbeTrainer(Protocol):
         rows: Rows,
         epochs: int | None,
     ) -> FittedModel:
-        """Return a head trained on `rows`, for as many `epochs` as early stopping found, if it did."""
+        """Return a model trained on `rows`.
+
+        Args:
+            dataset: Tokens and labels.
+            hparams: Hyperparameters by name.
+            rows: Rows to train on.
+            epochs: Number of epochs that early stopping found; without effect if it is off.
+        """
         ...
 
 
@@ -143,7 +150,10 @@ class SGDTrainer:
         rows: Rows,
         epochs: int | None,
     ) -> FittedHead:
-        """See ProbeTrainer. Without validation rows there is no early stopping; the `epochs` of the search are repeated."""
+        """See ProbeTrainer.
+
+        Without validation rows there is no early stopping; the `epochs` of the search are repeated.
+        """
         config = self.config
         if config.patience is not None:
             config = replace(
