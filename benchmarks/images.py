@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-DISTINCT = 128
-"""Number of distinct images in a set; further rows repeat them."""
+NUM_DISTINCT = 128
+"""Number of distinct images; further rows repeat them."""
 
 
 class Numbered:
@@ -39,7 +40,7 @@ class Decoded(Numbered):
         return f"bytes:{self.rows}x{self.side}"
 
     def load(self, row: int) -> Image.Image:
-        return Image.fromarray(_arrays(self.side)[row % DISTINCT])
+        return Image.fromarray(_arrays(self.side)[row % NUM_DISTINCT])
 
     def take(self, rows: np.ndarray[Any, Any]) -> Decoded:
         raise NotImplementedError
@@ -57,7 +58,7 @@ class Files(Numbered):
         return f"bytes:{self.rows}"
 
     def path(self, row: int) -> Path:
-        return Path(self.folder) / f"{row % DISTINCT:04d}.jpg"
+        return Path(self.folder) / f"{row % NUM_DISTINCT:04d}.jpg"
 
     def load(self, row: int) -> Image.Image:
         return Image.open(self.path(row))
@@ -66,23 +67,19 @@ class Files(Numbered):
         raise NotImplementedError
 
 
-_made: dict[int, np.ndarray[Any, Any]] = {}
-
-
+@functools.cache
 def _arrays(side: int) -> np.ndarray[Any, Any]:
-    if side not in _made:
-        _made[side] = np.random.default_rng(0).integers(0, 256, (DISTINCT, side, side, 3), np.uint8)
-    return _made[side]
+    return np.random.default_rng(0).integers(0, 256, (NUM_DISTINCT, side, side, 3), np.uint8)
 
 
 def write_jpegs(folder: Path) -> float:
-    """Write DISTINCT JPEG files of 500 x 375 pixels and return their mean size in kB.
+    """Write NUM_DISTINCT JPEG files of 500 x 375 pixels and return their mean size in kB.
 
     Shapes, a gradient and noise at quality 93 give about the 110 kB of an ImageNet file.
     """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    for n in range(DISTINCT):
+    for n in range(NUM_DISTINCT):
         image = Image.new("RGB", (500, 375), tuple(rng.integers(0, 256, 3).tolist()))
         draw = ImageDraw.Draw(image)
         for _ in range(60):
@@ -98,4 +95,4 @@ def write_jpegs(folder: Path) -> float:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
             folder / f"{n:04d}.jpg", quality=93
         )
-    return sum(f.stat().st_size for f in folder.glob("*.jpg")) / DISTINCT / 1000
+    return sum(f.stat().st_size for f in folder.glob("*.jpg")) / NUM_DISTINCT / 1000

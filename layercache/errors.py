@@ -1,6 +1,8 @@
-"""The exception tree. Every fault of a user, a file or a configuration is a `LayercacheError`; the command line prints its text and exits with 1.
+"""The exceptions of the library.
 
-A message says where, what was expected, what came, and what to do.
+Every error in an option, a file or a configuration is a `LayercacheError`; the command line prints
+its message and exits with status 1. A message has the place, the expected and the actual value, and
+a remedy.
 """
 
 from __future__ import annotations
@@ -11,28 +13,28 @@ from typing import Any
 
 
 class LayercacheError(Exception):
-    """The root: catch this to catch everything the library raises on purpose."""
+    """Base class of all errors that the library raises on purpose."""
 
 
 class OptionError(LayercacheError, ValueError):
-    """An option is malformed, out of range, or does not go with another."""
+    """An option is malformed, out of range, or incompatible with another."""
 
 
 class UnknownNameError(LayercacheError, LookupError):
-    """No model, data set, head, layer or token kind of this name; the message suggests the nearest."""
+    """There is no model, dataset, head, layer or the like of this name; suggests the nearest."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        meant = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-        super().__init__(f"unknown {kind} {name!r}: {meant}{' ' + hint if hint else ''}")
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        super().__init__(f"unknown {kind} {name!r}: {remedy}{' ' + hint if hint else ''}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), str(self))
+        return _restore, (type(self), str(self))
 
 
 class MissingExtraError(LayercacheError, ImportError):
-    """An optional package is not installed; the message says which extra brings it."""
+    """An optional package is not installed; names the extra that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
@@ -40,63 +42,63 @@ class MissingExtraError(LayercacheError, ImportError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), str(self))
+        return _restore, (type(self), str(self))
 
 
 class BackboneError(LayercacheError, ValueError):
-    """A model or checkpoint cannot serve: not a ViT, keys or shapes that do not match, no such token."""
+    """A model or checkpoint cannot be used: no ViT, mismatched keys or shapes, no such token."""
 
 
 class DataError(LayercacheError, ValueError):
-    """A data set or one of its samples is not usable; names the sample's id."""
+    """A dataset, or a sample of it, cannot be used; names the sample's id."""
 
 
 class DataNotFoundError(DataError, FileNotFoundError):
-    """The data set's files are not where they were looked for."""
+    """The files of a dataset are missing."""
 
 
 class WorkerError(LayercacheError, RuntimeError):
-    """A decoding worker died or failed; what was committed is kept."""
+    """A worker process or machine died or failed; committed work is kept."""
 
 
 class NonFiniteError(LayercacheError, ArithmeticError):
-    """A token is NaN, infinite or overflows the storage dtype; names model, layer, token kind and sample."""
+    """A token is NaN, infinite or overflows the storage dtype; names model, layer and sample."""
 
 
 class CacheError(LayercacheError, RuntimeError):
-    """A cache cannot be used as asked."""
+    """Base class of errors of a cache."""
 
 
 class CacheNotFoundError(CacheError, FileNotFoundError):
-    """No cache matches."""
+    """No cache matches the request."""
 
 
 class CacheAmbiguousError(CacheError, LookupError):
-    """Several caches match; the message lists them."""
+    """Several caches match the request; lists them."""
 
 
 class CacheIncompleteError(CacheError):
-    """A split has no complete record; the message says how to go on."""
+    """A split is not complete; says how to continue its extraction."""
 
 
 class CacheCorruptError(CacheError):
-    """Bytes are missing, cut or changed; the message names the file."""
+    """A file of a cache is missing, truncated or changed; names the file."""
 
 
 class CacheBusyError(CacheError):
-    """Another process is writing this split."""
+    """Another process is writing the same split."""
 
 
 class StorageError(CacheError, OSError):
-    """The disk is full or refuses to be written; what was committed is whole."""
+    """A disk or object store cannot be read or written, or is full; committed data is intact."""
 
 
 class ProbeError(LayercacheError, ValueError):
-    """A probe cannot be trained as asked: one class only, labels outside the classes, all configurations diverged."""
+    """A probe cannot be trained: a single class, invalid labels, all configurations diverged."""
 
 
 class ProbeSchemaError(ProbeError):
-    """A probe or trained head was written with another schema; the message says what to do."""
+    """A probe or saved head was written with another schema version; says what to do."""
 
 
 class ProbeNotFoundError(LayercacheError, FileNotFoundError):
@@ -104,15 +106,15 @@ class ProbeNotFoundError(LayercacheError, FileNotFoundError):
 
 
 class HeadMismatchError(LayercacheError, ValueError):
-    """A saved head was asked to work on a backbone or a cache that is not its own."""
+    """A saved head does not belong to the given backbone or cache."""
 
 
 class ExportError(LayercacheError, RuntimeError):
-    """A classifier cannot be exported, or the exported file does not give the same logits."""
+    """A classifier cannot be exported, or the exported file returns other logits."""
 
 
-def _again(kind: type[LayercacheError], text: str) -> LayercacheError:
-    """An exception whose constructor makes its text, from that text: how it comes out of a pickle."""
+def _restore(kind: type[LayercacheError], message: str) -> LayercacheError:
+    """Unpickle an exception whose constructor composes the message."""
     error = kind.__new__(kind)
-    error.args = (text,)
+    error.args = (message,)
     return error

@@ -74,5 +74,8 @@ def test_datasets_errors_are_one_line(capsys, tmp_path):
 
 
 def test_datasets_list_does_not_import_torch():
-    program = "import sys; from layercache_cli.datasets import datasets; datasets('', None, False); assert not {'torch', 'torchvision'} & set(sys.modules)"
+    program = (
+        "import sys; from layercache_cli.datasets import datasets; datasets('', None, "
+        "False); assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)

@@ -42,7 +42,8 @@ def test_models_lists_the_figures_of_every_backbone(capsys: pytest.CaptureFixtur
 
 def test_models_list_imports_neither_torch_nor_timm() -> None:
     code = (
-        "import sys\nfrom layercache_cli.main import main\ntry:\n    main(['models'])\nexcept SystemExit:\n"
+        "import sys\nfrom layercache_cli.main import main\ntry:\n    main(['models'])\nexcept "
+        "SystemExit:\n"
         "    print('heavy:', sorted({'torch', 'timm', 'numpy', 'PIL'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from layercache.extraction.api import extract
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.training.config import TrainConfig
-from tests.extraction.families import FAMILIES
+from tests.extraction.models.families import FAMILIES
 
 MODEL = "tiny_vit"
 TRAIN_CONFIG = TrainConfig(epochs=4, min_steps=0, batch=16)

@@ -1,4 +1,4 @@
-"""A data set whose pixels say which sample they are, and a backbone whose tokens are a known function of the pixels."""
+"""A dataset with distinct images, and a backbone whose tokens are a known function of pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    import torch  # where it is used, since decoding workers import this file
+    import torch  # imported where it is used, since decoding workers import this file
 
 SIDE = 6
 SMALL = Preprocessing(
@@ -39,21 +39,21 @@ LARGE = Preprocessing(
 
 
 def image(n: int) -> np.ndarray[Any, Any]:
-    """uint8 (SIDE, SIDE, 3), different for every n."""
+    """Return uint8 (SIDE, SIDE, 3), different for every n."""
     return np.random.default_rng(n).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Samples 0..rows-1 that are made up when they are loaded; some cannot be."""
+    """Samples 0..rows-1 that are generated when loaded; some fail."""
 
     rows: int
     first: int = 0
     broken: frozenset[int] = frozenset()
     deadly: frozenset[int] = frozenset()
-    """Rows whose decoder is killed."""
+    """Rows that kill the decoding process."""
     log: str | None = None
-    """File that gets a line for every load."""
+    """File to which every load appends a line."""
 
     @property
     def ids(self) -> list[str]:
@@ -91,13 +91,16 @@ def dataset(splits: Mapping[str, Any] | None = None, name: str = "pictures") -> 
 
 @dataclass
 class FakeBackbone:
-    """Two layers, two tokens, width 4: token t of layer l is (t + 1) times the first four red pixels, plus l."""
+    """Two layers, two tokens, width 4.
+
+    Token t of layer l is (t + 1) times the first four red pixels, plus l.
+    """
 
     name: str = "fake"
     preprocessing: Preprocessing = SMALL
     layers: tuple[int, ...] = (1, 2)
     poison: float | None = None
-    """Stands in for the token of the image whose first pixel is `poison_at`."""
+    """Value of a token of the image whose first pixel is `poison_at`."""
     poison_at: int = -1
     weights_digest: str = "d" * 64
     architecture: str = "fake_arch"
@@ -130,7 +133,7 @@ class FakeBackbone:
 def expected(
     samples: Pictures, preprocessing: Preprocessing = SMALL, layers: tuple[int, ...] = (1, 2)
 ) -> np.ndarray[Any, Any]:
-    """float16 (L, T, N, 4): what FakeBackbone gives, computed from the images without the pipeline."""
+    """Compute FakeBackbone's tokens without the pipeline, float16 (L, T, N, 4)."""
     red = np.stack(
         [
             preprocessing.resize_and_crop(Image.fromarray(image(samples.first + i)))[0].ravel()[:4]
@@ -143,7 +146,7 @@ def expected(
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Return relative path -> bytes of every file below a folder."""
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in sorted(folder.rglob("*"))

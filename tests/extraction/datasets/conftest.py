@@ -1,4 +1,4 @@
-"""Small pictures identified by their colour, and the comparison of a split with what was written."""
+"""Small pictures identified by their colour, and a comparison of splits with them."""
 
 import io
 import pickle
@@ -13,7 +13,7 @@ from layercache.extraction.pipeline.decode import open_image
 
 
 class Pictures:
-    """Picture n: one colour, a different one for every n below 100."""
+    """Picture n has one colour, distinct for every n below 100."""
 
     def colour(self, n):
         return np.array([(n * 37 + 11) % 256, (n * 59 + 5) % 256, (n * 83 + 200) % 256])
@@ -34,7 +34,7 @@ class Pictures:
         return file.getvalue()
 
     def check(self, dataset, split, expected, atol=4):
-        """`expected`: (id, class name or names, n) of every sample in order. Also after pickling."""
+        """Compare a split, also pickled, with (id, class name or names, n) of every sample."""
         samples = dataset.split(split)
         assert samples.ids == [i for i, _, _ in expected]
         if dataset.multi_label:
@@ -60,7 +60,7 @@ def pictures():
 
 @pytest.fixture
 def many(tmp_path, pictures):
-    """60 files: 40 of class a, 20 of class b."""
+    """Return a dataset of 60 files: 40 of class a, 20 of class b."""
     ids = [f"{i:02d}.png" for i in range(60)]
     for i, name in enumerate(ids):
         pictures.write(tmp_path / name, i)

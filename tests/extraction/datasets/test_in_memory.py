@@ -29,7 +29,8 @@ def test_split_of_an_unknown_name_suggests_the_nearest():
     [
         (
             {"labels": (0, 2)},
-            r"dataset d, split train: sample 'b' has label 2, expected 0 to 1 \(2 classes\); 1 sample",
+            r"dataset d, split train: sample 'b' has label 2, expected 0 to 1 \(2 classes\); 1 "
+            r"sample",
         ),
         ({"labels": (-1, 0)}, "sample 'a' has label -1"),
         ({"ids": ("a", "a")}, "ids must be unique, got 'a' more than once"),

@@ -104,7 +104,10 @@ def test_listing_has_the_papers_twenty_with_their_sizes():
 
 def test_datasets_import_loads_nothing_heavy():
     heavy = {"torch", "torchvision", "timm", "sklearn", "zarr"}
-    program = f"import sys, layercache.extraction.datasets, layercache.extraction.pipeline.decode; assert not {heavy} & set(sys.modules)"
+    program = (
+        "import sys, layercache.extraction.datasets, "
+        f"layercache.extraction.pipeline.decode; assert not {heavy} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -14,7 +14,7 @@ from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models import vit_nano
 from layercache.extraction.models.backbone import Backbone, load_backbone
 from layercache.extraction.models.checkpoint import digest_weights
-from tests.extraction.families import IMAGES, checkpoint, hidden_states, random_state
+from tests.extraction.models.families import IMAGES, checkpoint, hidden_states, random_state
 
 
 def load(name: str = "tiny_vit", **options: Any) -> Backbone:
@@ -85,7 +85,7 @@ def test_backbone_with_all_tokens_equals_hidden_states_without_registers() -> No
 
 
 def test_backbone_projected_maps_the_last_layer_only() -> None:
-    """CLS through CLIP's projection; AP is the mean of the projected patches. Other layers are unchanged."""
+    """CLS is projected, AP is the mean of the projected patches, other layers are unchanged."""
     plain, projected = load("tiny_clip"), load("tiny_clip", projected=True)
     state = random_state("tiny_clip")
     final = (
@@ -149,7 +149,8 @@ def test_backbone_with_another_dtype_or_size_raises() -> None:
     backbone = load()
     with pytest.raises(
         OptionError,
-        match=r"tiny_vit: expected uint8 images \(B, 3, 32, 32\), got torch.float32 \(3, 3, 32, 32\)",
+        match=r"tiny_vit: expected uint8 images \(B, 3, 32, 32\), got torch.float32 \(3, 3, 32, "
+        r"32\)",
     ):
         backbone(IMAGES.float())
     with pytest.raises(OptionError, match=r"got torch.uint8 \(3, 3, 16, 32\)"):
@@ -193,7 +194,8 @@ def test_load_backbone_of_an_unknown_model_suggests_the_nearest() -> None:
         load_backbone("vit_base_patch16_223")
     with pytest.raises(
         UnknownNameError,
-        match=r"unknown model 'vit_base_patch16_224.augreg3_in21k': did you mean vit_base_patch16_224.augreg",
+        match=r"unknown model 'vit_base_patch16_224.augreg3_in21k': did you mean "
+        r"vit_base_patch16_224.augreg",
     ):
         load_backbone("vit_base_patch16_224.augreg3_in21k")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from layercache.errors import BackboneError
 from layercache.extraction.models.backbone import Backbone, load_backbone
 from layercache.extraction.models.checkpoint import digest_weights, load_weights, read_checkpoint
-from tests.extraction.families import FAMILIES, IMAGES, SMALL, random_state
+from tests.extraction.models.families import FAMILIES, IMAGES, SMALL, random_state
 
 
 @pytest.fixture
@@ -122,7 +122,8 @@ def test_load_backbone_with_mismatched_keys_lists_them(
     state["norm.bias"] = torch.zeros(7)
     text = (
         r"for tiny_vit does not fit: 1 missing: blocks.2.norm2.weight; 1 unexpected: blocks.9.odd; "
-        r"1 of another shape: norm.bias \(expected \(24,\), got \(7,\)\): is it the checkpoint of another model\?"
+        r"1 of another shape: norm.bias \(expected \(24,\), got \(7,\)\): is it the checkpoint "
+        r"of another model\?"
     )
     with pytest.raises(BackboneError, match=text):
         load(state, tmp_path / "a.safetensors")
@@ -164,7 +165,7 @@ def test_load_backbone_with_another_grid_resamples_positions_as_timm_does(
     resampled = load(small, tmp_path / "small.pt", name)
     assert torch.equal(backbone(IMAGES), resampled(IMAGES))
     assert not torch.equal(backbone(IMAGES), load(own, tmp_path / "own.pt", name)(IMAGES))
-    # The digest is of the checkpoint's own numbers: resampling may round differently on another machine.
+    # The digest covers the checkpoint's own numbers: resampling may round differently elsewhere.
     assert backbone.weights_digest == digest_weights(
         {k: v for k, v in large.items() if not k.startswith("head.")}
     )
@@ -186,7 +187,7 @@ def test_load_backbone_of_every_family_is_strict_and_has_its_own_digest(
 
 @pytest.mark.parametrize("grid", [4, 6])
 def test_load_weights_with_original_names_converts_them(grid: int) -> None:
-    """DINOv2 with registers as its authors publish it: a mask token, other names, and positions that have a row for the class token."""
+    """DINOv2 with registers as published: mask token, other names, position of the class token."""
     state = random_state("tiny_dinov2_reg4") | {"pos_embed": torch.randn(1, grid * grid, 24)}
     original = {k.replace("reg_token", "register_tokens"): v for k, v in state.items()} | {
         "mask_token": torch.zeros(1, 24)
@@ -221,7 +222,8 @@ def test_read_checkpoint_with_code_raises_without_running_it(
     torch.save({"w": torch.zeros(1), "x": Boom()}, path)
     with pytest.raises(
         BackboneError,
-        match=r"evil.pt: not loadable as plain tensors: it also holds (posix|nt|os)\.mkdir, .*: save the model's state_dict\(\)",
+        match=r"evil.pt: not loadable as plain tensors: it also holds (posix|nt|os)\.mkdir, .*: "
+        r"save the model's state_dict\(\)",
     ):
         read_checkpoint(path)
     assert not (tmp_path / "ran").exists()
@@ -278,7 +280,8 @@ def test_read_checkpoint_of_half_a_file_or_a_folder_raises(tmp_path: Path) -> No
     (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
         BackboneError,
-        match=r"a.pt: not loadable as plain tensors: it is truncated or damaged: download it again$",
+        match=r"a.pt: not loadable as plain tensors: it is truncated or damaged: download it "
+        r"again$",
     ):
         read_checkpoint(tmp_path / "a.pt")
     with pytest.raises(BackboneError, match=r"a folder, not a file$"):

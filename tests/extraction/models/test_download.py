@@ -34,7 +34,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_load_backbone_without_network_raises_at_once_with_a_remedy(hub: Path) -> None:
-    text = f"{NAME}: the weights of {NAME} could not be downloaded .no network: .* cannot be resolved.: give a local checkpoint as weights"
+    text = (
+        f"{NAME}: the weights of {NAME} could not be downloaded .no network: .* cannot be "
+        "resolved.: give a local checkpoint as weights"
+    )
     with pytest.raises(BackboneError, match=text):
         load_backbone(NAME)
 
@@ -42,7 +45,8 @@ def test_load_backbone_without_network_raises_at_once_with_a_remedy(hub: Path) -
 def test_load_backbone_of_a_short_name_without_network_names_the_weights(hub: Path) -> None:
     with pytest.raises(
         BackboneError,
-        match=r"clip_b16: the weights of vit_base_patch16_clip_quickgelu_224.openai could not be downloaded",
+        match=r"clip_b16: the weights of vit_base_patch16_clip_quickgelu_224.openai could not be "
+        r"downloaded",
     ):
         load_backbone("clip_b16")
 

@@ -25,7 +25,10 @@ def hidden(prefix: int, h: int, w: int, d: int = 5, b: int = 2) -> torch.Tensor:
 
 
 def cells(x: torch.Tensor, prefix: int, h: int, w: int, k: int) -> np.ndarray:
-    """(B, K*K, D): the mean of each cell's patches, one by one; a cell covers floor(i h / K) to ceil((i + 1) h / K)."""
+    """Return the mean of each cell's patches, one by one, (B, K*K, D).
+
+    A cell covers floor(i h / K) to ceil((i + 1) h / K).
+    """
     maps = x.double().numpy()[:, prefix:].reshape(x.shape[0], h, w, -1)
     out = []
     for i in range(k):

@@ -48,7 +48,8 @@ def test_check_has_projection_of_other_models_raises(module: Any) -> None:
     check_has_projection(clip(), name="it")
     with pytest.raises(
         BackboneError,
-        match="it: projected needs a CLIP model with its projection into the joint space, this one has none",
+        match="it: projected needs a CLIP model with its projection into the joint space, this "
+        "one has none",
     ):
         check_has_projection(module, name="it")
 
@@ -58,7 +59,8 @@ def test_check_has_projection_of_other_models_raises(module: Any) -> None:
     [
         (
             {},
-            "it: projected needs head.weight in the checkpoint, which has none: leave projected out",
+            "it: projected needs head.weight in the checkpoint, which has none: leave projected "
+            "out",
         ),
         (
             {"head.weight": torch.zeros(9, 8)},

@@ -61,6 +61,9 @@ def test_registry_architectures_are_checkpoints_of_timm() -> None:
 
 
 def test_registry_import_loads_neither_torch_nor_timm() -> None:
-    code = "import sys, layercache.extraction.models.registry; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, layercache.extraction.models.registry; print(sorted({'torch', 'timm', "
+        "'numpy'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ from torch import nn
 
 from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction.models.taps import find_taps
-from tests.extraction.families import SMALL
+from tests.extraction.models.families import SMALL
 
 
 def tapped_modules(
@@ -71,7 +71,8 @@ def test_find_taps_norm2_of_a_block_whose_mlp_does_not_read_it_raises(
     else:
         with pytest.raises(
             BackboneError,
-            match=f"it: tap norm2 expects blocks that normalise .* got {block_fn.__name__}: use tap 'block'",
+            match=f"it: tap norm2 expects blocks that normalise .* got {block_fn.__name__}: use "
+            "tap 'block'",
         ):
             tapped_modules(module, "norm2")
     assert tapped_modules(module, "block") == list(module.blocks)
@@ -83,7 +84,8 @@ def test_find_taps_without_a_final_norm_raises_only_where_it_is_needed() -> None
     for tap in ("norm2", "block-norm"):
         with pytest.raises(
             BackboneError,
-            match=f"it: tap {tap} needs a final norm for layer 4, and this architecture has none: use tap 'block'",
+            match=f"it: tap {tap} needs a final norm for layer 4, and this architecture has "
+            "none: use tap 'block'",
         ):
             tapped_modules(module, tap, (4,))
 

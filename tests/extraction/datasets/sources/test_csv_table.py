@@ -72,7 +72,8 @@ def test_csv_without_splits_holds_out_20_percent(tmp_path):
     [
         (
             "file,label\na.png,x\n",
-            "expected a first line with the columns path, label and optionally split, got file, label",
+            "expected a first line with the columns path, label and optionally split, got file, "
+            "label",
         ),
         ("", "got nothing"),
         ("path,label\n", "expected at least one sample, got none"),

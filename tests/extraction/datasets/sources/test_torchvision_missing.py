@@ -20,7 +20,8 @@ def test_open_dataset_missing_raises_with_location_and_remedy(tmp_path, name):
     )
     with pytest.raises(
         DataNotFoundError,
-        match=f"dataset {name}: expected a complete copy below {tmp_path}, got none .*get it: {remedy}",
+        match=f"dataset {name}: expected a complete copy below {tmp_path}, got none .*get it: "
+        f"{remedy}",
     ):
         open_dataset(name, root=tmp_path)
 

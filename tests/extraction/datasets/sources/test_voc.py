@@ -32,7 +32,8 @@ def annotation(objects):
         f"<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"
         for name, box, difficult in objects
     )
-    return f"<annotation><folder>VOC2007</folder><size><width>400</width><height>400</height></size>{body}</annotation>"
+    size = "<size><width>400</width><height>400</height></size>"
+    return f"<annotation><folder>VOC2007</folder>{size}{body}</annotation>"
 
 
 @pytest.fixture

@@ -155,7 +155,8 @@ def test_open_dataset_of_vtab_finds_its_folder(root, pictures, tmp_path, folder)
 def test_open_dataset_of_vtab_missing_raises(tmp_path):
     with pytest.raises(
         DataNotFoundError,
-        match=f"dataset dmlab: expected classnames.txt, .* in one of {tmp_path}/dmlab, .*get it: .*wds_vtab-dmlab",
+        match=f"dataset dmlab: expected classnames.txt, .* in one of {tmp_path}/dmlab, .*get it: "
+        ".*wds_vtab-dmlab",
     ):
         open_dataset("dmlab", root=tmp_path)
 

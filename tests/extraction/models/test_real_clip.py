@@ -1,4 +1,4 @@
-"""The real CLIP ViT-B/16 (dequantised from int8): clip.safetensors in the folder LAYERCACHE_REAL."""
+"""The real CLIP ViT-B/16, dequantised from int8: $LAYERCACHE_REAL/clip.safetensors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_backbone_tokens_and_projection_equal_plain_timm() -> None:
 
 
 def test_backbone_in_half_precision_on_real_weights_is_close() -> None:
-    """bf16 moves a token by a few percent of its length, fp32 to float16 storage by less than a thousandth."""
+    """bf16 changes a token by a few percent of its length, float16 storage by less than 0.1 %."""
     images = None
     tokens = {}
     for precision, store in (("fp32", "float32"), ("fp32", "float16"), ("bf16", "float32")):

@@ -8,7 +8,7 @@ import pytest
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError
 from layercache.extraction.models.backbone import load_backbone
-from tests.extraction.families import FAMILIES, IMAGES, checkpoint, hidden_states
+from tests.extraction.models.families import FAMILIES, IMAGES, checkpoint, hidden_states
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -56,6 +56,7 @@ def test_load_backbone_cls_of_a_model_without_class_token_raises(name: str) -> N
     prefix = FAMILIES[name].prefix
     with pytest.raises(
         BackboneError,
-        match=rf"tokens 'cls': this model has no class token \({prefix} prefix tokens and 4 x 4 patches\): use tokens 'ap'",
+        match=rf"tokens 'cls': this model has no class token \({prefix} prefix tokens and 4 x 4 "
+        r"patches\): use tokens 'ap'",
     ):
         load_backbone(name, weights=checkpoint(name))
