@@ -1,4 +1,4 @@
-"""`layercache demo`: the embedded default."""
+"""`layercache demo`: both stages on bundled data."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Annotated
 
 import typer
 
-Out = Annotated[Path, typer.Option(help="Folder of the picture.")]
+Out = Annotated[Path, typer.Option(help="Folder of the attention heatmap.")]
 Cache = Annotated[
     str | None,
     typer.Option(
-        help="Folder of the caches; default $LAYERCACHE_HOME, else the user's cache folder.",
+        help="Root of the caches; default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,
     ),
 ]
 
 
 def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:
-    """The whole thing in a minute, offline: vit_nano on handwritten digits.
+    """Run both stages in a minute, offline: vit_nano on handwritten digits.
 
-    Extracts every layer's tokens, trains the usual probe and two that fuse all layers, and draws where the attentive one looks.
-    A second run finds everything there.
+    Extracts the tokens of all layers, trains the usual probe and two that fuse all layers, and
+    draws the attention of the attentive one. A second run finds everything done.
     """
     from layercache.demo import demo as run
 
-    done = run(out=out, cache=cache, say=typer.echo)
-    typer.echo(f"\n{done.results.to_text()}\n")
+    result = run(out=out, cache=cache, say=typer.echo)
+    typer.echo(f"\n{result.results.to_text()}\n")
     typer.echo(
-        f"all layers with attention against the last class token alone: {done.gain:+.2f} points of test balanced accuracy"
+        "gain in test balanced accuracy of attentive fusion over the last layer's CLS: "
+        f"{result.gain:+.2f} points"
     )
-    typer.echo(f"attention over layers and token kinds: {done.picture}")
+    typer.echo(f"attention by layer and token: {result.heatmap}")

@@ -1,4 +1,4 @@
-"""`layercache report`: results as pictures and one page."""
+"""`layercache report`: write figures, statistics and one page."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ Model = Annotated[
     list[str] | None,
     typer.Option("--model", "-m", help="Only this backbone. Repeatable.", show_default="all"),
 ]
-Data = Annotated[
+Dataset = Annotated[
     list[str] | None,
-    typer.Option("--dataset", "-d", help="Only this data set. Repeatable.", show_default="all"),
+    typer.Option("--dataset", "-d", help="Only this dataset. Repeatable.", show_default="all"),
 ]
-PerHead = Annotated[bool, typer.Option("--per-head", help="Also draw attention head by head.")]
+PerHead = Annotated[bool, typer.Option("--per-head", help="Draw the attention of each head, too.")]
 Details = Annotated[
     int,
     typer.Option(
-        help="Pairs of backbone and data set with figures of their own, at most; those with most probes."
+        help="Number of combinations of backbone and dataset with figures of their own at most; "
+        "those with most probes come first."
     ),
 ]
 CkaImages = Annotated[
-    int, typer.Option(help="Test images that the similarity of layers is computed on, at most.")
+    int, typer.Option(help="Number of test images for the similarity of layers at most.")
 ]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of the data set's files, for thumbnails; default $LAYERCACHE_DATA.",
+        help="Folder of the dataset's files, for thumbnails; default $LAYERCACHE_DATA.",
         show_default=False,
     ),
 ]
-Images = Annotated[
+ShowThumbnails = Annotated[
     bool,
-    typer.Option("--thumbnails/--no-thumbnails", help="Show test images where they are at hand."),
+    typer.Option("--thumbnails/--no-thumbnails", help="Show test images where available."),
 ]
 Root = Annotated[
     str | None,
     typer.Option(
-        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        help="Root of the caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's "
+        "cache folder.",
         show_default=False,
     ),
 ]
@@ -52,23 +54,27 @@ def report(
     *,
     out: Out = Path("layercache-report"),
     model: Model = None,
-    dataset: Data = None,
+    dataset: Dataset = None,
     per_head: PerHead = False,
     details: Details = 12,
     cka_images: CkaImages = 2000,
     data_root: DataRoot = None,
-    thumbnails: Images = True,
+    thumbnails: ShowThumbnails = True,
     cache: Root = None,
 ) -> None:
-    """Turn results into pictures and one page.
+    """Write a page with figures, tables and statistics from results.
 
-    Reads probes, saved heads and caches; never runs a backbone. What is missing for a figure is said on the page, with the command that makes it.
+    Reads probes, saved heads and caches; never runs a backbone. If something is missing for a
+    figure, the page shows the command that produces it.
     """
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.extraction.image_lookup import ImageLookup
     from layercache.reporting.api import report as run
 
-    done = run(
+    load_thumbnail = None
+    if thumbnails:
+        load_thumbnail = ImageLookup(sources=dataset or (), root=data_root, say=typer.echo)
+    result = run(
         out,
         root=cache,
         model=model,
@@ -76,12 +82,11 @@ def report(
         per_head=per_head,
         details=details,
         cka_images=cka_images,
-        thumbnails=ImageLookup(sources=dataset or (), root=data_root, say=typer.echo)
-        if thumbnails
-        else None,
+        load_thumbnail=load_thumbnail,
     )
-    for sentence in done.headline:
+    for sentence in result.headline:
         typer.echo(sentence)
     typer.echo(
-        f"\npage: {done.page}\n{len(done.figures)} figures and {len(done.tables)} tables beside it"
+        f"\npage: {result.page}\n"
+        f"{len(result.figures)} figures and {len(result.tables)} tables next to it"
     )

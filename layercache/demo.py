@@ -1,4 +1,4 @@
-"""The embedded default: the ViT that ships with the package on the data set that comes with scikit-learn, both stages, offline."""
+"""Demo of both stages, offline: the bundled ViT on the dataset that ships with scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from layercache.cache.find import load_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.extraction.api import extract
 from layercache.probing.api import probe
+from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table import Results
 from layercache.probing.training.config import LEARNING_RATES, grid
-from layercache.reporting.attention import arrange
-from layercache.reporting.plotting.figure import require
-from layercache.reporting.plotting.heatmaps import attention_heatmap, save
+from layercache.reporting.attention_weights import arrange_attention
+from layercache.reporting.plotting.attention_heatmap import attention_heatmap
+from layercache.reporting.plotting.figure import require, save
 
 MODEL, DATASET = "vit_nano", "digits"
 PROBES = (("linear", "last", "cls"), ("linear", "all", "cls+ap"), ("attentive", "all", "cls+ap"))
 """(head, layers, tokens): the usual probe, then fusion without and with attention."""
-WEIGHT_DECAY, DROPOUTS = 1e-4, (0.0, 0.1)
-"""A corner of the paper's grid, so that the demo ends within a minute."""
+WEIGHT_DECAY = 1e-4
+DROPOUTS = (0.0, 0.1)
+"""With WEIGHT_DECAY, a part of the paper's grid that is trained within a minute."""
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo came to."""
+class DemoResult:
+    """Result of the demo."""
 
     cache: CachePath
-    """The cache's folder."""
+    """Folder of the cache."""
     results: Results
     """The probes in the order of PROBES."""
-    picture: Path
-    """Attention over layer and token kind, a PNG."""
+    heatmap: Path
+    """Attention over layers and token kinds, as PNG."""
 
     @property
     def gain(self) -> float:
-        """Test balanced accuracy of attention over all layers minus that of the last class token alone, in percentage points."""
-        scores = self.results.table["test_balanced_accuracy"]
-        return 100 * float(scores.iloc[-1] - scores.iloc[0])
+        """Gain in test balanced accuracy of attentive fusion over the last CLS, in points."""
+        accuracies = self.results.table["test_balanced_accuracy"]
+        return 100 * float(accuracies.iloc[-1] - accuracies.iloc[0])
 
 
 def demo(
@@ -47,41 +49,48 @@ def demo(
     cache: str | CachePath | None = None,
     say: Callable[[str], object] = print,
     progress: bool = True,
-) -> Demo:
-    """Extract `digits` with `vit_nano`, train three probes on a corner of the paper's grid, draw the attention into `out`/attention.png.
+) -> DemoResult:
+    """Extract `digits` with `vit_nano`, train three probes and draw attention into
+    OUT/attention.png.
 
-    Raises MissingExtraError without matplotlib, before any work.
+    Args:
+        out: folder of the heatmap.
+        cache: root of the caches.
+        say: receives messages.
+        progress: show progress bars.
+
+    Raises:
+        MissingExtraError: without matplotlib, before any work.
     """
     require("matplotlib")
-    (done,) = extract(models=[MODEL], dataset=DATASET, cache=cache, say=say, progress=progress)
-    say(done.summary())
-    found = []
+    (extraction,) = extract(
+        models=[MODEL], dataset=DATASET, cache=cache, say=say, progress=progress
+    )
+    say(extraction.summary())
+    probes: list[Probe] = []
     for head, layers, tokens in PROBES:
-        settings = grid(
+        configs = grid(
             lr=LEARNING_RATES,
             weight_decay=(WEIGHT_DECAY,),
             dropout=DROPOUTS if head == "attentive" else (0.0,),
         )
-        found += list(
-            probe(
-                load_cache(done.path),
-                head=head,
-                layers=layers,
-                tokens=tokens,
-                configs=settings,
-                progress=progress,
-            )
+        probes += probe(
+            load_cache(extraction.path),
+            head=head,
+            layers=layers,
+            tokens=tokens,
+            configs=configs,
+            progress=progress,
         )
-    attention = found[-1].attention()
-    seen = arrange(attention.mean, attention.std, pairs=attention.pairs)
+    weights = probes[-1].attention()
+    attention = arrange_attention(weights.mean, weights.std, pairs=weights.pairs)
     figure = attention_heatmap(
-        seen.mean_lt,
-        layers=seen.layers,
-        tokens=seen.tokens,
-        title="Where the attentive head looks",
-        subtitle=f"{MODEL} on {DATASET}: mean over {len(attention.mean)} attention heads and the test images",
+        attention.mean_lt,
+        layers=attention.layers,
+        tokens=attention.tokens,
+        title="Attention of the fusion head",
+        subtitle=f"{MODEL} on {DATASET}: mean over {len(weights.mean)} attention heads and the "
+        "test images",
     )
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "attention.png"
-    save(figure, picture)
-    return Demo(cache=done.path, results=Results(found), picture=picture)
+    (heatmap,) = save(figure, out / "attention.png")
+    return DemoResult(cache=extraction.path, results=Results(probes), heatmap=heatmap)

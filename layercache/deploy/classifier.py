@@ -190,9 +190,11 @@ def load_matching_backbone(
         OptionError: for an unknown `precision`, and whatever `load_backbone` raises.
     """
     if precision not in COMPUTE_DTYPES:
-        raise OptionError(f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}")
+        raise OptionError(
+            f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}"
+        )
     origin = head.provenance
-    # whether the tokens were extracted with paper_compat shows in the digest and the preprocessing only
+    # paper_compat is not recorded; it only shows in the digest and the preprocessing
     for paper_compat in (False, True):
         backbone = load_backbone(
             origin.model,

@@ -1,4 +1,4 @@
-"""The report: from caches and the probes beside them to one page, its figures and its tables."""
+"""`report`: from caches and the probes next to them to one page, its figures and its tables."""
 
 from __future__ import annotations
 
@@ -8,33 +8,44 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from layercache.cache.find import cache_root, find_caches
+from layercache.cache.find import Cache, cache_root, find_caches
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheNotFoundError, OptionError
-from layercache.reporting.data import ReportData, Thumbnails, gather
+from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
+from layercache.reporting.formatting import join_words
 from layercache.reporting.page import FigureBlock, Page, Table
 from layercache.reporting.plotting.figure import require, save
-from layercache.reporting.published import SOURCE
-from layercache.reporting.sections.certainty import certainty_section
-from layercache.reporting.sections.depth import attention_section, depth_section
+from layercache.reporting.published import PAPER
+from layercache.reporting.sections.attention import attention_section
 from layercache.reporting.sections.gains import gains_section
 from layercache.reporting.sections.images import image_section
-from layercache.reporting.sections.overview import headline
+from layercache.reporting.sections.overview import overview
+from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.sections.similarity import similarity_section
+from layercache.reporting.sections.single_layers import single_layer_section
 from layercache.reporting.sections.variants import variant_section
-from layercache.reporting.words import listed
 
 PAGE = "index.html"
 FIGURES = "figures"
 TABLES = "tables"
+SECTIONS = (
+    gains_section,
+    significance_section,
+    attention_section,
+    single_layer_section,
+    similarity_section,
+    variant_section,
+    image_section,
+)
+"""Sections of the page from top to bottom."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Where a report lies and what is in it."""
+    """Files and headline of a report."""
 
     page: Path
-    """The HTML page; it needs no other file."""
+    """The HTML page, which needs no other file."""
     figures: tuple[Path, ...]
     """PNG and SVG files."""
     tables: tuple[Path, ...]
@@ -52,108 +63,99 @@ def report(
     per_head: bool = False,
     cka_images: int = 2000,
     details: int = 12,
-    thumbnails: Thumbnails | None = None,
+    load_thumbnail: ThumbnailLoader | None = None,
 ) -> Report:
-    """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv from results, saved heads and caches; no backbone is run.
+    """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv; no backbone is run.
 
-    Parameters
-    ----------
-    root
-        Folder of all caches, as in `open_cache`.
-    model, dataset
-        Only caches of this model or data set, or of these.
-    per_head
-        Also draw attention head by head.
-    cka_images
-        Test images that CKA is computed on, at most.
-    details
-        Pairs of backbone and data set that get figures of their own, at most; all are in the overviews and tables.
-    thumbnails
-        (data set, id of a test image) -> PIL image or None: where test images are at hand.
+    Args:
+        out: folder to write to.
+        root: root of the caches, as in `open_cache`.
+        model: backbone or backbones to include; all by default.
+        dataset: dataset or datasets to include; all by default.
+        per_head: draw the attention of each head, too.
+        cka_images: number of test images for CKA at most.
+        details: number of combinations of backbone and dataset with figures of their own at most;
+            all are in the overviews and tables.
+        load_thumbnail: function from (dataset, id of a test image) to a PIL image, or None if the
+            image is not available.
 
-    Raises MissingExtraError without matplotlib or scipy, CacheNotFoundError where no cache matches, OptionError, CacheCorruptError.
+    Raises:
+        MissingExtraError: without the extra `report`.
+        CacheNotFoundError: if no cache matches.
+        CacheCorruptError: if a record cannot be read.
+        OptionError: for an option out of range.
     """
     for package in ("jinja2", "matplotlib", "scipy"):
         require(package)
-    if cka_images < 4 or details < 1:
-        raise OptionError(
-            f"expected at least 4 images for CKA and 1 pair in detail, came {cka_images} and {details}: leave the options out"
-        )
+    for option, value, least in (("cka_images", cka_images, 4), ("details", details, 1)):
+        if value < least:
+            raise OptionError(f"{option}: expected at least {least}, got {value}")
     base = cache_root(root)
-    models, datasets = _names(model), _names(dataset)
-    every = find_caches(base)
-    caches = [
-        c
-        for c in every
-        if (models is None or c.spec.model in models)
-        and (datasets is None or c.spec.dataset.name in datasets)
-    ]
-    if not caches:
-        asked = (
-            listed(
-                [
-                    f"{word} {', '.join(names)}"
-                    for word, names in (("model", models), ("data set", datasets))
-                    if names
-                ]
-            )
-            or "any model and data set"
-        )
-        raise CacheNotFoundError(
-            f"no cache of {asked} below {base}; there is {listed(sorted({f'{c.spec.model} on {c.spec.dataset.name}' for c in every})) or 'none'}. "
-            "Make one with layercache extract, or say where it is with --cache"
-        )
-    material = gather(
-        caches,
+    data = load_report_data(
+        _select_caches(base, models=_as_list(model), datasets=_as_list(dataset)),
         root=None if root is None else base,
-        thumbnails=thumbnails,
+        load_thumbnail=load_thumbnail,
         per_head=per_head,
         cka_images=cka_images,
         details=details,
     )
-    page = compose(material)
-    return _write(page, Path(out))
+    return _write(compose(data), Path(out))
 
 
-def compose(material: ReportData) -> Page:
-    """All sections, in the order of the questions: what is gained, how surely, where it comes from, for which images."""
-    sentences, tiles = headline(material)
-    left_out = len(material.sources) - len(material.detailed)
-    if left_out > 0:
-        drawn = f"Figures of single pairs are drawn for {len(material.detailed)} of {len(material.sources)}"
-        sentences = [*sentences, f"{drawn}; --model, --dataset or --details choose others."]
-    models, datasets = (
-        [getattr(s, what) for s in material.sources.values()] for what in ("model", "dataset")
-    )
-    title = f"Layer fusion: {_named(models, 'backbones')} on {_named(datasets, 'data sets')}"
-    make = (
-        gains_section,
-        certainty_section,
-        attention_section,
-        depth_section,
-        similarity_section,
-        variant_section,
-        image_section,
-    )
+def compose(data: ReportData) -> Page:
+    """Compose the page from all sections."""
+    sentences, tiles = overview(data)
+    if len(data.combinations) > len(data.detailed):
+        sentences.append(
+            f"Detailed figures are drawn for {len(data.detailed)} of {len(data.combinations)} "
+            "combinations of backbone and dataset; choose others with --model, --dataset or "
+            "--details."
+        )
+    models = _join_names([c.model for c in data.combinations.values()], "backbones")
+    datasets = _join_names([c.dataset for c in data.combinations.values()], "datasets")
     return Page(
-        title=title,
+        title=f"Layer fusion: {models} on {datasets}",
         headline=sentences,
         tiles=tiles,
-        sections=[section(material) for section in make],
+        sections=[section(data) for section in SECTIONS],
         footer=_footer(),
     )
 
 
-def _names(given: str | Sequence[str] | None) -> list[str] | None:
-    """None where nothing was asked for."""
-    if given is None:
+def _select_caches(
+    root: CachePath, *, models: list[str] | None, datasets: list[str] | None
+) -> list[Cache]:
+    caches = find_caches(root)
+    selected = [
+        cache
+        for cache in caches
+        if (models is None or cache.spec.model in models)
+        and (datasets is None or cache.spec.dataset.name in datasets)
+    ]
+    if not selected:
+        filters = [
+            f"{name} {', '.join(values)}"
+            for name, values in (("model", models), ("dataset", datasets))
+            if values
+        ]
+        existing = sorted({f"{c.spec.model} on {c.spec.dataset.name}" for c in caches})
+        raise CacheNotFoundError(
+            f"no cache of {join_words(filters) or 'any model and dataset'} below {root}, "
+            f"found {join_words(existing) or 'none'}: make one with `layercache extract`, "
+            "or give another root of the caches"
+        )
+    return selected
+
+
+def _as_list(names: str | Sequence[str] | None) -> list[str] | None:
+    if names is None:
         return None
-    return [given] if isinstance(given, str) else list(given)
+    return [names] if isinstance(names, str) else list(names)
 
 
-def _named(names: list[str], noun: str) -> str:
-    different = list(dict.fromkeys(names))
-    return listed(different) if len(different) <= 3 else f"{len(different)} {noun}"
+def _join_names(names: list[str], noun: str) -> str:
+    distinct = list(dict.fromkeys(names))
+    return join_words(distinct) if len(distinct) <= 3 else f"{len(distinct)} {noun}"
 
 
 def _footer() -> str:
@@ -161,13 +163,16 @@ def _footer() -> str:
         number = version("layercache")
     except PackageNotFoundError:
         number = "from source"
-    day = datetime.now(UTC).strftime("%Y-%m-%d")
-    made = f"Written by layercache {number} on {day} from cached tokens and saved probes; no backbone was run for it."
-    return f"{made} Method and published figures: {SOURCE}."
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    return (
+        f"Written by layercache {number} on {date} from cached tokens and saved probes; no "
+        "backbone "
+        f"was run. Method and published results: {PAPER}."
+    )
 
 
 def _write(page: Page, out: Path) -> Report:
-    """The page last, so that a page that exists is whole."""
+    """Write all files, the page last, so that a page that exists is complete."""
     figures: list[Path] = []
     tables: list[Path] = []
     for block in (block for section in page.sections for block in section.blocks):

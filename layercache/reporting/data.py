@@ -1,4 +1,5 @@
-"""What a report is made of: caches, grouped into sources, and the complete probes kept beside them, read once.
+"""Input of a report: caches, grouped by backbone and dataset, and the complete probes stored next
+to them.
 
 Nothing is computed from images here, and no backbone is run.
 """
@@ -24,53 +25,51 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric
 from layercache.probing.results.probe_store import Predictions, Probe
 from layercache.probing.results.table import read_results
-from layercache.reporting.gains import CELL, pick
-from layercache.reporting.mistakes import correct
-from layercache.reporting.published import BASELINE, Cell
-from layercache.reporting.statistics import PairedGain, paired_bootstrap
+from layercache.reporting.error_analysis import is_correct
+from layercache.reporting.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind
+from layercache.reporting.published import BASELINE, ProbeKind
+from layercache.reporting.statistics import PairedBootstrap, paired_bootstrap
 
+SUBSET_COLUMNS = ["shots", "fraction", "attention_heads"]
+"""Choices that differ from the default protocol; NaN where they do not."""
 COLUMNS = [
-    "dataset",
-    "model",
-    "source",
-    *CELL,
+    *COMBINATION_COLUMNS,
+    *KIND_COLUMNS,
     "seed",
-    "shots",
-    "fraction",
-    "attention_heads",
+    *SUBSET_COLUMNS,
     "accuracy",
     "metric",
     "probe",
     "variant",
 ]
-Thumbnails = Callable[[str, str], Any]
-"""(data set, id of a test image) -> PIL image, or None where it is not at hand."""
+ThumbnailLoader = Callable[[str, str], Any]
+"""(dataset, id of a test image) -> PIL image, or None if it is not available."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Source:
-    """One backbone on one data set, run in one way: caches that differ only in which layers and tokens they store."""
+class Combination:
+    """One backbone on one dataset: caches that differ only in their layers and tokens."""
 
     key: str
-    """Digest of all that the caches have in common."""
+    """Digest of everything that the caches have in common."""
     name: str
-    """For people: "vit_nano on digits"."""
+    """Name for people: "vit_nano on digits"."""
     caches: tuple[Cache, ...]
-    """The one with most layers first."""
+    """Caches, the one with most layers first."""
 
     @property
     def cache(self) -> Cache:
-        """The one with most layers."""
+        """The cache with most layers."""
         return self.caches[0]
 
     @property
     def model(self) -> str:
-        """The name given to --model."""
+        """Name of the backbone."""
         return self.cache.spec.model
 
     @property
     def dataset(self) -> str:
-        """The name given to --dataset."""
+        """Name of the dataset."""
         return self.cache.spec.dataset.name
 
     @property
@@ -79,258 +78,276 @@ class Source:
         return self.cache.spec.depth
 
     @property
-    def stem(self) -> str:
-        """For file names and anchors."""
-        return "-".join(re.findall(r"[a-z0-9_.]+", self.name.replace(" on ", " ").lower())).replace(
-            ".", "-"
-        )
+    def slug(self) -> str:
+        """Name in file names and element ids."""
+        words = re.findall(r"[a-z0-9_.]+", self.name.replace(" on ", " ").lower())
+        return "-".join(words).replace(".", "-")
+
+    @property
+    def has_class_token(self) -> bool:
+        """True if a cache stores CLS; without it there is no baseline."""
+        return any("cls" in cache.spec.tokens for cache in self.caches)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Correctness:
-    """Which test images the probes of a cell classify rightly."""
+    """Which test images the probes of one kind classify correctly."""
 
-    right: NDArray[np.float64]
-    """(N,): share of the seeds that are right."""
+    correct: NDArray[np.float64]
+    """Share of the seeds that are correct, (N,)."""
     targets: NDArray[np.int64]
-    """(N,): class numbers."""
+    """Class numbers, (N,)."""
     ids: str
     """Digest of the test images' ids."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReportData:
-    """Caches and probes, with the table that the sections are made from."""
+    """Caches and probes, and the table from which the sections are made."""
 
-    sources: Mapping[str, Source]
-    """By their key."""
+    combinations: Mapping[str, Combination]
+    """Combinations by key."""
     probes: Mapping[str, Probe]
-    """By their folder."""
+    """Probes by folder."""
     table: pd.DataFrame
-    """One row per probe, columns COLUMNS: shots, fraction and attention_heads are NaN where they are the protocol's own."""
-    set_aside: int = 0
-    """Probes left out because the same cell was also trained in another way (grid, epochs), with more seeds or a larger grid."""
+    """One row per probe, with columns COLUMNS."""
+    n_excluded: int = 0
+    """Number of probes left out by `select_variants`."""
     root: CachePath | None = None
-    """Folder of all caches if one was given, for the commands that the page shows."""
-    thumbnails: Thumbnails | None = None
-    """Where test images are at hand."""
+    """Root of the caches if one was given, for the commands on the page."""
+    load_thumbnail: ThumbnailLoader | None = None
+    """Source of test images."""
     per_head: bool = False
-    """Also draw attention head by head."""
+    """Whether to draw the attention of each head, too."""
     cka_images: int = 2000
-    """Test images that CKA is computed on, at most."""
-    _right: dict[tuple[str, Cell], Correctness | None] = field(default_factory=dict, repr=False)
+    """Number of test images for CKA at most."""
     details: int = 12
-    """Sources that get figures of their own, at most; the others are in the overviews and tables."""
+    """Number of combinations with figures of their own at most."""
+    _correctness: dict[tuple[str, ProbeKind], Correctness | None] = field(
+        default_factory=dict, repr=False
+    )
 
     @cached_property
-    def main(self) -> pd.DataFrame:
-        """Probes by the protocol's own choices: all training images, the paper's number of attention heads."""
-        t = self.table
-        main: pd.DataFrame = t[
-            t["shots"].isna() & t["fraction"].isna() & t["attention_heads"].isna()
-        ]
-        return main
+    def standard(self) -> pd.DataFrame:
+        """Rows with all training images and the paper's number of attention heads."""
+        standard: pd.DataFrame = self.table[self.table[SUBSET_COLUMNS].isna().all(axis=1)]
+        return standard
 
     @cached_property
-    def detailed(self) -> list[Source]:
-        """The sources that get figures of their own: those with most probes first."""
-        counts = self.table["source"].value_counts()
-        return sorted(self.sources.values(), key=lambda s: (-int(counts.get(s.key, 0)), s.name))[
-            : self.details
-        ]
-
-    def command(self, source: Source | None, cell: Cell, *, more: str = "") -> str:
-        """The command that trains a cell."""
-        where = (
-            "--model MODEL --dataset DATASET"
-            if source is None
-            else f"--model {quote(source.model)} --dataset {quote(source.dataset)}"
+    def detailed(self) -> list[Combination]:
+        """The combinations that get figures of their own, those with most probes first."""
+        counts = self.table["combination"].value_counts()
+        by_count = sorted(
+            self.combinations.values(), key=lambda c: (-int(counts.get(c.key, 0)), c.name)
         )
-        return f"layercache probe {where} --head {cell.head} --layers {cell.layers} --tokens {cell.tokens}{more}{self.at}"
+        return by_count[: self.details]
+
+    def probe_command(
+        self, combination: Combination | None, kind: ProbeKind, *, options: str = ""
+    ) -> str:
+        """Return the command that trains a kind of probe.
+
+        Args:
+            combination: backbone and dataset; None leaves placeholders.
+            kind: kind of probe.
+            options: further options, with a leading space.
+        """
+        cache = "--model MODEL --dataset DATASET"
+        if combination is not None:
+            cache = f"--model {quote(combination.model)} --dataset {quote(combination.dataset)}"
+        return (
+            f"layercache probe {cache} --head {kind.head} --layers {kind.layers} "
+            f"--tokens {kind.tokens}{options}{self.cache_option}"
+        )
 
     @property
-    def at(self) -> str:
-        """The option that says where the caches are, if they are not in the usual place."""
-        return (
-            f" --cache {quote(str(self.root))}"
-            if self.root is not None and self.root != cache_root()
-            else ""
+    def cache_option(self) -> str:
+        """The option --cache for commands, if the caches are not in the default root."""
+        if self.root is None or self.root == cache_root():
+            return ""
+        return f" --cache {quote(str(self.root))}"
+
+    def probes_of(self, combination: Combination, kind: ProbeKind) -> list[Probe]:
+        """Return the probes of one kind by the default protocol, sorted by seed."""
+        rows = select_kind(self.standard, kind)
+        rows = rows[rows["combination"] == combination.key].sort_values("seed")
+        return [self.probes[folder] for folder in rows["probe"]]
+
+    def paired_predictions(
+        self, combination: Combination, kind: ProbeKind
+    ) -> tuple[Predictions, Predictions] | None:
+        """Return predictions of a kind of probe and of the baseline on the same test images.
+
+        Both have the lowest seed that they share; None if there is no such pair.
+        """
+        probes, baselines = (
+            {int(p.spec["seed"]): p for p in self.probes_of(combination, k)}
+            for k in (kind, BASELINE)
         )
-
-    def of(self, source: Source, cell: Cell) -> list[Probe]:
-        """The probes of a cell on a source by the protocol's own choices, one per seed."""
-        rows = pick(self.main, cell)
-        return [
-            self.probes[p] for p in rows[rows["source"] == source.key].sort_values("seed")["probe"]
-        ]
-
-    def pair(self, source: Source, cell: Cell) -> tuple[Predictions, Predictions] | None:
-        """Predictions of a cell and of the baseline on the same test images, of the lowest seed that both have; None without such a pair."""
-        ours = {int(p.spec["seed"]): p for p in self.of(source, cell)}
-        base = {int(p.spec["seed"]): p for p in self.of(source, BASELINE)}
-        for seed in sorted(set(ours) & set(base)):
-            a, b = ours[seed].predictions(), base[seed].predictions()
+        for seed in sorted(set(probes) & set(baselines)):
+            a, b = probes[seed].predictions(), baselines[seed].predictions()
             if a.ids == b.ids:
                 return a, b
         return None
 
-    def test_ids(self, source: Source, predictions: Predictions) -> list[str] | None:
-        """Ids of the test images; None where no complete split of the caches is the one that was predicted."""
-        for cache in source.caches:
+    def test_ids(self, combination: Combination, predictions: Predictions) -> list[str] | None:
+        """Return the ids of the predicted images, or None if no complete split has them."""
+        for cache in combination.caches:
             for name in cache.splits[::-1]:
-                if (
-                    cache.complete(name)
-                    and digest_ids(ids := cache.split(name).ids) == predictions.ids
-                ):
+                if not cache.complete(name):
+                    continue
+                ids = cache.split(name).ids
+                if digest_ids(ids) == predictions.ids:
                     return ids
         return None
 
-    def bootstrap(self, source: Source, cell: Cell) -> PairedGain | None:
-        """Paired bootstrap of a cell against the baseline over the test images; an image's rightness is averaged over seeds.
+    def bootstrap(self, combination: Combination, kind: ProbeKind) -> PairedBootstrap | None:
+        """Bootstrap the gain over the baseline over test images; correctness is averaged over
+        seeds.
 
-        None where one of them is missing, where they were tested on different images, and for multi-label data.
+        None if one of the probes is missing, if they were tested on different images, and for
+        multi-label data.
         """
-        ours, base = (self._rightness(source, c) for c in (cell, BASELINE))
-        if ours is None or base is None or ours.ids != base.ids:
+        a, b = (self._correctness_of(combination, k) for k in (kind, BASELINE))
+        if a is None or b is None or a.ids != b.ids:
             return None
-        return paired_bootstrap(ours.right, base.right, labels=ours.targets)
+        return paired_bootstrap(a.correct, b.correct, labels=a.targets)
 
-    def _rightness(self, source: Source, cell: Cell) -> Correctness | None:
-        """Read once per cell: the logits of a large data set are many times larger than what is kept of them."""
-        if (source.key, cell) not in self._right:
-            self._right[source.key, cell] = self._read_rightness(source, cell)
-        return self._right[source.key, cell]
-
-    def _read_rightness(self, source: Source, cell: Cell) -> Correctness | None:
-        found: list[Correctness] = []
-        for probe in self.of(source, cell):
-            said = probe.predictions()
-            if said.targets.ndim != 1:
-                return None
-            found.append(
-                Correctness(
-                    right=correct(said.logits, said.targets).astype(np.float64),
-                    targets=said.targets,
-                    ids=said.ids,
-                )
-            )
-        if not found or len({f.ids for f in found}) != 1:
-            return None
-        return replace(found[0], right=np.mean([f.right for f in found], axis=0))
+    def _correctness_of(self, combination: Combination, kind: ProbeKind) -> Correctness | None:
+        """Read predictions once per kind: logits take many times the memory of correctness."""
+        key = (combination.key, kind)
+        if key not in self._correctness:
+            probes = self.probes_of(combination, kind)
+            self._correctness[key] = _read_correctness(probes)
+        return self._correctness[key]
 
 
-def gather(
+def load_report_data(
     caches: Sequence[Cache],
     *,
     root: CachePath | None = None,
-    thumbnails: Thumbnails | None = None,
+    load_thumbnail: ThumbnailLoader | None = None,
     per_head: bool = False,
     cka_images: int = 2000,
     details: int = 12,
 ) -> ReportData:
-    """Everything that lies beside these caches. Raises CacheCorruptError where a record cannot be read."""
-    sources = group(caches)
+    """Read the probes of these caches. Arguments as in `report`.
+
+    Raises:
+        CacheCorruptError: if a record cannot be read.
+    """
+    combinations = find_combinations(caches)
     probes, rows = {}, []
-    for source in sources:
-        for cache in source.caches:
-            for probe in _probes(cache):
+    for combination in combinations:
+        for cache in combination.caches:
+            for probe in _read_probes(cache):
                 probes[str(probe.path)] = probe
-                rows.append(observation(probe, source))
-    numbers = {"accuracy": float, "shots": float, "fraction": float, "attention_heads": float}
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "settings"]).astype(numbers)
-    kept = one_variant(table)
+                rows.append(table_row(probe, combination))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "n_configs"])
+    table = table.astype(dict.fromkeys(("accuracy", *SUBSET_COLUMNS), float))
+    kept = select_variants(table)
     return ReportData(
-        sources={s.key: s for s in sources},
+        combinations={c.key: c for c in combinations},
         probes=probes,
         table=kept[COLUMNS],
-        set_aside=len(table) - len(kept),
+        n_excluded=len(table) - len(kept),
         root=root,
-        thumbnails=thumbnails,
+        load_thumbnail=load_thumbnail,
         per_head=per_head,
         cka_images=cka_images,
         details=details,
     )
 
 
-def group(caches: Sequence[Cache]) -> list[Source]:
-    """Caches of the same backbone, images, tap and arithmetic belong together, whatever layers and tokens they store."""
-    together: dict[str, list[Cache]] = {}
+def find_combinations(caches: Sequence[Cache]) -> list[Combination]:
+    """Group caches that differ only in layers and tokens."""
+    by_key: dict[str, list[Cache]] = {}
     for cache in caches:
         common = {k: v for k, v in cache.spec.to_json().items() if k not in ("layers", "tokens")}
-        together.setdefault(sha256_json(common), []).append(cache)
-    ordered = {
-        key: sorted(found, key=lambda c: (-len(c.spec.layers), "cls" not in c.spec.tokens, c.path))
-        for key, found in together.items()
-    }
-    plain = {
-        key: f"{found[0].spec.model} on {found[0].spec.dataset.name}"
-        for key, found in ordered.items()
-    }
-    names = list(plain.values())
+        by_key.setdefault(sha256_json(common), []).append(cache)
+    for group in by_key.values():
+        group.sort(key=lambda c: (-len(c.spec.layers), "cls" not in c.spec.tokens, c.path))
+    names = {key: f"{c[0].spec.model} on {c[0].spec.dataset.name}" for key, c in by_key.items()}
+    duplicated = {name for name in names.values() if list(names.values()).count(name) > 1}
     return [
-        Source(
+        Combination(
             key=key,
-            name=name if names.count(name) == 1 else f"{name} ({ordered[key][0].path.name})",
-            caches=tuple(ordered[key]),
+            name=f"{name} ({by_key[key][0].path.name})" if name in duplicated else name,
+            caches=tuple(by_key[key]),
         )
-        for key, name in plain.items()
+        for key, name in names.items()
     ]
 
 
-def _probes(cache: Cache) -> Sequence[Probe]:
+def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
+    """Return the row of a probe: COLUMNS and the size of its grid, n_configs."""
+    spec, row = probe.spec, probe.row
+    metric = selection_metric(multi_label=combination.cache.spec.dataset.multi_label)
+    shape = {**spec["head_spec"], "groups": None}
+    num_heads = HeadSpec(**shape).heads
+    default_num_heads = HeadSpec(**{**shape, "attention_heads": None}).heads
+    tokens = [row["tokens"]]
+    if row.get("spatial"):
+        tokens.append(row["spatial"])
+    if row.get("embedding"):
+        tokens.append("embedding")
+    training = {name: spec[name] for name in ("grid", "train_config", "precision", "splits")}
+    return {
+        "dataset": combination.dataset,
+        "model": combination.model,
+        "combination": combination.key,
+        "head": spec["head"],
+        "layers": row["layers"],
+        "tokens": ", ".join(tokens),
+        "seed": int(spec["seed"]),
+        "shots": spec["shots"],
+        "fraction": spec["train_fraction"],
+        "attention_heads": None if num_heads == default_num_heads else num_heads,
+        "accuracy": row[f"test_{metric}"],
+        "metric": metric,
+        "probe": str(probe.path),
+        "variant": sha256_json(training),
+        "n_configs": len(spec["grid"]),
+    }
+
+
+def select_variants(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep one way of training (grid, epochs ...) per kind of probe: most seeds, then largest grid.
+
+    Otherwise two ways of training would count as two seeds of one.
+    """
+    if table.empty:
+        return table
+    same = ["combination", *KIND_COLUMNS, *SUBSET_COLUMNS]
+    variants = (
+        table.groupby([*same, "variant"], dropna=False, sort=True)
+        .agg(n_seeds=("seed", "nunique"), n_configs=("n_configs", "max"))
+        .reset_index()
+        .sort_values(["n_seeds", "n_configs", "variant"], ascending=[False, False, True])
+        .drop_duplicates(same)
+    )
+    columns = [*same, "variant"]
+    return table.merge(variants[columns], on=columns).reset_index(drop=True)
+
+
+def _read_probes(cache: Cache) -> Sequence[Probe]:
     try:
         return read_results(cache).probes
     except ProbeNotFoundError:
         return ()
 
 
-def observation(probe: Probe, source: Source) -> dict[str, Any]:
-    """One row of the table."""
-    spec, row = probe.spec, probe.row
-    metric = selection_metric(multi_label=source.cache.spec.dataset.multi_label)
-    shape = {**spec["head_spec"], "groups": None}
-    heads, usual = HeadSpec(**shape).heads, HeadSpec(**{**shape, "attention_heads": None}).heads
-    return {
-        "dataset": source.dataset,
-        "model": source.model,
-        "source": source.key,
-        "head": spec["head"],
-        "layers": row["layers"],
-        "tokens": ", ".join(
-            [
-                row["tokens"],
-                *([row["spatial"]] if row.get("spatial") else []),
-                *(["embedding"] if row.get("embedding") else []),
-            ]
-        ),
-        "seed": int(spec["seed"]),
-        "shots": spec["shots"],
-        "fraction": spec["train_fraction"],
-        "attention_heads": None if heads == usual else heads,
-        "accuracy": row[f"test_{metric}"],
-        "metric": metric,
-        "probe": str(probe.path),
-        "variant": sha256_json(
-            {name: spec[name] for name in ("grid", "train_config", "precision", "splits")}
-        ),
-        "settings": len(spec["grid"]),
-    }
-
-
-def one_variant(table: pd.DataFrame) -> pd.DataFrame:
-    """Of probes that differ only in grid, epochs or another choice of training, those of one choice: most seeds, then the largest grid.
-
-    Without it, two ways of training would pass for two seeds of one.
-    """
-    if table.empty:
-        return table
-    same = ["source", *CELL, "shots", "fraction", "attention_heads"]
-    variants = (
-        table.groupby([*same, "variant"], dropna=False, sort=True)
-        .agg(seeds=("seed", "nunique"), settings=("settings", "max"))
-        .reset_index()
-    )
-    best = variants.sort_values(
-        ["seeds", "settings", "variant"], ascending=[False, False, True]
-    ).drop_duplicates(same)
-    return table.merge(best[[*same, "variant"]], on=[*same, "variant"]).reset_index(drop=True)
+def _read_correctness(probes: Sequence[Probe]) -> Correctness | None:
+    """Return the mean over probes that differ only in their seed; None for multi-label data."""
+    per_seed: list[Correctness] = []
+    for probe in probes:
+        predictions = probe.predictions()
+        if predictions.targets.ndim != 1:
+            return None
+        correct = is_correct(predictions.logits, predictions.targets).astype(np.float64)
+        per_seed.append(
+            Correctness(correct=correct, targets=predictions.targets, ids=predictions.ids)
+        )
+    if not per_seed or len({c.ids for c in per_seed}) != 1:
+        return None
+    return replace(per_seed[0], correct=np.mean([c.correct for c in per_seed], axis=0))

@@ -1,6 +1,7 @@
-"""From one row per probe to gains over the last layer's CLS of the same source (backbone and images): per model, and as means over models.
+"""Gains over the baseline on the same backbone and dataset: per model, and as means over models.
 
-Everything here works on the observations of `layercache.reporting.observations`; accuracies are shares (0..1), gains percentage points.
+The functions work on `ReportData.table`, which has one row per probe. Accuracies are fractions
+(0..1), gains percentage points. The baseline is a linear probe on the last layer's CLS.
 """
 
 from __future__ import annotations
@@ -9,138 +10,139 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from layercache.reporting.published import BACKBONES, BASELINE, CELLS, Cell, published_gain
+from layercache.reporting.published import (
+    BASELINE,
+    PAPER_BACKBONES,
+    PAPER_KINDS,
+    ProbeKind,
+    published_gain,
+)
 from layercache.reporting.statistics import benjamini_hochberg, wilcoxon_greater
 
-KEYS = ["dataset", "model", "source"]
-CELL = ["head", "layers", "tokens"]
+KIND_COLUMNS = ["head", "layers", "tokens"]
+COMBINATION_COLUMNS = ["dataset", "model", "combination"]
 
 
-def accuracies(observations: pd.DataFrame) -> pd.DataFrame:
-    """One row per source and cell: mean and standard deviation over seeds (NaN for one seed), and how many there were."""
-    grouped = observations.groupby([*KEYS, *CELL], sort=False)["accuracy"]
-    table: pd.DataFrame = pd.DataFrame(
-        {"accuracy": grouped.mean(), "seed_std": grouped.std(), "seeds": grouped.size()}
-    ).reset_index()
-    return table
+def mean_accuracies(table: pd.DataFrame) -> pd.DataFrame:
+    """Average over seeds: one row per combination and kind of probe.
 
-
-def gains(observations: pd.DataFrame, *, baseline: Cell = BASELINE) -> pd.DataFrame:
-    """One row per source and cell beside the baseline, where the source has one: `accuracy`, `baseline` (shares), `gain` and `paper` (points)."""
-    table = accuracies(observations)
-    is_base = np.logical_and.reduce([table[name] == getattr(baseline, name) for name in CELL])
-    base = table[is_base].set_index(KEYS)["accuracy"].rename("baseline")
-    found: pd.DataFrame = table[~is_base].join(base, on=KEYS, how="inner").reset_index(drop=True)
-    found["gain"] = 100 * (found["accuracy"] - found["baseline"])
-    found["paper"] = [
-        published_gain(
-            str(r.dataset),
-            cell=Cell(head=str(r.head), layers=str(r.layers), tokens=str(r.tokens)),
-            model=str(r.model),
-        )
-        for r in found.itertuples(index=False)
-    ]
-    return found.astype({"paper": float})
-
-
-def mean_gains(per_model: pd.DataFrame) -> pd.DataFrame:
-    """One row per data set and cell: mean gain over models, its standard deviation, the models' number, and the published mean over nine.
-
-    A model of which there are several sources of a data set counts once, by their mean.
+    Returns:
+        Columns accuracy (mean), seed_std (standard deviation, NaN for one seed) and n_seeds.
     """
-    by_model = (
-        per_model.groupby(["dataset", *CELL, "model"], sort=False)[["gain", "accuracy", "baseline"]]
-        .mean()
+    grouped = table.groupby([*COMBINATION_COLUMNS, *KIND_COLUMNS], sort=False)["accuracy"]
+    return grouped.agg(accuracy="mean", seed_std="std", n_seeds="size").reset_index()
+
+
+def gains_over_baseline(table: pd.DataFrame, *, baseline: ProbeKind = BASELINE) -> pd.DataFrame:
+    """Compute gains: one row per combination that has the baseline and per other kind of probe.
+
+    Returns:
+        Columns accuracy and baseline (fractions), gain and paper_gain (points).
+    """
+    means = mean_accuracies(table)
+    is_baseline = _is_kind(means, baseline)
+    reference = means[is_baseline].set_index(COMBINATION_COLUMNS)["accuracy"].rename("baseline")
+    gains = means[~is_baseline].join(reference, on=COMBINATION_COLUMNS, how="inner")
+    gains = gains.reset_index(drop=True)
+    gains["gain"] = 100 * (gains["accuracy"] - gains["baseline"])
+    gains["paper_gain"] = [
+        published_gain(str(dataset), kind=kind, model=str(model))
+        for dataset, model, kind in zip(
+            gains["dataset"], gains["model"], row_kinds(gains), strict=True
+        )
+    ]
+    return gains.astype({"paper_gain": float})
+
+
+def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
+    """Average gains over models: one row per dataset and kind of probe.
+
+    A model with several combinations on one dataset counts once, by their mean.
+
+    Returns:
+        Columns n_models, n_paper_backbones, baseline, accuracy, gain (means), gain_std (NaN for one
+        model) and paper_gain, the published mean over nine backbones.
+    """
+    by_model = _average_by_model(gains)
+    by_model["paper_backbone"] = by_model["model"].isin(PAPER_BACKBONES)
+    means = (
+        by_model.groupby(["dataset", *KIND_COLUMNS], sort=False)
+        .agg(
+            n_models=("model", "size"),
+            n_paper_backbones=("paper_backbone", "sum"),
+            baseline=("baseline", "mean"),
+            accuracy=("accuracy", "mean"),
+            gain=("gain", "mean"),
+            gain_std=("gain", "std"),
+        )
         .reset_index()
     )
-    rows = []
-    for (dataset, head, layers, tokens), group in by_model.groupby(["dataset", *CELL], sort=False):
-        rows.append(
-            {
-                "dataset": dataset,
-                "head": head,
-                "layers": layers,
-                "tokens": tokens,
-                "models": len(group),
-                "of_the_papers_nine": int(group["model"].isin(BACKBONES).sum()),
-                "baseline": group["baseline"].mean(),
-                "accuracy": group["accuracy"].mean(),
-                "gain": group["gain"].mean(),
-                "gain_std": group["gain"].std() if len(group) > 1 else np.nan,
-                "paper": published_gain(
-                    str(dataset), cell=Cell(head=str(head), layers=str(layers), tokens=str(tokens))
-                ),
-            }
-        )
-    columns = [
-        "dataset",
-        *CELL,
-        "models",
-        "of_the_papers_nine",
-        "baseline",
-        "accuracy",
-        "gain",
-        "gain_std",
-        "paper",
+    means["paper_gain"] = [
+        published_gain(str(dataset), kind=kind)
+        for dataset, kind in zip(means["dataset"], row_kinds(means), strict=True)
     ]
-    return pd.DataFrame(rows, columns=columns).astype({"paper": float})
+    return means.astype({"paper_gain": float})
 
 
-def over_models(per_model: pd.DataFrame) -> pd.DataFrame:
-    """One-sided Wilcoxon signed-rank test per data set and cell that gains lie above 0 over models, with Benjamini-Hochberg over all tests made.
+def wilcoxon_over_models(gains: pd.DataFrame) -> pd.DataFrame:
+    """Test for each dataset and kind of probe whether gains lie above 0 over models.
 
-    Data sets with fewer than two models are left out: over one model there is nothing to rank.
+    One-sided Wilcoxon signed-rank tests with Benjamini-Hochberg adjustment over all of them.
+    Datasets with fewer than two models are left out, as there is nothing to rank.
+
+    Returns:
+        Columns n_models, median_gain, p, smallest_p_possible and p_adjusted.
     """
-    by_model = (
-        per_model.groupby(["dataset", *CELL, "model"], sort=False)["gain"].mean().reset_index()
-    )
     rows = []
-    for (dataset, head, layers, tokens), group in by_model.groupby(["dataset", *CELL], sort=False):
+    columns = ["dataset", *KIND_COLUMNS]
+    for key, group in _average_by_model(gains).groupby(columns, sort=False):
         if len(group) < 2:
             continue
         test = wilcoxon_greater(group["gain"].to_numpy())
-        rows.append(
-            {
-                "dataset": dataset,
-                "head": head,
-                "layers": layers,
-                "tokens": tokens,
-                "models": test.n,
-                "median_gain": group["gain"].median(),
-                "p": test.p,
-                "smallest_p_possible": test.smallest_p,
-            }
-        )
-    table = pd.DataFrame(
-        rows, columns=["dataset", *CELL, "models", "median_gain", "p", "smallest_p_possible"]
+        rows.append((*key, test.n, group["gain"].median(), test.p, test.smallest_p))
+    columns += ["n_models", "median_gain", "p", "smallest_p_possible"]
+    tests = pd.DataFrame(rows, columns=columns)
+    tests["p_adjusted"] = benjamini_hochberg(tests["p"].to_numpy(dtype=float))
+    return tests
+
+
+def row_kinds(table: pd.DataFrame) -> list[ProbeKind]:
+    """Return the kind of probe of each row."""
+    rows = table[KIND_COLUMNS].itertuples(index=False)
+    return [ProbeKind(head=str(r.head), layers=str(r.layers), tokens=str(r.tokens)) for r in rows]
+
+
+def ordered_kinds(table: pd.DataFrame) -> list[ProbeKind]:
+    """Return the kinds of probe in a table: the paper's in its order, then the others by name."""
+    kinds = set(row_kinds(table))
+    return [kind for kind in PAPER_KINDS if kind in kinds] + sorted(kinds - set(PAPER_KINDS))
+
+
+def select_kind(table: pd.DataFrame, kind: ProbeKind) -> pd.DataFrame:
+    """Return the rows of one kind of probe."""
+    return table[_is_kind(table, kind)]
+
+
+def to_matrix(
+    table: pd.DataFrame, column: str, *, datasets: Sequence[str], kinds: Sequence[ProbeKind]
+) -> NDArray[np.float64]:
+    """Return one column as a matrix (datasets, kinds), with NaN for missing rows."""
+    matrix = [
+        select_kind(table, kind).set_index("dataset")[column].reindex(list(datasets))
+        for kind in kinds
+    ]
+    return np.stack([values.to_numpy(dtype=np.float64) for values in matrix], axis=1)
+
+
+def _is_kind(table: pd.DataFrame, kind: ProbeKind) -> pd.Series[bool]:
+    matches: pd.Series[bool] = np.logical_and.reduce(
+        [table[name] == getattr(kind, name) for name in KIND_COLUMNS]
     )
-    table["p_adjusted"] = benjamini_hochberg(table["p"].to_numpy(dtype=float))
-    return table
+    return matches
 
 
-def cell_order(table: pd.DataFrame) -> list[Cell]:
-    """The cells of a table: the paper's first, in its order, then the others by name."""
-    found = {
-        Cell(head=str(r.head), layers=str(r.layers), tokens=str(r.tokens))
-        for r in table[CELL].drop_duplicates().itertuples(index=False)
-    }
-    return [c for c in CELLS if c in found] + sorted(found - set(CELLS))
-
-
-def pick(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    """The rows of one cell."""
-    return table[np.logical_and.reduce([table[name] == getattr(cell, name) for name in CELL])]
-
-
-def grid(
-    table: pd.DataFrame, column: str, *, datasets: Sequence[str], cells: Sequence[Cell]
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """(data sets, cells) of one column; NaN where there is no row."""
-    values = np.full((len(datasets), len(cells)), np.nan)
-    for j, cell in enumerate(cells):
-        rows = pick(table, cell).set_index("dataset")[column]
-        for i, dataset in enumerate(datasets):
-            if dataset in rows.index:
-                values[i, j] = rows[dataset]
-    return values
+def _average_by_model(gains: pd.DataFrame) -> pd.DataFrame:
+    grouped = gains.groupby(["dataset", *KIND_COLUMNS, "model"], sort=False)
+    return grouped[["gain", "accuracy", "baseline"]].mean().reset_index()

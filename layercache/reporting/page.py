@@ -1,8 +1,8 @@
 """The HTML page: what its blocks contain; `templates/` decides how they look.
 
-The page is one file that needs nothing else. It contains no script and no external address, and its own
-content security policy forbids the browser to fetch anything. Figures are inline SVG in the reader's
-text colour. The templates escape every value except the SVG.
+The page is one file that needs nothing else. It contains no script and no external address, and its
+own content security policy forbids the browser to fetch anything. Figures are inline SVG in the
+reader's text colour. The templates escape every value except the SVG.
 """
 
 from __future__ import annotations

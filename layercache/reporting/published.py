@@ -1,17 +1,20 @@
-"""The figures that the paper published, as data: arXiv 2601.09322, "Attentive Multi-Layer Fusion for Vision Transformers".
+"""Results published in the paper: arXiv 2601.09322, "Attentive Multi-Layer Fusion for Vision
+Transformers".
 
-Balanced accuracy in percent: for each data set the last layer's CLS with a linear probe, and what five other probes gain over it, as means over nine
-backbones (supervised S/16, B/16, L/16; DINOv2 S/14, B/14, L/14; CLIP B/32, B/16, L/14). For one data set two backbones are published on their own.
+Balanced accuracy in percent: for each dataset that of a linear probe on the last layer's CLS, and
+the gains of five other probes over it, as means over nine backbones (supervised S/16, B/16, L/16;
+DINOv2 S/14, B/14, L/14; CLIP B/32, B/16, L/14). For one dataset, two backbones are also published
+separately.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SOURCE = "arXiv 2601.09322"
-"""Where every figure of this file comes from."""
+PAPER = "arXiv 2601.09322"
+"""Source of every number in this file."""
 
-BACKBONES = (
+PAPER_BACKBONES = (
     "vit_s16",
     "vit_b16",
     "vit_l16",
@@ -22,51 +25,47 @@ BACKBONES = (
     "clip_b16",
     "clip_l14",
 )
-"""The nine models whose mean the paper reports."""
+"""The nine models that the paper averages over."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Cell:
-    """A kind of probe: what was trained on which tokens."""
+class ProbeKind:
+    """A kind of probe: which head is trained on which layers and tokens."""
 
     head: str
-    """linear, attentive, attentive-tokens, ..."""
+    """Head: linear, attentive, attentive-tokens, ..."""
     layers: str
-    """last, mid-last, quarter, all, or numbers such as 1,5,9."""
+    """Layers: last, mid-last, quarter, all, or numbers such as 1,5,9."""
     tokens: str
-    """cls, ap, cls+ap, all, ..."""
+    """Token kinds: cls, ap, cls+ap, all, ..."""
 
     def __str__(self) -> str:
-        """In words: "attentive, all layers, CLS+AP"."""
-        names = {
+        """Return the kind in words: "attentive, all layers, CLS+AP"."""
+        layer_names = {
             "last": "last layer",
             "mid-last": "middle and last layer",
-            "quarter": "quarterly layers",
+            "quarter": "layers at quarter depths",
             "all": "all layers",
         }
-        where = names.get(
-            self.layers,
-            f"layer {self.layers}" if self.layers.isdigit() else f"layers {self.layers}",
-        )
-        what = {"cls": "CLS", "ap": "AP", "cls+ap": "CLS+AP", "all": "every token"}.get(
-            self.tokens, self.tokens
-        )
-        return f"{self.head}, {where}, {what}"
+        token_names = {"cls": "CLS", "ap": "AP", "cls+ap": "CLS+AP", "all": "all tokens"}
+        numbers = f"layer {self.layers}" if self.layers.isdigit() else f"layers {self.layers}"
+        layers = layer_names.get(self.layers, numbers)
+        return f"{self.head}, {layers}, {token_names.get(self.tokens, self.tokens)}"
 
 
-BASELINE = Cell(head="linear", layers="last", tokens="cls")
-"""What every gain is measured against."""
-FUSION = Cell(head="attentive", layers="all", tokens="cls+ap")
-"""The paper's proposal."""
-CELLS = (
+BASELINE = ProbeKind(head="linear", layers="last", tokens="cls")
+"""Baseline of every gain."""
+FUSION = ProbeKind(head="attentive", layers="all", tokens="cls+ap")
+"""Method proposed by the paper."""
+PAPER_KINDS = (
     BASELINE,
-    Cell(head="attentive-tokens", layers="last", tokens="all"),
-    Cell(head="linear", layers="last", tokens="cls+ap"),
-    Cell(head="linear", layers="all", tokens="cls+ap"),
-    Cell(head="attentive", layers="last", tokens="cls+ap"),
+    ProbeKind(head="attentive-tokens", layers="last", tokens="all"),
+    ProbeKind(head="linear", layers="last", tokens="cls+ap"),
+    ProbeKind(head="linear", layers="all", tokens="cls+ap"),
+    ProbeKind(head="attentive", layers="last", tokens="cls+ap"),
     FUSION,
 )
-"""The paper's columns, in its order."""
+"""Columns of the paper's table, in its order."""
 
 _MEANS: dict[str, tuple[float, ...]] = {
     "stl10": (99.29, 0.01, -0.01, 0.03, 0.03, 0.04),
@@ -90,13 +89,13 @@ _MEANS: dict[str, tuple[float, ...]] = {
     "fer2013": (59.08, 7.74, 2.18, 6.25, 3.61, 10.05),
     "dmlab": (44.91, 13.69, 1.81, 7.92, 2.61, 10.68),
 }
-"""Data set -> the baseline's accuracy, then gains, in the order of CELLS."""
+"""Dataset -> accuracy of the baseline, then gains, in the order of PAPER_KINDS."""
 
 _SINGLE: dict[tuple[str, str], tuple[float, ...]] = {
     ("clip_b16", "flowers"): (94.24, 96.86, 96.39, 95.26, 96.10, 95.71),
     ("dinov2_b14", "flowers"): (99.71, 99.65, 99.65, 99.13, 99.69, 99.76),
 }
-"""(model, data set) -> accuracies in the order of CELLS."""
+"""(model, dataset) -> accuracies in the order of PAPER_KINDS."""
 
 _ALIASES = {
     "oxfordiiitpet": "pets",
@@ -114,29 +113,41 @@ _ALIASES = {
 }
 
 
-def known_dataset(name: str) -> str | None:
-    """The paper's data set of that name, whatever its spelling and prefix ("wds:/data/RESISC-45" is resisc45), or None."""
-    last = name.rstrip("/").replace(":", "/").split("/")[-1]
-    bare = "".join(c for c in last.lower() if c.isalnum())
-    spelled = {k.replace("_", ""): k for k in _MEANS}
-    return spelled.get(bare) or _ALIASES.get(bare)
+def paper_dataset(name: str) -> str | None:
+    """Return the paper's dataset of that name, or None.
+
+    Spelling and prefix do not matter: "wds:/data/RESISC-45" is resisc45.
+    """
+    last_part = name.rstrip("/").replace(":", "/").split("/")[-1]
+    key = "".join(c for c in last_part.lower() if c.isalnum())
+    names = {known.replace("_", ""): known for known in _MEANS}
+    return names.get(key) or _ALIASES.get(key)
 
 
-def published_accuracy(dataset: str, *, cell: Cell, model: str | None = None) -> float | None:
-    """Balanced accuracy (percent) in the paper: of `model`, or without one the mean over the nine; None where it is not published."""
-    name = known_dataset(dataset)
-    if name is None or cell not in CELLS:
+def published_accuracy(dataset: str, *, kind: ProbeKind, model: str | None = None) -> float | None:
+    """Return the paper's balanced accuracy in percent, or None if it is not published.
+
+    Args:
+        dataset: name in any spelling.
+        kind: kind of probe.
+        model: backbone; None for the mean over the nine.
+    """
+    name = paper_dataset(dataset)
+    if name is None or kind not in PAPER_KINDS:
         return None
-    column = CELLS.index(cell)
+    column = PAPER_KINDS.index(kind)
     if model is not None:
-        row = _SINGLE.get((model, name))
-        return None if row is None else row[column]
+        accuracies = _SINGLE.get((model, name))
+        return None if accuracies is None else accuracies[column]
     means = _MEANS[name]
     return round(means[0] + (means[column] if column else 0.0), 2)
 
 
-def published_gain(dataset: str, *, cell: Cell, model: str | None = None) -> float | None:
-    """Percentage points over the last layer's CLS in the paper: of `model`, or without one the mean over the nine; None where it is not published."""
-    accuracy = published_accuracy(dataset, cell=cell, model=model)
-    base = published_accuracy(dataset, cell=BASELINE, model=model)
-    return None if accuracy is None or base is None else round(accuracy - base, 2)
+def published_gain(dataset: str, *, kind: ProbeKind, model: str | None = None) -> float | None:
+    """Return the paper's gain over BASELINE in percentage points, or None if it is not published.
+
+    Arguments as in `published_accuracy`.
+    """
+    accuracy = published_accuracy(dataset, kind=kind, model=model)
+    baseline = published_accuracy(dataset, kind=BASELINE, model=model)
+    return None if accuracy is None or baseline is None else round(accuracy - baseline, 2)

@@ -1,5 +1,3 @@
-"""`layercache report` as typed."""
-
 from __future__ import annotations
 
 import pytest
@@ -15,10 +13,10 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
-def test_writes_the_page_and_says_the_result(tmp_path, capsys):
+def test_report_writes_the_page_and_prints_the_result(tmp_path, capsys):
     cache = lab.make_cache(tmp_path / "caches")
-    lab.keep(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
-    lab.keep(cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(120))
+    lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
+    lab.save_probe(cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(120))
     code, out, _ = run(
         capsys,
         "report",
@@ -36,10 +34,10 @@ def test_writes_the_page_and_says_the_result(tmp_path, capsys):
     assert (tmp_path / "out" / "index.html").read_text().startswith("<!doctype html>")
 
 
-def test_without_a_cache_it_is_one_line_and_exit_code_1(tmp_path, capsys):
+def test_report_without_a_cache_is_one_line_and_exit_code_1(tmp_path, capsys):
     code, _, err = run(capsys, "report", "--cache", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 1
     assert err.startswith(
-        f"error: no cache of any model and data set below {tmp_path}; there is none."
+        f"error: no cache of any model and dataset below {tmp_path}, found none:"
     )
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""A small world with known truth: caches whose lower layers know what the last one has forgotten; probes on them, trained or made up."""
+"""Caches with planted class information in lower layers, and trained or synthetic probes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def make_cache(
     seed: int = 0,
     test: bool = True,
 ) -> Cache:
-    """Half of what tells the classes apart is in the middle layers' AP only, the other half in the last CLS."""
+    """Plant half of the class information in the AP of middle layers, half in the last CLS."""
     layers = layers or tuple(range(1, depth + 1))
     spec = make_spec(
         model=model, dataset=dataset, depth=depth, width=width, layers=layers, tokens=tokens
@@ -121,7 +121,7 @@ def make_cache(
 
 
 def train(cache: Cache, **choices: Any) -> None:
-    """Real probes, trained for a moment."""
+    """Train probes for a few epochs."""
     options = {
         "train_config": TrainConfig(epochs=3, min_steps=0, batch=64),
         **QUICK,
@@ -133,19 +133,19 @@ def train(cache: Cache, **choices: Any) -> None:
     probe(cache, **options)
 
 
-def answers(right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Logits (N, C) of a head that names the target where `right`, and the next class elsewhere."""
+def logits_of(right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Logits (N, C) of a head that predicts the target where `right`, else the next class."""
     targets = labels_of("test")
-    said = np.where(right, targets, (targets + 1) % len(CLASSES))
-    return (4 * np.eye(len(CLASSES))[said]).astype(np.float32)
+    predicted = np.where(right, targets, (targets + 1) % len(CLASSES))
+    return (4 * np.eye(len(CLASSES))[predicted]).astype(np.float32)
 
 
 def first(count: int) -> np.ndarray[Any, Any]:
-    """Right on the first `count` test images only: the images lie class by class in turn, so balanced accuracy is count / N for count % C == 0."""
+    """Correct on the first images only: classes alternate, so balanced accuracy is count / N."""
     return np.arange(ROWS["test"]) < count
 
 
-def keep(
+def save_probe(
     cache: Cache,
     *,
     head: str,
@@ -158,7 +158,7 @@ def keep(
     settings: int = 1,
     attention: np.ndarray[Any, Any] | None = None,
 ) -> Probe:
-    """A complete probe beside the cache that answered so, without any training; `attention` (H, S), even where it is not given."""
+    """Save a complete probe with these predictions, untrained; `attention` (H, S), else uniform."""
     seen = select_tokens(cache, head=head, layers=layers, tokens=tokens)
     kind = head if head in ("linear", "attentive") else "linear"
     shape = HeadSpec(
@@ -180,7 +180,7 @@ def keep(
         train_config=TrainConfig(),
         precision="fp32",
     )
-    logits, targets = answers(right), labels_of("test")
+    logits, targets = logits_of(right), labels_of("test")
     mean = None
     if kind == "attentive":
         mean = (
@@ -219,11 +219,11 @@ def keep(
     return probe
 
 
-def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 0) -> None:
-    """The probes that every section of a report asks for."""
+def save_all_probes(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 0) -> None:
+    """Save the probes that the sections of a report need."""
     depth = cache.spec.depth
     for layer in range(1, depth + 1):
-        keep(
+        save_probe(
             cache,
             head="linear",
             layers=str(layer),
@@ -231,7 +231,7 @@ def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 
             right=first(baseline - 8 * (depth - layer)),
             seed=seed,
         )
-        keep(
+        save_probe(
             cache,
             head="linear",
             layers=str(layer),
@@ -240,12 +240,20 @@ def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 
             seed=seed,
         )
     for layers, count in (("last", baseline + 8), ("mid-last", baseline + 16), ("all", fusion)):
-        keep(cache, head="attentive", layers=layers, tokens="cls+ap", right=first(count), seed=seed)
+        save_probe(
+            cache, head="attentive", layers=layers, tokens="cls+ap", right=first(count), seed=seed
+        )
     for tokens, count in (("cls", fusion - 12), ("ap", fusion - 8)):
-        keep(cache, head="attentive", layers="all", tokens=tokens, right=first(count), seed=seed)
-    keep(cache, head="linear", layers="all", tokens="cls+ap", right=first(fusion - 4), seed=seed)
-    keep(cache, head="knn", layers="all", tokens="cls+ap", right=first(fusion - 40), seed=seed)
-    keep(
+        save_probe(
+            cache, head="attentive", layers="all", tokens=tokens, right=first(count), seed=seed
+        )
+    save_probe(
+        cache, head="linear", layers="all", tokens="cls+ap", right=first(fusion - 4), seed=seed
+    )
+    save_probe(
+        cache, head="knn", layers="all", tokens="cls+ap", right=first(fusion - 40), seed=seed
+    )
+    save_probe(
         cache,
         head="attentive",
         layers="all",
@@ -255,7 +263,7 @@ def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 
         seed=seed,
     )
     for shots in (1, 5):
-        keep(
+        save_probe(
             cache,
             head="linear",
             layers="last",
@@ -264,7 +272,7 @@ def furnish(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 
             shots=shots,
             seed=seed,
         )
-        keep(
+        save_probe(
             cache,
             head="attentive",
             layers="all",

@@ -1,8 +1,7 @@
-"""The report as files: what is on the page, beside it, and what it says when something is missing."""
-
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,12 +11,12 @@ from PIL import Image
 
 from layercache.errors import CacheNotFoundError, MissingExtraError, OptionError
 from layercache.reporting import report
-from layercache.reporting.data import gather
+from layercache.reporting.data import load_report_data
 from layercache.reporting.page import FigureBlock, Table, Text
-from layercache.reporting.sections.certainty import certainty_section
-from layercache.reporting.sections.depth import attention_section
+from layercache.reporting.sections.attention import attention_section
 from layercache.reporting.sections.gains import gains_section
-from layercache.reporting.sections.overview import headline
+from layercache.reporting.sections.overview import overview
+from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.similarity import linear_cka
 from tests.reporting import lab
 
@@ -33,34 +32,36 @@ class Outline(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
+        attributes = dict(attrs)
         self.addresses += [
-            found[name] for name in ("src", "href", "xlink:href", "data") if found.get(name)
+            attributes[name]
+            for name in ("src", "href", "xlink:href", "data")
+            if attributes.get(name)
         ]
-        self.identifiers += [found["id"]] if "id" in found else []
+        self.identifiers += [attributes["id"]] if "id" in attributes else []
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def flowers(tmp_path_factory):
     root = tmp_path_factory.mktemp("caches")
     cache = lab.make_cache(root, dataset="flowers", model="clip_b16")
-    lab.furnish(cache)
+    lab.save_all_probes(cache)
     out = tmp_path_factory.mktemp("report")
     green = Image.new("RGB", (300, 200), (0, 200, 0))
     return cache, report(
         out,
         root=root,
         per_head=True,
-        thumbnails=lambda dataset, i: green if i.endswith("0.png") else None,
+        load_thumbnail=lambda dataset, i: green if i.endswith("0.png") else None,
     )
 
 
 @pytest.fixture(scope="module")
-def page(made):
-    return made[1].page.read_text()
+def page(flowers):
+    return flowers[1].page.read_text()
 
 
-def test_page_needs_nothing_else(page):
+def test_page_needs_no_other_file(page):
     outline = Outline(page)
     assert all(a.startswith(("#", "data:")) for a in outline.addresses)
     assert not re.search(r"url\((?!#)", page)
@@ -70,22 +71,23 @@ def test_page_needs_nothing_else(page):
     assert targets <= set(outline.identifiers)
 
 
-def test_first_screen_tells_the_result(made, page):
+def test_page_starts_with_the_result(flowers, page):
     assert (
-        made[1]
+        flowers[1]
         .headline[0]
         .endswith(
-            "balanced accuracy goes from 50.0\N{NO-BREAK SPACE}% to 75.0\N{NO-BREAK SPACE}%, +25.0 points."
+            "balanced accuracy goes from 50.0\N{NO-BREAK SPACE}% to 75.0\N{NO-BREAK SPACE}%, +25.0 "
+            "points."
         )
     )
-    assert "more than luck" in made[1].headline[1]
+    assert "so the gain is significant" in flowers[1].headline[1]
     top = page[: page.index("<main>")]
     for words in ("50.0\N{NO-BREAK SPACE}%", "75.0\N{NO-BREAK SPACE}%", "+25.0"):
         assert words in top
 
 
-def test_figures_are_on_the_page_and_beside_it(made, page):
-    stems = {path.stem for path in made[1].figures}
+def test_report_writes_figures_to_the_page_and_to_files(flowers, page):
+    stems = {path.stem for path in flowers[1].figures}
     expected = {
         "gains",
         "attention",
@@ -101,19 +103,19 @@ def test_figures_are_on_the_page_and_beside_it(made, page):
         "confusions",
     }
     assert {s.removesuffix("-clip_b16-flowers") for s in stems} == expected
-    assert {path.suffix for path in made[1].figures} == {".png", ".svg"}
-    assert page.count("<svg") == len(stems) == len(made[1].figures) / 2
-    for path in made[1].figures:
+    assert {path.suffix for path in flowers[1].figures} == {".png", ".svg"}
+    assert page.count("<svg") == len(stems) == len(flowers[1].figures) / 2
+    for path in flowers[1].figures:
         assert path.stat().st_size > 3000
 
 
-def test_gains_table_holds_the_papers_figures(made):
-    table = pd.read_csv(made[1].page.parent / "tables" / "gains.csv")
+def test_gains_table_has_the_published_gains(flowers):
+    table = pd.read_csv(flowers[1].page.parent / "tables" / "gains.csv")
     fusion = table[
         (table["head"] == "attentive") & (table["layers"] == "all") & (table["tokens"] == "cls+ap")
     ].iloc[0]
     assert (fusion["gain"], fusion["paper_gain"]) == (pytest.approx(25), pytest.approx(1.47))
-    means = pd.read_csv(made[1].page.parent / "tables" / "gains-mean.csv")
+    means = pd.read_csv(flowers[1].page.parent / "tables" / "gains-mean.csv")
     assert (
         means[
             (means["head"] == "attentive")
@@ -124,9 +126,9 @@ def test_gains_table_holds_the_papers_figures(made):
     )
 
 
-def test_similarity_table_is_that_of_the_cached_tokens(made):
-    cache = made[0]
-    table = pd.read_csv(made[1].page.parent / "tables" / "cka-clip_b16-flowers.csv").set_index(
+def test_similarity_table_equals_cka_of_the_cached_tokens(flowers):
+    cache = flowers[0]
+    table = pd.read_csv(flowers[1].page.parent / "tables" / "cka-clip_b16-flowers.csv").set_index(
         "token"
     )
     pairs = [(1, "cls"), (4, "cls"), (4, "ap")]
@@ -135,15 +137,15 @@ def test_similarity_table_is_that_of_the_cached_tokens(made):
     np.testing.assert_allclose(table.loc[names, names], expected, atol=1e-5)
 
 
-def test_depth_table_is_layer_by_layer(made):
-    table = pd.read_csv(made[1].page.parent / "tables" / "depth-clip_b16-flowers.csv")
+def test_depth_table_has_the_accuracy_of_each_layer(flowers):
+    table = pd.read_csv(flowers[1].page.parent / "tables" / "depth-clip_b16-flowers.csv")
     np.testing.assert_allclose(
         table["cls"], [100 * (80 - 8 * (4 - layer)) / 160 for layer in (1, 2, 3, 4)]
     )
 
 
-def test_images_won_have_thumbnails_where_they_are_at_hand(made, page):
-    table = pd.read_csv(made[1].page.parent / "tables" / "images-clip_b16-flowers.csv")
+def test_images_won_have_thumbnails_where_available(flowers, page):
+    table = pd.read_csv(flowers[1].page.parent / "tables" / "images-clip_b16-flowers.csv")
     assert sorted(table["row"]) == list(range(80, 120))
     assert set(table["outcome"]) == {"won"}
     assert set(table["id"]) == set(lab.ids_of("test")[80:120])
@@ -152,33 +154,38 @@ def test_images_won_have_thumbnails_where_they_are_at_hand(made, page):
     assert all(bool(image) == name.endswith("0.png") for image, name in shown)
 
 
-def test_bootstrap_is_stated_in_words(page):
+def test_page_states_the_bootstrap_in_words(page):
     assert re.search(
-        r"clip_b16 on flowers, attentive, all layers, CLS\+AP: \+25\.0 points; 95 % of resamples of the 160 test images",
+        r"clip_b16 on flowers, attentive, all layers, CLS\+AP: \+25\.0 points, 95 % interval over "
+        r"the 160 test images",
         page,
     )
 
 
-def test_an_empty_world_says_which_commands_to_run(tmp_path):
+def test_report_without_probes_shows_the_commands_to_run(tmp_path):
     root = tmp_path / "caches"
     lab.make_cache(root, test=False)
-    done = report(tmp_path / "out", root=root)
-    text = done.page.read_text()
+    result = report(tmp_path / "out", root=root)
+    text = result.page.read_text()
     at = f"--cache {root}"
-    assert done.figures == ()
+    assert result.figures == ()
     for command in (
-        f"layercache probe --model vit_toy --dataset toys --head linear --layers last --tokens cls {at}",
-        f"layercache probe --model vit_toy --dataset toys --head attentive --layers all --tokens cls+ap {at}",
-        f"layercache probe --model vit_toy --dataset toys --head linear --layers 1 --layers 2 --layers 3 --layers 4 --tokens ap {at}",
+        "layercache probe --model vit_toy --dataset toys --head linear --layers last --tokens "
+        f"cls {at}",
+        "layercache probe --model vit_toy --dataset toys --head attentive --layers all --tokens "
+        f"cls+ap {at}",
+        "layercache probe --model vit_toy --dataset toys --head linear --layers 1 --layers 2 "
+        f"--layers 3 --layers 4 --tokens ap {at}",
         f"layercache extract --model vit_toy --dataset toys {at}",
-        f"layercache probe --model vit_toy --dataset toys --head attentive --layers all --tokens cls+ap --shots 1,2,5,10,20 {at}",
+        "layercache probe --model vit_toy --dataset toys --head attentive --layers all --tokens "
+        f"cls+ap --shots 1,2,5,10,20 {at}",
     ):
         assert command in text
-    assert "no gain to tell" in done.headline[0]
+    assert "no gain to report" in result.headline[0]
 
 
-def test_six_backbones_on_two_data_sets(tmp_path):
-    """One data set gains everywhere, the other nowhere: the words must say which."""
+def test_report_of_six_backbones_names_the_dataset_with_a_significant_gain(tmp_path):
+    """One dataset gains on all backbones, the other on none."""
     rng = np.random.default_rng(0)
     caches = []
     for number in range(6):
@@ -186,20 +193,19 @@ def test_six_backbones_on_two_data_sets(tmp_path):
             cache = lab.make_cache(
                 tmp_path, model=f"vit_{number}", dataset=dataset, depth=2, width=4, test=False
             )
-            lab.keep(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
-            lab.keep(
+            lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
+            lab.save_probe(
                 cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(80 + gain)
             )
             caches.append(cache)
-    material = gather(caches, details=1)
-    assert len(material.detailed) == 1
-    sentences, tiles = headline(material)
-    assert "Over backbones the gain is significant on 1 of 2 data sets" in sentences[1]
+    data = load_report_data(caches, details=1)
+    assert len(data.detailed) == 1
+    sentences, tiles = overview(data)
+    assert "Over backbones, the gain is significant on 1 of 2 datasets" in sentences[1]
     assert tiles[0].number == "6 × 2"
-    blocks = certainty_section(material).blocks
+    blocks = significance_section(data).blocks
     assert any(
-        isinstance(b, Text)
-        and b.text.endswith("gains significantly over backbones on rises; not on flat.")
+        isinstance(b, Text) and b.text.endswith("gains significantly on rises; not on flat.")
         for b in blocks
     )
     table = next(
@@ -212,14 +218,14 @@ def test_six_backbones_on_two_data_sets(tmp_path):
     )
 
 
-def test_attention_of_one_backbone_by_data_set(tmp_path):
+def test_attention_section_of_one_backbone_draws_each_dataset(tmp_path):
     caches = [
         lab.make_cache(tmp_path, dataset=name, depth=2, width=8, test=False) for name in ("a", "b")
     ]
     for cache, top in zip(caches, (0, 3), strict=True):
         weights = np.full((4, 4), 0.1)
         weights[:, top] = 0.7
-        lab.keep(
+        lab.save_probe(
             cache,
             head="attentive",
             layers="all",
@@ -227,33 +233,33 @@ def test_attention_of_one_backbone_by_data_set(tmp_path):
             right=lab.first(80),
             attention=weights,
         )
-    blocks = attention_section(gather(caches)).blocks
+    blocks = attention_section(load_report_data(caches)).blocks
     assert [b.name for b in blocks if isinstance(b, FigureBlock)] == [
         "attention-vit_toy",
         "attention-vit_toy-a",
         "attention-vit_toy-b",
     ]
     words = [b.text for b in blocks if isinstance(b, Text)]
-    assert "most to CLS of layer 1 (70.0\N{NO-BREAK SPACE}%)" in words[0]
-    assert "most to AP of layer 2 (70.0\N{NO-BREAK SPACE}%)" in words[1]
+    assert "most is on CLS of layer 1 (70.0\N{NO-BREAK SPACE}%)" in words[0]
+    assert "most is on AP of layer 2 (70.0\N{NO-BREAK SPACE}%)" in words[1]
     assert words[1].startswith(
-        "vit_toy on b: 20.0\N{NO-BREAK SPACE}% of the attention goes to layers below the last"
+        "vit_toy on b: 20.0\N{NO-BREAK SPACE}% of the attention is on layers below the last"
     )
 
 
-def test_a_backbone_without_class_token_is_told_apart(tmp_path):
+def test_gains_section_without_class_token_says_so(tmp_path):
     cache = lab.make_cache(tmp_path, tokens=("ap",), test=False)
-    lab.keep(cache, head="linear", layers="last", tokens="ap", right=lab.first(80))
-    words = [b.text for b in gains_section(gather([cache])).blocks]
+    lab.save_probe(cache, head="linear", layers="last", tokens="ap", right=lab.first(80))
+    words = [b.text for b in gains_section(load_report_data([cache])).blocks]
     assert words[0].startswith(
         "No CLS is cached for vit_toy on toys: without it there is no baseline"
     )
 
 
-def test_only_what_was_asked_for(tmp_path):
+def test_report_with_a_filter_includes_only_matching_caches(tmp_path):
     root = tmp_path / "caches"
     for model in ("vit_a", "vit_b"):
-        lab.keep(
+        lab.save_probe(
             lab.make_cache(root, model=model, test=False),
             head="linear",
             layers="last",
@@ -265,28 +271,27 @@ def test_only_what_was_asked_for(tmp_path):
     assert "vit_a" not in text
     with pytest.raises(
         CacheNotFoundError,
-        match=r"no cache of model vit_c below .*; there is vit_a on toys and vit_b on toys",
+        match=r"no cache of model vit_c below .*, found vit_a on toys and vit_b on toys",
     ):
         report(tmp_path / "out", root=root, model=["vit_c"])
-    with pytest.raises(OptionError, match="at least 4 images for CKA"):
+    with pytest.raises(OptionError, match="cka_images: expected at least 4, got 3"):
         report(tmp_path / "out", root=root, cka_images=3)
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "scipy"])
+def test_report_without_an_extra_package_names_the_extra(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'layercache\[report\]'"):
         report(tmp_path / "out", root=tmp_path)
 
 
 @pytest.mark.slow
-def test_on_probes_that_were_really_trained(tmp_path):
-    """The half of the classes that only lower layers know is what fusion gains; the report finds it from the files of real probes."""
+def test_report_of_trained_probes_finds_the_planted_gain(tmp_path):
+    """Half of the class information is in lower layers only, which fusion gains."""
     cache = lab.make_cache(tmp_path / "caches")
     lab.train(cache, head="linear", layers=["last", "1"], tokens="cls")
     lab.train(cache, head="attentive", layers=["last", "all"])
-    done = report(tmp_path / "out", root=tmp_path / "caches")
+    result = report(tmp_path / "out", root=tmp_path / "caches")
     table = pd.read_csv(tmp_path / "out" / "tables" / "gains.csv").set_index(
         ["head", "layers", "tokens"]
     )
@@ -299,4 +304,4 @@ def test_on_probes_that_were_really_trained(tmp_path):
         "cka-vit_toy-toys",
         "confusions-vit_toy-toys",
         "subsets",
-    } <= {p.stem for p in done.figures}
+    } <= {p.stem for p in result.figures}

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layercache.reporting.data import gather, group
-from layercache.reporting.gains import gains, pick
-from layercache.reporting.published import BASELINE, FUSION, Cell
+from layercache.reporting.data import find_combinations, load_report_data
+from layercache.reporting.gains import gains_over_baseline, select_kind
+from layercache.reporting.published import BASELINE, FUSION, ProbeKind
 from layercache.reporting.sections.gains import mixed_training
 from tests.reporting import lab
 
@@ -13,44 +13,46 @@ from tests.reporting import lab
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     cache = lab.make_cache(tmp_path_factory.mktemp("caches"))
-    lab.furnish(cache)
-    lab.keep(cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(128), seed=1)
+    lab.save_all_probes(cache)
+    lab.save_probe(
+        cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(128), seed=1
+    )
     return cache
 
 
-def test_one_row_per_probe_by_its_cell(cache):
-    material = gather([cache])
-    assert len(material.table) == len(list((cache.path / "probes").iterdir()))
-    base = pick(material.main, BASELINE)
+def test_load_report_data_has_one_row_per_probe(cache):
+    data = load_report_data([cache])
+    assert len(data.table) == len(list((cache.path / "probes").iterdir()))
+    base = select_kind(data.standard, BASELINE)
     assert list(base["accuracy"]) == [0.5]
-    fusion = pick(material.main, FUSION).sort_values("seed")
+    fusion = select_kind(data.standard, FUSION).sort_values("seed")
     assert list(fusion["accuracy"]) == [0.75, 0.8]
-    # other numbers of heads and few-shot probes are told apart from the protocol's own
-    assert sorted(material.table["attention_heads"].dropna()) == [2]
-    assert set(material.table["shots"].dropna()) == {1, 5}
-    assert len(material.main) == len(material.table) - 5
+    # other numbers of heads and few-shot probes are not in the standard rows
+    assert sorted(data.table["attention_heads"].dropna()) == [2]
+    assert set(data.table["shots"].dropna()) == {1, 5}
+    assert len(data.standard) == len(data.table) - 5
 
 
-def test_gain_is_of_the_mean_over_seeds(cache):
-    found = pick(gains(gather([cache]).main), FUSION).iloc[0]
-    assert found["gain"] == pytest.approx(100 * (0.775 - 0.5))
-    assert found["seeds"] == 2
+def test_gains_of_several_seeds_are_of_their_mean(cache):
+    result = select_kind(gains_over_baseline(load_report_data([cache]).standard), FUSION).iloc[0]
+    assert result["gain"] == pytest.approx(100 * (0.775 - 0.5))
+    assert result["n_seeds"] == 2
 
 
-def test_probes_of_another_way_of_training_stand_aside(tmp_path):
+def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
     cache = lab.make_cache(tmp_path)
-    lab.keep(
+    lab.save_probe(
         cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(40), settings=1
     )
-    lab.keep(
+    lab.save_probe(
         cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(80), settings=3
     )
-    lab.keep(cache, head="linear", layers="last", tokens="cls", right=lab.first(20))
-    material = gather([cache])
-    assert material.set_aside == 1
-    assert list(pick(material.main, FUSION)["accuracy"]) == [0.5]
-    # more seeds go before a larger grid
-    lab.keep(
+    lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(20))
+    data = load_report_data([cache])
+    assert data.n_excluded == 1
+    assert list(select_kind(data.standard, FUSION)["accuracy"]) == [0.5]
+    # more seeds take precedence over a larger grid
+    lab.save_probe(
         cache,
         head="attentive",
         layers="all",
@@ -59,60 +61,64 @@ def test_probes_of_another_way_of_training_stand_aside(tmp_path):
         settings=1,
         seed=1,
     )
-    assert list(pick(gather([cache]).main, FUSION)["accuracy"]) == [0.25, 0.25]
+    assert list(select_kind(load_report_data([cache]).standard, FUSION)["accuracy"]) == [0.25, 0.25]
 
 
-def test_caches_of_other_tokens_belong_to_the_same_source(tmp_path):
+def test_find_combinations_groups_caches_of_different_tokens(tmp_path):
     plain = lab.make_cache(tmp_path)
     dense = lab.make_cache(tmp_path, layers=(4,), tokens=("cls", "patch/0", "patch/1"))
     other = lab.make_cache(tmp_path, model="vit_other")
-    found = group([dense, other, plain])
-    assert {s.name: [c.path for c in s.caches] for s in found} == {
+    result = find_combinations([dense, other, plain])
+    assert {s.name: [c.path for c in s.caches] for s in result} == {
         "vit_toy on toys": [plain.path, dense.path],
         "vit_other on toys": [other.path],
     }
-    lab.keep(plain, head="linear", layers="last", tokens="cls", right=lab.first(40))
-    lab.keep(dense, head="attentive", layers="last", tokens="all", right=lab.first(80))
-    assert list(gains(gather([plain, dense]).main)["gain"]) == [25.0]
+    lab.save_probe(plain, head="linear", layers="last", tokens="cls", right=lab.first(40))
+    lab.save_probe(dense, head="attentive", layers="last", tokens="all", right=lab.first(80))
+    assert list(gains_over_baseline(load_report_data([plain, dense]).standard)["gain"]) == [25.0]
 
 
-def test_bootstrap_is_over_the_same_images_only(cache):
-    material = gather([cache])
-    source = material.detailed[0]
-    found = material.bootstrap(source, FUSION)
-    assert found.images == 160
-    assert found.gain == pytest.approx(0.275)
-    assert material.bootstrap(source, Cell(head="hybrid", layers="all", tokens="cls")) is None
-    fusion, baseline = material.pair(source, FUSION)
+def test_bootstrap_and_predictions_are_paired_over_the_same_images(cache):
+    data = load_report_data([cache])
+    combination = data.detailed[0]
+    result = data.bootstrap(combination, FUSION)
+    assert result.n_images == 160
+    assert result.gain == pytest.approx(0.275)
+    assert data.bootstrap(combination, ProbeKind(head="hybrid", layers="all", tokens="cls")) is None
+    fusion, baseline = data.paired_predictions(combination, FUSION)
     assert (
         fusion.logits.argmax(1) == fusion.targets
     ).mean() == 0.75  # seed 0, which the baseline has too
     assert (baseline.logits.argmax(1) == baseline.targets).mean() == 0.5
 
 
-def test_ids_are_those_of_the_cache_or_unknown(cache, tmp_path):
-    material = gather([cache])
-    source = material.detailed[0]
-    predictions = material.of(source, FUSION)[0].predictions()
-    assert material.test_ids(source, predictions) == lab.ids_of("test")
+def test_test_ids_are_those_of_the_cache_or_none(cache, tmp_path):
+    data = load_report_data([cache])
+    combination = data.detailed[0]
+    predictions = data.probes_of(combination, FUSION)[0].predictions()
+    assert data.test_ids(combination, predictions) == lab.ids_of("test")
     untested = lab.make_cache(tmp_path, test=False)
-    assert gather([untested]).test_ids(gather([untested]).detailed[0], predictions) is None
-
-
-def test_commands_quote_and_say_where(tmp_path):
-    cache = lab.make_cache(tmp_path / "my caches", dataset="my pets")
-    material = gather([cache], root=tmp_path / "my caches")
-    command = material.command(material.detailed[0], FUSION)
-    assert command == (
-        f"layercache probe --model vit_toy --dataset 'my pets' --head attentive --layers all --tokens cls+ap --cache '{tmp_path / 'my caches'}'"
+    assert (
+        load_report_data([untested]).test_ids(load_report_data([untested]).detailed[0], predictions)
+        is None
     )
-    assert np.isnan(material.table["shots"].to_numpy()).all()
 
 
-def test_probes_of_one_head_trained_in_two_ways_are_named(tmp_path):
+def test_probe_command_quotes_names_and_has_the_cache_option(tmp_path):
+    cache = lab.make_cache(tmp_path / "my caches", dataset="my pets")
+    data = load_report_data([cache], root=tmp_path / "my caches")
+    command = data.probe_command(data.detailed[0], FUSION)
+    assert command == (
+        "layercache probe --model vit_toy --dataset 'my pets' --head attentive --layers all "
+        f"--tokens cls+ap --cache '{tmp_path / 'my caches'}'"
+    )
+    assert np.isnan(data.table["shots"].to_numpy()).all()
+
+
+def test_mixed_training_names_heads_trained_in_two_ways(tmp_path):
     cache = lab.make_cache(tmp_path)
-    lab.keep(cache, head="linear", layers="last", tokens="cls", right=lab.first(40))
-    lab.keep(cache, head="linear", layers="all", tokens="cls+ap", right=lab.first(40))
-    assert mixed_training(gather([cache])) == []
-    lab.keep(cache, head="linear", layers="1", tokens="cls", right=lab.first(40), settings=2)
-    assert mixed_training(gather([cache])) == ["vit_toy on toys, linear"]
+    lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(40))
+    lab.save_probe(cache, head="linear", layers="all", tokens="cls+ap", right=lab.first(40))
+    assert mixed_training(load_report_data([cache])) == []
+    lab.save_probe(cache, head="linear", layers="1", tokens="cls", right=lab.first(40), settings=2)
+    assert mixed_training(load_report_data([cache])) == ["vit_toy on toys, linear"]

@@ -1,4 +1,4 @@
-"""CKA against two independent computations: the estimator's definition as a sum over quadruples of images, and centred Gram matrices by hand."""
+"""CKA against two independent computations: quadruples of images, and centred Gram matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layercache.reporting.similarity import linear_cka
 
 
 def hsic_by_quadruples(x, y):
-    """The U-statistic of HSIC by its definition (Song et al. 2012, eq. 3): a mean over ordered quadruples of different images."""
+    """U-statistic of HSIC (Song et al. 2012, eq. 3): a mean over ordered quadruples of images."""
     k, m = x @ x.T, y @ y.T
     terms = [
         k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in permutations(range(len(x)), 4)
@@ -31,7 +31,7 @@ def hsic_biased(x, y):
     return np.trace(x @ x.T @ h @ y @ y.T @ h) / (n - 1) ** 2
 
 
-def test_is_the_mean_over_quadruples():
+def test_linear_cka_equals_the_mean_over_quadruples():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, 8, 5)) + rng.normal(size=(3, 1, 5))
     x[1] += x[0]
@@ -39,7 +39,7 @@ def test_is_the_mean_over_quadruples():
     np.testing.assert_allclose(linear_cka(x), expected, atol=2e-6)
 
 
-def test_tends_to_the_biased_formula_with_many_images():
+def test_linear_cka_of_many_images_approaches_the_biased_formula():
     rng = np.random.default_rng(2)
     shared = rng.normal(size=(700, 6))
     x = np.stack(
@@ -51,30 +51,30 @@ def test_tends_to_the_biased_formula_with_many_images():
     assert linear_cka(x)[0, 1] == pytest.approx(cka_by(hsic_biased, x[0], x[1]), abs=0.02)
 
 
-def test_independent_noise_is_zero_where_the_biased_formula_is_not():
+def test_linear_cka_of_independent_noise_is_zero():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(2, 60, 400))
     assert abs(linear_cka(x)[0, 1]) < 0.05
     assert cka_by(hsic_biased, x[0], x[1]) > 0.7
 
 
-def test_does_not_see_rotation_scale_or_shift():
+def test_linear_cka_is_invariant_to_rotation_scale_and_shift():
     rng = np.random.default_rng(4)
     a = rng.normal(size=(50, 6))
     rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     x = np.stack([a, 300 * a @ rotation + 40, a[rng.permutation(50)]])
     cka = linear_cka(x)
     assert cka[0, 1] == pytest.approx(1, abs=1e-4)
-    assert abs(cka[0, 2]) < 0.2  # other images in the same rows: nothing in common
+    assert abs(cka[0, 2]) < 0.2  # other images in the same rows
 
 
-def test_stripes_do_not_change_it_and_float16_is_taken():
+def test_linear_cka_of_float16_does_not_depend_on_the_stripe():
     x = np.random.default_rng(5).normal(size=(4, 33, 7)).astype(np.float16)
     np.testing.assert_allclose(linear_cka(x, stripe=5), linear_cka(x), atol=1e-6)
     np.testing.assert_allclose(np.diag(linear_cka(x)), 1, atol=1e-12)
 
 
-def test_constant_features_have_no_similarity():
+def test_linear_cka_of_constant_features_is_nan():
     x = np.random.default_rng(6).normal(size=(2, 20, 3))
     x[1] = 0.25
     cka = linear_cka(x)
@@ -82,10 +82,10 @@ def test_constant_features_have_no_similarity():
     assert cka[0, 0] == 1
 
 
-def test_refuses_too_few_images_and_what_is_not_finite():
+def test_linear_cka_of_too_few_images_or_non_finite_tokens_is_refused():
     with pytest.raises(OptionError, match="at least 4 images"):
         linear_cka(np.ones((2, 3, 5)))
     x = np.ones((1, 9, 2))
     x[0, 0, 0] = np.nan
-    with pytest.raises(OptionError, match="not finite"):
+    with pytest.raises(OptionError, match="finite tokens"):
         linear_cka(x)

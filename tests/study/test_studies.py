@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from layercache.reporting.published import BACKBONES, CELLS, known_dataset, published_accuracy
+from layercache.reporting.published import (
+    PAPER_BACKBONES,
+    PAPER_KINDS,
+    paper_dataset,
+    published_accuracy,
+)
 from layercache.study.file import read_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
 
@@ -16,13 +21,13 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def test_the_paper_s_table_is_complete() -> None:
     study = read_study(STUDIES / "alf-table1.toml")
     cells = plan(study)
-    assert study.models == BACKBONES
-    assert len({known_dataset(name) for name in study.datasets}) == len(study.datasets) == 20
+    assert study.models == PAPER_BACKBONES
+    assert len({paper_dataset(name) for name in study.datasets}) == len(study.datasets) == 20
     assert [(head.head, head.layers, head.tokens) for head in study.heads] == [
-        (cell.head, cell.layers, cell.tokens) for cell in CELLS
+        (cell.head, cell.layers, cell.tokens) for cell in PAPER_KINDS
     ]
     for dataset in study.datasets:
-        assert published_accuracy(dataset, cell=CELLS[0]) is not None
+        assert published_accuracy(dataset, kind=PAPER_KINDS[0]) is not None
     trainings = [cell for cell in cells if isinstance(cell, PlannedProbe)]
     assert len(trainings) == 9 * 20 * 6
     assert (
@@ -38,7 +43,7 @@ def test_the_small_study_needs_no_network() -> None:
     study = read_study(STUDIES / "small.toml")
     assert study.models == ("vit_nano",)
     assert [DATASETS[name].how_to_get for name in study.datasets] == ["bundled", "bundled"]
-    wanted = {(cell.head, cell.layers, cell.tokens) for cell in CELLS}
+    wanted = {(cell.head, cell.layers, cell.tokens) for cell in PAPER_KINDS}
     assert wanted <= {(head.head, head.layers, head.tokens) for head in study.heads}
 
 

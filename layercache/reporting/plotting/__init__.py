@@ -1,1 +1,1 @@
-"""Figures: the canvas, heatmaps and curves."""
+"""Plots of a report; each function returns a matplotlib Figure."""

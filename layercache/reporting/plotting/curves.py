@@ -1,12 +1,13 @@
-"""Points and lines: gains beside the published ones, a probe on every layer, curves over shots, similarity against gain.
+"""Plots of points and lines: gains, accuracies by layer or number of shots, scatter plots.
 
-Accuracies and gains come in percent and percentage points. Shapes: R rows, C panels, X positions on the axis.
+Accuracies are in percent, gains in percentage points. Shapes: R rows, C panels, X positions on the
+axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,57 +21,59 @@ if TYPE_CHECKING:
 
 
 @styled
-def dot_panels(
-    values: ArrayLike,
+def gain_panels(
+    gains: ArrayLike,
     *,
     rows: Sequence[str],
     panels: Sequence[str],
     unit: str,
     title: str,
-    paper: ArrayLike | None = None,
-    spread: ArrayLike | None = None,
-    zero: bool = True,
+    published: ArrayLike | None = None,
+    whiskers: ArrayLike | None = None,
 ) -> Figure:
-    """One panel beside the other, one dot per row: ours filled with its number, the published one hollow.
+    """Draw gains in panels side by side, one dot with a stem from 0 per row; published gains are
+    hollow.
 
-    Parameters
-    ----------
-    values, paper
-        (R, C): ours, and the published figures; NaN where there is none.
-    spread
-        (2, R, C): how far a whisker reaches below and above ours; NaN where there is none.
-    zero
-        Draw a stem from 0, for gains; without it the axis starts where the data do, for accuracies.
+    Args:
+        gains: (R, C), NaN for a missing value.
+        rows: labels of the rows.
+        panels: titles of the panels.
+        unit: label of the x axis.
+        title: title of the figure.
+        published: published gains, (R, C), NaN for a missing value.
+        whiskers: length of the whisker below and above each gain, (2, R, C), NaN for none.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+        OptionError: if a shape does not match the labels.
     """
-    v = _like(values, (len(rows), len(panels)))
-    p = np.full_like(v, np.nan) if paper is None else _like(paper, v.shape)
-    s = np.full((2, *v.shape), np.nan) if spread is None else _like(spread, (2, *v.shape))
-    label = 0.082 * max(len(r) for r in rows)
+    v = _as_shape(gains, (len(rows), len(panels)))
+    p = np.full_like(v, np.nan) if published is None else _as_shape(published, v.shape)
+    w = np.zeros((2, *v.shape)) if whiskers is None else _as_shape(whiskers, (2, *v.shape))
+    w = np.nan_to_num(w)
+    label_width = 0.082 * max(len(row) for row in rows)
     figure = new_figure(
-        max(5.2, label + 0.5 + 2.05 * len(panels)),
+        max(5.2, label_width + 0.5 + 2.05 * len(panels)),
         1.5 + 0.32 * len(rows) + 0.16 * max(n.count("\n") for n in panels),
     )
-    columns = figure.subplots(1, len(panels), sharey=True, sharex=zero, squeeze=False)[0]
-    low, high = _limits(
-        np.concatenate([v - np.nan_to_num(s[0]), v + np.nan_to_num(s[1]), p]), zero=zero
-    )
+    columns = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+    low, high = _limits(np.concatenate([v - w[0], v + w[1], p]))
     y = np.arange(len(rows))
     for column, axes in enumerate(columns):
-        if zero:
-            axes.axvline(0, color=INK, linewidth=0.9)
-            for row in y[np.isfinite(v[:, column])]:
-                axes.plot(
-                    [0, v[row, column]],
-                    [row, row],
-                    color=PALETTE[0],
-                    linewidth=2.2,
-                    alpha=0.45,
-                    solid_capstyle="butt",
-                )
+        axes.axvline(0, color=INK, linewidth=0.9)
+        for row in y[np.isfinite(v[:, column])]:
+            axes.plot(
+                [0, v[row, column]],
+                [row, row],
+                color=PALETTE[0],
+                linewidth=2.2,
+                alpha=0.45,
+                solid_capstyle="butt",
+            )
         axes.errorbar(
             v[:, column],
             y,
-            xerr=_bars(s[:, :, column]),
+            xerr=w[:, :, column] if w[:, :, column].any() else None,
             fmt="o",
             color=PALETTE[0],
             markersize=6,
@@ -89,9 +92,8 @@ def dot_panels(
                 label="paper",
             )
         for row in y[np.isfinite(v[:, column])]:
-            number = f"{v[row, column]:+.1f}" if zero else f"{v[row, column]:.1f}"
             axes.annotate(
-                number,
+                f"{v[row, column]:+.1f}",
                 (1, row),
                 xycoords=("axes fraction", "data"),
                 ha="right",
@@ -122,36 +124,47 @@ def lines(
     xlabel: str,
     title: str,
     ylabel: str = "balanced accuracy, %",
-    spread: Mapping[str, ArrayLike] | None = None,
+    deviation: Mapping[str, ArrayLike] | None = None,
     levels: Mapping[str, float] | None = None,
-    ratio: bool = False,
+    log_x: bool = False,
 ) -> Figure:
-    """Curves over the same X positions, each named at its end, and levels (one number each) as dashed lines across.
+    """Draw curves over the same X positions, each labelled at its end.
 
-    `spread` gives a band around a curve of that name; `ratio` spaces positions by ratio (shots) and not by difference (layers).
+    Args:
+        x: positions, (X,).
+        series: label -> values, (X,), NaN for a missing value.
+        xlabel: label of the x axis.
+        title: title of the figure.
+        ylabel: label of the y axis.
+        deviation: label of a curve -> half height of a band around it, (X,).
+        levels: label -> value of a dashed horizontal line.
+        log_x: use a logarithmic x axis (shots) instead of a linear one (layers).
+
+    Raises:
+        MissingExtraError: without matplotlib.
+        OptionError: if a shape does not match `x`.
     """
     figure = new_figure(6.6, 3.5)
     axes = figure.add_subplot()
     ends: list[tuple[float, str, str]] = []
-    for colour, (name, given) in zip(_colours(), series.items(), strict=False):
-        y = _like(given, (len(x),))
+    for colour, (name, values) in zip(_colours(), series.items(), strict=False):
+        y = _as_shape(values, (len(x),))
         axes.plot(x, y, "o-", color=colour)
-        if spread is not None and name in spread:
-            half = np.nan_to_num(_like(spread[name], (len(x),)))
+        if deviation is not None and name in deviation:
+            half = np.nan_to_num(_as_shape(deviation[name], (len(x),)))
             axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
-        there = np.flatnonzero(np.isfinite(y))
-        if len(there):
-            ends.append((float(y[there[-1]]), name, colour))
-    for colour, (name, level) in zip(
-        (PALETTE[3], PALETTE[5], *PALETTE[6:]), (levels or {}).items(), strict=False
-    ):
+        finite = y[np.isfinite(y)]
+        if len(finite):
+            ends.append((float(finite[-1]), name, colour))
+    level_colours = (PALETTE[3], PALETTE[5], *PALETTE[6:])
+    for colour, (name, level) in zip(level_colours, (levels or {}).items(), strict=False):
         axes.axhline(level, color=colour, linestyle=(0, (5, 2.5)), linewidth=1.5)
         ends.append((level, name, colour))
-    if ratio:
+    if log_x:
         axes.set_xscale("log")
         axes.minorticks_off()
     axes.set_xticks(list(x), [f"{p:g}" for p in x])
-    _name_ends(axes, ends)
+    _label_ends(axes, ends)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_title(title)
@@ -161,22 +174,30 @@ def lines(
 
 @styled
 def scatter(
-    groups: Mapping[str, tuple[ArrayLike, ArrayLike, Sequence[str]]],
+    series: Mapping[str, tuple[ArrayLike, ArrayLike, Sequence[str]]],
     *,
     xlabel: str,
     ylabel: str,
     title: str,
-    zero: bool = True,
 ) -> Figure:
-    """Points with a short name each; `groups` gives name -> (x, y, names), one colour a group."""
+    """Draw labelled points, one colour per series.
+
+    Args:
+        series: name -> (x, y, labels of the points).
+        xlabel: label of the x axis.
+        ylabel: label of the y axis.
+        title: title of the figure.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
     figure = new_figure(6.0, 3.9)
     axes = figure.add_subplot()
-    if zero:
-        axes.axhline(0, color=INK, linewidth=0.9)
-    for colour, (name, (x, y, names)) in zip(_colours(), groups.items(), strict=False):
+    axes.axhline(0, color=INK, linewidth=0.9)
+    for colour, (name, (x, y, labels)) in zip(_colours(), series.items(), strict=False):
         xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         axes.plot(xs, ys, "o", color=colour, label=name, markersize=5.5)
-        for px, py, text in zip(xs, ys, names, strict=True):
+        for px, py, text in zip(xs, ys, labels, strict=True):
             axes.annotate(text, (px, py), (4, 3), textcoords="offset points", fontsize=7)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -197,8 +218,21 @@ def dumbbells(
     xlabel: str,
     title: str,
 ) -> Figure:
-    """Two counts per row, joined: hollow before, filled after."""
-    a, b = _like(before, (len(labels),)), _like(after, (len(labels),))
+    """Draw two counts per row, joined by a line: hollow before, filled after.
+
+    Args:
+        labels: labels of the R rows.
+        before: counts, (R,).
+        after: counts, (R,).
+        names: what before and after are, for the legend.
+        xlabel: label of the x axis.
+        title: title of the figure.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+        OptionError: if a shape does not match the labels.
+    """
+    a, b = _as_shape(before, (len(labels),)), _as_shape(after, (len(labels),))
     figure = new_figure(6.6, 1.3 + 0.3 * len(labels))
     axes = figure.add_subplot()
     y = np.arange(len(labels))
@@ -228,19 +262,19 @@ def dumbbells(
     return figure
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right edge beside their curves, pushed apart so that none covers another."""
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Label curves at the right edge, pushed apart so that no label covers another."""
     if not ends:
         return
     axes.margins(x=0.03, y=0.08)
     low, high = axes.get_ylim()
     gap = (high - low) * 0.068
-    at = -np.inf
+    height = -np.inf
     placed = []
     for value, name, colour in sorted(ends):
-        at = max(value, at + gap)
-        placed.append((at, name, colour))
-    overflow = max(0.0, at - high)
+        height = max(value, height + gap)
+        placed.append((height, name, colour))
+    overflow = max(0.0, height - high)
     for height, name, colour in placed:
         text = axes.annotate(
             name,
@@ -257,24 +291,20 @@ def _colours() -> list[str]:
     return [*PALETTE, *PALETTE]
 
 
-def _like(values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _as_shape(values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != shape:
         raise OptionError(
-            f"figure: expected values of shape {shape} from the names given, got {array.shape}"
+            f"figure: expected values of shape {shape} from the labels, got {array.shape}"
         )
     return array
 
 
-def _bars(half: NDArray[np.float64]) -> Any:
-    return None if not np.isfinite(half).any() else np.nan_to_num(half)
-
-
-def _limits(values: NDArray[np.float64], *, zero: bool) -> tuple[float, float]:
-    there = values[np.isfinite(values)]
-    low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
-    if zero:
-        low, high = min(low, 0.0), max(high, 0.0)
-    room = max((high - low) * 0.16, 0.4)
-    # on the right there is room for a column of numbers
-    return low - room, high + 0.34 * (high + room - low) + room
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        finite = np.array([1.0])
+    low, high = min(float(finite.min()), 0.0), max(float(finite.max()), 0.0)
+    margin = max((high - low) * 0.16, 0.4)
+    # the right side needs space for a column of numbers
+    return low - margin, high + 0.34 * (high + margin - low) + margin

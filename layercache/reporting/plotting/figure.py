@@ -1,8 +1,8 @@
-"""The canvas that every plot is drawn on: one style, one palette, saved as PNG, as SVG, or as SVG for the page.
+"""Style and output of all plots: one palette, saved as PNG, as SVG, or as inline SVG for the page.
 
-A plot is a `matplotlib.figure.Figure` of its own (never pyplot: no global state, no display needed). Everything that is ink (text, axes, grid)
-has one colour, so that the page can replace it by the reader's own text colour; data colours are mid-tones that stand out on white and on
-near-black alike.
+Each plot is a separate `matplotlib.figure.Figure`; pyplot is not used, so there is no global state
+and no display is needed. Text, axes and grid have one colour, which the page replaces by the
+reader's text colour; data colours are mid-tones that stand out on white and on near-black alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import io
 import re
 from collections.abc import Callable
 from functools import wraps
+from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -20,15 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#1c2128"
-"""Text, axes and grid; becomes `currentColor` on the page."""
+"""Colour of text, axes and grid; becomes `currentColor` on the page."""
 PALETTE = ("#2f81c7", "#dd7722", "#2b9a66", "#9a6bd1", "#c8516b", "#7d8590", "#a58a1f", "#1f9aa8")
-"""Series colours, in order; contrast of at least 3:1 on white and on near-black."""
+"""Colours of series; their contrast is at least 3:1 on white and on near-black."""
 SEQUENTIAL = "viridis"
-"""Colour map of a magnitude: even steps to the eye, readable in grey and by the colour-blind."""
-DIVERGING = "PuOr"
-"""Colour map of a gain or a loss around 0."""
+"""Colour map of magnitudes: perceptually uniform, readable in grey and by the colour-blind."""
 DPI = 160
-"""Of PNG files."""
+"""Resolution of PNG files."""
 
 _STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -68,25 +68,32 @@ _P = ParamSpec("_P")
 
 
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Runs a drawing function in the project's style and leaves matplotlib's settings as they were. MissingExtraError without matplotlib."""
+    """Decorate a drawing function to run in the style above, leaving matplotlib's settings
+    unchanged.
+
+    Raises:
+        MissingExtraError: when called without matplotlib.
+    """
 
     @wraps(draw)
-    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         matplotlib = require("matplotlib")
         with matplotlib.rc_context(_STYLE):
             figure = draw(*args, **kwargs)
-            # arranged once and fixed: the layout engine drifts by a fraction of a pixel each time it runs
+            # fix the layout: the engine drifts by a fraction of a pixel each time it runs
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
             return figure
 
-    return drawn
+    return wrapper
 
 
 def require(package: str) -> Any:
-    """The imported package. Raises MissingExtraError if the extra `report` is not installed."""
-    from importlib import import_module
+    """Import a package of the extra `report` and return it.
 
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
     try:
         return import_module(package)
     except ImportError as error:
@@ -94,7 +101,7 @@ def require(package: str) -> Any:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches whose parts arrange themselves without overlap."""
+    """Return an empty figure of a size in inches, with constrained layout."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -103,7 +110,13 @@ def new_figure(width: float, height: float) -> Figure:
 def save(
     figure: Figure, stem: str | Path, *, formats: tuple[str, ...] = ("png", "svg")
 ) -> list[Path]:
-    """Writes STEM.png and STEM.svg on a white ground, byte for byte the same every time; returns the paths. A suffix on `stem` picks one format."""
+    """Write a figure on white and return the paths; the same figure gives the same bytes.
+
+    Args:
+        figure: figure to save.
+        stem: path without suffix; with the suffix .png or .svg only this format is written.
+        formats: formats to write.
+    """
     stem = Path(stem)
     if stem.suffix in (".png", ".svg"):
         stem, formats = stem.with_suffix(""), (stem.suffix[1:],)
@@ -117,9 +130,12 @@ def save(
 
 
 def to_page_svg(figure: Figure, *, name: str, label: str) -> str:
-    """The figure as an <svg> element for an HTML page: no ground, ink in the reader's text colour, identifiers that start with `name`.
+    """Return a figure as a transparent <svg> element for an HTML page, in the reader's text colour.
 
-    `label` is what a screen reader says.
+    Args:
+        figure: figure to convert.
+        name: prefix of all element ids.
+        label: text for screen readers.
     """
     text = _render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
@@ -128,13 +144,12 @@ def to_page_svg(figure: Figure, *, name: str, label: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'xlink:href="#{name}-')
     text = text.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
-    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escaped}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
 def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
     matplotlib = require("matplotlib")
-    # without a date, and with the fixed salt, the same numbers give the same file
+    # without a date and with a fixed salt, the same numbers give the same file
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(_STYLE):
         buffer = io.BytesIO()

@@ -1,1 +1,1 @@
-"""The sections of the report page, one file each."""
+"""Sections of the page; each function maps the report data to a Section."""

@@ -1,4 +1,4 @@
-"""The section that compares probes with the last layer's CLS, and with the paper."""
+"""Gains over the last layer's CLS, next to those published in the paper."""
 
 from __future__ import annotations
 
@@ -9,211 +9,210 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from layercache.cache.find import extract_command
-from layercache.reporting.data import ReportData, Source
-from layercache.reporting.gains import cell_order, gains, grid, mean_gains, pick
+from layercache.reporting.data import ReportData
+from layercache.reporting.formatting import join_words, pluralize
+from layercache.reporting.gains import (
+    KIND_COLUMNS,
+    gains_over_baseline,
+    mean_gains,
+    ordered_kinds,
+    row_kinds,
+    select_kind,
+    to_matrix,
+)
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
-from layercache.reporting.plotting.curves import dot_panels
-from layercache.reporting.published import BASELINE, CELLS, FUSION, SOURCE, Cell
-from layercache.reporting.words import count, listed
+from layercache.reporting.plotting.curves import gain_panels
+from layercache.reporting.published import BASELINE, FUSION, PAPER, PAPER_KINDS, ProbeKind
 
 TITLE = "Gains over the last layer's CLS"
-MOST_COMMANDS = 12
+MAX_COMMANDS = 12
+"""Number of commands for missing probes at most."""
+ALL_TOKENS = ProbeKind(head="attentive-tokens", layers="last", tokens="all")
 
 
-def gains_section(material: ReportData) -> Section:
-    """Figure and tables of gains, and what is missing of the paper's table."""
-    per_model = gains(material.main)
-    if per_model.empty:
-        source = material.detailed[0] if material.detailed else None
-        commands = [material.command(source, cell) for cell in (BASELINE, FUSION)]
-        text = "A gain needs the baseline and another probe of the same backbone and data. These make them:"
-        return Section(
-            title=TITLE,
-            blocks=[*_without_class_token(material), CommandHint(text=text, commands=commands)],
+def gains_section(data: ReportData) -> Section:
+    """Show the gains, and the commands for what is missing of the paper's table."""
+    gains = gains_over_baseline(data.standard)
+    if gains.empty:
+        combination = data.detailed[0] if data.detailed else None
+        hint = CommandHint(
+            text="A gain needs the baseline and another probe of the same backbone and dataset. To "
+            "train them:",
+            commands=[data.probe_command(combination, kind) for kind in (BASELINE, FUSION)],
         )
-    means = mean_gains(per_model)
-    cells = [c for c in cell_order(means) if c in CELLS] or cell_order(means)[:6]
-    caption = f"Balanced accuracy and gains; paper_gain: the mean over nine backbones that the paper publishes ({SOURCE})."
+        return Section(title=TITLE, blocks=[*_without_class_token(data), hint])
+    means = mean_gains(gains)
+    kinds = ordered_kinds(means)
+    kinds = [kind for kind in kinds if kind in PAPER_KINDS] or kinds[:6]
+    # with one backbone per dataset and nothing published, both tables are the same
+    redundant = len(gains) == len(means) and gains["paper_gain"].isna().all()
     blocks: list[Block] = [
-        gain_plate(material, "gains", cells=cells, title="Gain in balanced accuracy"),
-        Table(name="gains-mean", frame=readable(means), view=view(means), caption=caption),
-    ]
-    caption = f"Every backbone on its own; paper_gain: of that very backbone, where {SOURCE} publishes it."
-    frame = readable(per_model.drop(columns=["source"]))
-    # with one backbone per data set and nothing published, the page need not say it all twice
-    twice = len(per_model) == len(means) and per_model["paper"].isna().all()
-    blocks.append(
+        gain_figure(data, "gains", kinds=kinds, title="Gain in balanced accuracy"),
+        Table(
+            name="gains-mean",
+            frame=_readable(means),
+            view=_page_view(means),
+            caption="Balanced accuracy in percent and gains in points. paper_gain: mean over nine "
+            f"backbones as published ({PAPER}).",
+        ),
         Table(
             name="gains",
-            frame=frame,
-            view=view(per_model),
-            caption=caption,
-            max_rows=0 if twice else 24,
+            frame=_readable(gains.drop(columns=["combination"])),
+            view=_page_view(gains),
+            caption="Each backbone separately. paper_gain: gain of the same backbone, if published "
+            f"({PAPER}).",
+            max_rows=0 if redundant else 24,
+        ),
+        *_without_class_token(data),
+        *_missing_kinds(data),
+    ]
+    if data.n_excluded:
+        text = (
+            f"Excluded: {pluralize(data.n_excluded, 'probe')} of the same kind trained with "
+            "another "
+            "grid or number of epochs. To list all:"
         )
-    )
-    blocks += [*_without_class_token(material), *_missing_cells(material)]
-    if material.set_aside:
-        text = f"Set aside: {count(material.set_aside, 'probe')} of the same kind trained in yet another way (other grid or epochs). To see all:"
-        blocks.append(CommandHint(text=text, commands=[f"layercache results{material.at}"]))
-    if mixed := mixed_training(material):
-        text = f"Compare with care: these probes of one head were not all trained with the same grid and epochs: {'; '.join(mixed)}."
+        blocks.append(CommandHint(text=text, commands=[f"layercache results{data.cache_option}"]))
+    if mixed := mixed_training(data):
+        text = (
+            "Compare with care: these probes of one head were not all trained with the same grid "
+            f"and epochs: {'; '.join(mixed)}."
+        )
         blocks.append(Text(text=text))
     return Section(title=TITLE, blocks=blocks)
 
 
-def mixed_training(material: ReportData) -> list[str]:
-    """Names of sources and heads whose probes were trained in more than one way."""
-    ways = material.main.groupby(["source", "head"], sort=False)["variant"].nunique().reset_index()
-    mixed = ways[ways["variant"] > 1]
+def mixed_training(data: ReportData) -> list[str]:
+    """Return the combinations and heads whose probes were trained in more than one way."""
+    by_head = data.standard.groupby(["combination", "head"], sort=False)["variant"].nunique()
     return [
-        f"{material.sources[str(r.source)].name}, {r.head}" for r in mixed.itertuples(index=False)
+        f"{data.combinations[str(key)].name}, {head}" for key, head in by_head[by_head > 1].index
     ]
 
 
-def gain_plate(
-    material: ReportData, name: str, *, cells: Sequence[Cell], title: str
+def gain_figure(
+    data: ReportData, name: str, *, kinds: Sequence[ProbeKind], title: str
 ) -> FigureBlock:
-    """Gains of some cells over the baseline, mean over models, by data set."""
-    means = mean_gains(gains(material.main))
-    means = pd.concat([pick(means, cell) for cell in cells])
-    datasets = list(dict.fromkeys(str(d) for d in means["dataset"]))
-    ours, paper = (
-        grid(means, column, datasets=datasets, cells=cells) for column in ("gain", "paper")
-    )
-    spread, whiskers = _spread(material, means, datasets, cells)
-    # the longer list goes down the page, unless there are many data sets: they always do
-    along = len(datasets) >= len(cells) or len(datasets) > 3
-    rows, panels = (
-        ([*datasets], [str(c).replace(", ", ",\n") for c in cells])
-        if along
-        else ([str(c) for c in cells], [*datasets])
-    )
-    figure = dot_panels(
-        ours if along else ours.T,
+    """Draw the gains of some kinds of probe, averaged over models, by dataset."""
+    means = mean_gains(gains_over_baseline(data.standard))
+    means = pd.concat([select_kind(means, kind) for kind in kinds])
+    datasets = list(dict.fromkeys(str(dataset) for dataset in means["dataset"]))
+    gains = to_matrix(means, "gain", datasets=datasets, kinds=kinds)
+    published = to_matrix(means, "paper_gain", datasets=datasets, kinds=kinds)
+    whiskers, whisker_caption = _whiskers(data, means, datasets, kinds)
+    rows, panels = datasets, [str(kind).replace(", ", ",\n") for kind in kinds]
+    # the longer list goes down the page, unless there are many datasets: those always do
+    if len(datasets) < len(kinds) and len(datasets) <= 3:
+        rows, panels = [str(kind) for kind in kinds], datasets
+        gains, published, whiskers = gains.T, published.T, whiskers.transpose(0, 2, 1)
+    figure = gain_panels(
+        gains,
         rows=rows,
         panels=panels,
         unit="gain, points",
         title=title,
-        paper=paper if along else paper.T,
-        spread=spread if along else spread.transpose(0, 2, 1),
+        published=published,
+        whiskers=whiskers,
     )
-    n = int(means["models"].max())
-    published = (
-        f"Hollow: the paper's mean over nine backbones ({SOURCE})."
-        if np.isfinite(paper).any()
-        else "The paper publishes none of these cells."
-    )
+    n_models = int(means["n_models"].max())
+    models = f"mean over up to {n_models} backbones" if n_models > 1 else "one backbone"
+    paper = "None of these probes is in the paper."
+    if np.isfinite(published).any():
+        paper = f"Hollow: the paper's mean over nine backbones ({PAPER})."
     caption = (
-        "Percentage points of balanced accuracy that each probe gains over a linear probe on the last layer's CLS token; "
-        f"{f'mean over up to {n} backbones' if n > 1 else 'one backbone'}. {whiskers}{published}"
+        "Gain in balanced accuracy over a linear probe on the last layer's CLS token, in "
+        "percentage "
+        f"points; {models}. {whisker_caption}{paper}"
     )
     return FigureBlock(name=name, figure=figure, caption=caption)
 
 
-def _spread(
-    material: ReportData, means: pd.DataFrame, datasets: Sequence[str], cells: Sequence[Cell]
+def _whiskers(
+    data: ReportData, means: pd.DataFrame, datasets: Sequence[str], kinds: Sequence[ProbeKind]
 ) -> tuple[NDArray[np.float64], str]:
-    """Whiskers (2, data sets, cells), down and up, and what they are: deviation over models, or with one model the interval over test images."""
-    if int(means["models"].max()) > 1:
-        std = grid(means, "gain_std", datasets=datasets, cells=cells)
+    """Return whiskers (2, datasets, kinds), below and above, and their explanation.
+
+    They show the deviation over models, or for one model the interval over test images.
+    """
+    if int(means["n_models"].max()) > 1:
+        std = to_matrix(means, "gain_std", datasets=datasets, kinds=kinds)
         return np.stack([std, std]), "Whiskers: standard deviation over backbones. "
-    arms = np.full((2, len(datasets), len(cells)), np.nan)
-    for source in material.sources.values():
-        for j, cell in enumerate(cells):
-            if (
-                source.dataset in datasets
-                and (found := material.bootstrap(source, cell)) is not None
-            ):
-                arms[:, datasets.index(source.dataset), j] = (
-                    100 * (found.gain - found.low),
-                    100 * (found.high - found.gain),
-                )
-    return np.maximum(arms, 0.0), "Whiskers: 95 % of resamples of the test images. " if np.isfinite(
-        arms
-    ).any() else ""
+    whiskers = np.full((2, len(datasets), len(kinds)), np.nan)
+    for combination in data.combinations.values():
+        if combination.dataset not in datasets:
+            continue
+        row = datasets.index(combination.dataset)
+        for column, kind in enumerate(kinds):
+            result = data.bootstrap(combination, kind)
+            if result is not None:
+                whiskers[0, row, column] = 100 * (result.gain - result.low)
+                whiskers[1, row, column] = 100 * (result.high - result.gain)
+    caption = ""
+    if np.isfinite(whiskers).any():
+        caption = "Whiskers: 95 % bootstrap interval over test images. "
+    return np.maximum(whiskers, 0.0), caption
 
 
-def view(table: pd.DataFrame) -> pd.DataFrame:
-    """For the page: the probe in words, largest gain first within a data set; probes on single layers are left to their own figure."""
-    single = table["layers"].str.fullmatch(r"\d+") | (
+def _page_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table for the page: probes in words, largest gain first within a dataset.
+
+    Probes on single layers are left out, as they have their own section.
+    """
+    single_layer = table["layers"].str.fullmatch(r"\d+") | (
         (table["layers"] == "last") & (table["tokens"] == "ap") & (table["head"] == "linear")
     )
-    kept = readable(table[~single].sort_values("gain", ascending=False)).sort_values(
-        "dataset", kind="stable", ignore_index=True
+    view = table[~single_layer].sort_values("gain", ascending=False)
+    view = _readable(view).sort_values("dataset", kind="stable", ignore_index=True)
+    view.insert(1, "probe", [str(kind) for kind in row_kinds(view)])
+    hidden = [*KIND_COLUMNS, "combination", "n_paper_backbones"]
+    if "n_models" in view and (view["n_models"] == 1).all():
+        hidden.append("n_models")
+    return view.drop(columns=hidden, errors="ignore")
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with percentages instead of fractions and without empty columns."""
+    fractions = [name for name in ("accuracy", "baseline", "seed_std") if name in table]
+    percentages = {name: 100 * table[name] for name in fractions}
+    return table.assign(**percentages).dropna(axis="columns", how="all")
+
+
+def _without_class_token(data: ReportData) -> list[Block]:
+    """Name the combinations that can have no baseline."""
+    names = [c.name for c in data.combinations.values() if not c.has_class_token]
+    if not names:
+        return []
+    text = (
+        f"No CLS is cached for {join_words(names)}: without it there is no baseline and no gain "
+        "(some backbones have no class token)."
     )
-    kept.insert(
-        1,
-        "probe",
-        [
-            str(Cell(head=str(r.head), layers=str(r.layers), tokens=str(r.tokens)))
-            for r in kept.itertuples(index=False)
-        ],
-    )
-    hidden = [
-        "head",
-        "layers",
-        "tokens",
-        "source",
-        "of_the_papers_nine",
-        *(["models"] if "models" in kept and (kept["models"] == 1).all() else []),
-    ]
-    return kept.drop(columns=[name for name in hidden if name in kept])
+    return [Text(text=text)]
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Shares as percent, and columns that are empty throughout left out."""
-    shares = {
-        name: 100 * table[name] for name in ("accuracy", "baseline", "seed_std") if name in table
-    }
-    return (
-        table.assign(**shares)
-        .rename(columns={"paper": "paper_gain"})
-        .dropna(axis="columns", how="all")
-    )
-
-
-def _has_class_token(source: Source) -> bool:
-    return any("cls" in cache.spec.tokens for cache in source.caches)
-
-
-def _without_class_token(material: ReportData) -> list[Block]:
-    """Says for which sources there can be no baseline."""
-    names = [s.name for s in material.sources.values() if not _has_class_token(s)]
-    text = f"No CLS is cached for {listed(names)}: without it there is no baseline and no gain (some backbones have no class token)."
-    return [Text(text=text)] if names else []
-
-
-def _missing_cells(material: ReportData) -> list[Block]:
-    """Which of the paper's cells are not there, with one command each."""
-    every_token = CELLS[1]
+def _missing_kinds(data: ReportData) -> list[Block]:
+    """List the commands for the paper's probes that have not been trained."""
     missing = [
-        (s, c)
-        for s in material.detailed
-        if _has_class_token(s)
-        for c in CELLS
-        if not material.of(s, c)
+        (combination, kind)
+        for combination in data.detailed
+        if combination.has_class_token
+        for kind in PAPER_KINDS
+        if not data.probes_of(combination, kind)
     ]
-    plain = [material.command(s, c) for s, c in missing if c != every_token]
     blocks: list[Block] = []
-    if plain:
-        more = (
-            f" The first {MOST_COMMANDS} of {len(plain)} commands:"
-            if len(plain) > MOST_COMMANDS
-            else ""
-        )
-        blocks.append(
-            CommandHint(
-                text=f"These cells of the paper's table are not there yet.{more}",
-                commands=plain[:MOST_COMMANDS],
-            )
-        )
-    if dense := [s for s, c in missing if c == every_token]:
+    commands = [data.probe_command(c, kind) for c, kind in missing if kind != ALL_TOKENS]
+    if commands:
+        text = "These probes of the paper's table have not been trained yet."
+        if len(commands) > MAX_COMMANDS:
+            text += f" The first {MAX_COMMANDS} of {len(commands)} commands:"
+        blocks.append(CommandHint(text=text, commands=commands[:MAX_COMMANDS]))
+    if dense := [combination for combination, kind in missing if kind == ALL_TOKENS]:
         text = (
-            f"The all-token probe of the last layer is missing for {count(len(dense), 'pair')} of backbone and data set. It needs a cache with every "
-            "patch token, which is large: the extraction prints its size first."
+            "The probe on all tokens of the last layer is missing for "
+            f"{pluralize(len(dense), 'combination')} of backbone and dataset. It needs a cache "
+            "with "
+            "all patch tokens, which is large; the extraction prints its size first."
         )
         extract = extract_command(dense[0].cache, layers="last", tokens="all")
-        blocks.append(
-            CommandHint(text=text, commands=[extract, material.command(dense[0], every_token)])
-        )
+        probe = data.probe_command(dense[0], ALL_TOKENS)
+        blocks.append(CommandHint(text=text, commands=[extract, probe]))
     return blocks

@@ -1,11 +1,12 @@
-"""What changes for single images: confusions, and the images that fusion wins or loses against the baseline."""
+"""Changes for single images: confusions, and images that fusion wins or loses."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from layercache.reporting.data import ReportData, Source
-from layercache.reporting.mistakes import changed_images, confused_pairs
+from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.error_analysis import changed_confusions, changed_images
+from layercache.reporting.formatting import pluralize
 from layercache.reporting.page import (
     Block,
     CommandHint,
@@ -19,117 +20,106 @@ from layercache.reporting.page import (
 )
 from layercache.reporting.plotting.curves import dumbbells
 from layercache.reporting.published import BASELINE, FUSION
-from layercache.reporting.words import count
 
-SHOWN = 12
-"""Images of a gallery."""
+TITLE = "Images that fusion gets right or wrong"
+MAX_PICTURES = 12
+"""Number of images in a gallery at most."""
 
 
-def image_section(material: ReportData) -> Section:
-    """For each pair of backbone and data: confusions, and images won and lost."""
+def image_section(data: ReportData) -> Section:
+    """Show confusions, and images won and lost, for each combination of backbone and dataset."""
     blocks: list[Block] = []
-    for source in material.detailed:
-        blocks += [Heading(text=source.name), *_one_source(material, source)]
+    for combination in data.detailed:
+        blocks += [Heading(text=combination.name), *_one_combination(data, combination)]
     return Section(
-        title="What fusion gets right, and wrong",
-        blocks=blocks or [CommandHint(text="There is no cache to report on.")],
+        title=TITLE, blocks=blocks or [CommandHint(text="There is no cache to report on.")]
     )
 
 
-def _one_source(material: ReportData, source: Source) -> list[Block]:
-    if source.cache.spec.dataset.multi_label:
-        return [
-            CommandHint(
-                text="An image has several labels here, so there is no one class that it is taken for."
-            )
-        ]
-    pair = material.pair(source, FUSION)
-    if pair is None:
-        commands = [
-            material.command(source, c) for c in (BASELINE, FUSION) if not material.of(source, c)
-        ]
-        return [
-            CommandHint(
-                text="This needs the fusion probe and the baseline with the same seed:",
-                commands=commands,
-            )
-        ]
-    fusion, baseline = pair
-    classes = source.cache.spec.dataset.classes
-    ids = material.test_ids(source, fusion)
-    rows = [f"row {i}" for i in range(len(fusion.targets))]
+def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
+    if combination.cache.spec.dataset.multi_label:
+        return [CommandHint(text="The images have several labels, so confusions are not defined.")]
+    predictions = data.paired_predictions(combination, FUSION)
+    if predictions is None:
+        missing = [k for k in (BASELINE, FUSION) if not data.probes_of(combination, k)]
+        hint = CommandHint(
+            text="This needs the fusion probe and the baseline with the same seed:",
+            commands=[data.probe_command(combination, kind) for kind in missing],
+        )
+        return [hint]
+    fusion, baseline = predictions
+    targets, classes = fusion.targets, combination.cache.spec.dataset.classes
+    ids = data.test_ids(combination, fusion)
     changed = changed_images(
-        fusion.logits, baseline.logits, targets=fusion.targets, ids=ids or rows, classes=classes
+        fusion.logits,
+        baseline.logits,
+        targets=targets,
+        ids=ids or [f"row {row}" for row in range(len(targets))],
+        classes=classes,
     )
     won, lost = changed[changed["outcome"] == "won"], changed[changed["outcome"] == "lost"]
     text = (
-        f"Of {count(len(fusion.targets), 'test image')} the fusion head gets {len(won)} right that the baseline gets wrong, "
-        f"and {len(lost)} wrong that the baseline gets right."
+        f"Of {pluralize(len(targets), 'test image')}, the fusion head gets {len(won)} right that "
+        "the "
+        f"baseline gets wrong, and {len(lost)} wrong that the baseline gets right."
     )
     blocks: list[Block] = [Text(text=text)]
-    confused = confused_pairs(
-        fusion.logits, baseline.logits, targets=fusion.targets, classes=classes
+    confusions = changed_confusions(
+        fusion.logits, baseline.logits, targets=targets, classes=classes
     )
-    if len(confused):
-        figure = dumbbells(
-            [f"{r.true_class} taken for {r.taken_for}" for r in confused.itertuples(index=False)],
-            before=confused["baseline"].to_numpy(dtype=float),
-            after=confused["fusion"].to_numpy(dtype=float),
-            names=("last CLS", "fusion"),
-            xlabel="test images",
-            title=f"Confusions that changed most: {source.name}",
-        )
-        blocks.append(
-            FigureBlock(
-                name=f"confusions-{source.stem}",
-                figure=figure,
-                caption="How many test images of one class each head takes for another.",
-            )
-        )
-        blocks.append(
-            Table(
-                name=f"confusions-{source.stem}",
-                frame=confused,
-                caption="The same as numbers.",
-                max_rows=0,
-            )
-        )
-    blocks += _gallery(
-        material, source, won, "Right with fusion, wrong without", known=ids is not None
+    if len(confusions):
+        blocks += _confusions(combination, confusions)
+    for images, caption in (
+        (won, "Right with fusion, wrong without"),
+        (lost, "Wrong with fusion, right without"),
+    ):
+        if len(images):
+            blocks.append(_gallery(data, combination, images, caption, with_ids=ids is not None))
+    table = Table(
+        name=f"images-{combination.slug}",
+        frame=changed,
+        caption="All images that only one of the two heads gets right.",
+        max_rows=0,
     )
-    blocks += _gallery(
-        material, source, lost, "Wrong with fusion, right without", known=ids is not None
+    return [*blocks, table]
+
+
+def _confusions(combination: Combination, confusions: pd.DataFrame) -> list[Block]:
+    name = f"confusions-{combination.slug}"
+    figure = dumbbells(
+        [f"{r.true_class} taken for {r.predicted_class}" for r in confusions.itertuples()],
+        before=confusions["baseline"].to_numpy(dtype=float),
+        after=confusions["fusion"].to_numpy(dtype=float),
+        names=("last CLS", "fusion"),
+        xlabel="test images",
+        title=f"Largest changes in confusions: {combination.name}",
     )
-    blocks.append(
-        Table(
-            name=f"images-{source.stem}",
-            frame=changed,
-            caption="All images that only one of the two heads gets right.",
-            max_rows=0,
-            decimals=3,
-        )
-    )
-    return blocks
+    caption = "Number of test images of one class that each head takes for another."
+    return [
+        FigureBlock(name=name, figure=figure, caption=caption),
+        Table(name=name, frame=confusions, caption="The same as numbers.", max_rows=0),
+    ]
 
 
 def _gallery(
-    material: ReportData, source: Source, images: pd.DataFrame, caption: str, *, known: bool
-) -> list[Block]:
-    """The most decided ones, with thumbnails where they are at hand."""
-    if images.empty:
-        return []
+    data: ReportData,
+    combination: Combination,
+    images: pd.DataFrame,
+    caption: str,
+    *,
+    with_ids: bool,
+) -> Gallery:
+    """Show the images with the largest change in probability, with thumbnails where available."""
     pictures = []
-    for row in images.head(SHOWN).itertuples(index=False):
-        image = (
-            material.thumbnails(source.dataset, str(row.id))
-            if material.thumbnails is not None and known
-            else None
+    for row in images.head(MAX_PICTURES).itertuples():
+        image = None
+        if data.load_thumbnail is not None and with_ids:
+            image = data.load_thumbnail(combination.dataset, str(row.id))
+        label = (
+            f"{row.id}: {row.true_class}; baseline predicts {row.baseline_prediction}, "
+            f"fusion {row.fusion_prediction}"
         )
-        label = f"{row.id}: {row.true_class}; baseline says {row.baseline_says}, fusion {row.fusion_says}"
         pictures.append(Picture(image=image, label=label))
-    shown = (
-        f" ({len(pictures)} of {len(images)}, the most decided first)"
-        if len(images) > len(pictures)
-        else ""
-    )
-    return [Gallery(caption=f"{caption}{shown}:", pictures=pictures)]
+    if len(images) > len(pictures):
+        caption += f" ({len(pictures)} of {len(images)}, largest change in probability first)"
+    return Gallery(caption=f"{caption}:", pictures=pictures)

@@ -1,98 +1,119 @@
-"""The first screen: the result in a few sentences and a few numbers."""
+"""Top of the page: the result in a few sentences and a few figures."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from layercache.reporting.data import ReportData
-from layercache.reporting.gains import CELL, gains, mean_gains, over_models, pick
+from layercache.reporting.formatting import (
+    format_percent,
+    format_points,
+    join_words,
+    pluralize,
+)
+from layercache.reporting.gains import (
+    KIND_COLUMNS,
+    gains_over_baseline,
+    mean_gains,
+    row_kinds,
+    select_kind,
+    wilcoxon_over_models,
+)
 from layercache.reporting.page import Tile
-from layercache.reporting.published import FUSION, Cell
-from layercache.reporting.sections.certainty import FEW_MODELS, RATE
-from layercache.reporting.words import count, listed, percent, points
+from layercache.reporting.published import FUSION
+from layercache.reporting.sections.significance import MIN_MODELS, SIGNIFICANCE
 
 
-def headline(material: ReportData) -> tuple[list[str], list[Tile]]:
-    """The result in sentences and in numbers."""
-    per_model = gains(material.main)
-    fusion = pick(mean_gains(per_model), FUSION)
-    models, datasets = material.table["model"].nunique(), material.table["dataset"].nunique()
-    words = f"{count(models, 'backbone')} × {count(datasets, 'data set')}, {count(len(material.table), 'probe')}"
-    tiles = [Tile(number=f"{models} × {datasets}", label=words)]
+def overview(data: ReportData) -> tuple[list[str], list[Tile]]:
+    """Return the result in sentences and in tiles."""
+    gains = gains_over_baseline(data.standard)
+    fusion = select_kind(mean_gains(gains), FUSION)
+    n_models, n_datasets = data.table["model"].nunique(), data.table["dataset"].nunique()
+    label = (
+        f"{pluralize(n_models, 'backbone')} × {pluralize(n_datasets, 'dataset')}, "
+        f"{pluralize(len(data.table), 'probe')}"
+    )
+    tiles = [Tile(number=f"{n_models} × {n_datasets}", label=label)]
     if fusion.empty:
-        return [
-            "There is no fusion probe beside a last-layer CLS probe yet, so there is no gain to tell."
-        ], tiles
-    mean, base, best = (float(fusion[name].mean()) for name in ("gain", "baseline", "accuracy"))
+        return ["There is no gain to report yet: it needs a fusion probe and a baseline."], tiles
+    gain, baseline, accuracy = (
+        float(fusion[name].mean()) for name in ("gain", "baseline", "accuracy")
+    )
+    tone = ""
+    if gain:
+        tone = "good" if gain > 0 else "bad"
     tiles += [
-        Tile(number=percent(base), label="linear probe, last layer's CLS"),
-        Tile(number=percent(best), label="attentive fusion of all layers"),
+        Tile(number=format_percent(baseline), label="linear probe, last layer's CLS"),
+        Tile(number=format_percent(accuracy), label="attentive fusion of all layers"),
         Tile(
-            number=points(mean),
+            number=format_points(gain),
             label="points of balanced accuracy gained",
-            tone="good" if mean > 0 else "bad" if mean < 0 else "",
+            tone=tone,
         ),
     ]
     sentences = [
-        _gain(fusion, mean, base, best),
-        _certainty(material, per_model),
-        _best_other(per_model),
+        _gain_sentence(fusion, gain=gain, baseline=baseline, accuracy=accuracy),
+        _significance_sentence(data, gains),
+        _best_other_sentence(gains),
     ]
-    return [s for s in sentences if s], tiles
+    return [sentence for sentence in sentences if sentence], tiles
 
 
-def _gain(fusion: pd.DataFrame, mean: float, base: float, best: float) -> str:
-    up, datasets = int((fusion["gain"] > 0).sum()), [str(d) for d in fusion["dataset"]]
-    verb = "does better than" if up else "does not do better than"
-    where = (
-        f"{up} of {count(len(datasets), 'data set')}"
-        if up and len(datasets) > 1
-        else listed(datasets)
-    )
+def _gain_sentence(fusion: pd.DataFrame, *, gain: float, baseline: float, accuracy: float) -> str:
+    n_better, datasets = int((fusion["gain"] > 0).sum()), [str(d) for d in fusion["dataset"]]
+    verb = "outperforms" if n_better else "does not outperform"
+    where = join_words(datasets)
+    if n_better and len(datasets) > 1:
+        where = f"{n_better} of {pluralize(len(datasets), 'dataset')}"
     average = " on average" if len(datasets) > 1 else ""
     return (
-        f"Letting a small attention head choose among the CLS and AP tokens of all layers {verb} a linear probe on the last layer's CLS on {where}: "
-        f"balanced accuracy goes from {percent(base)} to {percent(best)}, {points(mean)} points{average}."
+        "A small attention head over the CLS and AP tokens of all layers "
+        f"{verb} a linear probe on the last layer's CLS on {where}: balanced accuracy goes from "
+        f"{format_percent(baseline)} to {format_percent(accuracy)}, "
+        f"{format_points(gain)} points{average}."
     )
 
 
-def _certainty(material: ReportData, per_model: pd.DataFrame) -> str:
-    """How sure the fusion gain is."""
-    tests = pick(over_models(per_model), FUSION)
-    strong = tests[tests["models"] >= FEW_MODELS]
-    if len(strong):
-        n = int((strong["p_adjusted"] <= RATE).sum())
-        return f"Over backbones the gain is significant on {n} of {count(len(strong), 'data set')} (signed-rank test, false discoveries held at 5 %)."
-    found = [
-        gain
-        for source in material.detailed
-        if (gain := material.bootstrap(source, FUSION)) is not None
-    ]
-    if len(found) == 1:
-        gain = found[0]
-        luck = (
-            "more than luck in the choice of test images"
-            if gain.low > 0
-            else "perhaps only luck in the choice of test images"
+def _significance_sentence(data: ReportData, gains: pd.DataFrame) -> str:
+    """Return how certain the fusion gain is, over models if there are enough, else over images."""
+    tests = select_kind(wilcoxon_over_models(gains), FUSION)
+    tests = tests[tests["n_models"] >= MIN_MODELS]
+    if len(tests):
+        n_significant = int((tests["p_adjusted"] <= SIGNIFICANCE).sum())
+        return (
+            f"Over backbones, the gain is significant on {n_significant} of "
+            f"{pluralize(len(tests), 'dataset')} (signed-rank test, false discovery rate 5 %)."
         )
-        between = f"{points(100 * gain.low)} and {points(100 * gain.high)} points"
-        return f"Resampling the {gain.images} test images puts it between {between} (95\N{NO-BREAK SPACE}%): {luck}."
-    if found:
-        n = sum(gain.low > 0 for gain in found)
-        return f"On {n} of {len(found)} pairs of backbone and data set the gain is more than luck in the choice of test images (paired bootstrap, 95 %)."
+    results = [data.bootstrap(combination, FUSION) for combination in data.detailed]
+    intervals = [result for result in results if result is not None]
+    if len(intervals) == 1:
+        interval = intervals[0]
+        verdict = "significant" if interval.low > 0 else "not significant"
+        return (
+            f"Its 95\N{NO-BREAK SPACE}% bootstrap interval over the {interval.n_images} test "
+            "images is "
+            f"{format_points(100 * interval.low)} to {format_points(100 * interval.high)} points, "
+            f"so the gain is {verdict}."
+        )
+    if intervals:
+        n_significant = sum(interval.low > 0 for interval in intervals)
+        return (
+            f"On {n_significant} of {len(intervals)} combinations of backbone and dataset, the "
+            "gain "
+            "is significant over test images (paired bootstrap, 95 %)."
+        )
     return ""
 
 
-def _best_other(per_model: pd.DataFrame) -> str:
-    """Another probe that gains more than fusion wherever fusion was tried, if there is one."""
-    by_cell = per_model.groupby(CELL)["gain"].agg(["mean", "size"]).reset_index()
-    fusion = pick(by_cell, FUSION)
-    rivals = by_cell[
-        (by_cell["size"] == int(fusion["size"].iloc[0]))
-        & (by_cell["mean"] > float(fusion["mean"].iloc[0]))
-    ]
-    if rivals.empty:
+def _best_other_sentence(gains: pd.DataFrame) -> str:
+    """Return the probe that gains more than fusion on the same combinations, if there is one."""
+    means = gains.groupby(KIND_COLUMNS)["gain"].agg(["mean", "size"]).reset_index()
+    fusion = select_kind(means, FUSION)
+    better = means[
+        (means["size"] == int(fusion["size"].iloc[0]))
+        & (means["mean"] > float(fusion["mean"].iloc[0]))
+    ].sort_values("mean")
+    if better.empty:
         return ""
-    best = rivals.sort_values("mean").iloc[-1]
-    cell = Cell(head=str(best["head"]), layers=str(best["layers"]), tokens=str(best["tokens"]))
-    return f"Another probe gains more: {cell} ({points(float(best['mean']))} points)."
+    gain = format_points(float(better["mean"].iloc[-1]))
+    return f"Another probe gains more: {row_kinds(better)[-1]} ({gain} points)."

@@ -1,4 +1,7 @@
-"""How alike the layers are, and whether unlike layers are worth adding."""
+"""Similarity of the layers (CKA), and whether dissimilar layers are worth adding.
+
+Shapes: P pairs (layer, token kind), n images, D width.
+"""
 
 from __future__ import annotations
 
@@ -8,157 +11,176 @@ from numpy.typing import NDArray
 
 from layercache.cache import Cache, Split
 from layercache.cache.find import extract_command
-from layercache.reporting.data import ReportData, Source
-from layercache.reporting.gains import gains, pick
+from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.curves import scatter
-from layercache.reporting.plotting.heatmaps import similarity_map, token_label
+from layercache.reporting.plotting.heatmap import token_label
+from layercache.reporting.plotting.similarity_heatmap import similarity_heatmap
 from layercache.reporting.published import FUSION
-from layercache.reporting.sections.depth import SINGLE_TOKENS, single_layers
+from layercache.reporting.sections.single_layers import SINGLE_TOKENS, single_layer_accuracies
 from layercache.reporting.similarity import linear_cka
+
+TITLE = "Similarity of the layers"
+MIN_POINTS = 3
+"""Number of points from which a scatter plot is drawn."""
 
 Pairs = tuple[tuple[int, str], ...]
 
 
-def similarity_section(material: ReportData) -> Section:
-    """CKA maps from the caches' test tokens, and CKA to the last layer against gain."""
-    blocks: list[Block] = [
-        Text(
-            text="Linear CKA compares two sets of tokens of the same images: 1 when one is a rotated and scaled copy of the other, 0 in expectation "
-            f"when they have nothing in common (unbiased estimator, tokens as stored, at most {material.cka_images} test images spread evenly)."
-        )
-    ]
-    to_last: dict[str, float] = {}
-    for source in material.detailed:
-        split = test_split(source.cache)
+def similarity_section(data: ReportData) -> Section:
+    """Draw CKA between all layers, and CKA to the last layer against gain."""
+    intro = (
+        "Linear CKA compares two sets of tokens of the same images: it is 1 if one is a rotated "
+        "and "
+        "scaled copy of the other, and 0 in expectation if they are independent (unbiased "
+        "estimator, "
+        f"tokens as stored, at most {data.cka_images} test images spread evenly)."
+    )
+    blocks: list[Block] = [Text(text=intro)]
+    mean_cka_to_last: dict[str, float] = {}
+    for combination in data.detailed:
+        split = _test_split(combination.cache)
         if split is None or split.rows < 4:
-            blocks.append(
-                CommandHint(
-                    text=f"{source.name}: the test split is not complete in the cache. This completes it:",
-                    commands=[extract_command(source.cache)],
-                )
+            text = (
+                f"{combination.name}: the test split is not complete in the cache. To complete it:"
             )
+            commands = [extract_command(combination.cache)]
+            blocks.append(CommandHint(text=text, commands=commands))
             continue
-        pairs = tuple(
-            (layer, t)
-            for layer in split.spec.layers
-            for t in SINGLE_TOKENS
-            if t in split.spec.tokens
-        )
+        tokens = [token for token in SINGLE_TOKENS if token in split.spec.tokens]
+        pairs = tuple((layer, token) for layer in split.spec.layers for token in tokens)
         if len(pairs) < 2:
-            blocks.append(
-                CommandHint(
-                    text=f"{source.name}: the cache stores fewer than two CLS or AP tokens, so there is nothing to compare."
-                )
+            text = (
+                f"{combination.name}: the cache stores fewer than two CLS or AP tokens, so there "
+                "is "
+                "nothing to compare."
             )
+            blocks.append(CommandHint(text=text))
             continue
-        tokens = read_spread(split, pairs, most=material.cka_images)
-        cka = linear_cka(tokens)
-        blocks += _one_source(material, source, cka, pairs, images=tokens.shape[1])
-        last = pairs.index(_reference(pairs))
-        to_last[source.key] = float(np.nanmean(np.delete(cka[last], last)))
-    blocks += _across(material, to_last)
-    return Section(title="How alike the layers are", blocks=blocks)
+        tokens_pnd = read_evenly(split, pairs, max_rows=data.cka_images)
+        cka = linear_cka(tokens_pnd)
+        last = _last_pair(pairs)
+        mean_cka_to_last[combination.key] = float(np.nanmean(np.delete(cka[last], last)))
+        blocks += _heatmap(combination, cka, pairs, n_images=tokens_pnd.shape[1])
+        blocks += _accuracy_by_similarity(data, combination, cka, pairs)
+    blocks += _gain_by_similarity(data, mean_cka_to_last)
+    return Section(title=TITLE, blocks=blocks)
 
 
-def test_split(cache: Cache) -> Split | None:
-    """The complete test split of a cache, or None."""
+def read_evenly(split: Split, pairs: Pairs, *, max_rows: int) -> NDArray[np.float32]:
+    """Read the tokens (P, n, D) of at most `max_rows` rows spread evenly over the split.
+
+    Blocks are read one by one, so a large split needs little memory.
+    """
+    n_rows = min(max_rows, split.rows)
+    rows = np.unique(np.linspace(0, split.rows - 1, n_rows).round().astype(np.int64))
+    tokens_pnd = np.empty((len(pairs), len(rows), split.spec.width), np.float32)
+    for start, stop in split.blocks:
+        inside = (rows >= start) & (rows < stop)
+        if inside.any():
+            block = split.read(pairs, rows=(start, stop))
+            tokens_pnd[:, inside] = block[:, rows[inside] - start]
+    return tokens_pnd
+
+
+def _test_split(cache: Cache) -> Split | None:
     return cache.split("test") if "test" in cache.splits and cache.complete("test") else None
 
 
-def read_spread(split: Split, pairs: Pairs, *, most: int) -> NDArray[np.float32]:
-    """Tokens (P, n, D) of at most `most` rows spread evenly over the split, read block by block so that a large split needs little memory."""
-    rows = np.unique(np.linspace(0, split.rows - 1, min(most, split.rows)).round().astype(np.int64))
-    out = np.empty((len(pairs), len(rows), split.spec.width), np.float32)
-    for start, stop in split.blocks:
-        here = (rows >= start) & (rows < stop)
-        if here.any():
-            out[:, here] = split.read(pairs, rows=(start, stop))[:, rows[here] - start]
-    return out
+def _last_pair(pairs: Pairs) -> int:
+    """Return the index of the last layer's CLS, or of the last layer's first token without one."""
+    last_layer = max(layer for layer, _ in pairs)
+    if (last_layer, "cls") in pairs:
+        return pairs.index((last_layer, "cls"))
+    return next(i for i, (layer, _) in enumerate(pairs) if layer == last_layer)
 
 
-def _reference(pairs: Pairs) -> tuple[int, str]:
-    """The last layer's CLS, or without one its first token."""
-    last = max(layer for layer, _ in pairs)
-    return (last, "cls") if (last, "cls") in pairs else next(p for p in pairs if p[0] == last)
-
-
-def _one_source(
-    material: ReportData, source: Source, cka: NDArray[np.float64], pairs: Pairs, *, images: int
+def _heatmap(
+    combination: Combination, cka: NDArray[np.float64], pairs: Pairs, *, n_images: int
 ) -> list[Block]:
-    names = [f"{token_label(t)} {layer}" for layer, t in pairs]
-    figure = similarity_map(
+    figure = similarity_heatmap(
         cka,
         pairs=pairs,
-        title="How alike the layers are",
-        subtitle=f"{source.name}, {images} test images",
+        title="Similarity of the layers",
+        subtitle=f"{combination.name}, {n_images} test images",
     )
-    caption = "Linear CKA between all layers, CLS and AP. Bright blocks are runs of layers that say the same; dark bands separate stages of the backbone."
-    frame = pd.DataFrame(cka, columns=names)
-    frame.insert(0, "token", names)
-    blocks: list[Block] = [
-        FigureBlock(name=f"cka-{source.stem}", figure=figure, caption=caption),
-        Table(
-            name=f"cka-{source.stem}",
-            frame=frame,
-            caption=f"{source.name}: linear CKA on {images} test images.",
-            max_rows=0,
-            decimals=4,
-        ),
+    caption = (
+        "Linear CKA between all layers, CLS and AP. Bright blocks are runs of similar layers; dark "
+        "bands separate stages of the backbone."
+    )
+    labels = [f"{token_label(token)} {layer}" for layer, token in pairs]
+    frame = pd.DataFrame(cka, columns=labels)
+    frame.insert(0, "token", labels)
+    name = f"cka-{combination.slug}"
+    table_caption = f"{combination.name}: linear CKA on {n_images} test images."
+    return [
+        FigureBlock(name=name, figure=figure, caption=caption),
+        Table(name=name, frame=frame, caption=table_caption, max_rows=0),
     ]
-    curves = single_layers(material, source)
-    last = pairs.index(_reference(pairs))
-    base = curves["cls"][-1]
-    groups = {}
-    for token, values in curves.items():
-        found = [
-            (cka[last, i], 100 * (values[layer - 1] - base), str(layer))
+
+
+def _accuracy_by_similarity(
+    data: ReportData, combination: Combination, cka: NDArray[np.float64], pairs: Pairs
+) -> list[Block]:
+    """Plot single-layer accuracy, relative to the last CLS, against CKA to it."""
+    curves = single_layer_accuracies(data, combination)
+    last = _last_pair(pairs)
+    baseline = curves["cls"][-1]
+    series = {}
+    for token, accuracies in curves.items():
+        points = [
+            (cka[last, i], 100 * (accuracies[layer - 1] - baseline), str(layer))
             for i, (layer, t) in enumerate(pairs)
             if t == token and i != last
         ]
-        found = [f for f in found if np.isfinite(f[0]) and np.isfinite(f[1])]
-        if found:
-            x, y, labels = zip(*found, strict=True)
-            groups[token_label(token)] = (x, y, labels)
-    if sum(len(g[0]) for g in groups.values()) >= 3:
-        figure = scatter(
-            groups,
-            xlabel="linear CKA to the last layer's CLS",
-            ylabel="single-layer probe against last CLS, points",
-            title=f"Likeness to the last layer, and worth: {source.name}",
-        )
-        caption = "Each point is one layer, numbered: how alike its token is to the last layer's CLS, and how a linear probe on it alone compares."
-        blocks.append(FigureBlock(name=f"cka-worth-{source.stem}", figure=figure, caption=caption))
-    return blocks
-
-
-def _across(material: ReportData, to_last: dict[str, float]) -> list[Block]:
-    """Over all pairs of backbone and data: mean CKA to the last layer against the fusion gain."""
-    fusion = pick(gains(material.main), FUSION).set_index("source")["gain"]
-    both = [key for key in to_last if key in fusion.index and np.isfinite(to_last[key])]
-    if len(both) < 3:
+        points = [(x, y, label) for x, y, label in points if np.isfinite(x) and np.isfinite(y)]
+        if points:
+            x, y, labels = zip(*points, strict=True)
+            series[token_label(token)] = (x, y, labels)
+    if sum(len(x) for x, _, _ in series.values()) < MIN_POINTS:
         return []
-    groups = {}
-    for model in dict.fromkeys(material.sources[key].model for key in both):
-        mine = [key for key in both if material.sources[key].model == model]
-        groups[model] = (
-            [to_last[k] for k in mine],
-            [float(fusion[k]) for k in mine],
-            [material.sources[k].dataset for k in mine],
-        )
     figure = scatter(
-        groups,
+        series,
+        xlabel="linear CKA to the last layer's CLS",
+        ylabel="single-layer probe minus last CLS, points",
+        title=f"Similarity to the last layer and accuracy: {combination.name}",
+    )
+    caption = (
+        "Each point is one layer, numbered: similarity of its token to the last layer's CLS, and "
+        "accuracy of a linear probe on this token alone, relative to the last CLS."
+    )
+    return [FigureBlock(name=f"cka-worth-{combination.slug}", figure=figure, caption=caption)]
+
+
+def _gain_by_similarity(data: ReportData, mean_cka_to_last: dict[str, float]) -> list[Block]:
+    """Plot the fusion gain against the mean CKA to the last layer, over all combinations."""
+    gains = select_kind(gains_over_baseline(data.standard), FUSION).set_index("combination")["gain"]
+    rows = [
+        (data.combinations[key], cka, float(gains[key]))
+        for key, cka in mean_cka_to_last.items()
+        if key in gains.index and np.isfinite(cka)
+    ]
+    if len(rows) < MIN_POINTS:
+        return []
+    series = {}
+    for model in dict.fromkeys(combination.model for combination, _, _ in rows):
+        points = [(x, y, c.dataset) for c, x, y in rows if c.model == model]
+        x, y, labels = zip(*points, strict=True)
+        series[model] = (x, y, labels)
+    figure = scatter(
+        series,
         xlabel="mean linear CKA of the other tokens to the last layer's CLS",
         ylabel="gain of fusion, points",
-        title="Likeness of layers against gain",
+        title="Similarity of the layers and gain",
     )
-    caption = "Each point is a backbone on a data set. If lower layers say something else than the last (left), there is more for fusion to add (up)."
+    caption = (
+        "Each point is a backbone on a dataset. The less similar the other layers are to the last "
+        "(left), the more fusion can add (up)."
+    )
     frame = pd.DataFrame(
-        {
-            "backbone and data": [material.sources[k].name for k in both],
-            "mean_cka": [to_last[k] for k in both],
-            "gain": [float(fusion[k]) for k in both],
-        }
+        [(combination.name, cka, gain) for combination, cka, gain in rows],
+        columns=["backbone and dataset", "mean_cka", "gain"],
     )
     return [
         FigureBlock(name="cka-gain", figure=figure, caption=caption),

@@ -1,174 +1,159 @@
-"""Choices within the method: which layers, which tokens, how many attention heads, how few training images."""
+"""Variants of the method: layers, tokens, number of attention heads, number of training images."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from layercache.reporting.data import ReportData, Source
-from layercache.reporting.gains import cell_order, gains, pick
+from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.gains import gains_over_baseline, ordered_kinds, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section
 from layercache.reporting.plotting.curves import lines
-from layercache.reporting.published import BASELINE, FUSION, Cell
-from layercache.reporting.sections.gains import gain_plate
+from layercache.reporting.published import BASELINE, FUSION, ProbeKind
+from layercache.reporting.sections.gains import gain_figure
 
-SUBSETS = tuple(
-    Cell(head="attentive", layers=layers, tokens="cls+ap")
+TITLE = "Variants of the method"
+LAYER_VARIANTS = tuple(
+    ProbeKind(head="attentive", layers=layers, tokens="cls+ap")
     for layers in ("last", "mid-last", "quarter", "all")
 )
-KINDS = tuple(
-    Cell(head="attentive", layers="all", tokens=tokens) for tokens in ("cls", "ap", "cls+ap")
+TOKEN_VARIANTS = tuple(
+    ProbeKind(head="attentive", layers="all", tokens=tokens) for tokens in ("cls", "ap", "cls+ap")
 )
+OTHER_HEADS = ("hybrid", "knn", "logreg")
 SHOTS = "1,2,5,10,20"
+"""Training images per class in the suggested command."""
+MAX_CURVES = 6
+"""Number of curves in a few-shot figure at most."""
 
 
-def variant_section(material: ReportData) -> Section:
-    """One figure per choice, or the command that allows it."""
+def variant_section(data: ReportData) -> Section:
+    """Draw one figure per choice, or show the command that allows it."""
     blocks = [
-        *_cells(material, "subsets", cells=SUBSETS, heading="Which layers"),
-        *_cells(material, "tokens", cells=KINDS, heading="CLS, AP or both"),
-        *_others(material),
-        *_heads(material),
-        *_shots(material),
+        *_kinds(data, "subsets", kinds=LAYER_VARIANTS, heading="Which layers"),
+        *_kinds(data, "tokens", kinds=TOKEN_VARIANTS, heading="CLS, AP or both"),
+        *_other_heads(data),
+        Heading(text="Number of attention heads"),
+        _attention_heads(data),
+        Heading(text="Few training images"),
+        *_few_shot(data),
     ]
-    return Section(title="Choices within the method", blocks=blocks)
+    return Section(title=TITLE, blocks=blocks)
 
 
-def _cells(
-    material: ReportData, name: str, *, cells: tuple[Cell, ...], heading: str
+def _first(data: ReportData) -> Combination | None:
+    """Return the combination for suggested commands."""
+    return data.detailed[0] if data.detailed else None
+
+
+def _kinds(
+    data: ReportData, name: str, *, kinds: tuple[ProbeKind, ...], heading: str
 ) -> list[Block]:
-    found = cell_order(gains(material.main))
-    there = [c for c in cells if c in found]
+    trained = ordered_kinds(gains_over_baseline(data.standard))
+    present = [kind for kind in kinds if kind in trained]
+    missing = [kind for kind in kinds if kind not in trained]
     blocks: list[Block] = [Heading(text=heading)]
-    if len(there) > 1:
-        blocks.append(
-            gain_plate(material, name, cells=there, title=f"{heading}: gain in balanced accuracy")
+    if len(present) > 1:
+        title = f"{heading}: gain in balanced accuracy"
+        blocks.append(gain_figure(data, name, kinds=present, title=title))
+    if missing:
+        text = "Not trained yet:"
+        if len(present) < 2:
+            text = f"A figure needs at least two of these. {text}"
+        # one command for all: the options can be repeated
+        command = data.probe_command(
+            _first(data),
+            ProbeKind(
+                head=missing[0].head,
+                layers=" --layers ".join(dict.fromkeys(kind.layers for kind in missing)),
+                tokens=" --tokens ".join(dict.fromkeys(kind.tokens for kind in missing)),
+            ),
         )
-    source = material.detailed[0] if material.detailed else None
-    absent = [c for c in cells if c not in there]
-    if absent:
-        text = (
-            "Not there yet:"
-            if len(there) > 1
-            else "At least two of these are needed for a figure. Not there yet:"
-        )
-        blocks.append(CommandHint(text=text, commands=[_repeated(material, source, absent)]))
+        blocks.append(CommandHint(text=text, commands=[command]))
     return blocks
 
 
-def _repeated(material: ReportData, source: Source | None, cells: list[Cell]) -> str:
-    """One command for cells that differ in layers, or in tokens: the options can be repeated."""
-    layers, tokens = (
-        list(dict.fromkeys(getattr(c, name) for c in cells)) for name in ("layers", "tokens")
-    )
-    return material.command(
-        source,
-        Cell(
-            head=cells[0].head, layers=" --layers ".join(layers), tokens=" --tokens ".join(tokens)
-        ),
-    )
-
-
-def _others(material: ReportData) -> list[Block]:
-    """Heads beyond the paper's: hybrid, nearest neighbours, logistic regression."""
-    cells = [c for c in cell_order(gains(material.main)) if c.head in ("hybrid", "knn", "logreg")]
-    if not cells:
+def _other_heads(data: ReportData) -> list[Block]:
+    """Compare heads that are not in the paper: hybrid, nearest neighbours, logistic regression."""
+    kinds = ordered_kinds(gains_over_baseline(data.standard))
+    kinds = [kind for kind in kinds if kind.head in OTHER_HEADS]
+    if not kinds:
         return []
-    return [
-        Heading(text="Other heads"),
-        gain_plate(
-            material,
-            "other-heads",
-            cells=[*cells[:5], FUSION],
-            title="Other heads: gain in balanced accuracy",
-        ),
-    ]
+    title = "Other heads: gain in balanced accuracy"
+    figure = gain_figure(data, "other-heads", kinds=[*kinds[:5], FUSION], title=title)
+    return [Heading(text="Other heads"), figure]
 
 
-def _heads(material: ReportData) -> list[Block]:
-    """Accuracy over the number of attention heads."""
-    t = material.table
-    t = pick(t[t["shots"].isna() & t["fraction"].isna()], FUSION)
-    t = t.assign(heads=[_head_count(material, str(p)) for p in t["probe"]])
-    means = t.groupby(["source", "heads"])["accuracy"].mean().unstack()
-    several = means[means.notna().sum(axis=1) > 1].dropna(axis="columns", how="all")
-    blocks: list[Block] = [Heading(text="How many attention heads")]
-    if several.empty:
-        text = "The paper's number is one head per token. For other numbers:"
-        source = material.detailed[0] if material.detailed else None
-        return [
-            *blocks,
-            CommandHint(
-                text=text,
-                commands=[
-                    material.command(source, FUSION, more=f" --heads {n}") for n in (1, 4, 8)
-                ],
-            ),
-        ]
-    series = {
-        material.sources[str(key)].name: 100 * several.loc[key].to_numpy(dtype=float)
-        for key in several.index[:8]
-    }
+def _attention_heads(data: ReportData) -> Block:
+    """Draw accuracy over the number of attention heads."""
+    table = data.table[data.table["shots"].isna() & data.table["fraction"].isna()]
+    table = select_kind(table, FUSION)
+    table = table.assign(num_heads=[int(data.probes[p].row["num_heads"]) for p in table["probe"]])
+    means = table.groupby(["combination", "num_heads"])["accuracy"].mean().unstack()
+    means = means[means.notna().sum(axis=1) > 1].dropna(axis="columns", how="all")
+    if means.empty:
+        return CommandHint(
+            text="The paper uses one head per token. To train other numbers of heads:",
+            commands=[
+                data.probe_command(_first(data), FUSION, options=f" --heads {n}") for n in (1, 4, 8)
+            ],
+        )
     figure = lines(
-        [int(h) for h in several.columns],
-        series=series,
+        [int(n) for n in means.columns],
+        series={
+            data.combinations[str(key)].name: 100 * means.loc[key].to_numpy(dtype=float)
+            for key in means.index[:8]
+        },
         xlabel="attention heads",
         title="Number of attention heads",
-        ratio=True,
+        log_x=True,
     )
-    return [
-        *blocks,
-        FigureBlock(
-            name="heads",
-            figure=figure,
-            caption="Balanced accuracy of the attentive fusion of all layers with more or fewer attention heads.",
-        ),
+    caption = (
+        "Balanced accuracy of the attentive fusion of all layers by the number of attention heads."
+    )
+    return FigureBlock(name="heads", figure=figure, caption=caption)
+
+
+def _few_shot(data: ReportData) -> list[Block]:
+    """Draw accuracy over the number of training images per class, for each combination."""
+    table = data.table
+    table = table[
+        table["shots"].notna() & table["attention_heads"].isna() & table["fraction"].isna()
     ]
+    figures: list[Block] = []
+    for combination in data.detailed:
+        rows = table[table["combination"] == combination.key]
+        if rows["shots"].nunique() > 1:
+            figures.append(_few_shot_figure(combination, rows))
+    if figures:
+        return figures
+    hint = CommandHint(
+        text="There are no few-shot probes with at least two sizes yet. To train them:",
+        commands=[
+            data.probe_command(_first(data), kind, options=f" --shots {SHOTS}")
+            for kind in (BASELINE, FUSION)
+        ],
+    )
+    return [hint]
 
 
-def _head_count(material: ReportData, probe: str) -> int:
-    return int(material.probes[probe].row["num_heads"])
-
-
-def _shots(material: ReportData) -> list[Block]:
-    """Few-shot curves of the fusion head and the baseline, one figure per source."""
-    blocks: list[Block] = [Heading(text="Few training images")]
-    few = material.table[
-        material.table["shots"].notna()
-        & material.table["attention_heads"].isna()
-        & material.table["fraction"].isna()
-    ]
-    for each in material.detailed:
-        mine = few[few["source"] == each.key]
-        if mine["shots"].nunique() > 1:
-            blocks.append(_shot_plate(each, mine))
-    if len(blocks) == 1:
-        source = material.detailed[0] if material.detailed else None
-        commands = [
-            material.command(source, c, more=f" --shots {SHOTS}") for c in (BASELINE, FUSION)
-        ]
-        blocks.append(
-            CommandHint(
-                text="There are no few-shot probes with at least two sizes yet. These make them:",
-                commands=commands,
-            )
-        )
-    return blocks
-
-
-def _shot_plate(source: Source, rows: pd.DataFrame) -> FigureBlock:
+def _few_shot_figure(combination: Combination, rows: pd.DataFrame) -> FigureBlock:
     shots = sorted(rows["shots"].unique())
-    series, spread = {}, {}
-    for cell in cell_order(rows)[:6]:
-        grouped = pick(rows, cell).groupby("shots")["accuracy"]
-        series[str(cell)] = 100 * grouped.mean().reindex(shots).to_numpy(dtype=float)
-        spread[str(cell)] = 100 * grouped.std().reindex(shots).to_numpy(dtype=float)
+    series, deviation = {}, {}
+    for kind in ordered_kinds(rows)[:MAX_CURVES]:
+        grouped = select_kind(rows, kind).groupby("shots")["accuracy"]
+        series[str(kind)] = 100 * grouped.mean().reindex(shots).to_numpy(dtype=float)
+        deviation[str(kind)] = 100 * grouped.std().reindex(shots).to_numpy(dtype=float)
     figure = lines(
         shots,
         series=series,
-        spread=spread,
+        deviation=deviation,
         xlabel="training images per class",
-        title=f"Few training images: {source.name}",
-        ratio=True,
+        title=f"Few training images: {combination.name}",
+        log_x=True,
     )
-    caption = "Balanced accuracy on the whole test split after training on a few images of each class. Bands: standard deviation over seeds."
-    return FigureBlock(name=f"shots-{source.stem}", figure=figure, caption=caption)
+    caption = (
+        "Balanced accuracy on the whole test split after training on a few images per class. "
+        "Bands: "
+        "standard deviation over seeds."
+    )
+    return FigureBlock(name=f"shots-{combination.slug}", figure=figure, caption=caption)

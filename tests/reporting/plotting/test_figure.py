@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from layercache.errors import MissingExtraError
-from layercache.reporting.plotting import figure as canvas
-from layercache.reporting.plotting.heatmaps import attention_heatmap
+from layercache.reporting.plotting.attention_heatmap import attention_heatmap
+from layercache.reporting.plotting.figure import INK, save, to_page_svg
 
 
 @pytest.fixture(scope="module")
@@ -19,38 +19,38 @@ def heatmap():
     )
 
 
-def test_saves_both_formats_the_same_every_time(heatmap, tmp_path):
-    first = [path.read_bytes() for path in canvas.save(heatmap, tmp_path / "sub" / "a")]
-    again = [path.read_bytes() for path in canvas.save(heatmap, tmp_path / "b")]
+def test_save_writes_both_formats_reproducibly(heatmap, tmp_path):
+    first = [path.read_bytes() for path in save(heatmap, tmp_path / "sub" / "a")]
+    again = [path.read_bytes() for path in save(heatmap, tmp_path / "b")]
     assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == ["a.png", "a.svg"]
     assert first == again
-    assert canvas.save(heatmap, tmp_path / "only.png") == [tmp_path / "only.png"]
+    assert save(heatmap, tmp_path / "only.png") == [tmp_path / "only.png"]
     with Image.open(tmp_path / "only.png") as image:
         assert image.width > 500
         assert len(image.convert("RGB").getcolors(maxcolors=1 << 20)) > 10
 
 
-def test_page_svg_is_an_element_of_its_own(heatmap):
-    svg = canvas.to_page_svg(heatmap, name="one", label='attention "<here>"')
+def test_to_page_svg_returns_a_standalone_element(heatmap):
+    svg = to_page_svg(heatmap, name="one", label='attention "<here>"')
     root = ElementTree.fromstring(svg)
     assert root.get("aria-label") == 'attention "<here>"'
     assert "currentColor" in svg
-    assert canvas.INK not in svg.lower()
+    assert INK not in svg.lower()
     identifiers = [e.get("id") for e in root.iter() if e.get("id")]
     assert identifiers
     assert all(i.startswith("one-") for i in identifiers)
     assert "http://" not in svg.replace("http://www.w3.org", "")
 
 
-def test_style_leaves_matplotlib_as_it_was(heatmap, tmp_path):
+def test_save_leaves_matplotlib_settings_unchanged(heatmap, tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    canvas.save(heatmap, tmp_path / "x.svg")
+    save(heatmap, tmp_path / "x.svg")
     assert dict(matplotlib.rcParams) == before
 
 
-def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+def test_plot_without_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(
         MissingExtraError,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from layercache.errors import OptionError
-from layercache.reporting.plotting.heatmaps import attention_heatmap, luminance
+from layercache.reporting.plotting.attention_heatmap import attention_heatmap
 
 
 def cells(figure):
-    """The numbers written in the map, as rows of text by token kind then layer."""
+    """The numbers in the cells, by (column, row)."""
     axes = figure.axes[0]
     return {
         (round(t.get_position()[0]), round(t.get_position()[1])): t.get_text()
@@ -17,7 +17,7 @@ def cells(figure):
     }
 
 
-def test_attention_cells_carry_their_layer_and_token():
+def test_attention_heatmap_cells_are_at_their_layer_and_token():
     weights = np.array([[0.1, 0.2], [0.3, 0.4]])
     figure = attention_heatmap(weights, layers=[6, 12], tokens=["cls", "ap"])
     axes = figure.axes[0]
@@ -28,7 +28,7 @@ def test_attention_cells_carry_their_layer_and_token():
     np.testing.assert_allclose(mesh, 100 * weights.T)
 
 
-def test_absent_tokens_stay_empty_and_large_maps_carry_no_numbers():
+def test_attention_heatmap_leaves_missing_tokens_empty_and_large_maps_unnumbered():
     weights = np.array([[0.5, np.nan], [0.25, 0.25]])
     assert (0, 1) not in cells(attention_heatmap(weights, layers=[1, 2], tokens=["cls", "ap"]))
     assert (
@@ -39,15 +39,8 @@ def test_absent_tokens_stay_empty_and_large_maps_carry_no_numbers():
     )
 
 
-def test_shape_must_fit_the_names():
+def test_attention_heatmap_of_another_shape_is_refused():
     with pytest.raises(
-        OptionError, match=r"weights: expected shape \(2, 1\) from the names given, got \(1, 2\)"
+        OptionError, match=r"weights: expected shape \(2, 1\) from the labels, got \(1, 2\)"
     ):
         attention_heatmap(np.ones((1, 2)), layers=[1, 2], tokens=["cls"])
-
-
-def test_luminance_by_the_definition():
-    assert luminance((1, 1, 1)) == pytest.approx(1)
-    assert luminance((0, 0, 0)) == 0
-    # mid grey of sRGB 119 is the usual 0.184 of WCAG tables
-    assert luminance((119 / 255,) * 3) == pytest.approx(0.184, abs=1e-3)

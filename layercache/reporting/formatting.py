@@ -1,0 +1,31 @@
+"""Numbers and lists as text for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def pluralize(n: int, noun: str) -> str:
+    """Return a number with its noun: 1 dataset, 1,200 datasets."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words joined for a sentence: a, "a and b", or "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
+
+
+def format_percent(fraction: float) -> str:
+    """Return a fraction as a percentage: 0.9712 is 97.1 %."""
+    return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
+
+
+def format_points(points: float) -> str:
+    """Return percentage points with their sign: +1.4, −0.3, 0.0."""
+    rounded = round(points, 1)
+    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.0"
+
+
+def format_p_value(p: float) -> str:
+    """Return a p value: "0.034" or "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

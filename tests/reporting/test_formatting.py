@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from layercache.reporting.formatting import (
+    format_p_value,
+    format_percent,
+    format_points,
+    join_words,
+    pluralize,
+)
+
+
+def test_pluralize_adds_s_unless_one():
+    assert pluralize(1, "probe") == "1 probe"
+    assert pluralize(1200, "probe") == "1,200 probes"
+
+
+def test_join_words_of_none_to_three():
+    words = ["a", "b", "c"]
+    assert [join_words(words[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_format_points_has_a_sign_unless_zero():
+    points = [format_points(value) for value in (1.44, -0.26, -0.04)]
+    assert points == ["+1.4", "\N{MINUS SIGN}0.3", "0.0"]
+
+
+def test_format_p_value_has_a_lower_limit():
+    assert (format_p_value(0.0004), format_p_value(0.0341)) == ("< 0.001", "0.034")
+
+
+def test_format_percent_has_one_decimal():
+    assert format_percent(0.97125) == "97.1\N{NO-BREAK SPACE}%"
