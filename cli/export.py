@@ -57,14 +57,14 @@ def export(
         raise OptionError(
             "nothing to write: pass --onnx FILE, --torch FILE.pt2 or --card FILE.md (or several)"
         )
-    fitted_head = load_head(head)
-    card_text = write_card(fitted_head, head)
+    checkpoint = load_head(head)
+    card_text = write_card(checkpoint, head)
     if card is not None:
         card.write_text(card_text)
         typer.echo(f"card: {card}")
     if onnx is None and torch is None:
         return
-    classifier = load_classifier(fitted_head, weights=weights, device="cpu")
+    classifier = load_classifier(checkpoint, weights=weights, device="cpu")
     images = read_images(check or [])
     for write, path in ((export_onnx, onnx), (export_torch, torch)):
         if path is None:

@@ -51,10 +51,10 @@ def weights_licence(model: str) -> str | None:
 
 
 def _title(head: Checkpoint) -> Iterator[str]:
-    spec, origin = head.spec, head.provenance
+    spec, provenance = head.spec, head.provenance
     layers = sorted({layer for layer, _ in head.pairs})
     kinds = list(dict.fromkeys(token.split("/")[0] for _, token in head.pairs))
-    yield f"# {head.name} head on {origin.model} for {origin.dataset}"
+    yield f"# {head.name} head on {provenance.model} for {provenance.dataset}"
     yield ""
     article = "An" if head.name[0] in "aeiou" else "A"
     attention = f" with {spec.heads} attention heads" if spec.heads else ""
@@ -81,26 +81,26 @@ def _data(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
 
 
 def _backbone(head: Checkpoint) -> Iterator[str]:
-    origin = head.provenance
-    info = MODELS.get(origin.model)
-    licence = weights_licence(origin.model)
+    provenance = head.provenance
+    info = MODELS.get(provenance.model)
+    licence = weights_licence(provenance.model)
     licence = (
         f"{licence} (of the published weights of this name)"
         if licence
         else "not known: see where the weights came from"
     )
     preprocessing = ", ".join(
-        f"{name} {_format_value(value)}" for name, value in origin.preprocessing.items()
+        f"{name} {_format_value(value)}" for name, value in provenance.preprocessing.items()
     )
     yield "## Backbone"
     yield ""
     yield "| | |"
     yield "|---|---|"
-    yield f"| model | {origin.model} ({info.architecture if info else origin.architecture}) |"
+    yield f"| model | {provenance.model} ({info.architecture if info else provenance.architecture}) |"
     if info:
         yield f"| trained on | {info.note} |"
-    yield f"| SHA-256 of the weights | `{origin.weights}` |"
-    yield f"| tokens read at | {origin.tap}{', last layer projected' if origin.projected else ''} |"
+    yield f"| SHA-256 of the weights | `{provenance.weights}` |"
+    yield f"| tokens read at | {provenance.tap}{', last layer projected' if provenance.projected else ''} |"
     yield f"| preprocessing | {preprocessing} |"
     yield f"| licence of the weights | {licence} |"
     yield ""
@@ -162,8 +162,8 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         f"on {row['test_rows']} test images, evaluated once |"
     )
     yield (
-        f"| 95 % interval | {_percent(row['test_ci95_low'])} to {_percent(row['test_ci95_high'])} | "
-        "bootstrap over test images: variation between test sets |"
+        f"| 95 % interval | {_percent(row['test_ci95_low'])} to "
+        f"{_percent(row['test_ci95_high'])} | bootstrap over test images: variation between test sets |"
     )
     scores = [float(p.row[f"test_{metric}"]) for p in other_seeds(probe)]
     if len(scores) > 1:
@@ -197,8 +197,8 @@ def _limits(head: Checkpoint) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield (
-        f"- The results hold for images like the test images of {head.provenance.dataset}; no others "
-        "were tested."
+        f"- The results hold for images like the test images of {head.provenance.dataset}; "
+        "no others were tested."
     )
     if not head.spec.multi_label:
         yield (

@@ -29,31 +29,31 @@ class Classifier(nn.Module):
     the cache's float16 rounding. The module is not meant to be trained further.
     """
 
-    def __init__(self, fitted_head: Checkpoint, backbone: Backbone) -> None:
+    def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
         """Join a head and its backbone.
 
         Raises:
             HeadMismatchError: if the backbone is not the head's own; see `check_compatible`.
         """
         super().__init__()
-        check_compatible(fitted_head, backbone)
-        self.fitted_head = fitted_head
-        self.classes = fitted_head.classes
+        check_compatible(checkpoint, backbone)
+        self.checkpoint = checkpoint
+        self.classes = checkpoint.classes
         """Class names in the order of the logits."""
-        self.multi_label = fitted_head.spec.multi_label
+        self.multi_label = checkpoint.spec.multi_label
         """True if an image may have several classes, so that each logit has its own sigmoid."""
         self.preprocessing = backbone.preprocessing
         self.backbone = backbone
         self.vit: nn.Module = backbone.module
         self.projection = backbone.projection
-        self.head = inference_head(fitted_head.spec, fitted_head.state_dict)
+        self.head = inference_head(checkpoint.spec, checkpoint.state_dict)
         stored = ((layer, token) for layer in backbone.layers for token in backbone.tokens)
         positions = {pair: i for i, pair in enumerate(stored)}
         self.token_index: Tensor
         """Position of each of the head's tokens among the stored ones, int64 (S,)."""
         self.register_buffer(
             "token_index",
-            torch.tensor([positions[pair] for pair in fitted_head.pairs]),
+            torch.tensor([positions[pair] for pair in checkpoint.pairs]),
             persistent=False,
         )
         self.to(backbone.device)
@@ -130,12 +130,12 @@ def load_classifier(
         HeadMismatchError: if the backbone's weights are not those that the head was trained on.
         ProbeNotFoundError: if there is no saved head.
     """
-    fitted_head = head if isinstance(head, Checkpoint) else load_head(head)
+    checkpoint = head if isinstance(head, Checkpoint) else load_head(head)
     device, _ = choose_device(device)
     backbone = load_matching_backbone(
-        fitted_head, weights=weights, device=device, precision=precision
+        checkpoint, weights=weights, device=device, precision=precision
     )
-    return Classifier(fitted_head, backbone)
+    return Classifier(checkpoint, backbone)
 
 
 def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
@@ -145,18 +145,18 @@ def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
         HeadMismatchError: if the weights (by digest), the preprocessing, the tap or the tokens
         differ.
     """
-    origin = head.provenance
-    if backbone.weights_digest != origin.weights:
+    provenance = head.provenance
+    if backbone.weights_digest != provenance.weights:
         raise HeadMismatchError(
-            f"this head was trained on {origin.model} with weights {origin.weights[:12]}…, "
+            f"this head was trained on {provenance.model} with weights {provenance.weights[:12]}…, "
             f"this {backbone.name} has {backbone.weights_digest[:12]}…: "
             "pass the checkpoint that it was trained on as `weights`, or train a head on this "
             "backbone"
         )
     for name, expected, given in (
-        ("tap", origin.tap, backbone.tap),
-        ("projected", origin.projected, backbone.projected),
-        ("preprocessing", dict(origin.preprocessing), backbone.preprocessing.to_json()),
+        ("tap", provenance.tap, backbone.tap),
+        ("projected", provenance.projected, backbone.projected),
+        ("preprocessing", dict(provenance.preprocessing), backbone.preprocessing.to_json()),
     ):
         if expected != given:
             raise HeadMismatchError(
@@ -193,23 +193,24 @@ def load_matching_backbone(
         raise OptionError(
             f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}"
         )
-    origin = head.provenance
+    provenance = head.provenance
     # paper_compat is not recorded; it only shows in the digest and the preprocessing
     for paper_compat in (False, True):
         backbone = load_backbone(
-            origin.model,
+            provenance.model,
             weights=weights,
-            tap=origin.tap,  # type: ignore[arg-type]  # a cache's spec held it
+            tap=provenance.tap,  # type: ignore[arg-type]  # a cache's spec held it
             layers=sorted({layer for layer, _ in head.pairs}),
             tokens=token_kinds([token for _, token in head.pairs]),
-            projected=origin.projected,
+            projected=provenance.projected,
             precision=precision,  # type: ignore[arg-type]
             storage_dtype="float32",
             device=device,
             paper_compat=paper_compat,
         )
-        if backbone.weights_digest != origin.weights or backbone.preprocessing.to_json() == dict(
-            origin.preprocessing
+        if (
+            backbone.weights_digest != provenance.weights
+            or backbone.preprocessing.to_json() == dict(provenance.preprocessing)
         ):
             break
     return backbone

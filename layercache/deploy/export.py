@@ -135,14 +135,14 @@ def export_torch(
 
 def describe(classifier: Classifier) -> dict[str, Any]:
     """Return what a user of the exported file needs to know, as plain JSON."""
-    origin = classifier.fitted_head.provenance
+    provenance = classifier.checkpoint.provenance
     return {
         "classes": list(classifier.classes),
         "activation": "sigmoid" if classifier.multi_label else "softmax",
         "preprocessing": classifier.preprocessing.to_json(),
-        "backbone": origin.model,
-        "backbone_digest": origin.weights,
-        "dataset": origin.dataset,
+        "backbone": provenance.model,
+        "backbone_digest": provenance.weights,
+        "dataset": provenance.dataset,
     }
 
 

@@ -28,8 +28,8 @@ def test_card_states_the_results_of_the_probe_record(trained: Trained) -> None:
         "Selected from 2 configurations by balanced accuracy",
         f"lr 0.01, weight_decay 0.0001, dropout {row['dropout']:g}",
         f"| test balanced accuracy | {accuracy:.2f} % |",
-        f"| 95 % interval | {100 * row['test_ci95_low']:.2f} % to {100 * row['test_ci95_high']:.2f} % "
-        "| bootstrap over test images",
+        f"| 95 % interval | {100 * row['test_ci95_low']:.2f} % to "
+        f"{100 * row['test_ci95_high']:.2f} % | bootstrap over test images",
         f"| test top-1 accuracy | {100 * row['test_top1_accuracy']:.2f} % |",
         "licence of the weights | not known",
         f"layercache predict {probe.path} IMAGE...",

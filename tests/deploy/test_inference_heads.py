@@ -31,7 +31,7 @@ def make_head(spec: HeadSpec) -> Checkpoint:
         parameters[name] = (
             0.5 + noise.abs() if name.endswith("running_var") else value + 0.5 * noise
         )
-    origin = Provenance(
+    provenance = Provenance(
         model="m",
         architecture="a",
         weights="w",
@@ -45,7 +45,7 @@ def make_head(spec: HeadSpec) -> Checkpoint:
         fingerprints=("f",),
     )
     return Checkpoint(
-        name=spec.kind, spec=spec, state_dict=parameters, provenance=origin, hparams={}, seed=0
+        name=spec.kind, spec=spec, state_dict=parameters, provenance=provenance, hparams={}, seed=0
     )
 
 
