@@ -1,4 +1,4 @@
-"""`layercache probe`: heads from cached tokens."""
+"""`layercache probe`: train heads on cached tokens."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ Model = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        "--dataset", "-d", help="Data set whose cache to use.", show_default="the only one"
+        "--dataset", "-d", help="Dataset whose cache to use.", show_default="the only one"
     ),
 ]
 Root = Annotated[
     str | None,
     typer.Option(
-        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        help="Folder of all caches, or s3://BUCKET/PREFIX; "
+        "default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,
     ),
 ]
 Fingerprint = Annotated[
     str | None,
     typer.Option(
-        help="First digits of the cache's fingerprint, where several match.", show_default=False
+        help="First digits of the cache's fingerprint, if several match.", show_default=False
     ),
 ]
 Head = Annotated[
@@ -55,7 +56,7 @@ SpatialLayers = Annotated[str, typer.Option(help="Layers of the spatial tokens."
 SpatialCache = Annotated[
     str | None,
     typer.Option(
-        help="Folder of the cache of the spatial tokens, where it is another one.",
+        help="Folder of the cache of the spatial tokens, if it is another one.",
         show_default=False,
     ),
 ]
@@ -83,24 +84,25 @@ Dropout = Annotated[
 Seeds = Annotated[str, typer.Option(help="How many seeds (3: seeds 0, 1, 2), or which: 4,7.")]
 Shots = Annotated[
     str | None,
-    typer.Option(help="Training samples of each class, as in 1,5,10.", show_default="all"),
+    typer.Option(help="Training samples per class, as in 1,5,10.", show_default="all"),
 ]
 TrainFraction = Annotated[
     str | None,
     typer.Option(
-        "--fraction", help="Part of the training samples, as in 0.01,0.1.", show_default="all"
+        "--fraction", help="Fraction of the training samples, as in 0.01,0.1.", show_default="all"
     ),
 ]
 Epochs = Annotated[
     int,
-    typer.Option(help="Passes over the training samples, raised where --min-steps asks for more."),
+    typer.Option(help="Passes over the training samples, more if --min-steps needs them."),
 ]
-MinSteps = Annotated[int, typer.Option(help="Least number of optimiser steps.")]
-BatchSize = Annotated[int, typer.Option(help="Largest batch.")]
+MinSteps = Annotated[int, typer.Option(help="Minimum number of optimizer steps.")]
+BatchSize = Annotated[int, typer.Option(help="Largest batch size.")]
 Patience = Annotated[
     int | None,
     typer.Option(
-        help="Stop a setting after so many epochs without a better validation.", show_default="off"
+        help="Stop a configuration after this many epochs without a better validation score.",
+        show_default="off",
     ),
 ]
 TestSplit = Annotated[str, typer.Option("--test", help="Split to test on.")]
@@ -112,32 +114,32 @@ Features = Annotated[
 MemoryBudget = Annotated[
     str | None,
     typer.Option(
-        "--memory", help="What features may take, as in 8GB.", show_default="half of what is free"
+        "--memory", help="Memory for tokens, as in 8GB.", show_default="half of the free memory"
     ),
 ]
 DiskCache = Annotated[
     str | None,
     typer.Option(
-        help="Disk for what is streamed from object storage, as in 20GB; 0: none.",
-        show_default="half of what is free",
+        help="Disk space for tokens streamed from object storage, as in 20GB; 0: none.",
+        show_default="half of the free space",
     ),
 ]
 ConfigsPerPass = Annotated[
     int | None,
-    typer.Option("--group-size", help="Settings trained together.", show_default="as many as fit"),
+    typer.Option(
+        "--group-size", help="Configurations trained together.", show_default="as many as fit"
+    ),
 ]
-Refresh = Annotated[
-    bool, typer.Option("--refresh", help="Train probes again that are already there.")
-]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that already exist.")]
 Engine = Annotated[
-    str, typer.Option(help="Where probes are trained: local | ray (a Ray cluster; the same table).")
+    str, typer.Option(help="Where to train: local | ray (a Ray cluster; the same results).")
 ]
 RayAddress = Annotated[
     str | None,
     typer.Option(
         "--address",
         help="Ray cluster to join: auto | HOST:PORT.",
-        show_default="with --engine ray, one of this machine alone",
+        show_default="with --engine ray, a new one on this machine",
     ),
 ]
 
@@ -177,16 +179,17 @@ def probe(
     cache: Root = None,
     fingerprint: Fingerprint = None,
 ) -> None:
-    """Train heads from cached tokens; choose, refit, test.
+    """Train heads on cached tokens: select, refit, test.
 
-    Settings are chosen on a stratified 20 % of the training samples; the test split is read once per chosen head. A killed sweep continues.
+    Configurations are selected on a stratified 20 % of the training samples; the test split is read
+    once per selected head. A killed search resumes.
     """
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.api import probe as run
     from layercache.probing.data.find_cache import choose_cache
     from layercache.probing.training.config import TrainConfig
 
-    found = choose_cache(
+    opened = choose_cache(
         root=cache,
         model=model,
         dataset=dataset_name(dataset) if dataset else None,
@@ -195,9 +198,9 @@ def probe(
         layers=layers,
         tokens=tokens,
     )
-    typer.echo(f"cache {found.path}")
+    typer.echo(f"cache {opened.path}")
     results = run(
-        found,
+        opened,
         head=head,
         layers=layers,
         tokens=tokens,

@@ -11,7 +11,7 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Only this backbone.", show_default=False)
 ]
 Data = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Only this data set.", show_default=False)
+    str | None, typer.Option("--dataset", "-d", help="Only this dataset.", show_default=False)
 ]
 Head = Annotated[str | None, typer.Option(help="Only this head.", show_default=False)]
 Layers = Annotated[
@@ -28,14 +28,15 @@ Out = Annotated[
     typer.Option(
         "--export",
         "-o",
-        help="Write the table: a file ending in .csv, .parquet, .tex or .md.",
+        help="Write the table to a file that ends in .csv, .parquet, .tex or .md.",
         show_default=False,
     ),
 ]
 Root = Annotated[
     str | None,
     typer.Option(
-        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        help="Folder of all caches, or s3://BUCKET/PREFIX; "
+        "default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,
     ),
 ]
@@ -54,19 +55,22 @@ def results(
 ) -> None:
     """Print or export the table of all probes.
 
-    The gain is test balanced accuracy over a linear head on the last class token, of the same model, data set and seed.
+    The gain is the test balanced accuracy minus that of a linear head on the last class token of
+    the same model, dataset and seed.
     """
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.results.table import read_results
 
-    every = read_results(cache)
-    chosen = every.filter(
+    all_results = read_results(cache)
+    chosen = all_results.filter(
         model=model,
         dataset=dataset_name(dataset) if dataset else None,
         head=head,
         layers=layers,
         tokens=tokens,
     )
-    typer.echo(chosen.to_text(gain=True, among=every, over_seeds=over_seeds))
+    typer.echo(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds))
     if export is not None:
-        typer.echo(f"\nwritten to {chosen.export(export, among=every, over_seeds=over_seeds)}")
+        typer.echo(
+            f"\nwritten to {chosen.export(export, among=all_results, over_seeds=over_seeds)}"
+        )
