@@ -14,8 +14,9 @@ from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table import Results
 from layercache.probing.training.config import LEARNING_RATES, grid
 from layercache.reporting.attention_weights import arrange_attention
+from layercache.reporting.dependencies import require
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap
-from layercache.reporting.plotting.figure import require, save
+from layercache.reporting.plotting.figure import save
 
 MODEL, DATASET = "vit_nano", "digits"
 PROBES = (("linear", "last", "cls"), ("linear", "all", "cls+ap"), ("attentive", "all", "cls+ap"))

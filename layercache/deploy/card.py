@@ -96,11 +96,13 @@ def _backbone(head: Checkpoint) -> Iterator[str]:
     yield ""
     yield "| | |"
     yield "|---|---|"
-    yield f"| model | {provenance.model} ({info.architecture if info else provenance.architecture}) |"
+    architecture = info.architecture if info else provenance.architecture
+    tap = f"{provenance.tap}, last layer projected" if provenance.projected else provenance.tap
+    yield f"| model | {provenance.model} ({architecture}) |"
     if info:
         yield f"| trained on | {info.note} |"
     yield f"| SHA-256 of the weights | `{provenance.weights}` |"
-    yield f"| tokens read at | {provenance.tap}{', last layer projected' if provenance.projected else ''} |"
+    yield f"| tokens read at | {tap} |"
     yield f"| preprocessing | {preprocessing} |"
     yield f"| licence of the weights | {licence} |"
     yield ""
@@ -163,7 +165,8 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     )
     yield (
         f"| 95 % interval | {_percent(row['test_ci95_low'])} to "
-        f"{_percent(row['test_ci95_high'])} | bootstrap over test images: variation between test sets |"
+        f"{_percent(row['test_ci95_high'])} | "
+        "bootstrap over test images: variation between test sets |"
     )
     scores = [float(p.row[f"test_{metric}"]) for p in other_seeds(probe)]
     if len(scores) > 1:

@@ -12,9 +12,10 @@ from layercache.cache.find import Cache, cache_root, find_caches
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
+from layercache.reporting.dependencies import require
 from layercache.reporting.formatting import join_words
 from layercache.reporting.page import FigureBlock, Page, Table
-from layercache.reporting.plotting.figure import require, save
+from layercache.reporting.plotting.figure import save
 from layercache.reporting.published import PAPER
 from layercache.reporting.sections.attention import attention_section
 from layercache.reporting.sections.gains import gains_section

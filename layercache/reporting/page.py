@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from layercache.reporting.plotting.figure import require, to_page_svg
+from layercache.reporting.dependencies import require
+from layercache.reporting.plotting.figure import to_page_svg
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from layercache.errors import OptionError
-from layercache.reporting.plotting.figure import require
+from layercache.reporting.dependencies import require
 
 MAX_ENUMERATED = 12
 """Number of models up to which ties are tested exactly, by all 2^n sign patterns."""

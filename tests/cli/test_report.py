@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from layercache_cli.main import main
-from tests.reporting import lab
+from tests.reporting import synthetic
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -14,9 +14,13 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 
 def test_report_writes_the_page_and_prints_the_result(tmp_path, capsys):
-    cache = lab.make_cache(tmp_path / "caches")
-    lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
-    lab.save_probe(cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(120))
+    cache = synthetic.make_cache(tmp_path / "caches")
+    synthetic.save_probe(
+        cache, head="linear", layers="last", tokens="cls", right=synthetic.first(80)
+    )
+    synthetic.save_probe(
+        cache, head="attentive", layers="all", tokens="cls+ap", right=synthetic.first(120)
+    )
     code, out, _ = run(
         capsys,
         "report",
@@ -37,7 +41,5 @@ def test_report_writes_the_page_and_prints_the_result(tmp_path, capsys):
 def test_report_without_a_cache_is_one_line_and_exit_code_1(tmp_path, capsys):
     code, _, err = run(capsys, "report", "--cache", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 1
-    assert err.startswith(
-        f"error: no cache of any model and dataset below {tmp_path}, found none:"
-    )
+    assert err.startswith(f"error: no cache of any model and dataset below {tmp_path}, found none:")
     assert not (tmp_path / "out").exists()

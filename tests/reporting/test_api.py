@@ -11,14 +11,8 @@ from PIL import Image
 
 from layercache.errors import CacheNotFoundError, MissingExtraError, OptionError
 from layercache.reporting import report
-from layercache.reporting.data import load_report_data
-from layercache.reporting.page import FigureBlock, Table, Text
-from layercache.reporting.sections.attention import attention_section
-from layercache.reporting.sections.gains import gains_section
-from layercache.reporting.sections.overview import overview
-from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.similarity import linear_cka
-from tests.reporting import lab
+from tests.reporting import synthetic
 
 
 class Outline(HTMLParser):
@@ -42,15 +36,21 @@ class Outline(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def flowers(tmp_path_factory):
-    root = tmp_path_factory.mktemp("caches")
-    cache = lab.make_cache(root, dataset="flowers", model="clip_b16")
-    lab.save_all_probes(cache)
-    out = tmp_path_factory.mktemp("report")
+def cache(tmp_path_factory):
+    cache = synthetic.make_cache(
+        tmp_path_factory.mktemp("caches"), dataset="flowers", model="clip_b16"
+    )
+    synthetic.save_all_probes(cache)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def flowers(cache, tmp_path_factory):
+    """The report on one backbone and one dataset with all probes."""
     green = Image.new("RGB", (300, 200), (0, 200, 0))
-    return cache, report(
-        out,
-        root=root,
+    return report(
+        tmp_path_factory.mktemp("report"),
+        root=cache.path.parents[2],
         per_head=True,
         load_thumbnail=lambda dataset, i: green if i.endswith("0.png") else None,
     )
@@ -58,7 +58,7 @@ def flowers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(flowers):
-    return flowers[1].page.read_text()
+    return flowers.page.read_text()
 
 
 def test_page_needs_no_other_file(page):
@@ -72,22 +72,18 @@ def test_page_needs_no_other_file(page):
 
 
 def test_page_starts_with_the_result(flowers, page):
-    assert (
-        flowers[1]
-        .headline[0]
-        .endswith(
-            "balanced accuracy goes from 50.0\N{NO-BREAK SPACE}% to 75.0\N{NO-BREAK SPACE}%, +25.0 "
-            "points."
-        )
+    assert flowers.headline[0].endswith(
+        "balanced accuracy goes from 50.0\N{NO-BREAK SPACE}% to 75.0\N{NO-BREAK SPACE}%, +25.0 "
+        "points."
     )
-    assert "so the gain is significant" in flowers[1].headline[1]
+    assert "so the gain is significant" in flowers.headline[1]
     top = page[: page.index("<main>")]
     for words in ("50.0\N{NO-BREAK SPACE}%", "75.0\N{NO-BREAK SPACE}%", "+25.0"):
         assert words in top
 
 
 def test_report_writes_figures_to_the_page_and_to_files(flowers, page):
-    stems = {path.stem for path in flowers[1].figures}
+    stems = {path.stem for path in flowers.figures}
     expected = {
         "gains",
         "attention",
@@ -103,19 +99,19 @@ def test_report_writes_figures_to_the_page_and_to_files(flowers, page):
         "confusions",
     }
     assert {s.removesuffix("-clip_b16-flowers") for s in stems} == expected
-    assert {path.suffix for path in flowers[1].figures} == {".png", ".svg"}
-    assert page.count("<svg") == len(stems) == len(flowers[1].figures) / 2
-    for path in flowers[1].figures:
+    assert {path.suffix for path in flowers.figures} == {".png", ".svg"}
+    assert page.count("<svg") == len(stems) == len(flowers.figures) / 2
+    for path in flowers.figures:
         assert path.stat().st_size > 3000
 
 
 def test_gains_table_has_the_published_gains(flowers):
-    table = pd.read_csv(flowers[1].page.parent / "tables" / "gains.csv")
+    table = pd.read_csv(flowers.page.parent / "tables" / "gains.csv")
     fusion = table[
         (table["head"] == "attentive") & (table["layers"] == "all") & (table["tokens"] == "cls+ap")
     ].iloc[0]
     assert (fusion["gain"], fusion["paper_gain"]) == (pytest.approx(25), pytest.approx(1.47))
-    means = pd.read_csv(flowers[1].page.parent / "tables" / "gains-mean.csv")
+    means = pd.read_csv(flowers.page.parent / "tables" / "gains-mean.csv")
     assert (
         means[
             (means["head"] == "attentive")
@@ -126,9 +122,8 @@ def test_gains_table_has_the_published_gains(flowers):
     )
 
 
-def test_similarity_table_equals_cka_of_the_cached_tokens(flowers):
-    cache = flowers[0]
-    table = pd.read_csv(flowers[1].page.parent / "tables" / "cka-clip_b16-flowers.csv").set_index(
+def test_similarity_table_equals_cka_of_the_cached_tokens(cache, flowers):
+    table = pd.read_csv(flowers.page.parent / "tables" / "cka-clip_b16-flowers.csv").set_index(
         "token"
     )
     pairs = [(1, "cls"), (4, "cls"), (4, "ap")]
@@ -138,17 +133,17 @@ def test_similarity_table_equals_cka_of_the_cached_tokens(flowers):
 
 
 def test_depth_table_has_the_accuracy_of_each_layer(flowers):
-    table = pd.read_csv(flowers[1].page.parent / "tables" / "depth-clip_b16-flowers.csv")
+    table = pd.read_csv(flowers.page.parent / "tables" / "depth-clip_b16-flowers.csv")
     np.testing.assert_allclose(
         table["cls"], [100 * (80 - 8 * (4 - layer)) / 160 for layer in (1, 2, 3, 4)]
     )
 
 
 def test_images_won_have_thumbnails_where_available(flowers, page):
-    table = pd.read_csv(flowers[1].page.parent / "tables" / "images-clip_b16-flowers.csv")
+    table = pd.read_csv(flowers.page.parent / "tables" / "images-clip_b16-flowers.csv")
     assert sorted(table["row"]) == list(range(80, 120))
     assert set(table["outcome"]) == {"won"}
-    assert set(table["id"]) == set(lab.ids_of("test")[80:120])
+    assert set(table["id"]) == set(synthetic.ids_of("test")[80:120])
     shown = re.findall(r"<li>(<img[^>]*>)?(test/\d+\.png)", page)
     assert len(shown) == 12
     assert all(bool(image) == name.endswith("0.png") for image, name in shown)
@@ -164,7 +159,7 @@ def test_page_states_the_bootstrap_in_words(page):
 
 def test_report_without_probes_shows_the_commands_to_run(tmp_path):
     root = tmp_path / "caches"
-    lab.make_cache(root, test=False)
+    synthetic.make_cache(root, test=False)
     result = report(tmp_path / "out", root=root)
     text = result.page.read_text()
     at = f"--cache {root}"
@@ -184,87 +179,15 @@ def test_report_without_probes_shows_the_commands_to_run(tmp_path):
     assert "no gain to report" in result.headline[0]
 
 
-def test_report_of_six_backbones_names_the_dataset_with_a_significant_gain(tmp_path):
-    """One dataset gains on all backbones, the other on none."""
-    rng = np.random.default_rng(0)
-    caches = []
-    for number in range(6):
-        for dataset, gain in (("rises", 40 + 4 * number), ("flat", int(rng.choice([-4, 4])))):
-            cache = lab.make_cache(
-                tmp_path, model=f"vit_{number}", dataset=dataset, depth=2, width=4, test=False
-            )
-            lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(80))
-            lab.save_probe(
-                cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(80 + gain)
-            )
-            caches.append(cache)
-    data = load_report_data(caches, details=1)
-    assert len(data.detailed) == 1
-    sentences, tiles = overview(data)
-    assert "Over backbones, the gain is significant on 1 of 2 datasets" in sentences[1]
-    assert tiles[0].number == "6 × 2"
-    blocks = significance_section(data).blocks
-    assert any(
-        isinstance(b, Text) and b.text.endswith("gains significantly on rises; not on flat.")
-        for b in blocks
-    )
-    table = next(
-        b.frame for b in blocks if isinstance(b, Table) and b.name == "wilcoxon"
-    ).set_index("dataset")
-    assert table.loc["rises", "p"] == 2**-6
-    assert table.loc["rises", "p_adjusted"] == 2**-5
-    assert (
-        list(table["significant"]) == [True, False] if table.index[0] == "rises" else [False, True]
-    )
-
-
-def test_attention_section_of_one_backbone_draws_each_dataset(tmp_path):
-    caches = [
-        lab.make_cache(tmp_path, dataset=name, depth=2, width=8, test=False) for name in ("a", "b")
-    ]
-    for cache, top in zip(caches, (0, 3), strict=True):
-        weights = np.full((4, 4), 0.1)
-        weights[:, top] = 0.7
-        lab.save_probe(
-            cache,
-            head="attentive",
-            layers="all",
-            tokens="cls+ap",
-            right=lab.first(80),
-            attention=weights,
-        )
-    blocks = attention_section(load_report_data(caches)).blocks
-    assert [b.name for b in blocks if isinstance(b, FigureBlock)] == [
-        "attention-vit_toy",
-        "attention-vit_toy-a",
-        "attention-vit_toy-b",
-    ]
-    words = [b.text for b in blocks if isinstance(b, Text)]
-    assert "most is on CLS of layer 1 (70.0\N{NO-BREAK SPACE}%)" in words[0]
-    assert "most is on AP of layer 2 (70.0\N{NO-BREAK SPACE}%)" in words[1]
-    assert words[1].startswith(
-        "vit_toy on b: 20.0\N{NO-BREAK SPACE}% of the attention is on layers below the last"
-    )
-
-
-def test_gains_section_without_class_token_says_so(tmp_path):
-    cache = lab.make_cache(tmp_path, tokens=("ap",), test=False)
-    lab.save_probe(cache, head="linear", layers="last", tokens="ap", right=lab.first(80))
-    words = [b.text for b in gains_section(load_report_data([cache])).blocks]
-    assert words[0].startswith(
-        "No CLS is cached for vit_toy on toys: without it there is no baseline"
-    )
-
-
 def test_report_with_a_filter_includes_only_matching_caches(tmp_path):
     root = tmp_path / "caches"
     for model in ("vit_a", "vit_b"):
-        lab.save_probe(
-            lab.make_cache(root, model=model, test=False),
+        synthetic.save_probe(
+            synthetic.make_cache(root, model=model, test=False),
             head="linear",
             layers="last",
             tokens="cls",
-            right=lab.first(8),
+            right=synthetic.first(8),
         )
     text = report(tmp_path / "out", root=root, model="vit_b").page.read_text()
     assert "vit_b" in text
@@ -288,9 +211,9 @@ def test_report_without_an_extra_package_names_the_extra(package, tmp_path, monk
 @pytest.mark.slow
 def test_report_of_trained_probes_finds_the_planted_gain(tmp_path):
     """Half of the class information is in lower layers only, which fusion gains."""
-    cache = lab.make_cache(tmp_path / "caches")
-    lab.train(cache, head="linear", layers=["last", "1"], tokens="cls")
-    lab.train(cache, head="attentive", layers=["last", "all"])
+    cache = synthetic.make_cache(tmp_path / "caches")
+    synthetic.train(cache, head="linear", layers=["last", "1"], tokens="cls")
+    synthetic.train(cache, head="attentive", layers=["last", "all"])
     result = report(tmp_path / "out", root=tmp_path / "caches")
     table = pd.read_csv(tmp_path / "out" / "tables" / "gains.csv").set_index(
         ["head", "layers", "tokens"]

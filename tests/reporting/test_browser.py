@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from layercache.reporting import report
-from tests.reporting import lab
+from tests.reporting import synthetic
 
 CHROMIUM = next(
     (
@@ -64,7 +64,7 @@ def console_errors(log: str) -> list[str]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("caches")
-    lab.save_all_probes(lab.make_cache(root, dataset="flowers", model="clip_b16"))
+    synthetic.save_all_probes(synthetic.make_cache(root, dataset="flowers", model="clip_b16"))
     blue = Image.new("RGB", (60, 60), (0, 0, 220))
     return report(
         tmp_path_factory.mktemp("report"),

@@ -6,16 +6,15 @@ import pytest
 from layercache.reporting.data import find_combinations, load_report_data
 from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.published import BASELINE, FUSION, ProbeKind
-from layercache.reporting.sections.gains import mixed_training
-from tests.reporting import lab
+from tests.reporting import synthetic
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    cache = lab.make_cache(tmp_path_factory.mktemp("caches"))
-    lab.save_all_probes(cache)
-    lab.save_probe(
-        cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(128), seed=1
+    cache = synthetic.make_cache(tmp_path_factory.mktemp("caches"))
+    synthetic.save_all_probes(cache)
+    synthetic.save_probe(
+        cache, head="attentive", layers="all", tokens="cls+ap", right=synthetic.first(128), seed=1
     )
     return cache
 
@@ -40,24 +39,36 @@ def test_gains_of_several_seeds_are_of_their_mean(cache):
 
 
 def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
-    cache = lab.make_cache(tmp_path)
-    lab.save_probe(
-        cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(40), settings=1
-    )
-    lab.save_probe(
-        cache, head="attentive", layers="all", tokens="cls+ap", right=lab.first(80), settings=3
-    )
-    lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(20))
-    data = load_report_data([cache])
-    assert data.n_excluded == 1
-    assert list(select_kind(data.standard, FUSION)["accuracy"]) == [0.5]
-    # more seeds take precedence over a larger grid
-    lab.save_probe(
+    cache = synthetic.make_cache(tmp_path)
+    synthetic.save_probe(
         cache,
         head="attentive",
         layers="all",
         tokens="cls+ap",
-        right=lab.first(40),
+        right=synthetic.first(40),
+        settings=1,
+    )
+    synthetic.save_probe(
+        cache,
+        head="attentive",
+        layers="all",
+        tokens="cls+ap",
+        right=synthetic.first(80),
+        settings=3,
+    )
+    synthetic.save_probe(
+        cache, head="linear", layers="last", tokens="cls", right=synthetic.first(20)
+    )
+    data = load_report_data([cache])
+    assert data.n_excluded == 1
+    assert list(select_kind(data.standard, FUSION)["accuracy"]) == [0.5]
+    # more seeds take precedence over a larger grid
+    synthetic.save_probe(
+        cache,
+        head="attentive",
+        layers="all",
+        tokens="cls+ap",
+        right=synthetic.first(40),
         settings=1,
         seed=1,
     )
@@ -65,16 +76,20 @@ def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
 
 
 def test_find_combinations_groups_caches_of_different_tokens(tmp_path):
-    plain = lab.make_cache(tmp_path)
-    dense = lab.make_cache(tmp_path, layers=(4,), tokens=("cls", "patch/0", "patch/1"))
-    other = lab.make_cache(tmp_path, model="vit_other")
+    plain = synthetic.make_cache(tmp_path)
+    dense = synthetic.make_cache(tmp_path, layers=(4,), tokens=("cls", "patch/0", "patch/1"))
+    other = synthetic.make_cache(tmp_path, model="vit_other")
     result = find_combinations([dense, other, plain])
     assert {s.name: [c.path for c in s.caches] for s in result} == {
         "vit_toy on toys": [plain.path, dense.path],
         "vit_other on toys": [other.path],
     }
-    lab.save_probe(plain, head="linear", layers="last", tokens="cls", right=lab.first(40))
-    lab.save_probe(dense, head="attentive", layers="last", tokens="all", right=lab.first(80))
+    synthetic.save_probe(
+        plain, head="linear", layers="last", tokens="cls", right=synthetic.first(40)
+    )
+    synthetic.save_probe(
+        dense, head="attentive", layers="last", tokens="all", right=synthetic.first(80)
+    )
     assert list(gains_over_baseline(load_report_data([plain, dense]).standard)["gain"]) == [25.0]
 
 
@@ -96,8 +111,8 @@ def test_test_ids_are_those_of_the_cache_or_none(cache, tmp_path):
     data = load_report_data([cache])
     combination = data.detailed[0]
     predictions = data.probes_of(combination, FUSION)[0].predictions()
-    assert data.test_ids(combination, predictions) == lab.ids_of("test")
-    untested = lab.make_cache(tmp_path, test=False)
+    assert data.test_ids(combination, predictions) == synthetic.ids_of("test")
+    untested = synthetic.make_cache(tmp_path, test=False)
     assert (
         load_report_data([untested]).test_ids(load_report_data([untested]).detailed[0], predictions)
         is None
@@ -105,7 +120,7 @@ def test_test_ids_are_those_of_the_cache_or_none(cache, tmp_path):
 
 
 def test_probe_command_quotes_names_and_has_the_cache_option(tmp_path):
-    cache = lab.make_cache(tmp_path / "my caches", dataset="my pets")
+    cache = synthetic.make_cache(tmp_path / "my caches", dataset="my pets")
     data = load_report_data([cache], root=tmp_path / "my caches")
     command = data.probe_command(data.detailed[0], FUSION)
     assert command == (
@@ -113,12 +128,3 @@ def test_probe_command_quotes_names_and_has_the_cache_option(tmp_path):
         f"--tokens cls+ap --cache '{tmp_path / 'my caches'}'"
     )
     assert np.isnan(data.table["shots"].to_numpy()).all()
-
-
-def test_mixed_training_names_heads_trained_in_two_ways(tmp_path):
-    cache = lab.make_cache(tmp_path)
-    lab.save_probe(cache, head="linear", layers="last", tokens="cls", right=lab.first(40))
-    lab.save_probe(cache, head="linear", layers="all", tokens="cls+ap", right=lab.first(40))
-    assert mixed_training(load_report_data([cache])) == []
-    lab.save_probe(cache, head="linear", layers="1", tokens="cls", right=lab.first(40), settings=2)
-    assert mixed_training(load_report_data([cache])) == ["vit_toy on toys, linear"]

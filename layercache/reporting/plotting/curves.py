@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from layercache.errors import OptionError
-from layercache.reporting.plotting.figure import INK, PALETTE, new_figure, require, styled
+from layercache.reporting.dependencies import require
+from layercache.reporting.plotting.figure import INK, PALETTE, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,11 +12,10 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from html import escape
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
-from layercache.errors import MissingExtraError
+from layercache.reporting.dependencies import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,18 +85,6 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
             return figure
 
     return wrapper
-
-
-def require(package: str) -> Any:
-    """Import a package of the extra `report` and return it.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, "report") from error
 
 
 def new_figure(width: float, height: float) -> Figure:
