@@ -30,7 +30,7 @@ from layercache.cache import (
     digest_ids,
     digest_labels,
     open_cache,
-    select,
+    select_pairs,
 )
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.reading.chunks import VERIFIED
@@ -54,7 +54,7 @@ def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
     )
     spec = CacheSpec(
         model="vit_b16", architecture="vit_base_patch16_224", weights="", depth=12, width=768, tap="norm2", layers=tuple(range(1, 13)),
-        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
+        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", storage_dtype="float16", dataset=dataset,
     )  # fmt: skip
     return spec, ids, labels
 
@@ -103,7 +103,7 @@ def bench_reads(
             writer.write(b, block)
         writer.finish()
     split = open_cache(writer.path).split("train")
-    pairs = select(spec, layers="all", tokens="cls+ap")
+    pairs = select_pairs(spec, layers="all", tokens="cls+ap")
     if device == "cpu":
         out = np.zeros((24, rows, 768), np.float16)
     else:
@@ -116,11 +116,11 @@ def bench_reads(
     files = [writer.path / lay.shard(b) for b in range(lay.blocks)]
 
     def checked() -> None:
-        VERIFIED.forget()
+        VERIFIED.clear()
         split.read(pairs, out=out)
 
     def one_checked() -> None:
-        VERIFIED.forget()
+        VERIFIED.clear()
         split.read([ONE], out=one)
 
     calls: dict[str, Callable[[], object]] = {
@@ -161,7 +161,7 @@ def bench_reads(
     return medians | in_turn(2, slow), size
 
 
-def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict[str, float], int]:
+def bench_writes(folder: Path, *, repeats: int, compressor: str | None) -> tuple[dict[str, float], int]:
     """Return the median seconds and the bytes of writing a row block in several ways.
 
     A committed block is checked, checksummed, synced, renamed and recorded; tofile only leaves the
@@ -179,7 +179,7 @@ def bench_writes(folder: Path, *, repeats: int, codec: str | None) -> tuple[dict
             block.tofile(file)
             os.fsync(file.fileno())
 
-    with SplitWriter(folder, spec, "train", ids=ids, labels=labels, codec=codec) as writer:
+    with SplitWriter(folder, spec, "train", ids=ids, labels=labels, compressor=compressor) as writer:
         pending = iter(writer.pending)
 
         def two() -> None:
@@ -242,7 +242,7 @@ def main() -> None:
         ratio = 24 * medians["one layer and token"] / medians["full read"]
         print(f"\none layer and token takes {ratio:.2f} / (L T) of a full read (target <= 1.3)")
         shutil.rmtree(folder / "read")
-        medians, block = bench_writes(folder, repeats=options.repeats, codec=None)
+        medians, block = bench_writes(folder, repeats=options.repeats, compressor=None)
         table(
             f"write a row block of {block / 1e6:.0f} MB",
             medians,

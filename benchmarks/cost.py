@@ -39,7 +39,7 @@ from benchmarks.scale import KINDS, LAYERS, SPLIT, WIDTH, make_spec
 from benchmarks.stream import drop, files_of
 from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, open_cache
 from layercache.cache.format import layout
-from layercache.cache.storage.paths import CachePath, as_place
+from layercache.cache.storage.paths import CachePath, as_cache_path
 from layercache.extraction.datasets.listing import DATASETS
 
 SETS = {
@@ -249,7 +249,8 @@ def _time(seconds: float) -> str:
 
 def operations(root: CachePath, rows: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the operations on a cache of the given size on object storage, each with its name."""
-    from layercache.cache.verify import describe, verify
+    from layercache.cache.describe import describe
+    from layercache.cache.verify import verify
 
     holder: dict[str, Any] = {}
     pairs = [(layer, kind) for layer in range(1, LAYERS + 1) for kind in KINDS]
@@ -299,10 +300,10 @@ def requests() -> None:
     ):
         os.environ |= server.environment(running) | {"AWS_ENDPOINT_URL": proxy.url}
         made(
-            as_place(f"s3://{server.BUCKET}/first"), 10
+            as_cache_path(f"s3://{server.BUCKET}/first"), 10
         )  # requests made once per bucket are not counted
         for blocks in sizes:
-            for what, call in operations(as_place(f"s3://{server.BUCKET}/{blocks}"), blocks * 512):
+            for what, call in operations(as_cache_path(f"s3://{server.BUCKET}/{blocks}"), blocks * 512):
                 proxy.forget()
                 call()
                 kinds = {

@@ -154,7 +154,7 @@ def measure_library(shards: int) -> dict[str, float]:
     )
     from layercache.cache.reading.chunks import VERIFIED
     from layercache.cache.storage.paths import as_remote
-    from layercache.cache.storage.read_cache import Spool
+    from layercache.cache.storage.read_cache import ReadCache
 
     rows, (layers, width) = shards * 512, (12, 768)
     ids, labels = [str(i) for i in range(rows)], np.zeros(rows, np.int64)
@@ -171,7 +171,7 @@ def measure_library(shards: int) -> dict[str, float]:
     )
     spec = CacheSpec(
         model="vit_b16", architecture="vit", weights="ab" * 32, depth=layers, width=width, tap="norm2", layers=tuple(range(1, layers + 1)),
-        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
+        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", storage_dtype="float16", dataset=dataset,
     )  # fmt: skip
     block = (
         np.random.default_rng(0)
@@ -191,11 +191,11 @@ def measure_library(shards: int) -> dict[str, float]:
     split = open_cache(writer.path).split("train")
     pairs = [(layer, token) for layer in spec.layers for token in spec.tokens]
     out = np.zeros((len(pairs), rows, width), np.float16)
-    VERIFIED.forget()
+    VERIFIED.clear()
     with tempfile.TemporaryDirectory() as folder:
         for what in ("verified", "again", "again, copied to disk", "from disk cache"):
             if what == "again, copied to disk":
-                split.keep_in(Spool(budget=2**40, parent=Path(folder)))
+                split.use_read_cache(ReadCache(budget=2**40, parent=Path(folder)))
             began = time.perf_counter()
             split.read(pairs, out=out)
             found[f"cache: read, {what}, MB/s"] = nbytes / (time.perf_counter() - began)

@@ -47,9 +47,11 @@ from layercache.cache import (
     digest_labels,
     open_cache,
 )
+from layercache.cache.describe import describe
 from layercache.cache.format import layout
-from layercache.cache.storage.paths import CachePath, as_place
-from layercache.cache.verify import describe, remove, verify
+from layercache.cache.remove import remove
+from layercache.cache.storage.paths import CachePath, as_cache_path
+from layercache.cache.verify import verify
 from tests.objects import server
 
 LAYERS, KINDS, WIDTH = 12, ("cls", "ap"), 768
@@ -62,7 +64,7 @@ def make_spec(
     """Return the spec of a ViT-B of the given width on one split."""
     return CacheSpec(
         model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=width, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
-        tokens=KINDS, projected=False, preprocessing={}, precision="fp32", store_dtype="float16",
+        tokens=KINDS, projected=False, preprocessing={}, precision="fp32", storage_dtype="float16",
         dataset=DatasetIdentity(
             name=f"made_up_{rows}", classes=tuple(f"class {c}" for c in range(classes)), multi_label=False, limit=None, limit_seed=0,
             splits={SPLIT: SplitIdentity(rows=rows, ids=ids, labels=labels, content="names:00")},
@@ -75,7 +77,7 @@ def narrow(width: int) -> None:
     rows = layout.block_rows(make_spec(10**6, WIDTH), 10**6)
     spec = make_spec(10**6, width)
     row = len(spec.layers) * len(spec.tokens) * width * 2
-    layout.SHARD_LIMIT = (
+    layout.MAX_SHARD_BYTES = (
         rows * row
         + layout.index_bytes(spec)
         + len(spec.layers) * len(spec.tokens) * layout.CRC_BYTES
@@ -375,7 +377,7 @@ def main() -> None:
     parser.add_argument("--root", default=None, help="internal: cache root of --step")
     given = parser.parse_args()
     if given.step:
-        run(Steps(as_place(given.root), *given.sets[0], given.width), given.step)
+        run(Steps(as_cache_path(given.root), *given.sets[0], given.width), given.step)
         return
     with root_in(given.folder, given.objects) as root:
         found = {

@@ -67,7 +67,7 @@ def write(root: Path, gigabytes: float) -> Cache:
     )
     spec = CacheSpec(
         model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=WIDTH, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
-        tokens=KINDS, projected=False, preprocessing={}, precision="fp32", store_dtype="float16", dataset=dataset,
+        tokens=KINDS, projected=False, preprocessing={}, precision="fp32", storage_dtype="float16", dataset=dataset,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:

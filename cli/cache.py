@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 cache = typer.Typer(no_args_is_help=True)
 
-SHOWN = 20
-"""Skipped samples that `info` lists."""
+MAX_SKIPPED_SHOWN = 20
+"""Number of skipped samples that `info` lists."""
 
 Where = Annotated[
     str | None,
@@ -31,7 +31,7 @@ Root = Annotated[
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="Caches of this model.", show_default=False)]
-Dataset = Annotated[str | None, typer.Option(help="Caches of this data set.", show_default=False)]
+Dataset = Annotated[str | None, typer.Option(help="Caches of this dataset.", show_default=False)]
 Fingerprint = Annotated[
     str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)
 ]
@@ -50,20 +50,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def ls(
     *, root: Root = None, model: Model = None, dataset: Dataset = None, as_json: AsJson = False
 ) -> None:
-    """List the caches: data set, model, fingerprint, splits, size."""
-    from layercache.cache.find import cache_folders, cache_root
-    from layercache.cache.verify import describe_all
+    """List the caches: dataset, model, fingerprint, splits, size."""
+    from layercache.cache.describe import describe_all
+    from layercache.cache.find import cache_folders
+    from layercache.cache.storage.paths import cache_root
+    from layercache.errors import CacheSchemaError
 
     base = cache_root(root)
-    found = describe_all(cache_folders(base, model=model, dataset=dataset))
-    rows, unreadable = (
-        [d for d in found if isinstance(d, dict)],
-        [str(d) for d in found if not isinstance(d, dict)],
-    )
+    results = describe_all(cache_folders(base, model=model, dataset=dataset))
+    rows = [d for d in results if isinstance(d, dict)]
+    outdated = [e for e in results if isinstance(e, CacheSchemaError)]
+    unreadable = [e for e in results if not isinstance(e, dict | CacheSchemaError)]
     if as_json:
         _print_json(rows)
     elif rows:
-        columns = [("data set", "model", "fingerprint", "stored", "splits", "size")]
+        columns = [("dataset", "model", "fingerprint", "stored", "splits", "size")]
         columns += [
             (
                 d["dataset"],
@@ -77,10 +78,12 @@ def ls(
         ]
         _print_table(columns)
         typer.echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
-    elif not unreadable:
+    elif not results:
         typer.echo(f"no cache below {base}; make one with: layercache extract")
-    for text in unreadable:
-        typer.echo(f"error: {text}", err=True)
+    for error in outdated:
+        typer.echo(f"skipped: {error}", err=True)
+    for error in unreadable:
+        typer.echo(f"error: {error}", err=True)
     if unreadable:
         raise typer.Exit(1)
 
@@ -96,8 +99,8 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Describe one cache: what determined its bytes, its splits, how complete they are."""
+    from layercache.cache.describe import describe
     from layercache.cache.find import open_cache
-    from layercache.cache.verify import describe
 
     d = describe(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint))
     if as_json:
@@ -108,7 +111,7 @@ def info(
             ("path", d["path"]),
             ("model", f"{d['model']} ({d['architecture']})"),
             ("weights", d["weights"]),
-            ("data set", f"{d['dataset']}, {d['classes']} classes" + _limit(d)),
+            ("dataset", f"{d['dataset']}, {d['classes']} classes" + _limit(d)),
             ("tokens", _stored(d)),
             ("layers", ", ".join(map(str, d["layers"]))),
             ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
@@ -121,11 +124,11 @@ def info(
         ]
     )
     for name, split in d["splits"].items():
-        for sample, why in list(split["skipped"].items())[:SHOWN]:
-            typer.echo(f"skipped in {name}: {sample}: {why.removeprefix(f'sample {sample!r} ')}")
-        if len(split["skipped"]) > SHOWN:
+        for sample, reason in list(split["skipped"].items())[:MAX_SKIPPED_SHOWN]:
+            typer.echo(f"skipped in {name}: {sample}: {reason.removeprefix(f'sample {sample!r} ')}")
+        if len(split["skipped"]) > MAX_SKIPPED_SHOWN:
             typer.echo(
-                f"skipped in {name}: {len(split['skipped']) - SHOWN} more, all listed by --json"
+                f"skipped in {name}: {len(split['skipped']) - MAX_SKIPPED_SHOWN} more, all listed by --json"
             )
 
 
@@ -137,50 +140,59 @@ def verify(
     model: Model = None,
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
-    every: Annotated[bool, typer.Option("--all", help="Every cache that matches.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Every cache that matches.")] = False,
 ) -> None:
     """Read every byte of a cache; list what is missing, cut or changed. Exit code 1 if anything is, or if a split is not complete."""
     from tqdm import tqdm
 
-    from layercache.cache.find import cache_folders, cache_root, open_cache
-    from layercache.cache.storage.paths import as_place
-    from layercache.cache.verify import describe
-    from layercache.cache.verify import verify as find_faults
+    from layercache.cache.describe import describe
+    from layercache.cache.find import cache_folders, open_cache
+    from layercache.cache.storage.paths import as_cache_path, cache_root
+    from layercache.cache.verify import verify as find_corruptions
+    from layercache.errors import CacheSchemaError
 
-    if every:
+    if all_:
         folders = [
-            f
-            for f in cache_folders(cache_root(root), model=model, dataset=dataset)
-            if f.name.startswith((fingerprint or "")[:12])
+            folder
+            for folder in cache_folders(cache_root(root), model=model, dataset=dataset)
+            if folder.name.startswith((fingerprint or "")[:12])
         ]
+    elif path:
+        folders = [as_cache_path(path)]
     else:
-        folders = [
-            as_place(path)
-            if path
-            else open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint).path
-        ]
-    faulty, damaged = 0, False
+        found = open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint)
+        folders = [found.path]
+    n_checked = n_faulty = 0
+    must_delete = False
     for folder in folders:
-        with tqdm(unit="B", unit_scale=True, desc=folder.name, disable=None, leave=False) as bar:
-            faults = find_faults(folder, progress=bar.update)
-        faulty += bool(faults)
-        damaged |= any(fault.there for fault in faults)
-        for fault in faults:
-            typer.echo(f"{fault.path}: {fault.what.removeprefix(f'{fault.path}: ')}")
-        if not faults:
+        try:
+            with tqdm(
+                unit="B", unit_scale=True, desc=folder.name, disable=None, leave=False
+            ) as bar:
+                corruptions = find_corruptions(folder, progress=bar.update)
+        except CacheSchemaError as error:
+            if not all_:
+                raise
+            typer.echo(f"skipped: {error}", err=True)
+            continue
+        n_checked += 1
+        n_faulty += bool(corruptions)
+        must_delete |= any(corruption.exists for corruption in corruptions)
+        for corruption in corruptions:
+            problem = corruption.problem.removeprefix(f"{corruption.path}: ")
+            typer.echo(f"{corruption.path}: {problem}")
+        if not corruptions:
             d = describe(open_cache(folder))
             typer.echo(
                 f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; {_size(d['bytes'])})"
             )
     if not folders:
         typer.echo("no cache matches")
-    if faulty:
-        has, remedy = (
-            "has" if faulty == 1 else "have",
-            "run the same extraction again, which makes only what is missing",
-        )
+    if n_faulty:
+        verb = "has" if n_faulty == 1 else "have"
+        delete = "delete the files named above and " if must_delete else ""
         typer.echo(
-            f"{faulty} of {len(folders)} caches {has} faults: {'delete the files named above and ' if damaged else ''}{remedy}",
+            f"{n_faulty} of {n_checked} caches {verb} faults: {delete}run the same extraction again, which makes only what is missing",
             err=True,
         )
         raise typer.Exit(1)
@@ -197,8 +209,9 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete one cache with everything in it, the probes kept there too. Asks first."""
+    from layercache.cache.describe import describe
     from layercache.cache.find import open_cache
-    from layercache.cache.verify import describe, remove
+    from layercache.cache.remove import remove
 
     found = open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint)
     size = _size(describe(found)["bytes"])
@@ -218,7 +231,7 @@ def push(
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
 ) -> None:
-    """Copy one cache, its probes too, to another root. Verified on arrival; stopped, the same command goes on."""
+    """Copy one cache with its probes to another root. Verified on arrival; if stopped, the same command continues."""
     from layercache.cache.find import open_cache
 
     _copy(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint), to)
@@ -245,13 +258,14 @@ def pull(
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
 ) -> None:
-    """Copy one cache from another root, its probes too. Verified on arrival; stopped, the same command goes on."""
-    from layercache.cache.find import cache_root, load_cache, open_cache
-    from layercache.cache.storage.paths import as_place
+    """Copy one cache with its probes from another root. Verified on arrival; if stopped, the same command continues."""
+    from layercache.cache.cache import load_cache
+    from layercache.cache.find import open_cache
+    from layercache.cache.storage.paths import as_cache_path, cache_root
     from layercache.errors import CacheNotFoundError
 
     try:
-        found = load_cache(as_place(source))
+        found = load_cache(as_cache_path(source))
     except CacheNotFoundError:
         found = open_cache(root=source, model=model, dataset=dataset, fingerprint=fingerprint)
     _copy(found, cache_root(to))
@@ -264,14 +278,12 @@ def _copy(found: Cache, to: Any) -> None:
 
     with tqdm(unit="B", unit_scale=True, desc=found.path.name, disable=None, leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
-    there = done.files - done.sent_files
     typer.echo(
-        f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, every one verified where it arrived"
+        f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, each verified where it arrived"
     )
-    typer.echo(
-        f"sent {_count(done.sent_files, 'file')}, {_size(done.sent_bytes)}"
-        + (f"; {there} were there already" if there else "")
-    )
+    n_existing = done.files - done.sent_files
+    existing = f"; {n_existing} existed already" if n_existing else ""
+    typer.echo(f"sent {_count(done.sent_files, 'file')}, {_size(done.sent_bytes)}{existing}")
 
 
 def _count(number: int, what: str) -> str:
@@ -279,42 +291,36 @@ def _count(number: int, what: str) -> str:
 
 
 def _limit(d: dict[str, Any]) -> str:
-    return (
-        ""
-        if d["limit"] is None
-        else f", limited to {d['limit']} a split, drawn with seed {d['limit_seed']}"
-    )
+    if d["limit"] is None:
+        return ""
+    return f", limited to {d['limit']} per split, sampled with seed {d['limit_seed']}"
 
 
 def _probes(found: Cache) -> str:
-    count = len(found.store.folders("probes"))
-    return "" if count == 0 else ", with 1 probe" if count == 1 else f", with {count} probes"
+    from layercache.cache.format.layout import ATTACHED
+
+    count = len(found.files.list_dirs(ATTACHED.parent))
+    return f", with {_count(count, 'probe')}" if count else ""
 
 
 def _stored(d: dict[str, Any]) -> str:
-    kinds = list(dict.fromkeys(t.split("/")[0] for t in d["tokens"]))
-    return (
-        f"{len(d['layers'])} layers x {'+'.join(kinds)} x {d['width']} {d['store_dtype']}, tap {d['tap']}, {d['precision']}"
-        + (", projected" if d["projected"] else "")
-    )
+    kinds = "+".join(dict.fromkeys(token.split("/")[0] for token in d["tokens"]))
+    projected = ", projected" if d["projected"] else ""
+    return f"{len(d['layers'])} layers x {kinds} x {d['width']} {d['storage_dtype']}, tap {d['tap']}, {d['precision']}{projected}"
 
 
 def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:
     texts = []
-    for name, s in d["splits"].items():
-        state = (
-            f"{s['rows']}"
-            if s["complete"]
-            else f"incomplete, {s['blocks_done']} of {s['blocks']} blocks"
-        )
-        skipped = f" ({len(s['skipped'])} skipped)" if s["skipped"] else ""
+    for name, split in d["splits"].items():
+        incomplete = f"incomplete, {split['blocks_done']} of {split['blocks']} blocks"
+        skipped = f" ({len(split['skipped'])} skipped)" if split["skipped"] else ""
         if long:
-            texts.append(
-                f"{s['rows']} images{skipped}, {_size(s['bytes'])}{', ' + s['codec'] if s['codec'] else ''}, "
-                + ("complete" if s["complete"] else state)
-            )
+            compressor = f", {split['compressor']}" if split["compressor"] else ""
+            state = "complete" if split["complete"] else incomplete
+            images = f"{split['rows']} images{skipped}"
+            texts.append(f"{images}, {_size(split['bytes'])}{compressor}, {state}")
         else:
-            texts.append(f"{name} {state}{skipped}")
+            texts.append(f"{name} {split['rows'] if split['complete'] else incomplete}{skipped}")
     return texts
 
 

@@ -66,7 +66,7 @@ Workers = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="Arithmetic of the forward: fp32 | bf16 | fp16.")]
-StoreDtype = Annotated[str, typer.Option(help="Stored tokens: float16 | float32.")]
+StorageDtype = Annotated[str, typer.Option(help="Stored tokens: float16 | float32.")]
 Codec = Annotated[
     str | None,
     typer.Option(help="Compress stored tokens: zstd | blosc, with :LEVEL.", show_default="none"),
@@ -129,7 +129,7 @@ def extract(
     workers: Workers = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    store_dtype: StoreDtype = "float16",
+    store_dtype: StorageDtype = "float16",
     codec: Codec = None,
     projected: Projected = False,
     paper_compat: PaperCompat = False,

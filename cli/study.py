@@ -66,12 +66,12 @@ def study(
     """
     from dataclasses import replace
 
-    from layercache.cache.storage.paths import as_place
+    from layercache.cache.storage.paths import as_cache_path
     from layercache.engine import check_engine
     from layercache.study import read_study, run_study, study_status
 
     plan = read_study(file)
-    place = as_place(cache) if cache else plan.cache
+    place = as_cache_path(cache) if cache else plan.cache
     plan = replace(
         plan,
         out=out or plan.out,

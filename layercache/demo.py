@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from layercache.cache.find import load_cache
+from layercache.cache.cache import load_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.extraction.api import extract
 from layercache.probing.api import probe

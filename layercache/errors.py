@@ -85,6 +85,10 @@ class CacheCorruptError(CacheError):
     """A file of a cache is missing, truncated or changed; names the file."""
 
 
+class CacheSchemaError(CacheError):
+    """The cache was written with another schema; the message says what to do."""
+
+
 class CacheBusyError(CacheError):
     """Another process is writing the same split."""
 

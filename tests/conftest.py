@@ -85,7 +85,7 @@ def write_cache(tmp_path: Path) -> Callable[..., Any]:
             projected=False,
             preprocessing={"input_size": [28, 28]},
             precision="fp32",
-            store_dtype=str(next(iter(tokens.values())).dtype),
+            storage_dtype=str(next(iter(tokens.values())).dtype),
             dataset=identity,
         )
         for name, x in tokens.items():

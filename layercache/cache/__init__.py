@@ -1,8 +1,9 @@
 """The cache on disk: the contract between extraction and probing. Knows numpy, zarr and json; no model, no image."""
 
-from layercache.cache.find import Cache, Split, cache_root, find_caches, open_cache
+from layercache.cache.cache import Cache
+from layercache.cache.find import find_caches, open_cache
 from layercache.cache.format.layout import block_rows, cache_folder, planned_bytes
-from layercache.cache.format.selection import resolve_layers, resolve_tokens, select
+from layercache.cache.format.selection import parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import (
     CacheSpec,
     DatasetIdentity,
@@ -10,6 +11,8 @@ from layercache.cache.format.spec import (
     digest_ids,
     digest_labels,
 )
+from layercache.cache.reading.split import Split
+from layercache.cache.storage.paths import cache_root
 from layercache.cache.writing.split_writer import SplitWriter
 
 __all__ = [
@@ -26,8 +29,8 @@ __all__ = [
     "digest_labels",
     "find_caches",
     "open_cache",
+    "parse_layers",
+    "parse_tokens",
     "planned_bytes",
-    "resolve_layers",
-    "resolve_tokens",
-    "select",
+    "select_pairs",
 ]

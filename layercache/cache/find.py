@@ -1,194 +1,66 @@
-"""Finding and opening caches."""
+"""Which cache a request means: every cache below a root, those that match a model and dataset, or the single one."""
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder, safe_name
-from layercache.cache.format.records import REMEDY, CompleteRecord
-from layercache.cache.format.spec import CacheSpec
-from layercache.cache.reading.split import Split
-from layercache.cache.storage.base import Store, open_store
-from layercache.cache.storage.paths import CachePath, RemotePath, as_place
-from layercache.cache.storage.threads import in_threads
-from layercache.errors import (
-    CacheAmbiguousError,
-    CacheCorruptError,
-    CacheIncompleteError,
-    CacheNotFoundError,
-    OptionError,
-)
+from layercache.cache.cache import Cache, load_cache
+from layercache.cache.format.layout import SPEC_KEY, safe_name
+from layercache.cache.storage.open import open_source
+from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
+from layercache.cache.storage.threads import map_threads
+from layercache.errors import CacheAmbiguousError, CacheNotFoundError, CacheSchemaError
 
-__all__ = [
-    "HOME",
-    "OTHER_OPTIONS",
-    "Cache",
-    "Split",
-    "cache_folders",
-    "cache_root",
-    "extract_command",
-    "find_caches",
-    "load_cache",
-    "matching_caches",
-    "open_cache",
-]
+logger = logging.getLogger(__name__)
 
-HOME = "LAYERCACHE_HOME"
-OTHER_OPTIONS = "(with the other options it was begun with)"
-"""Belongs behind `extract_command` where it continues what was begun."""
-_BRIEF = 60
-
-
-def cache_root(path: str | CachePath | None = None) -> CachePath:
-    """The place of all caches: `path` (--cache), else $LAYERCACHE_HOME, else the user cache folder of the platform.
-
-    A folder, or an address such as s3://bucket/prefix. Raises OptionError if that is a file, or no address.
-    """
-    home = os.environ.get(HOME)
-    if path is None and not home:
-        import platformdirs
-
-        return Path(platformdirs.user_cache_dir("layercache"))
-    root = as_place(path or home or "")
-    if isinstance(root, Path) and root.is_file():
-        raise OptionError(
-            f"{'--cache' if path is not None else '$' + HOME}: expected the folder of all caches, {root} is a file"
-        )
-    return root
-
-
-@dataclass(frozen=True)
-class Cache:
-    """One cache: the tokens of one backbone on one data set."""
-
-    path: CachePath
-    """ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
-    spec: CacheSpec
-    """What determined its bytes."""
-
-    @cached_property
-    def store(self) -> Store:
-        """Where its bytes lie."""
-        return open_store(self.path)
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that were begun, complete or not, in the data set's order."""
-        return tuple(
-            s
-            for s in self.spec.dataset.splits
-            if self.store.has_folder(SplitLayout(self.spec, s).group)
-        )
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything is committed."""
-        return any(key.endswith(".json") for key in self.store.entries("commits"))
-
-    def progress(self, split: str) -> tuple[int, int]:
-        """Row blocks with a commit record, and row blocks in all."""
-        layout = SplitLayout(self.spec, split)
-        there = self.store.entries(layout.commits)
-        return sum(layout.record(b) in there for b in range(layout.blocks)), layout.blocks
-
-    def complete(self, split: str) -> bool:
-        """Whether the split has its complete record."""
-        return self.store.size(SplitLayout(self.spec, split).complete) is not None
-
-    def split(self, name: str) -> Split:
-        """A complete split. Raises UnknownNameError, CacheIncompleteError (saying how to go on), CacheCorruptError."""
-        layout = SplitLayout(self.spec, name)
-        store = self.store
-        try:
-            data = store.read(layout.complete)
-        except FileNotFoundError:
-            done, blocks = self.progress(name)
-            raise CacheIncompleteError(
-                f"{self.path}: split {name!r} is incomplete: {done} of {blocks} row blocks are there. To continue, run the same extraction again: "
-                f"{extract_command(self)} {OTHER_OPTIONS}"
-            ) from None
-        where = str(store.path(layout.complete))
-        complete = CompleteRecord.from_bytes(data, where=where)
-        if (complete.fingerprint, complete.split, complete.rows) != (
-            self.spec.fingerprint,
-            name,
-            layout.rows,
-        ):
-            raise CacheCorruptError(
-                f"{where}: belongs to another cache or split ({complete.fingerprint[:12]}, {complete.split!r}); {REMEDY}"
-            )
-        return Split(layout, store, complete)
-
-
-def load_cache(path: CachePath) -> Cache:
-    """The cache in a folder. Raises CacheNotFoundError, CacheCorruptError (its spec does not have the fingerprint that it gives)."""
-    file = path / SPEC_KEY
-    try:
-        value = json.loads(open_store(path).read(SPEC_KEY))
-        fingerprint = value.pop("fingerprint")
-        spec = CacheSpec.from_json(value)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CacheNotFoundError(f"{path} is no cache: it has no {SPEC_KEY}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CacheCorruptError(f"{file}: not a cache's spec ({e!r}); {REMEDY}") from None
-    if spec.fingerprint != fingerprint:
-        raise CacheCorruptError(
-            f"{file}: the spec's fingerprint is {spec.fingerprint[:12]}, the file says {str(fingerprint)[:12]}; {REMEDY}"
-        )
-    return Cache(path, spec)
+MAX_VALUE_CHARS = 60
+"""Length at which a value is cut in the list of caches that an ambiguous request matches."""
 
 
 def cache_folders(
     root: CachePath, *, model: str | None = None, dataset: str | None = None
 ) -> list[CachePath]:
-    """Where the caches below a root lie, sorted. The row blocks of none are listed: only folders, level by level."""
+    """Return the folders of the caches below a root, sorted. Only folders are listed, level by level, never row blocks."""
     if isinstance(root, Path):
-        return list[CachePath](
-            sorted(p.parent for p in root.glob(f"{_glob(dataset)}/{_glob(model)}/*/{SPEC_KEY}"))
-        )
+        pattern = f"{_glob(dataset)}/{_glob(model)}/*/{SPEC_KEY}"
+        return list[CachePath](sorted(p.parent for p in root.glob(pattern)))
     return sorted(_remote_folders(root, model=model, dataset=dataset), key=str)
 
 
 def _remote_folders(
     root: RemotePath, *, model: str | None, dataset: str | None
 ) -> list[RemotePath]:
-    store = open_store(root)
-    found: list[str] = ["."]
-    for name in (dataset, model, None, SPEC_KEY):
+    source = open_source(root)
+    keys = [""]
+    for name in (dataset, model, None):
         if name is not None:
-            found = [f"{folder}/{safe_name(name)}".removeprefix("./") for folder in found]
-            continue
-        below: list[str] = []
-        in_threads(
-            lambda folder: below.extend(  # noqa: B023
-                f"{folder}/{n}".removeprefix("./") for n in store.folders(folder)
-            ),
-            found,
-            threads=store.requests,
-        )
-        found = below
-    return [root / key.rpartition("/")[0] for key in store.read_many(found)]
+            keys = [f"{key}{safe_name(name)}/" for key in keys]
+        else:
+            names = map_threads(
+                lambda key: source.list_dirs(key.rstrip("/") or "."), keys, threads=source.requests
+            )
+            keys = [
+                f"{key}{name}/" for key, below in zip(keys, names, strict=True) for name in below
+            ]
+    specs = source.read_many(f"{key}{SPEC_KEY}" for key in keys)
+    return [root / key.rpartition("/")[0] for key in specs]
 
 
 def find_caches(
     root: CachePath, model: str | None = None, dataset: str | None = None
 ) -> list[Cache]:
-    """All caches below a root, or those of a model or data set. Raises CacheCorruptError if a spec is not readable."""
-    folders = cache_folders(root, model=model, dataset=dataset)
-    found: dict[CachePath, Cache] = {}
-    in_threads(
-        lambda folder: found.__setitem__(folder, load_cache(folder)),
-        folders,
-        threads=open_store(root).requests,
-    )
-    return [found[folder] for folder in folders]
+    """Open all caches below a root, or those of a model or dataset; caches of another schema are skipped and logged.
+
+    Raises:
+        CacheCorruptError: The spec of one is damaged.
+    """
+    caches, outdated = _load_all(root, model=model, dataset=dataset)
+    _log_skipped(outdated)
+    return caches
 
 
 def matching_caches(
@@ -198,13 +70,46 @@ def matching_caches(
     dataset: str | None = None,
     fingerprint: str | None = None,
 ) -> list[Cache]:
-    """As `find_caches`, of the fingerprints that begin so. One into which a run that failed committed nothing counts only if no other matches."""
-    found = [
-        c
-        for c in find_caches(root, model, dataset)
-        if c.spec.fingerprint.startswith(fingerprint or "")
-    ]
-    return ([c for c in found if c.begun] or found) if len(found) > 1 else found
+    """Return the caches that match; `fingerprint` gives the first digits of theirs.
+
+    A cache into which a failed extraction committed nothing counts only if no other one matches.
+    """
+    caches, outdated = _load_all(root, model=model, dataset=dataset, fingerprint=fingerprint)
+    _log_skipped(outdated)
+    return _prefer_begun(caches)
+
+
+def _load_all(
+    root: CachePath, *, model: str | None, dataset: str | None, fingerprint: str | None = None
+) -> tuple[list[Cache], list[CacheSchemaError]]:
+    """Return the caches that match, and an error for each that has another schema."""
+
+    def load(folder: CachePath) -> Cache | CacheSchemaError:
+        try:
+            return load_cache(folder)
+        except CacheSchemaError as error:
+            return error
+
+    folders = cache_folders(root, model=model, dataset=dataset)
+    loaded = map_threads(load, folders, threads=open_source(root).requests)
+    prefix = fingerprint or ""
+    return (
+        [c for c in loaded if isinstance(c, Cache) and c.spec.fingerprint.startswith(prefix)],
+        [
+            error
+            for folder, error in zip(folders, loaded, strict=True)
+            if isinstance(error, CacheSchemaError) and folder.name.startswith(prefix[:12])
+        ],
+    )
+
+
+def _log_skipped(outdated: Sequence[CacheSchemaError]) -> None:
+    for error in outdated:
+        logger.warning("skipped %s", error)
+
+
+def _prefer_begun(caches: list[Cache]) -> list[Cache]:
+    return ([c for c in caches if c.begun] or caches) if len(caches) > 1 else caches
 
 
 def open_cache(
@@ -215,97 +120,81 @@ def open_cache(
     dataset: str | None = None,
     fingerprint: str | None = None,
 ) -> Cache:
-    """The cache in a folder, or the one that matches among those below the root. `fingerprint`: its first digits.
+    """Open the cache in a folder, or the only one that matches among those below a root.
 
-    Raises CacheNotFoundError if none matches, CacheAmbiguousError (listing them, and what differs) if several do, CacheCorruptError.
+    Args:
+        path: Folder or address of one cache; the other arguments are then not used.
+        root: Root of the caches; default $LAYERCACHE_HOME, else the platform's user cache folder.
+        model: Name of its model.
+        dataset: Name of its dataset.
+        fingerprint: First digits of its fingerprint.
+
+    Returns:
+        The cache.
+
+    Raises:
+        CacheNotFoundError: None matches.
+        CacheAmbiguousError: Several match; the message lists them and how they differ.
+        CacheSchemaError: The only ones that match were written with another schema.
+        CacheCorruptError: A spec is damaged.
     """
     if path is not None:
-        return load_cache(as_place(path))
+        return load_cache(as_cache_path(path))
     base = cache_root(root)
-    found = matching_caches(base, model=model, dataset=dataset, fingerprint=fingerprint)
-    if len(found) == 1:
-        return found[0]
-    asked = (
-        ", ".join(
-            f"{k} {v!r}"
-            for k, v in {"model": model, "dataset": dataset, "fingerprint": fingerprint}.items()
-            if v
-        )
-        or "any model and data set"
+    caches, outdated = _load_all(base, model=model, dataset=dataset, fingerprint=fingerprint)
+    if outdated and not caches:
+        raise outdated[0]
+    _log_skipped(outdated)
+    caches = _prefer_begun(caches)
+    if len(caches) == 1:
+        return caches[0]
+    filters = {"model": model, "dataset": dataset, "fingerprint": fingerprint}
+    requested = (
+        ", ".join(f"{name} {value!r}" for name, value in filters.items() if value)
+        or "any model and dataset"
     )
-    if not found:
-        there = sorted({f"{c.spec.model} on {c.spec.dataset.name}" for c in find_caches(base)})
+    if not caches:
+        stored = sorted({f"{c.spec.model} on {c.spec.dataset.name}" for c in find_caches(base)})
         raise CacheNotFoundError(
-            f"no cache of {asked} below {base}; there is {', '.join(there) or 'none'}. Make one with: layercache extract"
+            f"no cache of {requested} below {base}; it holds {', '.join(stored) or 'none'}. "
+            "Make one with: layercache extract"
         )
-    lines = "\n".join(f"  {c.path}: {_differing(c, found)}" for c in found)
+    lines = "\n".join(f"  {cache.path}: {_differences(cache, caches)}" for cache in caches)
     raise CacheAmbiguousError(
-        f"{len(found)} caches below {base} match {asked}; choose one by its path, or by model, data set or fingerprint:\n{lines}"
+        f"{len(caches)} caches below {base} match {requested}; choose one by its path, or by model, dataset or "
+        f"fingerprint:\n{lines}"
     )
-
-
-def extract_command(
-    cache: Cache, *, model: str | None = None, layers: str | None = None, tokens: str | None = None
-) -> str:
-    """The command that made a cache, or one like it of another model, with other layers or tokens.
-
-    As far as its spec tells: where the checkpoint and the images lie it does not, see OTHER_OPTIONS.
-    """
-    s, root = cache.spec, cache.path.parent.parent.parent
-    kinds = list(dict.fromkeys(t.split("/")[0] for t in s.tokens))
-    if "patch" in kinds:  # the word "all" is every patch and the class token
-        kinds = [k for k in kinds if k not in ("cls", "patch")] + ["all"]
-    options = {
-        "--model": model or s.model,
-        "--dataset": s.dataset.name,
-        "--limit": s.dataset.limit,
-        "--seed": s.dataset.limit_seed or None,
-        "--tap": s.tap if s.tap != "norm2" else None,
-        "--layers": layers
-        or (",".join(map(str, s.layers)) if s.layers != tuple(range(1, s.depth + 1)) else None),
-        "--tokens": tokens or ("+".join(kinds) if kinds != ["cls", "ap"] else None),
-        "--precision": s.precision if s.precision != "fp32" else None,
-        "--store-dtype": s.store_dtype if s.store_dtype != "float16" else None,
-        "--cache": root if cache.path == cache_folder(root, s) and root != cache_root() else None,
-    }
-    words = [
-        word
-        for option, value in options.items()
-        if value is not None
-        for word in (option, shlex.quote(str(value)))
-    ]
-    return " ".join(["layercache extract", *words, *(["--projected"] if s.projected else [])])
 
 
 def _glob(name: str | None) -> str:
     return "*" if name is None else safe_name(name)
 
 
-def _differing(cache: Cache, among: Sequence[Cache]) -> str:
-    flat = [_flatten(c.spec.to_json()) for c in among]
-    mine = _flatten(cache.spec.to_json())
-    keys = [k for k in mine if len({json.dumps(f.get(k), sort_keys=True) for f in flat}) > 1]
-    return (
-        ", ".join(f"{k} {_brief(k, mine[k])}" for k in keys if not k.startswith("dataset.splits"))
-        or "the data set's samples differ"
-    )
+def _differences(cache: Cache, caches: Sequence[Cache]) -> str:
+    """Return the values of a cache's spec that not all caches share."""
+    specs = [dict(_flatten(other.spec.to_json())) for other in caches]
+    differing = [
+        f"{key} {_shorten(key, value)}"
+        for key, value in _flatten(cache.spec.to_json())
+        if not key.startswith("dataset.splits")
+        and len({json.dumps(spec.get(key), sort_keys=True) for spec in specs}) > 1
+    ]
+    return ", ".join(differing) or "the dataset's samples differ"
 
 
-def _brief(key: str, value: Any) -> str:
-    """A value of a spec in few characters."""
+def _shorten(key: str, value: Any) -> str:
     if key == "weights":
         return str(value)[:12]
     if key == "tokens":
         return "+".join(dict.fromkeys(token.split("/")[0] for token in value))
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= _BRIEF else text[:_BRIEF] + ".."
+    return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + ".."
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested dictionaries."""
     if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        k: v
-        for name, inner in value.items()
-        for k, v in _flatten(inner, f"{prefix}.{name}" if prefix else name).items()
-    }
+        yield prefix, value
+        return
+    for name, inner in value.items():
+        yield from _flatten(inner, f"{prefix}.{name}" if prefix else name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from layercache.cache.find import load_cache
+from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
 from layercache.engine import open_engine
 from layercache.errors import CacheError, OptionError
@@ -66,7 +66,7 @@ def _announce(plan: ExtractionPlan, say: Say) -> None:
     for target in plan.targets:
         spec = target.spec
         size = sum(planned_bytes(spec, rows[split]) for split in plan.splits)
-        tokens = f"{_count(len(spec.layers), 'layer')} x {_count(len(spec.tokens), 'token')} x {spec.width} ({spec.tap}, {spec.store_dtype})"
+        tokens = f"{_count(len(spec.layers), 'layer')} x {_count(len(spec.tokens), 'token')} x {spec.width} ({spec.tap}, {spec.storage_dtype})"
         missing = (
             ""
             if target.missing_bytes >= size

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from layercache.cache.format.spec import Precision, StoreDtype, Tap
+from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
@@ -49,7 +49,7 @@ class ExtractOptions:
     """The preprocessing of the paper's own extractor for DINOv2 and MAE."""
     precision: Precision = "fp32"
     """Arithmetic of the forward: "fp32", "bf16" or "fp16"; tokens are pooled in float32 whatever it is."""
-    store_dtype: StoreDtype = "float16"
+    store_dtype: StorageDtype = "float16"
     """dtype of the stored tokens: "float16" or "float32"."""
     codec: str | None = None
     """Compression of the stored tokens: None (fastest), "zstd[:LEVEL]" or "blosc[:LEVEL]"."""
@@ -91,7 +91,7 @@ class ExtractOptions:
         for option, known in (
             ("tap", Tap),
             ("precision", Precision),
-            ("store_dtype", StoreDtype),
+            ("store_dtype", StorageDtype),
             ("device", DeviceName),
             ("on_error", OnError),
         ):

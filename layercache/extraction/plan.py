@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from layercache.cache.find import cache_root, open_cache
+from layercache.cache.find import open_cache
+from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SplitLayout, cache_folder, planned_bytes
 from layercache.cache.format.records import CompleteRecord
-from layercache.cache.format.shard import Codec
 from layercache.cache.format.spec import CacheSpec, DatasetIdentity
-from layercache.cache.storage.base import open_store
-from layercache.cache.storage.paths import CachePath
-from layercache.cache.writing.block_writer import committed
+from layercache.cache.storage.open import open_store
+from layercache.cache.storage.paths import CachePath, cache_root
+from layercache.cache.writing.block_writer import parse_record
 from layercache.engine import why_device
 from layercache.errors import CacheError, DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
@@ -98,7 +98,7 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     With another engine than this process, backbones are loaded here for what they are only, and `place` says where they run.
     """
     if options.codec is not None:
-        Codec(options.codec)  # refuses a word that it does not know, before anything is read
+        Compressor(options.codec)  # refuses a word that it does not know, before anything is read
     device, why = (
         choose_device(options.device) if options.engine == "local" else ("cpu", "to be found out")
     )
@@ -171,7 +171,7 @@ def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
 def size_on_disk(path: CachePath, spec: CacheSpec, split: str) -> int:
     """Bytes of the files of one split's Zarr group."""
     return sum(
-        entry.size for entry in open_store(path).entries(SplitLayout(spec, split).group).values()
+        entry.size for entry in open_store(path).list_files(SplitLayout(spec, split).group).values()
     )
 
 
@@ -207,7 +207,7 @@ def _target(
         projected=backbone.projected,
         preprocessing=backbone.preprocessing.to_json(),
         precision=backbone.precision,
-        store_dtype=backbone.storage_dtype,
+        storage_dtype=backbone.storage_dtype,
         dataset=identity,
     )
     path = cache_folder(root, spec)
@@ -237,14 +237,15 @@ def _complete(path: CachePath, spec: CacheSpec, split: str) -> bool:
         for key, digest in files.items()
     ):
         return False
-    shards = {key: entry.size for key, entry in store.entries(f"{layout.group}/tokens").items()}
+    shards = store.list_files(layout.tokens)
     return all(
-        committed(layout, b, found.get(layout.record(b)), shard_bytes=shards.get(layout.shard(b)))
+        parse_record(layout, b, found.get(layout.record(b)), shards.get(layout.shard(b)))
         for b in range(layout.blocks)
     )
 
 
 def _littered(path: CachePath, layout: SplitLayout) -> bool:
-    return isinstance(path, Path) and (
-        bool(open_store(path).size(layout.lock)) or (path / layout.partial).exists()
-    )
+    if not isinstance(path, Path):
+        return False
+    lock = path / layout.lock
+    return (lock.exists() and lock.stat().st_size > 0) or (path / layout.partial).exists()

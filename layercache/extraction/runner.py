@@ -200,7 +200,7 @@ def _writer(
             split,
             ids=samples.ids,
             labels=samples.labels,
-            codec=options.codec,
+            compressor=options.codec,
             wait=wait,
         )
 

@@ -132,12 +132,12 @@ class Extractor:
             job.specs[k],
             part.split,
             ids=job.samples[part.split].ids,
-            codec=job.options.codec,
+            compressor=job.options.codec,
         )
         pending = writer.pending(part.blocks[k])
         spans, batch = lane_batches(job.specs[k], part.split, pending, batch_size=job.batch_size)
         forward: Forward = FixedBatch(backbone, rows=batch) if job.options.compile else backbone
-        blocks = BlockAssembler(_Pending(writer, pending), at_once=writer.store.uploads)
+        blocks = BlockAssembler(_Pending(writer, pending), at_once=writer.store.transfers)
         return ModelStream(
             backbone=forward,
             transform=self._transforms.index(backbone.preprocessing),

@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from layercache.cache.find import Cache, open_cache
+from layercache.cache.cache import Cache
+from layercache.cache.find import open_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS

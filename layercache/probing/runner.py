@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from layercache.cache.find import Split
+from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import Engine, Progress, Say, WorkerPool, open_engine, why_device
 from layercache.errors import CacheIncompleteError

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from layercache.cache.find import Cache, extract_command
-from layercache.cache.format.selection import LAYER_WORDS, resolve_layers, resolve_tokens, select
+from layercache.cache.cache import Cache, extract_command
+from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import HeadSpec
@@ -198,9 +198,9 @@ def select_tokens(
 def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
     spec = cache.spec
     try:
-        return select(spec, layers=layers, tokens=tokens)
+        return select_pairs(spec, layers=layers, tokens=tokens)
     except (OptionError, UnknownNameError):
-        numbers = resolve_layers(layers, spec.depth)
+        numbers = parse_layers(layers, spec.depth)
         if not all(TOKEN_KIND.fullmatch(word.strip()) for word in re.split("[+,]", tokens)):
             raise
         if set(numbers) - set(spec.layers):
@@ -222,7 +222,7 @@ def name_layers(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
     numbers = tuple(sorted({layer for layer, _ in pairs}))
     # in a shallow model several words can mean the same layers: the extremes come first
     for word in sorted(LAYER_WORDS, key=("last", "all", "mid-last", "quarter").index):
-        if resolve_layers(word, cache.spec.depth) == numbers:
+        if parse_layers(word, cache.spec.depth) == numbers:
             return word
     return ",".join(map(str, numbers))
 
@@ -232,10 +232,10 @@ def name_tokens(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
     names = tuple(dict.fromkeys(token for _, token in pairs))
     if any(name.startswith("patch/") for name in names):
         for word in ("all", "patch"):
-            if resolve_tokens(word, cache.spec.tokens) == names:
+            if parse_tokens(word, cache.spec.tokens) == names:
                 return word
     words: list[str] = []
     for kind in dict.fromkeys(name.split("/")[0] for name in names):
         members = tuple(name for name in names if name.split("/")[0] == kind)
-        words += [kind] if resolve_tokens(kind, cache.spec.tokens) == members else list(members)
+        words += [kind] if parse_tokens(kind, cache.spec.tokens) == members else list(members)
     return "+".join(words)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from layercache.cache.find import Cache, cache_root, find_caches
-from layercache.cache.storage.paths import CachePath
+from layercache.cache.cache import Cache
+from layercache.cache.find import find_caches
+from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
 from layercache.reporting.dependencies import require

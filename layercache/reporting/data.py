@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from layercache.cache.find import Cache, cache_root
+from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids, sha256_json
-from layercache.cache.storage.paths import CachePath
+from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layercache.cache.format.selection import resolve_layers
+from layercache.cache.format.selection import parse_layers
 from layercache.errors import LayercacheError
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.models.registry import MODELS, ModelInfo
@@ -109,7 +109,7 @@ def tokens_seen(cell: PlannedProbe, info: ModelInfo) -> int:
 
 def _count(layers: str, tokens: str, info: ModelInfo) -> int:
     try:
-        n_layers = len(resolve_layers(layers, info.depth))
+        n_layers = len(parse_layers(layers, info.depth))
     except LayercacheError:
         n_layers = 1
     sizes = {"cls": 1, "ap": 1, "all": patches(info) + 1, "patch": patches(info)}

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache.cache.format.selection import LAYER_WORDS
-from layercache.cache.storage.paths import CachePath, as_place
+from layercache.cache.storage.paths import CachePath, as_cache_path
 from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
@@ -180,7 +180,7 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         heads=_heads(top["heads"], grid=grid, protocol=protocol, where=where),
         seeds=_seeds(top.get("seeds", 1), where=where),
         out=Path(top.get("out", f"reports/{top.get('name', name)}")),
-        cache=as_place(top["cache"]) if "cache" in top else None,
+        cache=as_cache_path(top["cache"]) if "cache" in top else None,
         extract={key: value for key, value in extract.items() if key != "share_decode"},
         share_decode=extract.get("share_decode", False),
         of_model=_by_name(

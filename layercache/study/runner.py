@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layercache.cache.find import Cache
+from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import open_engine
 from layercache.errors import MissingExtraError

@@ -9,8 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from layercache.cache.find import Cache, cache_root, find_caches
-from layercache.cache.format.selection import resolve_layers
+from layercache.cache.cache import Cache
+from layercache.cache.find import find_caches
+from layercache.cache.format.selection import parse_layers
+from layercache.cache.storage.paths import cache_root
 from layercache.errors import LayercacheError
 from layercache.probing.results.probe_store import PROBES, Probe, read_probes
 from layercache.probing.spec import BASELINES, select_tokens
@@ -27,7 +29,7 @@ def find_cache(cell: PlannedExtraction) -> Cache | None:
         for c in find_caches(cache_root(cell.options.cache), cell.model, cell.cached_name)
         if _matches(c, cell) and _complete(c)
     ]
-    return max(found, key=lambda c: c.store.look("spec.json").modified, default=None)
+    return max(found, key=lambda c: c.begun_at, default=None)
 
 
 def find_probes(cell: PlannedProbe, cache: Cache, beside: Cache | None = None) -> list[Probe]:
@@ -61,11 +63,11 @@ def find_probes(cell: PlannedProbe, cache: Cache, beside: Cache | None = None) -
 def _matches(cache: Cache, cell: PlannedExtraction) -> bool:
     spec, options = cache.spec, cell.options
     return (
-        (spec.tap, spec.precision, spec.store_dtype, spec.projected)
+        (spec.tap, spec.precision, spec.storage_dtype, spec.projected)
         == (options.tap, options.precision, options.store_dtype, options.projected)
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
-        and spec.layers == resolve_layers(str(options.layers), spec.depth)
+        and spec.layers == parse_layers(str(options.layers), spec.depth)
         and kinds(spec.tokens) == kinds_asked(str(options.tokens))
     )
 

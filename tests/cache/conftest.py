@@ -19,5 +19,5 @@ def tmp_path() -> Iterator[Path]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Shards of at most a kilobyte, so that few rows make several blocks: 8 rows at 2 x 2 x 8 float16."""
-    monkeypatch.setattr(layout, "SHARD_LIMIT", 1024)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 1024)
     return 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from layercache.cache import (
     digest_labels,
     open_cache,
 )
+from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.paths import CachePath
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -68,16 +70,16 @@ def make_spec(rows: int = 50, *, multi_label: bool = False, **changes: Any) -> C
         projected=False,
         preprocessing={"mean": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
         precision="fp32",
-        store_dtype="float16",
+        storage_dtype="float16",
         dataset=dataset,
     )
     return replace(spec, **changes)
 
 
 def make_tokens(spec: CacheSpec, split: str = "train", *, seed: int = 0) -> Array:
-    """Random (L, T, N, D) in the store dtype."""
+    """Random (L, T, N, D) in the storage dtype."""
     shape = (len(spec.layers), len(spec.tokens), spec.dataset.splits[split].rows, spec.width)
-    return np.random.default_rng(seed).standard_normal(shape).astype(spec.store_dtype)
+    return np.random.default_rng(seed).standard_normal(shape).astype(spec.storage_dtype)
 
 
 def make_writer(
@@ -142,3 +144,15 @@ def folder_in_memory() -> Iterator[Path]:
     """A folder where fsync costs nothing, for tests that make many caches; an ordinary one where there is no such place."""
     with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
         yield Path(name)
+
+
+def make_schema_1_cache(root: Path, spec: CacheSpec) -> Path:
+    """A folder as schema 1 wrote it, with `store_dtype` in its spec; returns its path."""
+    fields = spec.to_json()
+    fields["schema"] = 1
+    fields["store_dtype"] = fields.pop("storage_dtype")
+    fingerprint = sha256_json({key: value for key, value in fields.items() if key != "model"})
+    folder = root / spec.dataset.name / spec.model / fingerprint[:12]
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps({"fingerprint": fingerprint, **fields}, indent=2))
+    return folder

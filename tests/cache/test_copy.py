@@ -146,7 +146,7 @@ def test_an_incomplete_cache_is_not_copied(tmp_path: Path, small_blocks: int) ->
 def test_a_target_that_is_the_source_or_another_cache_or_busy_is_refused(
     cache: Cache, tmp_path: Path
 ) -> None:
-    with pytest.raises(OptionError, match="the cache lies there already"):
+    with pytest.raises(OptionError, match="the cache is there already"):
         copy_cache(cache, to=tmp_path / "from")
     with (
         make_writer(tmp_path / "busy", SPEC),
@@ -161,7 +161,7 @@ def test_a_target_that_is_the_source_or_another_cache_or_busy_is_refused(
         copy_cache(cache, to=tmp_path / "begun")
     copy = copy_cache(cache, to=tmp_path / "other").path
     (copy / SPEC_KEY).write_text("{}")
-    with pytest.raises(OptionError, match="another cache lies there"):
+    with pytest.raises(OptionError, match="another cache is there"):
         copy_cache(cache, to=tmp_path / "other")
 
 

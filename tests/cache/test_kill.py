@@ -226,4 +226,4 @@ def test_two_processes_on_one_split_end_with_one_whole_cache(
         thread.join(timeout=30)
     assert statuses == [0, 0, 0]
     assert tree(tmp_path) == undisturbed
-    assert layout.SHARD_LIMIT == 1024
+    assert layout.MAX_SHARD_BYTES == 1024

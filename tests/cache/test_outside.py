@@ -18,12 +18,14 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("codec", CODECS)
-def test_zarr(tmp_path: Path, codec: str | None, dtype: str) -> None:
+@pytest.mark.parametrize("compressor", CODECS)
+def test_zarr(tmp_path: Path, compressor: str | None, dtype: str) -> None:
     import zarr
 
-    spec = make_spec(50, store_dtype=dtype)
-    group = zarr.open_group(make_cache(tmp_path, spec, codec=codec).path / "train.zarr", mode="r")
+    spec = make_spec(50, storage_dtype=dtype)
+    group = zarr.open_group(
+        make_cache(tmp_path, spec, compressor=compressor).path / "train.zarr", mode="r"
+    )
     assert {name for name, _ in group.members()} == {
         "tokens",
         "label",
@@ -62,12 +64,12 @@ def inner_chunks(shard: bytes) -> list[bytes]:
     return [shard[offset : offset + length] for offset, length in index.tolist()]
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_shard_holds_what_zarr_would_have_written(tmp_path: Path, codec: str | None) -> None:
+@pytest.mark.parametrize("compressor", CODECS)
+def test_a_shard_holds_what_zarr_would_have_written(tmp_path: Path, compressor: str | None) -> None:
     import zarr
 
     spec = make_spec(50)
-    ours = make_cache(tmp_path, spec, codec=codec).path / "train.zarr" / "tokens"
+    ours = make_cache(tmp_path, spec, compressor=compressor).path / "train.zarr" / "tokens"
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "zarr.json").write_bytes((ours / "zarr.json").read_bytes())
@@ -99,11 +101,11 @@ def test_xarray(tmp_path: Path, multi_label: bool) -> None:
         assert list(ds.id.values) == make_ids(50)
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_tensorstore(tmp_path: Path, codec: str | None) -> None:
+@pytest.mark.parametrize("compressor", CODECS)
+def test_tensorstore(tmp_path: Path, compressor: str | None) -> None:
     tensorstore = pytest.importorskip("tensorstore")
     spec = make_spec(50)
-    path = make_cache(tmp_path, spec, codec=codec).path / "train.zarr" / "tokens"
+    path = make_cache(tmp_path, spec, compressor=compressor).path / "train.zarr" / "tokens"
     array = tensorstore.open(
         {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}, read=True
     ).result()

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.cache import Cache, find_caches, open_cache
+from layercache.cache.describe import describe
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.verify import Corruption, describe, remove, verify
+from layercache.cache.remove import remove
+from layercache.cache.verify import Corruption, verify
 from layercache.errors import CacheBusyError, CacheNotFoundError
 from tests.cache.making import (
     folder_in_memory,
@@ -28,13 +30,13 @@ from tests.cache.making import (
 @pytest.fixture(scope="module", params=[None, "zstd"])
 def cache(request: pytest.FixtureRequest) -> Any:
     with folder_in_memory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "SHARD_LIMIT", 1024)
+        patch.setattr(layout, "MAX_SHARD_BYTES", 1024)
         yield make_cache(
             folder,
             make_spec(30),
             splits=("train", "test"),
             skipped={9: "truncated"},
-            codec=request.param,
+            compressor=request.param,
         )
 
 
@@ -121,7 +123,7 @@ def test_an_incomplete_split_is_a_fault(tmp_path: Path, small_blocks: int) -> No
     lay = SplitLayout(spec, "train")
     (fault,) = verify(cache)
     assert fault.path == cache.path / lay.complete
-    assert fault.what.startswith(
+    assert fault.problem.startswith(
         "incomplete: 2 of 4 row blocks; continue with: layercache extract --model vit_tiny --dataset shapes"
     )
     shard = cache.path / lay.shard(1)
@@ -149,7 +151,7 @@ def test_describe(tmp_path: Path, small_blocks: int) -> None:
     assert train == {
         "rows": 30,
         "skipped": skipped,
-        "codec": None,
+        "compressor": None,
         "blocks": 4,
         "blocks_done": 4,
         "complete": True,

@@ -15,6 +15,7 @@ from layercache_cli.main import main
 from tests.cache.making import (
     folder_in_memory,
     make_cache,
+    make_schema_1_cache,
     make_spec,
     make_tokens,
     make_writer,
@@ -24,7 +25,7 @@ from tests.cache.making import (
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setattr(layout, "SHARD_LIMIT", 1024)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 1024)
     with folder_in_memory() as folder:
         monkeypatch.setenv("LAYERCACHE_HOME", str(folder))
         yield folder
@@ -57,9 +58,9 @@ def test_ls(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "ls")
     assert (code, err) == (0, "")
     head, *lines, total = out.splitlines()
-    assert head.split() == ["data", "set", "model", "fingerprint", "stored", "splits", "size"]
+    assert head.split() == ["dataset", "model", "fingerprint", "stored", "splits", "size"]
     assert lines[0].startswith(
-        f"shapes    other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap block, fp32"
+        f"shapes   other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap block, fp32"
     )
     assert "train incomplete, 2 of 4 blocks" in lines[0]
     assert whole.spec.fingerprint[:12] in lines[1]
@@ -89,7 +90,7 @@ def test_ls_without_caches_and_with_one_that_cannot_be_read(
     code, out, err = run(capsys, "ls")
     assert code == 1
     assert whole.spec.fingerprint[:12] in out
-    assert f"error: {begun.path}/spec.json: not a cache's spec" in err
+    assert f"error: {begun.path}/spec.json: not the spec of a cache" in err
 
 
 def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +114,7 @@ def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "info")
     assert code == 1
     assert err.startswith(
-        f"error: 2 caches below {root} match any model and data set; choose one by its path"
+        f"error: 2 caches below {root} match any model and dataset; choose one by its path"
     )
 
 
@@ -124,7 +125,7 @@ def test_info_tells_how_a_limit_was_drawn_and_names_a_sample_once(
     spec = replace(spec, dataset=replace(spec.dataset, limit=30, limit_seed=3))
     make_cache(root, spec, skipped={9: "sample 'bilder/é9.png' cannot be decoded: truncated"})
     _, out, _ = run(capsys, "info")
-    assert "shapes, 3 classes, limited to 30 a split, drawn with seed 3\n" in out
+    assert "shapes, 3 classes, limited to 30 per split, sampled with seed 3\n" in out
     assert "fp32, projected\n" in out
     assert "skipped in train: bilder/é9.png: cannot be decoded: truncated\n" in out
 
@@ -210,3 +211,24 @@ def test_rm_of_a_cache_that_is_being_written(
     assert code == 1
     assert "is writing this split" in err
     assert whole.path.exists()
+
+
+def test_ls_and_verify_all_skip_a_cache_of_schema_1_and_say_so(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = make_cache(root, make_spec(30), splits=("train", "test"))
+    outdated = make_schema_1_cache(root, make_spec(30, tap="block"))
+    skipped = f"skipped: {outdated}: expected a cache of schema 2, got schema 1: extract it again"
+    code, out, err = run(capsys, "ls")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(skipped)
+    assert whole.spec.fingerprint[:12] in out
+    code, out, err = run(capsys, "verify", "--all")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(skipped)
+    assert f"{whole.path}: every byte is as it was written" in out
+    code, out, err = run(capsys, "verify", str(outdated))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {outdated}: expected a cache of schema 2, got schema 1")
+    code, out, err = run(capsys, "info", str(outdated))
+    assert (code, out) == (1, "")

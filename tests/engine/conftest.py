@@ -52,7 +52,7 @@ def cluster() -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins in this process."""
-    monkeypatch.setattr(layout, "SHARD_LIMIT", 512)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 512)
     monkeypatch.setattr(plan, "load_backbone", backbone)
 
 

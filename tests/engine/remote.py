@@ -27,7 +27,7 @@ def fakes() -> None:
     from layercache.cache.format import layout
     from layercache.extraction import plan
 
-    layout.SHARD_LIMIT = 512
+    layout.MAX_SHARD_BYTES = 512
     plan.load_backbone = backbone  # type: ignore[assignment]
 
 

@@ -55,7 +55,7 @@ def said() -> list[str]:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Run:
     """extract(), on the fakes, with row blocks of 8 rows (16 where there is one layer)."""
-    monkeypatch.setattr(layout, "SHARD_LIMIT", 512)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 512)
     monkeypatch.setattr(planning, "load_backbone", lambda name, **_: MODELS[name])
     for model in MODELS.values():
         model.seen.clear()

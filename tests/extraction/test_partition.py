@@ -38,14 +38,14 @@ def spec(*, width: int, rows: int = ROWS) -> CacheSpec:
         projected=False,
         preprocessing={},
         precision="fp32",
-        store_dtype="float16",
+        storage_dtype="float16",
         dataset=identity,
     )
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "SHARD_LIMIT", 2048 + 64)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 2048 + 64)
 
 
 def blocks(one: CacheSpec) -> int:

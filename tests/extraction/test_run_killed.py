@@ -49,7 +49,7 @@ def test_at_every_single_operation(tmp_path: Path) -> None:
     assert {"writev", "fsync", "os.rename", "open", "os.mkdir"} <= {kill["died"] for kill in done}
 
 
-PROGRAM = "import layercache.cache.format.layout as l; l.SHARD_LIMIT = 100_000; from layercache_cli.main import main; main()"
+PROGRAM = "import layercache.cache.format.layout as l; l.MAX_SHARD_BYTES = 100_000; from layercache_cli.main import main; main()"
 WORDS = [
     "extract",
     "--model",

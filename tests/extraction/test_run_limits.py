@@ -36,7 +36,7 @@ def test_a_disk_that_refuses_is_said_and_the_run_continues_after_room_is_made(
     tmp_path: Path,
 ) -> None:
     said = python(f"""
-layout.SHARD_LIMIT = 4000
+layout.MAX_SHARD_BYTES = 4000
 run({str(tmp_path / "whole")!r}, workers=0)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
@@ -63,7 +63,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, wor
         """Peak memory in MB of an extraction of `rows` images, 16 kB of tokens each."""
         code = f"""
 import torch
-layout.SHARD_LIMIT = 1 << 20
+layout.MAX_SHARD_BYTES = 1 << 20
 class Wide(FakeBackbone):
     def __call__(self, images):
         return super().__call__(images).repeat(1, 1, 1, 512)

@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 from timm.data import create_transform, resolve_data_config
 
-from layercache.cache.find import Split, open_cache
+from layercache.cache.find import open_cache
+from layercache.cache.reading.split import Split
 from layercache.errors import OptionError
 from layercache.extraction.api import extract
 from layercache.extraction.datasets import open_dataset

@@ -13,10 +13,12 @@ pytest.importorskip(
 )
 
 from layercache.cache import find_caches, open_cache
+from layercache.cache.describe import describe
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.reading.chunks import VERIFIED
+from layercache.cache.remove import remove
 from layercache.cache.storage.paths import as_remote
-from layercache.cache.verify import describe, remove, verify
+from layercache.cache.verify import verify
 from layercache.errors import (
     CacheCorruptError,
     CacheIncompleteError,
@@ -36,15 +38,17 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
     pass
 
 
-@pytest.mark.parametrize("codec", [None, "zstd"])
+@pytest.mark.parametrize("compressor", [None, "zstd"])
 def test_the_bytes_are_those_of_a_folder_and_come_back(
-    s3_root: str, tmp_path: Path, codec: str | None
+    s3_root: str, tmp_path: Path, compressor: str | None
 ) -> None:
     spec, skipped = make_spec(50), {9: "truncated"}
     local = make_cache(
-        tmp_path / "root", spec, splits=("train", "test"), skipped=skipped, codec=codec
+        tmp_path / "root", spec, splits=("train", "test"), skipped=skipped, compressor=compressor
     )
-    remote = remote_cache(s3_root, spec, splits=("train", "test"), skipped=skipped, codec=codec)
+    remote = remote_cache(
+        s3_root, spec, splits=("train", "test"), skipped=skipped, compressor=compressor
+    )
     assert objects(remote.path) == {
         key: data for key, data in tree(local.path).items() if not key.endswith(".lock")
     }
@@ -166,7 +170,7 @@ def test_a_flipped_byte_is_found_when_it_is_read(s3_root: str) -> None:
     shard = bytearray(objects(cache.path)[lay.shard(1)])
     shard[3] ^= 1
     put(cache.path, lay.shard(1), bytes(shard))
-    VERIFIED.forget()
+    VERIFIED.clear()
     with pytest.raises(
         CacheCorruptError,
         match=rf"{cache.path}/{lay.shard(1)}: layer 6, token 'cls': crc32c does not match",
@@ -176,10 +180,10 @@ def test_a_flipped_byte_is_found_when_it_is_read(s3_root: str) -> None:
 
 def test_another_codec_than_the_one_begun_with_is_refused(s3_root: str) -> None:
     spec = make_spec(50)
-    with make_writer(as_remote(s3_root), spec, codec="zstd"):
+    with make_writer(as_remote(s3_root), spec, compressor="zstd"):
         pass
     with pytest.raises(
-        OptionError, match=rf"{s3_root}\S+train.zarr: begun with codec .*zstd.*, not none"
+        OptionError, match=rf"{s3_root}\S+train.zarr: begun with compressor zstd:3, got none"
     ):
         make_writer(as_remote(s3_root), spec)
 
@@ -269,7 +273,7 @@ def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
     assert list(told["splits"]) == ["train"]
     remove(first)
     assert objects(first.path) == {}
-    with pytest.raises(CacheNotFoundError, match=rf"{first.path} is no cache"):
+    with pytest.raises(CacheNotFoundError, match=rf"{first.path} is not a cache"):
         open_cache(str(first.path))
     assert verify(second) == []
 

@@ -17,9 +17,9 @@ pytest.importorskip(
 from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.reading.chunks import VERIFIED
-from layercache.cache.storage import s3 as object_store
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify
+from layercache.cache.writing import conditional_commit
 from layercache.errors import MissingExtraError, OptionError, StorageError
 from layercache_cli.main import main
 from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
@@ -59,7 +59,7 @@ EXTRACT = (
 
 @pytest.fixture(autouse=True)
 def _blocks_of_eight_rows(small_blocks: int) -> None:
-    VERIFIED.forget()
+    VERIFIED.clear()
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -246,7 +246,7 @@ def test_an_address_or_endpoint_with_credentials_is_refused_without_repeating_th
     s3_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        OptionError, match=r"^s3://\.\.\.@\.\.\.: an address holds no credentials"
+        OptionError, match=r"^s3://\.\.\.@\.\.\.: expected an address without credentials"
     ) as caught:
         as_remote("s3://key:PASS@bucket/x")
     assert "PASS" not in str(caught.value)
@@ -264,7 +264,7 @@ def test_an_endpoint_that_ignores_conditions_is_refused(
     if s3_server.kind == "swift":
         pytest.skip("Swift looks at the signature, which covers the header that is taken out here")
     monkeypatch.setattr(proxy, "_HOP", {*proxy._HOP, "if-none-match"})
-    monkeypatch.setattr(object_store, "_CONDITIONAL", set())
+    monkeypatch.setattr(conditional_commit, "_checked_buckets", set())
     with pytest.raises(
         StorageError,
         match=r"the endpoint ignores conditional puts \(If-None-Match\).* `layercache cache push`",

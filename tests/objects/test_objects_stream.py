@@ -18,7 +18,7 @@ from layercache.cache import Split, open_cache
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.storage.paths import as_remote
-from layercache.cache.storage.read_cache import Spool
+from layercache.cache.storage.read_cache import ReadCache
 from layercache.probing.data.loader import Loader
 from layercache.probing.data.resident import ResidentTokens, Selection, Source, TokenDataset
 from layercache.probing.data.streaming import StreamedTokens
@@ -33,9 +33,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _blocks_of_eight_rows(small_blocks: int) -> Iterator[None]:
-    VERIFIED.forget()
+    VERIFIED.clear()
     yield
-    VERIFIED.forget()
+    VERIFIED.clear()
 
 
 def epoch(features: TokenDataset, number: int) -> dict[int, Any]:
@@ -55,15 +55,15 @@ def gets(faulty: FaultyProxy) -> int:
     return faulty.count("GET", "*/tokens/c.*")
 
 
-@pytest.mark.parametrize("codec", [None, "zstd"])
+@pytest.mark.parametrize("compressor", [None, "zstd"])
 def test_the_second_epoch_makes_no_request(
-    faulty: FaultyProxy, s3_root: str, codec: str | None
+    faulty: FaultyProxy, s3_root: str, compressor: str | None
 ) -> None:
-    split = remote_cache(s3_root, SPEC, codec=codec).split("train")
-    split.keep_in(spool := Spool(budget=10**6))
+    split = remote_cache(s3_root, SPEC, compressor=compressor).split("train")
+    split.use_read_cache(spool := ReadCache(budget=10**6))
     features = StreamedTokens(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
     resident = ResidentTokens(
-        selection(remote_cache(s3_root, SPEC, codec=codec).split("train")), device=CPU
+        selection(remote_cache(s3_root, SPEC, compressor=compressor).split("train")), device=CPU
     )
     first = epoch(features, 0)
     assert gets(faulty) >= 7
@@ -73,7 +73,7 @@ def test_the_second_epoch_makes_no_request(
         assert sorted(map(tuple, again["x"].flatten(1).tolist())) == sorted(
             map(tuple, first["x"].flatten(1).tolist())
         )
-    assert faulty.requests == [] if codec is None else gets(faulty) == 0
+    assert faulty.requests == [] if compressor is None else gets(faulty) == 0
     assert spool.used > 0
     rows = sorted(map(tuple, epoch(resident, 0)["x"].flatten(1).tolist()))
     assert rows == sorted(map(tuple, first["x"].flatten(1).tolist()))
@@ -85,7 +85,7 @@ def test_within_a_budget_a_part_is_read_again_over_the_network(
 ) -> None:
     split = remote_cache(s3_root, SPEC).split("train")
     lay = SplitLayout(SPEC, "train")
-    split.keep_in(spool := Spool(budget=7 * 2 * lay.chunk_stride // 2))
+    split.use_read_cache(spool := ReadCache(budget=7 * 2 * lay.chunk_stride // 2))
     features = StreamedTokens(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
     epoch(features, 0)
     for number in (1, 2):
@@ -102,10 +102,9 @@ def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root
     cache = remote_cache(s3_root, SPEC, splits=("train", "test"))
     tokens = select_tokens(cache, head="linear", layers="last", tokens="ap")
     for disk, kept in ((None, True), (0, False)):
-        VERIFIED.forget()
+        VERIFIED.clear()
         said: list[str] = []
         loader = Loader(device=CPU, mode="stream", budget=4096, say=said.append, disk=disk)
-        loader.split(cache, "train")._store.spool = None  # type: ignore[attr-defined]
         features = loader.train(tokens, "train", keep=np.arange(50))
         epoch(features, 0)
         faulty.forget()

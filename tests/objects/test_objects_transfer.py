@@ -52,7 +52,7 @@ def test_there_and_back_again(
     code, out, _ = run(
         capsys, "push", "--cache", str(tmp_path / "from"), "--model", "vit_tiny", "--to", s3_root
     )
-    assert (code, out.splitlines()[1]) == (0, f"sent 0 files, 0 B; {len(whole)} were there already")
+    assert (code, out.splitlines()[1]) == (0, f"sent 0 files, 0 B; {len(whole)} existed already")
     code, _, _ = run(capsys, "pull", s3_root, "--dataset", "shapes", "--to", str(tmp_path / "to"))
     assert code == 0
     assert {
@@ -61,7 +61,7 @@ def test_there_and_back_again(
         if not k.endswith(".lock")
     } == whole
     code, _, err = run(capsys, "pull", f"{s3_root}/nothing", "--to", str(tmp_path / "to"))
-    assert (code, "no cache of any model and data set below" in err) == (1, True)
+    assert (code, "no cache of any model and dataset below" in err) == (1, True)
 
 
 def test_a_push_through_a_dead_connection_fails_clearly_and_goes_on_later(

@@ -35,7 +35,7 @@ class MemorySplit:
         self.spec = SimpleNamespace(
             width=width,
             depth=layers,
-            store_dtype=str(x_ltnd.dtype),
+            storage_dtype=str(x_ltnd.dtype),
             model="nobody",
             dataset=dataset,
         )

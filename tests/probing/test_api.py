@@ -143,7 +143,7 @@ def test_the_best_setting_is_chosen_and_of_equal_ones_the_first(
 def test_test_rows_are_read_only_after_the_choice(
     planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from layercache.cache.find import Split
+    from layercache.cache.reading.split import Split
 
     events: list[str] = []
     read, fit = Split.read, trainer.fit

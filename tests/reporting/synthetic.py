@@ -76,7 +76,7 @@ def make_spec(
         projected=False,
         preprocessing={},
         precision="fp32",
-        store_dtype="float16",
+        storage_dtype="float16",
         dataset=identity,
     )
 

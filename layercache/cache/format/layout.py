@@ -1,4 +1,4 @@
-"""Names, shapes and chunks on disk: the one place that knows where a file of a cache lies and how long it is.
+"""Names, shapes and sizes on disk: the one place that tells where a file of a cache is and how long it is.
 
     ROOT/<dataset>/<model>/<fingerprint, 12 hex>/
         spec.json                    everything that determined the bytes
@@ -6,9 +6,10 @@
             tokens/c.0.0.<block>.0   one row block: a shard (L, T, R, D) of inner chunks (1, 1, R, D)
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
-        partial-<split>/             what is being written; swept by the next writer
+        partial-<split>/             files being written; removed by the next writer
+        probes/<id>/                 results that another stage keeps with the tokens (ATTACHED)
 
-Commit records lie beside the group, not in it: zarr and xarray warn about folders of a group that are not nodes.
+Commit records are next to the group, not in it: zarr and xarray warn about folders of a group that are not nodes.
 
 Shapes: L layers, T token kinds, N images, R images of a row block, D width.
 """
@@ -16,6 +17,7 @@ Shapes: L layers, T token kinds, N images, R images of a row block, D width.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote
@@ -26,44 +28,72 @@ from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import UnknownNameError
 
-SHARD_LIMIT = 32 * 2**20
-"""A shard stays below this: above it the allocator maps and unmaps every buffer, and reads halve."""
+MAX_SHARD_BYTES = 32 * 2**20
+"""Maximum size of a shard: above it the allocator maps and unmaps every buffer, which halves the speed of reading."""
 CRC_BYTES = 4
 SPEC_KEY = "spec.json"
 DIMENSIONS = ("layer", "token", "image", "channel")
 
 
+@dataclass(frozen=True)
+class AttachedFolders:
+    """Folders of results that another stage keeps in the folder of a cache, one for each result."""
+
+    parent: str
+    """Folder that holds them."""
+    marker: str
+    """File that is written last: a folder that has it is complete."""
+    temporary: tuple[str, ...]
+    """Files and folders that exist only while a result is being made."""
+
+    def copy_order(self, keys: Iterable[str]) -> list[list[str]]:
+        """Return the files of complete folders in two stages: all but the markers, then the markers."""
+        parts = [key.split("/") for key in keys if key.startswith(f"{self.parent}/")]
+        complete = {tuple(p[:2]) for p in parts if p[2:] == [self.marker]}
+        belonging = [
+            p for p in parts if tuple(p[:2]) in complete and not set(p[2:]) & set(self.temporary)
+        ]
+        markers = ["/".join(p) for p in belonging if p[2:] == [self.marker]]
+        return [["/".join(p) for p in belonging if p[2:] != [self.marker]], markers]
+
+
+ATTACHED = AttachedFolders("probes", "probe.json", ("search.json", ".lock", "partial"))
+"""Probes: trained heads, predictions and results."""
+
+
 def block_rows(spec: CacheSpec, rows: int) -> int:
-    """R: the largest power of two whose shard (L, T, R, D) stays below 32 MiB, and no larger than `rows` needs; at least 1."""
-    row = len(spec.layers) * len(spec.tokens) * spec.width * np.dtype(spec.store_dtype).itemsize
+    """Return R: the largest power of two whose shard (L, T, R, D) is below 32 MiB, at most what `rows` need, at least 1."""
+    row_bytes = (
+        len(spec.layers) * len(spec.tokens) * spec.width * np.dtype(spec.storage_dtype).itemsize
+    )
     fixed = index_bytes(spec) + len(spec.layers) * len(spec.tokens) * CRC_BYTES
     needed = 1 << max(rows - 1, 0).bit_length()
-    r = 1
-    while 2 * r <= needed and 2 * r * row + fixed < SHARD_LIMIT:
-        r *= 2
-    return r
+    rows_per_block = 1
+    while 2 * rows_per_block <= needed and 2 * rows_per_block * row_bytes + fixed < MAX_SHARD_BYTES:
+        rows_per_block *= 2
+    return rows_per_block
 
 
 def index_bytes(spec: CacheSpec) -> int:
-    """Length of a shard's index: offset and length (uint64) per inner chunk, and its crc32c."""
+    """Return the size of a shard's index: offset and length (uint64) per inner chunk, and its crc32c."""
     return len(spec.layers) * len(spec.tokens) * 16 + CRC_BYTES
 
 
 def planned_bytes(spec: CacheSpec, rows: int) -> int:
-    """Bytes that the tokens of a split of `rows` images will take, uncompressed, padding of the last block included."""
+    """Return the bytes that the tokens of a split of `rows` images take, uncompressed, padding of the last block included."""
     r = block_rows(spec, rows)
-    chunk = r * spec.width * np.dtype(spec.store_dtype).itemsize + CRC_BYTES
+    chunk = r * spec.width * np.dtype(spec.storage_dtype).itemsize + CRC_BYTES
     return -(-rows // r) * (len(spec.layers) * len(spec.tokens) * chunk + index_bytes(spec))
 
 
 def safe_name(name: str) -> str:
-    """A folder name for any model or data set name; different names give different folders ("a/b" -> "a%2Fb")."""
+    """Return a folder name for any model or dataset name; different names give different folders ("a/b" -> "a%2Fb")."""
     quoted = quote(name, safe=" +,=@()")
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
 
 
 def spec_bytes(spec: CacheSpec) -> bytes:
-    """The file spec.json."""
+    """Return the contents of spec.json."""
     return (
         json.dumps(
             {"fingerprint": spec.fingerprint, **spec.to_json()}, indent=2, ensure_ascii=False
@@ -73,13 +103,13 @@ def spec_bytes(spec: CacheSpec) -> bytes:
 
 
 def cache_folder(root: CachePath, spec: CacheSpec) -> CachePath:
-    """ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
+    """Return ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
     return root / safe_name(spec.dataset.name) / safe_name(spec.model) / spec.fingerprint[:12]
 
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """Where the files of one split lie (keys relative to the cache's folder, "/" between parts) and how long they are."""
+    """Keys of the files of one split, relative to the cache's folder, and their sizes."""
 
     spec: CacheSpec
     split: str
@@ -91,12 +121,12 @@ class SplitLayout:
 
     @property
     def name(self) -> str:
-        """The split's name, safe as a file name."""
+        """Name of the split, safe as a file name."""
         return safe_name(self.split)
 
     @property
     def group(self) -> str:
-        """The Zarr group."""
+        """Folder of the Zarr group."""
         return f"{self.name}.zarr"
 
     @property
@@ -106,17 +136,17 @@ class SplitLayout:
 
     @property
     def complete(self) -> str:
-        """The record whose existence says that the split is complete."""
+        """Record whose existence means that the split is complete."""
         return f"{self.commits}/complete.json"
 
     @property
     def lock(self) -> str:
-        """The lock file."""
+        """Lock file, held while the split is written."""
         return f"commits/{self.name}.lock"
 
     @property
     def partial(self) -> str:
-        """Folder of what is being written."""
+        """Folder of files that are being written."""
         return f"partial-{self.name}"
 
     @property
@@ -124,22 +154,42 @@ class SplitLayout:
         """The one chunk of the array `valid`."""
         return f"{self.group}/valid/c/0"
 
+    @property
+    def id(self) -> str:
+        """The one chunk of the array `id`."""
+        return f"{self.group}/id/c/0"
+
+    @property
+    def label(self) -> str:
+        """The one chunk of the array `label`."""
+        return f"{self.group}/label/c/0{'/0' if self.spec.dataset.multi_label else ''}"
+
+    @property
+    def tokens(self) -> str:
+        """Folder of the array `tokens`: its metadata and the shards."""
+        return f"{self.group}/tokens"
+
+    @property
+    def tokens_metadata(self) -> str:
+        """Zarr metadata of the array `tokens`."""
+        return f"{self.tokens}/zarr.json"
+
     def shard(self, block: int) -> str:
-        """The file of row block `block`. Its key has dots: all shards of a split lie in one folder, which is one folder to sync."""
-        return f"{self.group}/tokens/c.0.0.{block}.0"
+        """Return the file of a row block. Its name has dots, so that all shards of a split are in one folder, which is one folder to sync."""
+        return f"{self.tokens}/c.0.0.{block}.0"
 
     def record(self, block: int) -> str:
-        """The commit record of row block `block`."""
+        """Return the commit record of a row block."""
         return f"{self.commits}/{block:08d}.json"
 
     @cached_property
     def rows(self) -> int:
-        """N."""
+        """N, the number of samples."""
         return self.spec.dataset.splits[self.split].rows
 
     @cached_property
     def block_rows(self) -> int:
-        """R."""
+        """R, the number of rows of a block."""
         return block_rows(self.spec, self.rows)
 
     @cached_property
@@ -149,22 +199,24 @@ class SplitLayout:
 
     @cached_property
     def dtype(self) -> np.dtype[np.float16] | np.dtype[np.float32]:
-        """Of the tokens."""
-        return np.dtype(np.float16) if self.spec.store_dtype == "float16" else np.dtype(np.float32)
+        """Dtype of the tokens."""
+        return (
+            np.dtype(np.float16) if self.spec.storage_dtype == "float16" else np.dtype(np.float32)
+        )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(L, T, N, D)."""
+        """Shape of the tokens, (L, T, N, D)."""
         return (len(self.spec.layers), len(self.spec.tokens), self.rows, self.spec.width)
 
     @property
     def shard_shape(self) -> tuple[int, int, int, int]:
-        """(L, T, R, D)."""
+        """Shape of a shard, (L, T, R, D)."""
         return (len(self.spec.layers), len(self.spec.tokens), self.block_rows, self.spec.width)
 
     @cached_property
     def chunks(self) -> int:
-        """Inner chunks of a shard: L T, layer-major."""
+        """Number of inner chunks of a shard: L T, layer-major."""
         return len(self.spec.layers) * len(self.spec.tokens)
 
     @cached_property
@@ -179,9 +231,9 @@ class SplitLayout:
 
     @cached_property
     def shard_bytes(self) -> int:
-        """Length of an uncompressed shard."""
+        """Size of an uncompressed shard in bytes."""
         return self.chunks * self.chunk_stride + index_bytes(self.spec)
 
     def span(self, block: int) -> tuple[int, int]:
-        """The rows [start, stop) of a block; the last block is shorter."""
+        """Return the rows [start, stop) of a block; the last block may be shorter."""
         return block * self.block_rows, min((block + 1) * self.block_rows, self.rows)

@@ -10,7 +10,7 @@ from layercache.errors import OptionError, UnknownNameError
 LAYER_WORDS = ("last", "mid-last", "quarter", "all")
 
 
-def resolve_layers(layers: str, depth: int) -> tuple[int, ...]:
+def parse_layers(layers: str, depth: int) -> tuple[int, ...]:
     """Layer numbers out of 1..depth, ascending: `last`, `mid-last`, `quarter` (B/4, B/2, 3B/4, B), `all`, or numbers as in "1,5,9".
 
     Raises OptionError if a number is outside 1..depth or no number is given, UnknownNameError if a word is not known.
@@ -35,7 +35,7 @@ def resolve_layers(layers: str, depth: int) -> tuple[int, ...]:
     return numbers
 
 
-def resolve_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
+def parse_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
     """Names out of `stored`, in stored order: "cls", "ap", "cls+ap" (or "cls,ap"), "grid:K", "patch" (all of them), "all", or full names.
 
     "all" is the class token, if stored, and every patch token. Raises UnknownNameError, naming what is stored.
@@ -59,15 +59,15 @@ def resolve_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(t for t in stored if t in chosen)
 
 
-def select(
+def select_pairs(
     spec: CacheSpec, *, layers: str | tuple[int, ...], tokens: str | tuple[str, ...]
 ) -> tuple[tuple[int, str], ...]:
-    """The (layer, token) pairs, layer-major. Words as in `resolve_layers` and `resolve_tokens`, or the numbers and names themselves.
+    """The (layer, token) pairs, layer-major. Words as in `parse_layers` and `parse_tokens`, or the numbers and names themselves.
 
     Raises OptionError if a layer is not stored, UnknownNameError if a token kind is not.
     """
-    numbers = resolve_layers(layers, spec.depth) if isinstance(layers, str) else tuple(layers)
-    names = resolve_tokens(tokens, spec.tokens) if isinstance(tokens, str) else tuple(tokens)
+    numbers = parse_layers(layers, spec.depth) if isinstance(layers, str) else tuple(layers)
+    names = parse_tokens(tokens, spec.tokens) if isinstance(tokens, str) else tuple(tokens)
     missing = [n for n in numbers if n not in spec.layers]
     if missing:
         stored = ", ".join(map(str, spec.layers))

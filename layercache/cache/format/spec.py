@@ -1,7 +1,7 @@
-"""What determines the bytes of a cache, and its fingerprint.
+"""Everything that determines the bytes of a cache, and its fingerprint.
 
 Two caches whose specs differ in anything but the model's given name have different fingerprints, hence different folders:
-a changed checkpoint, transform, tap, dtype or data set can never be served an old cache.
+an old cache is never read for a changed checkpoint, transform, tap, dtype or dataset.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-SCHEMA = 1
-"""Version of the layout on disk; part of the fingerprint."""
+SCHEMA = 2
+"""Version of the files of a cache; part of the fingerprint."""
 
 Tap = Literal["norm2", "block", "block-norm"]
 Precision = Literal["fp32", "bf16", "fp16"]
-StoreDtype = Literal["float16", "float32"]
+StorageDtype = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIdentity:
-    """One split of a data set, as far as it determines rows."""
+    """Identity of one split of a dataset: what determines its rows."""
 
     rows: int
     """Number of samples N."""
@@ -34,12 +34,12 @@ class SplitIdentity:
     labels: str
     """SHA-256 hex over the labels' bytes."""
     content: str
-    """What stands for the images' bytes: "bytes:<sha256>" or, where hashing all bytes would take too long, "sizes:<sha256>" or "sample:<sha256>"."""
+    """Digest of the images: "bytes:<sha256>" or, where hashing all bytes would take too long, "sizes:<sha256>" or "sample:<sha256>"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetIdentity:
-    """A data set, as far as it determines a cache."""
+    """Identity of a dataset: what determines a cache."""
 
     name: str
     """The name given to --dataset, a path reduced to its last folder; also the cache's folder name."""
@@ -50,9 +50,9 @@ class DatasetIdentity:
     limit: int | None
     """Samples per split kept by --limit (stratified), or None."""
     limit_seed: int
-    """Seed of the draw of --limit; 0 where limit is None."""
+    """Seed of the sampling by --limit; 0 where limit is None."""
     splits: Mapping[str, SplitIdentity]
-    """Every split that the data set has, extracted or not."""
+    """Every split of the dataset, extracted or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class CacheSpec:
     width: int
     """D, the length of one token."""
     tap: Tap
-    """Where a layer's tokens are read (see layercache.extraction.models.backbone)."""
+    """Point of a block at which its tokens are read (see layercache.extraction.models.taps)."""
     layers: tuple[int, ...]
     """Stored layers, ascending, out of 1..B; B is the last."""
     tokens: tuple[str, ...]
@@ -80,25 +80,30 @@ class CacheSpec:
     preprocessing: Mapping[str, Any]
     """The resolved preprocessing: plain JSON values."""
     precision: Precision
-    """Arithmetic of the forward."""
-    store_dtype: StoreDtype
+    """Precision of the forward pass."""
+    storage_dtype: StorageDtype
     """dtype of the stored tokens."""
     dataset: DatasetIdentity
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` undoes it."""
+        """Return plain JSON values, from which `from_json` restores the spec."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The spec that `to_json` wrote. Raises KeyError or TypeError if fields are missing or unknown."""
-        d = dict(value["dataset"])
-        d["classes"] = tuple(d["classes"])
-        d["splits"] = {name: SplitIdentity(**split) for name, split in d["splits"].items()}
-        rest = {k: v for k, v in value.items() if k != "dataset"}
-        rest["layers"], rest["tokens"] = tuple(rest["layers"]), tuple(rest["tokens"])
-        return cls(dataset=DatasetIdentity(**d), **rest)
+        """Return the spec that `to_json` wrote. Raises KeyError or TypeError if fields are missing or unknown."""
+        dataset = dict(value["dataset"])
+        dataset["classes"] = tuple(dataset["classes"])
+        splits = dataset["splits"].items()
+        dataset["splits"] = {name: SplitIdentity(**split) for name, split in splits}
+        fields = {
+            **value,
+            "layers": tuple(value["layers"]),
+            "tokens": tuple(value["tokens"]),
+            "dataset": DatasetIdentity(**dataset),
+        }
+        return cls(**fields)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,7 +114,7 @@ class CacheSpec:
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 hex over canonical JSON: sorted keys, no spaces, UTF-8."""
+    """Return the SHA-256 hex over canonical JSON: sorted keys, no spaces, UTF-8."""
     return hashlib.sha256(
         json.dumps(
             value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -118,17 +123,17 @@ def sha256_json(value: Any) -> str:
 
 
 def digest_ids(ids: list[str]) -> str:
-    """SHA-256 hex over ids in order, each preceded by its length so that no two lists collide."""
-    h = hashlib.sha256()
-    for i in ids:
-        b = i.encode()
-        h.update(len(b).to_bytes(8, "little"))
-        h.update(b)
-    return h.hexdigest()
+    """Return the SHA-256 hex over ids in order, each preceded by its length so that no two lists collide."""
+    digest = hashlib.sha256()
+    for name in ids:
+        text = name.encode()
+        digest.update(len(text).to_bytes(8, "little"))
+        digest.update(text)
+    return digest.hexdigest()
 
 
 def digest_labels(labels: np.ndarray[Any, Any]) -> str:
-    """SHA-256 hex over dtype, shape and bytes of an int64 (N,) or uint8 (N, C) array."""
-    h = hashlib.sha256(f"{labels.dtype.str}{labels.shape}".encode())
-    h.update(np.ascontiguousarray(labels).tobytes())
-    return h.hexdigest()
+    """Return the SHA-256 hex over dtype, shape and bytes of an int64 (N,) or uint8 (N, C) array."""
+    digest = hashlib.sha256(f"{labels.dtype.str}{labels.shape}".encode())
+    digest.update(np.ascontiguousarray(labels).tobytes())
+    return digest.hexdigest()

@@ -1,136 +1,160 @@
-"""Tokens out of uncompressed shards: preadv straight to their final place, each inner chunk's crc32c checked the first time it is read.
+"""Tokens from one shard: ranges read straight to their final place, each inner chunk's crc32c checked the first time it is read.
 
-The bytes of an inner chunk lie where the layout says (`encode` in shard.py puts them in layer-major order without gaps), and the commit record
-has the chunk's crc32c: so a read needs no look at the shard's index but the check that it is the right one.
+The layout tells where the bytes of an inner chunk of an uncompressed shard are (`encode_shard` writes them in layer-major order without gaps), and
+the commit record has the chunk's crc32c: so the shard's index is read only to check that it is the right shard.
 
-Shapes: R images that a shard holds, D width.
+Shapes: n rows, R images that a shard holds, D width.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import CRC_BYTES, SplitLayout, index_bytes
-from layercache.cache.format.records import REMEDY, BlockRecord
-from layercache.cache.format.shard import Codec, crc32c
-from layercache.cache.storage.base import Readable, Store
+from layercache.cache.format.records import REPAIR_HINT, BlockRecord
+from layercache.cache.format.shard import crc32c
+from layercache.cache.storage.base import Readable
 from layercache.errors import CacheCorruptError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Target = tuple[int, Array]
+"""Number of an inner chunk, and where its rows (n, D) go: contiguous, in the storage dtype."""
 
 
 class VerifiedChunks:
-    """Which inner chunks this process has found right: per file (as it is now; a changed file is checked anew), one flag per chunk."""
+    """The inner chunks that this process has verified: per version of a file, one flag per chunk."""
 
-    def __init__(self, limit: int = 100_000) -> None:
+    def __init__(self, max_files: int = 100_000) -> None:
         self._files: OrderedDict[Hashable, bytearray] = OrderedDict()
-        self._limit = limit
+        self._max_files = max_files
         self._lock = Lock()
 
-    def flags(self, file: Hashable, chunks: int) -> bytearray:
-        """The flags of a file; the one behind the last chunk's is for the index."""
+    def bitmap(self, identity: Hashable, chunks: int) -> bytearray:
+        """Return the flags of a file, one byte each: of its chunks, then of its index."""
         with self._lock:
-            flags = self._files.setdefault(file, bytearray(chunks + 1))
-            self._files.move_to_end(file)
-            while len(self._files) > self._limit:
+            flags = self._files.setdefault(identity, bytearray(chunks + 1))
+            self._files.move_to_end(identity)
+            while len(self._files) > self._max_files:
                 self._files.popitem(last=False)
             return flags
 
-    def forget(self) -> None:
-        """Check everything anew."""
+    def clear(self) -> None:
+        """Forget all, so that every chunk is verified again."""
         with self._lock:
             self._files.clear()
 
 
 VERIFIED = VerifiedChunks()
-"""One for the process: a study that opens a cache a hundred times checks it once."""
+"""Shared by the whole process: a study that opens a cache a hundred times verifies it once."""
 
 
 def read_chunks(
-    store: Store,
+    file: Readable,
     layout: SplitLayout,
-    block: int,
     rows: tuple[int, int],
-    wanted: Sequence[tuple[int, Array]],
+    targets: Iterable[Target],
     *,
-    record: Callable[[int], BlockRecord] | None,
+    record: Callable[[], BlockRecord] | None,
+    batch_bytes: int,
 ) -> None:
-    """Read rows [lo, hi) of a block for each (inner chunk, destination (hi - lo, D), contiguous).
+    """Read rows [lo, hi) of inner chunks of an uncompressed shard.
 
-    record: gives the block's commit record, for the check of what was not checked yet; None to check nothing but the file's length.
-    Raises CacheCorruptError.
+    Args:
+        file: The shard.
+        layout: Layout of its split.
+        rows: lo and hi, counted within the block.
+        targets: Chunks to read, and where their rows go.
+        record: Returns the block's commit record, to check what was not checked yet; None to check only the size of the file.
+        batch_bytes: Bytes to read and check at a time.
+
+    Raises:
+        CacheCorruptError: The size, the index or a chunk is not what was written.
     """
-    key = layout.shard(block)
-    ordered = sorted(wanted, key=_chunk_number)
-    per_batch = max(1, store.batch_bytes // layout.chunk_stride)
-    try:
-        with store.open(key) as file:
-            if file.size != layout.shard_bytes:
-                raise CacheCorruptError(
-                    f"{store.path(key)}: expected {layout.shard_bytes} bytes, came {file.size}; {REMEDY}"
-                )
-            flags = VERIFIED.flags(file.identity, layout.chunks) if record else None
-            expected = (
-                record(block)
-                if record and flags and not all(flags[k] for k, _ in ordered)
-                else None
-            )
-            if expected and flags and not flags[-1]:
-                _read_index(file, layout, expected)
-                flags[-1] = 1
-            for i in range(0, len(ordered), per_batch):
-                batch = ordered[i : i + per_batch]
-                unchecked = {k for k, _ in batch if not flags[k]} if expected and flags else set()
-                checks = _read_batch(file, layout, rows, batch, unchecked)
-                if expected and flags:
-                    _check_batch(layout, checks, expected.chunks, flags, where=file.path)
-    except FileNotFoundError:
+    check_size(file, layout.shard_bytes)
+    targets = sorted(targets, key=lambda target: target[0])
+    flags = VERIFIED.bitmap(file.identity, layout.chunks)
+    expected = record() if record and not all(flags[k] for k, _ in targets) else None
+    if expected and not flags[-1]:
+        _read_index(file, layout, expected)
+        flags[-1] = 1
+    per_batch = max(1, batch_bytes // layout.chunk_stride)
+    for i in range(0, len(targets), per_batch):
+        batch = targets[i : i + per_batch]
+        unchecked = {k for k, _ in batch if not flags[k]} if expected else set()
+        checks = _read_batch(file, layout, rows, batch, unchecked)
+        if expected:
+            _check_batch(file, layout, checks, expected)
+            for k in unchecked:
+                flags[k] = 1
+
+
+def read_compressed(
+    file: Readable,
+    layout: SplitLayout,
+    rows: tuple[int, int],
+    targets: Iterable[Target],
+    *,
+    record: BlockRecord,
+    compressor: Compressor,
+) -> None:
+    """Read rows [lo, hi) of inner chunks of a compressed shard: its index, then one range per chunk, each of them checked every time.
+
+    Zarr's own pipeline fetches metadata and index again with every chunk.
+
+    Raises:
+        CacheCorruptError: The size, the index or a chunk is not what was written.
+    """
+    check_size(file, record.bytes)
+    index = _read_index(file, layout, record)
+    for k, destination in targets:
+        offset, length = index[k].tolist()
+        data = np.empty(length, np.uint8)
+        file.read_into(offset, [data])
+        _compare(file, layout, record, k, crc32c(data[:-CRC_BYTES]))
+        _compare(file, layout, record, k, int.from_bytes(data[-CRC_BYTES:].tobytes(), "little"))
+        decoded = np.frombuffer(compressor.decode(data[:-CRC_BYTES].tobytes()), layout.dtype)
+        chunk = decoded.reshape(layout.block_rows, layout.spec.width)
+        destination[...] = chunk[rows[0] : rows[1]]
+
+
+def check_size(file: Readable, expected: int) -> None:
+    """Raise CacheCorruptError if the file has another size."""
+    if file.size != expected:
         raise CacheCorruptError(
-            f"{store.path(key)}: row block {block} of {layout.blocks} is missing; {REMEDY}"
-        ) from None
-    except EOFError as e:
-        raise CacheCorruptError(
-            f"{store.path(key)}: {e}, expected {layout.shard_bytes}; {REMEDY}"
-        ) from None
+            f"{file.path}: expected {expected} bytes, got {file.size}; {REPAIR_HINT}"
+        )
 
 
 _Check = tuple[int, Array, Array, Array]
-"""An inner chunk as it was read: its number; what lies before the wanted rows; these; what lies behind them, with the stored crc32c."""
-
-
-def _chunk_number(wanted: tuple[int, Array]) -> int:
-    return wanted[0]
+"""An inner chunk as it was read: its number; the bytes before the wanted rows; these rows; the bytes behind them, with the stored crc32c."""
 
 
 def _read_batch(
     file: Readable,
     layout: SplitLayout,
     rows: tuple[int, int],
-    batch: Sequence[tuple[int, Array]],
+    batch: Sequence[Target],
     unchecked: set[int],
 ) -> list[_Check]:
-    """Read the wanted rows of each chunk; of the unchecked ones everything."""
-    head, tail = (
-        rows[0] * layout.row_bytes,
-        (layout.block_rows - rows[1]) * layout.row_bytes + CRC_BYTES,
-    )
+    """Read the wanted rows of each chunk; of the unchecked ones, every byte. Neighbouring ranges are one call."""
+    n_before = rows[0] * layout.row_bytes
+    n_after = (layout.block_rows - rows[1]) * layout.row_bytes + CRC_BYTES
     ranges: list[tuple[int, list[Array]]] = []
     checks: list[_Check] = []
     end = -CRC_BYTES - 1
     for k, destination in batch:
-        offset, buffers = k * layout.chunk_stride + head, [destination]
+        offset, buffers = k * layout.chunk_stride + n_before, [destination]
         if k in unchecked:
-            before, after = np.empty(head, np.uint8), np.empty(tail, np.uint8)
+            before, after = np.empty(n_before, np.uint8), np.empty(n_after, np.uint8)
             offset, buffers = k * layout.chunk_stride, [before, destination, after]
             checks.append((k, before, destination, after))
-        if (
-            offset - end == CRC_BYTES
-        ):  # a crc that was checked before: read along, so that neighbouring chunks are one call
+        if offset - end == CRC_BYTES:  # the crc of a checked chunk: read along, to make one range
             ranges[-1][1].append(np.empty(CRC_BYTES, np.uint8))
             end = offset
         if offset == end:
@@ -144,97 +168,34 @@ def _read_batch(
 
 
 def _check_batch(
-    layout: SplitLayout, checks: Sequence[_Check], crcs: str, flags: bytearray, *, where: str
+    file: Readable, layout: SplitLayout, checks: Sequence[_Check], record: BlockRecord
 ) -> None:
     for k, before, destination, after in checks:
-        for crc in (
-            crc32c(after[:-CRC_BYTES], crc32c(destination, crc32c(before))),
-            int.from_bytes(after[-CRC_BYTES:].tobytes(), "little"),
-        ):
-            _compare(layout, k, crc, crcs, where=where)
-        flags[k] = 1
-
-
-def check_stored(
-    file: Readable, layout: SplitLayout, record: BlockRecord, chunks: Sequence[int]
-) -> None:
-    """For shards of any codec: the index, and the crc32c stored behind each chunk, are the record's. Raises CacheCorruptError.
-
-    That a chunk's bytes have the crc32c that is stored behind them is for whoever decodes them to check.
-    """
-    index = _read_index(file, layout, record)
-    stored = np.empty(CRC_BYTES, np.uint8)
-    for k in chunks:
-        offset, length = index[k].tolist()
-        file.read_into(offset + length - CRC_BYTES, [stored])
-        _compare(
-            layout, k, int.from_bytes(stored.tobytes(), "little"), record.chunks, where=file.path
-        )
-
-
-def read_compressed(
-    store: Store,
-    layout: SplitLayout,
-    block: int,
-    rows: tuple[int, int],
-    wanted: Sequence[tuple[int, Array]],
-    *,
-    record: BlockRecord,
-    codec: Codec,
-) -> None:
-    """As `read_chunks`, of a shard with a codec: the index once and one range for each chunk, all checked every time. Raises CacheCorruptError.
-
-    Zarr's own way fetches metadata and index with every chunk, which over a network is most of the time.
-    """
-    key = layout.shard(block)
-    try:
-        with store.open(key) as file:
-            if file.size != record.bytes:
-                raise CacheCorruptError(
-                    f"{store.path(key)}: expected {record.bytes} bytes, came {file.size}; {REMEDY}"
-                )
-            index = _read_index(file, layout, record)
-            for k, destination in wanted:
-                offset, length = index[k].tolist()
-                data = np.empty(length, np.uint8)
-                file.read_into(offset, [data])
-                for crc in (
-                    crc32c(data[:-CRC_BYTES]),
-                    int.from_bytes(data[-CRC_BYTES:].tobytes(), "little"),
-                ):
-                    _compare(layout, k, crc, record.chunks, where=file.path)
-                decoded = np.frombuffer(codec.decode(data[:-CRC_BYTES].tobytes()), layout.dtype)
-                destination[...] = decoded.reshape(layout.block_rows, layout.spec.width)[
-                    rows[0] : rows[1]
-                ]
-    except FileNotFoundError:
-        raise CacheCorruptError(
-            f"{store.path(key)}: row block {block} of {layout.blocks} is missing; {REMEDY}"
-        ) from None
+        crc = crc32c(after[:-CRC_BYTES], crc32c(destination, crc32c(before)))
+        _compare(file, layout, record, k, crc)
+        _compare(file, layout, record, k, int.from_bytes(after[-CRC_BYTES:].tobytes(), "little"))
 
 
 def _read_index(
     file: Readable, layout: SplitLayout, record: BlockRecord
 ) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Offset and length of every inner chunk. Raises CacheCorruptError if the index is not the one of the record."""
+    """Return offset and length of every inner chunk. Raises CacheCorruptError if the index is not the one of the record."""
     data = np.empty(index_bytes(layout.spec), np.uint8)
     file.read_into(file.size - data.nbytes, [data])
     crc = crc32c(data[:-CRC_BYTES])
-    if f"{crc:08x}" != record.index or data[-CRC_BYTES:].tobytes() != crc.to_bytes(
-        CRC_BYTES, "little"
-    ):
+    stored = int.from_bytes(data[-CRC_BYTES:].tobytes(), "little")
+    if f"{crc:08x}" != record.index_crc32c or stored != crc:
         raise CacheCorruptError(
-            f"{file.path}: the shard's index is not the one that was written; {REMEDY}"
+            f"{file.path}: the shard's index is not the one that was written; {REPAIR_HINT}"
         )
     return data[:-CRC_BYTES].view("<u8").reshape(layout.chunks, 2)
 
 
-def _compare(layout: SplitLayout, k: int, crc: int, crcs: str, *, where: str) -> None:
-    if f"{crc:08x}" != crcs[8 * k : 8 * k + 8]:
-        layer, token = (
-            layout.spec.layers[k // layout.shape[1]],
-            layout.spec.tokens[k % layout.shape[1]],
-        )
+def _compare(file: Readable, layout: SplitLayout, record: BlockRecord, k: int, crc: int) -> None:
+    """Raise CacheCorruptError if the crc32c of inner chunk `k` is not the one of the record."""
+    if f"{crc:08x}" != record.chunk_crc32c[8 * k : 8 * k + 8]:
+        layer, token = divmod(k, layout.shape[1])
         raise CacheCorruptError(
-            f"{where}: layer {layer}, token {token!r}: crc32c does not match; {REMEDY}"
+            f"{file.path}: layer {layout.spec.layers[layer]}, token {layout.spec.tokens[token]!r}: crc32c does not match; "
+            f"{REPAIR_HINT}"
         )

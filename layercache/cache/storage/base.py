@@ -1,14 +1,12 @@
-"""Where bytes lie: atomic puts, range reads, lists. The few calls that the cache needs of a folder (local.py) or an object store (objects.py).
+"""The protocol of a store: read ranges, put, create, list, stat, delete. A folder (local.py) and an S3 prefix (s3.py) fulfil all of it.
 
-Keys are relative paths with "/" between the parts. A put is seen whole or not at all.
+Keys are relative paths with "/" between the parts; "." is the root itself. A put appears whole or not at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 from layercache.cache.storage.paths import CachePath
@@ -19,12 +17,12 @@ Part = Any
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a list says of a file."""
+    """Size and version of a file."""
 
     size: int
     """Bytes."""
-    tag: str = ""
-    """Of an object store its etag, which changes with the bytes."""
+    etag: str = ""
+    """Changes with the bytes; "" in a folder."""
     modified: float = 0.0
     """Seconds since 1970."""
 
@@ -33,13 +31,13 @@ class Readable(Protocol):
     """A file open for reading ranges; a context manager."""
 
     path: str
-    """For messages."""
+    """Path or address, for messages."""
     size: int
     """Bytes."""
 
     @property
     def identity(self) -> tuple[str | int, ...]:
-        """Changes when the file is replaced or written to."""
+        """A value that changes when the file is replaced or written to."""
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
         """Fill the buffers with consecutive bytes from `offset`. Raises EOFError if the file ends before."""
@@ -49,108 +47,73 @@ class Readable(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-class Store(Protocol):
-    """A place to put bytes."""
+class FileSource(Protocol):
+    """Files to list and to read whole: a store, or a repository of the Hugging Face Hub."""
 
-    batch_bytes: int
-    """Read and checked at a time by one thread."""
     requests: int
-    """Short ones that are worth being under way at the same time."""
-    uploads: int
-    """Row blocks that are worth being put at the same time."""
-    readers: int
-    """Row blocks that are worth being read at the same time, with one thread each."""
+    """Number of short requests to have under way at the same time."""
+    transfers: int
+    """Number of whole row blocks to fetch or put at the same time."""
 
     @property
     def root(self) -> CachePath:
-        """What keys are relative to."""
+        """The folder or address that keys are relative to."""
 
     def path(self, key: str) -> CachePath:
-        """Where the bytes of a key lie, for messages."""
+        """Return the path or address of a key."""
+
+    def read(self, key: str) -> bytes:
+        """Return all bytes of a file. Raises FileNotFoundError."""
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return all bytes of each of the files that exists."""
+
+    def list_files(self, folder: str) -> dict[str, FileInfo]:
+        """Return every file below a folder, sorted by key; empty if there is no such folder."""
+
+    def list_dirs(self, folder: str) -> list[str]:
+        """Return the names of the folders directly in a folder, sorted; empty if there is no such folder."""
+
+    def has_dir(self, folder: str) -> bool:
+        """Return whether the folder exists."""
+
+    def stat(self, key: str) -> FileInfo | None:
+        """Return what `list_files` tells of a file, or None if it does not exist."""
+
+
+class Store(FileSource, Protocol):
+    """A place to read ranges from and to put bytes."""
+
+    remote: bool
+    """True if the bytes travel over a network."""
+    batch_bytes: int
+    """Bytes to read and check at a time in one thread."""
+    readers: int
+    """Number of row blocks to read at the same time, with one thread each."""
 
     def threads(self, nbytes: int) -> int:
-        """How many are worth their start for reading so many bytes."""
+        """Return the number of threads to use for a read of this size."""
+
+    def open(self, key: str) -> Readable:
+        """Open a file for reading ranges. Raises FileNotFoundError."""
 
     def put(self, key: str, parts: Sequence[Part]) -> None:
         """Store the concatenated parts under `key`, atomically and durably."""
 
     def create(self, key: str, parts: Sequence[Part]) -> bool:
-        """As `put`, but only if there is nothing yet; False if there is."""
-
-    def read(self, key: str) -> bytes:
-        """All bytes. Raises FileNotFoundError."""
-
-    def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """All bytes of each that is there."""
-
-    def open(self, key: str) -> Readable:
-        """For range reads. Raises FileNotFoundError."""
-
-    def entries(self, folder: str) -> dict[str, FileInfo]:
-        """Every file below a folder, sorted by key; empty if there is none."""
-
-    def folders(self, folder: str) -> list[str]:
-        """Names of the folders right in a folder, sorted; empty if there is none."""
-
-    def list(self, folder: str) -> list[str]:
-        """The keys of `entries`."""
-
-    def has_folder(self, folder: str) -> bool:
-        """Whether there is one."""
+        """Put the parts only if `key` does not exist yet; return whether it was created."""
 
     def delete(self, key: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
 
-    def delete_tree(self) -> None:
-        """Remove everything."""
+    def delete_all(self) -> None:
+        """Remove every file of the store."""
 
-    def look(self, key: str) -> FileInfo:
-        """What `entries` would say of a file. Raises FileNotFoundError."""
-
-    def size(self, key: str) -> int | None:
-        """Length in bytes, or None if there is no such key."""
-
-    def zarr(self, key: str) -> dict[str, Any]:
-        """How zarr.open_array is told of a key."""
-
-    def faults(self, key: str) -> AbstractContextManager[None]:
-        """Around what goes through `zarr`: tells the faults of this place as the other calls do."""
-
-    def lock(self, key: str, *, wait: bool = False) -> AbstractContextManager[None]:
-        """Keeps other writers out, where the store can. Raises CacheBusyError unless `wait`."""
-
-    def scratch_folder(self) -> AbstractContextManager[Path]:
-        """A new folder of this machine for temporary files."""
-
-    def move_in(self, folder: Path, key: str) -> bool:
-        """Put a folder made in `scratch_folder` in place in one step; False where that cannot be done or something is there."""
-
-    def sync_folders(self, folders: Sequence[str]) -> None:
-        """Make the deletions in these folders durable."""
-
-    def sweep(self) -> None:
-        """Remove what a killed process left half written."""
+    def remove_temporary(self) -> None:
+        """Remove temporary files that a killed process left, where the store has any."""
 
 
-def open_store(place: CachePath, *, partial: str = "partial") -> Store:
-    """The store of a folder or an address. `partial`: the folder below it that takes temporary files, where they are needed.
-
-    Raises MissingExtraError for an address whose package is not installed.
-    """
-    if isinstance(place, Path):
-        from layercache.cache.storage.local import LocalStore
-
-        return LocalStore(place, scratch=partial)
-    if place.scheme == "hf":
-        from layercache.cache.hub import HubStore
-
-        return HubStore(place)
-    from layercache.cache.storage.s3 import ObjectStore
-
-    return ObjectStore(place)
-
-
-def views(parts: Sequence[Part]) -> list[memoryview]:
-    """The parts as bytes, those of no length left out."""
-    found = [memoryview(p) for p in parts]
-    return [v.cast("B") for v in found if v.nbytes]
+def byte_views(parts: Sequence[Part]) -> list[memoryview]:
+    """Return the parts as views of bytes, without the empty ones."""
+    views = [memoryview(part) for part in parts]
+    return [view.cast("B") for view in views if view.nbytes]

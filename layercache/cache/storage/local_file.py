@@ -1,18 +1,24 @@
-"""Files of this machine: ranges into given buffers, many buffers in one call, fsync."""
+"""Files of this machine: ranges into given buffers, many buffers in one call, durable folders, errors of a full or read-only disk."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from layercache.cache.storage.base import Part, views
+from layercache.cache.storage.base import Part, byte_views
+from layercache.errors import StorageError
 
-_IOV = 512
+MAX_BUFFERS = 512
+"""Buffers of one preadv or writev; Linux allows 1024."""
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT}
 
 
-class OpenFile:
+class LocalFile:
     """A file open for reading ranges; a context manager. Raises FileNotFoundError."""
 
     def __init__(self, path: str) -> None:
@@ -23,26 +29,35 @@ class OpenFile:
 
     @property
     def identity(self) -> tuple[str | int, ...]:
-        """Changes when the file is replaced or written to."""
+        """A value that changes when the file is replaced or written to."""
         s = self._stat
         return self.path, s.st_dev, s.st_ino, s.st_mtime_ns, s.st_size
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
         """Fill the buffers with consecutive bytes from `offset`. Raises EOFError if the file ends before."""
-        for i in range(0, len(buffers), _IOV):
-            batch = views(buffers[i : i + _IOV])
+        for i in range(0, len(buffers), MAX_BUFFERS):
+            batch = byte_views(buffers[i : i + MAX_BUFFERS])
             while batch:
-                got = _preadv(self._fd, batch, offset)
-                if got == 0:
+                n_read = _preadv(self._fd, batch, offset)
+                if n_read == 0:
                     raise EOFError(f"ends at byte {offset}")
-                offset += got
-                batch = _advance(batch, got)
+                offset += n_read
+                batch = _advance(batch, n_read)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def write_all(fd: int, parts: Sequence[Part]) -> None:
+    """Write the concatenated parts."""
+    views = byte_views(parts)
+    for i in range(0, len(views), MAX_BUFFERS):
+        batch = views[i : i + MAX_BUFFERS]
+        while batch:
+            batch = _advance(batch, os.writev(fd, batch))
 
 
 def sync(path: Path) -> None:
@@ -54,8 +69,36 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+def make_dir(folder: Path) -> None:
+    """Make a folder and its parents durably."""
+    if folder.is_dir():
+        return
+    make_dir(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir()
+    sync(folder.parent)
+
+
+@contextmanager
+def translate_errors(target: Path) -> Iterator[None]:
+    """Turn the errors of a disk that is full or not writable into StorageError."""
+    try:
+        yield
+    except OSError as e:
+        if isinstance(e, StorageError) or e.errno not in _FORBIDDEN | _NO_ROOM:
+            raise
+        if e.errno in _FORBIDDEN:
+            remedy = "Get write permission (or choose another root with --cache)"
+        else:
+            remedy = "Free some space (or choose another disk with --cache)"
+        raise StorageError(
+            f"{target}: cannot be written: {e.strerror or e}. No partly written file was committed; the row blocks committed before are kept. "
+            f"{remedy} and run the same command again: it continues."
+        ) from e
+
+
 def _pread_one(fd: int, buffers: list[memoryview], offset: int) -> int:
-    """In place of preadv where the system has none (macOS): fills a part of the first buffer."""
+    """Fill a part of the first buffer: in place of preadv on systems without it (macOS)."""
     data = os.pread(fd, buffers[0].nbytes, offset)
     buffers[0][: len(data)] = data
     return len(data)
@@ -64,19 +107,10 @@ def _pread_one(fd: int, buffers: list[memoryview], offset: int) -> int:
 _preadv = getattr(os, "preadv", _pread_one)
 
 
-def _advance(buffers: list[memoryview], done: int) -> list[memoryview]:
-    """What is left of the buffers after the first `done` bytes."""
-    for i, b in enumerate(buffers):
-        if done < b.nbytes:
-            return [b[done:], *buffers[i + 1 :]]
-        done -= b.nbytes
+def _advance(buffers: list[memoryview], n_done: int) -> list[memoryview]:
+    """Return what is left of the buffers after the first `n_done` bytes."""
+    for i, buffer in enumerate(buffers):
+        if n_done < buffer.nbytes:
+            return [buffer[n_done:], *buffers[i + 1 :]]
+        n_done -= buffer.nbytes
     return []
-
-
-def write_all(fd: int, parts: Sequence[Part]) -> None:
-    """Write the concatenated parts."""
-    every = views(parts)
-    for i in range(0, len(every), _IOV):
-        batch = every[i : i + _IOV]
-        while batch:
-            batch = _advance(batch, os.writev(fd, batch))

@@ -1,4 +1,4 @@
-"""Keeping other processes out: flock on a file, which the kernel frees when the process ends, however it ends."""
+"""Keeping other writers out of a folder: flock on a file, which the kernel frees when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -10,31 +10,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from layercache.cache.storage.local_file import make_dir, translate_errors
+from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheBusyError
 
-_POLL_SECONDS = 0.2
+_POLL_S = 0.2
 
-_held: set[int] = set()
-"""Descriptors of held locks. A forked child would share them, and keep a lock alive after its parent was killed: so it closes its copies."""
+_locked_fds: set[int] = set()
+"""Descriptors of held locks. A forked child shares them and would keep a lock alive after its parent was killed: so it closes its copies."""
 
 
 def _drop_locks() -> None:
-    while _held:
-        os.close(_held.pop())
+    while _locked_fds:
+        os.close(_locked_fds.pop())
 
 
 os.register_at_fork(after_in_child=_drop_locks)
 
 
 @contextmanager
-def held(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a file's flock; its folder must be there. Raises CacheBusyError unless `wait`."""
-    while (fd := _try_lock(path)) is None:
-        if not wait:
-            text = f"{path}: {_holder(path)} is writing this split; wait for it to end, or stop it and run the command again"
-            raise CacheBusyError(text)
-        time.sleep(_POLL_SECONDS)
-    _held.add(fd)
+def file_lock(path: CachePath, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file at `path`. An address takes no lock: object storage has none, see writing/conditional_commit.py.
+
+    Raises:
+        CacheBusyError: Another process holds it and `wait` is False.
+        StorageError: The folder is not writable.
+    """
+    if not isinstance(path, Path):
+        yield
+        return
+    with translate_errors(path):
+        make_dir(path.parent)
+        fd = _acquire(path, wait=wait)
+    _locked_fds.add(fd)
     try:
         with suppress(OSError):
             os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -43,12 +51,23 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
         # Emptied, not removed: a removed lock file could be locked twice. Empty, it is the same in every run.
         with suppress(OSError):
             os.ftruncate(fd, 0)
-        _held.discard(fd)
+        _locked_fds.discard(fd)
         os.close(fd)
 
 
+def _acquire(path: Path, *, wait: bool) -> int:
+    """Return a descriptor that holds the lock."""
+    while (fd := _try_lock(path)) is None:
+        if not wait:
+            raise CacheBusyError(
+                f"{path}: {_holder(path)} is writing this split; wait for it to end, or stop it and run the command again"
+            )
+        time.sleep(_POLL_S)
+    return fd
+
+
 def _try_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock, or None if another has it (or removed the file while we opened it)."""
+    """Return a descriptor that holds the lock, or None if another process has it (or removed the file meanwhile)."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,20 +1,23 @@
-"""Where a cache lies: a folder of this machine, or a prefix of an object store; both are joined with "/" and know their parents."""
+"""Paths of caches: a folder of this machine, or an address such as s3://bucket/prefix; and the root below which all caches are kept."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from layercache.errors import OptionError
 
+HOME_VARIABLE = "LAYERCACHE_HOME"
+"""Environment variable: the root of all caches."""
 SCHEMES = {"s3": "s3://BUCKET/PREFIX", "hf": "hf://datasets/USER/NAME"}
-"""Scheme -> the form of its addresses."""
+"""Form of the addresses of each scheme."""
 
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """An address such as s3://bucket/prefix. Part of no file system: what lies there is asked of its store (`open_store`)."""
+    """An address such as s3://bucket/prefix, joined with "/" as a pathlib.Path is. `open_store` reaches the files below it."""
 
     url: str
     """Without a "/" at the end."""
@@ -23,7 +26,8 @@ class RemotePath:
         scheme, _, rest = self.url.partition("://")
         if "@" in rest.partition("/")[0]:
             raise OptionError(
-                f"{scheme}://...@...: an address holds no credentials; they come from the environment (AWS_PROFILE, ~/.aws)"
+                f"{scheme}://...@...: expected an address without credentials; they are taken from the environment "
+                "(AWS_PROFILE, ~/.aws)"
             )
         if not rest.partition("/")[0] or (
             scheme == "hf" and not re.match(r"datasets/[^/]+/[^/]+", rest)
@@ -34,24 +38,24 @@ class RemotePath:
 
     @property
     def scheme(self) -> str:
-        """s3 or hf."""
+        """Scheme of the address, "s3" or "hf"."""
         return self.url.partition("://")[0]
 
     @property
     def bucket(self) -> str:
-        """The bucket of an s3 address, USER/NAME of an hf one."""
+        """Bucket of an s3 address, USER/NAME of an hf one."""
         parts = self.url.partition("://")[2].split("/")
         return "/".join(parts[1:3]) if self.scheme == "hf" else parts[0]
 
     @property
     def key(self) -> str:
-        """What follows the bucket; "" for the bucket itself."""
+        """Part behind the bucket; "" for the bucket itself."""
         parts = self.url.partition("://")[2].split("/")
         return "/".join(parts[3 if self.scheme == "hf" else 1 :])
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """Last part of the address."""
         return self.url.rpartition("/")[2]
 
     @property
@@ -61,7 +65,7 @@ class RemotePath:
 
     @property
     def parents(self) -> tuple[RemotePath, ...]:
-        """The nearest first."""
+        """All parents, nearest first."""
         return () if not self.key else (self.parent, *self.parent.parents)
 
     def __truediv__(self, part: str) -> RemotePath:
@@ -75,20 +79,45 @@ CachePath = Path | RemotePath
 
 
 def as_remote(url: str) -> RemotePath:
-    """An address in its one form. Raises OptionError for a scheme that there is not, or without a bucket."""
+    """Return an address in its normal form, without empty parts.
+
+    Raises:
+        OptionError: The scheme is unknown, or there is no bucket.
+    """
     scheme, _, rest = url.partition(":")
     if scheme not in SCHEMES:
         raise OptionError(f"{scheme}://...: expected a folder, or {' or '.join(SCHEMES.values())}")
     return RemotePath(f"{scheme}://{'/'.join(part for part in rest.split('/') if part)}")
 
 
-def as_place(where: str | Path | RemotePath) -> CachePath:
-    """A folder, with ~ resolved, or an address. Raises OptionError for an address of an unknown scheme.
+def as_cache_path(path: str | Path | RemotePath) -> CachePath:
+    """Return a folder, with ~ expanded, or an address.
 
-    A pathlib.Path made of an address ("s3:/bucket/prefix": it joins slashes) means the address.
+    A pathlib.Path made from an address ("s3:/bucket/prefix", since it merges slashes) means the address.
+
+    Raises:
+        OptionError: The scheme of the address is unknown.
     """
-    if isinstance(where, RemotePath):
-        return where
-    if re.match(r"\w\w+://" if isinstance(where, str) else r"(s3|hf):/", str(where)):
-        return as_remote(str(where))
-    return Path(where).expanduser()
+    if isinstance(path, RemotePath):
+        return path
+    if re.match(r"\w\w+://" if isinstance(path, str) else r"(s3|hf):/", str(path)):
+        return as_remote(str(path))
+    return Path(path).expanduser()
+
+
+def cache_root(path: str | CachePath | None = None) -> CachePath:
+    """Return the root of all caches: `path`, else $LAYERCACHE_HOME, else the platform's user cache folder.
+
+    Raises:
+        OptionError: The root is a file, or an address of an unknown scheme.
+    """
+    home = os.environ.get(HOME_VARIABLE)
+    if path is None and not home:
+        import platformdirs
+
+        return Path(platformdirs.user_cache_dir("layercache"))
+    root = as_cache_path(path or home or "")
+    if isinstance(root, Path) and root.is_file():
+        source = "root of all caches" if path is not None else f"${HOME_VARIABLE}"
+        raise OptionError(f"{source}: expected a folder, got the file {root}")
+    return root

@@ -123,7 +123,7 @@ def _number(variable: str, default: float) -> float:
     return value
 
 
-def insist(call: Callable[[], Answer]) -> Answer:
+def retry(call: Callable[[], Answer]) -> Answer:
     """Repeat what obstore does not always repeat by itself: a request whose answer broke off after it had begun."""
     from obstore.exceptions import GenericError
 
@@ -150,7 +150,7 @@ class UnsupportedError(StorageError):
 
 
 @contextmanager
-def faults(where: object) -> Iterator[None]:
+def translate_errors(where: object) -> Iterator[None]:
     """Turns what obstore raises into StorageError, FileNotFoundError, or obstore's AlreadyExistsError and PreconditionError as they are."""
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 

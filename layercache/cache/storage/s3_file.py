@@ -1,45 +1,49 @@
-"""Ranges of one object into given buffers, from the network or from what the local disk keeps of it."""
+"""Ranges of one S3 object into given buffers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 
-from layercache.cache.storage.base import FileInfo, Part, views
-
-if TYPE_CHECKING:
-    from layercache.cache.storage.s3 import ObjectStore
+from layercache.cache.storage.base import FileInfo, Part, byte_views
 
 
-class ObjectFile:
+class S3File:
     """An object open for reading ranges; a context manager that holds nothing open."""
 
-    def __init__(self, store: ObjectStore, key: str, entry: FileInfo) -> None:
-        self.path = str(store.path(key))
-        self.size = entry.size
-        self._store, self._key, self._tag = store, key, entry.tag
+    def __init__(
+        self, path: str, info: FileInfo, read_range: Callable[[int, int], memoryview]
+    ) -> None:
+        """Open an object.
+
+        Args:
+            path: Its address.
+            info: Its size and etag.
+            read_range: Fetches (offset, length) of exactly these bytes.
+        """
+        self.path = path
+        self.size = info.size
+        self._etag = info.etag
+        self._read_range = read_range
 
     @property
     def identity(self) -> tuple[str | int, ...]:
-        """Changes with the object's bytes."""
-        return self.path, self._tag, self.size
+        """A value that changes with the object's bytes."""
+        return self.path, self._etag, self.size
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
-        """Fill the buffers with consecutive bytes from `offset`: one request, one copy. Raises EOFError if the object ends before."""
-        targets = views(buffers)
-        length = sum(target.nbytes for target in targets)
-        spool = self._store.spool
-        if not length or (spool and spool.read_into(self.identity, offset, targets, length)):
+        """Fill the buffers with consecutive bytes from `offset`, in one request. Raises EOFError if the object ends before."""
+        views = byte_views(buffers)
+        length = sum(view.nbytes for view in views)
+        if not length:
             return
-        data = np.frombuffer(self._store.read_range(self._key, self._tag, offset, length), np.uint8)
-        at = 0
-        for target in targets:
-            np.copyto(np.frombuffer(target, np.uint8), data[at : at + target.nbytes])
-            at += target.nbytes
-        if spool:
-            spool.keep(self.identity, offset, data)
+        data = np.frombuffer(self._read_range(offset, length), np.uint8)
+        start = 0
+        for view in views:
+            np.copyto(np.frombuffer(view, np.uint8), data[start : start + view.nbytes])
+            start += view.nbytes
 
     def __enter__(self) -> Self:
         return self

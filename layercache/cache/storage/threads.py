@@ -8,6 +8,7 @@ from threading import Lock, Thread
 from typing import TypeVar
 
 Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 def available_cores() -> int:
@@ -15,8 +16,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], *, threads: int) -> None:
-    """Run `work` on every job, in this thread and `threads` - 1 others. Raises the first exception, after the jobs then under way have ended."""
+def in_threads(work: Callable[[Job], object], jobs: Sequence[Job], *, threads: int) -> None:
+    """Run `work` on every job, in this thread and `threads` - 1 others.
+
+    Raises the first exception, after the jobs then under way have ended.
+    """
     lock = Lock()
     queue: Iterator[Job] = iter(jobs)
     failures: list[BaseException] = []
@@ -40,3 +44,12 @@ def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], *, threads: int
         thread.join()
     if failures:
         raise failures[0]
+
+
+def map_threads(
+    work: Callable[[Job], Result], jobs: Sequence[Job], *, threads: int
+) -> list[Result]:
+    """Return the results of `work` in the order of the jobs; see `in_threads`."""
+    results: dict[int, Result] = {}
+    in_threads(lambda i: results.__setitem__(i, work(jobs[i])), range(len(jobs)), threads=threads)
+    return [results[i] for i in range(len(jobs))]

@@ -1,4 +1,4 @@
-"""Row blocks of one split, committed one by one: a shard, then the record that says it is there.
+"""Row blocks of one split, committed one by one: a shard, then the record whose existence means that the shard is complete.
 
 A `BlockWriter` holds no lock and begins no split: it works under the lock of a `SplitWriter`, in its process or in others that share its work.
 """
@@ -6,19 +6,19 @@ A `BlockWriter` holds no lock and begins no split: it works under the lock of a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SplitLayout, cache_folder
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.shard import Codec, encode, fill_rows, first_non_finite
+from layercache.cache.format.shard import blank_rows, encode_shard, first_non_finite
 from layercache.cache.format.spec import CacheSpec
-from layercache.cache.storage.base import open_store
-from layercache.cache.storage.local import LocalStore
-from layercache.cache.storage.paths import CachePath, RemotePath
-from layercache.cache.storage.s3 import ObjectStore
-from layercache.cache.writing.conditional_commit import claim
+from layercache.cache.storage.base import FileInfo, Store
+from layercache.cache.storage.paths import CachePath
+from layercache.cache.writing.commit import open_commit
 from layercache.errors import CacheCorruptError, NonFiniteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -39,37 +39,55 @@ class BlockWriter:
         split: str,
         *,
         ids: list[str],
-        codec: str | None = None,
+        compressor: str | None = None,
     ) -> None:
-        """ids: N names in order, for messages. codec: the one that the split was begun with. Raises OptionError."""
+        """Open the split for writing blocks.
+
+        Args:
+            root: Root of all caches.
+            spec: The cache's.
+            split: Name of the split.
+            ids: N names in order, for messages.
+            compressor: The one that the split was begun with.
+
+        Raises:
+            OptionError: The compressor is unknown, or the root is on the Hugging Face Hub.
+        """
         self._layout = SplitLayout(spec, split)
         self._ids = ids
         self.rows, self.block_rows = self._layout.rows, self._layout.block_rows
-        self.codec = Codec(codec) if codec else None
-        folder = cache_folder(root, spec)
-        if isinstance(folder, RemotePath) and folder.scheme == "hf":
-            raise OptionError(
-                f"{root}: tokens are extracted to a folder or to s3://; `layercache cache push` then copies them to the Hugging Face Hub"
-            )
-        self.store = open_store(folder, partial=self._layout.partial)
+        self.compressor = Compressor(compressor) if compressor else None
+        self.commit = open_commit(
+            cache_folder(root, spec), self._layout, compressor=self.compressor
+        )
+
+    @property
+    def store(self) -> Store:
+        """The folder or address of the cache."""
+        return self.commit.store
 
     def write(
         self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None
     ) -> BlockRecord:
         """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads and processes.
 
-        Two that commit the same block do no harm where they bring the same bytes: in a folder the later one takes the earlier one's place, on
-        object storage the earlier one stays, whatever its bytes (`claim`). Gives the record of what is stored.
-        Arguments and errors: see `SplitWriter.write`.
+        Two that commit the same block do no harm if they bring the same bytes: in a folder the later one replaces the earlier one, on object
+        storage the earlier one stays, whatever its bytes. Arguments and errors: see `SplitWriter.write`.
+
+        Returns:
+            The record of what is stored.
         """
         layout, skipped = self._layout, dict(skipped or {})
         start, stop = self._check_block(block, tokens_ltnd, skipped)
-        if bad := first_non_finite(tokens_ltnd, leave_out=[r - start for r in skipped]):
-            self._refuse(tokens_ltnd, start, *bad)
+        bad = first_non_finite(tokens_ltnd, leave_out=[row - start for row in skipped])
+        if bad:
+            raise self._non_finite_error(tokens_ltnd, start, *bad)
         tokens = (
-            fill_rows(tokens_ltnd, skipped, start) if skipped else np.ascontiguousarray(tokens_ltnd)
+            blank_rows(tokens_ltnd, skipped, start)
+            if skipped
+            else np.ascontiguousarray(tokens_ltnd)
         )
-        shard = encode(layout, tokens, codec=self.codec)
+        shard = encode_shard(layout, tokens, compressor=self.compressor)
         record = BlockRecord(
             fingerprint=layout.spec.fingerprint,
             split=layout.split,
@@ -77,35 +95,32 @@ class BlockWriter:
             rows=stop - start,
             bytes=shard.bytes,
             crc32c=f"{shard.crc:08x}",
-            index=f"{shard.index_crc:08x}",
-            chunks="".join(f"{c:08x}" for c in shard.chunk_crcs),
-            skipped={str(r): skipped[r] for r in sorted(skipped)},
+            index_crc32c=f"{shard.index_crc:08x}",
+            chunk_crc32c="".join(f"{c:08x}" for c in shard.chunk_crcs),
+            skipped={str(row): skipped[row] for row in sorted(skipped)},
         )
-        if isinstance(self.store, LocalStore):
-            self.store.put_in_order(
-                {layout.shard(block): shard.parts, layout.record(block): [record.to_bytes()]}
-            )
-            return record
-        assert isinstance(self.store, ObjectStore)
-        return claim(self.store, layout, record, shard.parts, codec=self.codec)
+        return self.commit.commit(record, shard.parts)
 
-    def committed(self, blocks: Sequence[int]) -> dict[int, BlockRecord]:
-        """Return the records of those of `blocks` that are committed: record and shard exist and agree in length."""
-        layout, store = self._layout, self.store
-        records = store.read_many(layout.record(block) for block in blocks)
-        if not records:
-            return {}
-        sizes = {key: info.size for key, info in store.entries(f"{layout.group}/tokens").items()}
-        found = {
-            block: committed(
-                layout,
-                block,
-                records.get(layout.record(block)),
-                shard_bytes=sizes.get(layout.shard(block)),
+    def committed(
+        self, blocks: Sequence[int], *, record_infos: Mapping[str, FileInfo] | None = None
+    ) -> dict[int, BlockRecord]:
+        """Return the records of those of `blocks` that are committed: record and shard exist and agree in size.
+
+        `record_infos` are what a list tells of the records, where the caller has it.
+        """
+        layout, infos = self._layout, record_infos or {}
+        records = self.store.read_many(layout.record(block) for block in blocks)
+        shards = self.store.list_files(layout.tokens) if records else {}
+        committed = {}
+        for block in blocks:
+            shard = shards.get(layout.shard(block))
+            record_info = infos.get(layout.record(block), FileInfo(0))
+            record = parse_record(
+                layout, block, records.get(layout.record(block)), shard, etag=record_info.etag
             )
-            for block in blocks
-        }
-        return {block: record for block, record in found.items() if record}
+            if record:
+                committed[block] = record
+        return committed
 
     def pending(self, blocks: Sequence[int]) -> tuple[int, ...]:
         """Return those of `blocks` that are not committed."""
@@ -113,14 +128,10 @@ class BlockWriter:
         return tuple(block for block in blocks if block not in committed_blocks)
 
     def record(self, block: int) -> BlockRecord | None:
-        """Return the record of a block if it is committed (see `committed`), else None."""
-        key, store = self._layout.record(block), self.store
-        return committed(
-            self._layout,
-            block,
-            store.read_many([key]).get(key),
-            shard_bytes=store.size(self._layout.shard(block)),
-        )
+        """Return the record of a block if it is committed, else None; without a list of the shards."""
+        key = self._layout.record(block)
+        shard = self.store.stat(self._layout.shard(block))
+        return parse_record(self._layout, block, self.store.read_many([key]).get(key), shard)
 
     def _check_block(
         self, block: int, tokens_ltnd: Array, skipped: Mapping[int, str]
@@ -133,12 +144,9 @@ class BlockWriter:
         start, stop = layout.span(block)
         shape = (*layout.shape[:2], stop - start, layout.spec.width)
         if tokens_ltnd.shape != shape or tokens_ltnd.dtype != layout.dtype:
-            expected, came = (
-                f"{layout.dtype} {shape} (layer, token, image, channel)",
-                f"{tokens_ltnd.dtype} {tokens_ltnd.shape}",
-            )
             raise OptionError(
-                f"row block {block} of split {layout.split!r}: expected {expected}, came {came}"
+                f"row block {block} of split {layout.split!r}: expected {layout.dtype} {shape} (layer, token, image, channel), "
+                f"got {tokens_ltnd.dtype} {tokens_ltnd.shape}"
             )
         if outside := [r for r in skipped if not start <= r < stop]:
             raise OptionError(
@@ -146,12 +154,13 @@ class BlockWriter:
             )
         return start, stop
 
-    def _refuse(self, tokens_ltnd: Array, start: int, layer: int, token: int, row: int) -> None:
+    def _non_finite_error(
+        self, tokens_ltnd: Array, start: int, layer: int, token: int, row: int
+    ) -> NonFiniteError:
         spec = self._layout.spec
-        value = tokens_ltnd[layer, token, row]
-        what = "NaN" if np.isnan(value).any() else "infinite"
+        kind = "NaN" if np.isnan(tokens_ltnd[layer, token, row]).any() else "infinite"
         remedies = []
-        if what == "infinite" and spec.store_dtype == "float16":
+        if kind == "infinite" and spec.storage_dtype == "float16":
             remedies.append(
                 "it may only overflow float16, whose largest value is 65504: try --store-dtype float32"
             )
@@ -159,27 +168,38 @@ class BlockWriter:
             remedies.append(f"the forward may overflow {spec.precision}: try --precision fp32")
         if not remedies:
             remedies.append(
-                "the forward gave no finite number, so look at the checkpoint, or leave the layer out with --layers"
+                "the forward gave no finite number: check the checkpoint, or leave the layer out with --layers"
             )
-        raise NonFiniteError(
+        return NonFiniteError(
             f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample {self._ids[start + row]!r} of split "
-            f"{self._layout.split!r}: the token is {what}; {'; '.join(remedies)}"
+            f"{self._layout.split!r}: the token is {kind}; {'; '.join(remedies)}"
         )
 
 
-def committed(
-    layout: SplitLayout, block: int, data: bytes | None, *, shard_bytes: int | None
+def parse_record(
+    layout: SplitLayout,
+    block: int,
+    data: bytes | None,
+    shard: FileInfo | None,
+    *,
+    etag: str = "",
 ) -> BlockRecord | None:
-    """The record of a block, from its bytes, if it is this split's and its shard is as long as it says; else the block is to be done again."""
-    if data is None or shard_bytes is None:
+    """Return the record of a block if it is this split's and its shard has the size that it gives; else the block must be written again.
+
+    Args:
+        layout: Layout of the split.
+        block: Number of the row block.
+        data: Bytes of the record, or None if it does not exist.
+        shard: Size and etag of the shard, or None if it does not exist.
+        etag: Etag of the record, where known.
+    """
+    if data is None or shard is None:
         return None
     try:
         record = BlockRecord.from_bytes(data, where=layout.record(block))
     except CacheCorruptError:
         return None
-    expected = (layout.spec.fingerprint, layout.split, block, shard_bytes)
-    return (
-        record
-        if (record.fingerprint, record.split, record.block, record.bytes) == expected
-        else None
-    )
+    expected = (layout.spec.fingerprint, layout.split, block, shard.size)
+    if (record.fingerprint, record.split, record.block, record.bytes) != expected:
+        return None
+    return replace(record, etags=(shard.etag, etag))

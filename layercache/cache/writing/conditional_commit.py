@@ -2,140 +2,203 @@
 
 The two may bring bytes that differ in rounding, so a record must always be that of the shard which is stored, whoever brought it. Why it is:
 
-1. A shard and a record are put with create-only semantics: of several writers one succeeds, the others find what it put.
-2. Whoever finds a shard describes the bytes that lie there (length, every crc32c, the rows without a token) and puts that record. A shard that
-   is whole in itself is replaced by nobody, so what was described stays true, and all writers would write the same description.
-3. A record that is found is adopted if it fits the shard. One that does not is what is left of a shard that was lost or damaged: it is replaced
-   on condition that it is still the same (its etag), and so is a shard that is not whole. Who loses such a swap looks again.
-4. Nothing of a block is deleted by a writer. A kill between the two puts leaves a shard without a record, which 2 describes.
+1. A shard and a record are put only if absent: of several writers one succeeds, the others find what it put.
+2. Whoever finds a shard describes its bytes (size, every crc32c, the rows without a token) and puts that record. A shard that is whole in itself
+   is never replaced, so the description stays true, and all writers would write the same one.
+3. A record that is found is adopted if it fits the shard. One that does not fit is left over from a shard that was lost or damaged: it is replaced
+   on the condition that it is still the same (its etag), and so is a shard that is not whole. Whoever loses such a replacement starts again.
+4. A writer deletes nothing of a block. A kill between the two puts leaves a shard without a record, which 2 describes.
 
 The complete record names the digest of every record and is put last; what it names is never changed again.
 
-That holds where the condition is checked when the object appears (S3, MinIO, R2, GCS). OpenStack Swift checks it when the upload begins, so that
-two may succeed and the later one stays: therefore a writer looks again when both are put, and before the complete record it lists what lies there
-(`settle`) and looks again at every block in which it does not find what it put itself.
+This holds where the condition is checked when the object appears (S3, MinIO, R2, GCS). OpenStack Swift checks it when the upload begins, so that
+two puts may succeed and the later one stays: therefore a writer checks the shard again when both are put, and before the complete record it lists
+all objects (`reconcile`) and checks every block again in which it does not find what it put itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import CRC_BYTES, SplitLayout, index_bytes
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.shard import Codec, crc32c
-from layercache.cache.storage.s3 import ObjectStore
+from layercache.cache.format.shard import crc32c
+from layercache.cache.storage.base import Part
+from layercache.cache.storage.s3 import S3Store
 from layercache.errors import CacheCorruptError, StorageError
 
-TRIES = 8
-"""Swaps that may be lost to other writers; each has then repaired something."""
-OTHERS = "the writer whose row block was kept could not decode it"
+MAX_CAS_RETRIES = 8
+"""Conditional puts that may be lost to other writers; each of these has then repaired something."""
+UNKNOWN_SKIP_REASON = "the writer whose row block was kept could not decode it"
+
+_checked_buckets: set[str] = set()
+"""Buckets whose endpoint refused a second conditional put."""
 
 
-def claim(
-    store: ObjectStore,
-    layout: SplitLayout,
-    record: BlockRecord,
-    parts: Sequence[Any],
-    *,
-    codec: Codec | None,
-) -> BlockRecord:
-    """Commit a shard and its record, or adopt the ones that are there; the record that is stored. Raises StorageError."""
-    shard, where = layout.shard(record.block), layout.record(record.block)
-    for _ in range(TRIES):
-        mine = record
-        if not store.create(shard, parts):
-            try:
-                data, tag = store.fetch(shard)
-            except FileNotFoundError:
-                continue  # removed meanwhile
-            found = describe_shard(layout, record.block, data, codec=codec, skipped=record.skipped)
-            if found is None:
-                if not store.swap(shard, parts, tag):
-                    continue
-            else:
-                mine = found
-        mine_tag = store.seen[shard]
-        if (there := _record(store, where, mine)) and store.tag(shard) == mine_tag:
-            return there
-    raise StorageError(
-        f"{store.path(shard)}: other writers changed it {TRIES} times meanwhile: let one extraction run, or wait for the others, and run the command "
-        "again"
-    )
+class ConditionalCommit:
+    """Commits the row blocks of a split on object storage by conditional puts."""
 
+    exclusive = False
 
-def settle(
-    store: ObjectStore,
-    layout: SplitLayout,
-    committed: Mapping[int, BlockRecord],
-    *,
-    codec: Codec | None,
-) -> dict[int, BlockRecord]:
-    """The records that are stored now, those of others' bytes among them. Raises StorageError where a shard is not whole any more."""
-    there = store.entries(f"{layout.group}/tokens") | store.entries(layout.commits)
-    settled = dict(committed)
-    for block, record in committed.items():
-        shard, where = layout.shard(block), layout.record(block)
-        if all(
-            key in there and store.seen.get(key, there[key].tag) == there[key].tag
-            for key in (shard, where)
-        ):
-            continue
-        for _ in range(TRIES):
-            data = store.read_many([shard]).get(shard)
-            found = (
-                None
-                if data is None
-                else describe_shard(layout, block, data, codec=codec, skipped=record.skipped)
-            )
-            if found and (stored := _record(store, where, found)):
-                settled[block] = stored
-                break
-        else:
+    def __init__(
+        self, store: S3Store, layout: SplitLayout, *, compressor: Compressor | None
+    ) -> None:
+        self.store = store
+        self._layout = layout
+        self._compressor = compressor
+
+    def lock(self, *, wait: bool) -> AbstractContextManager[None]:
+        """Keep nobody out: the module's docstring tells why two writers do each other no harm."""
+        return nullcontext()
+
+    def check_endpoint(self, key: str, data: bytes) -> None:
+        """Create `key`, which exists, once per process and bucket. Raises StorageError if that succeeds."""
+        bucket = self.store.root.bucket
+        if bucket not in _checked_buckets and self.store.create(key, [data]):
             raise StorageError(
-                f"{store.path(shard)}: changed while the split was written: run the same command again, which makes it anew"
+                f"{self.store.path(key)}: the endpoint ignores conditional puts (If-None-Match), without which two writers could damage a cache: "
+                "extract to a folder and copy the cache with `layercache cache push`, or use an endpoint that has them"
             )
-    return settled
+        _checked_buckets.add(bucket)
 
+    @contextmanager
+    def scratch_folder(self) -> Iterator[Path]:
+        """Make a new folder of this machine for temporary files."""
+        with tempfile.TemporaryDirectory(prefix="layercache-") as name:
+            yield Path(name)
 
-def _record(store: ObjectStore, key: str, mine: BlockRecord) -> BlockRecord | None:
-    """Put the record of a shard, or take the one that is there; None if other writers were faster."""
-    if store.create(key, [mine.to_bytes()]):
-        return mine
-    try:
-        data, tag = store.fetch(key)
-    except FileNotFoundError:
-        return None
-    if there := _fitting(data, mine):
-        return there
-    return mine if store.swap(key, [mine.to_bytes()], tag) else None
+    def adopt_folder(self, folder: Path, key: str) -> bool:
+        """Return False: objects are put one by one."""
+        return False
+
+    def discard(self, blocks: Sequence[int]) -> None:
+        """Remove nothing: another writer may be about to commit these blocks."""
+
+    def commit(self, record: BlockRecord, parts: Sequence[Part]) -> BlockRecord:
+        """Commit a shard and its record, or adopt those that exist; return the record that is stored. Raises StorageError."""
+        shard = self._layout.shard(record.block)
+        for _ in range(MAX_CAS_RETRIES):
+            stored = record
+            etag = self.store.put_if_absent(shard, parts)
+            if etag is None:
+                try:
+                    data, etag = self.store.fetch(shard)
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+                described = self._describe(record, data)
+                if described:
+                    stored = described
+                elif (etag := self.store.replace_if_match(shard, parts, etag)) is None:
+                    continue
+            committed = self._put_record(replace(stored, etags=(etag, "")))
+            info = self.store.stat(shard)
+            if committed and info and info.etag == etag:
+                return committed
+        raise StorageError(
+            f"{self.store.path(shard)}: other writers changed it {MAX_CAS_RETRIES} times meanwhile: let one extraction run, or wait for the others, "
+            "and run the command again"
+        )
+
+    def reconcile(self, records: Mapping[int, BlockRecord]) -> dict[int, BlockRecord]:
+        """Return the records that are stored now, also of other writers' bytes. Raises StorageError where a shard is no longer whole."""
+        layout = self._layout
+        infos = self.store.list_files(layout.tokens) | self.store.list_files(layout.commits)
+        stored = dict(records)
+        for block, record in records.items():
+            etags = tuple(
+                infos[key].etag if key in infos else None
+                for key in (layout.shard(block), layout.record(block))
+            )
+            if etags != record.etags:
+                stored[block] = self._check_again(
+                    record, shard_unchanged=etags[0] == record.etags[0]
+                )
+        return stored
+
+    def _check_again(self, record: BlockRecord, *, shard_unchanged: bool) -> BlockRecord:
+        """Return the record of a block in which other writers may have changed something."""
+        shard = self._layout.shard(record.block)
+        for _ in range(MAX_CAS_RETRIES):
+            described: BlockRecord | None = record
+            if not shard_unchanged:
+                data = self.store.read_many([shard]).get(shard)
+                described = None if data is None else self._describe(record, data)
+            if described and (stored := self._put_record(described)):
+                return stored
+        raise StorageError(
+            f"{self.store.path(shard)}: changed while the split was written: run the same command again, which writes it again"
+        )
+
+    def _put_record(self, record: BlockRecord) -> BlockRecord | None:
+        """Put the record of a shard, or return the one that exists if it fits the shard; None if other writers were faster."""
+        key, data = self._layout.record(record.block), [record.to_bytes()]
+        etag = self.store.put_if_absent(key, data)
+        if etag is None:
+            try:
+                existing_data, etag = self.store.fetch(key)
+            except FileNotFoundError:
+                return None
+            if existing := _parse_if_same(existing_data, record):
+                return replace(existing, etags=(record.etags[0], etag))
+            etag = self.store.replace_if_match(key, data, etag)
+        return None if etag is None else replace(record, etags=(record.etags[0], etag))
+
+    def _describe(self, record: BlockRecord, data: bytes) -> BlockRecord | None:
+        """Return the record of the bytes of a shard, with the skip reasons of `record`; None if they are not a whole shard."""
+        return describe_shard(
+            self._layout,
+            record.block,
+            data,
+            compressor=self._compressor,
+            skip_reasons=record.skipped,
+        )
 
 
 def describe_shard(
-    layout: SplitLayout, block: int, data: bytes, *, codec: Codec | None, skipped: Mapping[str, str]
+    layout: SplitLayout,
+    block: int,
+    data: bytes,
+    *,
+    compressor: Compressor | None,
+    skip_reasons: Mapping[str, str],
 ) -> BlockRecord | None:
-    """The record of the bytes of a shard, or None if they are not a whole one of this layout. skipped: reasons, where they are known."""
+    """Return the record of the bytes of a shard, or None if they are not a whole one of this layout.
+
+    Args:
+        layout: Layout of the split.
+        block: Number of the row block.
+        data: Bytes of the shard.
+        compressor: The one that the split was begun with.
+        skip_reasons: Row number -> reason why there is no token, where it is known.
+    """
     raw = np.frombuffer(data, np.uint8)
     length = index_bytes(layout.spec)
-    if len(raw) < length or (codec is None and len(raw) != layout.shard_bytes):
+    if len(raw) < length or (compressor is None and len(raw) != layout.shard_bytes):
         return None
     index = raw[-length:]
     index_crc = crc32c(index[:-CRC_BYTES])
     if index[-CRC_BYTES:].tobytes() != index_crc.to_bytes(CRC_BYTES, "little"):
         return None
-    crcs, at = [], 0
+    crcs: list[int] = []
+    end = 0
     for offset, size in index[:-CRC_BYTES].copy().view("<u8").reshape(layout.chunks, 2).tolist():
-        if offset != at or size < CRC_BYTES or at + size > len(raw) - length:
+        if offset != end or size < CRC_BYTES or end + size > len(raw) - length:
             return None
-        crc = crc32c(raw[at : at + size - CRC_BYTES])
-        if raw[at + size - CRC_BYTES : at + size].tobytes() != crc.to_bytes(CRC_BYTES, "little"):
+        crc = crc32c(raw[end : end + size - CRC_BYTES])
+        if raw[end + size - CRC_BYTES : end + size].tobytes() != crc.to_bytes(CRC_BYTES, "little"):
             return None
         crcs.append(crc)
-        at += size
+        end += size
     first = raw[: index[8:16].copy().view("<u8")[0] - CRC_BYTES].tobytes()
-    if at != len(raw) - length or (tokens := _decode(layout, first, codec)) is None:
+    if end != len(raw) - length or (tokens := _decode(layout, first, compressor)) is None:
         return None
     start, stop = layout.span(block)
     empty = [start + int(n) for n in np.flatnonzero(np.isnan(tokens[: stop - start]).all(axis=1))]
@@ -146,31 +209,28 @@ def describe_shard(
         rows=stop - start,
         bytes=len(raw),
         crc32c=f"{crc32c(raw):08x}",
-        index=f"{index_crc:08x}",
-        chunks="".join(f"{c:08x}" for c in crcs),
-        skipped={str(row): skipped.get(str(row), OTHERS) for row in empty},
+        index_crc32c=f"{index_crc:08x}",
+        chunk_crc32c="".join(f"{c:08x}" for c in crcs),
+        skipped={str(row): skip_reasons.get(str(row), UNKNOWN_SKIP_REASON) for row in empty},
     )
 
 
 def _decode(
-    layout: SplitLayout, chunk: bytes, codec: Codec | None
+    layout: SplitLayout, chunk: bytes, compressor: Compressor | None
 ) -> np.ndarray[Any, np.dtype[Any]] | None:
-    """The tokens (R, D) of an inner chunk."""
+    """Return the tokens (R, D) of an inner chunk, or None if it cannot be decoded."""
     try:
-        data = codec.decode(chunk) if codec else chunk
+        data = compressor.decode(chunk) if compressor else chunk
         return np.frombuffer(data, layout.dtype).reshape(layout.block_rows, layout.spec.width)
     except (ValueError, RuntimeError):
         return None
 
 
-def _fitting(data: bytes, mine: BlockRecord) -> BlockRecord | None:
-    """The stored record if it is one of the shard that `mine` describes; the reasons why rows were skipped may be in other words."""
+def _parse_if_same(data: bytes, record: BlockRecord) -> BlockRecord | None:
+    """Return the stored record if it is of the same shard as `record`; the skip reasons may differ in words."""
     try:
-        there = BlockRecord.from_bytes(data, where="")
+        stored = BlockRecord.from_bytes(data, where="")
     except CacheCorruptError:
         return None
-    names = ("fingerprint", "split", "block", "rows", "bytes", "crc32c", "index", "chunks")
-    same = all(getattr(there, name) == getattr(mine, name) for name in names) and set(
-        there.skipped
-    ) == set(mine.skipped)
-    return there if same else None
+    same_shard = replace(stored, skipped=record.skipped) == record
+    return stored if same_shard and set(stored.skipped) == set(record.skipped) else None

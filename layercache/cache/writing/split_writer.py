@@ -1,10 +1,10 @@
-"""Row blocks in, committed blocks on disk: what was committed survives a kill at any moment, and the next run continues there.
+"""Row blocks in, committed blocks in the cache: what was committed survives a kill at any moment, and the next run continues there.
 
-Per block: the shard and its record to temporary files, fsync; then the shard is renamed into place, then the record; fsync of both folders. A row
-exists only if its record does, and a shard of the length that the record says: a power cut that keeps the second rename but not the first leaves a
-record without a shard, whose block is then done again. The complete record is written when every block is durable.
+In a folder: the shard and its record go to temporary files, which are synced; then the shard is renamed into place, then the record; then both
+folders are synced. A row exists only if its record does, and a shard of the size that the record gives: a power cut that keeps the second rename
+but not the first leaves a record without a shard, whose block is then written again. The complete record is written when every block is durable.
 
-On object storage nobody holds a lock: `claim` says why two writers of one split end with one cache that both agree on.
+On object storage nobody holds a lock: conditional_commit.py tells why two writers of one split end with one cache that both agree on.
 """
 
 from __future__ import annotations
@@ -18,24 +18,21 @@ from typing import Any, Self
 
 import numpy as np
 
+from layercache.cache.format.compressor import compressor_in, format_compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
-from layercache.cache.format.records import REMEDY, BlockRecord, CompleteRecord
-from layercache.cache.format.shard import metadata_codec
+from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.format.spec import CacheSpec, digest_ids, digest_labels
-from layercache.cache.format.zarr_group import group_digests, valid_bytes, write_group
-from layercache.cache.storage.local import LocalStore
+from layercache.cache.format.zarr_group import encode_valid, write_group
 from layercache.cache.storage.paths import CachePath
-from layercache.cache.storage.s3 import ObjectStore
 from layercache.cache.storage.threads import in_threads
 from layercache.cache.writing.block_writer import BlockWriter
-from layercache.cache.writing.conditional_commit import settle
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class SplitWriter:
-    """Writes one split of a cache. Holds the split's lock, where there are locks, from construction to `close` (or the end of the `with`)."""
+    """Writes one split of a cache. In a folder it holds the split's lock from construction to `close` (or the end of the `with`)."""
 
     rows: int
     """N, skipped rows included."""
@@ -52,63 +49,82 @@ class SplitWriter:
         *,
         ids: list[str],
         labels: Array,
-        codec: str | None = None,
+        compressor: str | None = None,
         wait: bool = False,
     ) -> None:
-        """Begin the split, or continue it: `pending` says which blocks are left.
+        """Begin the split, or continue it: `pending` gives the blocks that are left.
 
-        ids: N names in order; labels: int64 (N,) or uint8 (N, C); both must have the digests that the spec gives. codec: None (plain bytes),
-        "zstd[:LEVEL]" or "blosc[:LEVEL]"; not part of the fingerprint, since the tokens are the same. wait: wait for another writer to end.
+        Args:
+            root: Root of all caches.
+            spec: The cache's; `ids` and `labels` must have the digests that it gives.
+            split: Name of the split.
+            ids: N names in order.
+            labels: int64 (N,) or uint8 (N, C).
+            compressor: None (plain bytes), "zstd[:LEVEL]" or "blosc[:LEVEL]"; not part of the fingerprint, since the tokens are the same.
+            wait: Wait for another writer to end.
 
-        Raises OptionError (ids, labels or codec do not fit), CacheBusyError (another process writes the split and `wait` is False),
-        CacheCorruptError (what is there contradicts the spec), StorageError (disk full or read-only).
+        Raises:
+            OptionError: Ids, labels or compressor do not fit.
+            CacheBusyError: Another process writes the split and `wait` is False.
+            CacheCorruptError: Existing files contradict the spec.
+            StorageError: The disk is full or read-only.
         """
         self._layout = layout = SplitLayout(spec, split)
         identity = spec.dataset.splits[split]
         if len(ids) != identity.rows or digest_ids(ids) != identity.ids:
             raise OptionError(
-                f"split {split!r}: these {len(ids)} ids are not the {identity.rows} that the spec of the cache was made from"
+                f"split {split!r}: expected the {identity.rows} ids that the spec of the cache was made from, got {len(ids)} others"
             )
         if len(labels) != identity.rows or digest_labels(labels) != identity.labels:
             raise OptionError(
-                f"split {split!r}: these labels ({labels.dtype} {labels.shape}) are not those that the spec was made from"
+                f"split {split!r}: expected the labels that the spec was made from, got others ({labels.dtype} {labels.shape})"
             )
         if not ids:
             raise OptionError(f"split {split!r} has no samples: there is nothing to cache")
         self.path = cache_folder(root, spec)
         self.rows, self.block_rows = layout.rows, layout.block_rows
         self._ids = ids
-        self._blocks = BlockWriter(root, spec, split, ids=ids, codec=codec)
-        self._codec, self._store = self._blocks.codec, self._blocks.store
+        self._blocks = BlockWriter(root, spec, split, ids=ids, compressor=compressor)
+        self._compressor, self._store = self._blocks.compressor, self._blocks.store
+        self._commit = self._blocks.commit
         self._mutex = threading.Lock()
         self._committed: dict[int, BlockRecord] = {}
         self._writing: set[int] = set()
         self._closed = False
         with ExitStack() as stack:
-            stack.enter_context(self._store.lock(layout.lock, wait=wait))
-            stack.callback(self._store.sweep)
+            stack.enter_context(self._commit.lock(wait=wait))
+            stack.callback(self._store.remove_temporary)
             self._begin(labels)
             self._exit = stack.pop_all()
 
     @property
     def pending(self) -> tuple[int, ...]:
-        """The blocks that have no record yet."""
+        """Blocks that have no record yet."""
         return tuple(b for b in range(self._layout.blocks) if b not in self._committed)
 
     @property
     def complete(self) -> bool:
-        """The split's complete record is there."""
-        return self._store.size(self._layout.complete) is not None
+        """True if the split has its complete record."""
+        return self._store.stat(self._layout.complete) is not None
 
     def write(
         self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None
     ) -> BlockRecord:
         """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads for different blocks.
 
-        tokens_ltnd: (L, T, n, D) in the store dtype, n the rows of this block. skipped: row number of the split -> why it has no token; what
-        `tokens_ltnd` holds there is replaced by NaN, so that every other row stays where its sample is.
+        Args:
+            block: Number of the row block.
+            tokens_ltnd: Tokens (L, T, n, D) in the storage dtype, n the rows of this block.
+            skipped: Row number of the split -> reason why it has no token; its place in `tokens_ltnd` is stored as NaN, so that every
+                other row stays where its sample is.
 
-        Raises NonFiniteError, OptionError (wrong shape, dtype or block), StorageError. Nothing is committed then.
+        Returns:
+            The record of what is stored.
+
+        Raises:
+            NonFiniteError: A token is NaN or infinite.
+            OptionError: Shape, dtype or block is wrong.
+            StorageError: The disk is full, or the endpoint fails. Nothing is committed in any of these cases.
         """
         self._check_open()
         with self._mutex:
@@ -141,43 +157,46 @@ class SplitWriter:
         record = record or self._blocks.record(block)
         if record is None:
             raise CacheIncompleteError(
-                f"{self.path}: row block {block} of split {self._layout.split!r} was said to be written and is not there"
+                f"{self.path}: row block {block} of split {self._layout.split!r} was reported as written and does not exist"
             )
         with self._mutex:
             self._committed[block] = record
 
     def finish(self) -> None:
-        """Write the split's complete record. Raises CacheIncompleteError while blocks are pending; does nothing if it is complete."""
+        """Write the split's complete record; does nothing if it exists. Raises CacheIncompleteError while blocks are pending."""
         self._check_open()
         layout = self._layout
         if self.pending:
             raise CacheIncompleteError(
                 f"{self.path}: split {layout.split!r} has {len(self.pending)} of {layout.blocks} row blocks still to write"
             )
-        if isinstance(self._store, ObjectStore):
-            self._committed = settle(self._store, layout, self._committed, codec=self._codec)
-        elif self.complete:
+        if self._commit.exclusive and self.complete:
             return
-        records = [self._committed[b] for b in range(layout.blocks)]
-        skipped = {row: why for record in records for row, why in record.skipped.items()}
-        valid = valid_bytes(layout.rows, [int(r) for r in skipped])
-        if self._store.read_many([layout.valid]).get(layout.valid) != valid:
-            self._store.put(layout.valid, [valid])
+        self._committed = self._commit.reconcile(self._committed)
+        skipped = {
+            row: reason
+            for block in range(layout.blocks)
+            for row, reason in self._committed[block].skipped.items()
+        }
+        self._put_if_different(layout.valid, encode_valid(layout.rows, map(int, skipped)))
         complete = CompleteRecord(
             fingerprint=layout.spec.fingerprint,
             split=layout.split,
             rows=layout.rows,
             blocks=layout.blocks,
             block_rows=layout.block_rows,
-            codec=self._codec.text if self._codec else None,
+            compressor=self._compressor.text if self._compressor else None,
             files=self._digests(),
             skipped=skipped,
         )
-        if self._store.read_many([layout.complete]).get(layout.complete) != complete.to_bytes():
-            self._store.put(layout.complete, [complete.to_bytes()])
+        self._put_if_different(layout.complete, complete.to_bytes())
+
+    def _put_if_different(self, key: str, data: bytes) -> None:
+        if self._store.read_many([key]).get(key) != data:
+            self._store.put(key, [data])
 
     def close(self) -> None:
-        """Give up the lock and remove temporary files. What was committed stays; nothing can be written any more."""
+        """Release the lock and remove temporary files. What was committed stays; nothing can be written any more."""
         self._closed = True
         self._exit.close()
 
@@ -194,111 +213,106 @@ class SplitWriter:
 
     def _begin(self, labels: Array) -> None:
         layout, store = self._layout, self._store
-        store.sweep()
-        if not store.create(SPEC_KEY, [spec_bytes(layout.spec)]) and store.read(
-            SPEC_KEY
-        ) != spec_bytes(layout.spec):
+        spec = spec_bytes(layout.spec)
+        store.remove_temporary()
+        if not store.create(SPEC_KEY, [spec]) and store.read(SPEC_KEY) != spec:
             raise CacheCorruptError(
-                f"{store.path(SPEC_KEY)} is not the spec of this extraction; {REMEDY}"
+                f"{store.path(SPEC_KEY)} is not the spec of this extraction; {REPAIR_HINT}"
             )
-        if isinstance(store, ObjectStore):
-            store.require_conditions(SPEC_KEY, [spec_bytes(layout.spec)])
+        self._commit.check_endpoint(SPEC_KEY, spec)
         self._committed = self._find_committed()
-        if (
-            self.pending and self.complete
-        ):  # a list takes a while: what another writer has just completed is not to be called untrue
+        if self.pending and self.complete:
+            # Listing takes a while: a split that another writer has just completed must not be taken for damaged.
             self._committed = self._find_committed()
-        told = store.read_many([layout.complete])
-        if self._whole(told.get(layout.complete)):
-            return
-        if (
-            told
-        ):  # only what was seen to be untrue: another writer may put the true one at any moment
-            store.delete(layout.complete)
+        complete = store.read_many([layout.complete]).get(layout.complete)
+        if complete is not None:
+            if self._is_whole(complete):
+                return
+            store.delete(layout.complete)  # only if untrue: another writer may put the true one
         self._write_group(labels)
-        if isinstance(store, LocalStore):
-            for block in (
-                self.pending
-            ):  # no old shard must be there for a new record to be taken for its own
-                store.delete(layout.record(block))
-                store.delete(layout.shard(block))
-            store.sync_folders([layout.group + "/tokens", layout.commits])
+        self._commit.discard(self.pending)
 
-    def _whole(self, data: bytes | None) -> bool:
-        """Whether these are the bytes of a complete record, and every file but the shards is what it says."""
-        if self.pending or data is None:
+    def _is_whole(self, data: bytes) -> bool:
+        """Return whether these are the bytes of a complete record that all files but the shards agree with."""
+        if self.pending:
             return False
         try:
             complete = CompleteRecord.from_bytes(data, where=self._layout.complete)
         except CacheCorruptError:
             return False
-        return (
-            complete.fingerprint == self._layout.spec.fingerprint
-            and complete.files == self._digests()
-        )
+        is_own = complete.fingerprint == self._layout.spec.fingerprint
+        return is_own and complete.files == self._digests()
 
     def _write_group(self, labels: Array) -> None:
-        """Make the group, or make its files what they should be: labels, ids and metadata follow from the spec and the arguments."""
+        """Make the group, or correct its files: labels, ids and metadata follow from the spec and the arguments."""
         layout, store = self._layout, self._store
-        folder, metadata = store.path(layout.group), f"{layout.group}/tokens/zarr.json"
-        # where no lock keeps others out, they may be about to commit the first block
-        if (there := store.read_many([metadata])) and (
-            self._committed or not isinstance(store, LocalStore)
-        ):
-            codec = metadata_codec(there[metadata], where=str(store.path(metadata)))
-            if codec != (self._codec.metadata(layout.dtype.itemsize) if self._codec else None):
-                asked = self._codec.text if self._codec else "none"
-                raise OptionError(
-                    f"{folder}: begun with codec {codec}, not {asked}: continue with that one, or remove it (layercache cache rm)"
-                )
-        with store.scratch_folder() as scratch:
+        metadata = layout.tokens_metadata
+        self._check_compressor(store.read_many([metadata]).get(metadata))
+        with self._commit.scratch_folder() as scratch:
             fresh = scratch / "group"
-            write_group(fresh, layout, ids=self._ids, labels=labels, codec=self._codec)
-            if store.move_in(fresh, layout.group):
+            write_group(fresh, layout, ids=self._ids, labels=labels, compressor=self._compressor)
+            if self._commit.adopt_folder(fresh, layout.group):
                 return
             files = {
-                f"{layout.group}/{p.relative_to(fresh).as_posix()}": p.read_bytes()
-                for p in fresh.rglob("*")
-                if p.is_file()
+                f"{layout.group}/{path.relative_to(fresh).as_posix()}": path.read_bytes()
+                for path in fresh.rglob("*")
+                if path.is_file()
             }
-        there = store.read_many(files)
-        wrong = {key: data for key, data in files.items() if there.get(key) != data}
-        if layout.valid in there:
-            wrong.pop(layout.valid, None)  # it is `finish` that says which rows are
+        existing = store.read_many(files)
+        wrong = {key: data for key, data in files.items() if existing.get(key) != data}
+        if layout.valid in existing:
+            wrong.pop(layout.valid, None)  # `finish` decides which rows are valid
         if (
             metadata in wrong
-            and metadata not in there
+            and metadata not in existing
             and not store.create(metadata, [wrong.pop(metadata)])
         ):
-            self._write_group(labels)  # another writer was faster: perhaps with another codec
+            # Another writer was faster, perhaps with another compressor.
+            self._write_group(labels)
             return
 
-        def place(key: str) -> None:
-            if key in there:
+        def put(key: str) -> None:
+            if key in existing:
                 store.put(key, [wrong[key]])
             else:
                 store.create(key, [wrong[key]])
 
-        in_threads(place, list(wrong), threads=store.requests)
+        in_threads(put, list(wrong), threads=store.requests)
+
+    def _check_compressor(self, metadata: bytes | None) -> None:
+        """Raise OptionError if the split was begun with another compressor, which the metadata of `tokens` tell."""
+        # Where no lock keeps others out, they may be about to commit the first block.
+        if metadata is None or (self._commit.exclusive and not self._committed):
+            return
+        layout, compressor = self._layout, self._compressor
+        path = self._store.path(layout.tokens_metadata)
+        begun_with = compressor_in(metadata, where=str(path))
+        requested = compressor.metadata(layout.dtype.itemsize) if compressor else None
+        if begun_with != requested:
+            raise OptionError(
+                f"{self._store.path(layout.group)}: begun with compressor {format_compressor(begun_with)}, got "
+                f"{format_compressor(requested)}: continue with the first one, or remove the cache (layercache cache rm)"
+            )
 
     def _digests(self) -> dict[str, str]:
-        """Key -> SHA-256 of every file of the split but the shards and the complete record."""
+        """Return key -> SHA-256 of every file of the split but the shards and the complete record."""
         layout, store = self._layout, self._store
-        files = group_digests(store, layout)
+        shards = {layout.shard(b) for b in range(layout.blocks)}
+        keys = [key for key in store.list_files(layout.group) if key not in shards]
+        files = {key: sha256(data).hexdigest() for key, data in store.read_many(keys).items()}
         files[SPEC_KEY] = sha256(store.read(SPEC_KEY)).hexdigest()
-        return files | {
-            layout.record(b): sha256(r.to_bytes()).hexdigest()
-            for b, r in sorted(self._committed.items())
-        }
+        records = sorted(self._committed.items())
+        return files | {layout.record(b): sha256(r.to_bytes()).hexdigest() for b, r in records}
 
     def _find_committed(self) -> dict[int, BlockRecord]:
         """Return the records of all committed blocks of the split."""
-        records = self._store.entries(self._layout.commits)
-        blocks = range(self._layout.blocks)
-        return self._blocks.committed([b for b in blocks if self._layout.record(b) in records])
+        layout = self._layout
+        infos = self._store.list_files(layout.commits)
+        blocks = [block for block in range(layout.blocks) if layout.record(block) in infos]
+        return self._blocks.committed(blocks, record_infos=infos)
 
     def _check_open(self) -> None:
         if self._closed:
             raise OptionError(
-                f"{self.path}: the writer of split {self._layout.split!r} is closed; its lock may be another's by now"
+                f"{self.path}: the writer of split {self._layout.split!r} is closed; another process may hold its lock by now"
             )

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layercache.cache.format.selection import resolve_layers
-from layercache.cache.format.spec import Precision, StoreDtype, Tap
+from layercache.cache.format.selection import parse_layers
+from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import OptionError
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
 from layercache.extraction.models.taps import TapPoint, drop_later_blocks, find_taps
@@ -44,7 +44,7 @@ class Backbone:
         layers: tuple[int, ...],
         pooling: TokenPooling,
         precision: Precision,
-        storage_dtype: StoreDtype,
+        storage_dtype: StorageDtype,
         device: str,
         compile: bool,
     ) -> None:
@@ -147,7 +147,7 @@ def load_backbone(
     tokens: str | Sequence[str] = ("cls", "ap"),
     projected: bool = False,
     precision: Precision = "fp32",
-    storage_dtype: StoreDtype = "float16",
+    storage_dtype: StorageDtype = "float16",
     device: str = "cpu",
     compile: bool = False,
     paper_compat: bool = False,
@@ -191,7 +191,7 @@ def load_backbone(
         find_taps(
             module,
             tap=tap,
-            layers=resolve_layers(layer_names, len(module.blocks)),
+            layers=parse_layers(layer_names, len(module.blocks)),
             architecture=module.pretrained_cfg["architecture"],
         )
 
@@ -202,7 +202,7 @@ def load_backbone(
         model=model,
         name=name,
         tap=tap,
-        layers=resolve_layers(layer_names, model.depth),
+        layers=parse_layers(layer_names, model.depth),
         pooling=TokenPooling(
             kinds=kinds,
             has_class_token=model.has_class_token,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from layercache.cache.find import Cache, cache_root, find_caches, matching_caches, open_cache
+from layercache.cache.cache import Cache
+from layercache.cache.find import find_caches, matching_caches, open_cache
 from layercache.cache.format.spec import sha256_json
-from layercache.cache.storage.paths import CachePath
+from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheAmbiguousError, OptionError, UnknownNameError
 from layercache.probing.spec import select_tokens
 

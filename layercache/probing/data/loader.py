@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from layercache.cache.find import Cache, Split
-from layercache.cache.storage.read_cache import Spool
+from layercache.cache.cache import Cache
+from layercache.cache.reading.split import Split
+from layercache.cache.storage.read_cache import ReadCache
 from layercache.probing.budget import SHARE, format_bytes
 from layercache.probing.data.resident import Selection, Source, TokenDataset
 from layercache.probing.data.streaming import least_budget, load
@@ -36,7 +37,7 @@ class Loader:
         """disk: bytes of disk for what is streamed over a network; None: a share of what is free; 0: none."""
         self.device = device
         self._disk = disk
-        self._spool: Spool | None = None
+        self._spool: ReadCache | None = None
         self._mode = mode
         self._budget = budget
         self._say = say
@@ -60,7 +61,7 @@ class Loader:
             if "train" in self._held and self._held["train"][0][:-1] != key[:-1]:
                 self._held.clear()
                 if self._spool:
-                    self._spool.turn()
+                    self._spool.new_generation()
             self._held.pop("train", None)
             self._held["train"] = (key, self._load(tokens, split, keep, role="training", taken=0))
         return self._held["train"][1]
@@ -109,13 +110,13 @@ class Loader:
             budget = (
                 int(SHARE * shutil.disk_usage(folder).free) if self._disk is None else self._disk
             )
-            self._spool = Spool(budget=budget, parent=folder, say=self._say)
+            self._spool = ReadCache(budget=budget, parent=folder)
             why = f"half of what is free in {folder}" if self._disk is None else "as asked"
             self._tell(
                 f"what is read over the network is kept for the next epoch in up to {format_bytes(budget)} of disk ({why}; --disk-cache)"
             )
         for split in splits:
-            split.keep_in(self._spool)
+            split.use_read_cache(self._spool)
 
     def _tell(self, line: str) -> None:
         if line not in self._said:

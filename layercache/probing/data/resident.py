@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layercache.cache.find import Split
+from layercache.cache.reading.split import Split
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import HeadMismatchError, NonFiniteError
 from layercache.probing.data.collate import add_noise, gather, room
@@ -51,11 +51,11 @@ class Selection:
         for other in (source.split for source in self.sources[1:]):
             if (
                 other.spec.width != first.spec.width
-                or other.spec.store_dtype != first.spec.store_dtype
+                or other.spec.storage_dtype != first.spec.storage_dtype
             ):
                 raise HeadMismatchError(
-                    f"two caches to be read side by side must agree in width and dtype: {first.spec.width} {first.spec.store_dtype}, "
-                    f"but {other.spec.width} {other.spec.store_dtype}: extract the second one with the first one's --store-dtype"
+                    f"two caches to be read side by side must agree in width and dtype: {first.spec.width} {first.spec.storage_dtype}, "
+                    f"but {other.spec.width} {other.spec.storage_dtype}: extract the second one with the first one's --store-dtype"
                 )
             if other.ids != first.ids:
                 raise HeadMismatchError(
@@ -76,7 +76,7 @@ class Selection:
     @property
     def dtype(self) -> np.dtype[Any]:
         """As stored."""
-        return np.dtype(self.sources[0].split.spec.store_dtype)
+        return np.dtype(self.sources[0].split.spec.storage_dtype)
 
     @property
     def nbytes(self) -> int:

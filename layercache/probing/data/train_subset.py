@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from layercache.cache.find import Split
+from layercache.cache.reading.split import Split
 from layercache.probing.data.splits import Fold, Rows, check_labels, folds, subset
 from layercache.probing.spec import ProbeSpec
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from layercache.cache.storage.base import open_store
-from layercache.cache.storage.paths import CachePath, RemotePath, as_place
+from layercache.cache.storage.open import open_store
+from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path
 from layercache.errors import HeadMismatchError, ProbeNotFoundError, ProbeSchemaError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
@@ -107,7 +107,7 @@ class Checkpoint(FittedHead):
 
 def head_path(path: str | HeadPath) -> HeadPath:
     """Return a local path, or an address on object storage, of a string. Raises OptionError."""
-    return as_place(path)
+    return as_cache_path(path)
 
 
 def head_file(path: HeadPath) -> HeadPath:

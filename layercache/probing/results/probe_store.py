@@ -25,7 +25,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from layercache.cache.storage.base import open_store
+from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import CacheCorruptError, ProbeError, ProbeSchemaError, StorageError
@@ -154,7 +154,7 @@ def read_probes(folder: CachePath, *, skip_damaged: bool = False) -> list[Probe]
         CacheCorruptError: A record cannot be read, unless `skip_damaged`.
     """
     store = open_store(folder)
-    ids = store.folders(".")
+    ids = store.list_dirs(".")
     probes: dict[str, Probe | None] = {}
     outdated: list[str] = []
 
@@ -273,7 +273,7 @@ class ProbeFolder:
         }
         self._store.put(PROBE_FILE, [_json_bytes(record)])
         self._store.delete(SEARCH_FILE)
-        self._store.sweep()
+        self._store.remove_temporary()
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layercache.cache.find import Cache, cache_root, find_caches
-from layercache.cache.storage.paths import CachePath
+from layercache.cache.cache import Cache
+from layercache.cache.find import find_caches
+from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import format_table, write_table
 from layercache.probing.results.probe_store import PROBES, Probe, read_probes

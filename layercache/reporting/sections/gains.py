@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from layercache.cache.find import extract_command
+from layercache.cache.cache import extract_command
 from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import join_words, pluralize
 from layercache.reporting.gains import (

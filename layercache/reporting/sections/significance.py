@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layercache.cache.find import extract_command
+from layercache.cache.cache import extract_command
 from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import (
     format_p_value,

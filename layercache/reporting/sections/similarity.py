@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from layercache.cache import Cache, Split
-from layercache.cache.find import extract_command
+from layercache.cache.cache import extract_command
 from layercache.reporting.data import Combination, ReportData
 from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text

@@ -33,7 +33,7 @@ def test_a_shard_is_the_largest_power_of_two_below_32_mib(
         layers=tuple(range(1, layers + 1)),
         tokens=tuple(f"patch/{i}" for i in range(tokens)),
         width=width,
-        store_dtype=dtype,
+        storage_dtype=dtype,
     )
     assert block_rows(spec, LARGE) == rows
     item = 2 if dtype == "float16" else 4
@@ -98,4 +98,4 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 def test_the_limit_is_32_mib() -> None:
-    assert layout.SHARD_LIMIT == 33_554_432
+    assert layout.MAX_SHARD_BYTES == 33_554_432

@@ -23,8 +23,8 @@ CHANGES: dict[str, Any] = {
     "projected": True,
     "preprocessing": {"mean": [0.5, 0.5, 0.4], "interpolation": "bicubic"},
     "precision": "bf16",
-    "store_dtype": "float32",
-    "schema": 2,
+    "storage_dtype": "float32",
+    "schema": 3,
 }
 DATASET_CHANGES: dict[str, Any] = {
     "name": "forms",

@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercache.cache.find import cache_root
-from layercache.cache.storage.paths import RemotePath, as_place, as_remote
+from layercache.cache.storage.paths import (
+    HOME_VARIABLE,
+    RemotePath,
+    as_cache_path,
+    as_remote,
+    cache_root,
+)
 from layercache.errors import OptionError
 
 PART = st.text(
@@ -25,7 +30,7 @@ def test_joining_and_taking_apart_undo_each_other(parts: list[str]) -> None:
     assert (place.bucket, place.key, place.name) == (parts[0], "/".join(parts[1:]), parts[-1])
     assert len(place.parents) == len(parts) - 1
     assert (place / "x" / "y").parents[1] == place
-    assert pickle.loads(pickle.dumps(place)) == place == as_place(str(place))
+    assert pickle.loads(pickle.dumps(place)) == place == as_cache_path(str(place))
     assert place.parent == (place if len(parts) == 1 else as_remote("s3://" + "/".join(parts[:-1])))
 
 
@@ -40,13 +45,13 @@ def test_joining_and_taking_apart_undo_each_other(parts: list[str]) -> None:
     ],
 )
 def test_one_address_in_all_its_forms(text: str | Path | RemotePath) -> None:
-    assert as_place(text) == RemotePath("s3://bucket/a/b")
+    assert as_cache_path(text) == RemotePath("s3://bucket/a/b")
 
 
 def test_what_is_no_address_is_a_folder() -> None:
-    assert as_place("~/caches") == Path.home() / "caches"
-    assert as_place("s3") == Path("s3")
-    assert as_place("a:b/c") == Path("a:b/c")
+    assert as_cache_path("~/caches") == Path.home() / "caches"
+    assert as_cache_path("s3") == Path("s3")
+    assert as_cache_path("a:b/c") == Path("a:b/c")
 
 
 def test_a_repository_of_the_hub() -> None:
@@ -66,9 +71,32 @@ def test_a_repository_of_the_hub() -> None:
 )
 def test_wrong_addresses_are_told(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message.replace(" or hf://", ".* or .*")):
-        as_place(text)
+        as_cache_path(text)
 
 
 def test_the_home_of_caches_may_be_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYERCACHE_HOME", "s3://bucket/caches/")
     assert cache_root() == as_remote("s3://bucket/caches")
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(
+        OptionError, match=rf"root of all caches: expected a folder, got the file {file}"
+    ):
+        cache_root(file)
+    monkeypatch.setenv("LAYERCACHE_HOME", str(file))
+    with pytest.raises(OptionError, match=r"\$LAYERCACHE_HOME: expected a folder"):
+        cache_root()
+
+
+def test_the_root_is_the_option_then_the_environment_then_the_platform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    assert cache_root(tmp_path / "option") == tmp_path / "option"
+    assert cache_root() == tmp_path / "home"
+    monkeypatch.delenv(HOME_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_root().name == "layercache"

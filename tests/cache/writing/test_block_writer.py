@@ -62,6 +62,6 @@ def test_a_block_committed_twice_is_there_once(tmp_path: Path) -> None:
 def test_a_block_that_is_not_there_is_not_believed_in(tmp_path: Path) -> None:
     with (
         make_writer(tmp_path, make_spec(50)) as writer,
-        pytest.raises(CacheIncompleteError, match=r"row block 4 .* was said to be written"),
+        pytest.raises(CacheIncompleteError, match=r"row block 4 .* was reported as written"),
     ):
         writer.adopt(4)

@@ -195,7 +195,7 @@ def test_skipped_rows_keep_their_place_and_are_written_down(tmp_path: Path) -> N
 def test_a_token_that_is_not_finite_is_refused_by_name(
     tmp_path: Path, dtype: str, precision: str, value: float, word: str
 ) -> None:
-    spec = make_spec(50, store_dtype=dtype, precision=precision)
+    spec = make_spec(50, storage_dtype=dtype, precision=precision)
     tokens = make_tokens(spec)
     tokens[1, 0, 12, 5] = value
     with make_writer(tmp_path, spec) as writer:
@@ -208,7 +208,7 @@ def test_a_token_that_is_not_finite_is_refused_by_name(
         assert ("--precision fp32" in str(caught.value)) == (
             precision == "bf16"
         )  # never what was asked for already
-        assert ("look at the checkpoint" in str(caught.value)) == (
+        assert ("check the checkpoint" in str(caught.value)) == (
             precision == "fp32" and not overflow
         )
         assert writer.pending[0] == 12 // r
@@ -228,12 +228,12 @@ def test_a_block_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with make_writer(tmp_path, spec) as writer:
         with pytest.raises(
             OptionError,
-            match=r"row block 0 .*expected float16 \(2, 2, 8, 8\).*came float32 \(2, 2, 8, 8\)",
+            match=r"row block 0 .*expected float16 \(2, 2, 8, 8\).*got float32 \(2, 2, 8, 8\)",
         ):
             writer.write(0, tokens[:, :, :8].astype(np.float32))
         with pytest.raises(
             OptionError,
-            match=r"row block 6 .*expected float16 \(2, 2, 2, 8\).*came float16 \(2, 2, 8, 8\)",
+            match=r"row block 6 .*expected float16 \(2, 2, 2, 8\).*got float16 \(2, 2, 8, 8\)",
         ):
             writer.write(6, tokens[:, :, :8])
         with pytest.raises(OptionError, match=r"row block 7: split 'train' has the blocks 0 to 6"):
@@ -273,9 +273,11 @@ def test_tokens_may_be_a_view_of_any_strides(tmp_path: Path) -> None:
 def test_ids_and_labels_must_be_those_of_the_spec(tmp_path: Path) -> None:
     spec = make_spec(50)
     ids, labels = make_ids(50), make_labels(50)
-    with pytest.raises(OptionError, match="these 50 ids are not the 50"):
+    with pytest.raises(OptionError, match=r"expected the 50 ids that .*, got 50 others"):
         SplitWriter(tmp_path, spec, "train", ids=ids[::-1], labels=labels)
-    with pytest.raises(OptionError, match=r"these labels \(int64 \(50,\)\) are not those"):
+    with pytest.raises(
+        OptionError, match=r"expected the labels that .*, got others \(int64 \(50,\)\)"
+    ):
         SplitWriter(tmp_path, spec, "train", ids=ids, labels=labels[::-1])
     assert not any(tmp_path.iterdir())
 
@@ -294,31 +296,31 @@ def test_a_folder_with_another_spec_is_refused(tmp_path: Path) -> None:
         make_writer(tmp_path, spec)
 
 
-@pytest.mark.parametrize("codec", ["zstd", "zstd:7", "blosc", "blosc:9"])
-def test_a_codec_goes_on_with_itself_only(tmp_path: Path, codec: str) -> None:
+@pytest.mark.parametrize("compressor", ["zstd", "zstd:7", "blosc", "blosc:9"])
+def test_a_codec_goes_on_with_itself_only(tmp_path: Path, compressor: str) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
-    with make_writer(tmp_path, spec, codec=codec) as writer:
+    with make_writer(tmp_path, spec, compressor=compressor) as writer:
         write_pending(writer, tokens, stop_after=2)
-    with pytest.raises(OptionError, match=rf"begun with codec .*{codec[:4]}.*, not none"):
+    with pytest.raises(OptionError, match=rf"begun with compressor {compressor}.*, got none"):
         make_writer(tmp_path, spec)
-    with make_writer(tmp_path, spec, codec=codec) as writer:
+    with make_writer(tmp_path, spec, compressor=compressor) as writer:
         assert writer.pending == (2, 3, 4, 5, 6)
         write_pending(writer, tokens)
         writer.finish()
     with make_writer(
         tmp_path, spec
-    ) as writer:  # complete: there is nothing left that a codec could matter for
+    ) as writer:  # complete: there is nothing left that a compressor could matter for
         assert writer.complete
     np.testing.assert_array_equal(
         open_cache(writer.path).split("train").read(PAIRS), tokens.reshape(4, 50, 8)
     )
 
 
-@pytest.mark.parametrize("codec", ["gzip", "zstd:0", "zstd:23", "blosc:10", "zstd:x", " zstd"])
-def test_an_unknown_codec_is_refused(tmp_path: Path, codec: str) -> None:
-    with pytest.raises(OptionError, match=f"codec '{codec}': "):
-        make_writer(tmp_path, make_spec(50), codec=codec)
+@pytest.mark.parametrize("compressor", ["gzip", "zstd:0", "zstd:23", "blosc:10", "zstd:x", " zstd"])
+def test_an_unknown_codec_is_refused(tmp_path: Path, compressor: str) -> None:
+    with pytest.raises(OptionError, match=f"compressor '{compressor}': "):
+        make_writer(tmp_path, make_spec(50), compressor=compressor)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from huggingface_hub.hf_api import RepoFile
 from layercache import copy_cache
 from layercache.cache import Cache, copy, find_caches, open_cache
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.hub import HubStore
+from layercache.cache.storage.hub import HubRepository
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify
 from layercache.errors import OptionError, StorageError
@@ -97,7 +97,7 @@ class Hub:
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     api = Hub(tmp_path / "hub")
-    monkeypatch.setattr(HubStore, "_api", api)
+    monkeypatch.setattr(HubRepository, "_api", api)
     return api
 
 
@@ -125,7 +125,7 @@ def test_there_and_back_again(api: Hub, cache: Cache, tmp_path: Path) -> None:
 def test_commits_are_few_and_the_complete_record_is_in_the_last_of_its_split(
     api: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy, "BATCH_FILES", 5)
+    monkeypatch.setattr(copy, "MAX_COMMIT_FILES", 5)
     copy_cache(cache, to=ROOT)
     lay = SplitLayout(SPEC, "train")
     mine = [
@@ -148,7 +148,7 @@ def test_what_did_not_arrive_as_it_was_sent_is_an_error(api: Hub, cache: Cache) 
 
 
 def test_nothing_is_extracted_to_the_hub(api: Hub) -> None:
-    with pytest.raises(OptionError, match="tokens are extracted to a folder or to s3://"):
+    with pytest.raises(OptionError, match="expected a folder or an s3:// address to extract to"):
         make_writer(as_remote(ROOT), SPEC)
 
 

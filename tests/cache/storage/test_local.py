@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layercache.cache.format.layout import SplitLayout
 from layercache.cache.storage.local import LocalStore
+from layercache.cache.writing.locked_commit import LockedCommit
 from layercache.errors import StorageError
-from tests.cache.making import folder_in_memory, tree
+from tests.cache.making import folder_in_memory, make_spec, tree
 
 
 @given(st.lists(st.binary(max_size=50), max_size=1200), st.data())
@@ -23,7 +25,7 @@ def test_parts_come_back_joined_and_in_ranges(parts: list[bytes], data: st.DataO
         store = LocalStore(folder)
         store.put("a/b", parts)
         assert store.read("a/b") == whole
-        assert store.size("a/b") == len(whole)
+        assert store.stat("a/b").size == len(whole)
         start = data.draw(st.integers(0, len(whole)))
         sizes = data.draw(st.lists(st.integers(0, 20), max_size=600))
         buffers = [np.empty(n, np.uint8) for n in sizes]
@@ -48,7 +50,7 @@ def test_create_gives_way_to_what_is_there(tmp_path: Path) -> None:
     assert store.create("a/b", [b"1"])
     assert not store.create("a/b", [b"2"])
     assert store.read("a/b") == b"1"
-    store.sweep()
+    store.remove_temporary()
     assert tree(tmp_path) == {"a/b": b"1"}
 
 
@@ -66,35 +68,36 @@ def test_lists_tell_lengths_and_folders(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for key in ("b/y", "a/x/1", "a/x/2", "c"):
         store.put(key, [key.encode()])
-    assert {key: entry.size for key, entry in store.entries(".").items()} == {
+    assert {key: entry.size for key, entry in store.list_files(".").items()} == {
         "a/x/1": 5,
         "a/x/2": 5,
         "b/y": 3,
         "c": 1,
     }
-    assert list(store.entries("a")) == store.list("a") == ["a/x/1", "a/x/2"]
-    assert store.folders(".") == ["a", "b", "partial"]
-    assert store.folders("c") == store.folders("none") == []
-    assert (store.has_folder("a/x"), store.has_folder("a/x/1")) == (True, False)
+    assert list(store.list_files("a")) == ["a/x/1", "a/x/2"]
+    assert store.list_dirs(".") == ["a", "b", "partial"]
+    assert store.list_dirs("c") == store.list_dirs("none") == []
+    assert (store.has_dir("a/x"), store.has_dir("a/x/1")) == (True, False)
     assert store.read_many(["c", "none", "a/x/1", "c/below"]) == {"c": b"c", "a/x/1": b"a/x/1"}
-    assert store.look("b/y").size == 3
-    assert store.look("b/y").modified == (tmp_path / "b" / "y").stat().st_mtime
+    assert store.stat("b/y").size == 3
+    assert store.stat("b/y").modified == (tmp_path / "b" / "y").stat().st_mtime
 
 
 def test_a_folder_made_aside_is_moved_in_where_nothing_is(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
+    commit = LockedCommit(store, SplitLayout(make_spec(), "train"))
     for wanted in (True, False):
-        with store.scratch_folder() as scratch:
+        with commit.scratch_folder() as scratch:
             (scratch / "new").mkdir()
             (scratch / "new" / "file").write_bytes(b"1")
-            assert store.move_in(scratch / "new", "group") == wanted
+            assert commit.adopt_folder(scratch / "new", "group") == wanted
     assert store.read("group/file") == b"1"
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert store.size("a/b") is None
-    assert store.list("a") == []
+    assert store.stat("a/b") is None
+    assert store.list_files("a") == {}
     store.delete("a/b")
     for call in (store.read, store.open):
         with pytest.raises(FileNotFoundError):
@@ -160,7 +163,7 @@ def test_a_disk_that_refuses_at_any_step_is_told_as_such_and_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
-        remedy = "Get leave to write there" if code == errno.EROFS else "Make room"
+        remedy = "Get write permission" if code == errno.EROFS else "Free some space"
         with pytest.raises(
             StorageError,
             match=rf"a/new: cannot be written: {os.strerror(code)}\. .* {remedy} .* run the same command again",

@@ -1,0 +1,187 @@
+"""An opened cache folder: which splits it holds, how complete they are, and the command that makes one like it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
+from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
+from layercache.cache.format.spec import SCHEMA, CacheSpec, sha256_json
+from layercache.cache.reading.split import Split
+from layercache.cache.storage.base import FileSource, Store
+from layercache.cache.storage.open import open_source, open_store
+from layercache.cache.storage.paths import CachePath, cache_root
+from layercache.errors import (
+    CacheCorruptError,
+    CacheIncompleteError,
+    CacheNotFoundError,
+    CacheSchemaError,
+)
+
+OTHER_OPTIONS = "(with the other options it was begun with)"
+"""Appended to `extract_command` in a message that asks to continue an extraction."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One cache: the tokens of one backbone on one dataset."""
+
+    path: CachePath
+    """ROOT/<dataset>/<model>/<fingerprint, 12 hex>."""
+    spec: CacheSpec
+    """Everything that determined its bytes."""
+
+    @cached_property
+    def files(self) -> FileSource:
+        """Its files, to list and to read whole; also of a cache on the Hugging Face Hub."""
+        return open_source(self.path)
+
+    @cached_property
+    def store(self) -> Store:
+        """Its folder or object store, to read ranges and to write. Raises OptionError for a cache on the Hugging Face Hub."""
+        return open_store(self.path)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits whose extraction has begun, complete or not, in the dataset's order."""
+        return tuple(
+            split
+            for split in self.spec.dataset.splits
+            if self.files.has_dir(SplitLayout(self.spec, split).group)
+        )
+
+    @property
+    def begun(self) -> bool:
+        """True if any row block is committed."""
+        return any(key.endswith(".json") for key in self.files.list_files("commits"))
+
+    @property
+    def begun_at(self) -> float:
+        """Time at which spec.json was written, in seconds since 1970."""
+        info = self.files.stat(SPEC_KEY)
+        return info.modified if info else 0.0
+
+    def progress(self, split: str) -> tuple[int, int]:
+        """Return the number of committed row blocks of a split and the number of all."""
+        layout = SplitLayout(self.spec, split)
+        records = self.files.list_files(layout.commits)
+        return sum(layout.record(b) in records for b in range(layout.blocks)), layout.blocks
+
+    def complete(self, split: str) -> bool:
+        """Return whether the split has its complete record."""
+        return self.files.stat(SplitLayout(self.spec, split).complete) is not None
+
+    def split(self, name: str) -> Split:
+        """Open a complete split.
+
+        Raises:
+            UnknownNameError: The dataset has no such split.
+            CacheIncompleteError: The split is not complete; the message says how to continue.
+            CacheCorruptError: Its complete record is damaged or another cache's.
+        """
+        layout = SplitLayout(self.spec, name)
+        path = self.files.path(layout.complete)
+        try:
+            data = self.files.read(layout.complete)
+        except FileNotFoundError:
+            n_committed, n_blocks = self.progress(name)
+            raise CacheIncompleteError(
+                f"{self.path}: split {name!r} is incomplete: {n_committed} of {n_blocks} row blocks are committed. "
+                f"To continue, run the same extraction again: {extract_command(self)} {OTHER_OPTIONS}"
+            ) from None
+        record = CompleteRecord.from_bytes(data, where=str(path))
+        expected = (self.spec.fingerprint, name, layout.rows)
+        if (record.fingerprint, record.split, record.rows) != expected:
+            raise CacheCorruptError(
+                f"{path}: belongs to another cache or split ({record.fingerprint[:12]}, {record.split!r}); {REPAIR_HINT}"
+            )
+        return Split(layout, self.files, record)
+
+
+def load_cache(path: CachePath) -> Cache:
+    """Open the cache in a folder or at an address.
+
+    Raises:
+        CacheNotFoundError: There is no spec.json.
+        CacheSchemaError: The cache was written with another schema; the message says what to do.
+        CacheCorruptError: spec.json is not a spec, or not the one whose fingerprint it gives.
+    """
+    file = path / SPEC_KEY
+    try:
+        value = json.loads(open_source(path).read(SPEC_KEY))
+        _check_schema(path, value)
+        fingerprint = value.pop("fingerprint")
+        spec = CacheSpec.from_json(value)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CacheNotFoundError(f"{path} is not a cache: it has no {SPEC_KEY}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CacheCorruptError(f"{file}: not the spec of a cache ({e!r}); {REPAIR_HINT}") from None
+    if spec.fingerprint != fingerprint:
+        raise CacheCorruptError(
+            f"{file}: expected fingerprint {spec.fingerprint[:12]}, got {str(fingerprint)[:12]}; {REPAIR_HINT}"
+        )
+    return Cache(path, spec)
+
+
+def _check_schema(path: CachePath, value: Any) -> None:
+    """Raise CacheSchemaError if spec.json is undamaged and of another schema than this version's."""
+    schema = value["schema"]
+    fields = {key: field for key, field in value.items() if key not in ("fingerprint", "model")}
+    if schema == SCHEMA or sha256_json(fields) != value["fingerprint"]:
+        return
+    if schema > SCHEMA:
+        remedy = "upgrade layercache"
+    else:
+        model, dataset = (
+            shlex.quote(str(value["model"])),
+            shlex.quote(str(value["dataset"]["name"])),
+        )
+        remedy = (
+            f"extract it again (layercache extract --model {model} --dataset {dataset}, with the other options it was "
+            "made with) and delete this folder"
+        )
+    raise CacheSchemaError(
+        f"{path}: expected a cache of schema {SCHEMA}, got schema {schema}: {remedy}"
+    )
+
+
+def extract_command(
+    cache: Cache, *, model: str | None = None, layers: str | None = None, tokens: str | None = None
+) -> str:
+    """Return the command that made a cache, or a similar one with another model, other layers or other tokens.
+
+    The spec does not tell where the checkpoint and the images are: see OTHER_OPTIONS.
+    """
+    spec, root = cache.spec, cache.path.parent.parent.parent
+    kinds = list(dict.fromkeys(token.split("/")[0] for token in spec.tokens))
+    if "patch" in kinds:  # the word "all" is every patch and the class token
+        kinds = [kind for kind in kinds if kind not in ("cls", "patch")] + ["all"]
+    if layers is None and spec.layers != tuple(range(1, spec.depth + 1)):
+        layers = ",".join(map(str, spec.layers))
+    if tokens is None and kinds != ["cls", "ap"]:
+        tokens = "+".join(kinds)
+    options = {
+        "--model": model or spec.model,
+        "--dataset": spec.dataset.name,
+        "--limit": spec.dataset.limit,
+        "--seed": spec.dataset.limit_seed or None,
+        "--tap": spec.tap if spec.tap != "norm2" else None,
+        "--layers": layers,
+        "--tokens": tokens,
+        "--precision": spec.precision if spec.precision != "fp32" else None,
+        "--store-dtype": spec.storage_dtype if spec.storage_dtype != "float16" else None,
+        "--cache": root
+        if cache.path == cache_folder(root, spec) and root != cache_root()
+        else None,
+    }
+    words = [
+        word
+        for option, value in options.items()
+        if value is not None
+        for word in (option, shlex.quote(str(value)))
+    ]
+    return " ".join(["layercache extract", *words, *(["--projected"] if spec.projected else [])])
