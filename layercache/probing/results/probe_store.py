@@ -226,7 +226,7 @@ class ProbeFolder:
         On object storage, which has no locks, two processes may train the same probe. Each writes
         whole files, the record last, and both are the same probe.
         """
-        with self._store.lock(LOCK_FILE, wait=True):
+        with file_lock(self._store.path(LOCK_FILE), wait=True):
             yield
 
     def clear(self) -> None:
