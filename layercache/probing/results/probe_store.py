@@ -25,6 +25,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from layercache.cache.storage.lock import file_lock
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
