@@ -45,9 +45,9 @@ class Pictures:
         else:
             assert samples.labels.dtype == np.int64
             assert [dataset.classes[c] for c in samples.labels] == [name for _, name, _ in expected]
-        for arrived in (samples, pickle.loads(pickle.dumps(samples))):
+        for copy in (samples, pickle.loads(pickle.dumps(samples))):
             for row, (_, _, n) in enumerate(expected):
-                pixels = np.asarray(open_image(arrived, row)).reshape(-1, 3)
+                pixels = np.asarray(open_image(copy, row)).reshape(-1, 3)
                 np.testing.assert_allclose(
                     pixels, np.broadcast_to(self.colour(n), pixels.shape), atol=atol
                 )

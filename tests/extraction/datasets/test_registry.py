@@ -35,13 +35,13 @@ def test_open_dataset_of_an_unknown_name_suggests_the_nearest(name, near):
 
 def test_open_dataset_of_a_path_or_misspelt_kind_suggests_the_form(tmp_path):
     (tmp_path / "t.csv").touch()
-    for given, meant in (
+    for name, suggestion in (
         (tmp_path, f"folder:{tmp_path}"),
         (f"fodler:{tmp_path}", f"folder:{tmp_path}"),
         (tmp_path / "t.csv", f"csv:{tmp_path}/t.csv"),
     ):
-        with pytest.raises(OptionError, match=rf"unknown dataset .*: did you mean {meant}\?$"):
-            open_dataset(str(given))
+        with pytest.raises(OptionError, match=rf"unknown dataset .*: did you mean {suggestion}\?$"):
+            open_dataset(str(name))
     with pytest.raises(
         UnknownNameError,
         match=r"unknown kind of dataset 'fodler': did you mean folder\? \(as in folder:PATH, ",

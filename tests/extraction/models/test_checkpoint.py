@@ -149,8 +149,8 @@ def test_load_backbone_with_another_patch_size_raises(tmp_path: Path) -> None:
 def test_load_backbone_with_another_grid_resamples_positions_as_timm_does(
     name: str, tmp_path: Path
 ) -> None:
-    own, prefix = random_state(name), 0 if name == "tiny_dinov2_reg4" else 1
-    large = own | {
+    state, prefix = random_state(name), 0 if name == "tiny_dinov2_reg4" else 1
+    large = state | {
         "pos_embed": torch.randn(1, prefix + 36, 24, generator=torch.Generator().manual_seed(3))
     }
     backbone = load(large, tmp_path / "large.pt", name)
@@ -164,7 +164,7 @@ def test_load_backbone_with_another_grid_resamples_positions_as_timm_does(
     }
     resampled = load(small, tmp_path / "small.pt", name)
     assert torch.equal(backbone(IMAGES), resampled(IMAGES))
-    assert not torch.equal(backbone(IMAGES), load(own, tmp_path / "own.pt", name)(IMAGES))
+    assert not torch.equal(backbone(IMAGES), load(state, tmp_path / "state.pt", name)(IMAGES))
     # The digest covers the checkpoint's own numbers: resampling may round differently elsewhere.
     assert backbone.weights_digest == digest_weights(
         {k: v for k, v in large.items() if not k.startswith("head.")}

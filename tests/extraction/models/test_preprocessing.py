@@ -48,7 +48,7 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
     return preprocessing.normalize(pixels[None])[0]
 
 
-def ours(cfg: dict[str, object], image: Image.Image) -> torch.Tensor:
+def layercache_output(cfg: dict[str, object], image: Image.Image) -> torch.Tensor:
     return apply(Preprocessing.from_timm(cfg), image)
 
 
@@ -62,19 +62,19 @@ def test_preprocessing_equals_timm_to_the_bit(
     crop_mode: str, crop_pct: float, size: tuple[int, int], input_size: tuple[int, ...]
 ) -> None:
     cfg = config(crop_mode=crop_mode, crop_pct=crop_pct, input_size=input_size)
-    assert torch.equal(ours(cfg, picture(*size)), timm_output(cfg, picture(*size)))
+    assert torch.equal(layercache_output(cfg, picture(*size)), timm_output(cfg, picture(*size)))
 
 
 @pytest.mark.parametrize("interpolation", list(RESAMPLING))
 def test_preprocessing_with_every_interpolation_equals_timm(interpolation: str) -> None:
     cfg = config(interpolation=interpolation)
-    assert torch.equal(ours(cfg, picture(51, 77)), timm_output(cfg, picture(51, 77)))
+    assert torch.equal(layercache_output(cfg, picture(51, 77)), timm_output(cfg, picture(51, 77)))
 
 
 def test_preprocessing_with_another_interpolation_differs() -> None:
     """Negative control: the comparison above notices a wrong filter."""
     assert not torch.equal(
-        ours(config(interpolation="bilinear"), picture(51, 77)),
+        layercache_output(config(interpolation="bilinear"), picture(51, 77)),
         timm_output(config(), picture(51, 77)),
     )
 

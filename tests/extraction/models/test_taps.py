@@ -63,10 +63,10 @@ def test_find_taps_norm2_of_a_block_whose_mlp_does_not_read_it_raises(
     block, seen = module.blocks[2], {}
     assert type(block) is block_fn
     if hasattr(block, "norm2"):
-        block.norm2.register_forward_hook(lambda m, args, out: seen.update(given=out))
-        block.mlp.register_forward_pre_hook(lambda m, args: seen.update(read=args[0]))
+        block.norm2.register_forward_hook(lambda m, args, out: seen.update(norm2_output=out))
+        block.mlp.register_forward_pre_hook(lambda m, args: seen.update(mlp_input=args[0]))
     module.eval().forward_features(torch.zeros(1, 3, 32, 32))
-    if "given" in seen and seen["given"] is seen["read"]:
+    if "norm2_output" in seen and seen["norm2_output"] is seen["mlp_input"]:
         assert tapped_modules(module, "norm2")[1] is block.norm2
     else:
         with pytest.raises(

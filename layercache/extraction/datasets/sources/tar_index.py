@@ -27,8 +27,8 @@ class Member(NamedTuple):
     size: int
 
 
-class OpenFile:
-    """An open file for os.pread, closed when the object is garbage-collected."""
+class OpenTar:
+    """An open tar for os.pread, closed when the object is garbage-collected."""
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -36,9 +36,9 @@ class OpenFile:
 
 
 @lru_cache(maxsize=128)
-def open_file(path: str) -> OpenFile:
-    """Return the process's open file; an evicted one stays open while another thread reads it."""
-    return OpenFile(path)
+def open_tar(path: str) -> OpenTar:
+    """Return the process's open tar; an evicted one stays open while another thread reads it."""
+    return OpenTar(path)
 
 
 def read_bytes(path: str, offset: int, size: int) -> bytes:
@@ -47,7 +47,7 @@ def read_bytes(path: str, offset: int, size: int) -> bytes:
     Raises:
         DataError: The tar ends before.
     """
-    file = open_file(path)
+    file = open_tar(path)
     data = os.pread(file.fd, size, offset)
     if len(data) != size:
         raise DataError(
@@ -62,7 +62,7 @@ def list_members(path: str) -> Iterator[Member]:
     Raises:
         DataError: The file is not an uncompressed tar, or is truncated.
     """
-    file = OpenFile(path)
+    file = OpenTar(path)
     end = os.fstat(file.fd).st_size
     offset = 0
     long_name: str | None = None

@@ -27,7 +27,7 @@ from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 from layercache.extraction.datasets.sources.tar_index import (
     Member,
     list_members,
-    open_file,
+    open_tar,
     read_bytes,
 )
 
@@ -103,7 +103,7 @@ def open_webdataset(path: str | os.PathLike[str], *, name: str | None = None) ->
         raise DataNotFoundError(
             f"{root}: expected train/ or test/ with 0.tar, 1.tar .. and nshards.txt, got neither"
         )
-    open_file.cache_clear()  # a tar may have been replaced since this process last read it
+    open_tar.cache_clear()  # a tar may have been replaced since this process last read it
     classes = tuple(_read_text(root / "classnames.txt").splitlines())
     return InMemoryDataset(
         name=name or safe_name(root.resolve().name),

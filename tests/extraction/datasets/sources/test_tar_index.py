@@ -15,7 +15,7 @@ NAMES = st.text(
 FILES = st.dictionaries(NAMES, st.binary(max_size=1500), max_size=6)
 
 
-def written(path, files, fmt):
+def write_tar(path, files, fmt):
     with tarfile.open(path, "w", format=fmt) as archive:
         folder = tarfile.TarInfo("d")
         folder.type = tarfile.DIRTYPE
@@ -33,20 +33,20 @@ def written(path, files, fmt):
 @settings(max_examples=60, deadline=None)
 @given(files=FILES, fmt=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
 def test_list_members_equals_tarfile(tmp_path_factory, files, fmt):
-    path = written(tmp_path_factory.mktemp("tar") / "x.tar", files, fmt)
+    path = write_tar(tmp_path_factory.mktemp("tar") / "x.tar", files, fmt)
     with tarfile.open(path) as archive:
         expected = [(m.name, m.offset_data, m.size) for m in archive if m.isfile()]
-    found = list(tar_index.list_members(path))
-    assert [tuple(m) for m in found] == expected
-    assert [tar_index.read_bytes(path, m.offset, m.size) for m in found] == [
-        files[m.name] for m in found
+    members = list(tar_index.list_members(path))
+    assert [tuple(m) for m in members] == expected
+    assert [tar_index.read_bytes(path, m.offset, m.size) for m in members] == [
+        files[m.name] for m in members
     ]
-    tar_index.open_file.cache_clear()
+    tar_index.open_tar.cache_clear()
 
 
 def test_list_members_with_a_ustar_prefix_joins_it(tmp_path):
     name = "a" * 90 + "/" + "b" * 90
-    path = written(tmp_path / "x.tar", {name: b"hello"}, tarfile.USTAR_FORMAT)
+    path = write_tar(tmp_path / "x.tar", {name: b"hello"}, tarfile.USTAR_FORMAT)
     assert [m.name for m in tar_index.list_members(path)] == [name]
 
 
@@ -66,10 +66,10 @@ def test_list_members_with_other_pax_attributes_ignores_them(tmp_path):
     )
 
 
-@pytest.mark.parametrize("cut", [300, 512, 700, 1600])
-def test_list_members_of_a_truncated_tar_raises(tmp_path, cut):
-    path = written(tmp_path / "x.tar", {"d/a": bytes(1000), "d/b": b"x"}, tarfile.GNU_FORMAT)
-    os.truncate(path, cut)
+@pytest.mark.parametrize("size", [300, 512, 700, 1600])
+def test_list_members_of_a_truncated_tar_raises(tmp_path, size):
+    path = write_tar(tmp_path / "x.tar", {"d/a": bytes(1000), "d/b": b"x"}, tarfile.GNU_FORMAT)
+    os.truncate(path, size)
     with pytest.raises(DataError, match=r"x\.tar: the tar is truncated"):
         list(tar_index.list_members(path))
 
@@ -82,7 +82,7 @@ def test_list_members_of_another_file_raises(tmp_path, data):
 
 
 def test_list_members_with_a_flipped_bit_raises(tmp_path):
-    path = written(tmp_path / "x.tar", {"d/a": b"x"}, tarfile.GNU_FORMAT)
+    path = write_tar(tmp_path / "x.tar", {"d/a": b"x"}, tarfile.GNU_FORMAT)
     data = bytearray((tmp_path / "x.tar").read_bytes())
     data[514] ^= 1
     (tmp_path / "x.tar").write_bytes(data)
@@ -92,10 +92,10 @@ def test_list_members_with_a_flipped_bit_raises(tmp_path):
 
 def test_open_file_evicted_stays_open_while_referenced(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    held = tar_index.open_file(str(tmp_path / "x"))
-    tar_index.open_file.cache_clear()
-    assert os.pread(held.fd, 3, 0) == b"abc"
-    number = held.fd
-    del held
+    file = tar_index.open_tar(str(tmp_path / "x"))
+    tar_index.open_tar.cache_clear()
+    assert os.pread(file.fd, 3, 0) == b"abc"
+    number = file.fd
+    del file
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)

@@ -23,21 +23,21 @@ def images(n, *shape):
     return RNG.integers(0, 256, (n, *shape), np.uint8)
 
 
-def check(dataset, split, x, y, theirs):
-    """Written x (N, H, W[, 3]) and labels y; `theirs` is torchvision's dataset."""
+def check(dataset, split, x, y, reference):
+    """Written x (N, H, W[, 3]) and labels y; `reference` is torchvision's dataset."""
     samples = dataset.split(split)
     assert samples.ids == [f"{split}/{i:06d}" for i in range(len(x))]
     assert samples.labels.tolist() == list(y)
     assert samples.labels.dtype == np.int64
-    arrived = pickle.loads(pickle.dumps(samples))
+    unpickled = pickle.loads(pickle.dumps(samples))
     assert len(pickle.dumps(samples)) < 3000 + x.nbytes / 4, "images are not pickled"
     for row in range(len(x)):
         expected = x[row] if x.ndim == 4 else np.repeat(x[row][..., None], 3, 2)
         np.testing.assert_array_equal(np.asarray(open_image(samples, row)), expected)
-        np.testing.assert_array_equal(np.asarray(open_image(arrived, row)), expected)
-        np.testing.assert_array_equal(np.asarray(theirs[row][0].convert("RGB")), expected)
-        assert theirs[row][1] == y[row]
-    assert arrived.content_digest == samples.content_digest
+        np.testing.assert_array_equal(np.asarray(open_image(unpickled, row)), expected)
+        np.testing.assert_array_equal(np.asarray(reference[row][0].convert("RGB")), expected)
+        assert reference[row][1] == y[row]
+    assert unpickled.content_digest == samples.content_digest
 
 
 def idx(path, array):
@@ -88,18 +88,25 @@ def test_content_digest_depends_on_pixels_and_rows(tmp_path):
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
 def test_cifar_equals_torchvision(tmp_path, monkeypatch, kind):
-    theirs = getattr(torchvision.datasets, kind.upper())
+    torchvision_class = getattr(torchvision.datasets, kind.upper())
     for attribute in ("train_list", "test_list"):
         monkeypatch.setattr(
-            theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)]
+            torchvision_class,
+            attribute,
+            [[name, None] for name, _ in getattr(torchvision_class, attribute)],
         )
-    monkeypatch.setattr(theirs, "meta", {**theirs.meta, "md5": None})
-    base = tmp_path / theirs.base_folder
+    monkeypatch.setattr(torchvision_class, "meta", {**torchvision_class.meta, "md5": None})
+    base = tmp_path / torchvision_class.base_folder
     base.mkdir()
     classes = [f"class {i}" for i in range(10 if kind == "cifar10" else 100)]
-    (base / theirs.meta["filename"]).write_bytes(pickle.dumps({theirs.meta["key"]: classes}))
+    (base / torchvision_class.meta["filename"]).write_bytes(
+        pickle.dumps({torchvision_class.meta["key"]: classes})
+    )
     written = {"train": ([], []), "test": ([], [])}
-    for split, files in (("train", theirs.train_list), ("test", theirs.test_list)):
+    for split, files in (
+        ("train", torchvision_class.train_list),
+        ("test", torchvision_class.test_list),
+    ):
         for name, _ in files:
             x, y = images(3, 32, 32, 3), RNG.integers(0, len(classes), 3).tolist()
             entry = {
@@ -112,18 +119,18 @@ def test_cifar_equals_torchvision(tmp_path, monkeypatch, kind):
     dataset = open_dataset(kind, root=tmp_path)
     assert dataset.classes == tuple(classes)
     for split, (x, y) in written.items():
-        check(dataset, split, np.concatenate(x), y, theirs(tmp_path, split == "train"))
+        check(dataset, split, np.concatenate(x), y, torchvision_class(tmp_path, split == "train"))
 
 
-@pytest.mark.parametrize("below", ["", "svhn"])
-def test_svhn_equals_torchvision(tmp_path, monkeypatch, below):
-    theirs = torchvision.datasets.SVHN
+@pytest.mark.parametrize("folder", ["", "svhn"])
+def test_svhn_equals_torchvision(tmp_path, monkeypatch, folder):
+    torchvision_class = torchvision.datasets.SVHN
     monkeypatch.setattr(
-        theirs,
+        torchvision_class,
         "split_list",
-        {k: [url, name, None] for k, (url, name, _) in theirs.split_list.items()},
+        {k: [url, name, None] for k, (url, name, _) in torchvision_class.split_list.items()},
     )
-    root = tmp_path / below
+    root = tmp_path / folder
     root.mkdir(exist_ok=True)
     written = {}
     for split, y in (("train", [10, 1, 9]), ("test", [5, 10])):
@@ -132,7 +139,7 @@ def test_svhn_equals_torchvision(tmp_path, monkeypatch, below):
             root / f"{split}_32x32.mat",
             {"X": x.transpose(1, 2, 3, 0), "y": np.array(y, np.uint8)[:, None]},
         )
-        written[split] = (x, [c % 10 for c in y], theirs(root, split))
+        written[split] = (x, [c % 10 for c in y], torchvision_class(root, split))
     dataset = open_dataset("svhn", root=tmp_path)
     assert dataset.classes == tuple("0123456789")
     for split, rest in written.items():
@@ -140,10 +147,12 @@ def test_svhn_equals_torchvision(tmp_path, monkeypatch, below):
 
 
 def test_stl10_equals_torchvision(tmp_path, monkeypatch):
-    theirs = torchvision.datasets.STL10
+    torchvision_class = torchvision.datasets.STL10
     for attribute in ("train_list", "test_list"):
         monkeypatch.setattr(
-            theirs, attribute, [[name, None] for name, _ in getattr(theirs, attribute)]
+            torchvision_class,
+            attribute,
+            [[name, None] for name, _ in getattr(torchvision_class, attribute)],
         )
     base = tmp_path / "stl10_binary"
     base.mkdir()
@@ -161,14 +170,16 @@ def test_stl10_equals_torchvision(tmp_path, monkeypatch):
     dataset = open_dataset("stl10", root=tmp_path)
     assert dataset.classes == tuple(classes)
     for split, (x, y) in written.items():
-        check(dataset, split, x, y, theirs(tmp_path, split))
+        check(dataset, split, x, y, torchvision_class(tmp_path, split))
 
 
 @pytest.mark.parametrize("file", ["fer2013.csv", "icml_face_data.csv"])
 def test_fer2013_equals_torchvision(tmp_path, monkeypatch, file):
-    theirs = torchvision.datasets.FER2013
+    torchvision_class = torchvision.datasets.FER2013
     monkeypatch.setattr(
-        theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()}
+        torchvision_class,
+        "_RESOURCES",
+        {k: (name, None) for k, (name, _) in torchvision_class._RESOURCES.items()},
     )
     (tmp_path / "fer2013").mkdir()
     x, y = images(5, 48, 48), [3, 0, 6, 4, 1]
@@ -186,14 +197,16 @@ def test_fer2013_equals_torchvision(tmp_path, monkeypatch, file):
             rows.writerow({c: values[c.strip()] for c in columns})
     dataset = open_dataset("fer2013", root=tmp_path)
     assert dataset.classes == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-    check(dataset, "train", x[[0, 2, 4]], [3, 6, 1], theirs(tmp_path, "train"))
-    check(dataset, "test", x[[1, 3]], [0, 4], theirs(tmp_path, "test"))
+    check(dataset, "train", x[[0, 2, 4]], [3, 6, 1], torchvision_class(tmp_path, "train"))
+    check(dataset, "test", x[[1, 3]], [0, 4], torchvision_class(tmp_path, "test"))
 
 
 def test_fer2013_without_test_labels_raises(tmp_path, monkeypatch):
-    theirs = torchvision.datasets.FER2013
+    torchvision_class = torchvision.datasets.FER2013
     monkeypatch.setattr(
-        theirs, "_RESOURCES", {k: (name, None) for k, (name, _) in theirs._RESOURCES.items()}
+        torchvision_class,
+        "_RESOURCES",
+        {k: (name, None) for k, (name, _) in torchvision_class._RESOURCES.items()},
     )
     (tmp_path / "fer2013").mkdir()
     pixels = " ".join(["0"] * 48 * 48)

@@ -14,11 +14,11 @@ from layercache.extraction.datasets import dataset_identity, open_dataset
 from layercache.extraction.pipeline.decode import open_image
 
 
-def same_as_torchvision(dataset, split, theirs):
+def check_equals_torchvision(dataset, split, reference):
     samples = dataset.split(split)
-    assert len(samples.ids) == len(theirs)
-    for row in range(len(theirs)):
-        image, label = theirs[row]
+    assert len(samples.ids) == len(reference)
+    for row in range(len(reference)):
+        image, label = reference[row]
         np.testing.assert_array_equal(
             np.asarray(open_image(samples, row)), np.asarray(image.convert("RGB"))
         )
@@ -52,7 +52,7 @@ def test_flowers_equals_torchvision(tmp_path, pictures, monkeypatch):
         "test",
         [(f"flowers-102/jpg/image_{n:05d}.jpg", name[labels[n - 1]], n) for n in (8, 6)],
     )
-    same_as_torchvision(dataset, "train", flowers(tmp_path, "train"))
+    check_equals_torchvision(dataset, "train", flowers(tmp_path, "train"))
 
 
 def test_pets_equals_torchvision(tmp_path, pictures):
@@ -78,7 +78,7 @@ def test_pets_equals_torchvision(tmp_path, pictures):
             for image, c in listed[part]
         ]
         pictures.check(dataset, split, expected)
-        same_as_torchvision(dataset, split, torchvision.datasets.OxfordIIITPet(tmp_path, part))
+        check_equals_torchvision(dataset, split, torchvision.datasets.OxfordIIITPet(tmp_path, part))
 
 
 def test_dtd_equals_torchvision(tmp_path, pictures):
@@ -111,7 +111,7 @@ def test_dtd_equals_torchvision(tmp_path, pictures):
             ("dtd/dtd/images/braided/braided_5.jpg", "braided", 5),
         ],
     )
-    same_as_torchvision(dataset, "test", torchvision.datasets.DTD(tmp_path, "test"))
+    check_equals_torchvision(dataset, "test", torchvision.datasets.DTD(tmp_path, "test"))
     (base / "labels/test1.txt").write_text("banded/banded_4.jpg\n")
     with pytest.raises(DataError, match=r"train has a class 'braided' that test does not have"):
         open_dataset("dtd", root=tmp_path)
@@ -158,7 +158,7 @@ def test_gtsrb_equals_torchvision(tmp_path, pictures):
             (f"{test}/00004.ppm", "end of no overtaking by trucks", 4),
         ],
     )
-    same_as_torchvision(dataset, "test", torchvision.datasets.GTSRB(tmp_path, "test"))
+    check_equals_torchvision(dataset, "test", torchvision.datasets.GTSRB(tmp_path, "test"))
     assert torchvision.datasets.GTSRB(tmp_path, "train")[3][1] == 2, (
         "torchvision numbers the three folders; the stop sign is class 14"
     )
@@ -188,7 +188,7 @@ def test_country211_equals_torchvision(tmp_path, pictures):
         "test",
         [("country211/test/AD/t.jpg", "AD", 4), ("country211/test/ZW/t.jpg", "ZW", 5)],
     )
-    same_as_torchvision(dataset, "train", torchvision.datasets.Country211(tmp_path, "train"))
+    check_equals_torchvision(dataset, "train", torchvision.datasets.Country211(tmp_path, "train"))
 
 
 def test_fgvc_aircraft_equals_torchvision(tmp_path, pictures):
@@ -212,7 +212,7 @@ def test_fgvc_aircraft_equals_torchvision(tmp_path, pictures):
             split,
             [(f"fgvc-aircraft-2013b/data/images/{i}.jpg", v, int(i)) for i, v in listed[split]],
         )
-        same_as_torchvision(dataset, split, torchvision.datasets.FGVCAircraft(tmp_path, split))
+        check_equals_torchvision(dataset, split, torchvision.datasets.FGVCAircraft(tmp_path, split))
 
 
 def test_cars_equals_torchvision(tmp_path, pictures):
@@ -255,7 +255,7 @@ def test_cars_equals_torchvision(tmp_path, pictures):
             ("stanford_cars/cars_test/00009.jpg", "Acura RL", 29),
         ],
     )
-    same_as_torchvision(dataset, "test", torchvision.datasets.StanfordCars(tmp_path, "test"))
+    check_equals_torchvision(dataset, "test", torchvision.datasets.StanfordCars(tmp_path, "test"))
 
 
 @pytest.mark.parametrize("below", ["", "imagenet"])
@@ -294,7 +294,7 @@ def test_imagenet_equals_torchvision(tmp_path, pictures, below):
     pictures.check(
         dataset, "test", [("val/n02012849/v.JPEG", bird, 4), ("val/n03126707/v.JPEG", machine, 3)]
     )
-    same_as_torchvision(dataset, "train", torchvision.datasets.ImageNet(root, "train"))
+    check_equals_torchvision(dataset, "train", torchvision.datasets.ImageNet(root, "train"))
 
 
 def test_caltech101_draws_30_training_images_of_every_class(tmp_path, pictures):
@@ -314,11 +314,11 @@ def test_caltech101_draws_30_training_images_of_every_class(tmp_path, pictures):
     assert sorted(train.ids + test.ids) == sorted(number)
     pictures.check(dataset, "test", [(i, i.split("/")[2], number[i]) for i in test.ids])
     assert dataset_identity(open_dataset("caltech101", root=tmp_path)) == dataset_identity(dataset)
-    theirs = torchvision.datasets.Caltech101(tmp_path)
-    assert theirs.categories == ["Faces", "ant"], (
+    reference = torchvision.datasets.Caltech101(tmp_path)
+    assert reference.categories == ["Faces", "ant"], (
         "torchvision drops the background; the paper has 102 classes"
     )
-    assert len(theirs) == 73
+    assert len(reference) == 73
     os.remove(base / "ant/image_0033.jpg")
     for i in (32, 31):
         os.remove(base / f"ant/image_{i:04d}.jpg")
@@ -350,7 +350,7 @@ def test_eurosat_draws_60_and_20_percent_of_every_class(tmp_path, pictures):
         pictures.check(
             dataset, split, [(i, i.split("/")[2], number[i]) for i in dataset.split(split).ids]
         )
-    theirs = dict(
+    reference = dict(
         zip(
             (
                 str(p)[len(str(tmp_path)) + 1 :]
@@ -360,4 +360,4 @@ def test_eurosat_draws_60_and_20_percent_of_every_class(tmp_path, pictures):
             strict=True,
         )
     )
-    assert sorted(theirs) == sorted(number)
+    assert sorted(reference) == sorted(number)

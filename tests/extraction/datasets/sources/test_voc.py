@@ -67,11 +67,11 @@ def test_voc2007_whole_images_equal_torchvision(root, name):
     assert dataset.multi_label == (name == "voc2007_multilabel")
     for split, part in (("train", "trainval"), ("test", "test")):
         samples = dataset.split(split)
-        theirs = torchvision.datasets.VOCDetection(root, year="2007", image_set=part)
+        reference = torchvision.datasets.VOCDetection(root, year="2007", image_set=part)
         assert samples.ids == [f"VOCdevkit/VOC2007/JPEGImages/{n}.jpg" for n in PARTS[part]]
         for row, image in enumerate(PARTS[part]):
             np.testing.assert_array_equal(np.asarray(open_image(samples, row)), pixels(root, image))
-            objects = theirs[row][1]["annotation"]["object"]
+            objects = reference[row][1]["annotation"]["object"]
             assert [o["name"] for o in objects] == [o[0] for o in OBJECTS[image]]
             if dataset.multi_label:
                 assert {dataset.classes[c] for c in np.flatnonzero(samples.labels[row])} == {
