@@ -367,7 +367,7 @@ def test_ctrl_c_keeps_what_is_committed_and_says_how_to_continue(
             "unknown option of extract 'batchsize': did you mean batch_size",
         ),
         ({"dataset": "digts"}, UnknownNameError, "unknown dataset 'digts': did you mean digits"),
-        ({"codec": "zip"}, OptionError, "codec 'zip': expected zstd"),
+        ({"codec": "zip"}, OptionError, "compressor 'zip': expected zstd"),
     ],
 )
 def test_a_wrong_option_is_refused_before_any_work(
