@@ -1,5 +1,4 @@
-"""Trained heads as plain modules for inference, made of common operations that every exporter
-supports.
+"""Trained heads as modules for inference, made of operations that every exporter supports.
 
 Everything that is constant after training is folded into a few matrices. The heads of
 `layercache.probing.heads`, in contrast, are made for training many configurations at once.

@@ -1,5 +1,4 @@
-"""Input of a report: caches, grouped by backbone and dataset, and the complete probes stored next
-to them.
+"""Input of a report: caches, grouped by backbone and dataset, and their complete probes.
 
 Nothing is computed from images here, and no backbone is run.
 """
@@ -30,13 +29,13 @@ from layercache.reporting.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select
 from layercache.reporting.published import BASELINE, ProbeKind
 from layercache.reporting.statistics import PairedBootstrap, paired_bootstrap
 
-SUBSET_COLUMNS = ["shots", "fraction", "attention_heads"]
-"""Choices that differ from the default protocol; NaN where they do not."""
+OPTION_COLUMNS = ["shots", "train_fraction", "num_heads"]
+"""Training options; NaN for the default."""
 COLUMNS = [
     *COMBINATION_COLUMNS,
     *KIND_COLUMNS,
     "seed",
-    *SUBSET_COLUMNS,
+    *OPTION_COLUMNS,
     "accuracy",
     "metric",
     "probe",
@@ -130,7 +129,7 @@ class ReportData:
     @cached_property
     def standard(self) -> pd.DataFrame:
         """Rows with all training images and the paper's number of attention heads."""
-        standard: pd.DataFrame = self.table[self.table[SUBSET_COLUMNS].isna().all(axis=1)]
+        standard: pd.DataFrame = self.table[self.table[OPTION_COLUMNS].isna().all(axis=1)]
         return standard
 
     @cached_property
@@ -202,11 +201,10 @@ class ReportData:
         return None
 
     def bootstrap(self, combination: Combination, kind: ProbeKind) -> PairedBootstrap | None:
-        """Bootstrap the gain over the baseline over test images; correctness is averaged over
-        seeds.
+        """Bootstrap the gain over the baseline over test images.
 
-        None if one of the probes is missing, if they were tested on different images, and for
-        multi-label data.
+        Correctness is averaged over seeds. None if one of the probes is missing, if they were
+        tested on different images, and for multi-label data.
         """
         a, b = (self._correctness_of(combination, k) for k in (kind, BASELINE))
         if a is None or b is None or a.ids != b.ids:
@@ -244,7 +242,7 @@ def load_report_data(
                 probes[str(probe.path)] = probe
                 rows.append(table_row(probe, combination))
     table = pd.DataFrame(rows, columns=[*COLUMNS, "n_configs"])
-    table = table.astype(dict.fromkeys(("accuracy", *SUBSET_COLUMNS), float))
+    table = table.astype(dict.fromkeys(("accuracy", *OPTION_COLUMNS), float))
     kept = select_variants(table)
     return ReportData(
         combinations={c.key: c for c in combinations},
@@ -301,8 +299,8 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
         "tokens": ", ".join(tokens),
         "seed": int(spec["seed"]),
         "shots": spec["shots"],
-        "fraction": spec["train_fraction"],
-        "attention_heads": None if num_heads == default_num_heads else num_heads,
+        "train_fraction": spec["train_fraction"],
+        "num_heads": None if num_heads == default_num_heads else num_heads,
         "accuracy": row[f"test_{metric}"],
         "metric": metric,
         "probe": str(probe.path),
@@ -318,7 +316,7 @@ def select_variants(table: pd.DataFrame) -> pd.DataFrame:
     """
     if table.empty:
         return table
-    same = ["combination", *KIND_COLUMNS, *SUBSET_COLUMNS]
+    same = ["combination", *KIND_COLUMNS, *OPTION_COLUMNS]
     variants = (
         table.groupby([*same, "variant"], dropna=False, sort=True)
         .agg(n_seeds=("seed", "nunique"), n_configs=("n_configs", "max"))

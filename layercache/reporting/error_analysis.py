@@ -1,5 +1,4 @@
-"""Errors of two heads, image by image: changed confusions, and images that only one head gets
-right.
+"""Errors of two heads: changed confusions, and images that only one of them gets right.
 
 Shapes: N test images, C classes.
 """

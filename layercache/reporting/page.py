@@ -69,7 +69,10 @@ class Table:
 
     def header(self) -> list[tuple[str, str]]:
         """Return the CSS class ("text" or "number") and the label of each column."""
-        return [(kind, str(column).replace("_", " ")) for kind, column in self._columns()]
+        return [
+            (kind, str(column).removeprefix("n_").replace("_", " "))
+            for kind, column in self._columns()
+        ]
 
     def rows(self) -> list[list[tuple[str, str]]]:
         """Return the CSS class and the text of each cell of the rows to show."""

@@ -1,5 +1,4 @@
-"""Results published in the paper: arXiv 2601.09322, "Attentive Multi-Layer Fusion for Vision
-Transformers".
+"""Results published in "Attentive Multi-Layer Fusion for Vision Transformers", arXiv 2601.09322.
 
 Balanced accuracy in percent: for each dataset that of a linear probe on the last layer's CLS, and
 the gains of five other probes over it, as means over nine backbones (supervised S/16, B/16, L/16;

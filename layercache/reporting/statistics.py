@@ -1,5 +1,4 @@
-"""Significance of a gain: over models (Wilcoxon, false-discovery control) and over test images
-(paired bootstrap).
+"""Significance of a gain: Wilcoxon test over models, paired bootstrap over test images.
 
 These are two questions. Over models: would another backbone gain, too? Over images: would the same
 backbone gain on other test images?

@@ -27,7 +27,7 @@ def test_load_report_data_has_one_row_per_probe(cache):
     fusion = select_kind(data.standard, FUSION).sort_values("seed")
     assert list(fusion["accuracy"]) == [0.75, 0.8]
     # other numbers of heads and few-shot probes are not in the standard rows
-    assert sorted(data.table["attention_heads"].dropna()) == [2]
+    assert sorted(data.table["num_heads"].dropna()) == [2]
     assert set(data.table["shots"].dropna()) == {1, 5}
     assert len(data.standard) == len(data.table) - 5
 

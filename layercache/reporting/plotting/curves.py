@@ -32,8 +32,7 @@ def gain_panels(
     published: ArrayLike | None = None,
     whiskers: ArrayLike | None = None,
 ) -> Figure:
-    """Draw gains in panels side by side, one dot with a stem from 0 per row; published gains are
-    hollow.
+    """Draw gains in panels side by side, one dot with a stem from 0 per row.
 
     Args:
         gains: (R, C), NaN for a missing value.
@@ -41,7 +40,7 @@ def gain_panels(
         panels: titles of the panels.
         unit: label of the x axis.
         title: title of the figure.
-        published: published gains, (R, C), NaN for a missing value.
+        published: published gains, drawn hollow, (R, C), NaN for a missing value.
         whiskers: length of the whisker below and above each gain, (2, R, C), NaN for none.
 
     Raises:

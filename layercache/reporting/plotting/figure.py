@@ -67,8 +67,9 @@ _P = ParamSpec("_P")
 
 
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Decorate a drawing function to run in the style above, leaving matplotlib's settings
-    unchanged.
+    """Decorate a drawing function to run in the project's style.
+
+    The settings of matplotlib stay unchanged.
 
     Raises:
         MissingExtraError: when called without matplotlib.

@@ -22,11 +22,11 @@ TITLE = "Attention of the fusion head"
 
 def attention_section(data: ReportData) -> Section:
     """Draw attention by dataset for each backbone, then for each combination with its deviation."""
-    maps = {}
-    for combination in data.combinations.values():
-        attention = load_attention(data, combination)
-        if attention is not None:
-            maps[combination.key] = attention
+    maps = {
+        combination: attention
+        for combination in data.combinations.values()
+        if (attention := load_attention(data, combination)) is not None
+    }
     if not maps:
         hint = CommandHint(
             text="No attentive fusion head has been trained yet. To train one:",
@@ -34,18 +34,11 @@ def attention_section(data: ReportData) -> Section:
         )
         return Section(title=TITLE, blocks=[hint])
     blocks: list[Block] = []
-    for model in dict.fromkeys(data.combinations[key].model for key in maps):
-        blocks += _by_dataset(
-            model,
-            {
-                data.combinations[k]: m
-                for k, m in maps.items()
-                if data.combinations[k].model == model
-            },
-        )
+    for model in dict.fromkeys(combination.model for combination in maps):
+        blocks += _by_dataset(model, {c: m for c, m in maps.items() if c.model == model})
     for combination in data.detailed:
-        if combination.key in maps:
-            blocks += _one_combination(combination, maps[combination.key], per_head=data.per_head)
+        if combination in maps:
+            blocks += _one_combination(combination, maps[combination], per_head=data.per_head)
     if not data.per_head:
         blocks.append(
             CommandHint(

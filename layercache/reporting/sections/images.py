@@ -97,7 +97,7 @@ def _confusions(combination: Combination, confusions: pd.DataFrame) -> list[Bloc
     caption = "Number of test images of one class that each head takes for another."
     return [
         FigureBlock(name=name, figure=figure, caption=caption),
-        Table(name=name, frame=confusions, caption="The same as numbers.", max_rows=0),
+        Table(name=name, frame=confusions, caption="The numbers of the figure.", max_rows=0),
     ]
 
 

@@ -184,5 +184,5 @@ def _gain_by_similarity(data: ReportData, mean_cka_to_last: dict[str, float]) ->
     )
     return [
         FigureBlock(name="cka-gain", figure=figure, caption=caption),
-        Table(name="cka-gain", frame=frame, caption="The same as numbers."),
+        Table(name="cka-gain", frame=frame, caption="The numbers of the figure."),
     ]

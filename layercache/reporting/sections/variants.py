@@ -85,7 +85,7 @@ def _other_heads(data: ReportData) -> list[Block]:
 
 def _attention_heads(data: ReportData) -> Block:
     """Draw accuracy over the number of attention heads."""
-    table = data.table[data.table["shots"].isna() & data.table["fraction"].isna()]
+    table = data.table[data.table["shots"].isna() & data.table["train_fraction"].isna()]
     table = select_kind(table, FUSION)
     table = table.assign(num_heads=[int(data.probes[p].row["num_heads"]) for p in table["probe"]])
     means = table.groupby(["combination", "num_heads"])["accuracy"].mean().unstack()
@@ -117,7 +117,7 @@ def _few_shot(data: ReportData) -> list[Block]:
     """Draw accuracy over the number of training images per class, for each combination."""
     table = data.table
     table = table[
-        table["shots"].notna() & table["attention_heads"].isna() & table["fraction"].isna()
+        table["shots"].notna() & table["num_heads"].isna() & table["train_fraction"].isna()
     ]
     figures: list[Block] = []
     for combination in data.detailed:
