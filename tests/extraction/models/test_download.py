@@ -92,7 +92,7 @@ def test_load_backbone_with_unavailable_tokens_raises_before_downloading(
 def test_load_backbone_with_another_download_error_reports_its_first_line(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layercache.extraction.models.download._hub_resolves", lambda: True)
+    monkeypatch.setenv("HTTPS_PROXY", "http://localhost:9")  # the host name is not resolved
     with pytest.raises(
         BackboneError, match=r"could not be downloaded \(.+\): give a local checkpoint"
     ):
