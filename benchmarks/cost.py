@@ -94,7 +94,7 @@ def made(root: CachePath, rows: int) -> Cache:
 
 def measured_decode(folder: Path) -> float:
     """Measure the images/s that one core decodes."""
-    from layercache.extraction.decode_tuning import measure
+    from layercache.extraction.decode_tuning import seconds_per_image
     from layercache.extraction.models.preprocessing import Preprocessing
 
     write_jpegs(folder)
@@ -107,7 +107,7 @@ def measured_decode(folder: Path) -> float:
         mean=half,
         std=half,
     )
-    return 1 / measure(Files(str(folder), 200), [usual], shapes=[(3, *side)])
+    return 1 / seconds_per_image(Files(str(folder), 200), [usual], shapes=[(3, *side)])
 
 
 def measured_forward(*, device: str, batch: int) -> float:

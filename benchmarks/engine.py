@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from machine import describe
 
+from layercache._devices import available_cores
 from layercache.cache import open_cache
 from layercache.engine import open_engine
 from layercache.extraction.api import extract
-from layercache.extraction.decode_tuning import usable_cores
 from layercache.probing.api import probe
 from layercache.probing.training.config import TrainConfig
 
@@ -41,7 +41,6 @@ def extraction(root: Path, images: int, engine: str) -> float:
         cache=root,
         engine=engine,
         workers=0,
-        say=lambda _: None,
         progress=False,
     )
     return time.perf_counter() - began
@@ -79,7 +78,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
-    cores = usable_cores()
+    cores = available_cores()
     ways = {
         "local": ("local", cores),
         f"1 worker x {cores}": ("ray", cores),

@@ -107,7 +107,7 @@ def extract(root: Path) -> dict[str, Any]:
             cache=root / tokens.replace(":", ""),
             progress=False,
             workers=0,
-            yes=True,
+            confirm=False,
         )
         found[f"digits {tokens}"] = shards(Path(done.path))
     return found

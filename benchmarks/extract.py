@@ -37,11 +37,11 @@ from images import Decoded, Files, write_jpegs
 from machine import describe
 from naive_extract import extract as extract_naively
 
+from layercache._devices import available_cores
 from layercache.cache import open_cache
-from layercache.extraction import decode_tuning
 from layercache.extraction.api import extract
 from layercache.extraction.datasets.in_memory import InMemoryDataset
-from layercache.extraction.decode_tuning import measure, usable_cores
+from layercache.extraction.decode_tuning import seconds_per_image
 from layercache.extraction.models import vit_nano
 from layercache.extraction.models.backbone import Backbone, load_backbone
 from layercache.extraction.models.registry import MODELS
@@ -69,12 +69,6 @@ def main() -> None:
         "--workers", type=int, help="number of decoding processes; default: chosen by extract"
     )
     parser.add_argument(
-        "--nice",
-        type=int,
-        default=decode_tuning.POLITE,
-        help="niceness of decoding processes when the forward runs on the CPU",
-    )
-    parser.add_argument(
         "--parts", nargs="+", default=["decoded", "jpeg", "naive", "ulps", "memory"]
     )
     parser.add_argument(
@@ -85,7 +79,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.models, args.seconds, args.rounds = ["vit_nano"], 0.5, 1
-    decode_tuning.POLITE = args.nice
     print(
         f"{describe()}; {args.device}, {args.precision}{', compiled' if args.compile else ''}\n",
         flush=True,
@@ -182,7 +175,7 @@ class Bench:
         }
         dataset = InMemoryDataset(name="bench", classes=("a", "b"), samples={"train": samples})
         return extract(
-            models=[model], dataset=dataset, say=lambda _: None, progress=False, **(given | options)
+            models=[model], dataset=dataset, progress=False, **(given | options)
         )[0]
 
     def compare(
@@ -215,7 +208,7 @@ class Bench:
             )
             waited = [
                 statistics.median(getattr(e, name) / e.seconds for e in done)
-                for name in ("starved", "blocked")
+                for name in ("decode_wait_seconds", "write_wait_seconds")
             ]
             print(
                 f"| {model}, batch {self.batch(model)} | {done[0].images} "
@@ -227,7 +220,7 @@ class Bench:
 
     def jpeg(self) -> None:
         """Compare extraction with the bare forward pass on JPEG files."""
-        cores = usable_cores()
+        cores = available_cores()
         header(
             "JPEG files",
             "decode, images/s per core",
@@ -239,7 +232,7 @@ class Bench:
         )
         for model in self.args.models:
             transform = self.backbone(model).preprocessing
-            decode = 1 / measure(
+            decode = 1 / seconds_per_image(
                 Files(str(self.folder / "jpeg"), 200),
                 [transform],
                 shapes=[(3, *transform.input_size)],
@@ -277,7 +270,7 @@ class Bench:
             usual, ours = [], []
             for turn in range(max(1, self.args.rounds - 1)):
                 folder = self.folder / f"naive_{model}_{turn}"
-                processes = usable_cores() if self.args.workers is None else self.args.workers
+                processes = available_cores() if self.args.workers is None else self.args.workers
                 usual.append(
                     rows
                     / extract_naively(
@@ -361,7 +354,6 @@ def peak(model: str, weights: str, rows: int, cache: str, device: str) -> None:
         weights={model: weights},
         cache=cache,
         device=device,
-        say=lambda _: None,
         progress=False,
     )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)

@@ -21,7 +21,7 @@ Data = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        help="Data set: a name of `layercache datasets`, or your own: folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
+        help="Dataset: a name of `layercache datasets`, or your own: folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
     ),
 ]
 Weights = Annotated[
@@ -35,10 +35,10 @@ Weights = Annotated[
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of the data set's files; default $LAYERCACHE_DATA.", show_default=False
+        help="Folder of the dataset's files; default $LAYERCACHE_DATA.", show_default=False
     ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")]
+Download = Annotated[bool, typer.Option("--download", help="Download a missing dataset.")]
 Split = Annotated[
     list[str] | None,
     typer.Option("--split", help="Only this split; repeatable.", show_default="all"),
@@ -46,10 +46,10 @@ Split = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        help="At most so many samples of each split, stratified by class.", show_default=False
+        help="Largest number of samples of each split, stratified by class.", show_default=False
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the draw of --limit.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sampling by --limit.")]
 Tap = Annotated[
     str, typer.Option(help="Where a layer's tokens are read: norm2 | block | block-norm.")
 ]
@@ -59,27 +59,40 @@ Layers = Annotated[
 Tokens = Annotated[str, typer.Option(help="cls, ap, grid:K, all (every patch), joined by +.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Images of one forward.", show_default="256 on a GPU, 64 on a CPU"),
+    typer.Option(help="Images per forward.", show_default="256 on a GPU, 64 on a CPU"),
 ]
 Workers = Annotated[
     int | None, typer.Option(help="Decoding processes; 0: a thread.", show_default="measured")
 ]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="Arithmetic of the forward: fp32 | bf16 | fp16.")]
-StorageDtype = Annotated[str, typer.Option(help="Stored tokens: float16 | float32.")]
-Codec = Annotated[
+StorageDtype = Annotated[
+    str,
+    typer.Option(
+        "--storage-dtype", "--store-dtype", help="dtype of the stored tokens: float16 | float32."
+    ),
+]
+Compressor = Annotated[
     str | None,
-    typer.Option(help="Compress stored tokens: zstd | blosc, with :LEVEL.", show_default="none"),
+    typer.Option(
+        "--compressor",
+        "--codec",
+        help="Compression of the stored tokens: zstd | blosc, with :LEVEL.",
+        show_default="none",
+    ),
 ]
 Projected = Annotated[
     bool, typer.Option("--projected", help="Store CLIP's last layer after its projection.")
 ]
 PaperCompat = Annotated[
-    bool, typer.Option("--paper-compat", help="The paper's own preprocessing of DINOv2 and MAE.")
+    bool, typer.Option("--paper-compat", help="Preprocess for DINOv2 and MAE as the paper does.")
 ]
 OnError = Annotated[
     str,
-    typer.Option(help="An image that cannot be decoded: stop | skip (and list it in the cache)."),
+    typer.Option(
+        help="For an image that cannot be decoded: raise an error | skip it and list it in the cache.",
+        metavar="raise|skip",
+    ),
 ]
 Cache = Annotated[
     str | None,
@@ -96,9 +109,10 @@ Deterministic = Annotated[
         help="Only deterministic algorithms on a GPU (a CPU is deterministic anyhow).",
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Write a large cache without asking.")]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Wait for another process that writes the same split.")
+    bool,
+    typer.Option("--wait", help="Wait for another process that is writing the same split."),
 ]
 Engine = Annotated[
     str, typer.Option(help="Where the forwards run: local | ray (a Ray cluster; the same bytes).")
@@ -129,11 +143,11 @@ def extract(
     workers: Workers = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    store_dtype: StorageDtype = "float16",
-    codec: Codec = None,
+    storage_dtype: StorageDtype = "float16",
+    compressor: Compressor = None,
     projected: Projected = False,
     paper_compat: PaperCompat = False,
-    on_error: OnError = "stop",
+    on_error: OnError = "raise",
     cache: Cache = None,
     compile: Compile = False,
     deterministic: Deterministic = False,
@@ -144,15 +158,15 @@ def extract(
 ) -> None:
     """Run frozen ViTs over a data set once; cache the tokens of every layer.
 
-    Stop it whenever you like: the same command continues where it was. A complete cache is left alone.
+    It may be stopped at any time: the same command continues from there. A complete cache is left alone.
     """
     from layercache.extraction.api import extract as run
-    from layercache.extraction.options import weights_of
+    from layercache.extraction.options import parse_weights
 
     done = run(
         models=model,
         dataset=dataset,
-        weights=weights_of(weights or [], model),
+        weights=parse_weights(weights or [], model),
         data_root=data_root,
         download=download,
         splits=split or [],
@@ -165,20 +179,18 @@ def extract(
         workers=workers,
         device=device,
         precision=precision,
-        store_dtype=store_dtype,
-        codec=codec,
+        storage_dtype=storage_dtype,
+        compressor=compressor,
         projected=projected,
         paper_compat=paper_compat,
-        on_error=on_error,
+        on_error="raise" if on_error == "stop" else on_error,  # "stop": of earlier versions
         cache=cache,
         compile=compile,
         deterministic=deterministic,
-        yes=yes,
-        wait=wait,
+        confirm=not yes and (typer.confirm if sys.stdin.isatty() else True),
+        wait_for_lock=wait,
         engine=engine,
-        address=address,
-        say=typer.echo,
-        confirm=typer.confirm if sys.stdin.isatty() else None,
+        ray_address=address,
     )
     for extraction in done:
         typer.echo(extraction.summary())

@@ -64,9 +64,7 @@ def demo(
         MissingExtraError: without matplotlib, before any work.
     """
     require("matplotlib")
-    (extraction,) = extract(
-        models=[MODEL], dataset=DATASET, cache=cache, say=say, progress=progress
-    )
+    (extraction,) = extract(models=[MODEL], dataset=DATASET, cache=cache, progress=progress)
     say(extraction.summary())
     probes: list[Probe] = []
     for head, layers, tokens in PROBES:

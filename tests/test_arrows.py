@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EVERYWHERE = {"errors"}
+EVERYWHERE = {"errors", "_units", "_devices"}
 ARROWS = {
     "errors": set(),
+    "_units": set(),
+    "_devices": set(),
     "cache": set(),
     "extraction": {"cache", "engine"},
     "probing": {"cache", "engine"},

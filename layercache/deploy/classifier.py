@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from layercache._devices import resolve_device
 from layercache.deploy.inference_heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
-from layercache.extraction.pipeline.decode import rgb
-from layercache.extraction.plan import choose_device
+from layercache.extraction.pipeline.decode import to_rgb
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
 
 
@@ -98,7 +98,7 @@ class Classifier(nn.Module):
             DataError: for an image mode without a defined white level.
         """
         try:
-            return torch.from_numpy(self.preprocessing.resize_and_crop(rgb(image)).copy())
+            return torch.from_numpy(self.preprocessing.resize_and_crop(to_rgb(image)).copy())
         except ValueError as error:
             raise DataError(f"this image cannot be used: {error}") from error
 
@@ -131,7 +131,7 @@ def load_classifier(
         ProbeNotFoundError: if there is no saved head.
     """
     checkpoint = head if isinstance(head, Checkpoint) else load_head(head)
-    device, _ = choose_device(device)
+    device, _ = resolve_device(device)
     backbone = load_matching_backbone(
         checkpoint, weights=weights, device=device, precision=precision
     )

@@ -1,116 +1,142 @@
-"""Data set x backbones -> caches: what is missing is extracted, nothing else."""
+"""The public `extract`: a dataset and backbones to caches; only what is missing is extracted."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
-from layercache.engine import open_engine
+from layercache.engine import open_engine, why_device
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.determinism import deterministic
-from layercache.extraction.interruption import telling, terminable
-from layercache.extraction.options import ExtractOptions, read_options
-from layercache.extraction.plan import (
-    ASK_ABOVE,
-    ExtractionPlan,
-    Target,
-    make_plan,
-    place,
-    size_on_disk,
-)
-from layercache.extraction.result import Extraction, human
-from layercache.extraction.runner import Work, extract_splits, sweep
+from layercache.extraction.interruption import reraise_interrupt, sigterm_as_interrupt
+from layercache.extraction.options import read_options
+from layercache.extraction.plan import ExtractionPlan, Target, assign_device, make_plan
+from layercache.extraction.result import Extraction, RunStats
+from layercache.extraction.resume import remove_leftovers, size_on_disk
+from layercache.extraction.runner import extract_splits
 
-Say = Callable[[str], object]
 Confirm = Callable[[str], bool]
+
+logger = logging.getLogger(__name__)
 
 
 def extract(
-    *, say: Say = print, confirm: Confirm | None = None, progress: bool = True, **options: Any
+    *,
+    confirm: Confirm | bool = True,
+    confirm_above: int = 20 << 30,
+    progress: bool = True,
+    **options: Any,
 ) -> list[Extraction]:
-    """Run frozen ViTs over a data set, one forward per image for all layers and tokens, into one cache per model.
+    """Run frozen ViTs over a dataset, one forward per image for all layers and tokens, into one cache per model.
 
-    options: the fields of `ExtractOptions`; `models` (a list of names) and `dataset` must be given. Splits that are complete are left
-    alone; one that was begun is continued, and ends with the same bytes. say: takes lines for the user, before the work starts.
-    confirm: asked before a large cache; without it `yes=True` is needed. progress: a bar on stderr, if that is a terminal.
+    Complete splits are left alone; an interrupted one is continued and ends with the same bytes. Sizes, device and decoding
+    are logged before the work starts.
 
-    Raises OptionError, UnknownNameError, BackboneError, DataError, CacheBusyError, StorageError, NonFiniteError, WorkerError, and
-    Interrupted for Ctrl-C; whatever it was, what is committed is kept and the same call continues.
+    Args:
+        confirm: Whether a large cache needs confirmation: a function that is called with the question, True to raise
+            OptionError, False to write it without asking.
+        confirm_above: Bytes to be written above which a cache is large.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        **options: The fields of `ExtractOptions`; `models` and `dataset` are required.
+
+    Returns:
+        One Extraction per model, in the order of `models`.
+
+    Raises:
+        LayercacheError: OptionError, UnknownNameError, BackboneError, DataError, CacheBusyError, StorageError, NonFiniteError
+            or WorkerError. What is committed is kept and the same call continues.
+        Interrupted: Ctrl-C or SIGTERM. What is committed is kept and the same call continues.
     """
     chosen = read_options(options)
-    with deterministic(chosen.deterministic), terminable():
+    with deterministic(chosen.deterministic), sigterm_as_interrupt():
         plan = make_plan(chosen)
-        sweep(plan)
-        work: dict[str, Work] = {}
-        if any(target.todo for target in plan.targets):
-            _announce(plan, say)
-            _allow(plan, chosen, confirm)
+        for target in plan.targets:
+            for split in target.leftovers:
+                remove_leftovers(plan.root, target.spec, split, plan.dataset.split(split))
+        stats: dict[str, RunStats] = {}
+        if any(target.pending for target in plan.targets):
+            _log_plan(plan)
+            plan.check_free_space()
+            _confirm(plan, confirm, above=confirm_above)
             with (
-                telling(lambda: _state(plan)),
-                open_engine(chosen.engine, address=chosen.address) as engine,
+                reraise_interrupt(lambda: _describe_progress(plan)),
+                open_engine(chosen.engine, address=chosen.ray_address) as engine,
             ):
                 if (gpu := engine.gpu(chosen.device)) is not None:
-                    plan = place(plan, chosen, gpu=gpu)
-                work = extract_splits(plan, chosen, engine=engine, say=say, progress=progress)
+                    reason = why_device(chosen.device, gpu=gpu)
+                    device = "cuda" if gpu else "cpu"
+                    plan = assign_device(plan, chosen, device=device, reason=reason)
+                stats = extract_splits(plan, chosen, engine=engine, progress=progress)
         return [
-            _result(plan, target, work.get(target.spec.fingerprint, Work()))
+            _result(plan, target, stats.get(target.spec.fingerprint, RunStats()))
             for target in plan.targets
         ]
 
 
-def _announce(plan: ExtractionPlan, say: Say) -> None:
+def _log_plan(plan: ExtractionPlan) -> None:
     rows = {split: plan.targets[0].spec.dataset.splits[split].rows for split in plan.splits}
-    say(f"{plan.dataset.name}: {', '.join(f'{split} {n}' for split, n in rows.items())} images")
+    splits = ", ".join(f"{split} {n}" for split, n in rows.items())
+    logger.info("%s: %s images", plan.dataset.name, splits)
     for target in plan.targets:
         spec = target.spec
         size = sum(planned_bytes(spec, rows[split]) for split in plan.splits)
-        tokens = f"{_count(len(spec.layers), 'layer')} x {_count(len(spec.tokens), 'token')} x {spec.width} ({spec.tap}, {spec.storage_dtype})"
-        missing = (
-            ""
-            if target.missing_bytes >= size
-            else f", {human(target.missing_bytes)} of it still to be written"
+        state = ""
+        if not target.pending:
+            state = ", already complete"
+        elif not target.missing_bytes:  # files whose records are lost or do not match
+            state = ", to be repaired"
+        elif target.missing_bytes < size:
+            state = f", {format_bytes(target.missing_bytes)} of it still to be written"
+        logger.info(
+            "%s: %s x %s x %d (%s, %s), %s%s: %s",
+            spec.model,
+            pluralize(len(spec.layers), "layer"),
+            pluralize(len(spec.tokens), "token"),
+            spec.width,
+            spec.tap,
+            spec.storage_dtype,
+            format_bytes(size),
+            state,
+            target.path,
         )
-        if not target.todo:
-            missing = ", complete already"
-        elif not target.missing_bytes:  # files whose records are lost or do not fit them
-            missing = ", to be repaired"
-        say(f"{spec.model}: {tokens}, {human(size)}{missing}: {target.path}")
         for note in target.backbone.notes:
-            say(f"  note: {note}")
+            logger.info("  note: %s", note)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _allow(plan: ExtractionPlan, options: ExtractOptions, confirm: Confirm | None) -> None:
-    plan.check_room()
-    if plan.missing_bytes <= ASK_ABOVE or options.yes:
+def _confirm(plan: ExtractionPlan, confirm: Confirm | bool, *, above: int) -> None:
+    if plan.missing_bytes <= above or confirm is False:
         return
-    price = f"this writes {human(plan.missing_bytes)}, more than {human(ASK_ABOVE)}"
-    if confirm is None:
+    size = f"this writes {format_bytes(plan.missing_bytes)}, more than {format_bytes(above)}"
+    if confirm is True:
         raise OptionError(
-            f"{price}: say yes with --yes (in Python yes=True), or store less (--layers, --tokens, --limit)"
+            f"{size}: allow it with confirm=False (--yes), or store less (`layers`, `tokens`, "
+            "`limit`)"
         )
-    if not confirm(f"{price}. Go on?"):
+    if not confirm(f"{size}. Continue?"):
         raise OptionError("nothing was written")
 
 
-def _state(plan: ExtractionPlan) -> str:
-    done = blocks = 0
+def _describe_progress(plan: ExtractionPlan) -> str:
+    committed = total = 0
     for target in plan.targets:
         for split in plan.splits:
             try:
-                there, all_ = load_cache(target.path).progress(split)
+                split_committed, split_total = load_cache(target.path).progress(split)
             except CacheError:
-                there, all_ = 0, 1
-            done, blocks = done + there, blocks + all_
-    return f"{done} of {blocks} row blocks are committed and kept; the same command continues there"
+                split_committed, split_total = 0, 1
+            committed += split_committed
+            total += split_total
+    return (
+        f"{committed} of {total} row blocks are committed and kept; the same command continues from "
+        "there"
+    )
 
 
-def _result(plan: ExtractionPlan, target: Target, work: Work) -> Extraction:
+def _result(plan: ExtractionPlan, target: Target, stats: RunStats) -> Extraction:
     cache = load_cache(target.path)
     return Extraction(
         model=target.spec.model,
@@ -120,5 +146,5 @@ def _result(plan: ExtractionPlan, target: Target, work: Work) -> Extraction:
         rows=sum(target.spec.dataset.splits[split].rows for split in plan.splits),
         skipped=sum(len(cache.split(split).skipped) for split in plan.splits),
         bytes=sum(size_on_disk(target.path, target.spec, split) for split in plan.splits),
-        **vars(work),
+        **vars(stats),
     )

@@ -1,4 +1,4 @@
-"""Settings of torch that hold for a whole process."""
+"""Deterministic algorithms of torch, which are switched on for a whole process."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from contextlib import contextmanager
 import torch
 
 
-def determinism(wanted: bool) -> None:
-    """Only deterministic algorithms from now on, if wanted."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+def use_deterministic_algorithms() -> None:
+    """Use only deterministic algorithms from now on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """As `determinism`, for as long as the context lasts."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    determinism(wanted)
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Use only deterministic algorithms within the context, if enabled."""
+    if not enabled:
+        yield
+        return
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    use_deterministic_algorithms()
     try:
         yield
     finally:
-        if wanted:
-            torch.use_deterministic_algorithms(before[0])
-            torch.backends.cudnn.benchmark = before[1]
+        torch.use_deterministic_algorithms(algorithms)
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in an extraction: the state is whole at every moment, so all there is to do is to stop and say so."""
+"""Ctrl-C and SIGTERM during an extraction: the cache is consistent at every moment, so it stops and says how to continue."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM during an extraction; its text says what is kept and how to continue."""
+    """Ctrl-C or SIGTERM during an extraction; the message says what is kept and how to continue."""
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does, where this is the main thread and nobody else handles it."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, if this is the main thread and nothing else handles it."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -29,9 +29,9 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def telling(state: Callable[[], str]) -> Iterator[None]:
-    """A KeyboardInterrupt leaves as Interrupted with the text of `state`."""
+def reraise_interrupt(describe: Callable[[], str]) -> Iterator[None]:
+    """Raise Interrupted with the text of `describe` in place of KeyboardInterrupt."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(state()) from None
+        raise Interrupted(describe()) from None

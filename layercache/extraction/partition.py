@@ -1,4 +1,7 @@
-"""How the row blocks of a split are shared out among workers: parts that no batch straddles, so that every batch has the members it always has."""
+"""How the row blocks of a split are divided into tasks for workers.
+
+No batch spans two tasks, so every batch has the same rows whatever the number of workers.
+"""
 
 from __future__ import annotations
 
@@ -7,105 +10,108 @@ from dataclasses import dataclass
 
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.spec import CacheSpec
-from layercache.extraction.pipeline.batching import RowRange, batch_rows, batches, pieces
+from layercache.extraction.pipeline.batching import batch_ranges, batch_rows, decode_chunks
+from layercache.extraction.pipeline.decode import RowRange
 
-PER_WORKER = 16
-"""Parts of a split for each worker, where they are not too small: at the end some worker is a sixteenth of its share late."""
-LEAST_BATCHES = 8
-"""Batches of a part, so that filling and emptying the pipeline counts for little."""
+TASKS_PER_WORKER = 16
+"""Tasks of a split per worker, unless they get too small: at the end a worker is late by at most a sixteenth of its share."""
+MIN_BATCHES = 8
+"""Least number of batches of a task, so that filling and emptying the pipeline costs little."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Row blocks of one split: a task."""
+class ExtractionTask:
+    """Row blocks of one split, for all models."""
 
     split: str
     blocks: tuple[tuple[int, ...], ...]
-    """Ascending; for each model of the job its own, which may be none."""
+    """Row blocks of each model, ascending; a model may have none."""
     rows: int
-    """Images to be decoded."""
+    """Number of images to decode."""
     images: tuple[int, ...]
-    """Images that each model sees."""
+    """Number of images that go through each model."""
 
     def __str__(self) -> str:
-        """For people."""
-        some = next(blocks for blocks in self.blocks if blocks)
-        return f"row blocks {some[0]} to {some[-1]} of split {self.split!r}"
+        """Return the task as named in messages."""
+        blocks = next(blocks for blocks in self.blocks if blocks)
+        return f"row blocks {blocks[0]} to {blocks[-1]} of split {self.split!r}"
 
 
-def lane_batches(
+def model_batches(
     spec: CacheSpec, split: str, pending: Collection[int], *, batch_size: int
 ) -> tuple[list[RowRange], int]:
-    """The batches that cover the pending row blocks of one model, and the rows of a full one."""
+    """Return the batches that cover the pending row blocks of one model, and the rows of a full batch."""
     layout = SplitLayout(spec, split)
-    batch = batch_rows(
-        batch_size,
-        block=layout.block_rows,
-        row_bytes=len(spec.layers) * len(spec.tokens) * layout.row_bytes,
-    )
-    return batches(layout.rows, block=layout.block_rows, batch=batch, pending=pending), batch
+    row_bytes = len(spec.layers) * len(spec.tokens) * layout.row_bytes
+    batch = batch_rows(batch_size, block_rows=layout.block_rows, row_bytes=row_bytes)
+    ranges = batch_ranges(layout.rows, block_rows=layout.block_rows, batch=batch, pending=pending)
+    return ranges, batch
 
 
-def cut(
+def partition(
     specs: Sequence[CacheSpec],
     split: str,
     pending: Sequence[Collection[int]],
     *,
     batch_size: int,
     workers: int | None,
-) -> list[Part]:
-    """Parts that together hold every pending row block once; `workers` None: all in one.
+) -> list[ExtractionTask]:
+    """Divide the pending row blocks of a split into tasks; every block is in exactly one.
 
-    A stride is what must stay together: a row block, or the row blocks that a larger batch spans. Strides of several models are cut
-    where the longest one is; as a rule they nest, and where they do not, an image at the cut is decoded twice.
+    A stride is what must stay together: a row block, or the row blocks that a larger batch spans. Strides of several models
+    are cut where the longest one is; as a rule they nest, and where they do not, an image at the cut is decoded twice.
+
+    Args:
+        specs: Spec of each model's cache.
+        split: Name of the split.
+        pending: Pending row blocks of each model.
+        batch_size: Batch size of the run.
+        workers: Number of workers; None makes one task.
     """
-    strides = []
-    for spec, blocks in zip(specs, pending, strict=True):
-        block, (_, batch) = (
-            SplitLayout(spec, split).block_rows,
-            lane_batches(spec, split, blocks, batch_size=batch_size),
-        )
-        strides.append((block, max(block, batch)))
-    longest = max(stride for _, stride in strides)
+    layouts = [SplitLayout(spec, split) for spec in specs]
+    strides = [
+        max(layout.block_rows, model_batches(spec, split, (), batch_size=batch_size)[1])
+        for spec, layout in zip(specs, layouts, strict=True)
+    ]
+    longest = max(strides)
     units: dict[int, list[list[int]]] = {}
-    for k, blocks in enumerate(pending):
-        block, stride = strides[k]
-        for b in sorted(blocks):
-            units.setdefault(b * block // stride * stride // longest, [[] for _ in specs])[
-                k
-            ].append(b)
+    for model, blocks in enumerate(pending):
+        stride = strides[model]
+        for block in sorted(blocks):
+            start = block * layouts[model].block_rows // stride * stride
+            unit = units.setdefault(start // longest, [[] for _ in specs])
+            unit[model].append(block)
     if not units:
         return []
-    each = (
-        len(units)
-        if workers is None
-        else max(
-            -(-len(units) // (PER_WORKER * workers)), -(-LEAST_BATCHES * batch_size // longest)
+    units_per_task = len(units)
+    if workers is not None:
+        units_per_task = max(
+            -(-len(units) // (TASKS_PER_WORKER * workers)), -(-MIN_BATCHES * batch_size // longest)
         )
-    )
-    order = sorted(units)
+    ordered = [units[number] for number in sorted(units)]
     return [
-        _part(specs, split, [units[u] for u in order[i : i + each]], batch_size=batch_size)
-        for i in range(0, len(order), each)
+        _task(specs, split, ordered[first : first + units_per_task], batch_size=batch_size)
+        for first in range(0, len(ordered), units_per_task)
     ]
 
 
-def _part(
+def _task(
     specs: Sequence[CacheSpec],
     split: str,
     units: Sequence[Sequence[Sequence[int]]],
     *,
     batch_size: int,
-) -> Part:
-    blocks = tuple(tuple(b for unit in units for b in unit[k]) for k in range(len(specs)))
-    spans = [
-        lane_batches(spec, split, own, batch_size=batch_size)[0]
-        for spec, own in zip(specs, blocks, strict=True)
+) -> ExtractionTask:
+    blocks = tuple(
+        tuple(block for unit in units for block in unit[model]) for model in range(len(specs))
+    )
+    batches = [
+        model_batches(spec, split, model_blocks, batch_size=batch_size)[0]
+        for spec, model_blocks in zip(specs, blocks, strict=True)
     ]
-    images = tuple(sum(stop - start for start, stop in lane) for lane in spans)
-    return Part(
+    return ExtractionTask(
         split=split,
         blocks=blocks,
-        rows=sum(piece.rows for piece in pieces([lane for lane in spans if lane])),
-        images=images,
+        rows=sum(chunk.rows for chunk in decode_chunks(batches)),
+        images=tuple(sum(batch.rows for batch in ranges) for ranges in batches),
     )

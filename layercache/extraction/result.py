@@ -1,77 +1,86 @@
-"""What an extraction says when it is done."""
+"""Result of an extraction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from layercache._units import format_bytes
 from layercache.cache.storage.paths import CachePath
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """One model's cache of a data set, complete, and what making it took in this run."""
+class RunStats:
+    """What one run did for one model; with several workers, all seconds but `seconds` are sums over them."""
+
+    images: int = 0
+    """Images that went through the backbone; fewer than the rows of the cache where the run continued an earlier one."""
+    seconds: float = 0.0
+    """Wall time from the first decode to the last commit."""
+    decode_seconds: float = 0.0
+    """Time spent decoding, by the thread or as mean over the decoding processes; shared by all models of the run."""
+    forward_seconds: float = 0.0
+    """Time of this model's forwards on the device."""
+    write_seconds: float = 0.0
+    """Time of this model's checksums, writes and syncs, which overlap the forwards."""
+    decode_wait_seconds: float = 0.0
+    """Time that the forward waited for images."""
+    write_wait_seconds: float = 0.0
+    """Time that the forward waited for the storage, including the last commit."""
+    workers: int = 1
+    """Number of workers of the cluster."""
+
+    def __add__(self, other: RunStats) -> RunStats:
+        """Return the sum of both; of `workers` the maximum."""
+        total = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return RunStats(**total | {"workers": max(self.workers, other.workers)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(RunStats):
+    """One model's complete cache of a dataset, and what this run did for it."""
 
     model: str
     dataset: str
     path: CachePath
-    """The cache's folder: `layercache.open_cache(path)`."""
+    """Folder of the cache, for `layercache.open_cache(path)`."""
     splits: tuple[str, ...]
-    """The splits that were asked for."""
+    """The requested splits."""
     rows: int
-    """Samples in these splits, skipped ones included."""
+    """Number of samples in these splits, including skipped ones."""
     skipped: int
-    """Of them left out, because they could not be decoded."""
+    """Number of samples that were left out because they cannot be decoded."""
     bytes: int
     """Size of these splits on disk."""
-    images: int = 0
-    """Images that went through the backbone in this run; fewer than `rows` where it continued an earlier one."""
-    seconds: float = 0.0
-    """Wall time from the first decode to the last commit."""
-    decode: float = 0.0
-    """Seconds that decoding was busy: of the thread, or the mean of the workers; shared by all models of the run."""
-    forward: float = 0.0
-    """Seconds of this model's forwards, on the device."""
-    write: float = 0.0
-    """Seconds of this model's checksums, writes and syncs, behind the forward."""
-    starved: float = 0.0
-    """Seconds in which the forward waited for images."""
-    blocked: float = 0.0
-    """Seconds in which the forward waited for the disk, the last commit included."""
-    workers: int = 1
-    """Workers of the cluster; what they were busy with and waited for is the sum over them."""
 
     @property
     def images_per_s(self) -> float:
-        """Images over wall time; 0 if nothing was done."""
+        """Images per second of wall time; 0 if nothing was done."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
-    def did_nothing(self) -> bool:
-        """The cache was complete already."""
+    def was_complete(self) -> bool:
+        """Whether the cache was complete before this run."""
         return not self.images
 
     def summary(self) -> str:
-        """Two lines for the user: what it took, where it lies."""
-        left_out = (
-            f", {self.skipped} skipped because they could not be decoded (layercache cache info lists them)"
-            if self.skipped
-            else ""
+        """Return a few lines for the user: what it took, and where the cache is."""
+        skipped = ""
+        if self.skipped:
+            skipped = (
+                f", {self.skipped} skipped because they could not be decoded "
+                "(layercache cache info lists them)"
+            )
+        location = (
+            f"  cache: {self.path} ({format_bytes(self.bytes)}; {', '.join(self.splits)}: "
+            f"{self.rows} images{skipped})"
         )
-        where = f"  cache: {self.path} ({human(self.bytes)}; {', '.join(self.splits)}: {self.rows} images{left_out})"
-        if self.did_nothing:
-            return f"{self.model} on {self.dataset}: complete already, nothing to do\n{where}"
-        among = f" by {self.workers} workers" if self.workers > 1 else ""
+        if self.was_complete:
+            return f"{self.model} on {self.dataset}: already complete, nothing to do\n{location}"
+        workers = f" by {self.workers} workers" if self.workers > 1 else ""
         return (
-            f"{self.model} on {self.dataset}: {self.images} images in {self.seconds:.1f} s, {self.images_per_s:.4g} images/s{among}\n"
-            f"  busy: decode {self.decode:.1f} s, forward {self.forward:.1f} s, write {self.write:.1f} s; "
-            f"the forward waited {self.starved:.1f} s for images and {self.blocked:.1f} s for the disk\n{where}"
+            f"{self.model} on {self.dataset}: {self.images} images in {self.seconds:.1f} s, "
+            f"{self.images_per_s:.4g} images/s{workers}\n"
+            f"  busy: decode {self.decode_seconds:.1f} s, forward {self.forward_seconds:.1f} s, "
+            f"write {self.write_seconds:.1f} s; the forward waited {self.decode_wait_seconds:.1f} s "
+            f"for images and {self.write_wait_seconds:.1f} s for storage\n{location}"
         )
-
-
-def human(size: float) -> str:
-    """Bytes as a person reads them: "8.3 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

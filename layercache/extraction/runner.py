@@ -1,12 +1,14 @@
-"""The splits of a plan, through an engine: the locks, the bars and the records that complete a split are here, the work is the workers'."""
+"""Runs the pending splits of a plan on an engine: locks, tasks, progress bar, and the records that complete a split."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,85 +16,77 @@ from tqdm import tqdm
 
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
-from layercache.errors import CacheBusyError, CacheIncompleteError, StorageError
+from layercache.errors import CacheBusyError, CacheIncompleteError
 from layercache.extraction.options import ExtractOptions
-from layercache.extraction.partition import Part, cut
+from layercache.extraction.partition import ExtractionTask, partition
 from layercache.extraction.plan import ExtractionPlan, Target
+from layercache.extraction.result import RunStats
 from layercache.extraction.worker import (
     BlocksDone,
     ExtractionJob,
     Extractor,
     RemoteExtractorFactory,
-    readable,
+    find_readable_rows,
 )
 
 VISIBILITY_TIMEOUT_S = 60.0
-"""Seconds in which a file that a worker has written on another machine is seen here: what a network file system's memory may last."""
+"""Longest time until a file written on another machine is visible here (NFS attribute caching)."""
+VISIBILITY_POLL_S = 0.2
+"""Seconds between two looks for such a file."""
 
-Say = Callable[[str], object]
 Writers = dict[str, list[SplitWriter | None]]
-"""split -> the writer of each target, where it has something to do."""
+"""Split -> the writer of each target, None where the target's split is complete."""
 
-
-@dataclass
-class Work:
-    """What was done for one model, over the splits; see result.Extraction."""
-
-    images: int = 0
-    seconds: float = 0.0
-    decode: float = 0.0
-    forward: float = 0.0
-    write: float = 0.0
-    starved: float = 0.0
-    blocked: float = 0.0
-    workers: int = 1
+logger = logging.getLogger(__name__)
 
 
 def extract_splits(
-    plan: ExtractionPlan, options: ExtractOptions, *, engine: Engine, say: Say, progress: bool
-) -> dict[str, Work]:
-    """Complete every split that is not; returns what was done by fingerprint."""
-    # One order of locks in every process, so that two that wait for each other's splits cannot wait for ever.
+    plan: ExtractionPlan, options: ExtractOptions, *, engine: Engine, progress: bool
+) -> dict[str, RunStats]:
+    """Complete every pending split.
+
+    Args:
+        plan: What to extract.
+        options: Options of the extraction.
+        engine: Where the workers run.
+        progress: Whether to show a progress bar on a terminal.
+
+    Returns:
+        Fingerprint of each cache with pending splits -> what was done for it.
+    """
+    # All processes lock in the same order, so that two which need each other's splits do not deadlock.
     targets = sorted(
-        (target for target in plan.targets if target.todo),
+        (target for target in plan.targets if target.pending),
         key=lambda target: target.spec.fingerprint,
     )
-    splits = [split for split in plan.splits if any(split in target.todo for target in targets)]
-    work = {target.spec.fingerprint: Work() for target in targets}
-    bar = _Bar(show=progress)
-    threads = torch.get_num_threads()
-    make = _make(plan, options, targets, splits, engine=engine)
+    splits = [split for split in plan.splits if any(split in t.pending for t in targets)]
+    stats = {target.spec.fingerprint: RunStats() for target in targets}
+    bar = _ProgressBar(enabled=progress)
     with engine.crew(
-        make, gpu=plan.device != "cpu", threads=threads, say=say, heard=bar.heard
-    ) as crew:
-        for together in [splits] if engine.spreads else [[split] for split in splits]:
+        _worker_factory(plan, options, targets, splits, engine=engine),
+        gpu=plan.device != "cpu",
+        threads=torch.get_num_threads(),
+        say=logger.info,
+        heard=bar.on_progress,
+    ) as pool:
+        for group in [splits] if engine.spreads else [[split] for split in splits]:
             with ExitStack() as stack:
                 writers: Writers = {
                     split: [
-                        stack.enter_context(_writer(target, split, plan, options, say))
-                        if split in target.todo
+                        stack.enter_context(_open_writer(target, split, plan, options))
+                        if split in target.pending
                         else None
                         for target in targets
                     ]
-                    for split in together
+                    for split in group
                 }
-                _extract(plan, targets, writers, crew, spreads=engine.spreads, work=work, bar=bar)
-    return work
+                done = _extract(plan, targets, writers, pool, distributed=engine.spreads, bar=bar)
+                for fingerprint, group_stats in done.items():
+                    stats[fingerprint] += group_stats
+    return stats
 
 
-def sweep(plan: ExtractionPlan) -> None:
-    """Clean up behind a writer that was killed after its last commit; opening the split for writing does it. One that is busy is not dead."""
-    for target in plan.targets:
-        for split in target.littered:
-            samples = plan.dataset.split(split)
-            with (
-                suppress(CacheBusyError, StorageError),
-                SplitWriter(plan.root, target.spec, split, ids=samples.ids, labels=samples.labels),
-            ):
-                pass
-
-
-def _make(
+def _worker_factory(
     plan: ExtractionPlan,
     options: ExtractOptions,
     targets: Sequence[Target],
@@ -101,143 +95,130 @@ def _make(
     engine: Engine,
 ) -> WorkerFactory:
     job = ExtractionJob(
-        options=replace(
-            options, dataset=plan.dataset.name
-        ),  # what is needed of the set itself is in `samples`
+        options=replace(options, dataset=plan.dataset.name),  # `samples` holds the dataset's part
         specs=tuple(target.spec for target in targets),
         samples={split: plan.dataset.split(split) for split in splits},
         root=plan.root,
         device=plan.device,
-        why_device=plan.why_device,
+        device_reason=plan.device_reason,
         batch_size=plan.batch_size,
     )
     if engine.spreads:
-        return RemoteExtractorFactory(job=job, readable=readable(job.samples))
-    return lambda tell, cores: Extractor(
-        job, [target.backbone for target in targets], tell=tell, cores=cores
-    )
+        return RemoteExtractorFactory(job=job, readable_rows=find_readable_rows(job.samples))
+    backbones = [target.backbone for target in targets]
+    return lambda emit, cores: Extractor(job, backbones, emit=emit, cores=cores)
 
 
 def _extract(
     plan: ExtractionPlan,
     targets: Sequence[Target],
     writers: Writers,
-    crew: WorkerPool,
+    pool: WorkerPool,
     *,
-    spreads: bool,
-    work: dict[str, Work],
-    bar: _Bar,
-) -> None:
-    """The given splits: all parts of them are with the workers at the same time."""
+    distributed: bool,
+    bar: _ProgressBar,
+) -> dict[str, RunStats]:
+    """Complete the given splits, with all their tasks in the pool at the same time."""
     specs = [target.spec for target in targets]
-    tasks: deque[Part] = deque()
-    for split, own in writers.items():
-        pending = [writer.pending if writer else () for writer in own]
-        tasks += cut(
-            specs,
-            split,
-            pending,
-            batch_size=plan.batch_size,
-            workers=crew.workers if spreads else None,
-        )
-    began, busy, count = time.perf_counter(), set[str](), len(tasks)
-    rows = {split: targets[0].spec.dataset.splits[split].rows for split in writers}
-    with bar.over(
-        ", ".join(writers), total=sum(rows.values()), missing=sum(part.rows for part in tasks)
-    ):
-        for part, done in crew.run(tasks):
-            for k, writer in enumerate(writers[part.split]):
-                for block in part.blocks[k]:
-                    assert writer is not None
-                    _adopt(writer, block, patient=spreads)
-                if part.blocks[k]:
-                    busy.add(specs[k].fingerprint)
-                    _add(work[specs[k].fingerprint], k, part, done)
-            bar.heard(part, Progress(part.rows, part.rows))
-    for own in writers.values():
-        for writer in filter(None, own):
+    workers = pool.workers if distributed else None
+    # Another machine may have written to a folder of its own that only has the same name.
+    read_back = distributed and isinstance(plan.root, Path)
+    tasks: deque[ExtractionTask] = deque()
+    for split, split_writers in writers.items():
+        pending = [writer.pending if writer else () for writer in split_writers]
+        tasks += partition(specs, split, pending, batch_size=plan.batch_size, workers=workers)
+    num_tasks, began = len(tasks), time.perf_counter()
+    rows = sum(specs[0].dataset.splits[split].rows for split in writers)
+    pending_rows = sum(task.rows for task in tasks)
+    stats: dict[str, RunStats] = {}
+    with bar.open(", ".join(writers), total=rows, initial=rows - pending_rows):
+        task: ExtractionTask
+        done: BlocksDone
+        for task, done in pool.run(tasks):
+            for model, writer in enumerate(writers[task.split]):
+                if writer is None or not task.blocks[model]:
+                    continue
+                for block in task.blocks[model]:
+                    if read_back:
+                        _adopt_when_visible(writer, block)
+                    else:
+                        writer.adopt(block, done.records[model][block])
+                fingerprint = specs[model].fingerprint
+                stats[fingerprint] = stats.get(fingerprint, RunStats()) + done.stats[model]
+            bar.on_progress(task, Progress(task.rows, task.rows))
+    for split_writers in writers.values():
+        for writer in filter(None, split_writers):
             writer.finish()
-    for fingerprint in busy:
-        work[fingerprint].seconds += time.perf_counter() - began
-        work[fingerprint].workers = max(work[fingerprint].workers, min(crew.workers, count))
+    seconds = time.perf_counter() - began
+    return {
+        fingerprint: replace(total, seconds=seconds, workers=min(pool.workers, num_tasks))
+        for fingerprint, total in stats.items()
+    }
 
 
-def _add(work: Work, k: int, part: Part, done: BlocksDone) -> None:
-    work.images += part.images[k]
-    work.decode += done.decode
-    work.forward += done.forward[k]
-    work.write += done.write[k]
-    work.starved += done.times.starved
-    work.blocked += done.times.blocked
-
-
-def _adopt(writer: SplitWriter, block: int, *, patient: bool) -> None:
-    """Take over a block that a worker has written; from another machine it may be seen a little later."""
+def _adopt_when_visible(writer: SplitWriter, block: int) -> None:
+    """Adopt a block that another machine has written, which may become visible here with a delay."""
     deadline = time.monotonic() + VISIBILITY_TIMEOUT_S
     while True:
         try:
             writer.adopt(block)
             return
         except CacheIncompleteError as error:
-            if not patient:
-                raise
             if time.monotonic() > deadline:
                 raise CacheIncompleteError(
-                    f"{error}: the folder of the caches must be the same one on every machine of the cluster"
+                    f"{error}: the folder of the caches must be the same one on every machine of "
+                    "the cluster"
                 ) from None
-        time.sleep(0.2)
+        time.sleep(VISIBILITY_POLL_S)
 
 
-def _writer(
-    target: Target, split: str, plan: ExtractionPlan, options: ExtractOptions, say: Say
+def _open_writer(
+    target: Target, split: str, plan: ExtractionPlan, options: ExtractOptions
 ) -> SplitWriter:
     samples = plan.dataset.split(split)
 
-    def open_(*, wait: bool) -> SplitWriter:
+    def open_writer(*, wait: bool) -> SplitWriter:
         return SplitWriter(
             plan.root,
             target.spec,
             split,
             ids=samples.ids,
             labels=samples.labels,
-            compressor=options.codec,
+            compressor=options.compressor,
             wait=wait,
         )
 
     try:
-        return open_(wait=False)
+        return open_writer(wait=False)
     except CacheBusyError as busy:
-        if not options.wait:
+        if not options.wait_for_lock:
             raise
-        say(f"waiting: {busy}")
-        return open_(wait=True)
+        logger.info("waiting: %s", busy)
+        return open_writer(wait=True)
 
 
-class _Bar:
-    """A bar on stderr over the images of some splits, if it is a terminal. A part that is begun again moves it where it gets further than before."""
+class _ProgressBar:
+    """Progress in images on stderr, if it is a terminal. A retried task moves it only when it gets further than before."""
 
-    def __init__(self, *, show: bool) -> None:
-        self._show = show
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
         self._bar: Any = None
-        self._seen: dict[Any, int] = {}
+        self._done: dict[ExtractionTask, int] = {}
 
     @contextmanager
-    def over(self, name: str, *, total: int, missing: int) -> Iterator[None]:
-        """The bar, for as long as the context lasts."""
-        self._seen = {}
+    def open(self, name: str, *, total: int, initial: int) -> Iterator[None]:
+        """Show the bar within the context."""
+        self._done = {}
+        disable = None if self._enabled else True  # None: unless stderr is no terminal
         with tqdm(
-            total=total,
-            initial=total - missing,
-            desc=name,
-            unit=" images",
-            disable=None if self._show else True,
+            total=total, initial=initial, desc=name, unit=" images", disable=disable
         ) as self._bar:
             yield
         self._bar = None
 
-    def heard(self, part: Part, message: Progress) -> None:
-        """So many rows of a part are done."""
-        before = self._seen.get(part, 0)
+    def on_progress(self, task: ExtractionTask, message: Progress) -> None:
+        """Advance to the number of rows done of a task."""
+        before = self._done.get(task, 0)
         if self._bar is not None and message.done > before:
-            self._seen[part] = message.done
+            self._done[task] = message.done
             self._bar.update(message.done - before)

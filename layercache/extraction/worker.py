@@ -1,6 +1,7 @@
-"""A worker that extracts row blocks: it holds the backbones, the samples, a decoder and a device, and takes parts of splits as its tasks.
+"""A worker that extracts row blocks: it holds the backbones, the samples, a decoder and a device, and runs ExtractionTasks.
 
-In this process it has the plan's own backbones; elsewhere it makes its own from the options, and looks whether it is the same work there.
+In this process it has the plan's own backbones. On a cluster `RemoteExtractorFactory` loads them from the options, and checks
+that weights and images are the same there.
 """
 
 from __future__ import annotations
@@ -13,201 +14,227 @@ from dataclasses import dataclass, field
 
 import torch
 
+from layercache.cache.format.records import BlockRecord
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter
 from layercache.engine import Emit, Progress
 from layercache.errors import BackboneError, DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.decode_tuning import DecodePlan, choose
-from layercache.extraction.determinism import determinism
+from layercache.extraction.decode_tuning import DecodePlan, plan_decoding
+from layercache.extraction.determinism import use_deterministic_algorithms
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.options import ExtractOptions
-from layercache.extraction.partition import Part, lane_batches
+from layercache.extraction.partition import ExtractionTask, model_batches
 from layercache.extraction.pipeline.async_writer import BlockAssembler
 from layercache.extraction.pipeline.decode import open_image
-from layercache.extraction.pipeline.decoder import Decoder
 from layercache.extraction.pipeline.forward import FixedBatch, Forward, open_device
-from layercache.extraction.pipeline.stream import ModelStream, StageTimings, stream
-from layercache.extraction.plan import load
+from layercache.extraction.pipeline.stream import ModelStream, stream
+from layercache.extraction.plan import load_model
+from layercache.extraction.result import RunStats
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionJob:
-    """What all parts of an extraction have in common. Picklable."""
+    """What all tasks of an extraction have in common. Picklable."""
 
     options: ExtractOptions
     specs: tuple[CacheSpec, ...]
-    """One per model that has something to do, in the order of their fingerprints."""
+    """One per model with pending splits, in the order of their fingerprints."""
     samples: Mapping[str, Samples]
-    """Of every split that has something to do."""
+    """Samples of every pending split."""
     root: CachePath
-    """Folder of the caches."""
+    """Folder of all caches."""
     device: str
     """"cpu" or "cuda"."""
-    why_device: str
-    """For the user."""
+    device_reason: str
+    """Why this device was chosen, for the user."""
     batch_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlocksDone:
-    """What a part took."""
+    """Result of a task."""
 
-    times: StageTimings
-    decode: float
-    """Seconds that decoding was busy."""
-    forward: tuple[float, ...]
-    """Seconds of each model's forwards."""
-    write: tuple[float, ...]
-    """Seconds of each model's writes."""
+    records: tuple[Mapping[int, BlockRecord], ...]
+    """Commit records of each model's row blocks, by number."""
+    stats: tuple[RunStats, ...]
+    """Stage timings of each model."""
 
 
 class Extractor:
-    """The worker. Its tasks are Parts, their results Dones; tells its choice of decoding and Progress in rows."""
+    """Worker that commits the row blocks of its tasks; emits its choice of decoding and Progress in rows."""
 
     def __init__(
         self,
         job: ExtractionJob,
         backbones: Sequence[Backbone],
         *,
-        tell: Emit,
+        emit: Emit,
         cores: int | None = None,
+        retried: bool = False,
     ) -> None:
-        """backbones: one per spec. cores: those that decoding may use; None: all of this process."""
-        self._job, self._backbones, self._tell = job, backbones, tell
+        """Choose how to decode and start the decoder.
+
+        Args:
+            job: What all tasks have in common.
+            backbones: One per spec of the job.
+            emit: Takes messages for the user and Progress.
+            cores: Number of cores that decoding may use; None: all of this process.
+            retried: Whether a task may be the retry of one whose worker was lost after it had committed some of the blocks.
+        """
+        self._job, self._backbones, self._emit, self._retried = job, backbones, emit, retried
         self._transforms: list[Preprocessing] = list(
             dict.fromkeys(backbone.preprocessing for backbone in backbones)
         )
         shapes = [(3, *transform.input_size) for transform in self._transforms]
-        first = next(iter(job.samples.values()))
-        decoding = choose(
-            first,
+        decoding = plan_decoding(
+            next(iter(job.samples.values())),
             self._transforms,
             shapes=shapes,
             device=job.device,
-            asked=job.options.workers,
+            workers=job.options.workers,
             cores=cores,
         )
-        tell(_how(job, decoding))
+        emit(_describe(job, decoding))
         self._device = open_device(job.device)
-        self._decoder: Decoder = decoding.open(shapes=shapes, rows=job.batch_size)
+        self._decoder = decoding.open_decoder(shapes=shapes, rows=job.batch_size)
 
-    def __call__(self, part: Part) -> BlocksDone:
-        """Commit the part's row blocks, but those that are committed already: the part of a worker that was lost is begun again."""
-        job, before = self._job, self._decoder.busy
-        lanes = [self._lane(k, part) for k in range(len(job.specs))]
-        rows = 0
+    def __call__(self, task: ExtractionTask) -> BlocksDone:
+        """Commit the task's row blocks."""
+        job, busy_before = self._job, self._decoder.busy_seconds
+        records: list[dict[int, BlockRecord]] = []
+        models: list[ModelStream] = []
+        for spec, backbone, blocks in zip(job.specs, self._backbones, task.blocks, strict=True):
+            ids = job.samples[task.split].ids
+            writer = BlockWriter(job.root, spec, task.split, ids=ids, compressor=job.options.compressor)
+            committed = writer.committed(blocks) if self._retried else {}
+            records.append(committed)
+            pending = [block for block in blocks if block not in committed]
+            models.append(self._model_stream(spec, backbone, task.split, writer, pending))
+        done = 0
 
-        def progress(more: int) -> None:
-            nonlocal rows
-            rows += more
-            self._tell(Progress(rows, part.rows))
+        def on_progress(rows: int) -> None:
+            nonlocal done
+            done += rows
+            self._emit(Progress(done, task.rows))
 
-        times = stream(
-            job.samples[part.split],
-            lanes=[lane for lane in lanes if lane.batches],
+        timings = stream(
+            job.samples[task.split],
+            models=models,
             transforms=self._transforms,
             decoder=self._decoder,
             device=self._device,
-            skip=job.options.on_error == "skip",
-            progress=progress,
+            skip_failures=job.options.on_error == "skip",
+            on_progress=on_progress,
+        )
+        stats = tuple(
+            RunStats(
+                images=images,
+                decode_seconds=self._decoder.busy_seconds - busy_before,
+                forward_seconds=model.blocks.forward_seconds,
+                write_seconds=model.blocks.write_seconds,
+                decode_wait_seconds=timings.decode_wait,
+                write_wait_seconds=timings.write_wait,
+            )
+            for model, images in zip(models, task.images, strict=True)
         )
         return BlocksDone(
-            times=times,
-            decode=self._decoder.busy - before,
-            forward=tuple(lane.blocks.forward for lane in lanes),
-            write=tuple(lane.blocks.seconds for lane in lanes),
+            records=tuple(
+                committed | model.blocks.records
+                for committed, model in zip(records, models, strict=True)
+            ),
+            stats=stats,
         )
 
     def close(self) -> None:
         """End decoding."""
         self._decoder.close()
 
-    def _lane(self, k: int, part: Part) -> ModelStream:
-        job, backbone = self._job, self._backbones[k]
-        writer = BlockWriter(
-            job.root,
-            job.specs[k],
-            part.split,
-            ids=job.samples[part.split].ids,
-            compressor=job.options.codec,
-        )
-        pending = writer.pending(part.blocks[k])
-        spans, batch = lane_batches(job.specs[k], part.split, pending, batch_size=job.batch_size)
-        forward: Forward = FixedBatch(backbone, rows=batch) if job.options.compile else backbone
-        blocks = BlockAssembler(_Pending(writer, pending), at_once=writer.store.transfers)
+    def _model_stream(
+        self,
+        spec: CacheSpec,
+        backbone: Backbone,
+        split: str,
+        writer: BlockWriter,
+        pending: Sequence[int],
+    ) -> ModelStream:
+        batch_size = self._job.batch_size
+        batches, batch = model_batches(spec, split, pending, batch_size=batch_size)
+        forward: Forward = backbone
+        if self._job.options.compile:
+            forward = FixedBatch(backbone, rows=batch)
         return ModelStream(
             backbone=forward,
             transform=self._transforms.index(backbone.preprocessing),
-            batches=spans,
-            blocks=blocks,
-        )
-
-
-class _Pending:
-    """A BlockWriter as pipeline.write_behind.Writer wants it, with the blocks of one part."""
-
-    def __init__(self, writer: BlockWriter, pending: tuple[int, ...]) -> None:
-        self.rows, self.block_rows, self.write, self.pending = (
-            writer.rows,
-            writer.block_rows,
-            writer.write,
-            pending,
+            batches=batches,
+            blocks=BlockAssembler(writer, pending=pending, max_uploads=writer.store.transfers),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteExtractorFactory:
-    """Makes an Extractor in another process, perhaps on another machine, which sees the same files."""
+    """Makes an Extractor in another process, perhaps on another machine that sees the same files."""
 
     job: ExtractionJob
-    readable: Mapping[str, int]
-    """A row of every split that can be read where the command runs."""
+    readable_rows: Mapping[str, int]
+    """A row of every split whose image can be opened on the machine where the command runs."""
     folder: str = field(default_factory=os.getcwd)
-    """Where relative paths begin."""
+    """Folder that relative paths start from."""
 
-    def __call__(self, tell: Emit, cores: int | None) -> Extractor:
-        """As many threads compute as the worker asked for cores, which is as many as where the command runs: sums are made in the same order.
+    def __call__(self, emit: Emit, cores: int | None) -> Extractor:
+        """Return an Extractor.
 
-        Raises BackboneError, DataNotFoundError, naming the machine, where the weights or the images are others there.
+        As many threads compute as the worker has cores, which is as many as where the command runs: sums are then made in the
+        same order.
+
+        Raises:
+            BackboneError: The weights differ on this machine; the message names it.
+            DataNotFoundError: The images are not on this machine; the message names it.
         """
-        with suppress(OSError):  # whose paths are absolute does without
+        with suppress(OSError):  # not needed where all paths are absolute
             os.chdir(self.folder)
         torch.set_num_threads(cores or torch.get_num_threads())
-        determinism(self.job.options.deterministic)
-        backbones = [load(self.job.options, spec.model, self.job.device) for spec in self.job.specs]
-        here = f"the worker on {socket.gethostname()}"
+        options = self.job.options
+        if options.deterministic:
+            use_deterministic_algorithms()
+        backbones = [load_model(options, spec.model, self.job.device) for spec in self.job.specs]
+        host = f"the worker on {socket.gethostname()}"
         for spec, backbone in zip(self.job.specs, backbones, strict=True):
             if backbone.weights_digest != spec.weights:
                 raise BackboneError(
-                    f"{here} loads other weights for {spec.model}: SHA-256 {backbone.weights_digest[:12]}, expected {spec.weights[:12]}: "
-                    "give --weights a file that every machine of the cluster sees"
+                    f"{host} loads other weights for {spec.model}: expected SHA-256 "
+                    f"{spec.weights[:12]}, got {backbone.weights_digest[:12]}: give `weights` a file that "
+                    "every machine of the cluster sees"
                 )
-        for split, row in self.readable.items():
+        for split, row in self.readable_rows.items():
             try:
                 open_image(self.job.samples[split], row)
             except DataError as error:
                 raise DataNotFoundError(
-                    f"{here} does not see the images of split {split!r}: {error}. They must lie at the same place on every machine of the cluster"
+                    f"{host} does not see the images of split {split!r}: {error}. "
+                    "They must be at the same place on every machine of the cluster"
                 ) from None
-        return Extractor(self.job, backbones, tell=tell, cores=cores)
+        return Extractor(self.job, backbones, emit=emit, cores=cores, retried=True)
 
 
-def readable(samples: Mapping[str, Samples], *, tries: int = 5) -> dict[str, int]:
-    """A row of every split whose image can be opened, out of the first few."""
-    found: dict[str, int] = {}
-    for split, some in samples.items():
-        for row in range(min(tries, len(some.labels))):
+def find_readable_rows(samples: Mapping[str, Samples], *, tries: int = 5) -> dict[str, int]:
+    """Return a row of every split whose image can be opened, out of the first few rows."""
+    readable: dict[str, int] = {}
+    for split, split_samples in samples.items():
+        for row in range(min(tries, len(split_samples.labels))):
             with suppress(DataError):
-                open_image(some, row)
-                found[split] = row
+                open_image(split_samples, row)
+                readable[split] = row
                 break
-    return found
+    return readable
 
 
-def _how(job: ExtractionJob, decoding: DecodePlan) -> str:
-    where = f"{job.device} ({job.why_device}), {job.options.precision}, batches of {job.batch_size}"
-    decode = f"{decoding.workers} worker processes" if decoding.workers else "a thread"
-    return f"forward on {where}; decoding in {decode} ({decoding.why})"
+def _describe(job: ExtractionJob, decoding: DecodePlan) -> str:
+    device = f"{job.device} ({job.device_reason})"
+    decoder = f"{decoding.workers} worker processes" if decoding.workers else "a thread"
+    return (
+        f"forward on {device}, {job.options.precision}, batches of {job.batch_size}; "
+        f"decoding in {decoder} ({decoding.reason})"
+    )

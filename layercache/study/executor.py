@@ -51,7 +51,7 @@ class LocalExecutor:
 
         engine, address: where cells run, one after the other; a cell spreads over the whole of a cluster.
         """
-        self._engine: dict[str, Any] = {"engine": engine, "address": address}
+        self._engine, self._address = engine, address
         self._say, self._yes, self._progress, self._together = say, yes, progress, together
         self._made: dict[tuple[str, ...], CachePath] = {}
         self._apart: set[tuple[str, ...]] = set()
@@ -80,8 +80,8 @@ class LocalExecutor:
             seeds=cell.seeds,
             train_config=head.protocol,
             progress=self._progress,
-            engine=self._engine["engine"],
-            ray_address=self._engine["address"],
+            engine=self._engine,
+            ray_address=self._address,
             **{PROBE_PARAMETERS.get(k, k): v for k, v in options.items()},
         )
 
@@ -115,11 +115,11 @@ class LocalExecutor:
                 cells[0].options,
                 models=[cell.model for cell in cells],
                 weights=weights,
-                yes=self._yes,
-                **self._engine,
+                engine=self._engine,
+                ray_address=self._address,
             )
         )
-        made = extract(say=self._say, progress=self._progress, **options)
+        made = extract(confirm=not self._yes, progress=self._progress, **options)
         return {cell.key: extraction.path for cell, extraction in zip(cells, made, strict=True)}
 
 

@@ -79,7 +79,9 @@ PROTOCOL: Table = {
 }
 _FORWARD: Table = {"batch_size": WHOLE, "workers": WHOLE}
 MODEL: Table = {
-    **dict.fromkeys(("weights", "tap", "precision", "store_dtype", "device"), TEXT),
+    **dict.fromkeys(
+        ("weights", "tap", "precision", "storage_dtype", "store_dtype", "device"), TEXT
+    ),
     **dict.fromkeys(("projected", "paper_compat", "compile", "deterministic"), FLAG),
     **_FORWARD,
 }
@@ -97,8 +99,8 @@ EXTRACT: Table = {
         if key not in ("weights", "source")
     },
     "layers": TEXT,
-    "codec": TEXT,
-    "wait": FLAG,
+    **dict.fromkeys(("compressor", "codec"), TEXT),
+    **dict.fromkeys(("wait_for_lock", "wait"), FLAG),
     "share_decode": FLAG,
 }
 PROBE: Table = {
@@ -115,7 +117,9 @@ ANYWHERE: Mapping[str, str] = {
     **dict.fromkeys(DATASET, "[dataset.NAME]"),
     **dict.fromkeys(MODEL, "[model.NAME]"),
     **dict.fromkeys(_FORWARD, "[extract], [model.NAME] or [dataset.NAME]"),
-    **dict.fromkeys(("layers", "codec", "wait", "share_decode"), "[extract]"),
+    **dict.fromkeys(
+        ("layers", "compressor", "codec", "wait_for_lock", "wait", "share_decode"), "[extract]"
+    ),
     **dict.fromkeys(PROTOCOL, "[protocol]"),
     **dict.fromkeys(CHOICES, "[grid]"),
 }

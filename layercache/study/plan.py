@@ -12,7 +12,13 @@ from layercache.study.file import HeadPlan, Study
 
 POOLED = frozenset({"cls", "ap"})
 """Kinds that one cache holds for every layer; others are large and are extracted for the layers that a head asks for."""
-RENAMED = {"root": "data_root", "limit_seed": "seed"}
+RENAMED = {
+    "root": "data_root",
+    "limit_seed": "seed",
+    "store_dtype": "storage_dtype",
+    "codec": "compressor",
+    "wait": "wait_for_lock",
+}
 """Key of the file -> option of `extract`."""
 
 
@@ -140,6 +146,8 @@ def extraction_of(
         "layers": layers,
         "tokens": tokens.replace("patch", "all"),
     }
+    if options.get("on_error") == "stop":  # the word of earlier versions
+        options["on_error"] = "raise"
     if "limit" not in options:
         options.pop("seed", None)
     return PlannedExtraction(

@@ -64,7 +64,7 @@ def _matches(cache: Cache, cell: PlannedExtraction) -> bool:
     spec, options = cache.spec, cell.options
     return (
         (spec.tap, spec.precision, spec.storage_dtype, spec.projected)
-        == (options.tap, options.precision, options.store_dtype, options.projected)
+        == (options.tap, options.precision, options.storage_dtype, options.projected)
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
         and spec.layers == parse_layers(str(options.layers), spec.depth)

@@ -17,7 +17,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
-def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(
+def test_extract_prints_the_plan_and_the_result_and_does_nothing_the_second_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (
@@ -47,7 +47,7 @@ def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(
     assert f"cache: {cache.path}" in out
     code, out, _ = run(capsys, *words)
     assert code == 0
-    assert out.splitlines()[0] == "vit_nano on digits: complete already, nothing to do"
+    assert out.splitlines()[0] == "vit_nano on digits: already complete, nothing to do"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_extract_tells_the_plan_and_the_result_and_a_second_time_does_nothing(
         ),
     ],
 )
-def test_a_wrong_word_is_one_line(
+def test_extract_with_a_wrong_option_prints_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str
 ) -> None:
     code, _, err = run(capsys, *words, "--cache", str(tmp_path))

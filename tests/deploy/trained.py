@@ -57,7 +57,7 @@ def train(
 ) -> Trained:
     weights = save_random(model, folder / f"{model}.pt")
     images = draw_images(folder / "waves")
-    quiet = {"say": lambda _: None, "progress": False, "workers": 0, "device": "cpu"}
+    quiet = {"progress": False, "workers": 0, "device": "cpu"}
     (extraction,) = extract(
         models=[model],
         dataset=f"folder:{images}",

@@ -38,7 +38,6 @@ def run(cache: Path, train: Any, *, engine: str = "ray") -> Any:
         batch_size=4,
         workers=0,
         engine=engine,
-        say=lambda _: None,
         progress=False,
     )
     return done

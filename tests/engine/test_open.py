@@ -39,8 +39,8 @@ def test_a_wrong_engine_is_refused_before_any_work(make: Any) -> None:
         OptionError,
         match=r"address 'auto': it is the address of a Ray cluster, so it needs --engine ray",
     ):
-        make(address="auto")
-    assert make(engine="ray", address="auto").address == "auto"
+        make(ray_address="auto")
+    assert make(engine="ray", ray_address="auto").ray_address == "auto"
 
 
 def test_a_study_names_its_engine() -> None:

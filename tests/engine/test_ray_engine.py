@@ -64,8 +64,7 @@ class Broken(Actor):
         raise ModuleNotFoundError("No module named 'layercache'")
 
 
-def run(cache: Path, *, engine: str = "ray", **options: Any) -> tuple[Any, list[str]]:
-    said: list[str] = []
+def run(cache: Path, *, engine: str = "ray", **options: Any) -> Any:
     given = {
         "models": ["fake"],
         "dataset": dataset(),
@@ -73,7 +72,7 @@ def run(cache: Path, *, engine: str = "ray", **options: Any) -> tuple[Any, list[
         "batch_size": 5,
         "workers": 0,
     }
-    return extract(say=said.append, progress=False, engine=engine, **(given | options)), said
+    return extract(progress=False, engine=engine, **(given | options))
 
 
 @pytest.mark.parametrize("engine", [LocalEngine(), "ray"])
@@ -108,20 +107,23 @@ def test_a_session_that_is_there_is_used_and_left(ray_session: Any) -> None:
     assert ray_session.is_initialized()
 
 
-def test_extraction_gives_the_bytes_of_one_machine(tmp_path: Path) -> None:
+def test_extraction_gives_the_bytes_of_one_machine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="layercache")
     options = {
         "models": ["a", "b"],
         "dataset": dataset({"train": Pictures(403), "test": Pictures(20, first=1000)}),
     }
-    local, _ = run(tmp_path / "local", engine="local", **options)
-    spread, said = run(tmp_path / "ray", **options)
+    local = run(tmp_path / "local", engine="local", **options)
+    spread = run(tmp_path / "ray", **options)
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
-    assert "2 workers of 1 CPU on a Ray cluster of 1 node" in said
+    assert "2 workers of 1 CPU on a Ray cluster of 1 node" in caplog.messages
     assert [(e.images, e.rows, e.workers) for e in spread] == [(423, 423, 2)] * 2
     assert [e.images for e in local] == [423, 423]
     assert "by 2 workers" in spread[0].summary()
-    again, said = run(tmp_path / "ray", **options)
-    assert all(e.did_nothing for e in again)
+    again = run(tmp_path / "ray", **options)
+    assert all(e.was_complete for e in again)
 
 
 @pytest.mark.slow
@@ -137,7 +139,7 @@ def test_a_run_that_was_begun_on_one_engine_is_continued_on_the_other(tmp_path: 
             run(cache, engine=first, dataset=dataset(BROKEN))
         there = len(list(cache.rglob("commits/train/0*.json")))
         assert 0 < there < 26
-        (done,), _ = run(
+        (done,) = run(
             cache,
             engine=second,
             dataset=dataset({"train": Pictures(203), "test": Pictures(40, first=1000)}),
@@ -175,7 +177,7 @@ def test_a_machine_with_other_weights_or_without_the_images_is_named(
         )
         with pytest.raises(
             BackboneError,
-            match=r"^the worker on .* loads other weights for fake: SHA-256 ffffffffffff, expected cccccccccccc: give",
+            match=r"^the worker on .* loads other weights for fake: expected SHA-256 cccccccccccc, got ffffffffffff: give",
         ):
             run(tmp_path)
     samples = dataset({"train": Hidden(30, pid=os.getpid())})
@@ -231,7 +233,7 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
     [
         ({"engine": "rya"}, UnknownNameError, "unknown engine 'rya': did you mean ray"),
         (
-            {"engine": "local", "address": "auto"},
+            {"engine": "local", "ray_address": "auto"},
             OptionError,
             "address 'auto': .* needs --engine ray",
         ),

@@ -78,7 +78,6 @@ def run(folder: Path, at: int | None) -> NoReturn:
         batch_size=5,
         workers=0,
         on_error="skip",
-        say=lambda _: None,
         progress=False,
     )
     os.write(

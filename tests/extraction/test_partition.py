@@ -1,4 +1,4 @@
-"""Parts hold every pending row block once, and the batches of all parts are those of an undivided run."""
+"""Tasks hold every pending row block once, and the batches of all tasks are those of an undivided run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from layercache.cache import CacheSpec, DatasetIdentity, SplitIdentity
 from layercache.cache.format import layout
-from layercache.extraction.partition import LEAST_BATCHES, PER_WORKER, cut, lane_batches
+from layercache.extraction.partition import (
+    MIN_BATCHES,
+    TASKS_PER_WORKER,
+    model_batches,
+    partition,
+)
 
 ROWS = 5000
 
@@ -58,38 +63,38 @@ def blocks(one: CacheSpec) -> int:
     widths=st.lists(st.sampled_from([4, 8, 16, 64]), min_size=1, max_size=3),
     seed=st.integers(0, 99),
 )
-def test_every_block_once_and_every_batch_as_ever(
+def test_partition_holds_every_block_once_and_cuts_no_batch(
     batch: int, workers: int | None, widths: list[int], seed: int
 ) -> None:
     specs, rng = [spec(width=width) for width in widths], np.random.default_rng(seed)
     pending = [[b for b in range(blocks(one)) if rng.random() < 0.7] for one in specs]
-    parts = cut(specs, "train", pending, batch_size=batch, workers=workers)
+    tasks = partition(specs, "train", pending, batch_size=batch, workers=workers)
     for k, one in enumerate(specs):
-        assert [b for part in parts for b in part.blocks[k]] == pending[k]
-        whole, _ = lane_batches(one, "train", pending[k], batch_size=batch)
-        shared = [
-            span
-            for part in parts
-            for span in lane_batches(one, "train", part.blocks[k], batch_size=batch)[0]
+        assert [b for task in tasks for b in task.blocks[k]] == pending[k]
+        whole, _ = model_batches(one, "train", pending[k], batch_size=batch)
+        divided = [
+            rows
+            for task in tasks
+            for rows in model_batches(one, "train", task.blocks[k], batch_size=batch)[0]
         ]
-        assert shared == whole, "a batch that straddles two parts would be done twice"
-    for part in parts:
-        assert part.rows >= max(part.images) > 0
+        assert divided == whole, "a batch that spans two tasks would be done twice"
+    for task in tasks:
+        assert task.rows >= max(task.images) > 0
     if workers is None:
-        assert len(parts) <= 1
+        assert len(tasks) <= 1
 
 
-def test_there_are_parts_enough_for_all_workers_and_none_is_tiny() -> None:
+def test_partition_with_workers_makes_enough_tasks_and_none_too_small() -> None:
     one = spec(width=16)
     count, block = blocks(one), layout.SplitLayout(one, "train").block_rows
     for workers, batch in ((1, 4), (4, 4), (2, 64)):
-        parts = cut([one], "train", [range(count)], batch_size=batch, workers=workers)
-        least = min(count, LEAST_BATCHES * batch // block)
-        assert all(len(part.blocks[0]) >= least for part in parts[:-1])
+        tasks = partition([one], "train", [range(count)], batch_size=batch, workers=workers)
+        least = min(count, MIN_BATCHES * batch // block)
+        assert all(len(task.blocks[0]) >= least for task in tasks[:-1])
         assert (
-            PER_WORKER * workers / 2 <= len(parts) <= PER_WORKER * workers
-            or len(parts[0].blocks[0]) == least
+            TASKS_PER_WORKER * workers / 2 <= len(tasks) <= TASKS_PER_WORKER * workers
+            or len(tasks[0].blocks[0]) == least
         )
-    assert cut([one], "train", [()], batch_size=4, workers=2) == []
-    assert str(parts[0]).startswith("row blocks 0 to ")
-    assert replace(parts[0], split="x") != parts[0]
+    assert partition([one], "train", [()], batch_size=4, workers=2) == []
+    assert str(tasks[0]).startswith("row blocks 0 to ")
+    assert replace(tasks[0], split="x") != tasks[0]

@@ -20,7 +20,7 @@ from layercache.extraction.api import extract
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset
 plan.load_backbone = lambda name, **_: FakeBackbone()
 def run(cache, rows=53, **options):
-    return extract(models=["fake"], dataset=dataset({"train": Pictures(rows)}), cache=cache, say=print, progress=False, **options)
+    return extract(models=["fake"], dataset=dataset({"train": Pictures(rows)}), cache=cache, progress=False, **options)
 """
 
 

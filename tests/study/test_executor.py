@@ -60,7 +60,7 @@ def test_models_of_one_data_set_are_extracted_in_one_run(runs: list[dict[str, An
     (only,) = runs
     assert only["models"] == ["vit_s16", "vit_b16", "clip_b16"]
     assert only["weights"] == {"clip_b16": "clip.safetensors"}
-    assert (only["dataset"], only["yes"]) == ("digits", True)
+    assert (only["dataset"], only["confirm"]) == ("digits", False)
 
 
 def test_a_model_that_fails_does_not_take_the_others_with_it(runs: list[dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
-"""A thread that puts batches together to row blocks and commits them while the next batch is computed.
+"""A thread that assembles batches of tokens into row blocks and commits them while the next batch is computed.
 
-L layers, T token kinds, n images of a row block, D width.
+Shapes: L layers, T token kinds, n images of a row block, D width.
 """
 
 from __future__ import annotations
@@ -9,35 +9,31 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Queue
 from typing import Any, Protocol
 
 import numpy as np
 
+from layercache.cache.format.records import BlockRecord
 from layercache.extraction.pipeline.forward import Tokens
 
-DEPTH = 4
-"""Batches that wait to be written, at most."""
+QUEUE_SIZE = 4
+"""Largest number of batches that wait to be written."""
 
 
-class Writer(Protocol):
-    """What it needs of a cache.writer.SplitWriter or a cache.blocks.BlockWriter."""
+class RowBlockWriter(Protocol):
+    """Commits row blocks: a `BlockWriter` or a `SplitWriter` of the cache."""
 
     @property
     def rows(self) -> int:
-        """N."""
+        """Number of rows of the split."""
         ...
 
     @property
     def block_rows(self) -> int:
-        """R."""
-        ...
-
-    @property
-    def pending(self) -> tuple[int, ...]:
-        """Row blocks not committed yet."""
+        """Number of rows of every row block but the last."""
         ...
 
     def write(
@@ -46,91 +42,105 @@ class Writer(Protocol):
         tokens_ltnd: np.ndarray[Any, Any],
         *,
         skipped: Mapping[int, str] | None = None,
-    ) -> object:
-        """Commit a row block."""
+    ) -> BlockRecord:
+        """Commit a row block and return its record."""
         ...
 
 
 class BlockAssembler:
-    """Collects the rows of one split of one model, which come in order, and writes each pending row block when it is full."""
+    """Collects the rows of one split of one model, which arrive in order, and writes each pending row block once it is full."""
 
-    def __init__(self, writer: Writer, *, at_once: int = 1) -> None:
-        """at_once: blocks that may be on their way at the same time, each in memory of its own; with 1, `add` writes them itself."""
+    def __init__(
+        self, writer: RowBlockWriter, *, pending: Collection[int], max_uploads: int = 1
+    ) -> None:
+        """Prepare to write some row blocks.
+
+        Args:
+            writer: Commits the blocks.
+            pending: Numbers of the blocks to write; rows of others are ignored.
+            max_uploads: Blocks that may be written at the same time, each from its own memory. With 1, `add` writes them itself.
+        """
         self._writer = writer
-        self._pending = frozenset(writer.pending)
-        self._memory: list[np.ndarray[Any, Any] | None] = [None] * at_once
-        self._turn = 0
-        self._pool = (
-            ThreadPoolExecutor(at_once, thread_name_prefix="layercache-put")
-            if at_once > 1
-            else None
-        )
-        self._under_way: deque[Future[None]] = deque()
+        self._pending = frozenset(pending)
+        self._buffers: list[np.ndarray[Any, Any] | None] = [None] * max_uploads
+        self._buffer = 0
+        self._pool: ThreadPoolExecutor | None = None
+        if max_uploads > 1:
+            self._pool = ThreadPoolExecutor(max_uploads, thread_name_prefix="layercache-upload")
+        self._uploads: deque[Future[None]] = deque()
         self._lock = threading.Lock()
         self._skipped: dict[int, str] = {}
-        self.seconds = 0.0
-        """Time in `write` so far, of all threads."""
-        self.forward = 0.0
+        self.records: dict[int, BlockRecord] = {}
+        """Records of the blocks written so far."""
+        self.write_seconds = 0.0
+        """Time spent writing so far, sum over the threads."""
+        self.forward_seconds = 0.0
         """Time that the forwards took on the device so far."""
 
     def add(self, start: int, tokens: np.ndarray[Any, Any], skipped: Mapping[int, str]) -> None:
-        """Rows start.. of tokens (L, T, b, D); `skipped` gives those without an image, row -> reason."""
+        """Add a batch.
+
+        Args:
+            start: Row of the first image.
+            tokens: Tokens (L, T, b, D).
+            skipped: Row -> reason, for the rows that have no image.
+        """
         size, rows = self._writer.block_rows, self._writer.rows
         stop = start + tokens.shape[2]
         for block in range(start // size, -(-stop // size)):
             if block not in self._pending:
                 continue
-            first, last = max(start, block * size), min(stop, (block + 1) * size)
-            held = self._block(tokens, min(size, rows - block * size))
-            held[:, :, first - block * size : last - block * size] = tokens[
+            block_start, block_stop = block * size, min((block + 1) * size, rows)
+            first, last = max(start, block_start), min(stop, block_stop)
+            block_tokens = self._current_buffer(tokens, block_stop - block_start)
+            block_tokens[:, :, first - block_start : last - block_start] = tokens[
                 :, :, first - start : last - start
             ]
             self._skipped |= {row: reason for row, reason in skipped.items() if first <= row < last}
-            if last == min((block + 1) * size, rows):
-                if self._pool is None:
-                    self._write(block, held, self._skipped)
-                else:
-                    self._under_way.append(
-                        self._pool.submit(self._write, block, held, self._skipped)
-                    )
-                    self._turn = (self._turn + 1) % len(self._memory)
-                    if len(self._under_way) == len(
-                        self._memory
-                    ):  # the next memory is still being read
-                        self._under_way.popleft().result()
-                self._skipped = {}
+            if last == block_stop:
+                self._finish_block(block, block_tokens)
 
     def finish(self) -> None:
-        """Wait until what is under way is written. Raises what the first that failed raised."""
+        """Wait until every block is written. Raises the first exception of a write."""
         if self._pool is not None:
             self._pool.shutdown()
-        while self._under_way:
-            self._under_way.popleft().result()
+        while self._uploads:
+            self._uploads.popleft().result()
 
-    def _write(self, block: int, held: np.ndarray[Any, Any], skipped: Mapping[int, str]) -> None:
+    def _finish_block(self, block: int, tokens: np.ndarray[Any, Any]) -> None:
+        skipped, self._skipped = self._skipped, {}
+        if self._pool is None:
+            self._write(block, tokens, skipped)
+            return
+        self._uploads.append(self._pool.submit(self._write, block, tokens, skipped))
+        self._buffer = (self._buffer + 1) % len(self._buffers)
+        if len(self._uploads) == len(self._buffers):  # the next buffer is still being written
+            self._uploads.popleft().result()
+
+    def _write(self, block: int, tokens: np.ndarray[Any, Any], skipped: Mapping[int, str]) -> None:
         began = time.perf_counter()
-        self._writer.write(block, held, skipped=skipped)
+        record = self._writer.write(block, tokens, skipped=skipped)
         with self._lock:
-            self.seconds += time.perf_counter() - began
+            self.records[block] = record
+            self.write_seconds += time.perf_counter() - began
 
-    def _block(self, tokens: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
-        """(L, T, n, D), contiguous, always the same memory, or few in turn: buffers of this size are dear to get."""
+    def _current_buffer(self, tokens: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
+        """Return (L, T, rows, D), contiguous. Buffers are reused, since memory of this size is expensive to allocate."""
         layers, kinds, _, width = tokens.shape
-        memory = self._memory[self._turn]
-        if memory is None:
-            memory = self._memory[self._turn] = np.empty(
-                layers * kinds * self._writer.block_rows * width, tokens.dtype
-            )
-        shape = (layers, kinds, n, width)
-        return memory[: math.prod(shape)].reshape(shape)
+        buffer = self._buffers[self._buffer]
+        if buffer is None:
+            size = layers * kinds * self._writer.block_rows * width
+            buffer = self._buffers[self._buffer] = np.empty(size, tokens.dtype)
+        shape = (layers, kinds, rows, width)
+        return buffer[: math.prod(shape)].reshape(shape)
 
 
 class AsyncWriter:
-    """Context manager around the thread. Leaving it, also by an exception, waits until what was handed over is written: it is good work."""
+    """Context manager around the writing thread. On leaving, also by an exception, queued batches are still written."""
 
     def __init__(self) -> None:
         self._queue: Queue[tuple[BlockAssembler, int, Tokens, Mapping[int, str]] | None] = Queue(
-            DEPTH
+            QUEUE_SIZE
         )
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="layercache-write", daemon=True)
@@ -138,7 +148,7 @@ class AsyncWriter:
     def put(
         self, blocks: BlockAssembler, start: int, tokens: Tokens, skipped: Mapping[int, str]
     ) -> None:
-        """Hand over a batch; waits while DEPTH batches are waiting. Raises what the writing thread raised."""
+        """Queue a batch; blocks while the queue is full. Raises what the writing thread raised."""
         self._check()
         self._queue.put((blocks, start, tokens, skipped))
 
@@ -153,18 +163,18 @@ class AsyncWriter:
             self._check()
 
     def _run(self) -> None:
-        begun: dict[BlockAssembler, None] = {}
+        assemblers: dict[BlockAssembler, None] = {}
         while (item := self._queue.get()) is not None:
             if self._error is not None:
-                continue  # emptied all the same, so that `put` cannot wait for ever
+                continue  # empty the queue, so that `put` does not wait for ever
             blocks, start, tokens, skipped = item
-            begun[blocks] = None
+            assemblers[blocks] = None
             try:
                 blocks.add(start, tokens.fetch(), skipped)
-                blocks.forward += tokens.release()
+                blocks.forward_seconds += tokens.release()
             except BaseException as error:
                 self._error = error
-        for blocks in begun:
+        for blocks in assemblers:
             try:
                 blocks.finish()
             except BaseException as error:

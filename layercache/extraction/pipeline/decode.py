@@ -1,23 +1,26 @@
-"""One sample as the RGB image that a ViT's usual pipeline sees.
+"""Decoding of samples to RGB images, and of a range of rows to pixel arrays. Imports neither torch nor timm.
 
-That is torchvision's `pil_loader`, PIL's `convert("RGB")`, except where it is wrong:
+An image is converted as by torchvision's `pil_loader` (PIL's `convert("RGB")`), with one correction:
 
-| stored as                          | becomes |
-|------------------------------------|---------|
-| grey, 1 bit, palette, CMYK, YCbCr  | PIL's conversion |
-| alpha (RGBA, LA, palette)          | alpha is dropped, as the usual pipeline does |
-| 16-bit grey                        | its high byte, as PIL itself reads 16-bit colour; the usual pipeline would clip at 255 |
-| several frames                     | the first |
-| EXIF orientation                   | not applied, as the usual pipeline does |
-| truncated, empty, not an image, 32-bit integer or float pixels, above PIL's pixel limit | refused, DataError with the id |
+| stored as                         | becomes                                                         |
+|-----------------------------------|-----------------------------------------------------------------|
+| grey, 1 bit, palette, CMYK, YCbCr | PIL's conversion                                                |
+| alpha (RGBA, LA, palette)         | alpha dropped, as in `pil_loader`                               |
+| 16-bit grey                       | the high byte, as PIL reads 16-bit colour (`pil_loader` clips at 255) |
+| several frames                    | the first frame                                                 |
+| EXIF orientation                  | not applied, as in `pil_loader`                                 |
+
+Truncated or empty files, files that are no image, 32-bit integer or float pixels and images above PIL's pixel limit raise
+DataError with the sample's id.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -26,35 +29,110 @@ from layercache.errors import DataError
 from layercache.extraction.datasets.base import Samples
 
 
-def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = None) -> Image.Image:
-    """Image `row`, mode RGB. Raises DataError, naming the sample, for whatever cannot be decoded.
+class RowRange(NamedTuple):
+    """Rows start..stop-1 of a split."""
 
-    `draft` (height, width) allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long as that is no smaller: faster, other pixels.
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+
+class Transform(Protocol):
+    """The part of a model's preprocessing that runs where images are decoded. Picklable."""
+
+    def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
+        """Return an RGB image as uint8 (3, H, W)."""
+        ...
+
+
+def decode_rows(
+    samples: Samples,
+    transforms: Sequence[Transform],
+    rows: RowRange,
+    out: Sequence[np.ndarray[Any, Any]],
+) -> dict[int, str]:
+    """Open every row once and write the result of transform k for row i to out[k][i - rows.start].
+
+    Args:
+        samples: Samples of the split.
+        transforms: Transforms to apply to every image.
+        rows: Rows to decode.
+        out: One uint8 array (rows, 3, H, W) per transform.
+
+    Returns:
+        Row -> reason for the rows that could not be decoded; their pixels are zero.
+    """
+    failures: dict[int, str] = {}
+    for row in range(rows.start, rows.stop):
+        try:
+            image = open_image(samples, row)
+            for transform, pixels in zip(transforms, out, strict=True):
+                pixels[row - rows.start] = transform.resize_and_crop(image)
+        except DataError as error:
+            failures[row] = str(error)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a file can provoke must name the file
+            failures[row] = (
+                f"sample {samples.ids[row]!r} cannot be preprocessed: {error} "
+                f"({type(error).__name__})"
+            )
+        if row in failures:
+            for pixels in out:
+                pixels[row - rows.start] = 0
+    return failures
+
+
+def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Decode one sample.
+
+    Args:
+        samples: Samples of the split.
+        row: Row of the sample.
+        draft: (height, width). Allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long as the result is no
+            smaller than this: faster, with slightly different pixels.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        DataError: The sample cannot be decoded; the message names its id.
     """
     try:
-        with _quiet(), samples.load(row) as image:
+        with _ignore_warnings(), samples.load(row) as image:
             if draft is not None:
                 image.draft("RGB", (draft[1], draft[0]))
-            return rgb(image)
+            return to_rgb(image)
     except MemoryError:
         raise
-    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError ...
+    except (
+        Exception
+    ) as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, IndexError ...
         raise DataError(
             f"sample {samples.ids[row]!r} cannot be decoded: {_reason(error)}"
         ) from error
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, as the table above says. Raises ValueError for pixels without a fixed white."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in mode RGB, converted as in the table above.
+
+    Raises:
+        ValueError: The pixels are 32-bit integers or floats, which have no defined white.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = np.asarray(image.convert("I")) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floats"
         raise ValueError(
-            f"its pixels are {'32-bit integers' if image.mode == 'I' else 'floats'}, which have no fixed white: store it with 8 or 16 bits"
+            f"its pixels are {kind}, which have no fixed white: store it with 8 or 16 bits"
         )
     if image.mode == "RGB":
-        image.load()  # convert() would copy what is RGB already: 5 % of the time that a JPEG of 500 x 375 takes
+        image.load()  # convert() would copy: 5 % of the decoding time of a 500 x 375 JPEG
         return image
     return image.convert("RGB")
 
@@ -66,28 +144,28 @@ def _reason(error: Exception) -> str:
 
 
 _lock = threading.Lock()
-_inside = 0
+_threads_inside = 0
 _filters = warnings.catch_warnings()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No Python warning from PIL (large image, odd EXIF, palette transparency) in here, in any number of threads.
+def _ignore_warnings() -> Iterator[None]:
+    """Suppress PIL's warnings (large image, odd EXIF, palette transparency), in any number of threads.
 
-    The first thread in sets the filter and the last one out restores what was before: catch_warnings in each thread would restore the
-    wrong filters when threads leave in another order than they came.
+    The first thread to enter sets the filter and the last one to leave restores the previous ones: catch_warnings in each
+    thread would restore the wrong filters when threads leave in another order than they entered.
     """
-    global _inside, _filters
+    global _threads_inside, _filters
     with _lock:
-        if _inside == 0:
+        if _threads_inside == 0:
             _filters = warnings.catch_warnings()
             _filters.__enter__()
             warnings.simplefilter("ignore")
-        _inside += 1
+        _threads_inside += 1
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
+            _threads_inside -= 1
+            if _threads_inside == 0:
                 _filters.__exit__(None, None, None)

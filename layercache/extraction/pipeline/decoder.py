@@ -1,4 +1,4 @@
-"""What the forward sees of decoding: pieces of pixels, in order. And the decoder that is a thread of this process."""
+"""Interface of a decoder that runs ahead of the forward, and the decoder that is one thread of this process."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.pipeline.batching import DecodeChunk
-from layercache.extraction.pipeline.decode_rows import Transform, decode_rows
+from layercache.extraction.pipeline.decode import RowRange, Transform, decode_rows
 from layercache.extraction.pipeline.shared_memory import Shape
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """One piece, decoded."""
+class DecodedChunk:
+    """Decoded rows of a split."""
 
-    piece: DecodeChunk
+    rows: RowRange
+    """The rows, which were decoded together."""
     pixels: tuple[np.ndarray[Any, Any], ...]
     """uint8 (rows, 3, H, W) per transform; valid until `release`."""
-    failed: dict[int, str]
-    """row -> reason, for the rows that could not be decoded."""
+    failures: dict[int, str]
+    """Row -> reason, for the rows that could not be decoded; see `decode_rows`."""
     release: Callable[[], None]
     """Gives the memory back; to be called once."""
 
@@ -35,73 +35,81 @@ class Decoder(Protocol):
     """Decodes ahead, into a bounded number of slots."""
 
     @property
-    def busy(self) -> float:
-        """Wall seconds of decoding so far: of the thread, or the mean over the workers."""
+    def busy_seconds(self) -> float:
+        """Wall seconds spent decoding so far: of the thread, or the mean over the worker processes."""
         ...
 
     def run(
-        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[DecodeChunk]
-    ) -> Generator[Decoded, None, None]:
-        """The pieces in order. Raises WorkerError."""
+        self, samples: Samples, transforms: Sequence[Transform], chunks: Sequence[RowRange]
+    ) -> Generator[DecodedChunk, None, None]:
+        """Yield the chunks in order. Raises WorkerError."""
         ...
 
     def close(self) -> None:
-        """Stop, whatever is under way."""
+        """Stop, abandoning what is in progress."""
         ...
 
 
 class ThreadDecoder:
-    """One thread. Right where decoding is next to nothing: no start-up, no copies between processes."""
+    """A decoder in one thread, for images that decode in no time: no start-up, no copies between processes."""
 
     def __init__(self, *, shapes: Sequence[Shape], rows: int, slots: int = 3) -> None:
-        """`rows`: the longest piece; `shapes`: what each transform gives."""
-        self.busy = 0.0
+        """Allocate the slots.
+
+        Args:
+            shapes: Output shape of each transform.
+            rows: Rows of the longest chunk.
+            slots: Chunks that may be decoded and not yet released.
+        """
+        self.busy_seconds = 0.0
         self._slots = [
             [np.zeros((rows, *shape), np.uint8) for shape in shapes] for _ in range(slots)
         ]
         self._stop = threading.Event()
 
     def run(
-        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[DecodeChunk]
-    ) -> Generator[Decoded, None, None]:
-        """The pieces in order. An exception of the thread is raised here."""
+        self, samples: Samples, transforms: Sequence[Transform], chunks: Sequence[RowRange]
+    ) -> Generator[DecodedChunk, None, None]:
+        """Yield the chunks in order. Raises what the thread raised."""
         free: Queue[list[np.ndarray[Any, Any]]] = Queue()
-        ready: Queue[Decoded | BaseException] = (
-            Queue()
-        )  # never fuller than there are slots, and one exception
         for slot in self._slots:
             free.put(slot)
+        # unbounded, but never longer than the number of slots and one exception
+        ready: Queue[DecodedChunk | BaseException] = Queue()
 
         def decode() -> None:
             try:
-                for piece in pieces:
-                    if (slot := self._get(free)) is None:
+                for chunk in chunks:
+                    if (slot := self._wait_for(free)) is None:
                         return
                     began = time.perf_counter()
-                    pixels = [part[: piece.rows] for part in slot]
-                    failed = decode_rows(samples, transforms, pixels, piece.start, piece.stop)
-                    self.busy += time.perf_counter() - began
-                    ready.put(Decoded(piece, tuple(pixels), failed, partial(free.put, slot)))
+                    pixels = tuple(array[: chunk.rows] for array in slot)
+                    failures = decode_rows(samples, transforms, chunk, pixels)
+                    self.busy_seconds += time.perf_counter() - began
+                    ready.put(DecodedChunk(chunk, pixels, failures, partial(free.put, slot)))
             except BaseException as error:
                 ready.put(error)
 
         thread = threading.Thread(target=decode, name="layercache-decode", daemon=True)
         thread.start()
-        for _ in pieces:
-            got = ready.get()
-            if isinstance(got, BaseException):
-                raise got
-            yield got
+        for _ in chunks:
+            result = ready.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
         thread.join()
 
-    def _get(self, free: Queue[list[np.ndarray[Any, Any]]]) -> list[np.ndarray[Any, Any]] | None:
+    def close(self) -> None:
+        """Let the thread end after the current chunk."""
+        self._stop.set()
+
+    def _wait_for(
+        self, free: Queue[list[np.ndarray[Any, Any]]]
+    ) -> list[np.ndarray[Any, Any]] | None:
+        """Return a free slot, or None after `close`."""
         while not self._stop.is_set():
             try:
                 return free.get(timeout=0.1)
             except Empty:
                 continue
         return None
-
-    def close(self) -> None:
-        """Let the thread end after the piece at hand."""
-        self._stop.set()

@@ -1,6 +1,6 @@
 """Where the forward runs: pixels in, tokens out, and on a GPU both copies hidden behind the arithmetic.
 
-L layers, T token kinds, b images of a batch, D width.
+Shapes: L layers, T token kinds, b images of a batch, D width.
 """
 
 from __future__ import annotations
@@ -16,57 +16,60 @@ import torch
 from torch import Tensor
 
 Forward = Callable[[Tensor], Tensor]
-"""uint8 (b, 3, H, W) on the device -> (L, T, b, D) in the storage dtype, on the device: a Backbone."""
+"""uint8 (b, 3, H, W) on the device -> tokens (L, T, b, D) in the storage dtype, on the device; a `Backbone`."""
 
 
 class Tokens(Protocol):
     """The tokens of one batch, perhaps still being computed."""
 
     def fetch(self) -> np.ndarray[Any, Any]:
-        """(L, T, b, D) in host memory; waits for the device. Valid until `release`. Called from the writing thread."""
+        """Return (L, T, b, D) in host memory, valid until `release`; waits for the device. Called by the writing thread."""
         ...
 
     def release(self) -> float:
-        """Gives the memory back; returns the seconds that the forward took on the device. Called after `fetch`."""
+        """Give the memory back and return the seconds that the forward took on the device. Called after `fetch`."""
         ...
 
 
 class Device(Protocol):
-    """Runs batches in the order they come."""
+    """Runs batches in order."""
 
     def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        """Pixels uint8 (b, 3, H, W) on the device. They may be overwritten once every forward of the staged tensor has been called."""
+        """Move pixels uint8 (b, 3, H, W) to the device.
+
+        The array may be overwritten once every forward of the returned tensor has been called.
+        """
         ...
 
     def forward(self, backbone: Forward, images: Tensor) -> Tokens:
-        """Run, or start, the forward of staged images."""
+        """Run or start the forward of staged images."""
         ...
 
 
 class CpuTokens:
-    """Tokens that are there."""
+    """Tokens in host memory."""
 
     def __init__(self, tokens: Tensor, seconds: float) -> None:
         self._tokens, self._seconds = tokens, seconds
 
     def fetch(self) -> np.ndarray[Any, Any]:
-        """(L, T, b, D)."""
+        """Return (L, T, b, D)."""
         return self._tokens.numpy()
 
     def release(self) -> float:
-        """Seconds of the forward."""
+        """Return the seconds of the forward."""
         return self._seconds
 
 
-class Cpu:
-    """Nothing to copy: the forward reads the decoder's memory, and has ended when `forward` returns."""
+class CpuDevice:
+    """The CPU: the forward reads the decoder's memory, and has ended when `forward` returns."""
 
     def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        """The same memory."""
+        """Return a tensor on the same memory."""
         return torch.from_numpy(pixels)
 
     def forward(self, backbone: Forward, images: Tensor) -> CpuTokens:
-        """Run it."""
+        """Run the forward."""
         began = time.perf_counter()
         with torch.inference_mode():
             tokens = backbone(images)
@@ -84,31 +87,31 @@ class CudaTokens:
         copied: torch.cuda.Event,
         pool: SimpleQueue[Tensor],
     ) -> None:
-        self._host, self._began, self._ended, self._copied, self._pool = (
-            host,
-            began,
-            ended,
-            copied,
-            pool,
-        )
+        self._host = host
+        self._began = began
+        self._ended = ended
+        self._copied = copied
+        self._pool = pool
 
     def fetch(self) -> np.ndarray[Any, Any]:
-        """(L, T, b, D); waits for the copy."""
+        """Return (L, T, b, D); waits for the copy."""
         self._copied.synchronize()
         return self._host.numpy()
 
     def release(self) -> float:
-        """Seconds of the forward between two events of its stream."""
+        """Return the seconds of the forward, between two events of its stream."""
         self._pool.put(self._host)
         return float(self._began.elapsed_time(self._ended)) / 1000
 
 
-class Cuda:
-    """Three streams: copies in, forward, copies out. `stage` and `forward` return at once, so the host runs ahead of the device by
-    as many batches as there are pinned buffers; nothing synchronises but events.
+class CudaDevice:
+    """A GPU with three streams: copies in, forward, copies out.
+
+    `stage` and `forward` return at once, so that the host runs ahead of the device by as many batches as there are pinned
+    buffers; only events synchronise.
     """
 
-    AHEAD = 3
+    PREFETCH = 3
     """Batches of pixels in pinned memory."""
 
     def __init__(self, device: torch.device) -> None:
@@ -118,7 +121,7 @@ class Cuda:
         self._pools: dict[tuple[int, ...], SimpleQueue[Tensor]] = {}
 
     def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        """Copied into pinned memory now, onto the device as soon as the copy stream gets to it."""
+        """Copy pixels to pinned memory now, and to the device as soon as the copy stream gets to it."""
         pinned = self._pinned(pixels.nbytes)[: pixels.size].view(pixels.shape)
         pinned.numpy()[...] = pixels
         with torch.cuda.stream(self._in):
@@ -131,7 +134,7 @@ class Cuda:
         return images
 
     def forward(self, backbone: Forward, images: Tensor) -> CudaTokens:
-        """Start it, and the copy of its tokens behind it."""
+        """Start the forward, and after it the copy of its tokens."""
         compute = torch.cuda.current_stream(self._device)
         began, ended, copied = _event(timing=True), _event(timing=True), _event()
         began.record(compute)
@@ -152,9 +155,9 @@ class Cuda:
         return CudaTokens(host, began, ended, copied, pool)
 
     def _pinned(self, size: int) -> Tensor:
-        """A flat pinned buffer that no copy reads any more; the newest entry of the staging queue is its."""
-        if len(self._staging) < self.AHEAD or self._staging[0][0].numel() < size:
-            if len(self._staging) >= self.AHEAD:
+        """Return a flat pinned buffer that no copy reads any more, after moving it to the end of the staging queue."""
+        if len(self._staging) < self.PREFETCH or self._staging[0][0].numel() < size:
+            if len(self._staging) >= self.PREFETCH:
                 self._staging.popleft()[1].synchronize()
             self._staging.append((torch.empty(size, dtype=torch.uint8, pin_memory=True), _event()))
         else:
@@ -169,13 +172,13 @@ def _event(*, timing: bool = False) -> torch.cuda.Event:
 
 
 class FixedBatch:
-    """A backbone that always sees `rows` images, the missing ones black: a compiled graph is made for one shape only."""
+    """A backbone that always gets `rows` images, padded with black ones: a compiled graph is made for one shape only."""
 
     def __init__(self, backbone: Forward, *, rows: int) -> None:
         self._backbone, self._rows = backbone, rows
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The tokens of the given images alone."""
+        """Return the tokens of the given images alone."""
         missing = self._rows - len(images)
         if not missing:
             return self._backbone(images)
@@ -184,5 +187,5 @@ class FixedBatch:
 
 
 def open_device(name: str) -> Device:
-    """The device of that name: "cpu" or "cuda"."""
-    return Cpu() if name == "cpu" else Cuda(torch.device(name))
+    """Return the device of a name: "cpu" or "cuda"."""
+    return CpuDevice() if name == "cpu" else CudaDevice(torch.device(name))

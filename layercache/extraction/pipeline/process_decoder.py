@@ -1,7 +1,13 @@
 """The decoder that is several worker processes.
 
-A dispatcher thread of this process keeps every worker supplied with small tasks, so that all of them work on the piece that is wanted
-next; the pixels stay in shared memory. A worker that dies ends the run with its signal and the rows it was at.
+In the main process a dispatcher thread keeps every worker supplied with small tasks, so that all of them work on the chunk
+that is needed next; the pixels stay in shared memory. A worker that dies ends the run with its signal and the samples that it
+was decoding.
+
+A worker is a fresh interpreter at one end of a socket: neither a fork (unsafe next to torch's threads) nor multiprocessing's
+spawn (which imports the caller's main module again). It ends when the socket closes, so it never outlives its parent, and it
+imports neither torch nor timm unless the samples do. It receives a Setup, then for every split a SplitSetup and DecodeTasks;
+it answers every task with a DecodeResult, or with a WorkerFailure and ends.
 """
 
 from __future__ import annotations
@@ -13,57 +19,105 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any
-
-import numpy as np
 
 from layercache.errors import WorkerError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.pipeline import shared_memory
-from layercache.extraction.pipeline.batching import DecodeChunk
-from layercache.extraction.pipeline.decode_rows import Transform
-from layercache.extraction.pipeline.decode_worker import (
-    PROGRAM,
-    Done,
-    Setup,
-    Split,
-    Task,
-    WorkerFailure,
-)
-from layercache.extraction.pipeline.decoder import Decoded
+from layercache.extraction.pipeline.decode import RowRange, Transform, decode_rows
+from layercache.extraction.pipeline.decoder import DecodedChunk
 
 TASK_ROWS = 16
-"""Rows of a task at most: small enough that all workers share a piece, large enough that messages cost nothing."""
-AHEAD = 2
-"""Tasks given to a worker at a time: one at hand, one waiting."""
+"""Largest number of rows of a task: small, so that all workers share a chunk; large, so that messages cost nothing."""
+TASKS_PER_WORKER = 2
+"""Tasks given to a worker at a time: one in progress, one queued."""
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    f"from {__name__} import serve_socket; serve_socket(int(sys.argv[2]))"
+)
+"""Program of a worker, for `python -c`. Arguments: the parent's sys.path as JSON, the number of the socket."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first message to a worker."""
+
+    memory: int
+    """File descriptor of the shared memory."""
+    slots: int
+    """Number of slots in it."""
+    rows: int
+    """Rows of one slot."""
+    shapes: tuple[shared_memory.Shape, ...]
+    """Output shape of each transform."""
+    niceness: int
+    """Added to the niceness of the process."""
+
+
+@dataclass(frozen=True)
+class SplitSetup:
+    """What the tasks that follow decode."""
+
+    samples: Samples
+    transforms: tuple[Transform, ...]
+    """One per shape of the Setup."""
+
+
+@dataclass(frozen=True)
+class DecodeTask:
+    """Rows to decode into a slot."""
+
+    slot: int
+    offset: int
+    """Position of the first row in the slot."""
+    rows: RowRange
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    """A finished task."""
+
+    task: DecodeTask
+    failures: dict[int, str]
+    """Row -> reason, see `decode_rows`."""
+    seconds: float
+    """Wall time of the task."""
+
+
+@dataclass(frozen=True)
+class WorkerFailure:
+    """The worker cannot continue."""
+
+    traceback: str
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
-    tasks: deque[Task] = field(default_factory=deque)
+    tasks: deque[DecodeTask] = field(default_factory=deque)
 
 
 @dataclass
-class _Open:
-    """A piece that has a slot."""
+class _PendingChunk:
+    """A chunk that has a slot."""
 
-    piece: DecodeChunk
+    rows: RowRange
     slot: int
     missing: int
     """Rows not decoded yet."""
-    failed: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 class ProcessDecoder:
-    """`workers` processes that decode into `slots` slots of shared memory."""
+    """A decoder in `workers` processes, which write into `slots` slots of shared memory."""
 
     def __init__(
         self,
@@ -72,65 +126,72 @@ class ProcessDecoder:
         shapes: Sequence[shared_memory.Shape],
         rows: int,
         slots: int = 4,
-        nice: int = 0,
+        niceness: int = 0,
     ) -> None:
-        """`rows`: the longest piece; `nice`: niceness of the workers, for where the forward needs the same cores."""
-        self.seconds = 0.0
-        self._ring = shared_memory.create(
-            shared_memory.size(slots=slots, rows=rows, shapes=tuple(shapes))
+        """Start the workers.
+
+        Args:
+            workers: Number of processes.
+            shapes: Output shape of each transform.
+            rows: Rows of the longest chunk.
+            slots: Chunks that may be decoded and not yet released.
+            niceness: Niceness of the workers, for where the forward needs the same cores.
+        """
+        self._seconds = 0.0
+        self._memory, self._slots = shared_memory.allocate(
+            slots=slots, rows=rows, shapes=tuple(shapes)
         )
-        self._views = shared_memory.views(self._ring, slots=slots, rows=rows, shapes=tuple(shapes))
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._waker, self._woken = socket.socketpair()
         self._workers: list[_Worker] = []
         self._samples: Samples | None = None
+        setup = Setup(self._memory, slots, rows, tuple(shapes), niceness)
         try:
             for _ in range(workers):
-                self._workers.append(_start(Setup(self._ring, slots, rows, tuple(shapes), nice)))
+                self._workers.append(_start_worker(setup))
         except BaseException:
             self.close()
             raise
 
     @property
-    def busy(self) -> float:
-        """Seconds of decoding so far, mean over the workers."""
-        return self.seconds / len(self._workers)
+    def busy_seconds(self) -> float:
+        """Wall seconds spent decoding so far, mean over the workers."""
+        return self._seconds / len(self._workers)
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.process.pid for worker in self._workers]
 
     def run(
-        self, samples: Samples, transforms: Sequence[Transform], pieces: Sequence[DecodeChunk]
-    ) -> Generator[Decoded, None, None]:
-        """The pieces in order. Raises WorkerError when a worker dies or breaks."""
+        self, samples: Samples, transforms: Sequence[Transform], chunks: Sequence[RowRange]
+    ) -> Generator[DecodedChunk, None, None]:
+        """Yield the chunks in order. Raises WorkerError when a worker dies or fails."""
         self._samples = samples
         for worker in self._workers:
-            self._send(worker, Split(samples, tuple(transforms)))
-        self._coming = deque(pieces)
-        self._free = deque(range(len(self._views)))
-        self._open: dict[int, _Open] = {}
-        self._tasks: deque[Task] = deque()
+            self._send(worker, SplitSetup(samples, tuple(transforms)))
+        self._waiting = deque(chunks)
+        self._free = deque(range(len(self._slots)))
+        self._pending: dict[int, _PendingChunk] = {}
+        self._tasks: deque[DecodeTask] = deque()
         self._ended = False
         dispatcher = threading.Thread(
             target=self._dispatch, name="layercache-dispatch", daemon=True
         )
         dispatcher.start()
         try:
-            for piece in pieces:
-                with self._changed:
-                    while self._error is None and (
-                        (got := self._open.get(piece.start)) is None or got.missing
-                    ):
-                        self._changed.wait()
-                    if self._error is not None:
-                        raise self._error
-                    assert got is not None
-                yield Decoded(piece, self._pixels(got), got.failed, partial(self._release, got))
+            for rows in chunks:
+                chunk = self._wait_for(rows)
+                pixels = tuple(array[: rows.rows] for array in self._slots[chunk.slot])
+                yield DecodedChunk(rows, pixels, chunk.failures, partial(self._release, chunk))
         finally:
             self._ended = True
             self._wake()
             dispatcher.join()
 
     def close(self) -> None:
-        """End the workers: at once if they read their pipe, else by force."""
+        """End the workers: at once if they are reading their pipe, else by SIGKILL after a second."""
         for worker in self._workers:
             worker.pipe.close()
         for worker in self._workers:
@@ -140,17 +201,23 @@ class ProcessDecoder:
                 worker.process.kill()
                 worker.process.wait()
         with suppress(OSError):
-            os.close(self._ring)
+            os.close(self._memory)
         self._waker.close()
         self._woken.close()
 
-    def _pixels(self, got: _Open) -> tuple[np.ndarray[Any, Any], ...]:
-        return tuple(part[: got.piece.rows] for part in self._views[got.slot])
-
-    def _release(self, got: _Open) -> None:
+    def _wait_for(self, rows: RowRange) -> _PendingChunk:
         with self._changed:
-            del self._open[got.piece.start]
-            self._free.append(got.slot)
+            while self._error is None:
+                chunk = self._pending.get(rows.start)
+                if chunk is not None and not chunk.missing:
+                    return chunk
+                self._changed.wait()
+            raise self._error
+
+    def _release(self, chunk: _PendingChunk) -> None:
+        with self._changed:
+            del self._pending[chunk.rows.start]
+            self._free.append(chunk.slot)
         self._wake()
 
     def _wake(self) -> None:
@@ -158,34 +225,33 @@ class ProcessDecoder:
             self._waker.send(b"!")
 
     def _dispatch(self) -> None:
-        """The dispatcher thread."""
+        """Run the dispatcher thread."""
         try:
             while not self._ended:
-                self._hand_out()
+                self._make_tasks()
+                self._send_tasks()
                 for pipe in wait([self._woken, *(worker.pipe for worker in self._workers)]):
                     if pipe is self._woken:
                         self._woken.recv(4096)
                     else:
-                        self._receive(
-                            next(worker for worker in self._workers if worker.pipe is pipe)
-                        )
-        except BaseException as error:  # to whoever waits for a piece, lest it wait for ever
+                        self._receive(next(w for w in self._workers if w.pipe is pipe))
+        except BaseException as error:  # raised in `run`, which would otherwise wait for ever
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
-    def _hand_out(self) -> None:
+    def _make_tasks(self) -> None:
         with self._changed:
-            while self._free and self._coming:
-                piece, slot = self._coming.popleft(), self._free.popleft()
-                self._open[piece.start] = _Open(piece, slot, piece.rows)
-                size = max(1, min(TASK_ROWS, piece.rows // (2 * len(self._workers))))
-                cuts = range(piece.start, piece.stop, size)
-                self._tasks.extend(
-                    Task(slot, start - piece.start, start, min(start + size, piece.stop))
-                    for start in cuts
-                )
-        for depth in range(1, AHEAD + 1):  # everyone has one before anyone has two
+            while self._free and self._waiting:
+                rows, slot = self._waiting.popleft(), self._free.popleft()
+                self._pending[rows.start] = _PendingChunk(rows, slot, rows.rows)
+                size = max(1, min(TASK_ROWS, rows.rows // (2 * len(self._workers))))
+                for start in range(rows.start, rows.stop, size):
+                    part = RowRange(start, min(start + size, rows.stop))
+                    self._tasks.append(DecodeTask(slot, start - rows.start, part))
+
+    def _send_tasks(self) -> None:
+        for depth in range(1, TASKS_PER_WORKER + 1):  # every worker gets one before any gets two
             for worker in self._workers:
                 if self._tasks and len(worker.tasks) < depth:
                     task = self._tasks.popleft()
@@ -194,57 +260,91 @@ class ProcessDecoder:
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            message: Done | WorkerFailure = worker.pipe.recv()
+            message: DecodeResult | WorkerFailure = worker.pipe.recv()
         except (EOFError, OSError):
-            raise self._dead(worker) from None
+            raise self._death(worker) from None
         if isinstance(message, WorkerFailure):
             raise WorkerError(
-                f"a decoding worker failed{self._at(worker)}; --workers 0 decodes in this process. Its traceback:\n{message.text}"
+                f"a decoding worker failed{self._samples_of(worker)}; workers=0 decodes in this "
+                f"process. Its traceback:\n{message.traceback}"
             )
         worker.tasks.popleft()
         with self._changed:
-            self.seconds += message.seconds
-            got = next(o for o in self._open.values() if o.slot == message.task.slot)
-            got.failed.update(message.failed)
-            got.missing -= message.task.stop - message.task.start
-            if not got.missing:
+            self._seconds += message.seconds
+            chunk = next(c for c in self._pending.values() if c.slot == message.task.slot)
+            chunk.failures.update(message.failures)
+            chunk.missing -= message.task.rows.rows
+            if not chunk.missing:
                 self._changed.notify_all()
 
-    def _send(self, worker: _Worker, message: Split | Task) -> None:
+    def _send(self, worker: _Worker, message: SplitSetup | DecodeTask) -> None:
         try:
             worker.pipe.send(message)
         except OSError:
-            raise self._dead(worker) from None
+            raise self._death(worker) from None
 
-    def _dead(self, worker: _Worker) -> WorkerError:
+    def _death(self, worker: _Worker) -> WorkerError:
         code = worker.process.wait()
-        cause = (
-            f"was ended by {signal.Signals(-code).name}"
-            if code < 0
-            else f"left with exit code {code}"
-        )
-        memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+        cause = f"exited with code {code}"
+        if code < 0:
+            cause = f"was killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            cause += " (out of memory?)"
         return WorkerError(
-            f"decoding worker {worker.process.pid} {cause}{memory}{self._at(worker)}. "
-            "What was committed is kept: the same command continues, with fewer --workers if memory was short"
+            f"decoding worker {worker.process.pid} {cause}{self._samples_of(worker)}. What was "
+            "committed is kept: the same command continues, with fewer workers if memory was short"
         )
 
-    def _at(self, worker: _Worker) -> str:
+    def _samples_of(self, worker: _Worker) -> str:
+        """Return which samples a worker is decoding, for an error message."""
         if not worker.tasks or self._samples is None:
             return ""
-        task = worker.tasks[0]
-        return f" between samples {self._samples.ids[task.start]!r} and {self._samples.ids[task.stop - 1]!r}"
+        ids, rows = self._samples.ids, worker.tasks[0].rows
+        return f" between samples {ids[rows.start]!r} and {ids[rows.stop - 1]!r}"
 
 
-def _start(setup: Setup) -> _Worker:
-    ours, theirs = socket.socketpair()
-    with theirs:
+def _start_worker(setup: Setup) -> _Worker:
+    parent_end, child_end = socket.socketpair()
+    with child_end:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps(sys.path), str(theirs.fileno())],
+            [sys.executable, "-c", PROGRAM, json.dumps(sys.path), str(child_end.fileno())],
             stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), setup.ring),
+            pass_fds=(child_end.fileno(), setup.memory),
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-    worker = _Worker(process, Connection(ours.detach()))
+    worker = _Worker(process, Connection(parent_end.detach()))
     worker.pipe.send(setup)
     return worker
+
+
+def serve_socket(fd: int) -> None:
+    """Run a worker process on a socket until the parent closes it."""
+    # Ctrl-C reaches the whole process group; the parent decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = Connection(fd)
+    try:
+        _serve(pipe)
+    except (EOFError, ConnectionError):
+        pass  # the parent has finished, or is gone
+    except Exception:
+        pipe.send(WorkerFailure(traceback.format_exc()))
+
+
+def _serve(pipe: Connection) -> None:
+    setup: Setup = pipe.recv()
+    os.nice(setup.niceness)
+    slots = shared_memory.map_slots(
+        setup.memory, slots=setup.slots, rows=setup.rows, shapes=setup.shapes
+    )
+    split: SplitSetup | None = None
+    while True:
+        message: SplitSetup | DecodeTask = pipe.recv()
+        if isinstance(message, SplitSetup):
+            split = message
+            continue
+        assert split is not None
+        began = time.perf_counter()
+        span = slice(message.offset, message.offset + message.rows.rows)
+        out = [array[span] for array in slots[message.slot]]
+        failures = decode_rows(split.samples, split.transforms, message.rows, out)
+        pipe.send(DecodeResult(message, failures, time.perf_counter() - began))

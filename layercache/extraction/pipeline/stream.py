@@ -1,29 +1,22 @@
-"""One split through one or several backbones: every image decoded once, every model's row blocks committed in order.
-
-L layers, T token kinds, b images of a batch, D width.
-"""
+"""One split through one or several models: every image is decoded once, and every model's row blocks are committed in order."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass
 
 from layercache.errors import DataError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.pipeline.async_writer import AsyncWriter, BlockAssembler
-from layercache.extraction.pipeline.batching import RowRange, pieces
-from layercache.extraction.pipeline.decode_rows import Transform
-from layercache.extraction.pipeline.decoder import Decoded, Decoder
+from layercache.extraction.pipeline.batching import BatchAssembler, decode_chunks
+from layercache.extraction.pipeline.decode import RowRange, Transform
+from layercache.extraction.pipeline.decoder import Decoder
 from layercache.extraction.pipeline.forward import Device, Forward
 
-HOPELESS = 100
-"""Images; when all of so many cannot be decoded, something else than the images is wrong."""
+MAX_ALL_FAILED = 100
+"""Number of images after which a run in which every image failed is ended: something else than the images is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,109 +25,81 @@ class ModelStream:
 
     backbone: Forward
     transform: int
-    """Which of the decoder's transforms it wants."""
+    """Index of the model's transform among the decoder's."""
     batches: Sequence[RowRange]
-    """Its batches, ascending."""
+    """The model's batches, ascending."""
     blocks: BlockAssembler
-    """Where its tokens go."""
+    """Takes the model's tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimings:
-    """Wall seconds of a stream, as the forwarding thread saw them."""
+    """Wall seconds that the forwarding thread spent waiting."""
 
-    total: float
-    starved: float
+    decode_wait: float
     """Waiting for decoded images."""
-    blocked: float
-    """Waiting for the writer, at the end too."""
-    images: int
-    """Decoded."""
+    write_wait: float
+    """Waiting for the writer, at the end of the split included."""
 
 
 def stream(
     samples: Samples,
     *,
-    lanes: Sequence[ModelStream],
+    models: Sequence[ModelStream],
     transforms: Sequence[Transform],
     decoder: Decoder,
     device: Device,
-    skip: bool,
-    progress: Callable[[int], object],
+    skip_failures: bool,
+    on_progress: Callable[[int], object],
 ) -> StageTimings:
-    """Run every batch of every lane. `skip`: go on without images that cannot be decoded; else DataError at the first, in order.
+    """Run every batch of every model and write the tokens. What is committed before an exception stays.
 
-    What is committed before an exception stays. Calls `progress` with the number of images that a piece held.
+    Args:
+        samples: Samples of the split.
+        models: The models, each with its batches.
+        transforms: What the decoder applies to every image.
+        decoder: Decodes the images.
+        device: Runs the forwards.
+        skip_failures: Continue without images that cannot be decoded, instead of raising DataError at the first in order.
+        on_progress: Called with the number of images that were decoded and forwarded since the last call.
+
+    Raises:
+        DataError: An image cannot be decoded, or with `skip_failures` none of the first `MAX_ALL_FAILED` can.
     """
-    todo = pieces([lane.batches for lane in lanes])
-    waiting, open_ = deque(_gathers(lanes)), list[_Gather]()
-    began = time.perf_counter()
-    starved = blocked = 0.0
-    images = lost = 0
-    with AsyncWriter() as behind, closing(decoder.run(samples, transforms, todo)) as decoded:
+    batches = [model.batches for model in models]
+    chunks = decode_chunks(batches)
+    assembler = BatchAssembler(batches, [model.transform for model in models])
+    decode_wait = write_wait = 0.0
+    decoded = failed = 0
+    with AsyncWriter() as writer, closing(decoder.run(samples, transforms, chunks)) as results:
         while True:
-            asked = time.perf_counter()
-            if (got := next(decoded, None)) is None:
+            began = time.perf_counter()
+            if (chunk := next(results, None)) is None:
                 break
-            starved += time.perf_counter() - asked
-            if got.failed and not skip:
-                raise DataError(
-                    f"{got.failed[min(got.failed)]}. --on-error skip leaves such images out and lists them in the cache"
-                )
-            images, lost = images + got.piece.rows, lost + len(got.failed)
-            if lost == images and (images >= HOPELESS or got.piece == todo[-1]):
-                raise DataError(
-                    f"none of the first {images} images can be decoded, which is no case for skipping; one of them: {got.failed[min(got.failed)]}"
-                )
-            while waiting and waiting[0].start <= got.piece.start:
-                open_.append(waiting.popleft())
-            for gather in open_:
-                if (pixels := gather.take(got)) is None:
-                    continue
-                staged = device.stage(pixels)
-                for lane in gather.lanes:
-                    tokens = device.forward(lane.backbone, staged)
-                    asked = time.perf_counter()
-                    behind.put(lane.blocks, gather.start, tokens, gather.failed)
-                    blocked += time.perf_counter() - asked
-            open_ = [gather for gather in open_ if gather.stop > got.piece.stop]
-            got.release()
-            progress(got.piece.rows)
-        asked = time.perf_counter()
-    ended = time.perf_counter()
-    return StageTimings(
-        total=ended - began, starved=starved, blocked=blocked + ended - asked, images=images
-    )
-
-
-@dataclass
-class _Gather:
-    """A batch of one transform that is being put together from pieces, for every lane that has this batch."""
-
-    transform: int
-    start: int
-    stop: int
-    lanes: list[ModelStream] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
-    pixels: np.ndarray[Any, Any] | None = None
-
-    def take(self, got: Decoded) -> np.ndarray[Any, Any] | None:
-        """Add a piece; the whole batch's pixels (b, 3, H, W) if it was the last. A batch that is one piece is not copied."""
-        piece, part = got.piece, got.pixels[self.transform]
-        self.failed |= got.failed
-        if (piece.start, piece.stop) == (self.start, self.stop):
-            return part
-        if self.pixels is None:
-            self.pixels = np.empty((self.stop - self.start, *part.shape[1:]), part.dtype)
-        self.pixels[piece.start - self.start : piece.stop - self.start] = part
-        return self.pixels if piece.stop == self.stop else None
-
-
-def _gathers(lanes: Sequence[ModelStream]) -> list[_Gather]:
-    found: dict[tuple[int, int, int], _Gather] = {}
-    for lane in lanes:
-        for start, stop in lane.batches:
-            found.setdefault(
-                (start, stop, lane.transform), _Gather(lane.transform, start, stop)
-            ).lanes.append(lane)
-    return [found[key] for key in sorted(found)]
+            decode_wait += time.perf_counter() - began
+            decoded += chunk.rows.rows
+            failed += len(chunk.failures)
+            if chunk.failures:
+                reason = chunk.failures[min(chunk.failures)]
+                if not skip_failures:
+                    raise DataError(
+                        f"{reason}. on_error='skip' leaves such images out and lists them in the cache"
+                    )
+                if failed == decoded and (decoded >= MAX_ALL_FAILED or chunk.rows == chunks[-1]):
+                    raise DataError(
+                        f"none of the first {decoded} images can be decoded, so none is skipped; "
+                        f"one of them: {reason}"
+                    )
+            for batch in assembler.add(chunk):
+                assert batch.pixels is not None
+                images = device.stage(batch.pixels)
+                for model in (models[index] for index in batch.models):
+                    tokens = device.forward(model.backbone, images)
+                    began = time.perf_counter()
+                    writer.put(model.blocks, batch.rows.start, tokens, batch.failures)
+                    write_wait += time.perf_counter() - began
+            chunk.release()
+            on_progress(chunk.rows.rows)
+        began = time.perf_counter()
+    write_wait += time.perf_counter() - began
+    return StageTimings(decode_wait=decode_wait, write_wait=write_wait)

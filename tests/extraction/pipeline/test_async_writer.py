@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.errors import StorageError
-from layercache.extraction.pipeline.async_writer import DEPTH, AsyncWriter, BlockAssembler
-from layercache.extraction.pipeline.batching import batch_rows, batches
-from layercache.extraction.pipeline.forward import CpuTokens, FixedBatch
+from layercache.extraction.pipeline.async_writer import QUEUE_SIZE, AsyncWriter, BlockAssembler
+from layercache.extraction.pipeline.batching import batch_ranges, batch_rows
+from layercache.extraction.pipeline.forward import CpuTokens
 
 
 class Writer:
-    """Keeps what it is given."""
+    """Keeps what it is given, and returns the number of a block in place of its record."""
 
-    def __init__(self, rows: int, block_rows: int, pending: tuple[int, ...]) -> None:
-        self.rows, self.block_rows, self.pending = rows, block_rows, pending
+    def __init__(self, rows: int, block_rows: int) -> None:
+        self.rows, self.block_rows = rows, block_rows
         self.got: dict[int, tuple[np.ndarray[Any, Any], dict[int, str]]] = {}
 
     def write(
@@ -29,10 +29,11 @@ class Writer:
         tokens_ltnd: np.ndarray[Any, Any],
         *,
         skipped: Mapping[int, str] | None = None,
-    ) -> None:
+    ) -> Any:
         assert block not in self.got
         assert tokens_ltnd.flags.c_contiguous
         self.got[block] = tokens_ltnd.copy(), dict(skipped or {})
+        return block
 
 
 def tokens(start: int, stop: int) -> np.ndarray[Any, Any]:
@@ -49,32 +50,32 @@ def tokens(start: int, stop: int) -> np.ndarray[Any, Any]:
     st.integers(1, 3),
     st.data(),
 )
-def test_blocks_are_put_together_from_batches_of_any_size(
-    rows: int, block: int, size: int, at_once: int, data: st.DataObject
+def test_block_assembler_with_batches_of_any_size_writes_every_pending_block(
+    rows: int, block: int, size: int, max_uploads: int, data: st.DataObject
 ) -> None:
     pending = tuple(sorted(data.draw(st.sets(st.integers(0, -(-rows // block) - 1)))))
     bad = data.draw(st.sets(st.integers(0, rows - 1)))
-    writer = Writer(rows, block, pending)
-    with AsyncWriter() as behind:
-        blocks = BlockAssembler(writer, at_once=at_once)
-        for start, stop in batches(
-            rows, block=block, batch=batch_rows(size, block=block, row_bytes=1), pending=pending
-        ):
-            behind.put(
+    writer = Writer(rows, block)
+    batch = batch_rows(size, block_rows=block, row_bytes=1)
+    with AsyncWriter() as async_writer:
+        blocks = BlockAssembler(writer, pending=pending, max_uploads=max_uploads)
+        for start, stop in batch_ranges(rows, block_rows=block, batch=batch, pending=pending):
+            async_writer.put(
                 blocks,
                 start,
                 CpuTokens(torch.from_numpy(tokens(start, stop)), 0.5),
                 {row: "bad" for row in bad if start <= row < stop},
             )
     assert tuple(sorted(writer.got)) == pending
+    assert blocks.records == {number: number for number in pending}
     for number, (got, skipped) in writer.got.items():
         first, last = number * block, min((number + 1) * block, rows)
         assert np.array_equal(got, tokens(first, last))
         assert set(skipped) == bad & set(range(first, last))
 
 
-@pytest.mark.parametrize("at_once", [1, 4])
-def test_what_the_writer_raises_arrives_and_nobody_waits_for_ever(at_once: int) -> None:
+@pytest.mark.parametrize("max_uploads", [1, 4])
+def test_async_writer_raises_what_the_writer_raised_and_does_not_hang(max_uploads: int) -> None:
     class Full(Writer):
         def write(
             self,
@@ -82,14 +83,14 @@ def test_what_the_writer_raises_arrives_and_nobody_waits_for_ever(at_once: int) 
             tokens_ltnd: np.ndarray[Any, Any],
             *,
             skipped: Mapping[int, str] | None = None,
-        ) -> None:
+        ) -> Any:
             raise StorageError("full")
 
     def run() -> None:
-        with AsyncWriter() as behind:
-            blocks = BlockAssembler(Full(400, 4, tuple(range(100))), at_once=at_once)
+        with AsyncWriter() as async_writer:
+            blocks = BlockAssembler(Full(400, 4), pending=range(100), max_uploads=max_uploads)
             for start in range(0, 400, 4):
-                behind.put(
+                async_writer.put(
                     blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
                 )
 
@@ -97,7 +98,7 @@ def test_what_the_writer_raises_arrives_and_nobody_waits_for_ever(at_once: int) 
         run()
 
 
-def test_no_more_than_a_few_batches_wait_and_an_exception_keeps_what_was_handed_over() -> None:
+def test_async_writer_with_an_exception_bounds_its_queue_and_writes_what_is_in_it() -> None:
     gate = threading.Event()
     handed = 0
 
@@ -108,18 +109,18 @@ def test_no_more_than_a_few_batches_wait_and_an_exception_keeps_what_was_handed_
             tokens_ltnd: np.ndarray[Any, Any],
             *,
             skipped: Mapping[int, str] | None = None,
-        ) -> None:
+        ) -> Any:
             gate.wait(10)
-            super().write(block, tokens_ltnd, skipped=skipped)
+            return super().write(block, tokens_ltnd, skipped=skipped)
 
-    writer = Slow(40, 4, tuple(range(10)))
+    writer = Slow(40, 4)
 
     def produce() -> None:
         nonlocal handed
-        with AsyncWriter() as behind:
-            blocks = BlockAssembler(writer)
+        with AsyncWriter() as async_writer:
+            blocks = BlockAssembler(writer, pending=range(10))
             for start in range(0, 40, 4):
-                behind.put(
+                async_writer.put(
                     blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
                 )
                 handed += 1
@@ -133,14 +134,14 @@ def test_no_more_than_a_few_batches_wait_and_an_exception_keeps_what_was_handed_
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(0.3)
-    assert handed <= DEPTH + 1
+    assert handed <= QUEUE_SIZE + 1
     gate.set()
     thread.join(10)
     assert not thread.is_alive()
     assert len(writer.got) == 8
 
 
-def test_blocks_are_written_at_the_same_time_from_memory_of_their_own() -> None:
+def test_block_assembler_with_uploads_writes_blocks_at_the_same_time_from_separate_memory() -> None:
     together = threading.Barrier(3)
 
     class Slow(Writer):
@@ -150,27 +151,17 @@ def test_blocks_are_written_at_the_same_time_from_memory_of_their_own() -> None:
             tokens_ltnd: np.ndarray[Any, Any],
             *,
             skipped: Mapping[int, str] | None = None,
-        ) -> None:
+        ) -> Any:
             together.wait(10)  # three at a time, or none
-            super().write(block, tokens_ltnd, skipped=skipped)
+            return super().write(block, tokens_ltnd, skipped=skipped)
 
-    writer = Slow(24, 4, tuple(range(6)))
-    with AsyncWriter() as behind:
-        blocks = BlockAssembler(writer, at_once=3)
+    writer = Slow(24, 4)
+    with AsyncWriter() as async_writer:
+        blocks = BlockAssembler(writer, pending=range(6), max_uploads=3)
         for start in range(0, 24, 4):
-            behind.put(blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {})
+            async_writer.put(
+                blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
+            )
     assert all(
         np.array_equal(writer.got[block][0], tokens(4 * block, 4 * block + 4)) for block in range(6)
     )
-
-
-def test_a_padded_backbone_sees_one_shape_and_gives_the_given_images_alone() -> None:
-    seen = []
-
-    def backbone(images: torch.Tensor) -> torch.Tensor:
-        seen.append(tuple(images.shape))
-        return images.float().mean((1, 2, 3)).reshape(1, 1, -1, 1)
-
-    images = torch.randint(1, 255, (3, 3, 4, 4), dtype=torch.uint8)
-    assert torch.equal(FixedBatch(backbone, rows=5)(images), backbone(images))
-    assert seen == [(5, 3, 4, 4), (3, 3, 4, 4)]

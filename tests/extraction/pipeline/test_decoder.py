@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 from layercache.errors import WorkerError
-from layercache.extraction.pipeline.batching import DecodeChunk
+from layercache.extraction.pipeline.decode import RowRange
 from layercache.extraction.pipeline.decoder import Decoder, ThreadDecoder
 from layercache.extraction.pipeline.process_decoder import ProcessDecoder
 from tests.extraction.fakes import LARGE, SIDE, SMALL, Pictures, image
 
 SHAPES = [(3, SIDE, SIDE), (3, 9, 9)]
-PIECES = [
-    DecodeChunk(0, 10),
-    DecodeChunk(10, 13),
-    DecodeChunk(13, 23),
-    DecodeChunk(40, 50),
-    DecodeChunk(50, 53),
+CHUNKS = [
+    RowRange(0, 10),
+    RowRange(10, 13),
+    RowRange(13, 23),
+    RowRange(40, 50),
+    RowRange(50, 53),
 ]
 
 
@@ -39,38 +39,36 @@ def decoder(request: pytest.FixtureRequest) -> Iterator[Decoder]:
     made.close()
 
 
-def test_pieces_come_in_order_with_every_transform_of_every_row(decoder: Decoder) -> None:
+def test_decoder_yields_chunks_in_order_with_every_transform_of_every_row(decoder: Decoder) -> None:
     for first in (0, 200):  # two splits, one decoder
         samples = Pictures(60, first=first, broken=frozenset({11, 52}))
-        with closing(decoder.run(samples, [SMALL, LARGE], PIECES)) as run:
+        with closing(decoder.run(samples, [SMALL, LARGE], CHUNKS)) as run:
             seen = []
             for got in run:
-                seen.append(got.piece)
+                seen.append(got.rows)
                 for k, transform in enumerate([SMALL, LARGE]):
-                    assert got.pixels[k].shape == (got.piece.rows, *SHAPES[k])
-                    for row in range(got.piece.start, got.piece.stop):
+                    assert got.pixels[k].shape == (got.rows.rows, *SHAPES[k])
+                    for row in range(*got.rows):
                         right = (
                             np.zeros(SHAPES[k])
                             if row in samples.broken
                             else transform.resize_and_crop(Image.fromarray(image(first + row)))
                         )
-                        assert np.array_equal(got.pixels[k][row - got.piece.start], right)
-                assert set(got.failed) == samples.broken & set(
-                    range(got.piece.start, got.piece.stop)
-                )
-                assert all(samples.ids[row] in text for row, text in got.failed.items())
+                        assert np.array_equal(got.pixels[k][row - got.rows.start], right)
+                assert set(got.failures) == samples.broken & set(range(*got.rows))
+                assert all(samples.ids[row] in text for row, text in got.failures.items())
                 got.release()
-        assert seen == PIECES
-    assert decoder.busy > 0
+        assert seen == CHUNKS
+    assert decoder.busy_seconds > 0
 
 
-def test_no_more_is_decoded_ahead_than_there_are_slots(decoder: Decoder, tmp_path: object) -> None:
+def test_decoder_runs_ahead_by_no_more_than_its_slots(decoder: Decoder, tmp_path: object) -> None:
     log = f"{tmp_path}/log"
     with closing(
         decoder.run(
             Pictures(1000, log=log),
             [SMALL, LARGE],
-            [DecodeChunk(i, i + 10) for i in range(0, 1000, 10)],
+            [RowRange(i, i + 10) for i in range(0, 1000, 10)],
         )
     ) as run:
         next(run)
@@ -82,19 +80,19 @@ def test_no_more_is_decoded_ahead_than_there_are_slots(decoder: Decoder, tmp_pat
 def loaded(modules: str) -> str:
     """What a fresh process has imported after the worker's module."""
     code = f"""import sys
-import layercache.extraction.pipeline.decode_worker, layercache.extraction.models.preprocessing
+import layercache.extraction.pipeline.process_decoder, layercache.extraction.models.preprocessing
 print([m for m in {modules} if m in sys.modules])"""
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
-def test_a_worker_imports_neither_torch_nor_timm() -> None:
+def test_process_decoder_worker_imports_neither_torch_nor_timm() -> None:
     assert loaded("['torch', 'timm', 'torchvision', 'PIL']") == "['PIL']"
 
 
 def consume(decoder: Decoder, samples: Pictures) -> None:
-    for got in decoder.run(samples, [SMALL, LARGE], PIECES):
+    for got in decoder.run(samples, [SMALL, LARGE], CHUNKS):
         got.release()
 
 
@@ -108,12 +106,12 @@ def fail(make: Callable[[], ProcessDecoder], samples: Pictures) -> str:
         decoder.close()
 
 
-def test_a_killed_worker_is_named_with_its_signal_and_samples() -> None:
+def test_process_decoder_with_a_killed_worker_names_its_signal_and_samples() -> None:
     text = fail(
         lambda: ProcessDecoder(workers=2, shapes=SHAPES, rows=10),
         Pictures(60, deadly=frozenset({45})),
     )
-    assert "was ended by SIGKILL (out of memory?)" in text
+    assert "was killed by SIGKILL (out of memory?)" in text
     assert "between samples 'pic/00" in text
     assert "the same command continues" in text
 
@@ -125,20 +123,20 @@ class Unloadable(Pictures):
         return getattr, ("layercache", "nothing_of_this_name")
 
 
-def test_samples_that_no_worker_can_load_end_with_its_traceback() -> None:
+def test_process_decoder_with_samples_that_cannot_be_loaded_shows_the_traceback() -> None:
     text = fail(lambda: ProcessDecoder(workers=1, shapes=SHAPES, rows=10), Unloadable(60))
     assert "nothing_of_this_name" in text
-    assert "--workers 0 decodes in this process" in text
+    assert "workers=0 decodes in this process" in text
 
 
-def test_workers_end_with_their_parent() -> None:
+def test_process_decoder_workers_end_with_their_parent() -> None:
     code = (
         "import os, sys\nsys.path[:0] = [os.getcwd()]\n"
         "from layercache.extraction.pipeline.process_decoder import ProcessDecoder\n"
-        "from layercache.extraction.pipeline.batching import DecodeChunk\nfrom tests.extraction.fakes import SMALL, Pictures\n"
+        "from layercache.extraction.pipeline.decode import RowRange\nfrom tests.extraction.fakes import SMALL, Pictures\n"
         "decoder = ProcessDecoder(workers=2, shapes=[(3, 6, 6)], rows=4)\n"
-        "next(decoder.run(Pictures(8), [SMALL], [DecodeChunk(0, 4), DecodeChunk(4, 8)]))\n"
-        "print(*[w.process.pid for w in decoder._workers], flush=True)\nos.kill(os.getpid(), 9)\n"
+        "next(decoder.run(Pictures(8), [SMALL], [RowRange(0, 4), RowRange(4, 8)]))\n"
+        "print(*decoder.process_ids, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -162,7 +160,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_an_exception_in_the_decoding_thread_arrives() -> None:
+def test_thread_decoder_raises_what_its_thread_raised() -> None:
     class Broken(Pictures):
         @property
         def ids(self) -> list[str]:
@@ -170,5 +168,5 @@ def test_an_exception_in_the_decoding_thread_arrives() -> None:
 
     decoder = ThreadDecoder(shapes=SHAPES, rows=10)
     with pytest.raises(RuntimeError, match="no ids today"):
-        list(decoder.run(Broken(60, broken=frozenset({0})), [SMALL, LARGE], PIECES))
+        list(decoder.run(Broken(60, broken=frozenset({0})), [SMALL, LARGE], CHUNKS))
     decoder.close()

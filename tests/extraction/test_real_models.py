@@ -1,4 +1,4 @@
-"""The engine with a real network: the cache against plain timm, run the slow way; precisions, taps and batch sizes."""
+"""`extract` with a real network: the cache against plain timm, run the slow way; precisions, taps and batch sizes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(cache: Path, weights: Path, **options: Any) -> Split:
         "limit": ROWS,
         "cache": cache,
     }
-    (done,) = extract(say=lambda _: None, progress=False, **(given | options))
+    (done,) = extract(progress=False, **(given | options))
     return open_cache(done.path).split("test")
 
 
@@ -66,7 +66,7 @@ def by_hand(weights: Path, ids: list[str]) -> np.ndarray[Any, Any]:
     return torch.stack(rows, 1).numpy()
 
 
-def test_the_cache_holds_what_plain_timm_gives_image_by_image(
+def test_extract_gives_what_plain_timm_gives_image_by_image(
     tmp_path: Path, weights: Path
 ) -> None:
     split = run(tmp_path, weights, batch_size=5, workers=0)
@@ -78,7 +78,7 @@ def test_the_cache_holds_what_plain_timm_gives_image_by_image(
     )
 
 
-def test_the_same_command_gives_the_same_bytes_and_another_batch_size_nearly(
+def test_extract_with_another_batch_size_gives_nearly_the_same_tokens(
     tmp_path: Path, weights: Path
 ) -> None:
     one, two, three = (
@@ -89,7 +89,7 @@ def test_the_same_command_gives_the_same_bytes_and_another_batch_size_nearly(
     np.testing.assert_allclose(one, three, rtol=2e-3, atol=2e-4)
 
 
-def test_another_precision_or_tap_is_another_cache(tmp_path: Path, weights: Path) -> None:
+def test_extract_with_another_precision_or_tap_makes_another_cache(tmp_path: Path, weights: Path) -> None:
     half = run(tmp_path, weights, precision="bf16", layers="last", workers=0)
     full = run(tmp_path, weights, layers="last", workers=0)
     block = run(tmp_path, weights, layers="last", tap="block", workers=0)
@@ -99,22 +99,22 @@ def test_another_precision_or_tap_is_another_cache(tmp_path: Path, weights: Path
     assert not np.allclose(tokens(block), tokens(full), atol=0.15)
 
 
-def test_a_gpu_that_is_not_there_is_said(tmp_path: Path, weights: Path) -> None:
+def test_extract_on_a_missing_gpu_raises(tmp_path: Path, weights: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(OptionError, match="device cuda: torch sees no GPU here; use --device cpu"):
+    with pytest.raises(OptionError, match="device 'cuda': torch finds no GPU on this machine; use 'cpu'"):
         run(tmp_path, weights, device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class TestGpu:
-    def test_a_gpu_gives_the_cpus_tokens(self, tmp_path: Path, weights: Path) -> None:
+    def test_extract_on_a_gpu_gives_the_tokens_of_the_cpu(self, tmp_path: Path, weights: Path) -> None:
         gpu = run(tmp_path / "gpu", weights, device="cuda", batch_size=5, limit=200)
         cpu = run(tmp_path / "cpu", weights, device="cpu", batch_size=5, limit=200)
         assert gpu.ids == cpu.ids
         np.testing.assert_allclose(tokens(gpu), tokens(cpu), rtol=1e-2, atol=1e-2)
 
-    def test_deterministic_gives_the_same_bytes(self, tmp_path: Path, weights: Path) -> None:
+    def test_extract_deterministic_on_a_gpu_gives_the_same_bytes(self, tmp_path: Path, weights: Path) -> None:
         one, two = (
             run(
                 tmp_path / n,
@@ -129,7 +129,7 @@ class TestGpu:
         assert tokens(one).tobytes() == tokens(two).tobytes()
 
     @pytest.mark.slow
-    def test_compiled_is_the_same_within_rounding(self, tmp_path: Path, weights: Path) -> None:
+    def test_extract_compiled_gives_the_same_tokens_within_rounding(self, tmp_path: Path, weights: Path) -> None:
         one, two = (
             run(tmp_path / str(c), weights, device="cuda", compile=c, batch_size=7, limit=200)
             for c in (True, False)

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import torch
+
+from layercache.extraction.pipeline.forward import FixedBatch
+
+
+def test_fixed_batch_with_fewer_images_pads_them_and_returns_their_tokens_alone() -> None:
+    seen = []
+
+    def backbone(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape))
+        return images.float().mean((1, 2, 3)).reshape(1, 1, -1, 1)
+
+    images = torch.randint(1, 255, (3, 3, 4, 4), dtype=torch.uint8)
+    assert torch.equal(FixedBatch(backbone, rows=5)(images), backbone(images))
+    assert seen == [(5, 3, 4, 4), (3, 3, 4, 4)]

@@ -1,0 +1,55 @@
+"""Options that are refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layercache.errors import OptionError, UnknownNameError
+from tests.extraction.runs import MODELS, Run
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"models": []}, OptionError, "models: expected a list of at least one model"),
+        ({"models": "vit_nano"}, OptionError, "models: expected a list"),
+        ({"models": ["fake", "fake"]}, OptionError, "models: expected each once"),
+        ({"limit": 0}, OptionError, "limit: expected at least 1, got 0"),
+        ({"batch_size": 0}, OptionError, "batch_size: expected at least 1"),
+        ({"workers": -1}, OptionError, "workers: expected at least 0"),
+        (
+            {"precision": "int8"},
+            OptionError,
+            "precision: expected fp32 or bf16 or fp16, got 'int8'",
+        ),
+        ({"on_error": "ignore"}, OptionError, "on_error: expected raise or skip"),
+        ({"device": "tpu"}, OptionError, "device: expected auto or cpu or cuda"),
+        (
+            {"splits": ["trian"]},
+            UnknownNameError,
+            "unknown split of dataset pictures 'trian': did you mean train",
+        ),
+        (
+            {"weights": {"fakee": "x"}},
+            UnknownNameError,
+            "unknown model of weights 'fakee': did you mean fake",
+        ),
+        (
+            {"batchsize": 3},
+            UnknownNameError,
+            "unknown option of extract 'batchsize': did you mean batch_size",
+        ),
+        ({"dataset": "digts"}, UnknownNameError, "unknown dataset 'digts': did you mean digits"),
+        ({"compressor": "zip"}, OptionError, "compressor 'zip': expected zstd"),
+    ],
+)
+def test_extract_with_a_wrong_option_is_refused_before_any_work(
+    run: Run, tmp_path: Path, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        run(**options)
+    assert MODELS["fake"].seen == []
+    assert not list(tmp_path.rglob("tokens/c.*"))
