@@ -99,7 +99,7 @@ def export_onnx(
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         return lambda x: torch.from_numpy(session.run(["logits"], {"images": x.cpu().numpy()})[0])
 
-    return _export(classifier, Path(path), images=images, write=write, load=load)
+    return export_checked(classifier, Path(path), images=images, write=write, load=load)
 
 
 def export_torch(
@@ -130,7 +130,7 @@ def export_torch(
     def load(file: Path) -> Forward:
         return torch.export.load(file).module()
 
-    return _export(classifier, Path(path), images=images, write=write, load=load)
+    return export_checked(classifier, Path(path), images=images, write=write, load=load)
 
 
 def describe(classifier: Classifier) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def sample_images() -> list[Image.Image]:
     return [*photographs, *(ImageOps.mirror(image) for image in photographs)]
 
 
-def _export(
+def export_checked(
     classifier: Classifier,
     path: Path,
     *,
@@ -162,6 +162,18 @@ def _export(
     write: Callable[[Tensor, Path], None],
     load: Callable[[Path], Forward],
 ) -> Export:
+    """Write a file, reload it, and move it to `path` if its logits are those of the classifier.
+
+    Args:
+        classifier: the classifier to export.
+        path: file to write.
+        images: images to check the file on, in addition to the bundled ones.
+        write: writes the file, given example images.
+        load: loads the file as a function from images to logits.
+
+    Raises:
+        ExportError: if a step fails or the logits differ; then nothing is written.
+    """
     x = classifier.preprocess([*sample_images(), *images])
     with torch.inference_mode():
         expected = classifier(x).cpu()

@@ -16,10 +16,10 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 def test_report_writes_the_page_and_prints_the_result(tmp_path, capsys):
     cache = synthetic.make_cache(tmp_path / "caches")
     synthetic.save_probe(
-        cache, head="linear", layers="last", tokens="cls", right=synthetic.first(80)
+        cache, head="linear", layers="last", tokens="cls", correct=synthetic.first(80)
     )
     synthetic.save_probe(
-        cache, head="attentive", layers="all", tokens="cls+ap", right=synthetic.first(120)
+        cache, head="attentive", layers="all", tokens="cls+ap", correct=synthetic.first(120)
     )
     code, out, _ = run(
         capsys,

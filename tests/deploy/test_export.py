@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from layercache.deploy import Classifier, export_onnx, export_torch, load_classifier
-from layercache.deploy import export as module
+from layercache.deploy import export as export_module
 from layercache.errors import ExportError, MissingExtraError
 from tests.deploy.trained import Trained
 
@@ -63,14 +63,16 @@ def test_export_torch_reloaded_gives_the_same_logits_for_any_batch_size(
 
 def fake_export(
     classifier: Classifier, path: Path, *, run: Any, fault: Exception | None = None
-) -> module.Export:
+) -> export_module.Export:
     def write(example: torch.Tensor, file: Path) -> None:
         assert example.shape == (2, 3, 32, 32)
         file.write_bytes(b"a file")
         if fault is not None:
             raise fault
 
-    return module._export(classifier, path, images=(), write=write, load=lambda file: run)
+    return export_module.export_checked(
+        classifier, path, images=(), write=write, load=lambda file: run
+    )
 
 
 def test_export_with_wrong_logits_is_refused_and_keeps_the_existing_file(

@@ -32,7 +32,7 @@ from layercache.probing.training.config import TrainConfig
 
 CLASSES = ("ant", "bee", "cat", "dog")
 ROWS = {"train": 240, "test": 160}
-QUICK = {"lr": 0.05, "weight_decay": 1e-4, "dropout": 0.0}
+CONFIG = {"lr": 0.05, "weight_decay": 1e-4, "dropout": 0.0}
 
 
 def labels_of(split: str) -> np.ndarray[Any, Any]:
@@ -112,9 +112,9 @@ def make_cache(
                     x[i, j] += (1.1 - abs(layer / depth - 0.5)) * two[labels % 2]
         x[1:] += 0.6 * x[:-1]
         with SplitWriter(root, spec, split, ids=ids_of(split), labels=labels) as writer:
-            r = writer.block_rows
+            rows = writer.block_rows
             for block in writer.pending:
-                writer.write(block, x[:, :, block * r : (block + 1) * r].astype(np.float16))
+                writer.write(block, x[:, :, block * rows : (block + 1) * rows].astype(np.float16))
             writer.finish()
         path = writer.path
     return open_cache(path)
@@ -124,7 +124,7 @@ def train(cache: Cache, **choices: Any) -> None:
     """Train probes for a few epochs."""
     options = {
         "train_config": TrainConfig(epochs=3, min_steps=0, batch=64),
-        **QUICK,
+        **CONFIG,
         "device": "cpu",
         **choices,
     }
@@ -133,10 +133,10 @@ def train(cache: Cache, **choices: Any) -> None:
     probe(cache, **options)
 
 
-def logits_of(right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Logits (N, C) of a head that predicts the target where `right`, else the next class."""
+def logits_of(correct: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Logits (N, C) of a head that predicts the target where `correct`, else the next class."""
     targets = labels_of("test")
-    predicted = np.where(right, targets, (targets + 1) % len(CLASSES))
+    predicted = np.where(correct, targets, (targets + 1) % len(CLASSES))
     return (4 * np.eye(len(CLASSES))[predicted]).astype(np.float32)
 
 
@@ -151,28 +151,28 @@ def save_probe(
     head: str,
     layers: str,
     tokens: str,
-    right: np.ndarray[Any, Any],
+    correct: np.ndarray[Any, Any],
     seed: int = 0,
     shots: int | None = None,
-    heads: int | None = None,
-    settings: int = 1,
+    num_heads: int | None = None,
+    n_configs: int = 1,
     attention: np.ndarray[Any, Any] | None = None,
 ) -> Probe:
     """Save a complete probe with these predictions, untrained; `attention` (H, S), else uniform."""
-    seen = select_tokens(cache, head=head, layers=layers, tokens=tokens)
+    selection = select_tokens(cache, head=head, layers=layers, tokens=tokens)
     kind = head if head in ("linear", "attentive") else "linear"
-    shape = HeadSpec(
+    head_spec = HeadSpec(
         kind=kind,
-        tokens=len(seen.pairs),
+        tokens=len(selection.pairs),
         width=cache.spec.width,
         classes=len(CLASSES),
-        attention_heads=heads,
+        attention_heads=num_heads,
     )
-    grid = tuple({"lr": 10.0**-i, "weight_decay": 0.0, "dropout": 0.0} for i in range(settings))
-    cell = ProbeSpec(
-        tokens=seen,
+    grid = tuple({"lr": 10.0**-i, "weight_decay": 0.0, "dropout": 0.0} for i in range(n_configs))
+    probe_spec = ProbeSpec(
+        tokens=selection,
         head=head,
-        head_spec=shape,
+        head_spec=head_spec,
         grid=grid,
         seed=seed,
         shots=shots,
@@ -180,11 +180,11 @@ def save_probe(
         train_config=TrainConfig(),
         precision="fp32",
     )
-    logits, targets = logits_of(right), labels_of("test")
+    logits, targets = logits_of(correct), labels_of("test")
     mean = None
     if kind == "attentive":
         mean = (
-            np.full((shape.heads, shape.tokens), 1 / shape.tokens, np.float32)
+            np.full((head_spec.heads, head_spec.tokens), 1 / head_spec.tokens, np.float32)
             if attention is None
             else attention.astype(np.float32)
         )
@@ -196,24 +196,24 @@ def save_probe(
         attention_std=None if mean is None else mean / 4,
     )
     row = {
-        "probe": cell.id,
+        "probe": probe_spec.id,
         "model": cache.spec.model,
         "dataset": cache.spec.dataset.name,
         "head": head,
-        "layers": seen.layers,
-        "tokens": seen.kinds,
+        "layers": selection.layers,
+        "tokens": selection.kinds,
         "spatial": "",
         "embedding": False,
-        "n_tokens": shape.tokens,
-        "num_heads": shape.heads,
+        "n_tokens": head_spec.tokens,
+        "num_heads": head_spec.heads,
         "seed": seed,
         "shots": shots,
         "train_fraction": None,
         **{f"test_{name}": value for name, value in evaluate(logits, targets).items()},
         "test_mean_average_precision": None,
     }
-    folder = ProbeFolder(cache.path / PROBES / cell.id)
-    folder.write(spec=cell.to_json(), row=row, configs=[], head=None, predictions=predictions)
+    folder = ProbeFolder(cache.path / PROBES / probe_spec.id)
+    folder.write(spec=probe_spec.to_json(), row=row, configs=[], head=None, predictions=predictions)
     probe = read_probe(folder.path)
     assert probe is not None
     return probe
@@ -228,7 +228,7 @@ def save_all_probes(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed
             head="linear",
             layers=str(layer),
             tokens="cls",
-            right=first(baseline - 8 * (depth - layer)),
+            correct=first(baseline - 8 * (depth - layer)),
             seed=seed,
         )
         save_probe(
@@ -236,30 +236,30 @@ def save_all_probes(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed
             head="linear",
             layers=str(layer),
             tokens="ap",
-            right=first(baseline - 4 * (depth - layer) - 4),
+            correct=first(baseline - 4 * (depth - layer) - 4),
             seed=seed,
         )
     for layers, count in (("last", baseline + 8), ("mid-last", baseline + 16), ("all", fusion)):
         save_probe(
-            cache, head="attentive", layers=layers, tokens="cls+ap", right=first(count), seed=seed
+            cache, head="attentive", layers=layers, tokens="cls+ap", correct=first(count), seed=seed
         )
     for tokens, count in (("cls", fusion - 12), ("ap", fusion - 8)):
         save_probe(
-            cache, head="attentive", layers="all", tokens=tokens, right=first(count), seed=seed
+            cache, head="attentive", layers="all", tokens=tokens, correct=first(count), seed=seed
         )
     save_probe(
-        cache, head="linear", layers="all", tokens="cls+ap", right=first(fusion - 4), seed=seed
+        cache, head="linear", layers="all", tokens="cls+ap", correct=first(fusion - 4), seed=seed
     )
     save_probe(
-        cache, head="knn", layers="all", tokens="cls+ap", right=first(fusion - 40), seed=seed
+        cache, head="knn", layers="all", tokens="cls+ap", correct=first(fusion - 40), seed=seed
     )
     save_probe(
         cache,
         head="attentive",
         layers="all",
         tokens="cls+ap",
-        right=first(fusion - 8),
-        heads=2,
+        correct=first(fusion - 8),
+        num_heads=2,
         seed=seed,
     )
     for shots in (1, 5):
@@ -268,7 +268,7 @@ def save_all_probes(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed
             head="linear",
             layers="last",
             tokens="cls",
-            right=first(40 + 4 * shots),
+            correct=first(40 + 4 * shots),
             shots=shots,
             seed=seed,
         )
@@ -277,7 +277,7 @@ def save_all_probes(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed
             head="attentive",
             layers="all",
             tokens="cls+ap",
-            right=first(40 + 8 * shots),
+            correct=first(40 + 8 * shots),
             shots=shots,
             seed=seed,
         )

@@ -187,7 +187,7 @@ def test_report_with_a_filter_includes_only_matching_caches(tmp_path):
             head="linear",
             layers="last",
             tokens="cls",
-            right=synthetic.first(8),
+            correct=synthetic.first(8),
         )
     text = report(tmp_path / "out", root=root, model="vit_b").page.read_text()
     assert "vit_b" in text

@@ -14,7 +14,7 @@ def cache(tmp_path_factory):
     cache = synthetic.make_cache(tmp_path_factory.mktemp("caches"))
     synthetic.save_all_probes(cache)
     synthetic.save_probe(
-        cache, head="attentive", layers="all", tokens="cls+ap", right=synthetic.first(128), seed=1
+        cache, head="attentive", layers="all", tokens="cls+ap", correct=synthetic.first(128), seed=1
     )
     return cache
 
@@ -45,19 +45,19 @@ def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
         head="attentive",
         layers="all",
         tokens="cls+ap",
-        right=synthetic.first(40),
-        settings=1,
+        correct=synthetic.first(40),
+        n_configs=1,
     )
     synthetic.save_probe(
         cache,
         head="attentive",
         layers="all",
         tokens="cls+ap",
-        right=synthetic.first(80),
-        settings=3,
+        correct=synthetic.first(80),
+        n_configs=3,
     )
     synthetic.save_probe(
-        cache, head="linear", layers="last", tokens="cls", right=synthetic.first(20)
+        cache, head="linear", layers="last", tokens="cls", correct=synthetic.first(20)
     )
     data = load_report_data([cache])
     assert data.n_excluded == 1
@@ -68,8 +68,8 @@ def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
         head="attentive",
         layers="all",
         tokens="cls+ap",
-        right=synthetic.first(40),
-        settings=1,
+        correct=synthetic.first(40),
+        n_configs=1,
         seed=1,
     )
     assert list(select_kind(load_report_data([cache]).standard, FUSION)["accuracy"]) == [0.25, 0.25]
@@ -85,10 +85,10 @@ def test_find_combinations_groups_caches_of_different_tokens(tmp_path):
         "vit_other on toys": [other.path],
     }
     synthetic.save_probe(
-        plain, head="linear", layers="last", tokens="cls", right=synthetic.first(40)
+        plain, head="linear", layers="last", tokens="cls", correct=synthetic.first(40)
     )
     synthetic.save_probe(
-        dense, head="attentive", layers="last", tokens="all", right=synthetic.first(80)
+        dense, head="attentive", layers="last", tokens="all", correct=synthetic.first(80)
     )
     assert list(gains_over_baseline(load_report_data([plain, dense]).standard)["gain"]) == [25.0]
 

@@ -27,7 +27,6 @@ def gain_panels(
     *,
     rows: Sequence[str],
     panels: Sequence[str],
-    unit: str,
     title: str,
     published: ArrayLike | None = None,
     whiskers: ArrayLike | None = None,
@@ -38,7 +37,6 @@ def gain_panels(
         gains: (R, C), NaN for a missing value.
         rows: labels of the rows.
         panels: titles of the panels.
-        unit: label of the x axis.
         title: title of the figure.
         published: published gains, drawn hollow, (R, C), NaN for a missing value.
         whiskers: length of the whisker below and above each gain, (2, R, C), NaN for none.
@@ -102,13 +100,8 @@ def gain_panels(
             )
         axes.set_xlim(low, high)
         axes.set_title(panels[column], fontsize=9, fontweight="normal", pad=6)
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(unit)
-    columns[0].set_yticks(y, rows)
-    columns[0].set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel("gain, points")
+        _style_rows(axes, rows)
     figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold")
     if np.isfinite(p).any():
         handles, labels = columns[0].get_legend_handles_labels()
@@ -248,18 +241,23 @@ def dumbbells(
         label=names[0],
     )
     axes.plot(b, y, "o", color=PALETTE[0], markersize=6, label=names[1])
-    axes.set_yticks(y, list(labels))
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    _style_rows(axes, labels)
     axes.set_xlim(left=min(0.0, -0.02 * float(max(a.max(), b.max()))))
     axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True))
     axes.set_xlabel(xlabel)
     axes.set_title(title)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8.5)
+    return figure
+
+
+def _style_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Label the rows from top to bottom, with a vertical grid and no y axis."""
+    axes.set_yticks(range(len(labels)), list(labels))
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside lower right", ncols=2, fontsize=8.5)
-    return figure
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:

@@ -109,7 +109,6 @@ def gain_figure(
         gains,
         rows=rows,
         panels=panels,
-        unit="gain, points",
         title=title,
         published=published,
         whiskers=whiskers,

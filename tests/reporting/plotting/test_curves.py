@@ -28,7 +28,6 @@ def test_gain_panels_draw_dots_in_their_row_and_panel():
         values,
         rows=["a", "b"],
         panels=["p", "q"],
-        unit="points",
         title="t",
         published=published,
         whiskers=whiskers,
@@ -85,4 +84,4 @@ def test_gain_panels_of_another_shape_are_refused():
     with pytest.raises(
         OptionError, match=r"expected values of shape \(2, 1\) from the labels, got \(1, 2\)"
     ):
-        gain_panels([[1, 2]], rows=["a", "b"], panels=["p"], unit="points", title="t")
+        gain_panels([[1, 2]], rows=["a", "b"], panels=["p"], title="t")

@@ -21,7 +21,7 @@ def test_attention_section_of_one_backbone_draws_each_dataset(tmp_path):
             head="attentive",
             layers="all",
             tokens="cls+ap",
-            right=synthetic.first(80),
+            correct=synthetic.first(80),
             attention=weights,
         )
     blocks = attention_section(load_report_data(caches)).blocks

@@ -8,7 +8,7 @@ from tests.reporting import synthetic
 def test_gains_section_without_class_token_says_so(tmp_path):
     cache = synthetic.make_cache(tmp_path, tokens=("ap",), test=False)
     synthetic.save_probe(
-        cache, head="linear", layers="last", tokens="ap", right=synthetic.first(80)
+        cache, head="linear", layers="last", tokens="ap", correct=synthetic.first(80)
     )
     words = [b.text for b in gains_section(load_report_data([cache])).blocks]
     assert words[0].startswith(
@@ -19,13 +19,13 @@ def test_gains_section_without_class_token_says_so(tmp_path):
 def test_mixed_training_names_heads_trained_in_two_ways(tmp_path):
     cache = synthetic.make_cache(tmp_path)
     synthetic.save_probe(
-        cache, head="linear", layers="last", tokens="cls", right=synthetic.first(40)
+        cache, head="linear", layers="last", tokens="cls", correct=synthetic.first(40)
     )
     synthetic.save_probe(
-        cache, head="linear", layers="all", tokens="cls+ap", right=synthetic.first(40)
+        cache, head="linear", layers="all", tokens="cls+ap", correct=synthetic.first(40)
     )
     assert mixed_training(load_report_data([cache])) == []
     synthetic.save_probe(
-        cache, head="linear", layers="1", tokens="cls", right=synthetic.first(40), settings=2
+        cache, head="linear", layers="1", tokens="cls", correct=synthetic.first(40), n_configs=2
     )
     assert mixed_training(load_report_data([cache])) == ["vit_toy on toys, linear"]

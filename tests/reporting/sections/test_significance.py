@@ -19,14 +19,14 @@ def test_significance_of_six_backbones_names_the_dataset_with_a_significant_gain
                 tmp_path, model=f"vit_{number}", dataset=dataset, depth=2, width=4, test=False
             )
             synthetic.save_probe(
-                cache, head="linear", layers="last", tokens="cls", right=synthetic.first(80)
+                cache, head="linear", layers="last", tokens="cls", correct=synthetic.first(80)
             )
             synthetic.save_probe(
                 cache,
                 head="attentive",
                 layers="all",
                 tokens="cls+ap",
-                right=synthetic.first(80 + gain),
+                correct=synthetic.first(80 + gain),
             )
             caches.append(cache)
     data = load_report_data(caches, details=1)
