@@ -13,7 +13,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Backbone: a name of `layercache models`, or any timm ViT. Repeatable: all share one decode.",
+        help="Backbone: see `layercache models`, or any timm ViT. Repeatable: they share decodes.",
     ),
 ]
 Data = Annotated[
@@ -21,7 +21,7 @@ Data = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        help="Dataset: a name of `layercache datasets`, or your own: folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
+        help="Dataset: see `layercache datasets`, or folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
     ),
 ]
 Weights = Annotated[
@@ -90,14 +90,14 @@ PaperCompat = Annotated[
 OnError = Annotated[
     str,
     typer.Option(
-        help="For an image that cannot be decoded: raise an error | skip it and list it in the cache.",
+        help="An image that cannot be decoded: raise an error | skip it and list it in the cache.",
         metavar="raise|skip",
     ),
 ]
 Cache = Annotated[
     str | None,
     typer.Option(
-        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder.",
+        help="Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME.",
         show_default=False,
     ),
 ]
@@ -158,7 +158,8 @@ def extract(
 ) -> None:
     """Run frozen ViTs over a data set once; cache the tokens of every layer.
 
-    It may be stopped at any time: the same command continues from there. A complete cache is left alone.
+    It may be stopped at any time: the same command continues from there. A complete cache is left
+    alone.
     """
     from layercache.extraction.api import extract as run
     from layercache.extraction.options import parse_weights

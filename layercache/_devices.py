@@ -24,16 +24,14 @@ def resolve_device(requested: str) -> tuple[str, str]:
 
     available = torch.cuda.is_available()
     if requested == "cuda" and not available:
-        raise OptionError(
-            "device 'cuda': torch finds no GPU on this machine; use 'cpu' or 'auto'"
-        )
+        raise OptionError("device 'cuda': torch finds no GPU on this machine; use 'cpu' or 'auto'")
     if requested != "auto":
         return requested, "as requested"
     return ("cuda", torch.cuda.get_device_name()) if available else ("cpu", "no GPU found")
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use: its affinity and, on Linux, the container's quota."""
+    """Return the number of cores this process may use, by affinity and the container's quota."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))

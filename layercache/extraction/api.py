@@ -31,14 +31,14 @@ def extract(
     progress: bool = True,
     **options: Any,
 ) -> list[Extraction]:
-    """Run frozen ViTs over a dataset, one forward per image for all layers and tokens, into one cache per model.
+    """Run frozen ViTs over a dataset, one forward per image, into one cache per model.
 
-    Complete splits are left alone; an interrupted one is continued and ends with the same bytes. Sizes, device and decoding
-    are logged before the work starts.
+    Complete splits are left alone; an interrupted one is continued and ends with the same bytes.
+    Sizes, device and decoding are logged before the work starts.
 
     Args:
-        confirm: Whether a large cache needs confirmation: a function that is called with the question, True to raise
-            OptionError, False to write it without asking.
+        confirm: Whether a large cache needs confirmation: a function that is called with the
+            question, True to raise OptionError, False to write it without asking.
         confirm_above: Bytes to be written above which a cache is large.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
         **options: The fields of `ExtractOptions`; `models` and `dataset` are required.
@@ -47,8 +47,9 @@ def extract(
         One Extraction per model, in the order of `models`.
 
     Raises:
-        LayercacheError: OptionError, UnknownNameError, BackboneError, DataError, CacheBusyError, StorageError, NonFiniteError
-            or WorkerError. What is committed is kept and the same call continues.
+        LayercacheError: OptionError, UnknownNameError, BackboneError, DataError, CacheBusyError,
+            StorageError, NonFiniteError or WorkerError. What is committed is kept and the same call
+            continues.
         Interrupted: Ctrl-C or SIGTERM. What is committed is kept and the same call continues.
     """
     chosen = read_options(options)
@@ -131,8 +132,8 @@ def _describe_progress(plan: ExtractionPlan) -> str:
             committed += split_committed
             total += split_total
     return (
-        f"{committed} of {total} row blocks are committed and kept; the same command continues from "
-        "there"
+        f"{committed} of {total} row blocks are committed and kept; the same command continues "
+        "from there"
     )
 
 

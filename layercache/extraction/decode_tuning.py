@@ -1,4 +1,4 @@
-"""How images are decoded: in a thread or in worker processes, and in how many, from the measured time of a few samples."""
+"""Choice of decoding, in a thread or in worker processes, from the time that a few samples take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ INLINE_DECODE_MAX_S = {"cpu": 0.5e-3, "cuda": 0.02e-3}
 GPU_IMAGES_PER_S = 10_000
 """Decoding rate at which no GPU of today waits for images, at ViT sizes."""
 WORKER_NICE = 10
-"""Niceness of decoding processes that share the cores with the forward: they take what it leaves, and all while it waits."""
+"""Niceness of decoding processes that share the cores with the forward: they take what it leaves,
+and all while it waits."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def plan_decoding(
     """Choose how to decode.
 
     Args:
-        samples: Samples of which a few are decoded to measure; whether they can be decoded does not matter.
+        samples: Samples of which a few are decoded to measure; whether they can be decoded does not
+            matter.
         transforms: Transforms that are applied to every image.
         shapes: Output shape of each transform.
         device: Device of the forward, "cpu" or "cuda".
@@ -90,7 +92,7 @@ def plan_decoding(
 def seconds_per_image(
     samples: Samples, transforms: Sequence[Transform], *, shapes: Sequence[Shape]
 ) -> float:
-    """Return the seconds to open and transform one image: the median over a few rows spread over the split."""
+    """Return the median seconds to open and transform an image, over a few rows of the split."""
     out = [np.empty((1, *shape), np.uint8) for shape in shapes]
     times = []
     for row in np.linspace(0, len(samples.labels) - 1, TIMING_SAMPLES).round().astype(int).tolist():

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM during an extraction: the cache is consistent at every moment, so it stops and says how to continue."""
+"""Ctrl-C and SIGTERM during an extraction.
+
+The cache is consistent at every moment, so an extraction only has to stop and say how to continue.
+"""
 
 from __future__ import annotations
 

@@ -29,14 +29,16 @@ MINIMA: Mapping[str, int] = {"limit": 1, "batch_size": 1, "workers": 0, "seed": 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """Every option of `extract`; validated on construction, as far as that needs neither the models nor the dataset."""
+    """Every option of `extract`; validated on construction, except against models and dataset."""
 
     models: Sequence[str]
     """Backbones: short names or timm names. Several share every decode."""
     dataset: str | Dataset
-    """Name of a dataset, "folder:PATH", or a `Dataset` of your own (its samples must be picklable, unless `workers` is 0)."""
+    """Name of a dataset, "folder:PATH", or a `Dataset` of your own (its samples must be picklable,
+    unless `workers` is 0)."""
     weights: Mapping[str, str | Path] = field(default_factory=dict)
-    """Model -> checkpoint file (safetensors or torch); without one, what ships with the package or what timm downloads."""
+    """Model -> checkpoint file (safetensors or torch); without one, what ships with the package or
+    what timm downloads."""
     data_root: str | Path | None = None
     """Folder of named datasets; default $LAYERCACHE_DATA, else the user's cache folder."""
     download: bool = False
@@ -44,7 +46,8 @@ class ExtractOptions:
     splits: Sequence[str] = ()
     """Splits to extract, in order; empty: all of them."""
     limit: int | None = None
-    """Largest number of samples of every split, stratified by class; part of the cache's identity."""
+    """Largest number of samples of every split, stratified by class; part of the cache's
+    identity."""
     seed: int = 0
     """Seed of the sampling by `limit`."""
     tap: Tap = "norm2"
@@ -58,16 +61,18 @@ class ExtractOptions:
     paper_compat: bool = False
     """Preprocess images for DINOv2 and MAE as the paper's own extractor does."""
     precision: Precision = "fp32"
-    """Arithmetic of the forward: "fp32", "bf16" or "fp16"; tokens are pooled in float32 in any case."""
+    """Arithmetic of the forward: "fp32", "bf16" or "fp16"; tokens are pooled in float32 in any
+    case."""
     storage_dtype: StorageDtype = "float16"
     """dtype of the stored tokens: "float16" or "float32"."""
     compressor: str | None = None
     """Compression of the stored tokens: None (fastest), "zstd[:LEVEL]" or "blosc[:LEVEL]"."""
     batch_size: int | None = None
-    """Images per forward; default 256 on a GPU, 64 on a CPU. Changes tokens by rounding at most (benchmarks/LOG.md), so it
-    is not part of the identity."""
+    """Images per forward; default 256 on a GPU, 64 on a CPU. Changes tokens by rounding at most
+    (benchmarks/LOG.md), so it is not part of the identity."""
     workers: int | None = None
-    """Number of decoding processes; 0 decodes in a thread of this process; default: measured on a few samples."""
+    """Number of decoding processes; 0 decodes in a thread of this process; default: measured on a
+    few samples."""
     device: DeviceName = "auto"
     """"auto" takes a GPU if there is one."""
     compile: bool = False
@@ -75,15 +80,19 @@ class ExtractOptions:
     deterministic: bool = False
     """Use only deterministic algorithms on a GPU; a CPU is deterministic in any case."""
     on_error: OnError = "raise"
-    """What to do with an image that cannot be decoded: "raise" an error, or "skip" it and list it in the cache."""
+    """What to do with an image that cannot be decoded: "raise" an error, or "skip" it and list it
+    in the cache."""
     cache: str | CachePath | None = None
-    """Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache folder."""
+    """Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache
+    folder."""
     wait_for_lock: bool = False
-    """Wait for another process that is writing the same split, instead of raising CacheBusyError."""
+    """Wait for another process that is writing the same split, instead of raising
+    CacheBusyError."""
     engine: str = "local"
     """Where the forwards run: "local", or "ray" for a Ray cluster; the bytes are the same."""
     ray_address: str | None = None
-    """Address of a running Ray cluster ("auto", "HOST:PORT"); None starts one on this machine alone."""
+    """Address of a running Ray cluster ("auto", "HOST:PORT"); None starts one on this machine
+    alone."""
 
     def __post_init__(self) -> None:
         if isinstance(self.models, str) or not self.models:

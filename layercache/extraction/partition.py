@@ -14,7 +14,8 @@ from layercache.extraction.pipeline.batching import batch_ranges, batch_rows, de
 from layercache.extraction.pipeline.decode import RowRange
 
 TASKS_PER_WORKER = 16
-"""Tasks of a split per worker, unless they get too small: at the end a worker is late by at most a sixteenth of its share."""
+"""Tasks of a split per worker, unless they get too small: at the end a worker is late by at most a
+sixteenth of its share."""
 MIN_BATCHES = 8
 """Least number of batches of a task, so that filling and emptying the pipeline costs little."""
 
@@ -40,7 +41,7 @@ class ExtractionTask:
 def model_batches(
     spec: CacheSpec, split: str, pending: Collection[int], *, batch_size: int
 ) -> tuple[list[RowRange], int]:
-    """Return the batches that cover the pending row blocks of one model, and the rows of a full batch."""
+    """Return the batches that cover one model's pending blocks, and the rows of a full batch."""
     layout = SplitLayout(spec, split)
     row_bytes = len(spec.layers) * len(spec.tokens) * layout.row_bytes
     batch = batch_rows(batch_size, block_rows=layout.block_rows, row_bytes=row_bytes)
@@ -58,8 +59,9 @@ def partition(
 ) -> list[ExtractionTask]:
     """Divide the pending row blocks of a split into tasks; every block is in exactly one.
 
-    A stride is what must stay together: a row block, or the row blocks that a larger batch spans. Strides of several models
-    are cut where the longest one is; as a rule they nest, and where they do not, an image at the cut is decoded twice.
+    A stride is what must stay together: a row block, or the row blocks that a larger batch spans.
+    Strides of several models are cut where the longest one is; as a rule they nest, and where they
+    do not, an image at the cut is decoded twice.
 
     Args:
         specs: Spec of each model's cache.

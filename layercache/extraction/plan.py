@@ -1,4 +1,4 @@
-"""What an extraction will do, decided before it starts: the caches, their missing splits, device and batch size, disk space."""
+"""What an extraction will do: caches, their pending splits, device, batch size, disk space."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ExtractionPlan:
         return sum(target.missing_bytes for target in self.targets)
 
     def check_free_space(self) -> None:
-        """Raise StorageError if the disk is too small for what is missing; an object store has no limit."""
+        """Raise StorageError if the disk is too small for what is missing."""
         if not isinstance(self.root, Path):
             return
         folder = next(p for p in (self.root, *self.root.parents) if p.exists())
@@ -87,8 +87,8 @@ class ExtractionPlan:
 def make_plan(options: ExtractOptions) -> ExtractionPlan:
     """Open the dataset, load the backbones and look for existing caches.
 
-    With a cluster the backbones are loaded on the CPU, only to identify the caches; `assign_device` then says where the
-    workers run them.
+    With a cluster the backbones are loaded on the CPU, only to identify the caches; `assign_device`
+    then says where the workers run them.
 
     Args:
         options: What to extract.
@@ -154,7 +154,7 @@ def load_model(options: ExtractOptions, model: str, device: str) -> Backbone:
 
 
 def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
-    """Raise DataError for samples that the dataset already knows to be unreadable, before any work is done."""
+    """Raise DataError for samples that the dataset knows to be unreadable, before any work."""
     for split in splits:
         unreadable: dict[str, str] = getattr(dataset.split(split), "unreadable", {})
         for sample, reason in unreadable.items():

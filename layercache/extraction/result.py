@@ -10,14 +10,16 @@ from layercache.cache.storage.paths import CachePath
 
 @dataclass(frozen=True, kw_only=True)
 class RunStats:
-    """What one run did for one model; with several workers, all seconds but `seconds` are sums over them."""
+    """What one run did for one model; seconds, except `seconds` itself, are sums over workers."""
 
     images: int = 0
-    """Images that went through the backbone; fewer than the rows of the cache where the run continued an earlier one."""
+    """Images that went through the backbone; fewer than the rows of the cache where the run
+    continued an earlier one."""
     seconds: float = 0.0
     """Wall time from the first decode to the last commit."""
     decode_seconds: float = 0.0
-    """Time spent decoding, by the thread or as mean over the decoding processes; shared by all models of the run."""
+    """Time spent decoding, by the thread or as mean over the decoding processes; shared by all
+    models of the run."""
     forward_seconds: float = 0.0
     """Time of this model's forwards on the device."""
     write_seconds: float = 0.0
@@ -81,6 +83,7 @@ class Extraction(RunStats):
             f"{self.model} on {self.dataset}: {self.images} images in {self.seconds:.1f} s, "
             f"{self.images_per_s:.4g} images/s{workers}\n"
             f"  busy: decode {self.decode_seconds:.1f} s, forward {self.forward_seconds:.1f} s, "
-            f"write {self.write_seconds:.1f} s; the forward waited {self.decode_wait_seconds:.1f} s "
-            f"for images and {self.write_wait_seconds:.1f} s for storage\n{location}"
+            f"write {self.write_seconds:.1f} s; the forward waited "
+            f"{self.decode_wait_seconds:.1f} s for images and {self.write_wait_seconds:.1f} s for "
+            f"storage\n{location}"
         )

@@ -1,7 +1,8 @@
 """What an interrupted or damaged extraction has to redo.
 
-`is_complete` decides for a whole split: one that is not complete is opened for writing, and `SplitWriter.pending` of the cache
-then names its row blocks that are not committed. Committed row blocks are never computed again.
+`is_complete` decides for a whole split: one that is not complete is opened for writing, and
+`SplitWriter.pending` of the cache then names its row blocks that are not committed. Committed row
+blocks are never computed again.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from layercache.extraction.datasets.base import Samples
 def is_complete(path: CachePath, spec: CacheSpec, split: str) -> bool:
     """Return whether nothing of a split has to be written.
 
-    It needs its complete record, shards of the recorded length, and every other file with the recorded digest: lost or
-    damaged files are written again.
+    It needs its complete record, shards of the recorded length, and every other file with the
+    recorded digest: lost or damaged files are written again.
 
     Args:
         path: Folder of the cache.
@@ -67,7 +68,7 @@ def has_leftovers(path: CachePath, spec: CacheSpec, split: str) -> bool:
 
 
 def remove_leftovers(root: CachePath, spec: CacheSpec, split: str, samples: Samples) -> None:
-    """Remove what `has_leftovers` found, by opening the split for writing; a split that is being written is left alone."""
+    """Remove what `has_leftovers` found, by opening the split for writing, unless it is locked."""
     with (
         suppress(CacheBusyError, StorageError),
         SplitWriter(root, spec, split, ids=samples.ids, labels=samples.labels),

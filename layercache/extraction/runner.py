@@ -1,4 +1,4 @@
-"""Runs the pending splits of a plan on an engine: locks, tasks, progress bar, and the records that complete a split."""
+"""Runs the pending splits of a plan on an engine: locks, tasks, progress bar, completion."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def extract_splits(
     Returns:
         Fingerprint of each cache with pending splits -> what was done for it.
     """
-    # All processes lock in the same order, so that two which need each other's splits do not deadlock.
+    # All processes lock in one order, so that two which need each other's splits do not deadlock.
     targets = sorted(
         (target for target in plan.targets if target.pending),
         key=lambda target: target.spec.fingerprint,
@@ -157,7 +157,7 @@ def _extract(
 
 
 def _adopt_when_visible(writer: SplitWriter, block: int) -> None:
-    """Adopt a block that another machine has written, which may become visible here with a delay."""
+    """Adopt a block that another machine has written, once it is visible here."""
     deadline = time.monotonic() + VISIBILITY_TIMEOUT_S
     while True:
         try:
@@ -198,7 +198,10 @@ def _open_writer(
 
 
 class _ProgressBar:
-    """Progress in images on stderr, if it is a terminal. A retried task moves it only when it gets further than before."""
+    """Progress in images on stderr, if it is a terminal.
+
+    A retried task moves it only when it gets further than before.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled

@@ -1,7 +1,7 @@
-"""A worker that extracts row blocks: it holds the backbones, the samples, a decoder and a device, and runs ExtractionTasks.
+"""A worker that runs ExtractionTasks: it holds the backbones, the samples, a decoder and a device.
 
-In this process it has the plan's own backbones. On a cluster `RemoteExtractorFactory` loads them from the options, and checks
-that weights and images are the same there.
+In this process it has the plan's own backbones. On a cluster `RemoteExtractorFactory` loads them
+from the options, and checks that weights and images are the same there.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BlocksDone:
 
 
 class Extractor:
-    """Worker that commits the row blocks of its tasks; emits its choice of decoding and Progress in rows."""
+    """Worker that commits the row blocks of its tasks; emits its setup and Progress in rows."""
 
     def __init__(
         self,
@@ -82,7 +82,8 @@ class Extractor:
             backbones: One per spec of the job.
             emit: Takes messages for the user and Progress.
             cores: Number of cores that decoding may use; None: all of this process.
-            retried: Whether a task may be the retry of one whose worker was lost after it had committed some of the blocks.
+            retried: Whether a task may be the retry of one whose worker was lost after it had
+                committed some of the blocks.
         """
         self._job, self._backbones, self._emit, self._retried = job, backbones, emit, retried
         self._transforms: list[Preprocessing] = list(
@@ -107,8 +108,13 @@ class Extractor:
         records: list[dict[int, BlockRecord]] = []
         models: list[ModelStream] = []
         for spec, backbone, blocks in zip(job.specs, self._backbones, task.blocks, strict=True):
-            ids = job.samples[task.split].ids
-            writer = BlockWriter(job.root, spec, task.split, ids=ids, compressor=job.options.compressor)
+            writer = BlockWriter(
+                job.root,
+                spec,
+                task.split,
+                ids=job.samples[task.split].ids,
+                compressor=job.options.compressor,
+            )
             committed = writer.committed(blocks) if self._retried else {}
             records.append(committed)
             pending = [block for block in blocks if block not in committed]
@@ -175,7 +181,7 @@ class Extractor:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteExtractorFactory:
-    """Makes an Extractor in another process, perhaps on another machine that sees the same files."""
+    """Makes an Extractor in another process, perhaps on another machine with the same files."""
 
     job: ExtractionJob
     readable_rows: Mapping[str, int]
@@ -186,8 +192,8 @@ class RemoteExtractorFactory:
     def __call__(self, emit: Emit, cores: int | None) -> Extractor:
         """Return an Extractor.
 
-        As many threads compute as the worker has cores, which is as many as where the command runs: sums are then made in the
-        same order.
+        As many threads compute as the worker has cores, which is as many as where the command runs:
+        sums are then made in the same order.
 
         Raises:
             BackboneError: The weights differ on this machine; the message names it.
@@ -205,8 +211,8 @@ class RemoteExtractorFactory:
             if backbone.weights_digest != spec.weights:
                 raise BackboneError(
                     f"{host} loads other weights for {spec.model}: expected SHA-256 "
-                    f"{spec.weights[:12]}, got {backbone.weights_digest[:12]}: give `weights` a file that "
-                    "every machine of the cluster sees"
+                    f"{spec.weights[:12]}, got {backbone.weights_digest[:12]}: give `weights` a "
+                    "file that every machine of the cluster sees"
                 )
         for split, row in self.readable_rows.items():
             try:

@@ -1,4 +1,4 @@
-"""A thread that assembles batches of tokens into row blocks and commits them while the next batch is computed.
+"""A thread that assembles row blocks from batches of tokens and commits them behind the forward.
 
 Shapes: L layers, T token kinds, n images of a row block, D width.
 """
@@ -48,7 +48,7 @@ class RowBlockWriter(Protocol):
 
 
 class BlockAssembler:
-    """Collects the rows of one split of one model, which arrive in order, and writes each pending row block once it is full."""
+    """Collects the rows of one split of one model, in order, and writes each full row block."""
 
     def __init__(
         self, writer: RowBlockWriter, *, pending: Collection[int], max_uploads: int = 1
@@ -58,7 +58,8 @@ class BlockAssembler:
         Args:
             writer: Commits the blocks.
             pending: Numbers of the blocks to write; rows of others are ignored.
-            max_uploads: Blocks that may be written at the same time, each from its own memory. With 1, `add` writes them itself.
+            max_uploads: Blocks that may be written at the same time, each from its own memory. With
+                1, `add` writes them itself.
         """
         self._writer = writer
         self._pending = frozenset(pending)
@@ -125,7 +126,7 @@ class BlockAssembler:
             self.write_seconds += time.perf_counter() - began
 
     def _current_buffer(self, tokens: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
-        """Return (L, T, rows, D), contiguous. Buffers are reused, since memory of this size is expensive to allocate."""
+        """Return (L, T, rows, D), contiguous, from a reused buffer; allocation is expensive."""
         layers, kinds, _, width = tokens.shape
         buffer = self._buffers[self._buffer]
         if buffer is None:
@@ -136,7 +137,7 @@ class BlockAssembler:
 
 
 class AsyncWriter:
-    """Context manager around the writing thread. On leaving, also by an exception, queued batches are still written."""
+    """Context manager around the writing thread; on leaving, queued batches are still written."""
 
     def __init__(self) -> None:
         self._queue: Queue[tuple[BlockAssembler, int, Tokens, Mapping[int, str]] | None] = Queue(

@@ -1,7 +1,8 @@
-"""Batches of the forward: which rows they hold, and how they are assembled from decoded chunks that several models share.
+"""Batches of the forward: which rows they hold, and their assembly from decoded chunks.
 
-How a split is cut into batches depends on the size of a row block and on the batch size alone, never on where a run was
-resumed or on which models run together: the same rows meet in the same batch in every run, hence the same bytes.
+How a split is cut into batches depends on the size of a row block and on the batch size alone,
+never on where a run was resumed or on which models run together: the same rows meet in the same
+batch in every run, hence the same bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ OUTPUT_LIMIT = 256 << 20
 def batch_rows(batch_size: int, *, block_rows: int, row_bytes: int) -> int:
     """Return the rows of a full batch.
 
-    This is `batch_size` or, where that exceeds a row block, the whole row blocks that fit into it (at least one): a row block
-    of all patch tokens may hold eight images, and the forward then takes many row blocks at once.
+    This is `batch_size` or, where that exceeds a row block, the whole row blocks that fit into it
+    (at least one): a row block of all patch tokens may hold eight images, and the forward then
+    takes many row blocks at once.
     """
     if batch_size <= block_rows:
         return batch_size
@@ -38,8 +40,9 @@ def batch_ranges(
 ) -> list[RowRange]:
     """Return the batches, ascending, that cover the pending row blocks of a split.
 
-    Batches of up to a row block are cut from the start of each block. Larger ones cover whole blocks counted from row 0, all
-    of them even where only one is pending, so that a batch never has other rows than in an uninterrupted run.
+    Batches of up to a row block are cut from the start of each block. Larger ones cover whole
+    blocks counted from row 0, all of them even where only one is pending, so that a batch never has
+    other rows than in an uninterrupted run.
 
     Args:
         rows: Number of samples in the split.
@@ -57,7 +60,7 @@ def batch_ranges(
 
 
 def decode_chunks(batches: Sequence[Sequence[RowRange]]) -> list[RowRange]:
-    """Return the rows that are decoded together: all rows of any model's batches, cut wherever one of them is cut."""
+    """Return what is decoded together: all rows of the models' batches, cut wherever a batch is."""
     depth_changes: dict[int, int] = {}
     for start, stop in (batch for model in batches for batch in model):
         depth_changes[start] = depth_changes.get(start, 0) + 1
@@ -104,7 +107,7 @@ class BatchAssembler:
         self._begun: list[Batch] = []
 
     def add(self, chunk: DecodedChunk) -> Iterator[Batch]:
-        """Add the next chunk and yield every batch that it completes. A batch that is one chunk is not copied."""
+        """Add the next chunk, yield every completed batch; a batch of one chunk is not copied."""
         while self._waiting and self._waiting[0].rows.start <= chunk.rows.start:
             self._begun.append(self._waiting.popleft())
         for batch in self._begun:

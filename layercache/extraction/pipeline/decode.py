@@ -1,17 +1,19 @@
-"""Decoding of samples to RGB images, and of a range of rows to pixel arrays. Imports neither torch nor timm.
+"""Decoding of samples to RGB images and pixel arrays. Imports neither torch nor timm.
 
-An image is converted as by torchvision's `pil_loader` (PIL's `convert("RGB")`), with one correction:
+An image is converted as by torchvision's `pil_loader` (PIL's `convert("RGB")`), with one
+correction:
 
-| stored as                         | becomes                                                         |
-|-----------------------------------|-----------------------------------------------------------------|
-| grey, 1 bit, palette, CMYK, YCbCr | PIL's conversion                                                |
-| alpha (RGBA, LA, palette)         | alpha dropped, as in `pil_loader`                               |
-| 16-bit grey                       | the high byte, as PIL reads 16-bit colour (`pil_loader` clips at 255) |
-| several frames                    | the first frame                                                 |
-| EXIF orientation                  | not applied, as in `pil_loader`                                 |
+| stored as                         | becomes                                       |
+|-----------------------------------|-----------------------------------------------|
+| grey, 1 bit, palette, CMYK, YCbCr | PIL's conversion                              |
+| alpha (RGBA, LA, palette)         | alpha dropped, as in `pil_loader`             |
+| 16-bit grey                       | its high byte; `pil_loader` clips it at 255   |
+| several frames                    | the first frame                               |
+| EXIF orientation                  | not applied, as in `pil_loader`               |
 
-Truncated or empty files, files that are no image, 32-bit integer or float pixels and images above PIL's pixel limit raise
-DataError with the sample's id.
+PIL itself reads 16-bit colour as its high byte. Truncated or empty files, files that are no image,
+32-bit integer or float pixels and images above PIL's pixel limit raise DataError with the sample's
+id.
 """
 
 from __future__ import annotations
@@ -93,8 +95,8 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
     Args:
         samples: Samples of the split.
         row: Row of the sample.
-        draft: (height, width). Allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long as the result is no
-            smaller than this: faster, with slightly different pixels.
+        draft: (height, width). Allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long
+            as the result is no smaller than this: faster, with slightly different pixels.
 
     Returns:
         The image in mode RGB.
@@ -150,10 +152,11 @@ _filters = warnings.catch_warnings()
 
 @contextmanager
 def _ignore_warnings() -> Iterator[None]:
-    """Suppress PIL's warnings (large image, odd EXIF, palette transparency), in any number of threads.
+    """Suppress PIL's warnings (large image, odd EXIF, palette transparency), in all threads.
 
-    The first thread to enter sets the filter and the last one to leave restores the previous ones: catch_warnings in each
-    thread would restore the wrong filters when threads leave in another order than they entered.
+    The first thread to enter sets the filter and the last one to leave restores the previous ones:
+    catch_warnings in each thread would restore the wrong filters when threads leave in another
+    order than they entered.
     """
     global _threads_inside, _filters
     with _lock:

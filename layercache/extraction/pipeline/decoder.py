@@ -1,4 +1,4 @@
-"""Interface of a decoder that runs ahead of the forward, and the decoder that is one thread of this process."""
+"""Interface of a decoder that runs ahead of the forward, and the decoder that is one thread."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Decoder(Protocol):
 
     @property
     def busy_seconds(self) -> float:
-        """Wall seconds spent decoding so far: of the thread, or the mean over the worker processes."""
+        """Wall seconds spent decoding so far, by the thread or as mean over the processes."""
         ...
 
     def run(
@@ -51,7 +51,7 @@ class Decoder(Protocol):
 
 
 class ThreadDecoder:
-    """A decoder in one thread, for images that decode in no time: no start-up, no copies between processes."""
+    """A decoder in one thread, without start-up or copies, for images that decode in no time."""
 
     def __init__(self, *, shapes: Sequence[Shape], rows: int, slots: int = 3) -> None:
         """Allocate the slots.

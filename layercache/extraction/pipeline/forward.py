@@ -1,4 +1,4 @@
-"""Where the forward runs: pixels in, tokens out, and on a GPU both copies hidden behind the arithmetic.
+"""The forward on a device: pixels in, tokens out; on a GPU both copies overlap the arithmetic.
 
 Shapes: L layers, T token kinds, b images of a batch, D width.
 """
@@ -16,18 +16,22 @@ import torch
 from torch import Tensor
 
 Forward = Callable[[Tensor], Tensor]
-"""uint8 (b, 3, H, W) on the device -> tokens (L, T, b, D) in the storage dtype, on the device; a `Backbone`."""
+"""uint8 (b, 3, H, W) on the device -> tokens (L, T, b, D) in the storage dtype, on the device; a
+`Backbone`."""
 
 
 class Tokens(Protocol):
     """The tokens of one batch, perhaps still being computed."""
 
     def fetch(self) -> np.ndarray[Any, Any]:
-        """Return (L, T, b, D) in host memory, valid until `release`; waits for the device. Called by the writing thread."""
+        """Return (L, T, b, D) in host memory, valid until `release`; waits for the device.
+
+        Called by the writing thread.
+        """
         ...
 
     def release(self) -> float:
-        """Give the memory back and return the seconds that the forward took on the device. Called after `fetch`."""
+        """Give the memory back, after `fetch`; return the seconds of the forward on the device."""
         ...
 
 
@@ -107,21 +111,22 @@ class CudaTokens:
 class CudaDevice:
     """A GPU with three streams: copies in, forward, copies out.
 
-    `stage` and `forward` return at once, so that the host runs ahead of the device by as many batches as there are pinned
-    buffers; only events synchronise.
+    `stage` and `forward` return at once, so that the host runs ahead of the device by as many
+    batches as there are pinned buffers; only events synchronise.
     """
 
     PREFETCH = 3
     """Batches of pixels in pinned memory."""
 
     def __init__(self, device: torch.device) -> None:
-        self._in, self._out = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._in = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._out = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._device = device
         self._staging: deque[tuple[Tensor, torch.cuda.Event]] = deque()
         self._pools: dict[tuple[int, ...], SimpleQueue[Tensor]] = {}
 
     def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        """Copy pixels to pinned memory now, and to the device as soon as the copy stream gets to it."""
+        """Copy pixels to pinned memory now, and to the device when the copy stream gets to it."""
         pinned = self._pinned(pixels.nbytes)[: pixels.size].view(pixels.shape)
         pinned.numpy()[...] = pixels
         with torch.cuda.stream(self._in):
@@ -155,7 +160,7 @@ class CudaDevice:
         return CudaTokens(host, began, ended, copied, pool)
 
     def _pinned(self, size: int) -> Tensor:
-        """Return a flat pinned buffer that no copy reads any more, after moving it to the end of the staging queue."""
+        """Return a flat pinned buffer that no copy reads any more; it is the last of the queue."""
         if len(self._staging) < self.PREFETCH or self._staging[0][0].numel() < size:
             if len(self._staging) >= self.PREFETCH:
                 self._staging.popleft()[1].synchronize()
@@ -172,7 +177,7 @@ def _event(*, timing: bool = False) -> torch.cuda.Event:
 
 
 class FixedBatch:
-    """A backbone that always gets `rows` images, padded with black ones: a compiled graph is made for one shape only."""
+    """A backbone that always gets `rows` images, for a graph that is compiled for one shape."""
 
     def __init__(self, backbone: Forward, *, rows: int) -> None:
         self._backbone, self._rows = backbone, rows

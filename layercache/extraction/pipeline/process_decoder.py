@@ -1,13 +1,14 @@
 """The decoder that is several worker processes.
 
-In the main process a dispatcher thread keeps every worker supplied with small tasks, so that all of them work on the chunk
-that is needed next; the pixels stay in shared memory. A worker that dies ends the run with its signal and the samples that it
-was decoding.
+In the main process a dispatcher thread keeps every worker supplied with small tasks, so that all of
+them work on the chunk that is needed next; the pixels stay in shared memory. A worker that dies
+ends the run with its signal and the samples that it was decoding.
 
-A worker is a fresh interpreter at one end of a socket: neither a fork (unsafe next to torch's threads) nor multiprocessing's
-spawn (which imports the caller's main module again). It ends when the socket closes, so it never outlives its parent, and it
-imports neither torch nor timm unless the samples do. It receives a Setup, then for every split a SplitSetup and DecodeTasks;
-it answers every task with a DecodeResult, or with a WorkerFailure and ends.
+A worker is a fresh interpreter at one end of a socket: neither a fork (unsafe next to torch's
+threads) nor multiprocessing's spawn (which imports the caller's main module again). It ends when
+the socket closes, so it never outlives its parent, and it imports neither torch nor timm unless the
+samples do. It receives a Setup, then for every split a SplitSetup and DecodeTasks; it answers every
+task with a DecodeResult, or with a WorkerFailure and ends.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ from layercache.extraction.pipeline.decode import RowRange, Transform, decode_ro
 from layercache.extraction.pipeline.decoder import DecodedChunk
 
 TASK_ROWS = 16
-"""Largest number of rows of a task: small, so that all workers share a chunk; large, so that messages cost nothing."""
+"""Largest number of rows of a task: small, so that all workers share a chunk; large, so that
+messages cost nothing."""
 TASKS_PER_WORKER = 2
 """Tasks given to a worker at a time: one in progress, one queued."""
 PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     f"from {__name__} import serve_socket; serve_socket(int(sys.argv[2]))"
 )
-"""Program of a worker, for `python -c`. Arguments: the parent's sys.path as JSON, the number of the socket."""
+"""Program of a worker, for `python -c`. Arguments: the parent's sys.path as JSON, the number of the
+socket."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class ProcessDecoder:
             dispatcher.join()
 
     def close(self) -> None:
-        """End the workers: at once if they are reading their pipe, else by SIGKILL after a second."""
+        """End the workers: at once if they read their pipe, else by SIGKILL after a second."""
         for worker in self._workers:
             worker.pipe.close()
         for worker in self._workers:

@@ -1,6 +1,7 @@
-"""Memory that decoding processes write and the forward reads, so that no pixel is pickled or sent through a pipe.
+"""Memory that decoding processes write and the forward reads: no pixel goes through a pipe.
 
-The memory has no name: it is freed when the last process that maps it is gone, even if all were killed.
+The memory has no name: it is freed when the last process that maps it is gone, even if all were
+killed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def allocate(
 ) -> tuple[int, list[list[np.ndarray[Any, Any]]]]:
     """Allocate shared memory of zeros and map it.
 
-    On Linux it is an anonymous file, outside /dev/shm and its limit; elsewhere an unlinked temporary file.
+    On Linux it is an anonymous file, outside /dev/shm and its limit; elsewhere an unlinked
+    temporary file.
 
     Args:
         slots: Number of slots.

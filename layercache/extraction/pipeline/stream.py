@@ -1,4 +1,7 @@
-"""One split through one or several models: every image is decoded once, and every model's row blocks are committed in order."""
+"""One split through one or several models.
+
+Every image is decoded once, and the row blocks of every model are committed in order.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from layercache.extraction.pipeline.decoder import Decoder
 from layercache.extraction.pipeline.forward import Device, Forward
 
 MAX_ALL_FAILED = 100
-"""Number of images after which a run in which every image failed is ended: something else than the images is wrong."""
+"""Number of images after which a run in which every image failed is ended: something else than the
+images is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ def stream(
     skip_failures: bool,
     on_progress: Callable[[int], object],
 ) -> StageTimings:
-    """Run every batch of every model and write the tokens. What is committed before an exception stays.
+    """Run every batch of every model and write the tokens; after an exception, commits stay.
 
     Args:
         samples: Samples of the split.
@@ -60,11 +64,14 @@ def stream(
         transforms: What the decoder applies to every image.
         decoder: Decodes the images.
         device: Runs the forwards.
-        skip_failures: Continue without images that cannot be decoded, instead of raising DataError at the first in order.
-        on_progress: Called with the number of images that were decoded and forwarded since the last call.
+        skip_failures: Continue without images that cannot be decoded, instead of raising DataError
+            at the first in order.
+        on_progress: Called with the number of images that were decoded and forwarded since the last
+            call.
 
     Raises:
-        DataError: An image cannot be decoded, or with `skip_failures` none of the first `MAX_ALL_FAILED` can.
+        DataError: An image cannot be decoded, or with `skip_failures` none of the first
+            `MAX_ALL_FAILED` can.
     """
     batches = [model.batches for model in models]
     chunks = decode_chunks(batches)
@@ -83,7 +90,8 @@ def stream(
                 reason = chunk.failures[min(chunk.failures)]
                 if not skip_failures:
                     raise DataError(
-                        f"{reason}. on_error='skip' leaves such images out and lists them in the cache"
+                        f"{reason}. on_error='skip' leaves such images out and lists them in the "
+                        "cache"
                     )
                 if failed == decoded and (decoded >= MAX_ALL_FAILED or chunk.rows == chunks[-1]):
                     raise DataError(
