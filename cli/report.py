@@ -73,7 +73,7 @@ def report(
 
     load_thumbnail = None
     if thumbnails:
-        load_thumbnail = ImageLookup(sources=dataset or (), root=data_root, say=typer.echo)
+        load_thumbnail = ImageLookup(sources=dataset or (), root=data_root)
     result = run(
         out,
         root=cache,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -12,11 +13,13 @@ from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.registry import dataset_name, open_dataset
 from layercache.extraction.pipeline.decode import open_image
 
+logger = logging.getLogger(__name__)
+
 
 class ImageLookup:
     """Function from (dataset name as in a cache, sample id) to the image, or None if unavailable.
 
-    A dataset is opened when its first image is requested. If that fails, it is reported once.
+    A dataset is opened when its first image is requested. If that fails, the reason is logged once.
     """
 
     def __init__(
@@ -25,7 +28,6 @@ class ImageLookup:
         sources: Sequence[str] = (),
         root: str | os.PathLike[str] | None = None,
         split: str = "test",
-        say: Callable[[str], None] | None = None,
     ) -> None:
         """Describe where datasets are found.
 
@@ -33,12 +35,10 @@ class ImageLookup:
             sources: Datasets as the user named them ("folder:/my/pets"); a cache only has "pets".
             root: Folder of the named datasets' files, as in `open_dataset`.
             split: Split of the samples.
-            say: Receives the reason why a dataset's images are unavailable.
         """
         self._sources = {dataset_name(source): source for source in sources}
         self._root = root
         self._split = split
-        self._say = say
         self._opened: dict[str, tuple[Samples, dict[str, int]] | None] = {}
 
     def __call__(self, dataset: str, sample_id: str) -> Image.Image | None:
@@ -63,6 +63,5 @@ class ImageLookup:
             samples = open_dataset(source, root=root).split(self._split)
             return samples, {sample_id: row for row, sample_id in enumerate(samples.ids)}
         except LayercacheError as error:
-            if self._say is not None:
-                self._say(f"no thumbnails of {dataset}: {error}")
+            logger.info("no thumbnails of %s: %s", dataset, error)
             return None

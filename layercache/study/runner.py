@@ -218,7 +218,7 @@ def _report(study: Study, say: Say) -> tuple[Path | None, Failure | None]:
             root=study.cache,
             model=study.models,
             dataset=[dataset_name(source) for source in sources],
-            load_thumbnail=ImageLookup(sources=sources, root=study.extract.get("root"), say=say),
+            load_thumbnail=ImageLookup(sources=sources, root=study.extract.get("root")),
             **study.report,
         )
     except MissingExtraError as error:

@@ -13,14 +13,14 @@ def test_image_lookup_by_id_returns_the_image():
     np.testing.assert_array_equal(np.asarray(image), np.asarray(samples.load(7).convert("RGB")))
 
 
-def test_image_lookup_of_a_missing_image_returns_none_and_reports_once():
-    messages: list[str] = []
-    lookup = ImageLookup(say=messages.append)
+def test_image_lookup_of_a_missing_image_returns_none_and_logs_once(caplog):
+    caplog.set_level("INFO", logger="layercache")
+    lookup = ImageLookup()
     assert lookup("digits", "no such id") is None
     assert lookup("nonesuch", "1") is None
     assert lookup("nonesuch", "2") is None
-    assert len(messages) == 1
-    assert messages[0].startswith("no thumbnails of nonesuch: unknown dataset")
+    (message,) = caplog.messages
+    assert message.startswith("no thumbnails of nonesuch: unknown dataset")
 
 
 def test_image_lookup_of_a_folder_by_its_cache_name_finds_it(tmp_path):
