@@ -53,8 +53,19 @@ def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
         splits={"train": identity},
     )
     spec = CacheSpec(
-        model="vit_b16", architecture="vit_base_patch16_224", weights="", depth=12, width=768, tap="norm2", layers=tuple(range(1, 13)),
-        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", storage_dtype="float16", dataset=dataset,
+        model="vit_b16",
+        architecture="vit_base_patch16_224",
+        weights="",
+        depth=12,
+        width=768,
+        tap="norm2",
+        layers=tuple(range(1, 13)),
+        tokens=("cls", "ap"),
+        projected=False,
+        preprocessing={},
+        precision="fp32",
+        storage_dtype="float16",
+        dataset=dataset,
     )  # fmt: skip
     return spec, ids, labels
 
@@ -161,7 +172,9 @@ def bench_reads(
     return medians | in_turn(2, slow), size
 
 
-def bench_writes(folder: Path, *, repeats: int, compressor: str | None) -> tuple[dict[str, float], int]:
+def bench_writes(
+    folder: Path, *, repeats: int, compressor: str | None
+) -> tuple[dict[str, float], int]:
     """Return the median seconds and the bytes of writing a row block in several ways.
 
     A committed block is checked, checksummed, synced, renamed and recorded; tofile only leaves the
@@ -179,7 +192,9 @@ def bench_writes(folder: Path, *, repeats: int, compressor: str | None) -> tuple
             block.tofile(file)
             os.fsync(file.fileno())
 
-    with SplitWriter(folder, spec, "train", ids=ids, labels=labels, compressor=compressor) as writer:
+    with SplitWriter(
+        folder, spec, "train", ids=ids, labels=labels, compressor=compressor
+    ) as writer:
         pending = iter(writer.pending)
 
         def two() -> None:

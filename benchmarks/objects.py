@@ -170,8 +170,19 @@ def measure_library(shards: int) -> dict[str, float]:
         splits={"train": identity},
     )
     spec = CacheSpec(
-        model="vit_b16", architecture="vit", weights="ab" * 32, depth=layers, width=width, tap="norm2", layers=tuple(range(1, layers + 1)),
-        tokens=("cls", "ap"), projected=False, preprocessing={}, precision="fp32", storage_dtype="float16", dataset=dataset,
+        model="vit_b16",
+        architecture="vit",
+        weights="ab" * 32,
+        depth=layers,
+        width=width,
+        tap="norm2",
+        layers=tuple(range(1, layers + 1)),
+        tokens=("cls", "ap"),
+        projected=False,
+        preprocessing={},
+        precision="fp32",
+        storage_dtype="float16",
+        dataset=dataset,
     )  # fmt: skip
     block = (
         np.random.default_rng(0)

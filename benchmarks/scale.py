@@ -63,10 +63,20 @@ def make_spec(
 ) -> CacheSpec:
     """Return the spec of a ViT-B of the given width on one split."""
     return CacheSpec(
-        model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=width, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
+        model="made_up",
+        architecture="made_up",
+        weights="00" * 32,
+        depth=LAYERS,
+        width=width,
+        tap="norm2",
+        layers=tuple(range(1, LAYERS + 1)),
         tokens=KINDS, projected=False, preprocessing={}, precision="fp32", storage_dtype="float16",
         dataset=DatasetIdentity(
-            name=f"made_up_{rows}", classes=tuple(f"class {c}" for c in range(classes)), multi_label=False, limit=None, limit_seed=0,
+            name=f"made_up_{rows}",
+            classes=tuple(f"class {c}" for c in range(classes)),
+            multi_label=False,
+            limit=None,
+            limit_seed=0,
             splits={SPLIT: SplitIdentity(rows=rows, ids=ids, labels=labels, content="names:00")},
         ),
     )  # fmt: skip

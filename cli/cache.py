@@ -26,7 +26,8 @@ Root = Annotated[
     str | None,
     typer.Option(
         "--cache",
-        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user cache folder.",
+        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user "
+        "cache folder.",
         show_default=False,
     ),
 ]
@@ -128,7 +129,8 @@ def info(
             typer.echo(f"skipped in {name}: {sample}: {reason.removeprefix(f'sample {sample!r} ')}")
         if len(split["skipped"]) > MAX_SKIPPED_SHOWN:
             typer.echo(
-                f"skipped in {name}: {len(split['skipped']) - MAX_SKIPPED_SHOWN} more, all listed by --json"
+                f"skipped in {name}: {len(split['skipped']) - MAX_SKIPPED_SHOWN} more, all listed "
+                "by --json"
             )
 
 
@@ -142,7 +144,10 @@ def verify(
     fingerprint: Fingerprint = None,
     all_: Annotated[bool, typer.Option("--all", help="Every cache that matches.")] = False,
 ) -> None:
-    """Read every byte of a cache; list what is missing, cut or changed. Exit code 1 if anything is, or if a split is not complete."""
+    """Read every byte of a cache; list what is missing, cut or changed.
+
+    Exit code 1 if anything is, or if a split is not complete.
+    """
     from tqdm import tqdm
 
     from layercache.cache.describe import describe
@@ -184,7 +189,8 @@ def verify(
         if not corruptions:
             d = describe(open_cache(folder))
             typer.echo(
-                f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; {_size(d['bytes'])})"
+                f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; "
+                f"{_size(d['bytes'])})"
             )
     if not folders:
         typer.echo("no cache matches")
@@ -192,7 +198,8 @@ def verify(
         verb = "has" if n_faulty == 1 else "have"
         delete = "delete the files named above and " if must_delete else ""
         typer.echo(
-            f"{n_faulty} of {n_checked} caches {verb} faults: {delete}run the same extraction again, which makes only what is missing",
+            f"{n_faulty} of {n_checked} caches {verb} faults: {delete}run the same extraction "
+            "again, which makes only what is missing",
             err=True,
         )
         raise typer.Exit(1)
@@ -231,7 +238,10 @@ def push(
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
 ) -> None:
-    """Copy one cache with its probes to another root. Verified on arrival; if stopped, the same command continues."""
+    """Copy one cache with its probes to another root.
+
+    Verified on arrival; if stopped, the same command continues.
+    """
     from layercache.cache.find import open_cache
 
     _copy(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint), to)
@@ -242,7 +252,8 @@ def pull(
     source: Annotated[
         str,
         typer.Argument(
-            help="A cache's address, or a root to choose it from by the options: s3://..., hf://datasets/..., a folder."
+            help="A cache's address, or a root to choose it from by the options: s3://..., "
+            "hf://datasets/..., a folder."
         ),
     ],
     *,
@@ -258,7 +269,10 @@ def pull(
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
 ) -> None:
-    """Copy one cache with its probes from another root. Verified on arrival; if stopped, the same command continues."""
+    """Copy one cache with its probes from another root.
+
+    Verified on arrival; if stopped, the same command continues.
+    """
     from layercache.cache.cache import load_cache
     from layercache.cache.find import open_cache
     from layercache.cache.storage.paths import as_cache_path, cache_root
@@ -279,7 +293,8 @@ def _copy(found: Cache, to: Any) -> None:
     with tqdm(unit="B", unit_scale=True, desc=found.path.name, disable=None, leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
     typer.echo(
-        f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, each verified where it arrived"
+        f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, each verified where it "
+        "arrived"
     )
     n_existing = done.files - done.sent_files
     existing = f"; {n_existing} existed already" if n_existing else ""
@@ -306,7 +321,8 @@ def _probes(found: Cache) -> str:
 def _stored(d: dict[str, Any]) -> str:
     kinds = "+".join(dict.fromkeys(token.split("/")[0] for token in d["tokens"]))
     projected = ", projected" if d["projected"] else ""
-    return f"{len(d['layers'])} layers x {kinds} x {d['width']} {d['storage_dtype']}, tap {d['tap']}, {d['precision']}{projected}"
+    tokens = f"{len(d['layers'])} layers x {kinds} x {d['width']} {d['storage_dtype']}"
+    return f"{tokens}, tap {d['tap']}, {d['precision']}{projected}"
 
 
 def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:

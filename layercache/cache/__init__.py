@@ -1,4 +1,7 @@
-"""The cache on disk: the contract between extraction and probing. Knows numpy, zarr and json; no model, no image."""
+"""The cache on disk: the contract between extraction and probing.
+
+Knows numpy, zarr and json; no model, no image.
+"""
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches, open_cache

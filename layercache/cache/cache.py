@@ -1,4 +1,4 @@
-"""An opened cache folder: which splits it holds, how complete they are, and the command that makes one like it."""
+"""An opened cache: its splits, how complete they are, and the command that makes one like it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ class Cache:
 
     @cached_property
     def store(self) -> Store:
-        """Its folder or object store, to read ranges and to write. Raises OptionError for a cache on the Hugging Face Hub."""
+        """Its folder or object store, to read ranges and to write.
+
+        Raises OptionError for a cache on the Hugging Face Hub.
+        """
         return open_store(self.path)
 
     @property
@@ -90,14 +93,17 @@ class Cache:
         except FileNotFoundError:
             n_committed, n_blocks = self.progress(name)
             raise CacheIncompleteError(
-                f"{self.path}: split {name!r} is incomplete: {n_committed} of {n_blocks} row blocks are committed. "
-                f"To continue, run the same extraction again: {extract_command(self)} {OTHER_OPTIONS}"
+                f"{self.path}: split {name!r} is incomplete: {n_committed} of {n_blocks} row "
+                "blocks are committed. "
+                f"To continue, run the same extraction again: {extract_command(self)} "
+                f"{OTHER_OPTIONS}"
             ) from None
         record = CompleteRecord.from_bytes(data, where=str(path))
         expected = (self.spec.fingerprint, name, layout.rows)
         if (record.fingerprint, record.split, record.rows) != expected:
             raise CacheCorruptError(
-                f"{path}: belongs to another cache or split ({record.fingerprint[:12]}, {record.split!r}); {REPAIR_HINT}"
+                f"{path}: belongs to another cache or split ({record.fingerprint[:12]}, "
+                f"{record.split!r}); {REPAIR_HINT}"
             )
         return Split(layout, self.files, record)
 
@@ -122,13 +128,14 @@ def load_cache(path: CachePath) -> Cache:
         raise CacheCorruptError(f"{file}: not the spec of a cache ({e!r}); {REPAIR_HINT}") from None
     if spec.fingerprint != fingerprint:
         raise CacheCorruptError(
-            f"{file}: expected fingerprint {spec.fingerprint[:12]}, got {str(fingerprint)[:12]}; {REPAIR_HINT}"
+            f"{file}: expected fingerprint {spec.fingerprint[:12]}, got {str(fingerprint)[:12]}; "
+            f"{REPAIR_HINT}"
         )
     return Cache(path, spec)
 
 
 def _check_schema(path: CachePath, value: Any) -> None:
-    """Raise CacheSchemaError if spec.json is undamaged and of another schema than this version's."""
+    """Raise CacheSchemaError if spec.json is undamaged and of another schema."""
     schema = value["schema"]
     fields = {key: field for key, field in value.items() if key not in ("fingerprint", "model")}
     if schema == SCHEMA or sha256_json(fields) != value["fingerprint"]:
@@ -141,7 +148,8 @@ def _check_schema(path: CachePath, value: Any) -> None:
             shlex.quote(str(value["dataset"]["name"])),
         )
         remedy = (
-            f"extract it again (layercache extract --model {model} --dataset {dataset}, with the other options it was "
+            f"extract it again (layercache extract --model {model} --dataset {dataset}, with the "
+            "other options it was "
             "made with) and delete this folder"
         )
     raise CacheSchemaError(
@@ -152,7 +160,7 @@ def _check_schema(path: CachePath, value: Any) -> None:
 def extract_command(
     cache: Cache, *, model: str | None = None, layers: str | None = None, tokens: str | None = None
 ) -> str:
-    """Return the command that made a cache, or a similar one with another model, other layers or other tokens.
+    """Return the command that made a cache, or one with another model, other layers or tokens.
 
     The spec does not tell where the checkpoint and the images are: see OTHER_OPTIONS.
     """

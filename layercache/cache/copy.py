@@ -1,9 +1,12 @@
-"""Copying a cache from one root to another: a folder, object storage, the Hugging Face Hub. Whole, verified on arrival, resumable.
+"""Copying a cache between roots: whole, verified on arrival, resumable.
 
-Order: the spec; of each split the shards, then records, labels, ids and metadata, then the complete record; last the attached folders (probes),
-each with its marker last. So at every moment the target is what a stopped extraction leaves: incomplete, or true. Every file is compared with its
-checksum when it is read (crc32c of the block's record, SHA-256 of the complete record) and again where it arrived. A file that exists there with
-its checksum is not sent again.
+A root is a folder, object storage or a dataset repository of the Hugging Face Hub.
+
+Order: the spec; of each split the shards, then records, labels, ids and metadata, then the complete
+record; last the attached folders (probes), each with its marker last. So at every moment the target
+is what a stopped extraction leaves: incomplete, or true. Every file is compared with its checksum
+when it is read (crc32c of the block's record, SHA-256 of the complete record) and again where it
+arrived. A file that exists there with its checksum is not sent again.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ MAX_COMMIT_BYTES = 2**29
 Check = Callable[[bytes], bool]
 """Returns whether these are the bytes that a file must have."""
 Stage = Mapping[str, Check | None]
-"""Files that are sent together, in any order; None for a file whose bytes no record gives: then the source's are believed."""
+"""Files that are sent together, in any order; None for a file whose bytes no record gives: then the
+source's are believed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,9 @@ def copy_cache(
     progress: Callable[[int], None] | None = None,
     total: Callable[[int], None] | None = None,
 ) -> Transfer:
-    """Copy a cache with its probes below another root, into the folder of its dataset, model and fingerprint.
+    """Copy a cache with its probes below another root.
+
+    It gets the folder of its dataset, model and fingerprint there.
 
     A copy that was stopped continues when it is called again.
 
@@ -102,7 +108,8 @@ def copy_cache(
         if not cache.complete(split):
             n_committed, n_blocks = cache.progress(split)
             raise CacheIncompleteError(
-                f"{cache.path}: split {split!r} is incomplete ({n_committed} of {n_blocks} row blocks): finish the extraction, then copy"
+                f"{cache.path}: split {split!r} is incomplete ({n_committed} of {n_blocks} row "
+                "blocks): finish the extraction, then copy"
             )
     layouts = [SplitLayout(cache.spec, split) for split in cache.splits]
     sizes = {key: info.size for key, info in cache.files.list_files(".").items()}
@@ -136,10 +143,11 @@ def copy_cache(
 
 
 def _check_target(cache: Cache, target: FileSource, existing: Mapping[str, FileInfo]) -> None:
-    """Raise OptionError or CacheBusyError if the files at the target are not a part of this cache."""
+    """Raise OptionError or CacheBusyError if files at the target are not a part of this cache."""
     if SPEC_KEY in existing and target.read(SPEC_KEY) != spec_bytes(cache.spec):
         raise OptionError(
-            f"{target.root}: another cache is there, or its spec is damaged: check it (layercache cache info), or remove it"
+            f"{target.root}: another cache is there, or its spec is damaged: check it (layercache "
+            "cache info), or remove it"
         )
     records = [
         key
@@ -152,13 +160,14 @@ def _check_target(cache: Cache, target: FileSource, existing: Mapping[str, FileI
     for key in records:
         if expected.get(key) != stored[key]:
             raise CacheBusyError(
-                f"{target.path(key)}: an extraction wrote row blocks there whose bytes are not those of {cache.path}: let it finish, or remove that "
+                f"{target.path(key)}: an extraction wrote row blocks there whose bytes are not "
+                f"those of {cache.path}: let it finish, or remove that "
                 "cache (layercache cache rm) and copy again"
             )
 
 
 def _split_stages(source: FileSource, layout: SplitLayout) -> Iterator[Stage]:
-    """Yield the files of a split: shards, then records, labels, ids and metadata, then the complete record."""
+    """Yield the files of a split: shards; records, labels, ids, metadata; the complete record."""
     data = source.read(layout.complete)
     where = str(source.path(layout.complete))
     complete = CompleteRecord.from_bytes(data, where=where)
@@ -198,7 +207,10 @@ class _CopyJob:
         self.files = self.bytes = self.sent_files = self.sent_bytes = 0
 
     def read(self, key: str, check: Check | None) -> bytes:
-        """Return a file of the source. Raises CacheCorruptError if it is missing or not what its record says."""
+        """Return a file of the source.
+
+        Raises CacheCorruptError if it is missing or not what its record says.
+        """
         try:
             data = self.source.read(key)
         except FileNotFoundError:
@@ -229,7 +241,7 @@ class _Target(Protocol):
         """The files at the target."""
 
     def send(self, job: _CopyJob, stage: Stage, existing: Mapping[str, FileInfo]) -> None:
-        """Send the files of a stage that do not exist or are not right; all of them are verified when this returns."""
+        """Send the files of a stage that do not exist or are not right, and verify them."""
 
 
 def _open_target(path: CachePath) -> _Target:
@@ -249,7 +261,7 @@ class _StoreTarget:
         self.files = store
 
     def send(self, job: _CopyJob, stage: Stage, existing: Mapping[str, FileInfo]) -> None:
-        """Send the files of a stage that do not exist or are not right, and read each of them back."""
+        """Send the files of a stage that do not exist or are not right, and read them back."""
 
         def send_one(key: str) -> None:
             check = stage[key]
@@ -276,13 +288,13 @@ class _StoreTarget:
 
 
 class _HubTarget:
-    """A repository of the Hugging Face Hub: many files in one commit, verified by the digests that the Hub gives."""
+    """A repository of the Hub: many files in one commit, verified by the digests that it gives."""
 
     def __init__(self, repository: HubRepository) -> None:
         self.files = repository
 
     def send(self, job: _CopyJob, stage: Stage, existing: Mapping[str, FileInfo]) -> None:
-        """Commit the files of a stage that do not exist or are not right, and compare their digests."""
+        """Commit the files of a stage that do not exist or are not right; compare their digests."""
         batch: dict[str, bytes] = {}
         for key, check in stage.items():
             data = job.read(key, check)

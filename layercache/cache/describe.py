@@ -1,4 +1,4 @@
-"""Contents of a cache for a person: where it is, what determined its bytes, how large and how complete it is."""
+"""Description of a cache: its path, what determined its bytes, its size, how complete it is."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def _describe_split(
 def describe_all(
     folders: Sequence[CachePath],
 ) -> list[dict[str, Any] | CacheCorruptError | CacheSchemaError]:
-    """Return `describe` of each folder, or why it cannot be read; several at a time on object storage."""
+    """Return `describe` of each folder, or why it cannot be read.
+
+    On object storage, several are read at a time.
+    """
 
     def describe_one(folder: CachePath) -> dict[str, Any] | CacheCorruptError | CacheSchemaError:
         try:

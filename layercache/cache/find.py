@@ -1,4 +1,4 @@
-"""Which cache a request means: every cache below a root, those that match a model and dataset, or the single one."""
+"""Which caches a request means: all below a root, those that match, or the only one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ MAX_VALUE_CHARS = 60
 def cache_folders(
     root: CachePath, *, model: str | None = None, dataset: str | None = None
 ) -> list[CachePath]:
-    """Return the folders of the caches below a root, sorted. Only folders are listed, level by level, never row blocks."""
+    """Return the folders of the caches below a root, sorted.
+
+    Only folders are listed, level by level, never row blocks.
+    """
     if isinstance(root, Path):
         pattern = f"{_glob(dataset)}/{_glob(model)}/*/{SPEC_KEY}"
         return list[CachePath](sorted(p.parent for p in root.glob(pattern)))
@@ -53,7 +56,9 @@ def _remote_folders(
 def find_caches(
     root: CachePath, model: str | None = None, dataset: str | None = None
 ) -> list[Cache]:
-    """Open all caches below a root, or those of a model or dataset; caches of another schema are skipped and logged.
+    """Open all caches below a root, or those of a model or dataset.
+
+    Caches of another schema are skipped and logged.
 
     Raises:
         CacheCorruptError: The spec of one is damaged.
@@ -161,7 +166,8 @@ def open_cache(
         )
     lines = "\n".join(f"  {cache.path}: {_differences(cache, caches)}" for cache in caches)
     raise CacheAmbiguousError(
-        f"{len(caches)} caches below {base} match {requested}; choose one by its path, or by model, dataset or "
+        f"{len(caches)} caches below {base} match {requested}; choose one by its path, or by "
+        "model, dataset or "
         f"fingerprint:\n{lines}"
     )
 

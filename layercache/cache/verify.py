@@ -39,7 +39,8 @@ def verify(
         progress: Called with a number of bytes, from several threads, when they have been checked.
 
     Returns:
-        Changed, missing, cut, lengthened and unknown files, and splits that are not complete, sorted by path; empty if all is well.
+        Changed, missing, cut, lengthened and unknown files, and splits that are not complete,
+        sorted by path; empty if all is well.
 
     Raises:
         CacheNotFoundError: The path is not a cache.
@@ -111,7 +112,8 @@ class _SplitCheck:
         n_committed, n_blocks = self._cache.progress(self._layout.split)
         return Corruption(
             self._store.path(self._layout.complete),
-            f"incomplete: {n_committed} of {n_blocks} row blocks; continue with: {extract_command(self._cache)} {OTHER_OPTIONS}",
+            f"incomplete: {n_committed} of {n_blocks} row blocks; continue with: "
+            f"{extract_command(self._cache)} {OTHER_OPTIONS}",
             exists=False,
         )
 
@@ -138,8 +140,8 @@ class _SplitCheck:
             return None if self._complete else Corruption(path, str(e))
         expected = (layout.spec.fingerprint, layout.split, block)
         if (record.fingerprint, record.split, record.block) != expected:
-            problem = f"belongs to another cache, split or block ({record.fingerprint[:12]}, {record.split!r}, {record.block})"
-            return Corruption(path, problem)
+            owner = f"{record.fingerprint[:12]}, {record.split!r}, {record.block}"
+            return Corruption(path, f"belongs to another cache, split or block ({owner})")
         return self._check_shard(layout.shard(block), record)
 
     def _check_shard(self, key: str, record: BlockRecord) -> Corruption | None:

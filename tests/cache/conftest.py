@@ -18,6 +18,6 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Shards of at most a kilobyte, so that few rows make several blocks: 8 rows at 2 x 2 x 8 float16."""
+    """Shards of at most 1 kB, so that few rows make several blocks: 8 rows at 2 x 2 x 8 float16."""
     monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 1024)
     return 8

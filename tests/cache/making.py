@@ -40,7 +40,10 @@ def make_labels(rows: int, *, multi_label: bool = False) -> Array:
 
 
 def make_spec(rows: int = 50, *, multi_label: bool = False, **changes: Any) -> CacheSpec:
-    """A spec of 2 layers x {CLS, AP} x 8, splits train (`rows`) and test (7); `changes` replaces fields."""
+    """Return a spec of 2 layers x {CLS, AP} x 8, splits train (`rows`) and test (7).
+
+    `changes` replaces fields.
+    """
     splits = {
         name: SplitIdentity(
             rows=n,
@@ -141,7 +144,10 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """A folder where fsync costs nothing, for tests that make many caches; an ordinary one where there is no such place."""
+    """Make a folder where fsync costs nothing, for tests that make many caches.
+
+    An ordinary folder where there is no such place.
+    """
     with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
         yield Path(name)
 

@@ -100,7 +100,8 @@ def test_the_command_that_made_a_cache(tmp_path: Path) -> None:
         dataset=replace(plain.dataset, limit=100, limit_seed=3),
     )
     text = (
-        "layercache extract --model 'my model' --dataset shapes --limit 100 --seed 3 --tap block --layers 1,5 --tokens ap+grid:1+all "
+        "layercache extract --model 'my model' --dataset shapes --limit 100 --seed 3 --tap block "
+        "--layers 1,5 --tokens ap+grid:1+all "
         f"--precision bf16 --store-dtype float32 --cache {tmp_path} --projected"
     )
     made = Cache(cache_folder(tmp_path, other), other)
@@ -117,7 +118,8 @@ def test_open_cache_of_schema_1_says_to_extract_it_again(tmp_path: Path) -> None
         with pytest.raises(CacheSchemaError) as caught:
             open_cache(**options)
         assert str(caught.value) == (
-            f"{folder}: expected a cache of schema 2, got schema 1: extract it again (layercache extract --model vit_tiny --dataset shapes, "
+            f"{folder}: expected a cache of schema 2, got schema 1: extract it again (layercache "
+            "extract --model vit_tiny --dataset shapes, "
             "with the other options it was made with) and delete this folder"
         )
     with pytest.raises(CacheSchemaError):

@@ -137,7 +137,8 @@ def test_an_incomplete_cache_is_not_copied(tmp_path: Path, small_blocks: int) ->
         write_pending(writer, make_tokens(SPEC), stop_after=2)
     with pytest.raises(
         CacheIncompleteError,
-        match=r"split 'train' is incomplete \(2 of 7 row blocks\): finish the extraction, then copy",
+        match=r"split 'train' is incomplete \(2 of 7 row blocks\): "
+        r"finish the extraction, then copy",
     ):
         copy_cache(writer.path, to=tmp_path / "to")
     assert not (tmp_path / "to").exists()

@@ -32,7 +32,8 @@ def test_one_cache_of_several_is_chosen(tmp_path: Path) -> None:
         open_cache(root=tmp_path, model="vit_tiny", dataset="shapes")
     lines = str(caught.value).splitlines()
     assert lines[0].startswith(
-        f"2 caches below {tmp_path} match model 'vit_tiny', dataset 'shapes'; choose one by its path"
+        f"2 caches below {tmp_path} match model 'vit_tiny', dataset 'shapes'; choose one by its "
+        "path"
     )
     assert sorted(lines[1:]) == sorted(
         [f"  {first.path}: tap norm2", f"  {second.path}: tap block"]
@@ -72,7 +73,8 @@ def test_caches_that_differ_in_long_fields_are_told_apart_in_short_lines(tmp_pat
 def test_no_cache_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(
         CacheNotFoundError,
-        match=r"no cache of any model and dataset below .*; it holds none\. Make one with: layercache extract",
+        match=r"no cache of any model and dataset below .*; it holds none\. "
+        r"Make one with: layercache extract",
     ):
         open_cache(root=tmp_path)
     make_cache(tmp_path, make_spec(50))

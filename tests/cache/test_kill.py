@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then the same call: it continues and ends with the bytes of an undisturbed run. And who holds a lock."""
+"""kill -9 at any moment, then the same call continues and ends with the same bytes; locks."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ def in_child(work: Callable[[], Any]) -> int:
 
 
 def killed_at(point: int, work: Callable[[], Any]) -> bool:
-    """Run `work` in a process that is killed just before its call number `point` that changes the disk; a write is first done by half."""
+    """Run `work` in a process that is killed just before its `point`-th call that changes the disk.
+
+    A write is first done by half.
+    """
 
     def child() -> None:
         left = point
@@ -153,7 +156,8 @@ def test_a_second_writer_is_told_who_holds_the_split(tmp_path: Path) -> None:
     with make_writer(tmp_path, SPEC):
         with pytest.raises(
             CacheBusyError,
-            match=rf"commits/train\.lock: process {os.getpid()} on \S+ is writing this split; wait for it to end",
+            match=rf"commits/train\.lock: process {os.getpid()} on \S+ is writing this split; "
+            r"wait for it to end",
         ):
             make_writer(tmp_path, SPEC)
         make_writer(tmp_path, SPEC, "test").close()  # another split is free

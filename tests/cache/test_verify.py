@@ -124,7 +124,8 @@ def test_an_incomplete_split_is_a_fault(tmp_path: Path, small_blocks: int) -> No
     (fault,) = verify(cache)
     assert fault.path == cache.path / lay.complete
     assert fault.problem.startswith(
-        "incomplete: 2 of 4 row blocks; continue with: layercache extract --model vit_tiny --dataset shapes"
+        "incomplete: 2 of 4 row blocks; continue with: layercache extract --model vit_tiny "
+        "--dataset shapes"
     )
     shard = cache.path / lay.shard(1)
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")

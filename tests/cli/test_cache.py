@@ -60,7 +60,8 @@ def test_ls(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head, *lines, total = out.splitlines()
     assert head.split() == ["dataset", "model", "fingerprint", "stored", "splits", "size"]
     assert lines[0].startswith(
-        f"shapes   other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap block, fp32"
+        f"shapes   other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap "
+        "block, fp32"
     )
     assert "train incomplete, 2 of 4 blocks" in lines[0]
     assert whole.spec.fingerprint[:12] in lines[1]
@@ -157,8 +158,8 @@ def test_verify_of_a_damaged_cache(
     assert out.count(str(file)) == 1
     delete = "" if damage == "missing" else "delete the files named above and "
     assert (
-        err
-        == f"1 of 1 caches has faults: {delete}run the same extraction again, which makes only what is missing\n"
+        err == f"1 of 1 caches has faults: {delete}run the same extraction again, which makes only "
+        "what is missing\n"
     )
 
 
@@ -168,12 +169,12 @@ def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert f"{whole.path}: every byte is as it was written" in out
     assert (
-        f"{begun.path}/commits/train/complete.json: incomplete: 2 of 4 row blocks; continue with: layercache extract --model other"
-        in out
+        f"{begun.path}/commits/train/complete.json: incomplete: 2 of 4 row blocks; continue with: "
+        "layercache extract --model other" in out
     )
     assert (
-        err
-        == "1 of 2 caches has faults: run the same extraction again, which makes only what is missing\n"
+        err == "1 of 2 caches has faults: run the same extraction again, which makes only what is "
+        "missing\n"
     )
 
 

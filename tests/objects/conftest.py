@@ -28,7 +28,7 @@ def s3_server(
 
 @pytest.fixture
 def s3_root(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """s3://BUCKET/PREFIX with nothing in it; the environment names the server and the credentials, and nothing else does."""
+    """An empty s3://BUCKET/PREFIX; only the environment names the server and the credentials."""
     for name in (
         "AWS_SESSION_TOKEN",
         "AWS_PROFILE",
@@ -52,7 +52,10 @@ def s3_root(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def faulty(
     s3_server: Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FaultyProxy]:
-    """The proxy in front of the server of `s3_root`, which the environment names from now on; no faults yet."""
+    """The proxy in front of the server of `s3_root`, without faults yet.
+
+    The environment names it from now on.
+    """
     with FaultyProxy(s3_server.url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
@@ -60,6 +63,6 @@ def faulty(
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Shards of at most a kilobyte, so that few rows make several blocks: 8 rows at 2 x 2 x 8 float16."""
+    """Shards of at most 1 kB, so that few rows make several blocks: 8 rows at 2 x 2 x 8 float16."""
     monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 1024)
     return 8

@@ -1,4 +1,4 @@
-"""Caches on object storage for the tests, and a look at what lies there by another implementation than the library's."""
+"""Caches on object storage for the tests, and their objects as boto3 sees them."""
 
 from __future__ import annotations
 

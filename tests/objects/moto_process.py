@@ -1,4 +1,7 @@
-"""Moto's S3 server on loopback: python moto_process.py. Prints the port, serves until its standard input ends. Signatures are not looked at."""
+"""Moto's S3 server on loopback: python moto_process.py.
+
+Prints the port, serves until its standard input ends. Signatures are not looked at.
+"""
 
 from __future__ import annotations
 

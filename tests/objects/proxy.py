@@ -1,11 +1,12 @@
 """An HTTP proxy in front of an S3 server that misbehaves on demand, and counts.
 
-The Host header goes through as it came, since the signature covers it. One thread per connection; standard library only.
+The Host header goes through as it came, since the signature covers it. One thread per connection;
+standard library only.
 
-    proxy.inject(Drop(after=100), method="GET", key="*/tokens/*", times=3)     the next three of these
-    proxy.inject(Status(), probability=0.2, seed=1)                            one in five of everything
-    proxy.heal()                                                               no faults any more
-    assert proxy.count("GET") == 0
+    proxy.inject(Drop(after=100), method="GET", key="*/tokens/*", times=3)     the next three of
+    these proxy.inject(Status(), probability=0.2, seed=1)                            one in five of
+    everything proxy.heal()                                                               no faults
+    any more assert proxy.count("GET") == 0
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "te", "traile
 
 @dataclass(frozen=True)
 class Drop:
-    """The response ends after so many bytes of its body, and the connection with it; None: before its first byte, the server having done the work."""
+    """The response, and the connection, ends after `after` bytes of its body.
+
+    None: before its first byte, when the server has done the work.
+    """
 
     after: int | None = None
 
@@ -40,7 +44,10 @@ class Refuse:
 
 @dataclass(frozen=True)
 class CutUpload:
-    """The connection is dropped when so many bytes of the request's body have come; the server sees as many and then an end."""
+    """The connection is dropped after `after` bytes of the request's body.
+
+    The server gets these bytes and then an end.
+    """
 
     after: int = 0
 
@@ -129,7 +136,10 @@ class FaultyProxy:
         probability: float = 1.0,
         seed: int = 0,
     ) -> None:
-        """From now on, requests whose method and key match suffer the fault: `times` of them, each with the probability. First rule wins."""
+        """From now on, requests whose method and key match suffer the fault:
+
+        `times` of them, each with the probability. First rule wins.
+        """
         with self._lock:
             self._healed.clear()
             self._rules.append(_Rule(fault, method, key, times, probability, random.Random(seed)))
@@ -141,7 +151,7 @@ class FaultyProxy:
             self._healed.set()
 
     def count(self, method: str = "*", key: str = "*", *, faulty: bool | None = None) -> int:
-        """Requests that came; faulty: only those that suffered a fault, or only those that did not."""
+        """Count the requests; `faulty`: only those with a fault, or only those without."""
         with self._lock:
             return sum(
                 fnmatchcase(r.method, method)
@@ -244,7 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
             length -= len(self.rfile.read(min(length, PIECE))) or length
 
     def _answer(self, status: Status) -> None:
-        body = f"<?xml version='1.0'?><Error><Code>{status.name}</Code><Message>injected</Message></Error>".encode()
+        error = f"<Error><Code>{status.name}</Code><Message>injected</Message></Error>"
+        body = f"<?xml version='1.0'?>{error}".encode()
         self.send_response_only(status.code)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))

@@ -1,4 +1,4 @@
-"""S3 servers as processes of their own, which end with the tests: moto's, and OpenStack Swift where its package can be had."""
+"""S3 servers in processes that end with the tests: moto, and OpenStack Swift if installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Server:
     """A running S3 server that has one bucket, BUCKET."""
 
     kind: str
-    """One of KINDS. Only Swift checks signatures; only moto lets one of several concurrent creators win (Swift looks when an upload begins)."""
+    """One of KINDS. Only Swift checks signatures; only moto lets one of several concurrent creators
+    win (Swift looks when an upload begins)."""
     url: str
     """http://127.0.0.1:PORT"""
 
@@ -85,7 +86,7 @@ def environment(server: Server) -> dict[str, str]:
 
 
 def client(url: str):  # type: ignore[no-untyped-def]  # boto3 makes its classes as it goes
-    """boto3's S3 client: another implementation than the library's, for looking at what is there."""
+    """Return boto3's S3 client: an implementation that the library does not use."""
     import boto3
     from botocore.config import Config
 

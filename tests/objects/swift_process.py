@@ -1,6 +1,9 @@
-"""OpenStack Swift with its S3 interface, all of it in one process on loopback: python swift_process.py FOLDER KEY SECRET
+"""OpenStack Swift with its S3 interface, in one process on the loopback interface.
 
-Prints the port, serves until its standard input ends, leaves nothing behind but FOLDER. One device, one replica, no auditors or replicators.
+python swift_process.py FOLDER KEY SECRET
+
+Prints the port, serves until its standard input ends, leaves nothing behind but FOLDER. One device,
+one replica, no auditors or replicators.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Caches on object storage: the same bytes as in a folder, resumed, repaired, verified, listed, deleted."""
+"""Caches on object storage: same bytes as in a folder, resumed, repaired, verified, deleted."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_a_run_that_was_stopped_continues(s3_root: str, tmp_path: Path) -> None:
     assert cache.progress("train") == (3, 7)
     with pytest.raises(
         CacheIncompleteError,
-        match=rf"{s3_root}/shapes/vit_tiny/\w+: split 'train' is incomplete: 3 of 7 .* --cache {s3_root}",
+        match=rf"{s3_root}/shapes/vit_tiny/\w+: split 'train' is incomplete: 3 of 7 .* "
+        rf"--cache {s3_root}",
     ):
         cache.split("train")
     before = objects(cache.path)

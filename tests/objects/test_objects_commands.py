@@ -1,4 +1,4 @@
-"""The whole tool on object storage, as a user types it: extract, stop and go on, probe, look, predict, delete."""
+"""All commands on object storage: extract, stop and continue, probe, list, predict, delete."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def test_a_cache_from_its_first_image_to_its_last_byte(
     assert (code, out.count("vit_nano")) == (0, 2)
     probe = next(iter(read_results()))
     predicted = probe.predictions()
-    assert (predicted.logits.argmax(1) == predicted.targets).mean() == probe.row["test_top1_accuracy"]
+    assert (predicted.logits.argmax(1) == predicted.targets).mean() == probe.row[
+        "test_top1_accuracy"
+    ]
     assert probe.head().pairs == probe.pairs
     digit = tmp_path / "white.png"
     Image.new("L", (28, 28), 255).save(digit)

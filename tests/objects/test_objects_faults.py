@@ -1,4 +1,4 @@
-"""What a network and an endpoint do: short faults are ridden out, lasting ones end in one clear line, nothing is lost, and no secret is told."""
+"""Faults of the network and the endpoint: retried, or one clear error; nothing lost or leaked."""
 
 from __future__ import annotations
 
@@ -107,19 +107,22 @@ def test_short_faults_are_ridden_out(
     [
         (
             Status(),
-            r"the endpoint answers 503 \(SlowDown\), also after 1 retry\. What was committed is kept; run the same command again",
+            r"the endpoint answers 503 \(SlowDown\), also after 1 retry\. What was committed is "
+            r"kept; run the same command again",
         ),
         (
             Status(403, "AccessDenied"),
-            r"access denied: the endpoint answers 403 \(AccessDenied\); look at the credentials \(AWS_PROFILE",
+            r"access denied: the endpoint answers 403 \(AccessDenied\); check the credentials "
+            r"\(AWS_PROFILE",
         ),
         (
             Refuse(),
-            r"the connection to http://127\S+ broke off or could not be made also after 1 retry: look at the network and AWS_ENDPOINT_URL",
+            r"the connection to http://127\S+ broke off or could not be made also after 1 retry: "
+            r"check the network and AWS_ENDPOINT_URL",
         ),
         (
             Drop(3),
-            r"the connection to the endpoint broke off or could not be made: look at the network",
+            r"the connection to the endpoint broke off or could not be made: check the network",
         ),
         (BlackHole(), r"the connection to http://127\S+ timed out also after 1 retry"),
     ],
@@ -176,7 +179,7 @@ def test_no_bucket_no_endpoint_no_credentials_are_one_line_each(
         patch.setenv("AWS_PROFILE", "nobody")
         code, _, err = run(capsys, *EXTRACT, "--cache", s3_root)
         assert (code, err.count("\n")) == (1, 1)
-        assert "the AWS configuration cannot be used (ProfileNotFound): look at AWS_PROFILE" in err
+        assert "the AWS configuration cannot be used (ProfileNotFound): check AWS_PROFILE" in err
 
 
 def test_credentials_of_a_profile_are_found(
@@ -190,7 +193,8 @@ def test_credentials_of_a_profile_are_found(
         monkeypatch.delenv(name)
     config = tmp_path / "config"
     config.write_text(
-        f"[profile cluster]\nregion = {server.REGION}\nendpoint_url = {os.environ['AWS_ENDPOINT_URL']}\n"
+        f"[profile cluster]\nregion = {server.REGION}\nendpoint_url = "
+        f"{os.environ['AWS_ENDPOINT_URL']}\n"
     )
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
@@ -208,7 +212,10 @@ def test_no_secret_is_written_or_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Everything that a command prints, logs or writes, with the right credentials, wrong ones, --debug, and a dying endpoint."""
+    """Check everything that a command prints, logs or writes.
+
+    With right and wrong credentials, --debug, and a failing endpoint.
+    """
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("LAYERCACHE_S3_RETRIES", "1")
     said: list[str] = []

@@ -120,7 +120,10 @@ def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root
 
 
 def test_latency_is_waited_for_together(faulty: FaultyProxy, s3_root: str) -> None:
-    """Every block takes a record, its index and a range or two: one after the other within a block, the blocks at the same time."""
+    """Every block takes a record, its index and a range or two, in this order.
+
+    The blocks are read at the same time.
+    """
     cache = remote_cache(s3_root, SPEC)
     split = cache.split("train")
     faulty.inject(Delay(0.1))

@@ -72,7 +72,8 @@ def test_a_push_through_a_dead_connection_fails_clearly_and_goes_on_later(
     faulty.inject(Refuse(), method="PUT", key=f"*/{lay.shard(5)}")
     with pytest.raises(
         StorageError,
-        match=rf"{s3_root}/\S+c\.0\.0\.5\.0: the connection to http://127\S+ broke off .* also after 1 retry",
+        match=rf"{s3_root}/\S+c\.0\.0\.5\.0: the connection to http://127\S+ broke off .* "
+        r"also after 1 retry",
     ):
         copy_cache(cache, to=s3_root)
     assert not open_cache(root=s3_root).complete("train")

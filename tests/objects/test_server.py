@@ -1,4 +1,4 @@
-"""The servers do what an S3 store is asked for: so that a test which fails on them blames the right side."""
+"""The test servers fulfil what the library needs of S3, so that a failure is not theirs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Compressor:
-    """A compressor of zarr's own: "zstd", "zstd:LEVEL", "blosc" or "blosc:LEVEL" (zstd in blosc, bytes shuffled)."""
+    """A compressor of zarr's own:
+
+    "zstd", "zstd:LEVEL", "blosc" or "blosc:LEVEL" (zstd in blosc, bytes shuffled).
+    """
 
     text: str
 
@@ -64,7 +67,10 @@ class Compressor:
         return bytes(self._coder.encode(chunk))
 
     def decode(self, data: bytes) -> bytes:
-        """Return what `encode` was given. Raises ValueError or RuntimeError if another codec encoded it."""
+        """Return what `encode` was given.
+
+        Raises ValueError or RuntimeError if another codec encoded it.
+        """
         return bytes(self._coder.decode(data))
 
     @property
@@ -77,7 +83,9 @@ class Compressor:
 
 
 def compressor_in(metadata: bytes, *, where: str) -> dict[str, Any] | None:
-    """Return the compressor in the Zarr metadata of `tokens`, in the form of `Compressor.metadata`, or None.
+    """Return the compressor in the Zarr metadata of `tokens`, or None.
+
+    Its form is that of `Compressor.metadata`.
 
     Raises:
         CacheCorruptError: They are not such metadata; `where` is their path.

@@ -1,15 +1,17 @@
-"""Names, shapes and sizes on disk: the one place that tells where a file of a cache is and how long it is.
+"""Names, shapes and sizes of the files of a cache.
 
     ROOT/<dataset>/<model>/<fingerprint, 12 hex>/
         spec.json                    everything that determined the bytes
         <split>.zarr/                a Zarr v3 group: tokens, label, id, valid, layer, token
-            tokens/c.0.0.<block>.0   one row block: a shard (L, T, R, D) of inner chunks (1, 1, R, D)
+            tokens/c.0.0.<block>.0   one row block: a shard (L, T, R, D) of inner chunks (1, 1, R,
+            D)
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
         partial-<split>/             files being written; removed by the next writer
         probes/<id>/                 results that another stage keeps with the tokens (ATTACHED)
 
-Commit records are next to the group, not in it: zarr and xarray warn about folders of a group that are not nodes.
+Commit records are next to the group, not in it: zarr and xarray warn about folders of a group that
+are not nodes.
 
 Shapes: L layers, T token kinds, N images, R images of a row block, D width.
 """
@@ -29,7 +31,8 @@ from layercache.cache.storage.paths import CachePath
 from layercache.errors import UnknownNameError
 
 MAX_SHARD_BYTES = 32 * 2**20
-"""Maximum size of a shard: above it the allocator maps and unmaps every buffer, which halves the speed of reading."""
+"""Maximum size of a shard: above it the allocator maps and unmaps every buffer, which halves the
+speed of reading."""
 CRC_BYTES = 4
 SPEC_KEY = "spec.json"
 DIMENSIONS = ("layer", "token", "image", "channel")
@@ -47,7 +50,7 @@ class AttachedFolders:
     """Files and folders that exist only while a result is being made."""
 
     def copy_order(self, keys: Iterable[str]) -> list[list[str]]:
-        """Return the files of complete folders in two stages: all but the markers, then the markers."""
+        """Return the files of complete folders in two stages: all but the markers; the markers."""
         parts = [key.split("/") for key in keys if key.startswith(f"{self.parent}/")]
         complete = {tuple(p[:2]) for p in parts if p[2:] == [self.marker]}
         belonging = [
@@ -62,7 +65,11 @@ ATTACHED = AttachedFolders("probes", "probe.json", ("search.json", ".lock", "par
 
 
 def block_rows(spec: CacheSpec, rows: int) -> int:
-    """Return R: the largest power of two whose shard (L, T, R, D) is below 32 MiB, at most what `rows` need, at least 1."""
+    """Return R, the number of rows of a block.
+
+    It is the largest power of two whose shard (L, T, R, D) is below 32 MiB, at most what `rows`
+    need, at least 1.
+    """
     row_bytes = (
         len(spec.layers) * len(spec.tokens) * spec.width * np.dtype(spec.storage_dtype).itemsize
     )
@@ -75,19 +82,28 @@ def block_rows(spec: CacheSpec, rows: int) -> int:
 
 
 def index_bytes(spec: CacheSpec) -> int:
-    """Return the size of a shard's index: offset and length (uint64) per inner chunk, and its crc32c."""
+    """Return the size of a shard's index.
+
+    It holds offset and length (uint64) per inner chunk, and its own crc32c.
+    """
     return len(spec.layers) * len(spec.tokens) * 16 + CRC_BYTES
 
 
 def planned_bytes(spec: CacheSpec, rows: int) -> int:
-    """Return the bytes that the tokens of a split of `rows` images take, uncompressed, padding of the last block included."""
+    """Return the bytes that the tokens of a split of `rows` images take.
+
+    Uncompressed, with the padding of the last block.
+    """
     r = block_rows(spec, rows)
     chunk = r * spec.width * np.dtype(spec.storage_dtype).itemsize + CRC_BYTES
     return -(-rows // r) * (len(spec.layers) * len(spec.tokens) * chunk + index_bytes(spec))
 
 
 def safe_name(name: str) -> str:
-    """Return a folder name for any model or dataset name; different names give different folders ("a/b" -> "a%2Fb")."""
+    """Return a folder name for any model or dataset name ("a/b" -> "a%2Fb").
+
+    Different names give different folders.
+    """
     quoted = quote(name, safe=" +,=@()")
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
 
@@ -175,7 +191,11 @@ class SplitLayout:
         return f"{self.tokens}/zarr.json"
 
     def shard(self, block: int) -> str:
-        """Return the file of a row block. Its name has dots, so that all shards of a split are in one folder, which is one folder to sync."""
+        """Return the file of a row block.
+
+        Its name has dots, so that all shards of a split are in one folder, which is one folder to
+        sync.
+        """
         return f"{self.tokens}/c.0.0.{block}.0"
 
     def record(self, block: int) -> str:
@@ -226,7 +246,10 @@ class SplitLayout:
 
     @cached_property
     def chunk_stride(self) -> int:
-        """Bytes from one inner chunk of an uncompressed shard to the next: R tokens and their crc32c."""
+        """Bytes from one inner chunk of an uncompressed shard to the next:
+
+        R tokens and their crc32c.
+        """
         return self.block_rows * self.row_bytes + CRC_BYTES
 
     @cached_property

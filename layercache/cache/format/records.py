@@ -1,6 +1,10 @@
-"""The commit records: their existence means that a row block, and in the end a split, is complete; they tell what its bytes must be.
+"""The commit records of row blocks, and of a complete split.
 
-A record is canonical JSON that carries the SHA-256 of its own values, so that a flipped byte in a record is detected too.
+A record that exists means that its row block, or its split, is complete; it tells what the bytes
+must be.
+
+A record is canonical JSON that carries the SHA-256 of its own values, so that a flipped byte in a
+record is detected too.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from layercache.cache.format.spec import sha256_json
 from layercache.errors import CacheCorruptError
 
 REPAIR_HINT = (
-    "the file was changed, cut or lost after it was written: delete it and run the same extraction again, which redoes what "
+    "the file was changed, cut or lost after it was written: delete it and run the same extraction "
+    "again, which redoes what "
     "is missing"
 )
 
@@ -37,7 +42,8 @@ class _Record:
         Args:
             data: Bytes of the file.
             where: Path of the file, for messages.
-            checked: The bytes are known to be what was written, so that the checksum need not be computed.
+            checked: The bytes are known to be what was written, so that the checksum need not be
+                computed.
 
         Raises:
             CacheCorruptError: A byte differs.
@@ -98,6 +104,7 @@ class CompleteRecord(_Record):
     compressor: str | None
     """As given to the writer, or None."""
     files: Mapping[str, str]
-    """Key -> SHA-256 of every other file of the split but the shards: spec, Zarr metadata, label, id, valid, block records."""
+    """Key -> SHA-256 of every other file of the split but the shards: spec, Zarr metadata, label,
+    id, valid, block records."""
     skipped: Mapping[str, str]
     """Row number -> reason why there is no token."""

@@ -1,4 +1,4 @@
-"""From the words of --layers and --tokens to (layer, token) pairs of a cache."""
+"""Which (layer, token) pairs of a cache the words for layers and tokens select."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ LAYER_WORDS = ("last", "mid-last", "quarter", "all")
 
 
 def parse_layers(layers: str, depth: int) -> tuple[int, ...]:
-    """Layer numbers out of 1..depth, ascending: `last`, `mid-last`, `quarter` (B/4, B/2, 3B/4, B), `all`, or numbers as in "1,5,9".
+    """Return layer numbers out of 1..depth, ascending.
 
-    Raises OptionError if a number is outside 1..depth or no number is given, UnknownNameError if a word is not known.
+    `layers` is `last`, `mid-last`, `quarter` (B/4, B/2, 3B/4, B), `all`, or numbers as in "1,5,9".
+
+    Raises OptionError if a number is outside 1..depth or no number is given, UnknownNameError if a
+    word is not known.
     """
     text = layers.strip()
     if text in LAYER_WORDS:
@@ -30,15 +33,20 @@ def parse_layers(layers: str, depth: int) -> tuple[int, ...]:
     outside = [n for n in numbers if not 1 <= n <= depth]
     if outside:
         raise OptionError(
-            f"--layers {layers}: this model has layers 1 to {depth}, not {', '.join(map(str, outside))}"
+            f"--layers {layers}: this model has layers 1 to {depth}, not "
+            f"{', '.join(map(str, outside))}"
         )
     return numbers
 
 
 def parse_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
-    """Names out of `stored`, in stored order: "cls", "ap", "cls+ap" (or "cls,ap"), "grid:K", "patch" (all of them), "all", or full names.
+    """Return token names out of `stored`, in stored order.
 
-    "all" is the class token, if stored, and every patch token. Raises UnknownNameError, naming what is stored.
+    `tokens` is "cls", "ap", "cls+ap" (or "cls,ap"), "grid:K", "patch" (all of them), "all", or full
+    names.
+
+    "all" is the class token, if stored, and every patch token. Raises UnknownNameError, naming what
+    is stored.
     """
     chosen: set[str] = set()
     for word in (w.strip() for w in re.split(r"[+,]", tokens)):
@@ -53,7 +61,7 @@ def parse_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
                 "token kind",
                 word,
                 kinds,
-                hint=f"(this cache stores {', '.join(kinds)}; extract again with --tokens for others)",
+                hint=f"(this cache stores {', '.join(kinds)}; extract others with --tokens)",
             )
         chosen |= names
     return tuple(t for t in stored if t in chosen)
@@ -62,7 +70,10 @@ def parse_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
 def select_pairs(
     spec: CacheSpec, *, layers: str | tuple[int, ...], tokens: str | tuple[str, ...]
 ) -> tuple[tuple[int, str], ...]:
-    """The (layer, token) pairs, layer-major. Words as in `parse_layers` and `parse_tokens`, or the numbers and names themselves.
+    """Return the selected (layer, token) pairs, layer-major.
+
+    Layers and tokens are words as in `parse_layers` and `parse_tokens`, or the numbers and names
+    themselves.
 
     Raises OptionError if a layer is not stored, UnknownNameError if a token kind is not.
     """
@@ -72,7 +83,8 @@ def select_pairs(
     if missing:
         stored = ", ".join(map(str, spec.layers))
         raise OptionError(
-            f"layer {', '.join(map(str, missing))} is not in this cache, which stores {stored}: extract again with --layers {layers}"
+            f"layer {', '.join(map(str, missing))} is not in this cache, which stores {stored}: "
+            f"extract again with --layers {layers}"
         )
     for name in names:
         if name not in spec.tokens:

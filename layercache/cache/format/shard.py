@@ -1,8 +1,12 @@
-"""A shard of the Zarr v3 sharding codec, encoded by hand: inner chunks with their crc32c, then the index with its own.
+"""A shard of the Zarr v3 sharding codec, encoded by hand.
 
-Zarr's own pipeline encodes the same bytes at a fraction of the speed; the tests read these shards with zarr, xarray and tensorstore.
+It holds the inner chunks, each with its crc32c, then the index with its own.
 
-Shapes: L layers, T token kinds, n images of a row block, R images that a shard holds (n <= R), D width.
+Zarr's own pipeline encodes the same bytes at a fraction of the speed; the tests read these shards
+with zarr, xarray and tensorstore.
+
+Shapes: L layers, T token kinds, n images of a row block, R images that a shard holds (n <= R), D
+width.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ class Shard:
     """One encoded shard."""
 
     parts: tuple[Any, ...]
-    """Buffers whose concatenation is the file; uncompressed chunks are views of the caller's array, not copies."""
+    """Buffers whose concatenation is the file; uncompressed chunks are views of the caller's array,
+    not copies."""
     bytes: int
     """Size of the file."""
     crc: int
@@ -44,7 +49,10 @@ class Shard:
 def encode_shard(
     layout: SplitLayout, tokens_ltnd: Array, *, compressor: Compressor | None = None
 ) -> Shard:
-    """Return the shard of one row block: C-contiguous tokens (L, T, n, D), padded with NaN to R rows."""
+    """Return the shard of one row block:
+
+    C-contiguous tokens (L, T, n, D), padded with NaN to R rows.
+    """
     n_padding = layout.block_rows - tokens_ltnd.shape[2]
     padding = np.full((n_padding, layout.spec.width), np.nan, layout.dtype)
     parts: list[Any] = []
@@ -77,7 +85,7 @@ def encode_shard(
 
 
 def blank_rows(tokens_ltnd: Array, rows: Mapping[int, str], start: int) -> Array:
-    """Return a copy with NaN in the given rows (numbers of the split; the block begins at `start`)."""
+    """Return a copy with NaN in the given rows of the split; the block begins at `start`."""
     out = tokens_ltnd.copy()
     out[:, :, [r - start for r in rows]] = np.nan
     return out
@@ -86,8 +94,12 @@ def blank_rows(tokens_ltnd: Array, rows: Mapping[int, str], start: int) -> Array
 def first_non_finite(
     tokens_ltnd: Array, *, leave_out: Sequence[int] = ()
 ) -> tuple[int, int, int] | None:
-    """Return (l, t, n) of the first token with a NaN or infinite value, or None; the rows n of `leave_out` are not checked."""
-    # All exponent bits set means NaN or infinity: an integer test, three times as fast as numpy's isfinite on float16.
+    """Return (l, t, n) of the first token with a NaN or infinite value, or None.
+
+    The rows n of `leave_out` are not checked.
+    """
+    # All exponent bits set means NaN or infinity: an integer test, three times as fast as numpy's
+    # isfinite on float16.
     bits, mask = (np.uint16, 0x7C00) if tokens_ltnd.dtype == np.float16 else (np.uint32, 0x7F800000)
     kept = np.ones(tokens_ltnd.shape[2], np.bool_)
     kept[list(leave_out)] = False

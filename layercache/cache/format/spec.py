@@ -1,7 +1,8 @@
 """Everything that determines the bytes of a cache, and its fingerprint.
 
-Two caches whose specs differ in anything but the model's given name have different fingerprints, hence different folders:
-an old cache is never read for a changed checkpoint, transform, tap, dtype or dataset.
+Two caches whose specs differ in anything but the model's given name have different fingerprints,
+hence different folders: an old cache is never read for a changed checkpoint, transform, tap, dtype
+or dataset.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class SplitIdentity:
     labels: str
     """SHA-256 hex over the labels' bytes."""
     content: str
-    """Digest of the images: "bytes:<sha256>" or, where hashing all bytes would take too long, "sizes:<sha256>" or "sample:<sha256>"."""
+    """Digest of the images: "bytes:<sha256>" or, where hashing all bytes would take too long,
+    "sizes:<sha256>" or "sample:<sha256>"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,8 @@ class DatasetIdentity:
     """Identity of a dataset: what determines a cache."""
 
     name: str
-    """The name given to --dataset, a path reduced to its last folder; also the cache's folder name."""
+    """The name given to --dataset, a path reduced to its last folder; also the cache's folder
+    name."""
     classes: tuple[str, ...]
     """Class names; label c is classes[c]."""
     multi_label: bool
@@ -74,7 +77,8 @@ class CacheSpec:
     layers: tuple[int, ...]
     """Stored layers, ascending, out of 1..B; B is the last."""
     tokens: tuple[str, ...]
-    """Stored tokens of a layer in order: "cls", "ap", "grid:K/0".."grid:K/<K*K-1>", "patch/0".."patch/<P-1>"."""
+    """Stored tokens of a layer in order: "cls", "ap", "grid:K/0".."grid:K/<K*K-1>",
+    "patch/0".."patch/<P-1>"."""
     projected: bool
     """The last layer went through CLIP's projection and was zero-padded to D."""
     preprocessing: Mapping[str, Any]
@@ -92,7 +96,10 @@ class CacheSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the spec that `to_json` wrote. Raises KeyError or TypeError if fields are missing or unknown."""
+        """Return the spec that `to_json` wrote.
+
+        Raises KeyError or TypeError if fields are missing or unknown.
+        """
         dataset = dict(value["dataset"])
         dataset["classes"] = tuple(dataset["classes"])
         splits = dataset["splits"].items()
@@ -107,7 +114,10 @@ class CacheSpec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 hex (64 digits) over canonical JSON of all fields but `model`; the folder carries the first 12 digits."""
+        """SHA-256 hex (64 digits) over canonical JSON of all fields but `model`.
+
+        The name of the folder is its first 12 digits.
+        """
         value = self.to_json()
         del value["model"]
         return sha256_json(value)
@@ -123,7 +133,10 @@ def sha256_json(value: Any) -> str:
 
 
 def digest_ids(ids: list[str]) -> str:
-    """Return the SHA-256 hex over ids in order, each preceded by its length so that no two lists collide."""
+    """Return the SHA-256 hex over ids in order.
+
+    Each is preceded by its length, so that no two lists collide.
+    """
     digest = hashlib.sha256()
     for name in ids:
         text = name.encode()

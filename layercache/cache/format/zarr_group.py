@@ -1,7 +1,8 @@
 """The Zarr v3 group of a split without its shards: metadata, labels, ids and coordinates.
 
-Arrays: tokens (L, T, N, D); label int64 (N,) or uint8 (N, C); id string (N,); valid bool (N,), False where a sample was skipped (and
-everywhere until the split is complete); layer int64 (L,) and token string (T,), the coordinates that xarray picks up by name.
+Arrays: tokens (L, T, N, D); label int64 (N,) or uint8 (N, C); id string (N,); valid bool (N,),
+False where a sample was skipped (and everywhere until the split is complete); layer int64 (L,) and
+token string (T,), the coordinates that xarray picks up by name.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def decode_ids(chunk: bytes) -> list[str]:
 
 
 def decode_labels(chunk: bytes, layout: SplitLayout) -> Array:
-    """Return the labels in the one chunk of `label`: int64 (N,), or uint8 (N, C) when multi-label."""
+    """Return the labels in the one chunk of `label`: int64 (N,), or uint8 (N, C) if multi-label."""
     if layout.spec.dataset.multi_label:
         return np.frombuffer(chunk, np.uint8).reshape(layout.rows, -1)
     return np.frombuffer(chunk, "<i8").astype(np.int64, copy=False)

@@ -1,7 +1,10 @@
-"""Tokens from one shard: ranges read straight to their final place, each inner chunk's crc32c checked the first time it is read.
+"""Tokens from one shard, read straight to their final place and verified.
 
-The layout tells where the bytes of an inner chunk of an uncompressed shard are (`encode_shard` writes them in layer-major order without gaps), and
-the commit record has the chunk's crc32c: so the shard's index is read only to check that it is the right shard.
+The crc32c of each inner chunk is checked the first time that it is read.
+
+The layout tells where the bytes of an inner chunk of an uncompressed shard are (`encode_shard`
+writes them in layer-major order without gaps), and the commit record has the chunk's crc32c: so the
+shard's index is read only to check that it is the right shard.
 
 Shapes: n rows, R images that a shard holds, D width.
 """
@@ -28,7 +31,7 @@ Target = tuple[int, Array]
 
 
 class VerifiedChunks:
-    """The inner chunks that this process has verified: per version of a file, one flag per chunk."""
+    """The inner chunks that this process has verified: a flag per chunk and version of a file."""
 
     def __init__(self, max_files: int = 100_000) -> None:
         self._files: OrderedDict[Hashable, bytearray] = OrderedDict()
@@ -70,7 +73,8 @@ def read_chunks(
         layout: Layout of its split.
         rows: lo and hi, counted within the block.
         targets: Chunks to read, and where their rows go.
-        record: Returns the block's commit record, to check what was not checked yet; None to check only the size of the file.
+        record: Returns the block's commit record, to check what was not checked yet; None to check
+            only the size of the file.
         batch_bytes: Bytes to read and check at a time.
 
     Raises:
@@ -103,7 +107,9 @@ def read_compressed(
     record: BlockRecord,
     compressor: Compressor,
 ) -> None:
-    """Read rows [lo, hi) of inner chunks of a compressed shard: its index, then one range per chunk, each of them checked every time.
+    """Read rows [lo, hi) of inner chunks of a compressed shard.
+
+    The index is read, then one range per chunk; each of them is checked every time.
 
     Zarr's own pipeline fetches metadata and index again with every chunk.
 
@@ -132,7 +138,8 @@ def check_size(file: Readable, expected: int) -> None:
 
 
 _Check = tuple[int, Array, Array, Array]
-"""An inner chunk as it was read: its number; the bytes before the wanted rows; these rows; the bytes behind them, with the stored crc32c."""
+"""An inner chunk as it was read: its number; the bytes before the wanted rows; these rows; the
+bytes behind them, with the stored crc32c."""
 
 
 def _read_batch(
@@ -142,7 +149,10 @@ def _read_batch(
     batch: Sequence[Target],
     unchecked: set[int],
 ) -> list[_Check]:
-    """Read the wanted rows of each chunk; of the unchecked ones, every byte. Neighbouring ranges are one call."""
+    """Read the wanted rows of each chunk; of the unchecked ones, every byte.
+
+    Neighbouring ranges are one call.
+    """
     n_before = rows[0] * layout.row_bytes
     n_after = (layout.block_rows - rows[1]) * layout.row_bytes + CRC_BYTES
     ranges: list[tuple[int, list[Array]]] = []
@@ -179,7 +189,10 @@ def _check_batch(
 def _read_index(
     file: Readable, layout: SplitLayout, record: BlockRecord
 ) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Return offset and length of every inner chunk. Raises CacheCorruptError if the index is not the one of the record."""
+    """Return offset and length of every inner chunk.
+
+    Raises CacheCorruptError if the index is not the one of the record.
+    """
     data = np.empty(index_bytes(layout.spec), np.uint8)
     file.read_into(file.size - data.nbytes, [data])
     crc = crc32c(data[:-CRC_BYTES])
@@ -196,6 +209,7 @@ def _compare(file: Readable, layout: SplitLayout, record: BlockRecord, k: int, c
     if f"{crc:08x}" != record.chunk_crc32c[8 * k : 8 * k + 8]:
         layer, token = divmod(k, layout.shape[1])
         raise CacheCorruptError(
-            f"{file.path}: layer {layout.spec.layers[layer]}, token {layout.spec.tokens[token]!r}: crc32c does not match; "
+            f"{file.path}: layer {layout.spec.layers[layer]}, token {layout.spec.tokens[token]!r}: "
+            "crc32c does not match; "
             f"{REPAIR_HINT}"
         )

@@ -31,7 +31,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Split:
-    """A complete split. Its rows are those that have tokens: `rows`, `labels`, `ids` and `read` leave out skipped samples."""
+    """A complete split.
+
+    Its rows are those that have tokens: `rows`, `labels`, `ids` and `read` leave out skipped
+    samples.
+    """
 
     spec: CacheSpec
     """The cache's."""
@@ -117,9 +121,12 @@ class Split:
         Args:
             pairs: S pairs of layer number and token name.
             rows: [start, stop), default all.
-            out: Where to put them, (S, n, D), C-contiguous in its last two axes (a view of a pinned torch tensor will do).
-            verify: Check the crc32c of every inner chunk the first time that this process reads it (such chunks are read whole).
-            threads: Number of threads, None for what suits the size and the machine; 1 where the caller reads several ranges at a time.
+            out: Where to put them, (S, n, D), C-contiguous in its last two axes (a view of a pinned
+                torch tensor will do).
+            verify: Check the crc32c of every inner chunk the first time that this process reads it
+                (such chunks are read whole).
+            threads: Number of threads, None for what suits the size and the machine; 1 where the
+                caller reads several ranges at a time.
 
         Returns:
             Tokens (S, n, D) in the storage dtype, in the order of `pairs`.
@@ -132,7 +139,8 @@ class Split:
         start, stop = (0, self.rows) if rows is None else rows
         if not 0 <= start <= stop <= self.rows:
             raise OptionError(
-                f"rows: expected a range within 0 to {self.rows} of split {self.name!r}, got {start} to {stop}"
+                f"rows: expected a range within 0 to {self.rows} of split {self.name!r}, got "
+                f"{start} to {stop}"
             )
         chunks = [self._chunk(layer, token) for layer, token in pairs]
         out = self._check_out(out, (len(chunks), stop - start, self.spec.width))
@@ -199,13 +207,16 @@ class Split:
                 yield CachedFile(file, self._read_cache) if self._read_cache else file
         except FileNotFoundError:
             raise CacheCorruptError(
-                f"{self._store.path(key)}: row block {block} of {self._layout.blocks} is missing; {REPAIR_HINT}"
+                f"{self._store.path(key)}: row block {block} of {self._layout.blocks} is missing; "
+                f"{REPAIR_HINT}"
             ) from None
         except EOFError as e:
             raise CacheCorruptError(f"{self._store.path(key)}: {e}; {REPAIR_HINT}") from None
 
     def _cut_at_blocks(self, start: int, stop: int) -> list[tuple[int, int, int, int, int]]:
-        """Cut rows [start, stop) at the blocks: (block, lo, hi, first, last); lo and hi count within the block, skipped rows included.
+        """Cut rows [start, stop) at the blocks: (block, lo, hi, first, last).
+
+        lo and hi count within the block, skipped rows included.
 
         first and last are where the rows that are not skipped go in the output.
         """
@@ -241,12 +252,13 @@ class Split:
             return np.empty(shape, dtype)
         if out.shape != shape or out.dtype != dtype or not all(o.flags.c_contiguous for o in out):
             raise OptionError(
-                f"out: expected {dtype} {shape}, contiguous in its last two axes; got {out.dtype} {out.shape}, strides {out.strides}"
+                f"out: expected {dtype} {shape}, contiguous in its last two axes; got {out.dtype} "
+                f"{out.shape}, strides {out.strides}"
             )
         return out
 
     def _record(self, block: int) -> BlockRecord:
-        """Return the commit record of a block, which has the digest that the complete record gives."""
+        """Return the commit record of a block, checked by the digest in the complete record."""
         key = self._layout.record(block)
         record = BlockRecord.from_bytes(self._read_file(key), where=key, checked=True)
         expected = (self.spec.fingerprint, self.name, block)
@@ -271,7 +283,8 @@ class Split:
             raise CacheCorruptError(f"{self._files.path(key)} is missing; {REPAIR_HINT}") from None
         if sha256(data).hexdigest() != self._complete.files.get(key):
             raise CacheCorruptError(
-                f"{self._files.path(key)}: SHA-256 is not the one of the complete record; {REPAIR_HINT}"
+                f"{self._files.path(key)}: SHA-256 is not the one of the complete record; "
+                f"{REPAIR_HINT}"
             )
         return data
 

@@ -1,6 +1,9 @@
-"""The protocol of a store: read ranges, put, create, list, stat, delete. A folder (local.py) and an S3 prefix (s3.py) fulfil all of it.
+"""The protocol of a store: read ranges, put, create, list, stat, delete.
 
-Keys are relative paths with "/" between the parts; "." is the root itself. A put appears whole or not at all.
+A folder (local.py) and an S3 prefix (s3.py) fulfil all of it.
+
+Keys are relative paths with "/" between the parts; "." is the root itself. A put appears whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ class Readable(Protocol):
         """A value that changes when the file is replaced or written to."""
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
-        """Fill the buffers with consecutive bytes from `offset`. Raises EOFError if the file ends before."""
+        """Fill the buffers with consecutive bytes from `offset`.
+
+        Raises EOFError if the file ends before.
+        """
 
     def __enter__(self) -> Self: ...
 
@@ -72,7 +78,7 @@ class FileSource(Protocol):
         """Return every file below a folder, sorted by key; empty if there is no such folder."""
 
     def list_dirs(self, folder: str) -> list[str]:
-        """Return the names of the folders directly in a folder, sorted; empty if there is no such folder."""
+        """Return the sorted names of the folders directly in a folder; [] if it does not exist."""
 
     def has_dir(self, folder: str) -> bool:
         """Return whether the folder exists."""

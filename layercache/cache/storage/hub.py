@@ -1,7 +1,10 @@
-"""A dataset repository of the Hugging Face Hub: whole caches are copied to it and from it; nothing is extracted to it or probed from it.
+"""A dataset repository of the Hugging Face Hub, which keeps copies of caches.
 
-Files are uploaded in commits of many. The digest that the Hub gives of a file (SHA-256 of a large one, git's SHA-1 of a small one) shows that it
-arrived whole, without fetching it again. Credentials are huggingface_hub's own: HF_TOKEN, or `hf auth login`.
+Nothing is extracted to it or probed from it.
+
+Files are uploaded in commits of many. The digest that the Hub gives of a file (SHA-256 of a large
+one, git's SHA-1 of a small one) shows that it arrived whole, without fetching it again. Credentials
+are huggingface_hub's own: HF_TOKEN, or `hf auth login`.
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ from layercache.cache.storage.threads import map_threads
 from layercache.errors import MissingExtraError, StorageError
 
 _HTTP_PACKAGES = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
-"""Packages that some release of huggingface_hub uses for requests, and whose errors reach the caller."""
+"""Packages that some release of huggingface_hub uses for requests, and whose errors reach the
+caller."""
 
 
 class HubRepository:
     """A folder of a repository.
 
-    Raises MissingExtraError without the extra hf. Every call raises StorageError when the Hub fails.
+    Raises MissingExtraError without the extra hf. Every call raises StorageError when the Hub
+    fails.
     """
 
     requests = 8
@@ -70,7 +75,7 @@ class HubRepository:
         )
 
     def list_files(self, folder: str) -> dict[str, FileInfo]:
-        """Return every file below a folder, sorted by key; empty if there is no such folder or repository."""
+        """Return every file below a folder, sorted by key; empty if it does not exist."""
         from huggingface_hub.errors import (
             EntryNotFoundError,
             LocalEntryNotFoundError,
@@ -109,7 +114,7 @@ class HubRepository:
         return self.list_files(key.rpartition("/")[0] or ".").get(key)
 
     def upload(self, files: Mapping[str, bytes], *, message: str) -> None:
-        """Upload several files in one commit; the repository is made, private, if it does not exist."""
+        """Upload files in one commit; make the repository, private, if it does not exist."""
         from huggingface_hub import CommitOperationAdd
 
         with self._translate_errors("."):
@@ -126,7 +131,10 @@ class HubRepository:
 
     @contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:
-        """Turn errors of huggingface_hub into StorageError or FileNotFoundError, without their text: an address in it may hold a token."""
+        """Turn errors of huggingface_hub into StorageError or FileNotFoundError.
+
+        Their text is left out: an address in it may hold a token.
+        """
         from huggingface_hub.errors import (
             EntryNotFoundError,
             HfHubHTTPError,

@@ -1,7 +1,7 @@
 """A folder of this machine as a store.
 
-A put appears whole or not at all, also after a power cut: the bytes go to a temporary file, which is synced and renamed into place; then the
-folder is synced.
+A put appears whole or not at all, also after a power cut: the bytes go to a temporary file, which
+is synced and renamed into place; then the folder is synced.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _SERIAL = itertools.count()
 
 
 class LocalStore:
-    """A folder. `temporary` is the folder, relative to it, for temporary files; no other writer may use it."""
+    """A folder.
+
+    `temporary` is the folder, relative to it, for temporary files; no other writer may use it.
+    """
 
     remote = False
     batch_bytes = 2**20
@@ -83,7 +86,7 @@ class LocalStore:
         return dict(sorted(infos.items()))
 
     def list_dirs(self, folder: str) -> list[str]:
-        """Return the names of the folders directly in a folder, sorted; empty if there is no such folder."""
+        """Return the sorted names of the folders directly in a folder; [] if it does not exist."""
         try:
             return sorted(entry.name for entry in os.scandir(self.path(folder)) if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
@@ -106,9 +109,12 @@ class LocalStore:
         self.put_in_order({key: parts})
 
     def put_in_order(self, files: Mapping[str, Sequence[Part]]) -> None:
-        """Put several files durably; a later one appears only after the earlier ones, unless the power fails meanwhile.
+        """Put several files durably, in order.
 
-        Syncing all files before the first rename and the folders after the last needs half the journal commits of single puts.
+        A later one appears only after the earlier ones, unless the power fails meanwhile.
+
+        Syncing all files before the first rename and the folders after the last needs half the
+        journal commits of single puts.
         """
         with translate_errors(self.path(next(iter(files)))):
             temporaries: dict[Path, Path] = {}
@@ -139,7 +145,8 @@ class LocalStore:
             except FileExistsError:
                 return False
             except OSError as e:
-                # A file system without hard links: whoever creates a key writes the same bytes, so a rename loses nothing.
+                # A file system without hard links: whoever creates a key writes the same bytes, so
+                # a rename loses nothing.
                 if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise
                 if target.exists():

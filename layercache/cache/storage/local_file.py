@@ -1,4 +1,4 @@
-"""Files of this machine: ranges into given buffers, many buffers in one call, durable folders, errors of a full or read-only disk."""
+"""Files of this machine: reading ranges, writing, syncing, errors of a full or read-only disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class LocalFile:
         return self.path, s.st_dev, s.st_ino, s.st_mtime_ns, s.st_size
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
-        """Fill the buffers with consecutive bytes from `offset`. Raises EOFError if the file ends before."""
+        """Fill the buffers with consecutive bytes from `offset`.
+
+        Raises EOFError if the file ends before.
+        """
         for i in range(0, len(buffers), MAX_BUFFERS):
             batch = byte_views(buffers[i : i + MAX_BUFFERS])
             while batch:
@@ -92,7 +95,8 @@ def translate_errors(target: Path) -> Iterator[None]:
         else:
             remedy = "Free some space (or choose another disk with --cache)"
         raise StorageError(
-            f"{target}: cannot be written: {e.strerror or e}. No partly written file was committed; the row blocks committed before are kept. "
+            f"{target}: cannot be written: {e.strerror or e}. No partly written file was "
+            "committed; the row blocks committed before are kept. "
             f"{remedy} and run the same command again: it continues."
         ) from e
 

@@ -1,4 +1,7 @@
-"""Keeping other writers out of a folder: flock on a file, which the kernel frees when the process ends, however it ends."""
+"""Keeping other writers out of a folder: flock on a file.
+
+The kernel frees it when the process ends, however it ends.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from layercache.errors import CacheBusyError
 _POLL_S = 0.2
 
 _locked_fds: set[int] = set()
-"""Descriptors of held locks. A forked child shares them and would keep a lock alive after its parent was killed: so it closes its copies."""
+"""Descriptors of held locks. A forked child shares them and would keep a lock alive after its
+parent was killed: so it closes its copies."""
 
 
 def _drop_locks() -> None:
@@ -30,7 +34,9 @@ os.register_at_fork(after_in_child=_drop_locks)
 
 @contextmanager
 def file_lock(path: CachePath, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file at `path`. An address takes no lock: object storage has none, see writing/conditional_commit.py.
+    """Hold the lock file at `path`.
+
+    An address takes no lock: object storage has none, see writing/conditional_commit.py.
 
     Raises:
         CacheBusyError: Another process holds it and `wait` is False.
@@ -48,7 +54,8 @@ def file_lock(path: CachePath, *, wait: bool = False) -> Iterator[None]:
             os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
-        # Emptied, not removed: a removed lock file could be locked twice. Empty, it is the same in every run.
+        # Emptied, not removed: a removed lock file could be locked twice. Empty, it is the same in
+        # every run.
         with suppress(OSError):
             os.ftruncate(fd, 0)
         _locked_fds.discard(fd)
@@ -60,14 +67,18 @@ def _acquire(path: Path, *, wait: bool) -> int:
     while (fd := _try_lock(path)) is None:
         if not wait:
             raise CacheBusyError(
-                f"{path}: {_holder(path)} is writing this split; wait for it to end, or stop it and run the command again"
+                f"{path}: {_holder(path)} is writing this split; wait for it to end, or stop it "
+                "and run the command again"
             )
         time.sleep(_POLL_S)
     return fd
 
 
 def _try_lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock, or None if another process has it (or removed the file meanwhile)."""
+    """Return a descriptor that holds the lock, or None if another process has it.
+
+    Also None if another process removed the file meanwhile.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,8 @@ def open_store(path: CachePath) -> Store:
         return LocalStore(path)
     if path.scheme == "hf":
         raise OptionError(
-            f"{path}: the Hugging Face Hub only keeps copies of caches: bring this one here with `layercache cache pull {path}`"
+            f"{path}: the Hugging Face Hub only keeps copies of caches: bring this one here with "
+            f"`layercache cache pull {path}`"
         )
     from layercache.cache.storage.s3 import S3Store
 

@@ -1,4 +1,4 @@
-"""Paths of caches: a folder of this machine, or an address such as s3://bucket/prefix; and the root below which all caches are kept."""
+"""Paths of caches: folders and addresses; the root below which all caches are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ SCHEMES = {"s3": "s3://BUCKET/PREFIX", "hf": "hf://datasets/USER/NAME"}
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """An address such as s3://bucket/prefix, joined with "/" as a pathlib.Path is. `open_store` reaches the files below it."""
+    """An address such as s3://bucket/prefix, joined with "/" as a pathlib.Path is.
+
+    `open_store` reaches the files below it.
+    """
 
     url: str
     """Without a "/" at the end."""
@@ -26,7 +29,8 @@ class RemotePath:
         scheme, _, rest = self.url.partition("://")
         if "@" in rest.partition("/")[0]:
             raise OptionError(
-                f"{scheme}://...@...: expected an address without credentials; they are taken from the environment "
+                f"{scheme}://...@...: expected an address without credentials; they are taken from "
+                "the environment "
                 "(AWS_PROFILE, ~/.aws)"
             )
         if not rest.partition("/")[0] or (
@@ -93,7 +97,8 @@ def as_remote(url: str) -> RemotePath:
 def as_cache_path(path: str | Path | RemotePath) -> CachePath:
     """Return a folder, with ~ expanded, or an address.
 
-    A pathlib.Path made from an address ("s3:/bucket/prefix", since it merges slashes) means the address.
+    A pathlib.Path made from an address ("s3:/bucket/prefix", since it merges slashes) means the
+    address.
 
     Raises:
         OptionError: The scheme of the address is unknown.
@@ -106,7 +111,9 @@ def as_cache_path(path: str | Path | RemotePath) -> CachePath:
 
 
 def cache_root(path: str | CachePath | None = None) -> CachePath:
-    """Return the root of all caches: `path`, else $LAYERCACHE_HOME, else the platform's user cache folder.
+    """Return the root of all caches.
+
+    It is `path`, else $LAYERCACHE_HOME, else the platform's user cache folder.
 
     Raises:
         OptionError: The root is a file, or an address of an unknown scheme.

@@ -1,11 +1,14 @@
-"""Ranges that were read over a network, kept on the local disk, so that the next epoch does not go over the network.
+"""Ranges that were read over a network, kept on the local disk for the next epoch.
 
-Each object has a sparse file in a folder of this process, in which the ranges that were fetched lie where they lie in the object; a changed object
-(another etag) has another file. The reader checks the crc32c of a range when it is first fetched from the network.
+Each object has a sparse file in a folder of this process, in which the ranges that were fetched lie
+where they lie in the object; a changed object (another etag) has another file. The reader checks
+the crc32c of a range when it is first fetched from the network.
 
-The budget: what does not fit is read from the network every time. While epochs read the same blocks in new orders, it is best to keep a fixed part
-of them: evicting the least recently used one would keep half of the data and serve a seventh of the reads from it (each block is read once an
-epoch, at random places). So only what belongs to an earlier selection (`new_generation`) is evicted, the least recently used first.
+The budget: what does not fit is read from the network every time. While epochs read the same blocks
+in new orders, it is best to keep a fixed part of them: evicting the least recently used one would
+keep half of the data and serve a seventh of the reads from it (each block is read once an epoch, at
+random places). So only what belongs to an earlier selection (`new_generation`) is evicted, the
+least recently used first.
 """
 
 from __future__ import annotations
@@ -57,7 +60,9 @@ class _CachedRanges:
 
 
 class ReadCache:
-    """A folder below `parent` (default: the system's for temporary files) with at most `budget` bytes; removed when the process ends.
+    """A folder of ranges with at most `budget` bytes; removed when the process ends.
+
+    It is made below `parent`, by default the system's folder for temporary files.
 
     A folder that a killed process left is removed by the next ReadCache that is made next to it.
     """
@@ -87,12 +92,15 @@ class ReadCache:
         self._lock = Lock()
 
     def new_generation(self) -> None:
-        """Announce that another selection is read from now on: what is kept may be evicted, until it is read again."""
+        """Announce that another selection is read from now on.
+
+        What is kept may be evicted, until it is read again.
+        """
         with self._lock:
             self._generation += 1
 
     def read_into(self, identity: Hashable, offset: int, buffers: Sequence[Part]) -> bool:
-        """Fill the buffers with a range of the object of this identity; return False if not all of it is kept."""
+        """Fill the buffers with a range of an object; return False if not all of it is kept."""
         length = sum(memoryview(buffer).nbytes for buffer in buffers)
         with self._lock:
             ranges = self._objects.get(identity)
@@ -171,14 +179,17 @@ class ReadCache:
 
 
 class CachedFile:
-    """A file whose ranges are read from a `ReadCache` where it has them, else from the file and then kept; a context manager."""
+    """A file whose ranges are read from a `ReadCache`, or else kept in it; a context manager."""
 
     def __init__(self, file: Readable, cache: ReadCache) -> None:
         self._file, self._cache = file, cache
         self.path, self.size, self.identity = file.path, file.size, file.identity
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
-        """Fill the buffers with consecutive bytes from `offset`. Raises EOFError if the file ends before."""
+        """Fill the buffers with consecutive bytes from `offset`.
+
+        Raises EOFError if the file ends before.
+        """
         views = byte_views(buffers)
         if views and not self._cache.read_into(self.identity, offset, views):
             self._file.read_into(offset, views)

@@ -1,8 +1,9 @@
 """A prefix of an S3 bucket as a store.
 
-An object is put whole or not at all, and is visible to everyone when its put returns. There are no locks; what may exist already is put on a
-condition (`put_if_absent`, `replace_if_match`), which exactly one of several writers meets. Every request costs a round trip, so lists and small
-objects are fetched many at a time.
+An object is put whole or not at all, and is visible to everyone when its put returns. There are no
+locks; what may exist already is put on a condition (`put_if_absent`, `replace_if_match`), which
+exactly one of several writers meets. Every request costs a round trip, so lists and small objects
+are fetched many at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from layercache.cache.storage.threads import in_threads
 from layercache.errors import StorageError
 
 MAX_THREADS = 32
-"""Requests under way at a time: one connection carries 50 to 100 MB/s, a network of 10 Gbit/s more than a gigabyte."""
+"""Requests under way at a time: one connection carries 50 to 100 MB/s, a network of 10 Gbit/s more
+than a gigabyte."""
 BYTES_PER_THREAD = 2**20
 """Bytes from which a further request saves more time than its latency."""
 
@@ -32,7 +34,8 @@ _no_conditional_replace: set[str] = set()
 class S3Store:
     """The objects whose keys begin with an address.
 
-    Raises MissingExtraError without the extra s3. Every call raises StorageError when the endpoint fails.
+    Raises MissingExtraError without the extra s3. Every call raises StorageError when the endpoint
+    fails.
     """
 
     remote = True
@@ -90,7 +93,10 @@ class S3Store:
         return {key: contents[key] for key in requested if key in contents}
 
     def open(self, key: str) -> S3File:
-        """Open an object for reading ranges. The first call in a folder lists it, for the sizes of all. Raises FileNotFoundError."""
+        """Open an object for reading ranges.
+
+        The first call in a folder lists it, for the sizes of all. Raises FileNotFoundError.
+        """
         folder = key.rpartition("/")[0]
         with self._lock:
             if folder not in self._listed:
@@ -102,7 +108,10 @@ class S3Store:
         return S3File(str(self.path(key)), info, partial(self._read_range, key, info.etag))
 
     def _read_range(self, key: str, etag: str, start: int, length: int) -> memoryview:
-        """Return bytes of the object that had this etag when it was listed. Raises EOFError, StorageError if it was replaced."""
+        """Return bytes of the object that had this etag when it was listed.
+
+        Raises EOFError, StorageError if it was replaced.
+        """
         import obstore
 
         def get() -> tuple[memoryview, str]:
@@ -116,7 +125,8 @@ class S3Store:
             with self._lock:
                 self._listed.clear()
             raise StorageError(
-                f"{self.path(key)}: was replaced while it was being read: run the same command again"
+                f"{self.path(key)}: was replaced while it was being read: run the same command "
+                "again"
             )
         if len(data) < length:
             raise EOFError(f"ends at byte {start + len(data)}")
@@ -171,7 +181,8 @@ class S3Store:
     def put_if_absent(self, key: str, parts: Sequence[Part]) -> str | None:
         """Put the parts only if `key` does not exist yet; return the etag, or None if it exists.
 
-        A put that is retried because its answer was lost may collide with itself: compare the contents.
+        A put that is retried because its answer was lost may collide with itself: compare the
+        contents.
         """
         from obstore.exceptions import AlreadyExistsError
 
@@ -181,10 +192,13 @@ class S3Store:
             return None
 
     def replace_if_match(self, key: str, parts: Sequence[Part], etag: str) -> str | None:
-        """Replace the object that has this etag; return the new etag, or None if another object, or none, exists by now.
+        """Replace the object that has this etag; return the new etag.
 
-        Where the endpoint has no such put (OpenStack Swift), the object is compared, removed and created: of two writers that do so within one
-        round trip, the later one may remove what the earlier one put.
+        None if another object, or none, exists by now.
+
+        Where the endpoint has no such put (OpenStack Swift), the object is compared, removed and
+        created: of two writers that do so within one round trip, the later one may remove what the
+        earlier one put.
         """
         from obstore.exceptions import PreconditionError
 

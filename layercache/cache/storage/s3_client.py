@@ -1,8 +1,9 @@
-"""Reaching an S3 endpoint: credentials from the usual places, bounded retries, and faults told in a line that holds nothing secret.
+"""Reaching an S3 endpoint: credentials from the usual places, bounded retries, errors of one line.
 
-obstore signs, sends, retries and lists. Credentials are looked for by botocore: environment, ~/.aws files and profiles, container and instance
-roles; they are asked for anew before they expire. They are in no URL (signatures travel in a header) and no text of an error is passed on as it
-came: of an endpoint's answer only its status and code are told.
+obstore signs, sends, retries and lists. botocore finds the credentials: environment, ~/.aws files
+and profiles, container and instance roles; they are renewed before they expire. They are in no URL
+(signatures travel in a header), and no text of an error is passed on unchanged: of an endpoint's
+answer only status and code are shown.
 """
 
 from __future__ import annotations
@@ -20,23 +21,33 @@ from urllib.parse import urlsplit
 
 from layercache.errors import MissingExtraError, OptionError, StorageError
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 RETRIES = "LAYERCACHE_S3_RETRIES"
-"""Environment variable: how often a request is repeated after a dropped connection, a timeout or a 5xx answer; default 10."""
+"""Environment variable: maximum number of retries of a request after a dropped connection, a
+timeout
+or a 5xx answer; default 10."""
 RETRY_SECONDS = "LAYERCACHE_S3_RETRY_SECONDS"
-"""Environment variable: how long after its first try a request is no more repeated; default 180."""
+"""Environment variable: seconds after its first try from which a request is not retried; default
+180."""
 STALL_SECONDS = "LAYERCACHE_S3_STALL_SECONDS"
-"""Environment variable: how long a read may wait for the next byte until it is tried again; default 30."""
-_UPLOAD_SECONDS = 900
-"""Of one object, which is at most 32 MiB."""
-_CONNECT_SECONDS = 10
+"""Environment variable: seconds without a byte after which a read is retried; default 30."""
+_UPLOAD_TIMEOUT_S = 900
+"""For one object, which has at most 32 MiB."""
+_CONNECT_TIMEOUT_S = 10
 
 
 def client(bucket: str, *, uploads: bool = False) -> Any:
-    """The obstore store of a bucket; one for each bucket and set of AWS variables. uploads: for puts, whose time depends on their size.
+    """Return the obstore store of a bucket; one for each bucket and set of AWS variables.
 
-    Raises MissingExtraError, OptionError (an endpoint with credentials in it), StorageError (no credentials anywhere).
+    Args:
+        bucket: Name of the bucket.
+        uploads: The store is for puts, whose time depends on their size.
+
+    Raises:
+        MissingExtraError: The extra s3 is not installed.
+        OptionError: An endpoint has credentials in it.
+        StorageError: There are no credentials anywhere.
     """
     try:
         import boto3  # noqa: F401
@@ -63,38 +74,41 @@ def _client(bucket: str, uploads: bool, _environment: tuple[tuple[str, str], ...
     where = f"s3://{bucket}"
     try:
         session = boto3.Session()
-        found = session.get_credentials()
+        credentials = session.get_credentials()
         configured = session._session.get_scoped_config().get("endpoint_url")
     except botocore.exceptions.BotoCoreError as e:
         raise StorageError(
-            f"{where}: the AWS configuration cannot be used ({type(e).__name__}): look at AWS_PROFILE and the ~/.aws files"
+            f"{where}: the AWS configuration cannot be used ({type(e).__name__}): check "
+            "AWS_PROFILE and the ~/.aws files"
         ) from None
     endpoint = (
         os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or configured
     )
     if endpoint and urlsplit(endpoint).username is not None:
         raise OptionError(
-            "AWS_ENDPOINT_URL: an endpoint holds no credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "AWS_ENDPOINT_URL: an endpoint holds no credentials; give them as AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY"
         )
     unsigned = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true")
-    if found is None and not unsigned:
+    if credentials is None and not unsigned:
         raise StorageError(
-            f"{where}: no credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure` "
+            f"{where}: no credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or run `aws configure` "
             "(a public bucket needs AWS_SKIP_SIGNATURE=true)"
         )
-    options: dict[str, Any] = {"connect_timeout": timedelta(seconds=_CONNECT_SECONDS)}
-    options |= {"timeout": timedelta(seconds=_UPLOAD_SECONDS)}
+    options: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
+        "timeout": timedelta(seconds=_UPLOAD_TIMEOUT_S),
+    }
     if (
         not uploads
-    ):  # the clock of a read timeout starts with the request: it would cut a slow upload
+    ):  # the clock of a read timeout starts with the request: it would cut off slow puts
         options["read_timeout"] = timedelta(seconds=_number(STALL_SECONDS, 30))
     if endpoint and endpoint.startswith("http://"):
         options["allow_http"] = True
-    arguments: dict[str, Any] = (
-        {"skip_signature": True}
-        if unsigned
-        else {"credential_provider": Boto3CredentialProvider(session)}
-    )
+    arguments: dict[str, Any] = {"skip_signature": True}
+    if not unsigned:
+        arguments = {"credential_provider": Boto3CredentialProvider(session)}
     if endpoint:
         arguments["endpoint"] = endpoint
     return S3Store(
@@ -123,8 +137,8 @@ def _number(variable: str, default: float) -> float:
     return value
 
 
-def retry(call: Callable[[], Answer]) -> Answer:
-    """Repeat what obstore does not always repeat by itself: a request whose answer broke off after it had begun."""
+def retry(call: Callable[[], Result]) -> Result:
+    """Retry a request whose answer broke off, which obstore does not always retry by itself."""
     from obstore.exceptions import GenericError
 
     end = time.monotonic() + _number(RETRY_SECONDS, 180)
@@ -141,17 +155,24 @@ def retry(call: Callable[[], Answer]) -> Answer:
                 or time.monotonic() > end
             ):
                 raise
-            last = e
-    raise last
+            last_error = e
+    raise last_error
+
+
+_DENIED = ("AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId")
+"""Codes of answers to wrong or insufficient credentials."""
 
 
 class UnsupportedError(StorageError):
-    """The endpoint has no such operation."""
+    """The endpoint does not support the operation."""
 
 
 @contextmanager
 def translate_errors(where: object) -> Iterator[None]:
-    """Turns what obstore raises into StorageError, FileNotFoundError, or obstore's AlreadyExistsError and PreconditionError as they are."""
+    """Turn errors of obstore into StorageError or FileNotFoundError, without secrets in their text.
+
+    AlreadyExistsError and PreconditionError pass unchanged.
+    """
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
     try:
@@ -168,28 +189,54 @@ def translate_errors(where: object) -> Iterator[None]:
 
 
 def _explain(where: object, error: Exception) -> str:
-    """What went wrong and what to do. Of the error's text only what cannot hold a secret is used: status, code, number of tries."""
+    """Return what went wrong and what to do.
+
+    Of the error's text only what cannot hold a secret is used: status, code, number of tries.
+    """
     text = str(error)
-    status = next(iter(re.findall(r"status code: (\d{3})", text)), "")
-    code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
-    tries = next(iter(re.findall(r"after ([1-9]\d*) retries", text)), "")
-    tried = f" also after {tries} {'retry' if tries == '1' else 'retries'}" if tries else ""
-    answer = f"the endpoint answers {status or code}{f' ({code})' if status and code else ''}{',' * bool(tried)}{tried}"
+    status = _first(r"status code: (\d{3})", text)
+    code = _first(r"<Code>(\w+)</Code>", text)
+    n_retries = _first(r"after ([1-9]\d*) retries", text)
+    retried = ""
+    if n_retries:
+        retried = f" also after {n_retries} {'retry' if n_retries == '1' else 'retries'}"
+    answer = f"the endpoint answers {status or code}"
+    if status and code:
+        answer += f" ({code})"
+    if retried:
+        answer += f",{retried}"
     if code == "NoSuchBucket":
-        return f"{where}: there is no such bucket: create it first (aws s3 mb), or look at the name, AWS_REGION and AWS_ENDPOINT_URL"
-    if status in ("401", "403") or code in (
-        "AccessDenied",
-        "SignatureDoesNotMatch",
-        "InvalidAccessKeyId",
-    ):
-        return f"{where}: access denied: {answer}; look at the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID) and at what they may do with the bucket"
+        return (
+            f"{where}: there is no such bucket: create it first (aws s3 mb), or check the name, "
+            "AWS_REGION and AWS_ENDPOINT_URL"
+        )
+    if status in ("401", "403") or code in _DENIED:
+        return (
+            f"{where}: access denied: {answer}; check the credentials (AWS_PROFILE, "
+            "AWS_ACCESS_KEY_ID) and their permissions for the bucket"
+        )
     if status == "501":
-        return f"{where}: {answer}: it cannot do what was asked, such as a conditional put (If-None-Match), which writing a cache needs"
+        return (
+            f"{where}: {answer}: it does not support the request, such as a conditional put "
+            "(If-None-Match), which writing a cache needs"
+        )
     if status in ("301", "307", "400"):
-        return f"{where}: {answer}: it may be the wrong region or address; look at AWS_REGION and AWS_ENDPOINT_URL"
+        return (
+            f"{where}: {answer}: the region or address may be wrong; check AWS_REGION and "
+            "AWS_ENDPOINT_URL"
+        )
     kept = "What was committed is kept; run the same command again, it continues"
     if status:
-        return f"{where}: {answer}. {kept}; {RETRIES} and {RETRY_SECONDS} say how long to try"
-    endpoint = next(iter(re.findall(r"(https?://[^/\s@]+)/", text)), "the endpoint")
-    what = "timed out" if "kind: Timeout" in text else "broke off or could not be made"
-    return f"{where}: the connection to {endpoint} {what}{tried}: look at the network and AWS_ENDPOINT_URL. {kept}"
+        return f"{where}: {answer}. {kept}; {RETRIES} and {RETRY_SECONDS} set how long to retry"
+    endpoint = _first(r"(https?://[^/\s@]+)/", text) or "the endpoint"
+    failure = "timed out" if "kind: Timeout" in text else "broke off or could not be made"
+    return (
+        f"{where}: the connection to {endpoint} {failure}{retried}: check the network and "
+        f"AWS_ENDPOINT_URL. {kept}"
+    )
+
+
+def _first(pattern: str, text: str) -> str:
+    """Return the first match of a pattern, or ""."""
+    match = re.search(pattern, text)
+    return match.group(1) if match else ""

@@ -34,7 +34,10 @@ class S3File:
         return self.path, self._etag, self.size
 
     def read_into(self, offset: int, buffers: Sequence[Part]) -> None:
-        """Fill the buffers with consecutive bytes from `offset`, in one request. Raises EOFError if the object ends before."""
+        """Fill the buffers with consecutive bytes from `offset`, in one request.
+
+        Raises EOFError if the object ends before.
+        """
         views = byte_views(buffers)
         length = sum(view.nbytes for view in views)
         if not length:

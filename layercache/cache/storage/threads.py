@@ -1,4 +1,7 @@
-"""A few threads for many short jobs: cheaper than a pool with a future per job, which a read of a megabyte would notice."""
+"""A few threads for many short jobs.
+
+This is cheaper than a pool with a future per job, which a read of a megabyte would notice.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""Row blocks of one split, committed one by one: a shard, then the record whose existence means that the shard is complete.
+"""Row blocks of one split, committed one by one: a shard, then its record.
 
-A `BlockWriter` holds no lock and begins no split: it works under the lock of a `SplitWriter`, in its process or in others that share its work.
+A record that exists means that its shard is complete.
+
+A `BlockWriter` holds no lock and begins no split: it works under the lock of a `SplitWriter`, in
+its process or in others that share its work.
 """
 
 from __future__ import annotations
@@ -69,10 +72,13 @@ class BlockWriter:
     def write(
         self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None
     ) -> BlockRecord:
-        """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads and processes.
+        """Commit one row block; when this returns, it survives a power cut.
 
-        Two that commit the same block do no harm if they bring the same bytes: in a folder the later one replaces the earlier one, on object
-        storage the earlier one stays, whatever its bytes. Arguments and errors: see `SplitWriter.write`.
+        Safe to call from several threads and processes.
+
+        Two that commit the same block do no harm if they bring the same bytes: in a folder the
+        later one replaces the earlier one, on object storage the earlier one stays, whatever its
+        bytes. Arguments and errors: see `SplitWriter.write`.
 
         Returns:
             The record of what is stored.
@@ -104,7 +110,9 @@ class BlockWriter:
     def committed(
         self, blocks: Sequence[int], *, record_infos: Mapping[str, FileInfo] | None = None
     ) -> dict[int, BlockRecord]:
-        """Return the records of those of `blocks` that are committed: record and shard exist and agree in size.
+        """Return the records of those of `blocks` that are committed.
+
+        Record and shard of a committed block exist and agree in size.
 
         `record_infos` are what a list tells of the records, where the caller has it.
         """
@@ -128,7 +136,7 @@ class BlockWriter:
         return tuple(block for block in blocks if block not in committed_blocks)
 
     def record(self, block: int) -> BlockRecord | None:
-        """Return the record of a block if it is committed, else None; without a list of the shards."""
+        """Return the record of a block if it is committed, else None; lists nothing."""
         key = self._layout.record(block)
         shard = self.store.stat(self._layout.shard(block))
         return parse_record(self._layout, block, self.store.read_many([key]).get(key), shard)
@@ -145,12 +153,14 @@ class BlockWriter:
         shape = (*layout.shape[:2], stop - start, layout.spec.width)
         if tokens_ltnd.shape != shape or tokens_ltnd.dtype != layout.dtype:
             raise OptionError(
-                f"row block {block} of split {layout.split!r}: expected {layout.dtype} {shape} (layer, token, image, channel), "
+                f"row block {block} of split {layout.split!r}: expected {layout.dtype} {shape} "
+                "(layer, token, image, channel), "
                 f"got {tokens_ltnd.dtype} {tokens_ltnd.shape}"
             )
         if outside := [r for r in skipped if not start <= r < stop]:
             raise OptionError(
-                f"row block {block} of split {layout.split!r} holds rows {start} to {stop - 1}; skipped rows {outside} are not in it"
+                f"row block {block} of split {layout.split!r} holds rows {start} to {stop - 1}; "
+                f"skipped rows {outside} are not in it"
             )
         return start, stop
 
@@ -162,16 +172,19 @@ class BlockWriter:
         remedies = []
         if kind == "infinite" and spec.storage_dtype == "float16":
             remedies.append(
-                "it may only overflow float16, whose largest value is 65504: try --store-dtype float32"
+                "it may only overflow float16, whose largest value is 65504: try --store-dtype "
+                "float32"
             )
         if spec.precision != "fp32":
             remedies.append(f"the forward may overflow {spec.precision}: try --precision fp32")
         if not remedies:
             remedies.append(
-                "the forward gave no finite number: check the checkpoint, or leave the layer out with --layers"
+                "the forward gave no finite number: check the checkpoint, or leave the layer out "
+                "with --layers"
             )
         return NonFiniteError(
-            f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample {self._ids[start + row]!r} of split "
+            f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample "
+            f"{self._ids[start + row]!r} of split "
             f"{self._layout.split!r}: the token is {kind}; {'; '.join(remedies)}"
         )
 
@@ -184,7 +197,10 @@ def parse_record(
     *,
     etag: str = "",
 ) -> BlockRecord | None:
-    """Return the record of a block if it is this split's and its shard has the size that it gives; else the block must be written again.
+    """Return the record of a block if the block is committed.
+
+    None if the record is not this split's, or the shard has not the size that it gives: then the
+    block must be written again.
 
     Args:
         layout: Layout of the split.

@@ -1,4 +1,4 @@
-"""How a row block of a split is committed: under a lock in a folder, by conditional puts on object storage."""
+"""How row blocks are committed: under a lock in a folder, by conditional puts on S3."""
 
 from __future__ import annotations
 
@@ -30,25 +30,37 @@ class CommitStrategy(Protocol):
         """The folder or address of the cache."""
 
     def lock(self, *, wait: bool) -> AbstractContextManager[None]:
-        """Keep other writers of the split out, where the store can. Raises CacheBusyError unless `wait`."""
+        """Keep other writers of the split out, where the store can.
+
+        Raises CacheBusyError unless `wait`.
+        """
 
     def check_endpoint(self, key: str, data: bytes) -> None:
-        """Raise StorageError if the store, where `key` exists, cannot do what this strategy needs."""
+        """Raise StorageError if the store cannot do what this strategy needs; `key` exists."""
 
     def scratch_folder(self) -> AbstractContextManager[Path]:
         """Make a new folder of this machine for temporary files."""
 
     def adopt_folder(self, folder: Path, key: str) -> bool:
-        """Move a folder made in `scratch_folder` into place in one step; return False if that is impossible or `key` exists."""
+        """Move a folder made in `scratch_folder` into place in one step.
+
+        Returns False if the store cannot do that, or if `key` exists.
+        """
 
     def discard(self, blocks: Sequence[int]) -> None:
-        """Remove what earlier writers left of blocks that are not committed, where it could be mistaken for a new one."""
+        """Remove what earlier writers left of these blocks, which are not committed.
+
+        Only where it could be mistaken for something new.
+        """
 
     def commit(self, record: BlockRecord, parts: Sequence[Part]) -> BlockRecord:
         """Commit a shard, given as its parts, and its record; return the record that is stored."""
 
     def reconcile(self, records: Mapping[int, BlockRecord]) -> dict[int, BlockRecord]:
-        """Return the records that are stored now for these blocks. Raises StorageError if one is no longer whole."""
+        """Return the records that are stored now for these blocks.
+
+        Raises StorageError if one is no longer whole.
+        """
 
 
 def open_commit(
@@ -63,7 +75,8 @@ def open_commit(
         return LockedCommit(LocalStore(path, temporary=layout.partial), layout)
     if path.scheme == "hf":
         raise OptionError(
-            f"{path}: expected a folder or an s3:// address to extract to; `layercache cache push` then copies the cache to "
+            f"{path}: expected a folder or an s3:// address to extract to; `layercache cache push` "
+            "then copies the cache to "
             "the Hugging Face Hub"
         )
     return ConditionalCommit(S3Store(path), layout, compressor=compressor)

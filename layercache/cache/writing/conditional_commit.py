@@ -1,18 +1,27 @@
-"""Committing a row block where no lock keeps other writers out: an object store, on which two extractions may run at once.
+"""Committing a row block where no lock keeps other writers out: on an object store.
 
-The two may bring bytes that differ in rounding, so a record must always be that of the shard which is stored, whoever brought it. Why it is:
+Two extractions may run at once.
 
-1. A shard and a record are put only if absent: of several writers one succeeds, the others find what it put.
-2. Whoever finds a shard describes its bytes (size, every crc32c, the rows without a token) and puts that record. A shard that is whole in itself
-   is never replaced, so the description stays true, and all writers would write the same one.
-3. A record that is found is adopted if it fits the shard. One that does not fit is left over from a shard that was lost or damaged: it is replaced
-   on the condition that it is still the same (its etag), and so is a shard that is not whole. Whoever loses such a replacement starts again.
-4. A writer deletes nothing of a block. A kill between the two puts leaves a shard without a record, which 2 describes.
+The two may bring bytes that differ in rounding, so a record must always be that of the shard which
+is stored, whoever brought it. Why it is:
 
-The complete record names the digest of every record and is put last; what it names is never changed again.
+1. A shard and a record are put only if absent: of several writers one succeeds, the others find
+   what it put.
+2. Whoever finds a shard describes its bytes (size, every crc32c, the rows without a token) and puts
+   that record. A shard that is whole in itself is never replaced, so the description stays true,
+   and all writers would write the same one.
+3. A record that is found is adopted if it fits the shard. One that does not fit is left over from a
+   shard that was lost or damaged: it is replaced on the condition that it is still the same (its
+   etag), and so is a shard that is not whole. Whoever loses such a replacement starts again.
+4. A writer deletes nothing of a block. A kill between the two puts leaves a shard without a record,
+   which 2 describes.
 
-This holds where the condition is checked when the object appears (S3, MinIO, R2, GCS). OpenStack Swift checks it when the upload begins, so that
-two puts may succeed and the later one stays: therefore a writer checks the shard again when both are put, and before the complete record it lists
+The complete record names the digest of every record and is put last; what it names is never changed
+again.
+
+This holds where the condition is checked when the object appears (S3, MinIO, R2, GCS). OpenStack
+Swift checks it when the upload begins, so that two puts may succeed and the later one stays:
+therefore a writer checks the shard again when both are put, and before the complete record it lists
 all objects (`reconcile`) and checks every block again in which it does not find what it put itself.
 """
 
@@ -60,12 +69,17 @@ class ConditionalCommit:
         return nullcontext()
 
     def check_endpoint(self, key: str, data: bytes) -> None:
-        """Create `key`, which exists, once per process and bucket. Raises StorageError if that succeeds."""
+        """Create `key`, which exists, once per process and bucket.
+
+        Raises StorageError if that succeeds.
+        """
         bucket = self.store.root.bucket
         if bucket not in _checked_buckets and self.store.create(key, [data]):
             raise StorageError(
-                f"{self.store.path(key)}: the endpoint ignores conditional puts (If-None-Match), without which two writers could damage a cache: "
-                "extract to a folder and copy the cache with `layercache cache push`, or use an endpoint that has them"
+                f"{self.store.path(key)}: the endpoint ignores conditional puts (If-None-Match), "
+                "without which two writers could damage a cache: "
+                "extract to a folder and copy the cache with `layercache cache push`, or use an "
+                "endpoint that has them"
             )
         _checked_buckets.add(bucket)
 
@@ -83,7 +97,10 @@ class ConditionalCommit:
         """Remove nothing: another writer may be about to commit these blocks."""
 
     def commit(self, record: BlockRecord, parts: Sequence[Part]) -> BlockRecord:
-        """Commit a shard and its record, or adopt those that exist; return the record that is stored. Raises StorageError."""
+        """Commit a shard and its record, or adopt those that exist.
+
+        Returns the record that is stored. Raises StorageError.
+        """
         shard = self._layout.shard(record.block)
         for _ in range(MAX_CAS_RETRIES):
             stored = record
@@ -103,12 +120,16 @@ class ConditionalCommit:
             if committed and info and info.etag == etag:
                 return committed
         raise StorageError(
-            f"{self.store.path(shard)}: other writers changed it {MAX_CAS_RETRIES} times meanwhile: let one extraction run, or wait for the others, "
+            f"{self.store.path(shard)}: other writers changed it {MAX_CAS_RETRIES} times "
+            "meanwhile: let one extraction run, or wait for the others, "
             "and run the command again"
         )
 
     def reconcile(self, records: Mapping[int, BlockRecord]) -> dict[int, BlockRecord]:
-        """Return the records that are stored now, also of other writers' bytes. Raises StorageError where a shard is no longer whole."""
+        """Return the records that are stored now, also of other writers' bytes.
+
+        Raises StorageError where a shard is no longer whole.
+        """
         layout = self._layout
         infos = self.store.list_files(layout.tokens) | self.store.list_files(layout.commits)
         stored = dict(records)
@@ -134,11 +155,15 @@ class ConditionalCommit:
             if described and (stored := self._put_record(described)):
                 return stored
         raise StorageError(
-            f"{self.store.path(shard)}: changed while the split was written: run the same command again, which writes it again"
+            f"{self.store.path(shard)}: changed while the split was written: run the same command "
+            "again, which writes it again"
         )
 
     def _put_record(self, record: BlockRecord) -> BlockRecord | None:
-        """Put the record of a shard, or return the one that exists if it fits the shard; None if other writers were faster."""
+        """Put the record of a shard, or return the one that exists if it fits the shard.
+
+        None if other writers were faster.
+        """
         key, data = self._layout.record(record.block), [record.to_bytes()]
         etag = self.store.put_if_absent(key, data)
         if etag is None:
@@ -152,7 +177,10 @@ class ConditionalCommit:
         return None if etag is None else replace(record, etags=(record.etags[0], etag))
 
     def _describe(self, record: BlockRecord, data: bytes) -> BlockRecord | None:
-        """Return the record of the bytes of a shard, with the skip reasons of `record`; None if they are not a whole shard."""
+        """Return the record of the bytes of a shard, with the skip reasons of `record`.
+
+        None if they are not a whole shard.
+        """
         return describe_shard(
             self._layout,
             record.block,
@@ -170,7 +198,7 @@ def describe_shard(
     compressor: Compressor | None,
     skip_reasons: Mapping[str, str],
 ) -> BlockRecord | None:
-    """Return the record of the bytes of a shard, or None if they are not a whole one of this layout.
+    """Return the record of the bytes of a shard, or None if they are not a whole one.
 
     Args:
         layout: Layout of the split.
@@ -227,7 +255,10 @@ def _decode(
 
 
 def _parse_if_same(data: bytes, record: BlockRecord) -> BlockRecord | None:
-    """Return the stored record if it is of the same shard as `record`; the skip reasons may differ in words."""
+    """Return the stored record if it is of the same shard as `record`.
+
+    The skip reasons may differ in words.
+    """
     try:
         stored = BlockRecord.from_bytes(data, where="")
     except CacheCorruptError:

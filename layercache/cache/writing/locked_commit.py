@@ -16,7 +16,7 @@ from layercache.cache.storage.lock import file_lock
 
 
 class LockedCommit:
-    """Commits the row blocks of a split in a folder: the shard appears, then its record; what has no record is removed before."""
+    """Commits the row blocks of a split in a folder: the shard appears, then its record."""
 
     exclusive = True
 
@@ -33,14 +33,17 @@ class LockedCommit:
 
     @contextmanager
     def scratch_folder(self) -> Iterator[Path]:
-        """Make a new folder for temporary files; its name is new since zarr's threads may still write below that of a failed run."""
+        """Make a new folder for temporary files.
+
+        Its name is new, since zarr's threads may still write below that of a failed run.
+        """
         folder = self.store.path(self.store.temporary)
         with translate_errors(self.store.root):
             folder.mkdir(parents=True, exist_ok=True)
             yield Path(tempfile.mkdtemp(dir=folder))
 
     def adopt_folder(self, folder: Path, key: str) -> bool:
-        """Sync a folder made in `scratch_folder` and rename it into place; return False if `key` exists."""
+        """Sync a folder made in `scratch_folder` and rename it; return False if `key` exists."""
         target = self.store.path(key)
         if target.exists():
             return False
@@ -52,7 +55,10 @@ class LockedCommit:
         return True
 
     def discard(self, blocks: Sequence[int]) -> None:
-        """Remove shards and records of these blocks durably: a new record must not be taken for that of an old shard."""
+        """Remove shards and records of these blocks durably.
+
+        A new record must not be taken for that of an old shard.
+        """
         for block in blocks:
             self.store.delete(self._layout.record(block))
             self.store.delete(self._layout.shard(block))

@@ -1,10 +1,15 @@
-"""Row blocks in, committed blocks in the cache: what was committed survives a kill at any moment, and the next run continues there.
+"""Writing one split: row blocks in, committed blocks in the cache.
 
-In a folder: the shard and its record go to temporary files, which are synced; then the shard is renamed into place, then the record; then both
-folders are synced. A row exists only if its record does, and a shard of the size that the record gives: a power cut that keeps the second rename
-but not the first leaves a record without a shard, whose block is then written again. The complete record is written when every block is durable.
+What was committed survives a kill at any moment, and the next run continues there.
 
-On object storage nobody holds a lock: conditional_commit.py tells why two writers of one split end with one cache that both agree on.
+In a folder: the shard and its record go to temporary files, which are synced; then the shard is
+renamed into place, then the record; then both folders are synced. A row exists only if its record
+does, and a shard of the size that the record gives: a power cut that keeps the second rename but
+not the first leaves a record without a shard, whose block is then written again. The complete
+record is written when every block is durable.
+
+On object storage nobody holds a lock: conditional_commit.py tells why two writers of one split end
+with one cache that both agree on.
 """
 
 from __future__ import annotations
@@ -32,7 +37,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class SplitWriter:
-    """Writes one split of a cache. In a folder it holds the split's lock from construction to `close` (or the end of the `with`)."""
+    """Writes one split of a cache.
+
+    In a folder it holds the split's lock from construction to `close` (or the end of the `with`).
+    """
 
     rows: int
     """N, skipped rows included."""
@@ -60,7 +68,8 @@ class SplitWriter:
             split: Name of the split.
             ids: N names in order.
             labels: int64 (N,) or uint8 (N, C).
-            compressor: None (plain bytes), "zstd[:LEVEL]" or "blosc[:LEVEL]"; not part of the fingerprint, since the tokens are the same.
+            compressor: None (plain bytes), "zstd[:LEVEL]" or "blosc[:LEVEL]"; not part of the
+                fingerprint, since the tokens are the same.
             wait: Wait for another writer to end.
 
         Raises:
@@ -73,11 +82,13 @@ class SplitWriter:
         identity = spec.dataset.splits[split]
         if len(ids) != identity.rows or digest_ids(ids) != identity.ids:
             raise OptionError(
-                f"split {split!r}: expected the {identity.rows} ids that the spec of the cache was made from, got {len(ids)} others"
+                f"split {split!r}: expected the {identity.rows} ids that the spec of the cache was "
+                f"made from, got {len(ids)} others"
             )
         if len(labels) != identity.rows or digest_labels(labels) != identity.labels:
             raise OptionError(
-                f"split {split!r}: expected the labels that the spec was made from, got others ({labels.dtype} {labels.shape})"
+                f"split {split!r}: expected the labels that the spec was made from, got others "
+                f"({labels.dtype} {labels.shape})"
             )
         if not ids:
             raise OptionError(f"split {split!r} has no samples: there is nothing to cache")
@@ -110,13 +121,15 @@ class SplitWriter:
     def write(
         self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None
     ) -> BlockRecord:
-        """Commit one row block; when this returns, it survives a power cut. Safe to call from several threads for different blocks.
+        """Commit one row block; when this returns, it survives a power cut.
+
+        Safe to call from several threads for different blocks.
 
         Args:
             block: Number of the row block.
             tokens_ltnd: Tokens (L, T, n, D) in the storage dtype, n the rows of this block.
-            skipped: Row number of the split -> reason why it has no token; its place in `tokens_ltnd` is stored as NaN, so that every
-                other row stays where its sample is.
+            skipped: Row number of the split -> reason why it has no token; its place in
+                `tokens_ltnd` is stored as NaN, so that every other row stays where its sample is.
 
         Returns:
             The record of what is stored.
@@ -124,7 +137,8 @@ class SplitWriter:
         Raises:
             NonFiniteError: A token is NaN or infinite.
             OptionError: Shape, dtype or block is wrong.
-            StorageError: The disk is full, or the endpoint fails. Nothing is committed in any of these cases.
+            StorageError: The disk is full, or the endpoint fails. Nothing is committed in any of
+                these cases.
         """
         self._check_open()
         with self._mutex:
@@ -147,8 +161,9 @@ class SplitWriter:
 
         Args:
             block: Number of the row block.
-            record: What `BlockWriter.write` or `BlockWriter.committed` returned for it: trusted, nothing is read. Without it, the record
-                and the length of the shard are read from the store.
+            record: What `BlockWriter.write` or `BlockWriter.committed` returned for it: trusted,
+                nothing is read. Without it, the record and the length of the shard are read from
+                the store.
 
         Raises:
             CacheIncompleteError: The block is not committed.
@@ -157,18 +172,23 @@ class SplitWriter:
         record = record or self._blocks.record(block)
         if record is None:
             raise CacheIncompleteError(
-                f"{self.path}: row block {block} of split {self._layout.split!r} was reported as written and does not exist"
+                f"{self.path}: row block {block} of split {self._layout.split!r} was reported as "
+                "written and does not exist"
             )
         with self._mutex:
             self._committed[block] = record
 
     def finish(self) -> None:
-        """Write the split's complete record; does nothing if it exists. Raises CacheIncompleteError while blocks are pending."""
+        """Write the split's complete record; does nothing if it exists.
+
+        Raises CacheIncompleteError while blocks are pending.
+        """
         self._check_open()
         layout = self._layout
         if self.pending:
             raise CacheIncompleteError(
-                f"{self.path}: split {layout.split!r} has {len(self.pending)} of {layout.blocks} row blocks still to write"
+                f"{self.path}: split {layout.split!r} has {len(self.pending)} of {layout.blocks} "
+                "row blocks still to write"
             )
         if self._commit.exclusive and self.complete:
             return
@@ -196,7 +216,10 @@ class SplitWriter:
             self._store.put(key, [data])
 
     def close(self) -> None:
-        """Release the lock and remove temporary files. What was committed stays; nothing can be written any more."""
+        """Release the lock and remove temporary files.
+
+        What was committed stays; nothing can be written any more.
+        """
         self._closed = True
         self._exit.close()
 
@@ -222,7 +245,8 @@ class SplitWriter:
         self._commit.check_endpoint(SPEC_KEY, spec)
         self._committed = self._find_committed()
         if self.pending and self.complete:
-            # Listing takes a while: a split that another writer has just completed must not be taken for damaged.
+            # Listing takes a while: a split that another writer has just completed must not be
+            # taken for damaged.
             self._committed = self._find_committed()
         complete = store.read_many([layout.complete]).get(layout.complete)
         if complete is not None:
@@ -233,7 +257,7 @@ class SplitWriter:
         self._commit.discard(self.pending)
 
     def _is_whole(self, data: bytes) -> bool:
-        """Return whether these are the bytes of a complete record that all files but the shards agree with."""
+        """Return whether these bytes are a complete record that agrees with the small files."""
         if self.pending:
             return False
         try:
@@ -244,7 +268,10 @@ class SplitWriter:
         return is_own and complete.files == self._digests()
 
     def _write_group(self, labels: Array) -> None:
-        """Make the group, or correct its files: labels, ids and metadata follow from the spec and the arguments."""
+        """Make the group, or correct its files.
+
+        Labels, ids and metadata follow from the spec and the arguments.
+        """
         layout, store = self._layout, self._store
         metadata = layout.tokens_metadata
         self._check_compressor(store.read_many([metadata]).get(metadata))
@@ -280,7 +307,7 @@ class SplitWriter:
         in_threads(put, list(wrong), threads=store.requests)
 
     def _check_compressor(self, metadata: bytes | None) -> None:
-        """Raise OptionError if the split was begun with another compressor, which the metadata of `tokens` tell."""
+        """Raise OptionError if the metadata of `tokens` are of another compressor."""
         # Where no lock keeps others out, they may be about to commit the first block.
         if metadata is None or (self._commit.exclusive and not self._committed):
             return
@@ -290,12 +317,14 @@ class SplitWriter:
         requested = compressor.metadata(layout.dtype.itemsize) if compressor else None
         if begun_with != requested:
             raise OptionError(
-                f"{self._store.path(layout.group)}: begun with compressor {format_compressor(begun_with)}, got "
-                f"{format_compressor(requested)}: continue with the first one, or remove the cache (layercache cache rm)"
+                f"{self._store.path(layout.group)}: begun with compressor "
+                f"{format_compressor(begun_with)}, got "
+                f"{format_compressor(requested)}: continue with the first one, or remove the cache "
+                "(layercache cache rm)"
             )
 
     def _digests(self) -> dict[str, str]:
-        """Return key -> SHA-256 of every file of the split but the shards and the complete record."""
+        """Return key -> SHA-256 of every file of the split but shards and complete record."""
         layout, store = self._layout, self._store
         shards = {layout.shard(b) for b in range(layout.blocks)}
         keys = [key for key in store.list_files(layout.group) if key not in shards]
@@ -314,5 +343,6 @@ class SplitWriter:
     def _check_open(self) -> None:
         if self._closed:
             raise OptionError(
-                f"{self.path}: the writer of split {self._layout.split!r} is closed; another process may hold its lock by now"
+                f"{self.path}: the writer of split {self._layout.split!r} is closed; another "
+                "process may hold its lock by now"
             )

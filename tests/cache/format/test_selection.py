@@ -68,7 +68,7 @@ def test_all_of_a_model_without_class_token() -> None:
 @pytest.mark.parametrize("words", ["all", "grid:2", "cls+grid:3", "", "cls+"])
 def test_tokens_that_are_not_stored_are_refused_naming_those_that_are(words: str) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"this cache stores cls, ap; extract again with --tokens"
+        UnknownNameError, match=r"this cache stores cls, ap; extract others with --tokens"
     ):
         parse_tokens(words, ("cls", "ap"))
 

@@ -1,6 +1,9 @@
-"""Pushing to and pulling from the Hugging Face Hub, whose four calls are played by a folder: the Hub itself is not reached by tests.
+"""Pushing to and pulling from the Hugging Face Hub, whose four calls a folder stands in for.
 
-What the real library is given and gives (`CommitOperationAdd`, `RepoFile`, its errors) is the real library's.
+The Hub itself is not reached by tests.
+
+What the real library is given and gives (`CommitOperationAdd`, `RepoFile`, its errors) is the real
+library's.
 """
 
 from __future__ import annotations
@@ -161,6 +164,7 @@ def test_the_hub_out_of_reach_is_one_line_without_its_text(
     monkeypatch.setattr(Hub, "list_repo_tree", fail)
     with pytest.raises(
         StorageError,
-        match=r"^hf://datasets/me/caches\S*: the Hugging Face Hub cannot be reached: run the same command again$",
+        match=r"^hf://datasets/me/caches\S*: the Hugging Face Hub cannot be reached: "
+        r"run the same command again$",
     ):
         copy_cache(cache, to=ROOT)

@@ -166,7 +166,8 @@ def test_a_disk_that_refuses_at_any_step_is_told_as_such_and_leaves_nothing(
         remedy = "Get write permission" if code == errno.EROFS else "Free some space"
         with pytest.raises(
             StorageError,
-            match=rf"a/new: cannot be written: {os.strerror(code)}\. .* {remedy} .* run the same command again",
+            match=rf"a/new: cannot be written: {os.strerror(code)}\. .* {remedy} .* "
+            r"run the same command again",
         ):
             store.put("a/new", [b"new"])
     assert tree(tmp_path) == {"a/old": b"old"}

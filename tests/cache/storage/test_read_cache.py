@@ -97,7 +97,8 @@ def test_a_disk_that_refuses_is_told_once_and_what_is_there_stays(
     cache.keep("c", 0, [OBJECT[:10]])
     (line,) = caplog.messages
     assert line == (
-        f"nothing more is kept in {cache.folder}: No space left on device; the rest is read over the network"
+        f"nothing more is kept in {cache.folder}: No space left on device; the rest is read over "
+        "the network"
     )
     assert [read(cache, name, 0, 10) is not None for name in "abc"] == [True, False, False]
     assert cache.used == 10

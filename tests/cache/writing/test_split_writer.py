@@ -200,7 +200,8 @@ def test_a_token_that_is_not_finite_is_refused_by_name(
     tokens[1, 0, 12, 5] = value
     with make_writer(tmp_path, spec) as writer:
         r = writer.block_rows
-        text = rf"model vit_tiny, layer 12, token 'cls', sample 'bilder/é12.png' of split 'train': the token is {word}"
+        sample = "sample 'bilder/é12.png' of split 'train'"
+        text = f"model vit_tiny, layer 12, token 'cls', {sample}: the token is {word}"
         with pytest.raises(NonFiniteError, match=text) as caught:
             write_pending(writer, tokens)
         overflow = dtype == "float16" and word == "infinite"
