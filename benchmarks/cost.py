@@ -303,7 +303,9 @@ def requests() -> None:
             as_cache_path(f"s3://{server.BUCKET}/first"), 10
         )  # requests made once per bucket are not counted
         for blocks in sizes:
-            for what, call in operations(as_cache_path(f"s3://{server.BUCKET}/{blocks}"), blocks * 512):
+            for what, call in operations(
+                as_cache_path(f"s3://{server.BUCKET}/{blocks}"), blocks * 512
+            ):
                 proxy.forget()
                 call()
                 kinds = {

@@ -174,9 +174,7 @@ class Bench:
             "weights": {model: self.weights(model)},
         }
         dataset = InMemoryDataset(name="bench", classes=("a", "b"), samples={"train": samples})
-        return extract(
-            models=[model], dataset=dataset, progress=False, **(given | options)
-        )[0]
+        return extract(models=[model], dataset=dataset, progress=False, **(given | options))[0]
 
     def compare(
         self, model: str, samples: Callable[[int, int], Decoded | Files]

@@ -79,7 +79,6 @@ def main() -> None:
                 "cache": folder,
                 "device": args.device,
                 "progress": False,
-                "say": lambda _: None,
                 **where,
             }
             (pooled,) = layercache.extract(tokens="cls+ap+grid:2+grid:4", **common)

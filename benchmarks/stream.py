@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from machine import describe
 
+from layercache._units import format_bytes, parse_bytes
 from layercache.cache import (
     Cache,
     CacheSpec,
@@ -41,7 +42,6 @@ from layercache.cache import (
     digest_labels,
     open_cache,
 )
-from layercache.probing.budget import format_bytes, parse_bytes
 from layercache.probing.data.resident import Selection, Source
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.training.config import Noise

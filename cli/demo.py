@@ -24,8 +24,10 @@ def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:
     draws the attention of the attentive one. A second run finds everything done.
     """
     from layercache.demo import demo as run
+    from layercache_cli._log import hide_probe_log
 
-    result = run(out=out, cache=cache, say=typer.echo)
+    with hide_probe_log():
+        result = run(out=out, cache=cache)
     typer.echo(f"\n{result.results.to_text()}\n")
     typer.echo(
         "gain in test balanced accuracy of attentive fusion over the last layer's CLS: "

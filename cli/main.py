@@ -6,15 +6,15 @@ Only the module of the command that was asked for is imported; the others stand 
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+
+from layercache_cli._log import log_to_stdout
 
 COMMANDS = {
     "demo": "The whole thing in a minute, offline: vit_nano on handwritten digits.",
@@ -119,33 +119,6 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
     return app
 
 
-@contextmanager
-def log_to_stdout() -> Iterator[None]:
-    """Print what the library logs, from INFO on, as plain lines."""
-    logger, handler = logging.getLogger("layercache"), EchoHandler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-class EchoHandler(logging.Handler):
-    """Prints records to stdout, above a progress bar if there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        if "tqdm" in sys.modules:
-            from tqdm import tqdm
-
-            tqdm.write(self.format(record), file=sys.stdout)
-        else:
-            typer.echo(self.format(record))
-
-
 def print_version(asked: bool) -> None:
     """Print the installed version and leave."""
     if asked:
@@ -161,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words or os.environ.get("LAYERCACHE_DEBUG") == "1"
     words = [word for word in words if word != "--debug"]
     name = next((word for word in words if not word.startswith("-")), None)
-    with log_to_stdout():
+    with log_to_stdout(debug=debug):
         build(name if name in COMMANDS else None, debug=debug)(args=words, prog_name="layercache")
 
 

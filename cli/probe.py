@@ -222,14 +222,13 @@ def probe(
         device=device,
         precision=precision,
         features=features,
-        memory_budget=memory_budget,
-        disk_cache=disk_cache,
+        memory_budget=_size(memory_budget, name="--memory"),
+        disk_cache=_size(disk_cache, name="--disk-cache", minimum=0),
         configs_per_pass=configs_per_pass,
         refresh=refresh,
         engine=engine,
         ray_address=ray_address,
         progress=sys.stderr.isatty(),
-        say=typer.echo,
     )
     typer.echo("")
     typer.echo(results.to_text())
@@ -272,3 +271,10 @@ def parse_seeds(text: str) -> Any:
             f"4,7 (one seed: 4,), got {text!r}"
         )
     return numbers if "," in text else numbers[0]
+
+
+def _size(text: str | None, *, name: str, minimum: int = 1) -> int | None:
+    """Return the bytes of an option's value."""
+    from layercache._units import parse_bytes
+
+    return None if text is None else parse_bytes(text, name=name, minimum=minimum)

@@ -69,6 +69,7 @@ def study(
     from layercache.cache.storage.paths import as_cache_path
     from layercache.engine import check_engine
     from layercache.study import read_study, run_study, study_status
+    from layercache_cli._log import hide_probe_log
 
     plan = read_study(file)
     place = as_cache_path(cache) if cache else plan.cache
@@ -83,7 +84,8 @@ def study(
     if dry_run:
         _list(study_status(plan))
         return
-    outcome = run_study(plan, say=typer.echo, yes=yes, report=report)
+    with hide_probe_log():
+        outcome = run_study(plan, yes=yes, report=report)
     _tell(outcome)
     if outcome.failures:
         raise typer.Exit(1)

@@ -1,10 +1,12 @@
 """Caches every layer's CLS and average-pooled token of frozen Vision Transformers; trains fusion probes from the cache.
 
 Names are resolved when they are used, so that `import layercache` imports neither torch nor timm.
+The package logs to the logger "layercache" and prints nothing; the command line shows what is logged.
 """
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,8 @@ __all__ = [
     "report",
     "run_study",
 ]
+
+logging.getLogger("layercache").addHandler(logging.NullHandler())
 
 _HOMES = {
     "Cache": "layercache.cache",

@@ -1,43 +1,84 @@
-"""Choice of the device, and the number of cores this process may use."""
+"""Choice of the device, number of cores and free memory; torch is imported only where it is needed."""
 
 from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layercache.errors import OptionError
 
+if TYPE_CHECKING:
+    import torch
 
-def resolve_device(requested: str) -> tuple[str, str]:
-    """Return the device to use and why.
+CGROUP = Path("/sys/fs/cgroup")
+"""Control group of a container, with its limits (Linux)."""
+UNKNOWN_FREE_MEMORY = 8 * 2**30
+"""Bytes assumed to be free where the system does not tell (not Linux)."""
 
-    Args:
-        requested: "auto", "cpu" or "cuda"; "auto" takes a GPU if there is one.
 
-    Returns:
-        "cpu" or "cuda", and the reason for the user.
+def resolve_device(name: str | torch.device) -> tuple[torch.device, str]:
+    """Return the device and the reason for it; "auto" is CUDA if available, else the CPU.
 
     Raises:
-        OptionError: A GPU is requested and torch finds none.
+        OptionError: The name is no device, or this machine has no such device.
     """
     import torch
 
-    available = torch.cuda.is_available()
-    if requested == "cuda" and not available:
-        raise OptionError("device 'cuda': torch finds no GPU on this machine; use 'cpu' or 'auto'")
-    if requested != "auto":
-        return requested, "as requested"
-    return ("cuda", torch.cuda.get_device_name()) if available else ("cpu", "no GPU found")
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), torch.cuda.get_device_name()
+        return torch.device("cpu"), "no GPU found"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise OptionError(f"device: expected auto, cpu, cuda or cuda:N, got {str(name)!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(
+            f"device {name}: torch {torch.__version__} finds no CUDA device on this machine; "
+            "use --device cpu or auto"
+        )
+    return device, "as requested"
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use, by affinity and the container's quota."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
+    """Return the number of cores for this process: its affinity, within the container's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
+        quota, period = (CGROUP / "cpu.max").read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no control group, or the quota is "max"
         return cores
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the free bytes of a device; on the CPU those available within the container's limit."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = _available_memory()
+    limit, used = _read_int(CGROUP / "memory.max"), _read_int(CGROUP / "memory.current")
+    if limit is not None and used is not None:
+        free = min(free, max(limit - used, 0))
+    return free
+
+
+def _available_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return UNKNOWN_FREE_MEMORY
+    kilobytes = {name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines)}
+    return int(kilobytes["MemAvailable"]) * 1024
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no control group, or the limit is "max"
+        return None

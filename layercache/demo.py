@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from layercache.reporting.attention_weights import arrange_attention
 from layercache.reporting.dependencies import require
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap
 from layercache.reporting.plotting.figure import save
+
+logger = logging.getLogger(__name__)
 
 MODEL, DATASET = "vit_nano", "digits"
 PROBES = (("linear", "last", "cls"), ("linear", "all", "cls+ap"), ("attentive", "all", "cls+ap"))
@@ -48,7 +50,6 @@ def demo(
     *,
     out: Path,
     cache: str | CachePath | None = None,
-    say: Callable[[str], object] = print,
     progress: bool = True,
 ) -> DemoResult:
     """Extract `digits` with `vit_nano`, train three probes and draw attention into
@@ -57,7 +58,6 @@ def demo(
     Args:
         out: folder of the heatmap.
         cache: root of the caches.
-        say: receives messages.
         progress: show progress bars.
 
     Raises:
@@ -65,7 +65,7 @@ def demo(
     """
     require("matplotlib")
     (extraction,) = extract(models=[MODEL], dataset=DATASET, cache=cache, progress=progress)
-    say(extraction.summary())
+    logger.info("%s", extraction.summary())
     probes: list[Probe] = []
     for head, layers, tokens in PROBES:
         configs = grid(

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EVERYWHERE = {"errors", "_units", "_devices"}
+EVERYWHERE = {"errors", "_units", "_devices", "_progress"}
 ARROWS = {
     "errors": set(),
     "_units": set(),
     "_devices": set(),
+    "_progress": set(),
     "cache": set(),
     "extraction": {"cache", "engine"},
     "probing": {"cache", "engine"},

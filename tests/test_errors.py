@@ -16,7 +16,9 @@ COMPOSED = [
 PLAIN = [
     kind
     for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, LayercacheError) and kind not in map(type, COMPOSED)
+    if isinstance(kind, type)
+    and issubclass(kind, LayercacheError)
+    and kind not in map(type, COMPOSED)
 ]
 
 

@@ -131,7 +131,7 @@ def load_classifier(
         ProbeNotFoundError: if there is no saved head.
     """
     checkpoint = head if isinstance(head, Checkpoint) else load_head(head)
-    device, _ = resolve_device(device)
+    device = resolve_device(device)[0].type
     backbone = load_matching_backbone(
         checkpoint, weights=weights, device=device, precision=precision
     )

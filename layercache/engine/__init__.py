@@ -10,7 +10,6 @@ from layercache.engine.base import (
     Engine,
     MessageHandler,
     Progress,
-    Say,
     Worker,
     WorkerFactory,
     WorkerPool,
@@ -24,50 +23,56 @@ __all__ = [
     "Engine",
     "MessageHandler",
     "Progress",
-    "Say",
     "Worker",
     "WorkerFactory",
     "WorkerPool",
     "check_engine",
+    "cluster_device_reason",
     "open_engine",
-    "why_device",
 ]
 
 ENGINES = ("local", "ray")
 
 
-def check_engine(name: str, address: str | None) -> None:
-    """Raises UnknownNameError, OptionError."""
+def check_engine(name: str, ray_address: str | None) -> None:
+    """Check an engine's name and address.
+
+    Raises:
+        UnknownNameError: There is no such engine.
+        OptionError: An address was given for an engine other than Ray.
+    """
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ENGINES)
-    if address is not None and name != "ray":
+    if ray_address is not None and name != "ray":
         raise OptionError(
-            f"address {address!r}: it is the address of a Ray cluster, so it needs --engine ray"
+            f"address {ray_address!r}: it is the address of a Ray cluster, so it needs --engine ray"
         )
 
 
 @contextmanager
-def open_engine(name: str, *, address: str | None = None) -> Iterator[Engine]:
-    """The engine of that name. One of Ray joins the cluster at `address`, or starts one of this machine alone and ends it with the context.
+def open_engine(name: str, *, ray_address: str | None = None) -> Iterator[Engine]:
+    """Yield the engine of that name.
 
-    Raises what `check_engine` raises, MissingExtraError, WorkerError (no such cluster).
+    Ray joins the cluster at `ray_address`, or starts one on this machine and stops it with the context.
+
+    Raises:
+        UnknownNameError: There is no such engine.
+        OptionError: The address does not go with the engine, or has another form.
+        MissingExtraError: Ray is not installed.
+        WorkerError: No cluster answers at the address.
     """
-    check_engine(name, address)
+    check_engine(name, ray_address)
     if name == "local":
         yield LocalEngine()
         return
     from layercache.engine.ray_engine import session
 
-    with session(address) as engine:
+    with session(ray_address) as engine:
         yield engine
 
 
-def why_device(asked: str, *, gpu: bool) -> str:
-    """Why the workers of a cluster have a GPU or none, for the user. asked: "auto", "cpu" or "cuda"."""
-    return (
-        "as asked"
-        if asked != "auto"
-        else "the cluster has GPUs"
-        if gpu
-        else "no GPU in the cluster"
-    )
+def cluster_device_reason(requested: str, *, gpu: bool) -> str:
+    """Return why the workers of a cluster have a GPU or none, for a requested "auto", "cpu" or "cuda"."""
+    if requested != "auto":
+        return "as requested"
+    return "the cluster has GPUs" if gpu else "no GPU in the cluster"

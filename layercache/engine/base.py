@@ -1,6 +1,7 @@
-"""What an engine is: workers that hold something dear, tasks that they take one after the other, results as they come.
+"""Protocols of an engine: workers with expensive state, tasks they take one after another, and results as they complete.
 
-It knows nothing of caches or heads. A task that is done twice, because its worker was lost, must do no harm.
+An engine knows nothing of caches or heads. A task may run twice if its worker is lost, so it must be repeatable.
+Workers log to `layercache` loggers; on a cluster their records are forwarded to the driver.
 """
 
 from __future__ import annotations
@@ -11,40 +12,43 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-Say = Callable[[str], object]
 MessageHandler = Callable[[Any, Any], object]
-"""(task, message): gets what a worker tells while it is at a task. A lost worker's task begins again, and so do its messages."""
+"""Called with (task, message) for each message that a worker emits during a task.
+
+The task of a lost worker starts again, and so do its messages.
+"""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A message of which only the last counts."""
+    """Progress of a task; only the last message counts."""
 
     done: int
-    """Since the beginning of the task."""
+    """Units of work done since the task started."""
     total: int
+    """Units of work of the whole task."""
 
 
 Emit = Callable[[Any], None]
-"""What a worker calls with a message: a string is a line for the user, which all may tell and he reads once; anything else goes to `heard`."""
+"""Called by a worker to send a message about its current task to the message handler."""
 
 
 class Worker(Protocol):
-    """Takes tasks; holds what they share."""
+    """Runs tasks, and holds the state they share."""
 
     def __call__(self, task: Any, /) -> Any:
-        """The task's result."""
+        """Return the result of a task."""
         ...
 
     def close(self) -> None:
-        """Give up what it holds; of a worker on a cluster its process ends instead."""
+        """Release the shared state; not called on a cluster, where the process ends instead."""
         ...
 
 
 WorkerFactory = Callable[[Emit, int | None], Worker]
-"""Makes a worker where it is to work, from `tell` and the cores that it may use (None: all of this process's).
+"""Makes a worker in the process where it runs, from `emit` and its number of cores (None: all of this process).
 
-On a cluster it must be picklable, and so must tasks, messages and results.
+On a cluster it must be picklable, as must tasks, messages and results.
 """
 
 
@@ -53,13 +57,15 @@ class WorkerPool(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many there are to be, at most."""
+        """Maximum number of workers."""
         ...
 
     def run(self, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
-        """(task, result) as they complete, until none is left; whoever iterates may add tasks meanwhile.
+        """Yield (task, result) as tasks complete, until none is left; the caller may add tasks meanwhile.
 
-        Raises what a task raised, as it raised it; WorkerError where a worker was lost again and again, or no machine is left.
+        Raises:
+            WorkerError: A worker was lost repeatedly, or no machine is left.
+            Exception: Whatever a task raised.
         """
         ...
 
@@ -67,15 +73,25 @@ class WorkerPool(Protocol):
 class Engine(Protocol):
     """Where tasks run."""
 
-    spreads: bool
-    """Tasks run side by side, so that it is worth having many at a time; else one after the other, in this process."""
+    distributed: bool
+    """True if tasks run concurrently in other processes; False if one after another in this one."""
 
-    def gpu(self, device: str) -> bool | None:
-        """Whether the workers have a GPU for a device asked for ("auto", "cpu", "cuda"); None: that is this process's to find out."""
+    def has_gpu(self, device: str) -> bool | None:
+        """Return whether workers have a GPU for a requested device ("auto", "cpu" or "cuda").
+
+        None means that workers run in this process, so the caller can see for itself.
+        """
         ...
 
-    def crew(
-        self, make: WorkerFactory, *, gpu: bool, threads: int, say: Say, heard: MessageHandler
+    def pool(
+        self, factory: WorkerFactory, *, gpu: bool, threads: int, on_message: MessageHandler
     ) -> AbstractContextManager[WorkerPool]:
-        """Workers for as long as the context lasts. gpu: each has one of its own. threads: with which one computes on a CPU."""
+        """Return a context manager that holds workers.
+
+        Args:
+            factory: Makes each worker.
+            gpu: Give each worker a GPU of its own.
+            threads: Number of threads that a worker computes with on a CPU.
+            on_message: Receives the messages of the workers.
+        """
         ...

@@ -1,4 +1,4 @@
-"""The engine that is this process."""
+"""The engine that runs tasks in this process."""
 
 from __future__ import annotations
 
@@ -7,48 +7,45 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from layercache.engine.base import MessageHandler, Say, Worker, WorkerFactory
+from layercache.engine.base import MessageHandler, Worker, WorkerFactory
 
 
 class LocalEngine:
-    """One worker, here."""
+    """One worker in this process."""
 
-    spreads = False
+    distributed = False
 
-    def gpu(self, device: str) -> bool | None:
-        """Left to whoever asks."""
+    def has_gpu(self, device: str) -> bool | None:
+        """Return None: the caller runs in the same process."""
         return None
 
     @contextmanager
-    def crew(
-        self, make: WorkerFactory, *, gpu: bool, threads: int, say: Say, heard: MessageHandler
+    def pool(
+        self, factory: WorkerFactory, *, gpu: bool, threads: int, on_message: MessageHandler
     ) -> Iterator[LocalPool]:
-        """Makes the worker at once."""
-        crew = LocalPool(say, heard)
-        with closing(make(crew.tell, None)) as worker:
-            crew.worker = worker
-            yield crew
+        """Make the worker at once."""
+        pool = LocalPool(on_message)
+        with closing(factory(pool.emit, None)) as worker:
+            pool.worker = worker
+            yield pool
 
 
 class LocalPool:
-    """The worker and who listens to it."""
+    """The one worker of a LocalEngine."""
 
     workers = 1
     worker: Worker
 
-    def __init__(self, say: Say, heard: MessageHandler) -> None:
-        self._say, self._heard = say, heard
+    def __init__(self, on_message: MessageHandler) -> None:
+        self._on_message = on_message
         self._task: Any = None
 
-    def tell(self, message: Any) -> None:
-        """Passes a message on at once."""
-        if isinstance(message, str):
-            self._say(message)
-        else:
-            self._heard(self._task, message)
+    def emit(self, message: Any) -> None:
+        """Pass a message on at once."""
+        self._on_message(self._task, message)
 
     def run(self, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
-        """One after the other, in order."""
+        """Run the tasks in order."""
         while tasks:
             self._task = tasks.popleft()
             yield self._task, self.worker(self._task)

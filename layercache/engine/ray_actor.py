@@ -1,7 +1,8 @@
-"""What runs in a worker process of a Ray cluster: takes tasks in one thread, and lets itself be asked for news in another."""
+"""The process of a worker on a Ray cluster: runs tasks in one thread and answers polls for messages in another."""
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import uuid
@@ -11,66 +12,102 @@ from typing import Any
 from layercache.engine.base import Progress, Worker, WorkerFactory
 from layercache.errors import WorkerError
 
-Told = list[tuple[int, Any]]
-"""(number of the task, message)."""
-News = tuple[str, Told]
-"""(the process's own name, what was told): another name says that the process before was lost."""
+Messages = list[tuple[int, Any]]
+"""Pairs of task number and message."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A log record of a worker, forwarded to the driver."""
+
+    logger: str
+    level: int
+    text: str
 
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """A task's exception, as a value: Ray would wrap it, and tell it with a traceback of its own."""
+    """The exception of a task as a value; Ray would wrap it and add a traceback."""
 
     error: Exception
 
 
 class Actor:
-    """Made anew by Ray where its process or node was lost; the worker is made with the first task, so that its faults are that task's."""
+    """Ray actor around one worker.
+
+    Ray makes it anew if its process or node is lost. The worker is made with the first task, so that its errors
+    are reported as that task's.
+    """
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
-        self._name = uuid.uuid4().hex
+        self._process_id = uuid.uuid4().hex
         self._worker: Worker | None = None
-        self._number = -1
-        self._told: Told = []
-        self._news = threading.Condition()
+        self._task_number = -1
+        self._messages: Messages = []
+        self._has_messages = threading.Condition()
+        logger = logging.getLogger("layercache")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(_ForwardingHandler(self))
 
-    def run(self, number: int, task: Any, make: list[Any]) -> Any:
-        """The task's result, or a Fault. make: the reference to a Make, in a list, so that it is fetched only when the worker is made."""
-        self._number = number
+    def run(self, number: int, task: Any, factory: list[Any]) -> Any:
+        """Return the result of a task, or its TaskFailure.
+
+        Args:
+            number: Number of the task, for its messages.
+            task: The task.
+            factory: Reference to the WorkerFactory, in a list so that Ray fetches it only when the worker is made.
+        """
+        self._task_number = number
         try:
             if self._worker is None:
                 import ray
 
-                made: WorkerFactory = ray.get(make[0])
-                self._worker = made(self._tell, self._cores)
+                make_worker: WorkerFactory = ray.get(factory[0])
+                self._worker = make_worker(self.emit, self._cores)
             return self._worker(task)
         except Exception as error:
-            return TaskFailure(_portable(error))
+            return TaskFailure(_picklable(error))
 
-    def hear(self, seconds: float) -> News:
-        """What was told since the last time; waits so long for something."""
-        with self._news:
-            self._news.wait_for(lambda: bool(self._told), seconds)
-            told, self._told = self._told, []
-            return self._name, told
+    def poll(self, seconds: float) -> tuple[str, Messages]:
+        """Return the id of this process and the messages since the last poll.
 
-    def _tell(self, message: Any) -> None:
-        with self._news:
-            last = self._told[-1] if self._told else None
+        A changed id means that the previous process was lost. Waits up to `seconds` for a first message.
+        """
+        with self._has_messages:
+            self._has_messages.wait_for(lambda: bool(self._messages), seconds)
+            messages, self._messages = self._messages, []
+            return self._process_id, messages
+
+    def emit(self, message: Any) -> None:
+        """Queue a message of the current task; of consecutive Progress messages only the last is kept."""
+        with self._has_messages:
+            last = self._messages[-1] if self._messages else None
             if (
                 isinstance(message, Progress)
                 and last is not None
-                and last[0] == self._number
+                and last[0] == self._task_number
                 and isinstance(last[1], Progress)
             ):
-                self._told.pop()
-            self._told.append((self._number, message))
-            self._news.notify_all()
+                self._messages.pop()
+            self._messages.append((self._task_number, message))
+            self._has_messages.notify_all()
 
 
-def _portable(error: Exception) -> Exception:
-    """The exception as it is, if it survives being pickled."""
+class _ForwardingHandler(logging.Handler):
+    """Turns log records into messages."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        self._actor = actor
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record as a LogLine."""
+        self._actor.emit(LogLine(record.name, record.levelno, record.getMessage()))
+
+
+def _picklable(error: Exception) -> Exception:
+    """Return the exception if it survives pickling, else a WorkerError with its text."""
     try:
         if type(pickle.loads(pickle.dumps(error))) is type(error):
             return error

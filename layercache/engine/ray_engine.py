@@ -1,6 +1,6 @@
-"""The engine that is a Ray cluster: one that is running, or one of this machine alone for as long as it is needed.
+"""The engine that runs tasks on a Ray cluster: a running one, or one of this machine alone for the duration of the command.
 
-Ray places workers, spreads them over the nodes, restarts those that are lost and repeats their tasks; nothing of that is done here.
+Ray places workers, spreads them over the nodes, restarts lost ones and repeats their tasks; none of that is done here.
 """
 
 from __future__ import annotations
@@ -12,46 +12,41 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
-from layercache.engine.base import MessageHandler, Say, WorkerFactory
-from layercache.engine.ray_pool import RayPool
+from layercache.engine.base import MessageHandler, WorkerFactory
+from layercache.engine.ray_pool import Node, RayPool, Resources
 from layercache.errors import MissingExtraError, OptionError, WorkerError
 
-QUIET = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"
-}  # what the next Ray does anyhow, without a warning
-"""Of every session."""
-ALONE = {
+logger = logging.getLogger(__name__)
+
+RAY_ENV = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Environment of every session: the default of the next Ray, set so that this one does not warn."""
+LOCAL_CLUSTER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of this machine alone listens on the loopback address, on every system
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback address on every system
 }
-"""Of a cluster that we start."""
-REACHED_WITHIN = 10.0
-"""Seconds; Ray itself would wait for minutes, and for ever where there is a machine and no Ray."""
-PASSED_ON = ("LAYERCACHE_DATA", "LAYERCACHE_HOME")
-"""Variables that workers see as this process does. Credentials are a matter of each node."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a worker asks for."""
-
-    cpus: int
-    gpus: int
-
-    def __str__(self) -> str:
-        """For people."""
-        return f"{self.cpus} CPU{'s' * (self.cpus != 1)}" + (
-            f" and {self.gpus} GPU" if self.gpus else ""
-        )
+"""Environment of a cluster that this process starts."""
+CONNECT_TIMEOUT_S = 10.0
+"""Seconds to reach an address; Ray itself would wait for minutes, or forever if no Ray runs there."""
+FORWARDED_ENV = ("LAYERCACHE_DATA", "LAYERCACHE_HOME")
+"""Environment variables that workers inherit. Credentials are each node's own."""
 
 
 @contextmanager
-def session(address: str | None) -> Iterator[RayEngine]:
-    """Within a session that this process has already, that one; else one that ends with the context."""
-    for name, value in (QUIET | (ALONE if address is None else {})).items():
+def session(ray_address: str | None) -> Iterator[RayEngine]:
+    """Connect to a cluster for the duration of the context; an existing connection of this process is used and kept.
+
+    Args:
+        ray_address: "auto", HOST:PORT, or None to start a cluster on this machine.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        OptionError: The address has another form.
+        WorkerError: No cluster answers, or none can be started.
+    """
+    env = RAY_ENV if ray_address is not None else RAY_ENV | LOCAL_CLUSTER_ENV
+    for name, value in env.items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -61,27 +56,26 @@ def session(address: str | None) -> Iterator[RayEngine]:
     if ray.is_initialized():
         yield RayEngine(ray)
         return
-    with _own_signals():
+    with _keep_signal_handlers():
         try:
-            _hush(ray)
-            _reach(address)
+            _silence(ray)
+            _check_reachable(ray_address)
             ray.init(
-                address or "local",
-                include_dashboard=False if address is None else None,
+                ray_address or "local",
+                include_dashboard=False if ray_address is None else None,
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )
         except OptionError:
             raise
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            what = (
-                "no Ray cluster could be started here"
-                if address is None
-                else f"there is no Ray cluster at {address} to join"
+            problem = (
+                "cannot start a Ray cluster on this machine"
+                if ray_address is None
+                else f"cannot join a Ray cluster at {ray_address}"
             )
-            raise WorkerError(
-                f"{what}: {(str(error).splitlines() or ['no reason given'])[0]}"
-            ) from None
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise WorkerError(f"{problem}: {reason}") from None
     try:
         yield RayEngine(ray)
     finally:
@@ -89,88 +83,81 @@ def session(address: str | None) -> Iterator[RayEngine]:
 
 
 class RayEngine:
-    """The cluster that this process is connected to."""
+    """The Ray cluster that this process is connected to."""
 
-    spreads = True
+    distributed = True
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
 
-    def gpu(self, device: str) -> bool | None:
-        """For "auto" where the cluster has any."""
-        return device.startswith("cuda") or (
-            device == "auto" and any(node.get("GPU") for node in self.nodes())
-        )
+    def has_gpu(self, device: str) -> bool | None:
+        """Return True for "cuda", and for "auto" if a node has a GPU."""
+        if device == "auto":
+            return any(node.get("GPU") for node in self.nodes())
+        return device.startswith("cuda")
 
-    def nodes(self) -> list[dict[str, float]]:
-        """Resources of every node that is up."""
+    def nodes(self) -> list[Node]:
+        """Return the resources of every node that is up."""
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
-    def needs(self, *, gpu: bool, threads: int) -> Resources:
-        """On a CPU as many cores as it computes with; beside a GPU its share of the node's, to decode with."""
+    def worker_resources(self, *, gpu: bool, threads: int) -> Resources:
+        """Return what one worker needs.
+
+        On a CPU that is one core per thread, at most those of the largest node; with a GPU, its share of the node's
+        cores, to decode with.
+        """
+        nodes = self.nodes()
         if not gpu:
-            return Resources(
-                max(
-                    1,
-                    min(
-                        threads, max((int(node.get("CPU", 0)) for node in self.nodes()), default=1)
-                    ),
-                ),
-                0,
-            )
-        shares = [
-            int(node.get("CPU", 1) // node["GPU"]) for node in self.nodes() if node.get("GPU")
-        ]
-        return Resources(max(1, min(shares, default=1)), 1)
+            largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+            return Resources(cpus=max(1, min(threads, largest)), gpus=0)
+        shares = [int(node.get("CPU", 1) // node["GPU"]) for node in nodes if node.get("GPU")]
+        return Resources(cpus=max(1, min(shares, default=1)), gpus=1)
 
     @contextmanager
-    def crew(
-        self, make: WorkerFactory, *, gpu: bool, threads: int, say: Say, heard: MessageHandler
+    def pool(
+        self, factory: WorkerFactory, *, gpu: bool, threads: int, on_message: MessageHandler
     ) -> Iterator[RayPool]:
-        """As many workers as the cluster has room for, made as tasks ask for them; they end with the context."""
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        crew = RayPool(
-            self,
-            make,
-            needs=self.needs(gpu=gpu, threads=threads),
-            environment=environment,
-            say=say,
-            heard=heard,
+        """Hold as many workers as the cluster has room for and the tasks need."""
+        pool = RayPool(
+            factory,
+            nodes=self.nodes,
+            resources=self.worker_resources(gpu=gpu, threads=threads),
+            environment={name: os.environ[name] for name in FORWARDED_ENV if name in os.environ},
+            on_message=on_message,
         )
         try:
-            yield crew
+            yield pool
         finally:
-            crew.dismiss()
+            pool.shutdown()
 
 
-def _reach(address: str | None) -> None:
-    """Raises OptionError, or OSError where nobody answers at the address."""
-    if address in (None, "auto"):
+def _check_reachable(ray_address: str | None) -> None:
+    """Raise OptionError for an address of another form, OSError if nothing answers there."""
+    if ray_address is None or ray_address == "auto":
         return
-    host, colon, port = address.rpartition(":")
+    host, colon, port = ray_address.rpartition(":")
     if not (colon and host and port.isdigit()) or "/" in host:
         raise OptionError(
-            f"address {address!r}: expected auto or HOST:PORT, as `ray start` prints it, on a machine of the cluster"
+            f"address {ray_address!r}: expected auto or HOST:PORT, as `ray start` prints it on a machine of the cluster"
         )
-    socket.create_connection((host, int(port)), timeout=REACHED_WITHIN).close()
+    socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _hush(ray: Any) -> None:
-    """What Ray prints of nodes and tasks that it repeats goes to the log: where it ends in a fault, that is told, and else it is none."""
-    log = logging.getLogger(__name__)
-    with suppress(AttributeError):  # not a public name: another Ray may have none, and print
-        ray._private.worker.print_to_stdstream = lambda data, *_, **__: log.debug("%s", data)
+def _silence(ray: Any) -> None:
+    """Send to the debug log what Ray prints about nodes and repeated tasks; real failures become errors anyway."""
+    with suppress(AttributeError):  # not a public name: another Ray may lack it, and print
+        ray._private.worker.print_to_stdstream = lambda data, *_, **__: logger.debug("%s", data)
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself when it connects; what was there before takes it back."""
+def _keep_signal_handlers() -> Iterator[None]:
+    """Restore the SIGTERM handler that Ray replaces when it connects."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        with suppress(TypeError):  # None: a handler that was not set by Python
-            signal.signal(signal.SIGTERM, before)
+        with suppress(TypeError):  # None: a handler that was not set from Python
+            signal.signal(signal.SIGTERM, handler)

@@ -9,7 +9,7 @@ from typing import Any
 from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
-from layercache.engine import open_engine, why_device
+from layercache.engine import cluster_device_reason, open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.determinism import deterministic
 from layercache.extraction.interruption import reraise_interrupt, sigterm_as_interrupt
@@ -65,10 +65,10 @@ def extract(
             _confirm(plan, confirm, above=confirm_above)
             with (
                 reraise_interrupt(lambda: _describe_progress(plan)),
-                open_engine(chosen.engine, address=chosen.ray_address) as engine,
+                open_engine(chosen.engine, ray_address=chosen.ray_address) as engine,
             ):
-                if (gpu := engine.gpu(chosen.device)) is not None:
-                    reason = why_device(chosen.device, gpu=gpu)
+                if (gpu := engine.has_gpu(chosen.device)) is not None:
+                    reason = cluster_device_reason(chosen.device, gpu=gpu)
                     device = "cuda" if gpu else "cpu"
                     plan = assign_device(plan, chosen, device=device, reason=reason)
                 stats = extract_splits(plan, chosen, engine=engine, progress=progress)

@@ -100,7 +100,8 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
         Compressor(options.compressor)  # refuses unknown words before anything is read
     device, reason = "cpu", ""
     if options.engine == "local":
-        device, reason = resolve_device(options.device)
+        chosen, reason = resolve_device(options.device)
+        device = chosen.type
     dataset = options.dataset
     if isinstance(dataset, str):
         dataset = datasets.open_dataset(dataset, root=options.data_root, download=options.download)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from layercache._progress import progress_bar
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
+from layercache.engine.visibility import wait_until_visible
 from layercache.errors import CacheBusyError, CacheIncompleteError
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import ExtractionTask, partition
@@ -28,11 +29,6 @@ from layercache.extraction.worker import (
     RemoteExtractorFactory,
     find_readable_rows,
 )
-
-VISIBILITY_TIMEOUT_S = 60.0
-"""Longest time until a file written on another machine is visible here (NFS attribute caching)."""
-VISIBILITY_POLL_S = 0.2
-"""Seconds between two looks for such a file."""
 
 Writers = dict[str, list[SplitWriter | None]]
 """Split -> the writer of each target, None where the target's split is complete."""
@@ -62,14 +58,13 @@ def extract_splits(
     splits = [split for split in plan.splits if any(split in t.pending for t in targets)]
     stats = {target.spec.fingerprint: RunStats() for target in targets}
     bar = _ProgressBar(enabled=progress)
-    with engine.crew(
+    with engine.pool(
         _worker_factory(plan, options, targets, splits, engine=engine),
         gpu=plan.device != "cpu",
         threads=torch.get_num_threads(),
-        say=logger.info,
-        heard=bar.on_progress,
+        on_message=bar.on_progress,
     ) as pool:
-        for group in [splits] if engine.spreads else [[split] for split in splits]:
+        for group in [splits] if engine.distributed else [[split] for split in splits]:
             with ExitStack() as stack:
                 writers: Writers = {
                     split: [
@@ -80,7 +75,9 @@ def extract_splits(
                     ]
                     for split in group
                 }
-                done = _extract(plan, targets, writers, pool, distributed=engine.spreads, bar=bar)
+                done = _extract(
+                    plan, targets, writers, pool, distributed=engine.distributed, bar=bar
+                )
                 for fingerprint, group_stats in done.items():
                     stats[fingerprint] += group_stats
     return stats
@@ -103,7 +100,7 @@ def _worker_factory(
         device_reason=plan.device_reason,
         batch_size=plan.batch_size,
     )
-    if engine.spreads:
+    if engine.distributed:
         return RemoteExtractorFactory(job=job, readable_rows=find_readable_rows(job.samples))
     backbones = [target.backbone for target in targets]
     return lambda emit, cores: Extractor(job, backbones, emit=emit, cores=cores)
@@ -158,18 +155,21 @@ def _extract(
 
 def _adopt_when_visible(writer: SplitWriter, block: int) -> None:
     """Adopt a block that another machine has written, once it is visible here."""
-    deadline = time.monotonic() + VISIBILITY_TIMEOUT_S
-    while True:
+    missing = ""
+
+    def adopt() -> bool | None:
+        nonlocal missing
         try:
             writer.adopt(block)
-            return
         except CacheIncompleteError as error:
-            if time.monotonic() > deadline:
-                raise CacheIncompleteError(
-                    f"{error}: the folder of the caches must be the same one on every machine of "
-                    "the cluster"
-                ) from None
-        time.sleep(VISIBILITY_POLL_S)
+            missing = str(error)
+            return None
+        return True
+
+    if wait_until_visible(adopt, distributed=True) is None:
+        raise CacheIncompleteError(
+            f"{missing}: the folder of the caches must be the same one on every machine of the cluster"
+        )
 
 
 def _open_writer(
@@ -212,9 +212,8 @@ class _ProgressBar:
     def open(self, name: str, *, total: int, initial: int) -> Iterator[None]:
         """Show the bar within the context."""
         self._done = {}
-        disable = None if self._enabled else True  # None: unless stderr is no terminal
-        with tqdm(
-            total=total, initial=initial, desc=name, unit=" images", disable=disable
+        with progress_bar(
+            show=self._enabled, total=total, initial=initial, desc=name, unit=" images"
         ) as self._bar:
             yield
         self._bar = None

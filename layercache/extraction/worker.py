@@ -6,19 +6,19 @@ from the options, and checks that weights and images are the same there.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import torch
-
 from layercache.cache.format.records import BlockRecord
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter
 from layercache.engine import Emit, Progress
+from layercache.engine.worker_process import enter_worker_process
 from layercache.errors import BackboneError, DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.decode_tuning import DecodePlan, plan_decoding
@@ -33,6 +33,8 @@ from layercache.extraction.pipeline.forward import FixedBatch, Forward, open_dev
 from layercache.extraction.pipeline.stream import ModelStream, stream
 from layercache.extraction.plan import load_model
 from layercache.extraction.result import RunStats
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class BlocksDone:
 
 
 class Extractor:
-    """Worker that commits the row blocks of its tasks; emits its setup and Progress in rows."""
+    """Worker that commits the row blocks of its tasks; logs its setup, emits Progress in rows."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class Extractor:
         Args:
             job: What all tasks have in common.
             backbones: One per spec of the job.
-            emit: Takes messages for the user and Progress.
+            emit: Takes Progress.
             cores: Number of cores that decoding may use; None: all of this process.
             retried: Whether a task may be the retry of one whose worker was lost after it had
                 committed some of the blocks.
@@ -98,7 +100,7 @@ class Extractor:
             workers=job.options.workers,
             cores=cores,
         )
-        emit(_describe(job, decoding))
+        logger.info("%s", _describe(job, decoding))
         self._device = open_device(job.device)
         self._decoder = decoding.open_decoder(shapes=shapes, rows=job.batch_size)
 
@@ -199,9 +201,7 @@ class RemoteExtractorFactory:
             BackboneError: The weights differ on this machine; the message names it.
             DataNotFoundError: The images are not on this machine; the message names it.
         """
-        with suppress(OSError):  # not needed where all paths are absolute
-            os.chdir(self.folder)
-        torch.set_num_threads(cores or torch.get_num_threads())
+        enter_worker_process(folder=self.folder, cores=cores)
         options = self.job.options
         if options.deterministic:
             use_deterministic_algorithms()

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from layercache._devices import free_memory
+from layercache._units import format_bytes
 from layercache.errors import OptionError, ProbeError
-from layercache.probing.budget import SHARE, format_bytes, free_memory
+from layercache.probing.budget import SHARE
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.resident import TokenDataset
 from layercache.probing.data.splits import Rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +29,6 @@ class Options:
     """Train probes again that already exist."""
     progress: bool = False
     """Show a progress bar."""
-    say: Callable[[str], None] | None = None
-    """Gets one line for each choice: device, features, configurations per pass, existing probes."""
     engine: str = "local"
     """Where probes are trained: "local", or "ray" for a Ray cluster; the results are the same."""
     ray_address: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,11 +11,19 @@ from typing import Any
 
 import torch
 
+from layercache._devices import resolve_device
+from layercache._units import parse_bytes
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import CachePath
-from layercache.engine import Engine, Progress, Say, WorkerPool, open_engine, why_device
+from layercache.engine import (
+    Engine,
+    Progress,
+    WorkerPool,
+    cluster_device_reason,
+    open_engine,
+)
+from layercache.engine.visibility import wait_until_visible
 from layercache.errors import CacheIncompleteError
-from layercache.probing.budget import parse_bytes, parse_disk, resolve_device
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
@@ -24,6 +32,8 @@ from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
 from layercache.probing.training.fit import describe_groups, group_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask, WorkerConfig
+
+logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT_PROBES = 256
 """Probes that are locked, with one open lock file each, and trained at the same time."""
@@ -40,7 +50,6 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
     Raises:
         CacheIncompleteError: A split is not complete; raised before any work.
     """
-    say = options.say or (lambda _: None)
     splits = _open_splits(specs)
     token_order = list(dict.fromkeys(_token_key(spec.tokens) for spec in specs))
     ordered = sorted(specs, key=lambda spec: token_order.index(_token_key(spec.tokens)))
@@ -49,11 +58,11 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
     if not options.refresh:
         for spec in unique.values():
             if (probe := read_probe(_folder(spec))) is not None:
-                _say_exists(spec, probe, say)
+                _log_existing(spec, probe)
                 probes[spec.id] = probe
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
-        with open_engine(options.engine, address=options.ray_address) as engine:
-            probes |= _Run(missing, splits, options, engine, say).all()
+        with open_engine(options.engine, ray_address=options.ray_address) as engine:
+            probes |= _Run(missing, splits, options, engine).all()
     return [probes[spec.id] for spec in specs]
 
 
@@ -86,10 +95,9 @@ class _Run:
         splits: dict[tuple[CachePath, str], Split],
         options: Options,
         engine: Engine,
-        say: Say,
     ) -> None:
         self._specs, self._splits, self._options = specs, splits, options
-        self._engine, self._say = engine, say
+        self._engine = engine
         self._choice = _choose_device(engine, options.device)
         self._display = ProgressDisplay(show=options.progress)
         self._searches: dict[int, SearchState] = {}
@@ -97,7 +105,7 @@ class _Run:
 
     def all(self) -> dict[str, Probe]:
         """Return the probes by id."""
-        options, distributed = self._options, self._engine.spreads
+        options, distributed = self._options, self._engine.distributed
         config = WorkerConfig(
             specs=self._specs,
             device=str(self._choice.device),
@@ -105,27 +113,25 @@ class _Run:
             memory_budget=options.memory_budget,
             disk_cache=options.disk_cache,
             configs_per_pass=options.configs_per_pass,
-            one_pass_per_task=distributed and bool(options.configs_per_pass),
         )
         if options.memory_budget is not None:
-            parse_bytes(options.memory_budget)
+            parse_bytes(options.memory_budget, name="memory_budget")
         if options.disk_cache is not None:
-            parse_disk(options.disk_cache)
+            parse_bytes(options.disk_cache, name="disk_cache", minimum=0)
         size = MAX_CONCURRENT_PROBES if distributed else 1
         probes: dict[str, Probe] = {}
-        with self._engine.crew(
+        with self._engine.pool(
             config,
             gpu=self._choice.gpu,
             threads=torch.get_num_threads(),
-            say=self._say,
-            heard=self._on_message,
+            on_message=self._on_message,
         ) as pool:
             for first in range(0, len(self._specs), size):
                 numbers = range(first, min(first + size, len(self._specs)))
                 probes |= self._train(
                     numbers,
                     pool,
-                    configs_per_task=options.configs_per_pass if config.one_pass_per_task else None,
+                    configs_per_task=options.configs_per_pass if distributed else None,
                 )
         return probes
 
@@ -144,14 +150,14 @@ class _Run:
                 if self._options.refresh:
                     folder.clear()
                 if (probe := read_probe(folder.path)) is not None:
-                    _say_exists(spec, probe, self._say)  # another process was faster
+                    _log_existing(spec, probe)  # another process was faster
                     probes[spec.id] = probe
                     continue
                 if not self._device_logged:
-                    self._say(f"device {self._choice.reason}")
+                    logger.info("device %s (%s)", self._choice.device, self._choice.reason)
                     self._device_logged = True
                 split = self._splits[spec.tokens.cache.path, spec.train_split]
-                subset = sample_subset(spec, split, say=self._say)
+                subset = sample_subset(spec, split)
                 self._searches[n] = SearchState(n, spec, folder=folder, subset=subset)
             self._run_tasks(pool, configs_per_task=configs_per_task)
             for search in self._searches.values():
@@ -172,10 +178,10 @@ class _Run:
                 len(s.spec.grid) for s in searches if s.spec.head not in BASELINES
             ):
                 bounds = group_bounds(count, configs_per_task)
-                self._say(describe_groups(count, bounds, reason="as asked"))
+                logger.info("%s", describe_groups(count, bounds, reason="as requested"))
         display = (
             self._display.many(len(tasks) + len(searches))
-            if self._engine.spreads
+            if self._engine.distributed
             else self._display.one(describe(searches[0].spec))
         )
         with display:
@@ -195,28 +201,27 @@ class _Run:
 
     def _wait_for_probe(self, search: SearchState) -> Probe:
         """Return the probe that a worker has written; from another machine it may become visible a little later."""
-        deadline = time.monotonic() + (VISIBILITY_TIMEOUT_S if self._engine.spreads else 0.0)
-        while (probe := read_probe(search.folder.path)) is None:
-            if time.monotonic() > deadline:
-                raise CacheIncompleteError(
-                    f"{search.folder.path}: expected the probe that a worker has written, got no such "
-                    "file: the folder of the caches must be the same on every machine of the cluster"
-                )
-            time.sleep(VISIBILITY_POLL_S)
+        path = search.folder.path
+        probe = wait_until_visible(lambda: read_probe(path), distributed=self._engine.distributed)
+        if probe is None:
+            raise CacheIncompleteError(
+                f"{path}: expected the probe that a worker has written, got no such file: "
+                "the folder of the caches must be the same on every machine of the cluster"
+            )
         return probe
 
 
-def _say_exists(spec: ProbeSpec, probe: Probe, say: Say) -> None:
-    say(f"{describe(spec)}: already exists, {probe.path} (--refresh trains it again)")
+def _log_existing(spec: ProbeSpec, probe: Probe) -> None:
+    logger.info("%s: already exists, %s (--refresh trains it again)", describe(spec), probe.path)
 
 
 def _choose_device(engine: Engine, requested: str) -> _DeviceChoice:
-    gpu = engine.gpu(requested)
+    gpu = engine.has_gpu(requested)
     if gpu is None:
         device, reason = resolve_device(requested)
         return _DeviceChoice(device, reason, device.type == "cuda")
     name = "cuda" if gpu else "cpu"
-    return _DeviceChoice(name, f"{name} ({why_device(requested, gpu=gpu)})", gpu)
+    return _DeviceChoice(name, cluster_device_reason(requested, gpu=gpu), gpu)
 
 
 def _folder(spec: ProbeSpec) -> CachePath:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-import torch
-
+from layercache._devices import resolve_device
+from layercache._units import parse_bytes
 from layercache.engine import Emit, Progress
+from layercache.engine.worker_process import enter_worker_process
 from layercache.probing.baselines import BaselineTrainer
-from layercache.probing.budget import parse_bytes, parse_disk, resolve_device
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.loader import Loader
 from layercache.probing.data.train_subset import TrainSubset
@@ -79,17 +78,12 @@ class WorkerConfig:
     memory_budget: int | str | None
     disk_cache: int | str | None
     configs_per_pass: int | None
-    one_pass_per_task: bool
-    """True if each task is one pass, so that the number of passes is not logged."""
     folder: str = field(default_factory=os.getcwd)
     """Folder that relative paths start from."""
 
     def __call__(self, emit: Emit, cores: int | None) -> ProbeWorker:
         """Return a worker; in a process of its own (`cores` given), with this folder and as many threads as cores."""
-        if cores is not None:
-            with suppress(OSError):  # not needed if all paths are absolute
-                os.chdir(self.folder)
-            torch.set_num_threads(cores)
+        enter_worker_process(folder=self.folder, cores=cores)
         return ProbeWorker(self, emit)
 
 
@@ -102,9 +96,12 @@ class ProbeWorker:
         self._loader = Loader(
             device=device,
             mode=config.features,
-            budget=None if config.memory_budget is None else parse_bytes(config.memory_budget),
-            disk=None if config.disk_cache is None else parse_disk(config.disk_cache),
-            say=emit,
+            budget=None
+            if config.memory_budget is None
+            else parse_bytes(config.memory_budget, name="memory_budget"),
+            disk=None
+            if config.disk_cache is None
+            else parse_bytes(config.disk_cache, name="disk_cache", minimum=0),
         )
 
     def __call__(self, task: SearchTask | RefitTask) -> SearchResult | None:
@@ -162,5 +159,4 @@ class ProbeWorker:
             precision=spec.precision,
             configs_per_pass=self._config.configs_per_pass,
             on_progress=on_progress,
-            say=None if self._config.one_pass_per_task else self._emit,
         )

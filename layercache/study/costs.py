@@ -25,7 +25,14 @@ PER_STEP = 5e-4
 LEAST = 0.1
 """Seconds of the smallest cell."""
 UNKNOWN = ModelInfo(
-    name="", architecture="", params_m=86.0, width=768, depth=12, input_size=224, patch_size=16, note=""
+    name="",
+    architecture="",
+    params_m=86.0,
+    width=768,
+    depth=12,
+    input_size=224,
+    patch_size=16,
+    note="",
 )
 """What is assumed of a model that is not in the catalogue: a ViT-B/16."""
 UNKNOWN_ROWS = (8000, 2000)

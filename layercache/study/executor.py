@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -12,7 +13,8 @@ from layercache.extraction.options import ExtractOptions
 from layercache.probing.results.table import Results
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 PROBE_PARAMETERS = {
     "heads": "num_heads",
     "fraction": "train_fraction",
@@ -40,7 +42,6 @@ class LocalExecutor:
     def __init__(
         self,
         *,
-        say: Say,
         yes: bool = False,
         progress: bool = True,
         together: Sequence[PlannedExtraction] = (),
@@ -52,7 +53,7 @@ class LocalExecutor:
         engine, address: where cells run, one after the other; a cell spreads over the whole of a cluster.
         """
         self._engine, self._address = engine, address
-        self._say, self._yes, self._progress, self._together = say, yes, progress, together
+        self._yes, self._progress, self._together = yes, progress, together
         self._made: dict[tuple[str, ...], CachePath] = {}
         self._apart: set[tuple[str, ...]] = set()
 
@@ -100,7 +101,7 @@ class LocalExecutor:
             self._made |= self._extract(mates)
         except Exception as error:  # of one of them, perhaps: on their own the others come through, and this one fails with its own name
             self._apart |= {mate.key for mate in mates}
-            self._say(
+            logger.info(
                 f"{mates[0].dataset}: {len(mates)} models together came to nothing ({reason(error)}); one by one now"
             )
             return False

@@ -33,12 +33,7 @@ class Bar:
         """A cell of this cost is behind us."""
         if self._bar is not None:
             self._bar.update(seconds)
-
-    def write(self, text: str) -> None:
-        """A line above the bar."""
-        from tqdm import tqdm
-
-        tqdm.write(text, file=sys.stdout)
+            self._bar.refresh()
 
     def __enter__(self) -> Self:
         return self

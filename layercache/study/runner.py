@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from layercache.extraction.datasets.registry import dataset_name
 from layercache.probing.metrics import selection_metric
 from layercache.probing.results.table import Results
 from layercache.study.costs import cost
-from layercache.study.executor import JobExecutor, LocalExecutor, Say, reason
+from layercache.study.executor import JobExecutor, LocalExecutor, reason
 from layercache.study.file import Study
 from layercache.study.plan import PlannedExtraction, PlannedJob, plan
 from layercache.study.progress import Bar
 from layercache.study.status import find_cache, find_probes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,6 @@ def study_status(study: Study) -> tuple[Status, ...]:
 def run_study(
     study: Study,
     *,
-    say: Say = print,
     yes: bool = False,
     progress: bool = True,
     work: JobExecutor | None = None,
@@ -100,7 +102,7 @@ def run_study(
 ) -> StudyResult:
     """Run what is missing of a study, then write its report; a cell that fails is told at the end and holds up no other.
 
-    say: takes lines for the user. yes: do not ask before a large cache. progress: one bar over all cells, if stderr is a terminal.
+    yes: do not ask before a large cache. progress: one bar over all cells, if stderr is a terminal.
     work: what is done for a cell. Raises what `plan` raises, and KeyboardInterrupt with a text that says what is kept.
     """
     statuses = study_status(study)
@@ -110,10 +112,9 @@ def run_study(
     done = 0
     missing = any(not status.there for status in statuses)
     session = open_engine(
-        study.engine if missing else "local", address=study.address if missing else None
+        study.engine if missing else "local", ray_address=study.address if missing else None
     )  # found again by every cell
     with session, Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
-        tell = bar.write if bar.shown else say
         together = (
             [
                 status.cell
@@ -124,7 +125,6 @@ def run_study(
             else []
         )
         doing = work or LocalExecutor(
-            say=tell,
             yes=yes,
             progress=bar.shown,
             together=together,
@@ -141,7 +141,7 @@ def run_study(
                 )
             else:
                 try:
-                    probes += _one(cell, doing, caches, tell, there=status.there)
+                    probes += _one(cell, doing, caches, there=status.there)
                     done += 1
                 except KeyboardInterrupt as stop:
                     inside = f" ({stop})" if str(stop) else ""
@@ -152,10 +152,10 @@ def run_study(
                     Exception
                 ) as error:  # whatever it is, the other cells can do without this one
                     failures[cell.name] = Failure(cell=cell.name, reason=reason(error))
-                    tell(f"FAILED {failures[cell.name]}")
+                    logger.error("FAILED %s", failures[cell.name])
             bar.advance(status.seconds)
     paths = tuple(caches.values())
-    page, fault = _report(study, say) if report and probes else (None, None)
+    page, fault = _report(study) if report and probes else (None, None)
     faults = [*failures.values(), *([fault] if fault else [])]
     return StudyResult(
         cells=len(statuses),
@@ -187,7 +187,6 @@ def _one(
     cell: PlannedJob,
     work: JobExecutor,
     caches: dict[tuple[str, ...], CachePath],
-    tell: Say,
     *,
     there: bool,
 ) -> Sequence[Any]:
@@ -202,11 +201,13 @@ def _one(
         metric = (
             f"test_{selection_metric(multi_label=found[0].row['test_balanced_accuracy'] is None)}"
         )
-        tell(f"{cell.name}: {' '.join(f'{100 * probe.row[metric]:.2f}' for probe in found)} %")
+        logger.info(
+            f"{cell.name}: {' '.join(f'{100 * probe.row[metric]:.2f}' for probe in found)} %"
+        )
     return found
 
 
-def _report(study: Study, say: Say) -> tuple[Path | None, Failure | None]:
+def _report(study: Study) -> tuple[Path | None, Failure | None]:
     """(page, None), or (None, fault); without the extra neither."""
     from layercache.extraction.image_lookup import ImageLookup
     from layercache.reporting import report
@@ -222,7 +223,9 @@ def _report(study: Study, say: Say) -> tuple[Path | None, Failure | None]:
             **study.report,
         )
     except MissingExtraError as error:
-        say(f"no report: {error}; then run the same command again, it will only write the report")
+        logger.info(
+            f"no report: {error}; then run the same command again, it will only write the report"
+        )
         return None, None
     except Exception as error:  # the probes are kept, whatever is wrong with the page
         return None, Failure(cell="report", reason=reason(error))

@@ -50,8 +50,7 @@ def test_export_with_torch_writes_the_file_and_its_card(
     assert code == 0
     assert (
         "on 5 real images, in one batch and one at a time, the logits differ from the "
-        "original's by at most"
-        in out
+        "original's by at most" in out
     )
     assert (tmp_path / "head.pt2.md").read_text().startswith("# linear head on tiny_vit for waves")
     assert torch.export.load(tmp_path / "head.pt2").module()(torch.zeros(3, 3, 32, 32)).shape == (

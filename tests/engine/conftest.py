@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layercache.cache.format import layout
-from layercache.engine.ray_engine import ALONE, QUIET
+from layercache.engine.ray_engine import LOCAL_CLUSTER_ENV, RAY_ENV
 from layercache.extraction import plan
 from tests.engine.remote import HOOK, ROOT, backbone
 
@@ -57,7 +57,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def import_ray() -> Any:
-    for name, value in (ALONE | QUIET).items():
+    for name, value in (LOCAL_CLUSTER_ENV | RAY_ENV).items():
         os.environ.setdefault(name, value)
     return pytest.importorskip("ray", reason="the extra layercache[ray] is not installed")
 

@@ -127,7 +127,7 @@ def test_a_node_that_goes_is_done_without(cluster: Make, tmp_path: Path) -> None
 def test_without_any_node_the_job_ends_and_is_continued(
     cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_pool, "PATIENCE", 3.0)
+    monkeypatch.setattr(ray_pool, "NO_WORKER_TIMEOUT_S", 3.0)
     made = cluster(1)
     cache = tmp_path / "cache"
     (node,) = made.worker_nodes

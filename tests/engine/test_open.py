@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from typing import Any
@@ -13,6 +14,7 @@ from layercache.errors import MissingExtraError, OptionError, UnknownNameError
 from layercache.extraction.options import ExtractOptions
 from layercache.probing.options import Options
 from layercache.study.file import parse_study
+from tests.logs import logged
 
 STUDY = 'models = ["vit_nano"]\ndatasets = ["digits"]\n{}\n[[heads]]\nhead = "linear"\n'
 
@@ -60,12 +62,12 @@ class Echo:
 
     closed = False
 
-    def __init__(self, tell: Any) -> None:
-        self.tell = tell
-        tell("made")
+    def __init__(self, emit: Any) -> None:
+        self.emit = emit
+        logging.getLogger("layercache.tests").info("made")
 
     def __call__(self, task: int) -> int:
-        self.tell(Progress(1, 2))
+        self.emit(Progress(1, 2))
         if task == 3:
             raise DeprecationWarning("three")
         return task
@@ -75,13 +77,12 @@ class Echo:
 
 
 def test_this_process_takes_tasks_in_order_and_closes_its_worker() -> None:
-    said: list[str] = []
     heard: list[Any] = []
     made: list[Echo] = []
 
-    def make(tell: Any, cores: int | None) -> Echo:
+    def make(emit: Any, cores: int | None) -> Echo:
         assert cores is None
-        made.append(Echo(tell))
+        made.append(Echo(emit))
         return made[-1]
 
     def listen(task: Any, message: Any) -> None:
@@ -89,7 +90,8 @@ def test_this_process_takes_tasks_in_order_and_closes_its_worker() -> None:
 
     with (
         open_engine("local") as engine,
-        engine.crew(make, gpu=False, threads=1, say=said.append, heard=listen) as crew,
+        logged() as said,
+        engine.pool(make, gpu=False, threads=1, on_message=listen) as crew,
     ):
         tasks, done = deque([2, 1]), []
         for task, result in crew.run(tasks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from layercache.probing.api import probe
 from layercache.probing.training.config import TrainConfig
 from tests.engine.remote import Hidden
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset, tree
+from tests.logs import logged
 
 pytestmark = [
     pytest.mark.usefixtures("ray_session", "fakes"),
@@ -40,15 +42,15 @@ BROKEN = {"train": Pictures(203, broken=frozenset({150})), "test": Pictures(40, 
 
 
 class Squares:
-    """Gives the square of a task; tells where it is; raises for a negative one."""
+    """Gives the square of a task; logs where it is; raises for a negative one."""
 
-    def __init__(self, tell: Callable[[Any], None], cores: int | None) -> None:
-        self.tell, self.cores = tell, cores
-        tell(f"a worker of {cores} cores (number {id(self)})")
+    def __init__(self, emit: Callable[[Any], None], cores: int | None) -> None:
+        self.emit, self.cores = emit, cores
+        logging.getLogger("layercache.tests").info(f"a worker of {cores} cores (number {id(self)})")
 
     def __call__(self, task: int) -> int:
         for step in range(3):
-            self.tell(Progress(step + 1, 3))
+            self.emit(Progress(step + 1, 3))
         if task < 0:
             raise UnknownNameError("square", str(task), ["1", "2"])
         return task * task
@@ -77,15 +79,14 @@ def run(cache: Path, *, engine: str = "ray", **options: Any) -> Any:
 
 @pytest.mark.parametrize("engine", [LocalEngine(), "ray"])
 def test_tasks_give_their_results_messages_and_faults(engine: Any) -> None:
-    said, heard = [], []
-    with open_engine("ray") as ray:
+    heard = []
+    with logged() as said, open_engine("ray") as ray:
         chosen = ray if engine == "ray" else engine
-        with chosen.crew(
+        with chosen.pool(
             Squares,
             gpu=False,
             threads=1,
-            say=said.append,
-            heard=lambda task, message: heard.append((task, message)),
+            on_message=lambda task, message: heard.append((task, message)),
         ) as crew:
             tasks, found = deque(range(5)), {}
             for task, result in crew.run(tasks):
@@ -173,7 +174,9 @@ def test_a_machine_with_other_weights_or_without_the_images_is_named(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            plan, "load_backbone", lambda name, **_: FakeBackbone(name=name, weights_digest="c" * 64)
+            plan,
+            "load_backbone",
+            lambda name, **_: FakeBackbone(name=name, weights_digest="c" * 64),
         )
         with pytest.raises(
             BackboneError,
@@ -208,10 +211,8 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
         "train_config": TrainConfig(epochs=3, min_steps=0, min_batches=3),
     }
     here = probe(planted(root=tmp_path / "a"), configs_per_pass=2, **options)
-    said: list[str] = []
-    there = probe(
-        planted(root=tmp_path / "b"), configs_per_pass=2, engine="ray", say=said.append, **options
-    )
+    with logged() as said:
+        there = probe(planted(root=tmp_path / "b"), configs_per_pass=2, engine="ray", **options)
     assert rows(there) == rows(here)
     assert here.probes[0].row["folds"] > 1
     for one, other in zip(here, there, strict=True):
@@ -222,7 +223,7 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
         assert sorted(p.name for p in one.path.iterdir()) == sorted(
             p.name for p in other.path.iterdir()
         )
-    assert "3-setting grid trains in 2 groups of at most 2 (as asked)" in said
+    assert "3-setting grid trains in 2 groups of at most 2 (as requested)" in said
     assert len(set(said)) == len(said)
     differently = probe(planted(root=tmp_path / "c", seed=1), configs_per_pass=2, **options)
     assert rows(differently) != rows(here)
@@ -254,12 +255,10 @@ def test_a_wrong_engine_is_refused(
 
 def test_a_machine_that_cannot_begin_a_worker_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layercache.engine.ray_pool.Actor", Broken)
-    text = "a worker cannot begin on a machine of the cluster: .*No module named 'layercache'.* needs the same Python and the same layercache"
+    text = "a worker cannot start on a machine of the cluster: .*No module named 'layercache'.* needs the same Python and the same layercache"
     with (
         pytest.raises(WorkerError, match=text),
         open_engine("ray") as engine,
-        engine.crew(
-            Squares, gpu=False, threads=1, say=lambda _: None, heard=lambda *_: None
-        ) as crew,
+        engine.pool(Squares, gpu=False, threads=1, on_message=lambda *_: None) as crew,
     ):
         list(crew.run(deque([1])))

@@ -23,6 +23,7 @@ from layercache.probing.data.loader import Loader
 from layercache.probing.data.resident import ResidentTokens, Selection, Source, TokenDataset
 from layercache.probing.data.streaming import StreamedTokens
 from tests.cache.making import make_spec, make_tokens, make_writer, write_pending
+from tests.logs import logged
 from tests.objects.making import remote_cache
 from tests.objects.proxy import Delay, FaultyProxy
 
@@ -103,9 +104,9 @@ def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root
     tokens = select_tokens(cache, head="linear", layers="last", tokens="ap")
     for disk, kept in ((None, True), (0, False)):
         VERIFIED.clear()
-        said: list[str] = []
-        loader = Loader(device=CPU, mode="stream", budget=4096, say=said.append, disk=disk)
-        features = loader.train(tokens, "train", keep=np.arange(50))
+        loader = Loader(device=CPU, mode="stream", budget=4096, disk=disk)
+        with logged() as said:
+            features = loader.train(tokens, "train", keep=np.arange(50))
         epoch(features, 0)
         faulty.forget()
         epoch(features, 1)

@@ -23,6 +23,7 @@ from layercache.probing.api import probe
 from layercache.probing.training import fit as fit_module
 from layercache.probing.training import trainer
 from layercache.probing.training.config import HParams, TrainConfig
+from tests.logs import logged
 
 QUICK = TrainConfig(epochs=15, min_steps=0, min_batches=3)
 ONE: dict[str, Any] = {
@@ -189,8 +190,8 @@ def test_a_probe_is_found_again_and_refresh_trains_it_anew(
     fit = trainer.fit
     calls: list[int] = []
     monkeypatch.setattr(trainer, "fit", lambda *a, **k: calls.append(1) or fit(*a, **k))
-    lines: list[str] = []
-    (again,) = probe(cache, head="linear", say=lines.append, **ONE)
+    with logged() as lines:
+        (again,) = probe(cache, head="linear", **ONE)
     assert not calls
     assert again.row == first.row
     assert "already exists" in lines[0]
@@ -377,15 +378,14 @@ def test_one_class_an_empty_class_and_a_rare_class(
         ProbeError, match="at least two classes with samples, but only class 'class 0' occurs"
     ):
         probe(write_cache(x, {**labels, "train": np.zeros(60)}, classes=2), head="linear", **ONE)
-    lines: list[str] = []
     train = labels["train"].copy()
     train[0] = 3  # one sample of class 3, none of class 2
-    (found,) = probe(
-        write_cache(x, {**labels, "train": train}, classes=4, model="rare"),
-        head="linear",
-        say=lines.append,
-        **ONE,
-    )
+    with logged() as lines:
+        (found,) = probe(
+            write_cache(x, {**labels, "train": train}, classes=4, model="rare"),
+            head="linear",
+            **ONE,
+        )
     assert found.row["empty_classes"] == "class 2"
     assert any(
         "1 of 4 classes have no training sample and get weight 0: class 2" in line for line in lines
@@ -478,7 +478,7 @@ def test_hybrid_takes_spatial_tokens_of_another_cache_of_the_same_weights(
         ({"layers": "9"}, OptionError, "layers 1 to 4"),
         ({"lr": 0.0}, OptionError, "finite number > 0"),
         ({"memory_budget": "lots"}, OptionError, "a size such as 8GB"),
-        ({"device": "tpu9"}, OptionError, "auto, cpu or cuda"),
+        ({"device": "tpu9"}, OptionError, "expected auto, cpu, cuda or cuda:N"),
         ({"features": "ram"}, OptionError, "auto, resident or stream"),
         ({"colour": "red"}, OptionError, "no option colour"),
         ({"configs": [HParams(lr=0.1, weight_decay=0.0)]}, OptionError, "not both"),

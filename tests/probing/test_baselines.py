@@ -157,7 +157,7 @@ def test_a_matrix_beyond_the_memory_is_refused(
     monkeypatch.setattr(baselines, "free_memory", lambda device: 1000)
     with pytest.raises(
         OptionError,
-        match=r"100 samples x 2 x 8 in float32 are 6.2 KiB, half of the free memory is 500 B",
+        match=r"100 samples x 2 x 8 in float32 are 6.4 kB, half of the free memory is 500 bytes",
     ):
         scored(baseline("knn"), held, [{"k": 1}], train=np.arange(100), val=np.arange(2), fold=0)
 

@@ -88,8 +88,7 @@ def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(
 ) -> None:
     study = text()
     assert there(study) == []
-    said: list[str] = []
-    first = run_study(study, say=said.append, report=False)
+    first = run_study(study, report=False)
     assert (first.cells, first.done) == (10, 5)
     assert [str(failure).split(": folder")[0] for failure in first.failures] == [
         "tiny_vit on nowhere: extract cls+ap of layers all (3 probes of it not tried)",
@@ -99,7 +98,7 @@ def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(
     assert there(study) == ON_WAVES
 
     before = records(study)
-    again = run_study(study, say=said.append, report=False)
+    again = run_study(study, report=False)
     assert records(study) == before
     assert sorted(p.id for p in again.results) == sorted(p.id for p in first.results)
 
@@ -114,7 +113,7 @@ def test_a_seed_more_is_missing_and_a_cut_cache_is_not_there(text: Callable[...,
     from layercache.study.plan import PlannedExtraction, plan
 
     study = text()
-    run_study(study, say=lambda _: None, report=False)
+    run_study(study, report=False)
     more = replace(study, seeds=(0, 1, 2))
     assert there(more) == [ON_WAVES[0], ON_WAVES[2]]
     extraction = plan(study)[0]

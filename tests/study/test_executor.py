@@ -12,6 +12,7 @@ from layercache.errors import BackboneError
 from layercache.study.executor import LocalExecutor
 from layercache.study.file import parse_study
 from layercache.study.plan import PlannedExtraction, plan
+from tests.logs import logged
 
 TEXT = """
 models = ["vit_s16", "vit_b16", "clip_b16"]
@@ -51,7 +52,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_models_of_one_data_set_are_extracted_in_one_run(runs: list[dict[str, Any]]) -> None:
     wanted = cells()
-    doing = LocalExecutor(say=lambda _: None, together=wanted, yes=True)
+    doing = LocalExecutor(together=wanted, yes=True)
     assert [doing.extract(cell) for cell in wanted[:3]] == [
         Path("digits/vit_s16"),
         Path("digits/vit_b16"),
@@ -64,10 +65,10 @@ def test_models_of_one_data_set_are_extracted_in_one_run(runs: list[dict[str, An
 
 
 def test_a_model_that_fails_does_not_take_the_others_with_it(runs: list[dict[str, Any]]) -> None:
-    said: list[str] = []
     wanted = cells()[3:]
-    doing = LocalExecutor(say=said.append, together=wanted)
-    assert doing.extract(wanted[0]) == Path("flowers/vit_s16")
+    doing = LocalExecutor(together=wanted)
+    with logged() as said:
+        assert doing.extract(wanted[0]) == Path("flowers/vit_s16")
     with pytest.raises(BackboneError, match="no weights"):
         doing.extract(wanted[1])
     assert doing.extract(wanted[2]) == Path("flowers/clip_b16")
@@ -84,7 +85,7 @@ def test_a_model_that_fails_does_not_take_the_others_with_it(runs: list[dict[str
 
 def test_other_options_are_another_run(runs: list[dict[str, Any]]) -> None:
     wanted = cells(more='precision = "bf16"')
-    doing = LocalExecutor(say=lambda _: None, together=wanted)
+    doing = LocalExecutor(together=wanted)
     for cell in wanted[:3]:
         doing.extract(cell)
     assert [(run["models"], run["precision"]) for run in runs] == [
@@ -94,7 +95,7 @@ def test_other_options_are_another_run(runs: list[dict[str, Any]]) -> None:
 
 
 def test_without_sharing_each_has_its_own_run(runs: list[dict[str, Any]]) -> None:
-    doing = LocalExecutor(say=lambda _: None)
+    doing = LocalExecutor()
     for cell in cells(share=False)[:3]:
         doing.extract(cell)
     assert [run["models"] for run in runs] == [["vit_s16"], ["vit_b16"], ["clip_b16"]]

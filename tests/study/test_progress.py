@@ -1,4 +1,4 @@
-"""The bar shows itself on a terminal only, and lines written above it go to standard output."""
+"""The progress bar of a study."""
 
 from __future__ import annotations
 
@@ -15,23 +15,19 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_it_names_the_cell_and_the_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_on_a_terminal_it_names_the_cell_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     with Bar(total=4.0, show=True) as bar:
         assert bar.shown
         bar.describe("1/2 " + "a long name " * 10)
         bar.advance(1.0)
-        bar.write("a line")
         bar.advance(3.0)
     drawn = screen.getvalue()
     assert " 25%" in drawn
     assert "100%" in drawn
     assert " left | 1/2 a long name" in drawn
     assert "…" in drawn
-    assert capsys.readouterr().out == "a line\n"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from layercache.study import runner as module
 from layercache.study.file import Study, parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 from layercache.study.runner import StudyResult, run_study, study_status
+from tests.logs import logged
 
 TEXT = """
 models = ["vit_nano", "vit_b16"]
@@ -64,10 +65,8 @@ def _results(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(study: Study, work: StandIn, **options: Any) -> tuple[StudyResult, list[str]]:
-    said: list[str] = []
-    return run_study(
-        study, say=said.append, work=work, progress=False, **{"report": False, **options}
-    ), said
+    with logged() as said:
+        return run_study(study, work=work, progress=False, **{"report": False, **options}), said
 
 
 def test_all_cells_are_done_in_order(study: Study) -> None:

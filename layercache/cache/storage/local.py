@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from layercache._devices import available_cores
 from layercache.cache.storage.base import FileInfo, Part
 from layercache.cache.storage.local_file import (
     LocalFile,
@@ -23,7 +24,6 @@ from layercache.cache.storage.local_file import (
     translate_errors,
     write_all,
 )
-from layercache.cache.storage.threads import available_cores
 
 MAX_THREADS = 8
 MAX_READERS = 4

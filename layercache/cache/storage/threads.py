@@ -5,18 +5,12 @@ This is cheaper than a pool with a future per job, which a read of a megabyte wo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock, Thread
 from typing import TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(work: Callable[[Job], object], jobs: Sequence[Job], *, threads: int) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from layercache._units import format_bytes
 from layercache.cache.cache import Cache
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.read_cache import ReadCache
-from layercache.probing.budget import SHARE, format_bytes
+from layercache.probing.budget import SHARE
 from layercache.probing.data.resident import Selection, Source, TokenDataset
 from layercache.probing.data.streaming import least_budget, load
 from layercache.probing.spec import TokenSelection
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[Any, ...]
 
@@ -31,7 +35,6 @@ class Loader:
         device: torch.device,
         mode: str,
         budget: int | None,
-        say: Callable[[str], object],
         disk: int | None = None,
     ) -> None:
         """disk: bytes of disk for what is streamed over a network; None: a share of what is free; 0: none."""
@@ -40,9 +43,8 @@ class Loader:
         self._spool: ReadCache | None = None
         self._mode = mode
         self._budget = budget
-        self._say = say
         self._held: dict[str, tuple[Key, TokenDataset]] = {}
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._splits: dict[Key, Split] = {}
 
     def split(self, cache: Cache, name: str) -> Split:
@@ -96,7 +98,7 @@ class Loader:
         if budget is not None and taken:
             budget = max(budget - taken, least_budget(selection))
         features, how = load(selection, device=self.device, mode=self._mode, budget=budget)
-        self._tell(f"{role} features {how}")
+        self._log(f"{role} features {how}")
         if features.mode == "stream":
             self._keep_on_disk([source.split for source in selection.sources])
         return features
@@ -111,17 +113,17 @@ class Loader:
                 int(SHARE * shutil.disk_usage(folder).free) if self._disk is None else self._disk
             )
             self._spool = ReadCache(budget=budget, parent=folder)
-            why = f"half of what is free in {folder}" if self._disk is None else "as asked"
-            self._tell(
+            why = f"half of what is free in {folder}" if self._disk is None else "as requested"
+            self._log(
                 f"what is read over the network is kept for the next epoch in up to {format_bytes(budget)} of disk ({why}; --disk-cache)"
             )
         for split in splits:
             split.use_read_cache(self._spool)
 
-    def _tell(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._say(line)
+    def _log(self, line: str) -> None:
+        if line not in self._logged:
+            self._logged.add(line)
+            logger.info("%s", line)
 
 
 def _name(tokens: TokenSelection, split: str) -> Key:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from layercache._devices import free_memory
+from layercache._units import format_bytes
 from layercache.errors import OptionError
-from layercache.probing.budget import SHARE, format_bytes, free_memory
+from layercache.probing.budget import SHARE
 from layercache.probing.data.collate import gather, normalise, room
 from layercache.probing.data.resident import Part, ResidentTokens, Selection, TokenDataset
 
@@ -148,14 +150,14 @@ def load(
     tokens = len(selection.pairs)
     size = f"{tokens} token{'s' * (tokens != 1)} x {len(selection.keep)} samples x {selection.width}, {format_bytes(need)}"
     if mode == "resident" or (mode == "auto" and need <= room):
-        why = "as asked" if mode == "resident" else f"fits {format_bytes(room)}, {limit}"
+        why = "as requested" if mode == "resident" else f"fits {format_bytes(room)}, {limit}"
         return ResidentTokens(
             selection, device=device
         ), f"resident on {device.type}: {size} ({why})"
     host = budget if budget is not None else int(SHARE * free_memory(torch.device("cpu")))
     streamed = StreamedTokens(selection, device=device, budget=host)
     row = selection.nbytes // len(selection.keep)
-    why = "as asked" if mode == "stream" else f"more than {format_bytes(room)}, {limit}"
+    why = "as requested" if mode == "stream" else f"more than {format_bytes(room)}, {limit}"
     return (
         streamed,
         f"streamed through two windows of {format_bytes(streamed.window * row)}: {size} ({why})",

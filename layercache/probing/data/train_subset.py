@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from layercache.cache.reading.split import Split
 from layercache.probing.data.splits import Fold, Rows, check_labels, folds, subset
 from layercache.probing.spec import ProbeSpec
+
+logger = logging.getLogger(__name__)
 
 LEFT_OUT, ALWAYS_TRAIN = -2, -1
 MAX_LISTED_CLASSES = 8
@@ -38,7 +40,7 @@ class TrainSubset:
         return Fold(np.flatnonzero(roles != number), np.flatnonzero(roles == number))
 
 
-def sample_subset(spec: ProbeSpec, split: Split, *, say: Callable[[str], object]) -> TrainSubset:
+def sample_subset(spec: ProbeSpec, split: Split) -> TrainSubset:
     """Draw the training samples and folds of a probe, a function of the labels and the seed alone.
 
     Raises:
@@ -55,7 +57,7 @@ def sample_subset(spec: ProbeSpec, split: Split, *, say: Callable[[str], object]
     if empty:
         more = len(empty) - MAX_LISTED_CLASSES
         listed = ", ".join(empty[:MAX_LISTED_CLASSES]) + (f" and {more} more" if more > 0 else "")
-        say(
+        logger.info(
             f"{len(empty)} of {len(classes)} classes have no training sample and get weight 0: {listed}"
         )
     if parts:
@@ -64,7 +66,7 @@ def sample_subset(spec: ProbeSpec, split: Split, *, say: Callable[[str], object]
         if len(np.unique(held_out, axis=0)) > 1:
             scored = check_labels(held_out, classes, where=where)
         if lacking := int(((counts > 0) & (scored == 0)).sum()):
-            say(
+            logger.info(
                 f"{lacking} of {len(classes)} classes have too few samples for the validation part; "
                 "the others are scored"
             )

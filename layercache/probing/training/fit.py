@@ -6,6 +6,7 @@ Shapes: N samples, S tokens per image, D width, C classes, G configurations, B r
 from __future__ import annotations
 
 import itertools
+import logging
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -14,14 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from layercache._devices import free_memory
+from layercache._units import format_bytes
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
-from layercache.probing.budget import format_bytes, free_memory
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import class_ranks, evaluate, evaluate_ranks, selection_metric
 from layercache.probing.training import allocator
 from layercache.probing.training.config import HParams, Noise, Schedule, TrainConfig, class_weights
 from layercache.probing.training.config_batch import ConfigBatch, configuration_bytes, row_bytes
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -68,12 +72,11 @@ def fit(
     precision: str = "fp32",
     group_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], object] | None = None,
     finished: Callable[[Sequence[FittedHead]], None] | None = None,
 ) -> list[FittedHead]:
     """Train every setting on the rows `train` and evaluate it on the rows `val` (int64, CPU); one FittedHead per setting, in order.
 
-    `progress(done, total)` is called after every step, over all groups; `say` gets the sentence that tells the group size; `finished` gets the fits
+    `progress(done, total)` is called after every step, over all groups; `finished` gets the fits
     of each group as soon as they are there, so that a killed search need not do them again. Raises ProbeError when the labels do not allow training.
     """
     device = torch.device(device)
@@ -87,7 +90,7 @@ def fit(
     )
     plan = protocol.plan(len(train))
     bounds = _group_bounds(
-        head, len(settings), batch=plan.batch, device=device, group_size=group_size, say=say
+        head, len(settings), batch=plan.batch, device=device, group_size=group_size
     )
     fits: list[FittedHead] = []
     for number, (first, last) in enumerate(bounds):
@@ -267,7 +270,6 @@ def _group_bounds(
     batch: int,
     device: torch.device,
     group_size: int | None,
-    say: Callable[[str], object] | None,
 ) -> list[tuple[int, int]]:
     """Ranges of settings that train together, of nearly equal length: all at once where they fit into half of the free memory."""
     each = configuration_bytes(head)
@@ -276,10 +278,10 @@ def _group_bounds(
         most = max(1, min(count, free // each))
         reason = f"{format_bytes(each)} each, half of the free memory of {device} is {format_bytes(max(free, 0))}"
     else:
-        most, reason = group_size, "as asked"
+        most, reason = group_size, "as requested"
     bounds = group_bounds(count, most)
-    if say:
-        say(describe_groups(count, bounds, reason=reason))
+    if count > 1 and (group_size is None or len(bounds) > 1):
+        logger.info("%s", describe_groups(count, bounds, reason=reason))
     return bounds
 
 

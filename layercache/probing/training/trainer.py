@@ -97,8 +97,6 @@ class SGDTrainer:
     """Configurations trained together; None: as many as fit into free memory."""
     on_progress: ProgressCallback | None
     """Called after every step."""
-    say: Callable[[str], object] | None
-    """Gets a sentence about the number of passes."""
 
     def score(
         self,
@@ -138,7 +136,6 @@ class SGDTrainer:
             precision=self.precision,
             group_size=self.configs_per_pass,
             progress=self.on_progress,
-            say=self.say,
             finished=report,
         )
 

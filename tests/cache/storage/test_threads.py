@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from layercache.cache.storage.threads import available_cores, in_threads
+from layercache._devices import available_cores
+from layercache.cache.storage.threads import in_threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])

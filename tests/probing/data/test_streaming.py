@@ -153,7 +153,7 @@ def test_an_abandoned_epoch_does_not_disturb_the_next(memory_split: Callable[...
 def test_a_budget_below_two_blocks_is_refused_with_the_needed_size(
     memory_split: Callable[..., Any],
 ) -> None:
-    with pytest.raises(OptionError, match=r"two row blocks of 16 samples take 1.5 KiB"):
+    with pytest.raises(OptionError, match=r"two row blocks of 16 samples take 1.54 kB"):
         StreamedTokens(selection(memory_split()), device=CPU, budget=1000)
 
 
@@ -167,7 +167,7 @@ def test_what_fits_stays_resident_and_the_rest_streams_and_both_are_said(
     assert "half of what is free on cpu" in said
     chosen, said = load(selection(split), device=CPU, budget=100 * ROW - 1)
     assert chosen.mode == "stream"
-    assert "more than 4.7 KiB, the rest of --memory" in said
+    assert "more than 4.8 kB, the rest of --memory" in said
     assert load(selection(split), device=CPU, mode="stream")[0].mode == "stream"
     with pytest.raises(OptionError, match="auto, resident or stream; came 'ram'"):
         load(selection(split), device=CPU, mode="ram")

@@ -15,6 +15,7 @@ from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, Noise, TrainConfig, class_weights, cosine
 from layercache.probing.training.fit import fit, predict
+from tests.logs import logged
 from tests.probing.memory_batches import MemoryBatches, separable
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
@@ -412,21 +413,21 @@ def test_adamw_is_torchs_one_configuration_at_a_time(
 
 
 def test_it_reports_progress_and_says_its_group_size() -> None:
-    features, seen, said = separable(), [], []
-    fit(
-        features,
-        head=spec("linear", features),
-        settings=settings_for("linear"),
-        train=TRAIN,
-        val=None,
-        seed=0,
-        protocol=SHORT,
-        group_size=2,
-        progress=lambda done, total: seen.append((done, total)),
-        say=said.append,
-    )
+    features, seen = separable(), []
+    with logged() as said:
+        fit(
+            features,
+            head=spec("linear", features),
+            settings=settings_for("linear"),
+            train=TRAIN,
+            val=None,
+            seed=0,
+            protocol=SHORT,
+            group_size=2,
+            progress=lambda done, total: seen.append((done, total)),
+        )
     assert seen == [(i, 40) for i in range(1, 41)]
-    assert said == ["3-setting grid trains in 2 groups of at most 2 (as asked)"]
+    assert said == ["3-setting grid trains in 2 groups of at most 2 (as requested)"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""What the library logs, shown on stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class LineHandler(logging.Handler):
+    """Prints each log record as a line on stdout, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record. Lets BrokenPipeError through, so that a closed pipe ends the command."""
+        line = self.format(record)
+        tqdm = sys.modules.get("tqdm")
+        if tqdm is not None:
+            tqdm.tqdm.write(line, file=sys.stdout)
+        else:
+            print(line, file=sys.stdout)
+
+
+@contextmanager
+def log_to_stdout(*, debug: bool) -> Iterator[None]:
+    """Show what the library logs, for the duration of a command."""
+    logger = logging.getLogger("layercache")
+    handler, level = LineHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def hide_probe_log() -> Iterator[None]:
+    """Hide what probes log, in a command that trains many."""
+    logger = logging.getLogger("layercache.probing")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,17 @@
+"""Progress bars on stderr, shown only if it is a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def progress_bar(*, show: bool = True, **options: Any) -> Any:
+    """Return a tqdm bar; a context manager.
+
+    Args:
+        show: False never shows it, True shows it if stderr is a terminal.
+        **options: Options of `tqdm.tqdm`, such as total, desc and unit.
+    """
+    from tqdm import tqdm
+
+    return tqdm(disable=None if show else True, dynamic_ncols=True, **options)
