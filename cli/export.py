@@ -44,8 +44,9 @@ def export(
 ) -> None:
     """Export a trained head with its backbone to ONNX or torch.export.
 
-    The file maps preprocessed float32 images (batch, 3, H, W) to logits. It is checked on real
-    images against the original before it is written, with a model card in markdown next to it.
+    The file maps preprocessed float32 images (batch, 3, H, W) to logits. It is
+    checked on real images against the original before it is written, with a
+    model card in markdown next to it.
     """
     from layercache.deploy import export_onnx, export_torch, load_classifier
     from layercache.deploy.card import write_card

@@ -59,7 +59,8 @@ def predict(
 ) -> None:
     """Classify images with a trained head.
 
-    Probabilities are a softmax over the classes, or for a multi-label head a sigmoid of each.
+    Probabilities are a softmax over the classes, or for a multi-label head a
+    sigmoid of each.
     """
     from layercache.deploy import load_classifier
     from layercache.deploy import predict as run

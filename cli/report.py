@@ -64,8 +64,8 @@ def report(
 ) -> None:
     """Write a page with figures, tables and statistics from results.
 
-    Reads probes, saved heads and caches; never runs a backbone. If something is missing for a
-    figure, the page shows the command that produces it.
+    Reads probes, saved heads and caches; never runs a backbone. If something
+    is missing for a figure, the page shows the command that produces it.
     """
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.extraction.image_lookup import ImageLookup

@@ -60,9 +60,8 @@ def _title(head: Checkpoint) -> Iterator[str]:
     attention = f" with {spec.heads} attention heads" if spec.heads else ""
     yield (
         f"{article} {head.name} head{attention} that classifies images into {spec.classes} classes "
-        f"from {spec.tokens} tokens of a frozen "
-        f"backbone: {', '.join(kinds)} of layer{'s' if len(layers) > 1 else ''} "
-        f"{', '.join(map(str, layers))}."
+        f"from {spec.tokens} tokens of a frozen backbone: {', '.join(kinds)} of "
+        f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}."
     )
 
 
@@ -117,8 +116,7 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     if probe is None:
         yield (
             f"Configuration: {config}; seed {head.seed}. How it was selected is in the probe's "
-            "record, "
-            "which is not next to this head."
+            "record, which is not next to this head."
         )
         return
     row, spec = probe.row, probe.spec
@@ -129,8 +127,8 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         subset += f" Training subset: {100 * spec['train_fraction']:g} % of the training samples."
     yield (
         f"Selected from {row['n_configs']} configurations by {_metric(head)[1]} on held-out "
-        "training samples: "
-        f"{config}; then trained on all training samples with seed {head.seed}.{subset}"
+        f"training samples: {config}; then trained on all training samples with seed "
+        f"{head.seed}.{subset}"
     )
     if protocol := spec["train_config"]:
         noise = protocol["noise"]
@@ -142,9 +140,8 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         )
         yield (
             f"AdamW, cosine schedule, {row['epochs']} epochs with batch size {row['batch_size']} "
-            f"({row['steps']} steps), gradient norm clipped "
-            f"at {protocol['clip']}, class weights {'on' if protocol['class_weights'] else 'off'}, "
-            f"{noise_text}."
+            f"({row['steps']} steps), gradient norm clipped at {protocol['clip']}, class weights "
+            f"{'on' if protocol['class_weights'] else 'off'}, {noise_text}."
         )
 
 
@@ -164,9 +161,8 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         f"on {row['test_rows']} test images, evaluated once |"
     )
     yield (
-        f"| 95 % interval | {_percent(row['test_ci95_low'])} to "
-        f"{_percent(row['test_ci95_high'])} | "
-        "bootstrap over test images: variation between test sets |"
+        f"| 95 % interval | {_percent(row['test_ci95_low'])} to {_percent(row['test_ci95_high'])} "
+        "| bootstrap over test images: variation between test sets |"
     )
     scores = [float(p.row[f"test_{metric}"]) for p in other_seeds(probe)]
     if len(scores) > 1:
@@ -188,8 +184,8 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         (
             f"val_{metric}",
             f"validation {name}",
-            "of the selected configuration on the held-out training samples; optimistic, as it "
-            "was selected by this",
+            "of the selected configuration on the held-out training samples; optimistic, as the "
+            "configuration was selected by it",
         ),
     ):
         if row.get(key) is not None:

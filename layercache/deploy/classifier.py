@@ -149,9 +149,8 @@ def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
     if backbone.weights_digest != provenance.weights:
         raise HeadMismatchError(
             f"this head was trained on {provenance.model} with weights {provenance.weights[:12]}…, "
-            f"this {backbone.name} has {backbone.weights_digest[:12]}…: "
-            "pass the checkpoint that it was trained on as `weights`, or train a head on this "
-            "backbone"
+            f"this {backbone.name} has {backbone.weights_digest[:12]}…: pass the checkpoint that "
+            "it was trained on as `weights`, or train a head on this backbone"
         )
     for name, expected, given in (
         ("tap", provenance.tap, backbone.tap),

@@ -124,8 +124,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
             images = sorted(_images_below(os.fspath(path)))
             if not images:
                 raise DataNotFoundError(
-                    f"{path}: no image in this folder or below it "
-                    "(by file extension: .jpg, .png, .webp ...)"
+                    f"{path}: no image in this folder or below it (by file extension: .jpg, .png, "
+                    ".webp ...)"
                 )
             files |= dict.fromkeys(images)
         elif os.path.exists(path):

@@ -168,8 +168,7 @@ def _footer() -> str:
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return (
         f"Written by layercache {number} on {date} from cached tokens and saved probes; no "
-        "backbone "
-        f"was run. Method and published results: {PAPER}."
+        f"backbone was run. Method and published results: {PAPER}."
     )
 
 

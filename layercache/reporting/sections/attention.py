@@ -73,8 +73,7 @@ def _by_dataset(model: str, maps: dict[Combination, AttentionMap]) -> list[Block
     )
     caption = (
         "Percentage of attention on each token: mean over attention heads and test images; each "
-        "row "
-        "adds up to 100."
+        "row adds up to 100."
     )
     name = f"attention-{model.replace('.', '-')}"
     return [FigureBlock(name=name, figure=figure, caption=caption)]

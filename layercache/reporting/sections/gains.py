@@ -69,8 +69,7 @@ def gains_section(data: ReportData) -> Section:
     if data.n_excluded:
         text = (
             f"Excluded: {pluralize(data.n_excluded, 'probe')} of the same kind trained with "
-            "another "
-            "grid or number of epochs. To list all:"
+            "another grid or number of epochs. To list all:"
         )
         blocks.append(CommandHint(text=text, commands=[f"layercache results{data.cache_option}"]))
     if mixed := mixed_training(data):
@@ -120,8 +119,7 @@ def gain_figure(
         paper = f"Hollow: the paper's mean over nine backbones ({PAPER})."
     caption = (
         "Gain in balanced accuracy over a linear probe on the last layer's CLS token, in "
-        "percentage "
-        f"points; {models}. {whisker_caption}{paper}"
+        f"percentage points; {models}. {whisker_caption}{paper}"
     )
     return FigureBlock(name=name, figure=figure, caption=caption)
 
@@ -208,8 +206,7 @@ def _missing_kinds(data: ReportData) -> list[Block]:
         text = (
             "The probe on all tokens of the last layer is missing for "
             f"{pluralize(len(dense), 'combination')} of backbone and dataset. It needs a cache "
-            "with "
-            "all patch tokens, which is large; the extraction prints its size first."
+            "with all patch tokens, which is large; the extraction prints its size first."
         )
         extract = extract_command(dense[0].cache, layers="last", tokens="all")
         probe = data.probe_command(dense[0], ALL_TOKENS)

@@ -60,8 +60,7 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
     won, lost = changed[changed["outcome"] == "won"], changed[changed["outcome"] == "lost"]
     text = (
         f"Of {pluralize(len(targets), 'test image')}, the fusion head gets {len(won)} right that "
-        "the "
-        f"baseline gets wrong, and {len(lost)} wrong that the baseline gets right."
+        f"the baseline gets wrong, and {len(lost)} wrong that the baseline gets right."
     )
     blocks: list[Block] = [Text(text=text)]
     confusions = changed_confusions(

@@ -67,10 +67,9 @@ def _gain_sentence(fusion: pd.DataFrame, *, gain: float, baseline: float, accura
         where = f"{n_better} of {pluralize(len(datasets), 'dataset')}"
     average = " on average" if len(datasets) > 1 else ""
     return (
-        "A small attention head over the CLS and AP tokens of all layers "
-        f"{verb} a linear probe on the last layer's CLS on {where}: balanced accuracy goes from "
-        f"{format_percent(baseline)} to {format_percent(accuracy)}, "
-        f"{format_points(gain)} points{average}."
+        f"A small attention head over the CLS and AP tokens of all layers {verb} a linear probe on "
+        f"the last layer's CLS on {where}: balanced accuracy goes from {format_percent(baseline)} "
+        f"to {format_percent(accuracy)}, {format_points(gain)} points{average}."
     )
 
 
@@ -91,16 +90,14 @@ def _significance_sentence(data: ReportData, gains: pd.DataFrame) -> str:
         verdict = "significant" if interval.low > 0 else "not significant"
         return (
             f"Its 95\N{NO-BREAK SPACE}% bootstrap interval over the {interval.n_images} test "
-            "images is "
-            f"{format_points(100 * interval.low)} to {format_points(100 * interval.high)} points, "
-            f"so the gain is {verdict}."
+            f"images is {format_points(100 * interval.low)} to "
+            f"{format_points(100 * interval.high)} points, so the gain is {verdict}."
         )
     if intervals:
         n_significant = sum(interval.low > 0 for interval in intervals)
         return (
             f"On {n_significant} of {len(intervals)} combinations of backbone and dataset, the "
-            "gain "
-            "is significant over test images (paired bootstrap, 95 %)."
+            "gain is significant over test images (paired bootstrap, 95 %)."
         )
     return ""
 

@@ -92,9 +92,8 @@ def _verdict(tests: pd.DataFrame) -> str:
         smallest_p = float(tests["smallest_p_possible"].min())
         return (
             f"With at most {max_models} backbones per dataset, the smallest possible p value of "
-            "this "
-            f"test is {smallest_p:g}: no gain can be significant at 5 %, however large. At least "
-            f"{MIN_MODELS} backbones are needed; the paper has nine."
+            f"this test is {smallest_p:g}: no gain can be significant at 5 %, however large. At "
+            f"least {MIN_MODELS} backbones are needed; the paper has nine."
         )
     fusion = select_kind(tests, FUSION)
     if fusion.empty:

@@ -32,10 +32,8 @@ def similarity_section(data: ReportData) -> Section:
     """Draw CKA between all layers, and CKA to the last layer against gain."""
     intro = (
         "Linear CKA compares two sets of tokens of the same images: it is 1 if one is a rotated "
-        "and "
-        "scaled copy of the other, and 0 in expectation if they are independent (unbiased "
-        "estimator, "
-        f"tokens as stored, at most {data.cka_images} test images spread evenly)."
+        "and scaled copy of the other, and 0 in expectation if they are independent (unbiased "
+        f"estimator, tokens as stored, at most {data.cka_images} test images spread evenly)."
     )
     blocks: list[Block] = [Text(text=intro)]
     mean_cka_to_last: dict[str, float] = {}
@@ -53,8 +51,7 @@ def similarity_section(data: ReportData) -> Section:
         if len(pairs) < 2:
             text = (
                 f"{combination.name}: the cache stores fewer than two CLS or AP tokens, so there "
-                "is "
-                "nothing to compare."
+                "is nothing to compare."
             )
             blocks.append(CommandHint(text=text))
             continue

@@ -85,8 +85,7 @@ def _figure(data: ReportData, combination: Combination, curves: Curves) -> Figur
     )
     caption = (
         "Balanced accuracy on the test images of a linear probe on one token of one layer. The "
-        "best "
-        f"is {token_label(token)} of layer {layer} with {format_percent(accuracy)}."
+        f"best is {token_label(token)} of layer {layer} with {format_percent(accuracy)}."
     )
     if "fusion of all" in levels:
         caption += f" The attentive fusion of all layers reaches {levels['fusion of all']:.1f} %."

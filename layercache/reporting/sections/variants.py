@@ -153,7 +153,6 @@ def _few_shot_figure(combination: Combination, rows: pd.DataFrame) -> FigureBloc
     )
     caption = (
         "Balanced accuracy on the whole test split after training on a few images per class. "
-        "Bands: "
-        "standard deviation over seeds."
+        "Bands: standard deviation over seeds."
     )
     return FigureBlock(name=f"shots-{combination.slug}", figure=figure, caption=caption)
