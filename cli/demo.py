@@ -20,8 +20,9 @@ Cache = Annotated[
 def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:
     """Run both stages in a minute, offline: vit_nano on handwritten digits.
 
-    Extracts the tokens of all layers, trains the usual probe and two that fuse all layers, and
-    draws the attention of the attentive one. A second run finds everything done.
+    Extracts the tokens of all layers, trains the usual probe and two that fuse
+    all layers, and draws the attention of the attentive one. A second run finds
+    everything done.
     """
     from layercache.demo import demo as run
     from layercache_cli._log import hide_probe_log

@@ -52,8 +52,7 @@ def demo(
     cache: str | CachePath | None = None,
     progress: bool = True,
 ) -> DemoResult:
-    """Extract `digits` with `vit_nano`, train three probes and draw attention into
-    OUT/attention.png.
+    """Extract `digits` with `vit_nano`, train three probes and draw OUT/attention.png.
 
     Args:
         out: folder of the heatmap.

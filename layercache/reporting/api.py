@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from layercache._units import join_words
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
 from layercache.reporting.dependencies import require
-from layercache.reporting.formatting import join_words
 from layercache.reporting.page import FigureBlock, Page, Table
 from layercache.reporting.plotting.figure import save
 from layercache.reporting.published import PAPER

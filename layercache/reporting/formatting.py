@@ -1,18 +1,6 @@
-"""Numbers and lists as text for the page."""
+"""Percentages, points and p values as text for the page."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-
-
-def pluralize(n: int, noun: str) -> str:
-    """Return a number with its noun: 1 dataset, 1,200 datasets."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def join_words(words: Sequence[str]) -> str:
-    """Return words joined for a sentence: a, "a and b", or "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
 
 
 def format_percent(fraction: float) -> str:

@@ -4,19 +4,7 @@ from layercache.reporting.formatting import (
     format_p_value,
     format_percent,
     format_points,
-    join_words,
-    pluralize,
 )
-
-
-def test_pluralize_adds_s_unless_one():
-    assert pluralize(1, "probe") == "1 probe"
-    assert pluralize(1200, "probe") == "1,200 probes"
-
-
-def test_join_words_of_none_to_three():
-    words = ["a", "b", "c"]
-    assert [join_words(words[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
 
 
 def test_format_points_has_a_sign_unless_zero():

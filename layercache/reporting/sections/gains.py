@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from layercache._units import join_words, pluralize
 from layercache.cache.cache import extract_command
 from layercache.reporting.data import ReportData
-from layercache.reporting.formatting import join_words, pluralize
 from layercache.reporting.gains import (
     KIND_COLUMNS,
     gains_over_baseline,

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from layercache._units import join_words, pluralize
 from layercache.cache.cache import extract_command
 from layercache.reporting.data import ReportData
-from layercache.reporting.formatting import (
-    format_p_value,
-    format_points,
-    join_words,
-    pluralize,
-)
+from layercache.reporting.formatting import format_p_value, format_points
 from layercache.reporting.gains import (
     KIND_COLUMNS,
     gains_over_baseline,
