@@ -288,21 +288,18 @@ def pull(
 def _copy(found: Cache, to: Any) -> None:
     from tqdm import tqdm
 
+    from layercache._units import pluralize
     from layercache.cache.copy import copy_cache
 
     with tqdm(unit="B", unit_scale=True, desc=found.path.name, disable=None, leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
     typer.echo(
-        f"{done.path}: {_count(done.files, 'file')}, {_size(done.bytes)}, each verified where it "
+        f"{done.path}: {pluralize(done.files, 'file')}, {_size(done.bytes)}, each verified where it "
         "arrived"
     )
     n_existing = done.files - done.sent_files
     existing = f"; {n_existing} existed already" if n_existing else ""
-    typer.echo(f"sent {_count(done.sent_files, 'file')}, {_size(done.sent_bytes)}{existing}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    typer.echo(f"sent {pluralize(done.sent_files, 'file')}, {_size(done.sent_bytes)}{existing}")
 
 
 def _limit(d: dict[str, Any]) -> str:
@@ -312,10 +309,11 @@ def _limit(d: dict[str, Any]) -> str:
 
 
 def _probes(found: Cache) -> str:
+    from layercache._units import pluralize
     from layercache.cache.format.layout import ATTACHED
 
     count = len(found.files.list_dirs(ATTACHED.parent))
-    return f", with {_count(count, 'probe')}" if count else ""
+    return f", with {pluralize(count, 'probe')}" if count else ""
 
 
 def _stored(d: dict[str, Any]) -> str:
@@ -340,13 +338,10 @@ def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:
     return texts
 
 
-def _size(n: int) -> str:
-    value, unit = float(n), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+def _size(n_bytes: int) -> str:
+    from layercache._units import format_bytes
+
+    return format_bytes(n_bytes)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

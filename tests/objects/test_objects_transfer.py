@@ -52,7 +52,7 @@ def test_there_and_back_again(
     code, out, _ = run(
         capsys, "push", "--cache", str(tmp_path / "from"), "--model", "vit_tiny", "--to", s3_root
     )
-    assert (code, out.splitlines()[1]) == (0, f"sent 0 files, 0 B; {len(whole)} existed already")
+    assert (code, out.splitlines()[1]) == (0, f"sent 0 files, 0 bytes; {len(whole)} existed already")
     code, _, _ = run(capsys, "pull", s3_root, "--dataset", "shapes", "--to", str(tmp_path / "to"))
     assert code == 0
     assert {

@@ -47,7 +47,8 @@ class LocalStore:
 
     def __init__(self, root: Path, *, temporary: str = "partial") -> None:
         self.root = root
-        self.readers = min(MAX_READERS, available_cores())
+        self._cores = available_cores()
+        self.readers = min(MAX_READERS, self._cores)
         self.temporary = temporary
 
     def path(self, key: str) -> Path:
@@ -56,7 +57,7 @@ class LocalStore:
 
     def threads(self, nbytes: int) -> int:
         """Return the number of threads to use for a read of this size."""
-        return min(MAX_THREADS, available_cores(), -(-nbytes // BYTES_PER_THREAD))
+        return min(MAX_THREADS, self._cores, -(-nbytes // BYTES_PER_THREAD))
 
     def read(self, key: str) -> bytes:
         """Return all bytes of a file. Raises FileNotFoundError."""
