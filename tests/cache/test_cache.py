@@ -28,7 +28,9 @@ from tests.cache.making import (
 PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
 
 
-def test_an_incomplete_split_is_refused_with_the_way_on(tmp_path: Path, small_blocks: int) -> None:
+def test_split_that_is_incomplete_raises_with_the_command_to_continue(
+    tmp_path: Path, small_blocks: int
+) -> None:
     spec = make_spec(50)
     with make_writer(tmp_path, spec) as writer:
         write_pending(writer, make_tokens(spec), stop_after=3)
@@ -51,7 +53,7 @@ def test_an_incomplete_split_is_refused_with_the_way_on(tmp_path: Path, small_bl
         cache.split("train")
 
 
-def test_records_of_another_cache_are_refused(tmp_path: Path) -> None:
+def test_split_with_records_of_another_cache_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
     cache = make_cache(tmp_path, spec)
     other = make_cache(tmp_path, replace(spec, tap="block"))
@@ -68,7 +70,7 @@ def test_records_of_another_cache_are_refused(tmp_path: Path) -> None:
     cache.split("train").read(PAIRS)
 
 
-def test_a_changed_spec_is_refused(tmp_path: Path) -> None:
+def test_open_cache_with_a_changed_spec_raises(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, make_spec(50))
     file = cache.path / "spec.json"
     good = file.read_text()
@@ -82,7 +84,7 @@ def test_a_changed_spec_is_refused(tmp_path: Path) -> None:
             open_cache(cache.path)
 
 
-def test_the_command_that_made_a_cache(tmp_path: Path) -> None:
+def test_extract_command_has_every_option_that_differs_from_its_default(tmp_path: Path) -> None:
     plain = make_spec(layers=tuple(range(1, 13)))
     assert (
         extract_command(Cache(tmp_path, plain))

@@ -41,7 +41,7 @@ def files(cache: Cache) -> dict[str, bytes]:
     }
 
 
-def test_a_copy_is_the_cache(cache: Cache, tmp_path: Path) -> None:
+def test_copy_cache_copies_every_file_and_counts_it(cache: Cache, tmp_path: Path) -> None:
     done, told = [], []
     transfer = copy_cache(cache, to=tmp_path / "to", progress=done.append, total=told.append)
     copy = open_cache(root=tmp_path / "to")
@@ -58,7 +58,7 @@ def test_a_copy_is_the_cache(cache: Cache, tmp_path: Path) -> None:
     assert transfer.files == transfer.sent_files == len(files(cache))
 
 
-def test_what_is_there_and_right_is_not_sent_again(cache: Cache, tmp_path: Path) -> None:
+def test_copy_cache_again_sends_only_what_is_missing_or_wrong(cache: Cache, tmp_path: Path) -> None:
     copy = copy_cache(cache, to=tmp_path / "to")
     again = copy_cache(cache, to=str(tmp_path / "to"))
     assert (again.files, again.sent_files, again.sent_bytes) == (copy.files, 0, 0)
@@ -72,7 +72,7 @@ def test_what_is_there_and_right_is_not_sent_again(cache: Cache, tmp_path: Path)
     assert verify(open_cache(copy.path)) == []
 
 
-def test_a_copy_that_was_stopped_is_an_incomplete_cache_and_continues(
+def test_copy_cache_stopped_anywhere_leaves_an_incomplete_cache_and_continues(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, n = len(files(cache)), 0
@@ -102,7 +102,9 @@ def test_a_copy_that_was_stopped_is_an_incomplete_cache_and_continues(
     assert files(open_cache(root=tmp_path / "to")) == files(cache)
 
 
-def test_the_order_of_a_copy(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_cache_sends_markers_and_complete_records_last(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
     put = LocalStore.put
     monkeypatch.setattr(
@@ -119,7 +121,7 @@ def test_the_order_of_a_copy(cache: Cache, tmp_path: Path, monkeypatch: pytest.M
         )
 
 
-def test_a_damaged_source_is_told_and_nothing_of_it_is_called_complete(
+def test_copy_cache_of_a_damaged_source_raises_and_completes_nothing(
     cache: Cache, tmp_path: Path
 ) -> None:
     lay = SplitLayout(SPEC, "train")
@@ -132,7 +134,7 @@ def test_a_damaged_source_is_told_and_nothing_of_it_is_called_complete(
     assert not open_cache(root=tmp_path / "to").complete("train")
 
 
-def test_an_incomplete_cache_is_not_copied(tmp_path: Path, small_blocks: int) -> None:
+def test_copy_cache_of_an_incomplete_cache_raises(tmp_path: Path, small_blocks: int) -> None:
     with make_writer(tmp_path / "from", SPEC) as writer:
         write_pending(writer, make_tokens(SPEC), stop_after=2)
     with pytest.raises(
@@ -144,7 +146,7 @@ def test_an_incomplete_cache_is_not_copied(tmp_path: Path, small_blocks: int) ->
     assert not (tmp_path / "to").exists()
 
 
-def test_a_target_that_is_the_source_or_another_cache_or_busy_is_refused(
+def test_copy_cache_to_the_source_another_cache_or_a_busy_one_raises(
     cache: Cache, tmp_path: Path
 ) -> None:
     with pytest.raises(OptionError, match="the cache is there already"):
@@ -166,7 +168,7 @@ def test_a_target_that_is_the_source_or_another_cache_or_busy_is_refused(
         copy_cache(cache, to=tmp_path / "other")
 
 
-def test_another_extractions_equal_blocks_are_continued(cache: Cache, tmp_path: Path) -> None:
+def test_copy_cache_continues_equal_blocks_of_an_extraction(cache: Cache, tmp_path: Path) -> None:
     with make_writer(tmp_path / "to", SPEC) as writer:
         write_pending(writer, make_tokens(SPEC), stop_after=1, skipped={9: "truncated"})
     done = copy_cache(cache, to=tmp_path / "to")

@@ -19,7 +19,7 @@ from tests.cache.making import (
 )
 
 
-def test_one_cache_of_several_is_chosen(tmp_path: Path) -> None:
+def test_open_cache_chooses_by_model_path_or_fingerprint(tmp_path: Path) -> None:
     spec = make_spec(50)
     first = make_cache(tmp_path, spec)
     second = make_cache(tmp_path, replace(spec, tap="block"))
@@ -40,7 +40,7 @@ def test_one_cache_of_several_is_chosen(tmp_path: Path) -> None:
     )
 
 
-def test_what_a_failed_run_left_without_a_row_stands_in_nobodys_way(tmp_path: Path) -> None:
+def test_open_cache_prefers_caches_with_committed_blocks(tmp_path: Path) -> None:
     spec = make_spec(50)
     with make_writer(tmp_path, replace(spec, weights="cd" * 32)) as writer:
         husk = writer.path
@@ -56,7 +56,7 @@ def test_what_a_failed_run_left_without_a_row_stands_in_nobodys_way(tmp_path: Pa
         open_cache(root=tmp_path)
 
 
-def test_caches_that_differ_in_long_fields_are_told_apart_in_short_lines(tmp_path: Path) -> None:
+def test_open_cache_of_an_ambiguous_request_lists_short_differences(tmp_path: Path) -> None:
     spec = make_spec(50)
     make_cache(tmp_path, spec)
     make_cache(
@@ -70,7 +70,7 @@ def test_caches_that_differ_in_long_fields_are_told_apart_in_short_lines(tmp_pat
     }
 
 
-def test_no_cache_says_what_there_is(tmp_path: Path) -> None:
+def test_open_cache_without_a_match_lists_what_exists(tmp_path: Path) -> None:
     with pytest.raises(
         CacheNotFoundError,
         match=r"no cache of any model and dataset below .*; it holds none\. "

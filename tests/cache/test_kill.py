@@ -109,7 +109,9 @@ def undisturbed(small_blocks: int) -> dict[str, bytes]:
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_killed_at_any_moments(data: st.DataObject, undisturbed: dict[str, bytes]) -> None:
+def test_writer_killed_at_some_calls_continues_to_the_same_bytes(
+    data: st.DataObject, undisturbed: dict[str, bytes]
+) -> None:
     kills = data.draw(st.lists(st.integers(0, CALLS_OF_A_RUN - 1), min_size=1, max_size=3))
     with folder_in_memory() as folder:
         for point in kills:
@@ -119,7 +121,9 @@ def test_killed_at_any_moments(data: st.DataObject, undisturbed: dict[str, bytes
 
 
 @pytest.mark.slow
-def test_killed_at_every_moment(undisturbed: dict[str, bytes]) -> None:
+def test_writer_killed_at_every_call_continues_to_the_same_bytes(
+    undisturbed: dict[str, bytes],
+) -> None:
     for point in range(CALLS_OF_A_RUN):
         with folder_in_memory() as folder:
             killed_at(point, lambda folder=folder: extract(folder))  # type: ignore[misc]
@@ -127,14 +131,14 @@ def test_killed_at_every_moment(undisturbed: dict[str, bytes]) -> None:
             assert tree(folder) == undisturbed, point
 
 
-def test_the_kills_reach_from_the_first_call_to_the_last(small_blocks: int) -> None:
+def test_kills_reach_from_the_first_call_to_the_last(small_blocks: int) -> None:
     with folder_in_memory() as folder:
         assert killed_at(CALLS_OF_A_RUN - 10, lambda: extract(folder))
     with folder_in_memory() as folder:
         assert not killed_at(CALLS_OF_A_RUN + 30, lambda: extract(folder))
 
 
-def test_what_a_killed_run_had_committed_is_not_written_again(small_blocks: int) -> None:
+def test_writer_after_a_kill_does_not_write_committed_blocks_again(small_blocks: int) -> None:
     with folder_in_memory() as folder:
         lay = SplitLayout(SPEC, "train")
 
@@ -152,7 +156,7 @@ def test_what_a_killed_run_had_committed_is_not_written_again(small_blocks: int)
             assert {b: (writer.path / lay.shard(b)).stat().st_mtime_ns for b in range(3)} == before
 
 
-def test_a_second_writer_is_told_who_holds_the_split(tmp_path: Path) -> None:
+def test_second_writer_raises_naming_the_holder(tmp_path: Path) -> None:
     with make_writer(tmp_path, SPEC):
         with pytest.raises(
             CacheBusyError,
@@ -164,7 +168,7 @@ def test_a_second_writer_is_told_who_holds_the_split(tmp_path: Path) -> None:
     make_writer(tmp_path, SPEC).close()
 
 
-def test_a_second_writer_can_wait(tmp_path: Path) -> None:
+def test_second_writer_that_waits_continues(tmp_path: Path) -> None:
     first = make_writer(tmp_path, SPEC)
     done: list[float] = []
 
@@ -184,7 +188,7 @@ def test_a_second_writer_can_wait(tmp_path: Path) -> None:
     assert done
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     def hold() -> None:
         make_writer(tmp_path, SPEC)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -193,7 +197,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     make_writer(tmp_path, SPEC).close()
 
 
-def test_a_forked_worker_does_not_keep_the_lock_of_its_killed_parent(tmp_path: Path) -> None:
+def test_lock_of_a_killed_parent_is_not_kept_by_its_forked_worker(tmp_path: Path) -> None:
     read, write = os.pipe()
 
     def hold() -> None:
@@ -212,7 +216,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_killed_parent(tmp_path: P
         os.close(read)
 
 
-def test_two_processes_on_one_split_end_with_one_whole_cache(
+def test_two_writers_of_one_split_end_with_one_whole_cache(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     def patient() -> None:

@@ -19,7 +19,7 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("compressor", CODECS)
-def test_zarr(tmp_path: Path, compressor: str | None, dtype: str) -> None:
+def test_zarr_reads_the_same_numbers(tmp_path: Path, compressor: str | None, dtype: str) -> None:
     import zarr
 
     spec = make_spec(50, storage_dtype=dtype)
@@ -65,7 +65,9 @@ def inner_chunks(shard: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("compressor", CODECS)
-def test_a_shard_holds_what_zarr_would_have_written(tmp_path: Path, compressor: str | None) -> None:
+def test_encode_shard_writes_the_bytes_that_zarr_writes(
+    tmp_path: Path, compressor: str | None
+) -> None:
     import zarr
 
     spec = make_spec(50)
@@ -82,7 +84,7 @@ def test_a_shard_holds_what_zarr_would_have_written(tmp_path: Path, compressor: 
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_xarray(tmp_path: Path, multi_label: bool) -> None:
+def test_xarray_reads_the_same_numbers(tmp_path: Path, multi_label: bool) -> None:
     import xarray
 
     spec = make_spec(50, multi_label=multi_label)
@@ -102,7 +104,7 @@ def test_xarray(tmp_path: Path, multi_label: bool) -> None:
 
 
 @pytest.mark.parametrize("compressor", CODECS)
-def test_tensorstore(tmp_path: Path, compressor: str | None) -> None:
+def test_tensorstore_reads_the_same_numbers(tmp_path: Path, compressor: str | None) -> None:
     tensorstore = pytest.importorskip("tensorstore")
     spec = make_spec(50)
     path = make_cache(tmp_path, spec, compressor=compressor).path / "train.zarr" / "tokens"

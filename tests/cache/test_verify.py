@@ -8,17 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layercache.cache import Cache, find_caches, open_cache
-from layercache.cache.describe import describe
+from layercache.cache import Cache, open_cache
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.remove import remove
 from layercache.cache.verify import Corruption, verify
-from layercache.errors import CacheBusyError, CacheNotFoundError
+from layercache.errors import CacheNotFoundError
 from tests.cache.making import (
     folder_in_memory,
     make_cache,
-    make_ids,
     make_spec,
     make_tokens,
     make_writer,
@@ -44,7 +42,7 @@ def faulty_files(cache: Cache) -> set[str]:
     return {fault.path.relative_to(cache.path).as_posix() for fault in verify(cache.path)}
 
 
-def test_a_whole_cache_has_no_faults(cache: Cache) -> None:
+def test_verify_of_a_whole_cache_returns_nothing(cache: Cache) -> None:
     seen: list[int] = []
     assert verify(cache, progress=seen.append) == []
     assert sum(seen) == sum(
@@ -54,7 +52,7 @@ def test_a_whole_cache_has_no_faults(cache: Cache) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_every_changed_byte_is_found(cache: Cache, data: st.DataObject) -> None:
+def test_verify_reports_every_changed_byte(cache: Cache, data: st.DataObject) -> None:
     files = {name: content for name, content in tree(cache.path).items() if content}
     name = data.draw(st.sampled_from(sorted(files)))
     offset = data.draw(st.integers(0, len(files[name]) - 1))
@@ -68,7 +66,7 @@ def test_every_changed_byte_is_found(cache: Cache, data: st.DataObject) -> None:
         (cache.path / name).write_bytes(files[name])
 
 
-def test_every_byte_of_every_record_and_piece_of_metadata(cache: Cache) -> None:
+def test_verify_reports_changed_bytes_of_records_and_metadata(cache: Cache) -> None:
     for name in (
         "spec.json",
         "commits/train/complete.json",
@@ -84,7 +82,7 @@ def test_every_byte_of_every_record_and_piece_of_metadata(cache: Cache) -> None:
         (cache.path / name).write_bytes(content)
 
 
-def test_every_missing_cut_or_lengthened_file_is_found(cache: Cache) -> None:
+def test_verify_reports_missing_cut_and_lengthened_files(cache: Cache) -> None:
     for name, content in tree(cache.path).items():
         if name.endswith(".lock"):
             continue
@@ -102,7 +100,7 @@ def test_every_missing_cut_or_lengthened_file_is_found(cache: Cache) -> None:
     assert verify(cache) == []
 
 
-def test_a_file_that_does_not_belong_is_found(cache: Cache) -> None:
+def test_verify_reports_an_unknown_file(cache: Cache) -> None:
     for name in (
         "train.zarr/tokens/c.0.0.99.0",
         "train.zarr/surplus",
@@ -115,7 +113,7 @@ def test_a_file_that_does_not_belong_is_found(cache: Cache) -> None:
         file.unlink()
 
 
-def test_an_incomplete_split_is_a_fault(tmp_path: Path, small_blocks: int) -> None:
+def test_verify_reports_an_incomplete_split(tmp_path: Path, small_blocks: int) -> None:
     spec = make_spec(30)
     with make_writer(tmp_path, spec) as writer:
         write_pending(writer, make_tokens(spec), stop_after=2)
@@ -134,51 +132,7 @@ def test_an_incomplete_split_is_a_fault(tmp_path: Path, small_blocks: int) -> No
     assert [f.path for f in verify(cache)] == sorted([fault.path, shard, record])
 
 
-def test_describe(tmp_path: Path, small_blocks: int) -> None:
-    cache = make_cache(tmp_path, make_spec(30), splits=("train", "test"), skipped={9: "truncated"})
-    (cache.path / "probes").mkdir()
-    (cache.path / "probes" / "row.json").write_text("{}")
-    d = describe(cache)
-    assert d["bytes"] == sum(map(len, tree(cache.path).values()))
-    assert (d["model"], d["dataset"], d["classes"], d["layers"], d["tokens"]) == (
-        "vit_tiny",
-        "shapes",
-        3,
-        [6, 12],
-        ["cls", "ap"],
-    )
-    train = {k: v for k, v in d["splits"]["train"].items() if k != "bytes"}
-    skipped = {make_ids(30)[9]: "truncated"}
-    assert train == {
-        "rows": 30,
-        "skipped": skipped,
-        "compressor": None,
-        "blocks": 4,
-        "blocks_done": 4,
-        "complete": True,
-    }
-    assert d["splits"]["test"]["rows"] == 7
-    assert cache.split("train").skipped == {make_ids(30)[9]: "truncated"}
-
-
-def test_remove(tmp_path: Path) -> None:
-    first, second = (
-        make_cache(tmp_path, make_spec(30)),
-        make_cache(tmp_path, make_spec(30, tap="block")),
-    )
-    with (
-        make_writer(tmp_path, make_spec(30), "test"),
-        pytest.raises(CacheBusyError, match=r"commits/test\.lock: process \d+"),
-    ):
-        remove(first)
-    assert len(find_caches(tmp_path)) == 2
-    remove(first)
-    assert [c.path for c in find_caches(tmp_path)] == [second.path]
-    remove(second)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_copied_cache_is_whole(cache: Cache, tmp_path: Path) -> None:
+def test_verify_of_a_copied_folder_returns_nothing(cache: Cache, tmp_path: Path) -> None:
     copy = tmp_path / "by another name"
     shutil.copytree(cache.path, copy)
     assert verify(copy) == []

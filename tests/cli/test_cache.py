@@ -53,7 +53,7 @@ def flip(file: Path, offset: int) -> None:
     file.write_bytes(data)
 
 
-def test_ls(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls_prints_a_row_per_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, begun = make_two(root)
     code, out, err = run(capsys, "ls")
     assert (code, err) == (0, "")
@@ -69,7 +69,9 @@ def test_ls(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert total.startswith(f"2 below {root}, ")
 
 
-def test_ls_of_one_model_as_json(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls_of_one_model_with_json_prints_its_description(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, _ = make_two(root)
     code, out, _ = run(capsys, "ls", "--model", "vit_tiny", "--json")
     (found,) = json.loads(out)
@@ -78,7 +80,7 @@ def test_ls_of_one_model_as_json(root: Path, capsys: pytest.CaptureFixture[str])
     assert found["splits"]["train"]["skipped"] == {"bilder/é9.png": "truncated"}
 
 
-def test_ls_without_caches_and_with_one_that_cannot_be_read(
+def test_ls_without_caches_or_with_a_damaged_one_says_so(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, "ls") == (
@@ -94,7 +96,9 @@ def test_ls_without_caches_and_with_one_that_cannot_be_read(
     assert f"error: {begun.path}/spec.json: not the spec of a cache" in err
 
 
-def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_spec_splits_and_skipped_samples(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, _ = make_two(root)
     code, out, _ = run(capsys, "info", str(whole.path))
     assert code == 0
@@ -119,7 +123,7 @@ def test_info(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_info_tells_how_a_limit_was_drawn_and_names_a_sample_once(
+def test_info_of_a_limited_cache_prints_limit_and_seed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = make_spec(30, projected=True)
@@ -131,7 +135,9 @@ def test_info_tells_how_a_limit_was_drawn_and_names_a_sample_once(
     assert "skipped in train: bilder/é9.png: cannot be decoded: truncated\n" in out
 
 
-def test_verify_of_a_whole_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_of_a_whole_cache_prints_one_line(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, _ = make_two(root)
     code, out, err = run(capsys, "verify", "--model", "vit_tiny")
     assert (code, err) == (0, "")
@@ -141,7 +147,7 @@ def test_verify_of_a_whole_cache(root: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "spec"])
-def test_verify_of_a_damaged_cache(
+def test_verify_of_a_damaged_cache_prints_the_file_and_exits_1(
     root: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     whole, _ = make_two(root)
@@ -163,7 +169,7 @@ def test_verify_of_a_damaged_cache(
     )
 
 
-def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_all_prints_every_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, begun = make_two(root)
     code, out, err = run(capsys, "verify", "--all")
     assert code == 1
@@ -178,7 +184,7 @@ def test_verify_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_rm_asks(
+def test_rm_asks_before_it_deletes(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, begun = make_two(root)
@@ -203,7 +209,7 @@ def test_rm_asks(
     assert [c.path for c in find_caches(root)] == [begun.path]
 
 
-def test_rm_of_a_cache_that_is_being_written(
+def test_rm_of_a_cache_that_is_being_written_exits_1(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, _ = make_two(root)

@@ -39,7 +39,7 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
 
 
 @pytest.mark.parametrize("compressor", [None, "zstd"])
-def test_the_bytes_are_those_of_a_folder_and_come_back(
+def test_remote_cache_has_the_bytes_of_a_folder(
     s3_root: str, tmp_path: Path, compressor: str | None
 ) -> None:
     spec, skipped = make_spec(50), {9: "truncated"}
@@ -62,7 +62,7 @@ def test_the_bytes_are_those_of_a_folder_and_come_back(
     assert mine.skipped == theirs.skipped
 
 
-def test_a_run_that_was_stopped_continues(s3_root: str, tmp_path: Path) -> None:
+def test_stopped_remote_writer_continues(s3_root: str, tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     with make_writer(as_remote(s3_root), spec) as writer:
@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_continues(s3_root: str, tmp_path: Path) -> None:
     }
 
 
-def test_a_shard_whose_record_was_never_put_is_taken_over(s3_root: str) -> None:
+def test_writer_adopts_a_shard_without_record(s3_root: str) -> None:
     spec = make_spec(50)
     cache = remote_cache(s3_root, spec)
     whole, lay = objects(cache.path), SplitLayout(spec, "train")
@@ -105,7 +105,7 @@ def test_a_shard_whose_record_was_never_put_is_taken_over(s3_root: str) -> None:
     assert objects(cache.path) == whole
 
 
-def test_a_shard_with_other_bytes_is_described_not_replaced(s3_root: str) -> None:
+def test_writer_describes_a_shard_with_other_bytes(s3_root: str) -> None:
     spec = make_spec(50)
     cache = remote_cache(s3_root, spec, skipped={17: "unreadable"})
     lay = SplitLayout(spec, "train")
@@ -127,7 +127,9 @@ def test_a_shard_with_other_bytes_is_described_not_replaced(s3_root: str) -> Non
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "lost"])
-def test_what_is_damaged_is_made_again(s3_root: str, damage: str) -> None:
+def test_writer_of_a_damaged_remote_split_writes_the_damage_again(
+    s3_root: str, damage: str
+) -> None:
     spec = make_spec(50)
     cache = remote_cache(s3_root, spec)
     whole, lay = objects(cache.path), SplitLayout(spec, "train")
@@ -152,7 +154,7 @@ def test_what_is_damaged_is_made_again(s3_root: str, damage: str) -> None:
     assert objects(cache.path) == whole
 
 
-def test_a_record_that_fits_no_shard_is_made_again(s3_root: str) -> None:
+def test_writer_replaces_a_record_that_does_not_fit_its_shard(s3_root: str) -> None:
     spec = make_spec(50)
     cache = remote_cache(s3_root, spec)
     whole, lay = objects(cache.path), SplitLayout(spec, "train")
@@ -164,7 +166,7 @@ def test_a_record_that_fits_no_shard_is_made_again(s3_root: str) -> None:
     assert objects(cache.path) == whole
 
 
-def test_a_flipped_byte_is_found_when_it_is_read(s3_root: str) -> None:
+def test_read_of_a_flipped_remote_byte_raises(s3_root: str) -> None:
     spec = make_spec(50)
     cache = remote_cache(s3_root, spec)
     lay = SplitLayout(spec, "train")
@@ -179,7 +181,7 @@ def test_a_flipped_byte_is_found_when_it_is_read(s3_root: str) -> None:
         cache.split("train").read(PAIRS)
 
 
-def test_another_codec_than_the_one_begun_with_is_refused(s3_root: str) -> None:
+def test_remote_writer_with_another_compressor_raises(s3_root: str) -> None:
     spec = make_spec(50)
     with make_writer(as_remote(s3_root), spec, compressor="zstd"):
         pass
@@ -190,7 +192,7 @@ def test_another_codec_than_the_one_begun_with_is_refused(s3_root: str) -> None:
 
 
 @pytest.mark.parametrize("seeds", [(0, 0), (0, 1)], ids=["same bytes", "other bytes"])
-def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(
+def test_two_concurrent_writers_end_with_one_cache(
     s3_root: str, s3_server: Server, seeds: tuple[int, int]
 ) -> None:
     spec = make_spec(50)
@@ -230,7 +232,7 @@ def test_two_writers_at_once_end_with_one_cache_that_both_agree_on(
     assert all(any(row) for row in rows)
 
 
-def test_zarr_and_tensorstore_open_it_there(s3_root: str, s3_server: Server) -> None:
+def test_zarr_and_tensorstore_read_a_remote_cache(s3_root: str, s3_server: Server) -> None:
     import zarr
     from obstore.store import S3Store
     from zarr.storage import ObjectStore
@@ -258,7 +260,7 @@ def test_zarr_and_tensorstore_open_it_there(s3_root: str, s3_server: Server) -> 
     )
 
 
-def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
+def test_remote_caches_are_found_described_and_deleted(s3_root: str) -> None:
     one, two = make_spec(50), make_spec(50, model="a/b c")
     first, second = remote_cache(s3_root, one), remote_cache(s3_root, two, splits=("test",))
     assert [c.spec for c in find_caches(as_remote(s3_root))] == [two, one]
@@ -279,7 +281,7 @@ def test_caches_are_found_described_and_deleted(s3_root: str) -> None:
     assert verify(second) == []
 
 
-def test_neighbouring_tokens_are_one_request_of_each_thread(
+def test_read_of_neighbouring_tokens_is_one_request_per_thread(
     faulty: FaultyProxy, s3_root: str
 ) -> None:
     split = remote_cache(s3_root, make_spec(8)).split("train")

@@ -59,7 +59,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 
 @pytest.mark.slow
-def test_a_cache_from_its_first_image_to_its_last_byte(
+def test_commands_on_a_remote_cache_from_extraction_to_removal(
     s3_root: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -128,7 +128,7 @@ def test_a_cache_from_its_first_image_to_its_last_byte(
     assert (code, objects(s3_root)) == (0, {})
 
 
-def test_a_study_runs_and_is_found_again(
+def test_study_on_a_remote_root_runs_and_continues(
     s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "small.toml"
@@ -164,7 +164,7 @@ tokens = "cls"
     assert "2 cells, 2 there" in out
 
 
-def test_listing_many_caches_never_lists_their_shards(
+def test_listing_of_many_remote_caches_lists_no_shards(
     faulty: FaultyProxy, s3_root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert os.environ["AWS_ENDPOINT_URL"] == faulty.url

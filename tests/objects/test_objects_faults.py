@@ -83,7 +83,7 @@ SHORT = [
 @pytest.mark.parametrize(
     "faults", [SHORT, *(pytest.param([fault], marks=pytest.mark.slow) for fault in SHORT)], ids=repr
 )
-def test_short_faults_are_ridden_out(
+def test_short_faults_are_retried(
     faulty: FaultyProxy, s3_root: str, tmp_path: Path, faults: list[tuple[str, Fault]]
 ) -> None:
     for seed, (method, fault) in enumerate(faults):
@@ -149,7 +149,7 @@ def test_lasting_faults_end_in_one_line_and_lose_nothing(
     assert verify(open_cache(root=s3_root)) == []
 
 
-def test_no_bucket_no_endpoint_no_credentials_are_one_line_each(
+def test_missing_bucket_endpoint_or_credentials_end_in_one_line(
     s3_root: str,
     s3_server: Server,
     capsys: pytest.CaptureFixture[str],
@@ -204,7 +204,7 @@ def test_credentials_of_a_profile_are_found(
 
 
 @pytest.mark.slow
-def test_no_secret_is_written_or_told(
+def test_commands_write_and_print_no_secret(
     faulty: FaultyProxy,
     s3_root: str,
     s3_server: Server,
@@ -249,7 +249,7 @@ def test_no_secret_is_written_or_told(
         assert [text for text in said if secret in text] == []
 
 
-def test_an_address_or_endpoint_with_credentials_is_refused_without_repeating_them(
+def test_address_or_endpoint_with_credentials_raises_without_repeating_them(
     s3_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
@@ -265,7 +265,7 @@ def test_an_address_or_endpoint_with_credentials_is_refused_without_repeating_th
     assert "PASS" not in str(caught.value)
 
 
-def test_an_endpoint_that_ignores_conditions_is_refused(
+def test_endpoint_that_ignores_conditions_raises(
     faulty: FaultyProxy, s3_root: str, s3_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if s3_server.kind == "swift":
@@ -279,7 +279,7 @@ def test_an_endpoint_that_ignores_conditions_is_refused(
         make_writer(as_remote(s3_root), SPEC)
 
 
-def test_settings_that_are_no_numbers_are_told(
+def test_retry_variable_that_is_no_number_raises(
     s3_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAYERCACHE_S3_RETRIES", "many")
@@ -289,7 +289,7 @@ def test_settings_that_are_no_numbers_are_told(
         open_cache(root=s3_root)
 
 
-def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3_without_its_extra_raises_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     with pytest.raises(
         MissingExtraError,

@@ -55,7 +55,7 @@ def done(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def test_two_extractions_at_once_end_with_one_whole_cache(s3_root: str) -> None:
+def test_two_concurrent_extractions_end_with_one_whole_cache(s3_root: str) -> None:
     processes = [
         start(s3_root, "--batch-size", size) for size in ("64", "48")
     ]  # other batches, other rounding
@@ -69,7 +69,7 @@ def test_two_extractions_at_once_end_with_one_whole_cache(s3_root: str) -> None:
     assert cache.progress("train")[1] > 1
 
 
-def test_a_killed_extraction_continues_to_the_same_bytes(faulty: FaultyProxy, s3_root: str) -> None:
+def test_killed_extraction_continues_to_the_same_bytes(faulty: FaultyProxy, s3_root: str) -> None:
     done(start(f"{s3_root}/undisturbed"))
     faulty.inject(Delay(0.5), method="PUT")  # so that there is a time to kill it in
     killed = start(f"{s3_root}/killed")

@@ -57,7 +57,7 @@ def gets(faulty: FaultyProxy) -> int:
 
 
 @pytest.mark.parametrize("compressor", [None, "zstd"])
-def test_the_second_epoch_makes_no_request(
+def test_second_epoch_makes_no_request(
     faulty: FaultyProxy, s3_root: str, compressor: str | None
 ) -> None:
     split = remote_cache(s3_root, SPEC, compressor=compressor).split("train")
@@ -81,7 +81,7 @@ def test_the_second_epoch_makes_no_request(
     spool.close()
 
 
-def test_within_a_budget_a_part_is_read_again_over_the_network(
+def test_read_cache_with_a_budget_reads_the_rest_over_the_network(
     faulty: FaultyProxy, s3_root: str
 ) -> None:
     split = remote_cache(s3_root, SPEC).split("train")
@@ -97,7 +97,7 @@ def test_within_a_budget_a_part_is_read_again_over_the_network(
     spool.close()
 
 
-def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root: str) -> None:
+def test_token_loader_keeps_what_it_streams_and_logs_it(faulty: FaultyProxy, s3_root: str) -> None:
     from layercache.probing.spec import select_tokens
 
     cache = remote_cache(s3_root, SPEC, splits=("train", "test"))
@@ -120,7 +120,9 @@ def test_a_loader_keeps_what_it_streams_and_says_so(faulty: FaultyProxy, s3_root
         )
 
 
-def test_latency_is_waited_for_together(faulty: FaultyProxy, s3_root: str) -> None:
+def test_read_waits_for_the_latency_of_many_blocks_at_once(
+    faulty: FaultyProxy, s3_root: str
+) -> None:
     """Every block takes a record, its index and a range or two, in this order.
 
     The blocks are read at the same time.
@@ -136,7 +138,7 @@ def test_latency_is_waited_for_together(faulty: FaultyProxy, s3_root: str) -> No
     assert took < 0.1 * requests / 2
 
 
-def test_a_split_is_continued_with_lists_not_with_a_question_for_each_block(
+def test_continued_writer_lists_instead_of_asking_for_each_block(
     faulty: FaultyProxy, s3_root: str
 ) -> None:
     with make_writer(as_remote(s3_root), SPEC) as writer:

@@ -36,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
-def test_there_and_back_again(
+def test_push_and_pull_end_with_the_same_bytes(
     s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = make_cache(tmp_path / "from", SPEC, splits=("train", "test"))
@@ -52,7 +52,10 @@ def test_there_and_back_again(
     code, out, _ = run(
         capsys, "push", "--cache", str(tmp_path / "from"), "--model", "vit_tiny", "--to", s3_root
     )
-    assert (code, out.splitlines()[1]) == (0, f"sent 0 files, 0 bytes; {len(whole)} existed already")
+    assert (code, out.splitlines()[1]) == (
+        0,
+        f"sent 0 files, 0 bytes; {len(whole)} existed already",
+    )
     code, _, _ = run(capsys, "pull", s3_root, "--dataset", "shapes", "--to", str(tmp_path / "to"))
     assert code == 0
     assert {
@@ -64,7 +67,7 @@ def test_there_and_back_again(
     assert (code, "no cache of any model and dataset below" in err) == (1, True)
 
 
-def test_a_push_through_a_dead_connection_fails_clearly_and_goes_on_later(
+def test_push_through_a_dead_connection_fails_and_continues_later(
     faulty: FaultyProxy, s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, lay = make_cache(tmp_path / "from", SPEC), SplitLayout(SPEC, "train")
@@ -86,7 +89,7 @@ def test_a_push_through_a_dead_connection_fails_clearly_and_goes_on_later(
     assert verify(open_cache(root=s3_root)) == []
 
 
-def test_what_is_damaged_at_the_target_is_sent_again(s3_root: str, tmp_path: Path) -> None:
+def test_push_sends_damaged_files_of_the_target_again(s3_root: str, tmp_path: Path) -> None:
     cache, lay = make_cache(tmp_path / "from", SPEC), SplitLayout(SPEC, "train")
     remote = copy_cache(cache, to=s3_root).path
     whole = objects(remote)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ LARGE = 10**7
     ],
     ids=["ViT-S", "ViT-B", "ViT-L", "ViT-B float32", "all tokens of a layer"],
 )
-def test_a_shard_is_the_largest_power_of_two_below_32_mib(
+def test_block_rows_is_the_largest_power_of_two_below_32_mib(
     layers: int, tokens: int, width: int, dtype: str, rows: int
 ) -> None:
     spec = make_spec(
@@ -44,12 +44,12 @@ def test_a_shard_is_the_largest_power_of_two_below_32_mib(
     )
 
 
-def test_a_row_too_large_for_a_shard_still_gets_one() -> None:
+def test_block_rows_of_a_row_above_the_limit_is_one() -> None:
     assert block_rows(make_spec(width=10**8), LARGE) == 1
 
 
 @given(st.integers(1, 5000))
-def test_a_small_split_pads_less_than_it_holds(rows: int) -> None:
+def test_block_rows_of_a_small_split_pads_less_than_it_holds(rows: int) -> None:
     r = block_rows(make_spec(width=768), rows)
     assert r & (r - 1) == 0
     assert -(-rows // r) * r < 2 * rows
@@ -64,14 +64,14 @@ def test_planned_bytes_is_the_size_of_the_shards() -> None:
     )
 
 
-def test_blocks_cover_the_rows_once(small_blocks: int) -> None:
+def test_spans_of_all_blocks_cover_the_rows_once(small_blocks: int) -> None:
     lay = SplitLayout(make_spec(rows=50), "train")
     assert lay.block_rows == small_blocks
     assert [r for b in range(lay.blocks) for r in range(*lay.span(b))] == list(range(50))
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
-def test_folder_names_are_safe_and_distinct(a: str, b: str) -> None:
+def test_safe_name_of_any_name_is_safe_and_distinct(a: str, b: str) -> None:
     def surrogates(s: str) -> bool:
         return any(0xD800 <= ord(c) < 0xE000 for c in s)
 
@@ -84,7 +84,7 @@ def test_folder_names_are_safe_and_distinct(a: str, b: str) -> None:
         assert not set(name) & set('/\\:*?"<>|\0')
 
 
-def test_a_model_with_a_slash_is_one_folder() -> None:
+def test_cache_folder_of_a_model_with_a_slash_is_one_folder() -> None:
     spec = make_spec(model="hf-hub:timm/vit_base")
     assert (
         cache_folder(Path("/c"), spec)
@@ -92,10 +92,10 @@ def test_a_model_with_a_slash_is_one_folder() -> None:
     )
 
 
-def test_an_unknown_split_is_refused() -> None:
+def test_split_layout_of_an_unknown_split_raises() -> None:
     with pytest.raises(UnknownNameError, match="unknown split 'tset': did you mean test"):
         SplitLayout(make_spec(), "tset")
 
 
-def test_the_limit_is_32_mib() -> None:
+def test_max_shard_bytes_is_32_mib() -> None:
     assert layout.MAX_SHARD_BYTES == 33_554_432

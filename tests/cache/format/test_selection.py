@@ -24,18 +24,20 @@ STORED = ("cls", "ap", *GRID, *PATCHES)
         ("12", 12, (12,)),
     ],
 )
-def test_layers(words: str, depth: int, layers: tuple[int, ...]) -> None:
+def test_parse_layers_of_words_and_numbers_returns_sorted_numbers(
+    words: str, depth: int, layers: tuple[int, ...]
+) -> None:
     assert parse_layers(words, depth) == layers
 
 
 @pytest.mark.parametrize("words", ["0", "13", "-1", "1,13"])
-def test_layers_outside_the_depth_are_refused(words: str) -> None:
+def test_parse_layers_outside_the_depth_raises(words: str) -> None:
     with pytest.raises(OptionError, match=rf"--layers {words}: this model has layers 1 to 12, not"):
         parse_layers(words, 12)
 
 
 @pytest.mark.parametrize("words", ["", "midlast", "1,,2", "1-4", "1;2"])
-def test_unknown_layer_words_are_refused(words: str) -> None:
+def test_parse_layers_of_an_unknown_word_raises(words: str) -> None:
     with pytest.raises(UnknownNameError, match="unknown layer choice"):
         parse_layers(words, 12)
 
@@ -53,27 +55,27 @@ def test_unknown_layer_words_are_refused(words: str) -> None:
         ("all", ("cls", *PATCHES)),
     ],
 )
-def test_tokens(words: str, names: tuple[str, ...]) -> None:
+def test_parse_tokens_returns_names_in_stored_order(words: str, names: tuple[str, ...]) -> None:
     assert parse_tokens(words, STORED) == names
 
 
-def test_patch_1_is_not_patch_10() -> None:
+def test_parse_tokens_of_patch_1_leaves_out_patch_10() -> None:
     assert parse_tokens("patch/1", STORED) == ("patch/1",)
 
 
-def test_all_of_a_model_without_class_token() -> None:
+def test_parse_tokens_of_all_without_class_token_returns_the_patches() -> None:
     assert parse_tokens("all", ("ap", *PATCHES)) == PATCHES
 
 
 @pytest.mark.parametrize("words", ["all", "grid:2", "cls+grid:3", "", "cls+"])
-def test_tokens_that_are_not_stored_are_refused_naming_those_that_are(words: str) -> None:
+def test_parse_tokens_of_what_is_not_stored_raises_naming_what_is(words: str) -> None:
     with pytest.raises(
         UnknownNameError, match=r"this cache stores cls, ap; extract others with --tokens"
     ):
         parse_tokens(words, ("cls", "ap"))
 
 
-def test_pairs_are_layer_major() -> None:
+def test_select_pairs_is_layer_major() -> None:
     assert select_pairs(make_spec(), layers="6,12", tokens="cls+ap") == (
         (6, "cls"),
         (6, "ap"),
@@ -83,7 +85,7 @@ def test_pairs_are_layer_major() -> None:
     assert select_pairs(make_spec(), layers=(12, 6), tokens=("ap",)) == ((12, "ap"), (6, "ap"))
 
 
-def test_a_layer_that_is_not_stored_is_refused() -> None:
+def test_select_pairs_of_a_layer_that_is_not_stored_raises() -> None:
     with pytest.raises(OptionError, match=r"layer 3, 9 is not in this cache, which stores 6, 12"):
         select_pairs(make_spec(), layers="quarter", tokens="cls")
     with pytest.raises(UnknownNameError, match="unknown token 'register'"):

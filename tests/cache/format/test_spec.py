@@ -36,18 +36,18 @@ DATASET_CHANGES: dict[str, Any] = {
 }
 
 
-def test_every_field_is_tried_below() -> None:
+def test_changes_below_cover_every_field_of_the_spec() -> None:
     assert {f.name for f in fields(CacheSpec)} == set(CHANGES) | {"model", "dataset"}
     assert {f.name for f in fields(DatasetIdentity)} == set(DATASET_CHANGES)
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_another_value_is_another_cache(field: str) -> None:
+def test_fingerprint_changes_with_every_field(field: str) -> None:
     assert make_spec(**{field: CHANGES[field]}).fingerprint != make_spec().fingerprint
 
 
 @pytest.mark.parametrize("field", DATASET_CHANGES)
-def test_another_data_set_is_another_cache(field: str) -> None:
+def test_fingerprint_changes_with_the_dataset(field: str) -> None:
     spec = make_spec()
     assert (
         replace(spec, dataset=replace(spec.dataset, **{field: DATASET_CHANGES[field]})).fingerprint
@@ -56,7 +56,7 @@ def test_another_data_set_is_another_cache(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["rows", "ids", "labels", "content"])
-def test_another_sample_is_another_cache(field: str) -> None:
+def test_fingerprint_changes_with_a_sample(field: str) -> None:
     spec = make_spec()
     train = replace(spec.dataset.splits["train"], **{field: 51 if field == "rows" else "changed"})
     changed = replace(
@@ -65,27 +65,27 @@ def test_another_sample_is_another_cache(field: str) -> None:
     assert changed.fingerprint != spec.fingerprint
 
 
-def test_the_given_name_is_not_part_of_the_fingerprint() -> None:
+def test_fingerprint_does_not_change_with_the_given_name() -> None:
     assert make_spec(model="alias").fingerprint == make_spec().fingerprint
 
 
-def test_json_comes_back() -> None:
+def test_from_json_restores_the_spec() -> None:
     spec = make_spec()
     assert CacheSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
 @given(st.lists(st.text()), st.lists(st.text()))
-def test_ids_collide_only_if_equal(a: list[str], b: list[str]) -> None:
+def test_digest_ids_collides_only_for_equal_lists(a: list[str], b: list[str]) -> None:
     surrogates = any(0xD800 <= ord(c) < 0xE000 for s in a + b for c in s)
     if not surrogates:
         assert (digest_ids(a) == digest_ids(b)) == (a == b)
 
 
-def test_ids_are_not_just_joined() -> None:
+def test_digest_ids_of_ids_with_the_same_concatenation_differs() -> None:
     assert digest_ids(["ab", "c"]) != digest_ids(["a", "bc"])
 
 
-def test_labels_of_another_shape_or_dtype_are_others() -> None:
+def test_digest_labels_changes_with_shape_and_dtype() -> None:
     one = np.zeros(4, np.int64)
     assert (
         len(

@@ -34,13 +34,13 @@ def by_zarr(ids: list[str], folder: Path) -> bytes:
         max_size=20,
     )
 )
-def test_ids_are_stored_as_zarr_would(ids: list[str]) -> None:
+def test_encode_ids_writes_the_bytes_that_zarr_writes(ids: list[str]) -> None:
     with folder_in_memory() as folder:
         assert encode_ids(ids) == by_zarr(ids, folder / "id")
         assert decode_ids(bytes(encode_ids(ids))) == ids
 
 
-def test_ids_of_any_alphabet() -> None:
+def test_encode_ids_of_any_alphabet_writes_the_bytes_that_zarr_writes() -> None:
     ids = ["", "a/b.jpg", "Übung 1.png", "猫/🐈.webp"]
     with folder_in_memory() as folder:
         assert encode_ids(ids) == by_zarr(ids, folder / "id")

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.reading.chunks import VERIFIED
 from layercache.errors import (
     CacheCorruptError,
     OptionError,
@@ -79,7 +78,9 @@ def cases(draw: st.DrawFn) -> tuple:  # type: ignore[type-arg]
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(case=cases())
-def test_what_was_written_is_read(case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[type-arg]
+def test_read_of_any_selection_returns_what_was_written(
+    case: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[type-arg]
     spec, skipped, pairs, chunks, compressor, verify, limit = case
     monkeypatch.setattr(layout, "MAX_SHARD_BYTES", limit)
     tokens = make_tokens(spec)
@@ -102,7 +103,7 @@ def test_what_was_written_is_read(case: tuple, monkeypatch: pytest.MonkeyPatch) 
         np.testing.assert_array_equal(np.concatenate(blocks, axis=1), expected)
 
 
-def test_it_reads_into_a_view_and_touches_nothing_else(tmp_path: Path, small_blocks: int) -> None:
+def test_read_into_a_view_changes_nothing_else(tmp_path: Path, small_blocks: int) -> None:
     spec = make_spec(50)
     split = make_cache(tmp_path, spec).split("train")
     buffer = np.full((6, 60, 8), 7, np.float16)
@@ -113,7 +114,7 @@ def test_it_reads_into_a_view_and_touches_nothing_else(tmp_path: Path, small_blo
     assert (buffer == 7).all()
 
 
-def test_it_reads_into_a_torch_tensor(tmp_path: Path) -> None:
+def test_read_into_a_torch_tensor_fills_it(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     spec = make_spec(50)
     tensor = torch.zeros((4, 50, 8), dtype=torch.float16)
@@ -129,7 +130,7 @@ def test_it_reads_into_a_torch_tensor(tmp_path: Path) -> None:
         np.empty((4, 8, 50), np.float16).transpose(0, 2, 1),
     ],
 )
-def test_a_buffer_that_does_not_fit_is_refused(tmp_path: Path, out: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_read_into_a_wrong_buffer_raises(tmp_path: Path, out: np.ndarray) -> None:  # type: ignore[type-arg]
     split = make_cache(tmp_path, make_spec(50)).split("train")
     with pytest.raises(
         OptionError,
@@ -138,7 +139,7 @@ def test_a_buffer_that_does_not_fit_is_refused(tmp_path: Path, out: np.ndarray) 
         split.read(PAIRS, out=out)
 
 
-def test_what_is_not_stored_is_refused(tmp_path: Path) -> None:
+def test_read_of_what_is_not_stored_raises(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, make_spec(50))
     split = cache.split("train")
     with pytest.raises(OptionError, match=r"layer 3 is not in .*, which stores 6, 12"):
@@ -155,7 +156,7 @@ def test_what_is_not_stored_is_refused(tmp_path: Path) -> None:
     assert split.read([]).shape == (0, 50, 8)
 
 
-def test_multi_label(tmp_path: Path) -> None:
+def test_labels_of_a_multi_label_dataset_are_uint8_rows(tmp_path: Path) -> None:
     labels = (
         make_cache(tmp_path, make_spec(20, multi_label=True), skipped={3: "why"})
         .split("train")
@@ -168,7 +169,7 @@ def test_multi_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("compressor", [None, "zstd"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "longer"])
-def test_a_missing_or_cut_shard_is_never_read_as_zeros(
+def test_read_of_a_missing_or_cut_shard_raises(
     tmp_path: Path, small_blocks: int, damage: str, compressor: str | None, verify: bool
 ) -> None:
     spec = make_spec(50)
@@ -188,7 +189,7 @@ def test_a_missing_or_cut_shard_is_never_read_as_zeros(
 
 
 @pytest.mark.parametrize("compressor", [None, "zstd"])
-def test_a_flipped_byte_is_found_by_the_read_that_meets_it(
+def test_read_of_a_flipped_byte_raises(
     tmp_path: Path, small_blocks: int, compressor: str | None
 ) -> None:
     spec = make_spec(50)
@@ -214,63 +215,8 @@ def test_a_flipped_byte_is_found_by_the_read_that_meets_it(
         split.read([(6, "ap")], verify=False)  # as asked
 
 
-def test_a_chunk_is_checked_once_and_again_when_its_file_changed(
-    tmp_path: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from layercache.cache.reading import chunks
-
-    checked: list[int] = []
-    plain = chunks.crc32c
-
-    def counting(data: object, crc: int = 0) -> int:
-        checked.append(1)
-        return plain(data, crc)
-
-    monkeypatch.setattr(chunks, "crc32c", counting)
-    spec = make_spec(50)
-    cache = make_cache(tmp_path, spec)
-    cache.split("train").read(PAIRS)
-    assert checked
-    checked.clear()
-    cache.split("train").read(PAIRS, rows=(3, 31))
-    assert not checked
-    shard = cache.path / SplitLayout(spec, "train").shard(1)
-    shard.write_bytes(bytes(len(shard.read_bytes())))
-    with pytest.raises(CacheCorruptError):
-        cache.split("train").read(PAIRS)
-
-
-@pytest.mark.parametrize("compressor", [None, "zstd"])
-def test_the_shard_of_another_block_is_not_taken_for_this_one(
-    tmp_path: Path, small_blocks: int, compressor: str | None
-) -> None:
-    spec = make_spec(50, tokens=("cls",))
-    split = make_cache(tmp_path, spec, compressor=compressor).split("train")
-    lay = SplitLayout(spec, "train")
-    (split.path / lay.shard(2)).write_bytes((split.path / lay.shard(1)).read_bytes())
-    with pytest.raises(
-        CacheCorruptError,
-        match=r"tokens/c.0.0.2.0: (layer 6, token 'cls': crc32c does not match|the shard's index)",
-    ):
-        split.read(PAIRS[:1])
-
-
-def test_a_flipped_index_is_found(tmp_path: Path, small_blocks: int) -> None:
-    spec = make_spec(50)
-    split = make_cache(tmp_path, spec).split("train")
-    shard = split.path / SplitLayout(spec, "train").shard(2)
-    data = bytearray(shard.read_bytes())
-    data[-9] ^= 1
-    shard.write_bytes(data)
-    with pytest.raises(
-        CacheCorruptError,
-        match=r"tokens/c.0.0.2.0: the shard's index is not the one that was written",
-    ):
-        split.read(PAIRS[:1])
-
-
 @pytest.mark.parametrize(("array", "member"), [("label", "labels"), ("id", "ids")])
-def test_flipped_labels_and_ids_are_found(tmp_path: Path, array: str, member: str) -> None:
+def test_labels_and_ids_with_a_flipped_byte_raise(tmp_path: Path, array: str, member: str) -> None:
     split = make_cache(tmp_path, make_spec(50)).split("train")
     file = split.path / "train.zarr" / array / "c" / "0"
     data = bytearray(file.read_bytes())
@@ -283,7 +229,7 @@ def test_flipped_labels_and_ids_are_found(tmp_path: Path, array: str, member: st
         getattr(split, member)
 
 
-def test_only_the_bytes_of_the_selection_are_read(
+def test_read_of_a_selection_reads_only_its_bytes(
     tmp_path: Path, small_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from layercache.cache.storage.local_file import LocalFile
@@ -305,14 +251,3 @@ def test_only_the_bytes_of_the_selection_are_read(
     read.clear()
     split.read([(12, "cls")], rows=(9, 12))
     assert sum(read) == 3 * lay.row_bytes
-
-
-def test_flags_of_many_files_stay_bounded() -> None:
-    from layercache.cache.reading.chunks import VerifiedChunks
-
-    checked = VerifiedChunks(max_files=10)
-    for i in range(100):
-        checked.bitmap(i, 3)[0] = 1
-    assert checked.bitmap(99, 3)[0] == 1
-    assert checked.bitmap(0, 3)[0] == 0
-    assert VERIFIED is not checked

@@ -113,7 +113,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {key: data for key, data in tree(folder).items() if not key.endswith(".lock")}
 
 
-def test_there_and_back_again(api: Hub, cache: Cache, tmp_path: Path) -> None:
+def test_copy_cache_to_the_hub_and_back_is_identical(
+    api: Hub, cache: Cache, tmp_path: Path
+) -> None:
     done = copy_cache(cache, to=ROOT)
     assert str(done.path) == f"{ROOT}/shapes/vit_tiny/{SPEC.fingerprint[:12]}"
     assert files(api.folder / "shapes" / "vit_tiny" / SPEC.fingerprint[:12]) == files(
@@ -125,7 +127,7 @@ def test_there_and_back_again(api: Hub, cache: Cache, tmp_path: Path) -> None:
     assert verify(open_cache(back.path)) == []
 
 
-def test_commits_are_few_and_the_complete_record_is_in_the_last_of_its_split(
+def test_copy_cache_to_the_hub_commits_in_batches_the_complete_record_last(
     api: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "MAX_COMMIT_FILES", 5)
@@ -143,19 +145,19 @@ def test_commits_are_few_and_the_complete_record_is_in_the_last_of_its_split(
     assert (again.sent_files, len(api.commits)) == (0, n)
 
 
-def test_what_did_not_arrive_as_it_was_sent_is_an_error(api: Hub, cache: Cache) -> None:
+def test_copy_cache_to_the_hub_with_a_changed_file_raises(api: Hub, cache: Cache) -> None:
     api.spoil = "c.0.0.3.0"
     with pytest.raises(StorageError, match=r"hf://\S+c\.0\.0\.3\.0: did not arrive as it was sent"):
         copy_cache(cache, to=ROOT)
     assert not any(key.endswith("complete.json") for commit in api.commits for key in commit)
 
 
-def test_nothing_is_extracted_to_the_hub(api: Hub) -> None:
+def test_split_writer_on_the_hub_raises(api: Hub) -> None:
     with pytest.raises(OptionError, match="expected a folder or an s3:// address to extract to"):
         make_writer(as_remote(ROOT), SPEC)
 
 
-def test_the_hub_out_of_reach_is_one_line_without_its_text(
+def test_copy_cache_with_the_hub_out_of_reach_raises_without_secrets(
     api: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:

@@ -19,7 +19,9 @@ from tests.cache.making import folder_in_memory, make_spec, tree
 
 
 @given(st.lists(st.binary(max_size=50), max_size=1200), st.data())
-def test_parts_come_back_joined_and_in_ranges(parts: list[bytes], data: st.DataObject) -> None:
+def test_put_of_parts_reads_back_whole_and_in_ranges(
+    parts: list[bytes], data: st.DataObject
+) -> None:
     whole = b"".join(parts)
     with folder_in_memory() as folder:
         store = LocalStore(folder)
@@ -38,14 +40,14 @@ def test_parts_come_back_joined_and_in_ranges(parts: list[bytes], data: st.DataO
                     file.read_into(start, buffers)
 
 
-def test_ranges_where_there_is_no_preadv(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_into_without_preadv_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     from layercache.cache.storage import local_file
 
     monkeypatch.setattr(local_file, "_preadv", local_file._pread_one)
-    test_parts_come_back_joined_and_in_ranges()
+    test_put_of_parts_reads_back_whole_and_in_ranges()
 
 
-def test_create_gives_way_to_what_is_there(tmp_path: Path) -> None:
+def test_create_of_an_existing_key_returns_false_and_keeps_it(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert store.create("a/b", [b"1"])
     assert not store.create("a/b", [b"2"])
@@ -54,17 +56,17 @@ def test_create_gives_way_to_what_is_there(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"a/b": b"1"}
 
 
-def test_create_where_there_are_no_hard_links(
+def test_create_without_hard_links_behaves_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_links(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    test_create_gives_way_to_what_is_there(tmp_path)
+    test_create_of_an_existing_key_returns_false_and_keeps_it(tmp_path)
 
 
-def test_lists_tell_lengths_and_folders(tmp_path: Path) -> None:
+def test_lists_and_stat_return_sizes_times_and_folders(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for key in ("b/y", "a/x/1", "a/x/2", "c"):
         store.put(key, [key.encode()])
@@ -83,7 +85,7 @@ def test_lists_tell_lengths_and_folders(tmp_path: Path) -> None:
     assert store.stat("b/y").modified == (tmp_path / "b" / "y").stat().st_mtime
 
 
-def test_a_folder_made_aside_is_moved_in_where_nothing_is(tmp_path: Path) -> None:
+def test_adopt_folder_moves_it_unless_the_key_exists(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     commit = LockedCommit(store, SplitLayout(make_spec(), "train"))
     for wanted in (True, False):
@@ -94,7 +96,7 @@ def test_a_folder_made_aside_is_moved_in_where_nothing_is(tmp_path: Path) -> Non
     assert store.read("group/file") == b"1"
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_calls_for_a_missing_key_return_nothing_or_raise(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert store.stat("a/b") is None
     assert store.list_files("a") == {}
@@ -104,14 +106,14 @@ def test_what_is_not_there(tmp_path: Path) -> None:
             call("a/b")
 
 
-def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+def test_put_gives_files_the_usual_permissions(tmp_path: Path) -> None:
     LocalStore(tmp_path).put("a", [b"1"])
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
 
 
-def test_everything_is_synced_before_the_first_rename_and_the_folders_after_the_last(
+def test_put_in_order_syncs_files_before_the_first_rename_and_folders_after_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "shards").mkdir()
@@ -152,7 +154,7 @@ def test_everything_is_synced_before_the_first_rename_and_the_folders_after_the_
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("call", ["writev", "fsync", "replace"])
-def test_a_disk_that_refuses_at_any_step_is_told_as_such_and_leaves_nothing(
+def test_put_on_a_failing_disk_raises_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     store = LocalStore(tmp_path)
@@ -173,7 +175,7 @@ def test_a_disk_that_refuses_at_any_step_is_told_as_such_and_leaves_nothing(
     assert tree(tmp_path) == {"a/old": b"old"}
 
 
-def test_another_fault_is_not_called_a_full_disk(tmp_path: Path) -> None:
+def test_put_with_another_error_passes_it_on(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a file, not a folder")
     with pytest.raises(OSError, match="a") as caught:
         LocalStore(tmp_path).put("a/b", [b"1"])

@@ -22,7 +22,7 @@ PART = st.text(
 
 
 @given(st.lists(PART, min_size=1, max_size=5))
-def test_joining_and_taking_apart_undo_each_other(parts: list[str]) -> None:
+def test_remote_path_joined_and_split_is_the_same(parts: list[str]) -> None:
     place = as_remote(f"s3://{parts[0]}")
     for part in parts[1:]:
         place = place / part
@@ -44,17 +44,17 @@ def test_joining_and_taking_apart_undo_each_other(parts: list[str]) -> None:
         RemotePath("s3://bucket/a/b"),
     ],
 )
-def test_one_address_in_all_its_forms(text: str | Path | RemotePath) -> None:
+def test_as_cache_path_of_any_form_of_an_address_is_one_path(text: str | Path | RemotePath) -> None:
     assert as_cache_path(text) == RemotePath("s3://bucket/a/b")
 
 
-def test_what_is_no_address_is_a_folder() -> None:
+def test_as_cache_path_of_anything_else_is_a_folder() -> None:
     assert as_cache_path("~/caches") == Path.home() / "caches"
     assert as_cache_path("s3") == Path("s3")
     assert as_cache_path("a:b/c") == Path("a:b/c")
 
 
-def test_a_repository_of_the_hub() -> None:
+def test_remote_path_of_the_hub_has_repository_and_key() -> None:
     place = as_remote("hf://datasets/me/caches/digits")
     assert (place.scheme, place.bucket, place.key) == ("hf", "me/caches", "digits")
     assert place.parent.parent == place.parent == as_remote("hf://datasets/me/caches")
@@ -69,17 +69,17 @@ def test_a_repository_of_the_hub() -> None:
         ("hf://datasets/me", "expected hf://datasets/USER/NAME"),
     ],
 )
-def test_wrong_addresses_are_told(text: str, message: str) -> None:
+def test_as_cache_path_of_a_wrong_address_raises(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message.replace(" or hf://", ".* or .*")):
         as_cache_path(text)
 
 
-def test_the_home_of_caches_may_be_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_root_may_be_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYERCACHE_HOME", "s3://bucket/caches/")
     assert cache_root() == as_remote("s3://bucket/caches")
 
 
-def test_a_root_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_root_that_is_a_file_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(
@@ -91,7 +91,7 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         cache_root()
 
 
-def test_the_root_is_the_option_then_the_environment_then_the_platform(
+def test_cache_root_is_the_option_else_the_environment_else_the_platforms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))

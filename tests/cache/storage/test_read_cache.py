@@ -26,7 +26,7 @@ def read(cache: ReadCache, name: str, start: int, length: int) -> bytes | None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 1000), st.integers(1, 24)), max_size=40))
-def test_what_comes_back_is_what_was_kept_and_nothing_else(
+def test_read_into_returns_what_was_kept_and_nothing_else(
     steps: list[tuple[bool, int, int]],
 ) -> None:
     there: set[int] = set()
@@ -46,13 +46,13 @@ def test_what_comes_back_is_what_was_kept_and_nothing_else(
         assert not list(folder.iterdir())
 
 
-def test_a_changed_object_is_another(tmp_path: Path) -> None:
+def test_read_into_of_a_changed_object_finds_nothing(tmp_path: Path) -> None:
     cache = ReadCache(budget=100, parent=tmp_path)
     cache.keep(("a", "etag 1"), 0, [b"old"])
     assert read(cache, ("a", "etag 2"), 0, 3) is None  # type: ignore[arg-type]
 
 
-def test_the_budget_is_kept_and_what_is_read_again_and_again_stays(tmp_path: Path) -> None:
+def test_keep_within_the_budget_keeps_the_same_part_every_epoch(tmp_path: Path) -> None:
     cache = ReadCache(budget=50, parent=tmp_path)
     kept: list[set[str]] = []
     for epoch in range(3):
@@ -66,7 +66,7 @@ def test_the_budget_is_kept_and_what_is_read_again_and_again_stays(tmp_path: Pat
     assert kept[0] == kept[1] == kept[2]
 
 
-def test_another_selection_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+def test_new_generation_lets_a_new_selection_evict_the_old(tmp_path: Path) -> None:
     cache = ReadCache(budget=50, parent=tmp_path)
     for name in "abcde":
         cache.keep(name, 0, [OBJECT[:10]])
@@ -82,7 +82,7 @@ def test_another_selection_takes_the_place_of_an_earlier_one(tmp_path: Path) -> 
     assert cache.used <= 50
 
 
-def test_a_disk_that_refuses_is_told_once_and_what_is_there_stays(
+def test_keep_on_a_full_disk_warns_once_and_keeps_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = ReadCache(budget=50, parent=tmp_path)
@@ -104,7 +104,7 @@ def test_a_disk_that_refuses_is_told_once_and_what_is_there_stays(
     assert cache.used == 10
 
 
-def test_threads_that_read_keep_and_evict_get_the_right_bytes(tmp_path: Path) -> None:
+def test_read_cache_used_by_many_threads_returns_the_right_bytes(tmp_path: Path) -> None:
     cache = ReadCache(budget=300, parent=tmp_path)
     wrong: list[str] = []
 
@@ -131,7 +131,7 @@ def test_threads_that_read_keep_and_evict_get_the_right_bytes(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_killed_process_leaves_nothing_for_long(tmp_path: Path) -> None:
+def test_read_cache_removes_the_folder_of_a_killed_process(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         cache = ReadCache(budget=50, parent=tmp_path)

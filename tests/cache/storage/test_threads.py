@@ -9,18 +9,18 @@ from layercache.cache.storage.threads import in_threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
-def test_every_job_is_done_once(threads: int) -> None:
+def test_in_threads_does_every_job_once(threads: int) -> None:
     done: list[int] = []
     in_threads(done.append, range(1000), threads=threads)
     assert sorted(done) == list(range(1000))
 
 
-def test_jobs_run_side_by_side() -> None:
+def test_in_threads_runs_jobs_concurrently() -> None:
     barrier = threading.Barrier(3, timeout=10)  # breaks, unless three jobs wait at once
     in_threads(lambda _: barrier.wait(), range(3), threads=3)
 
 
-def test_no_job_is_begun_after_a_failure_and_the_failure_is_raised() -> None:
+def test_in_threads_after_a_failure_begins_no_job_and_raises_it() -> None:
     begun: list[int] = []
 
     def work(job: int) -> None:

@@ -14,7 +14,7 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
     pass
 
 
-def test_blocks_of_other_writers_are_adopted_and_end_in_the_same_bytes(tmp_path: Path) -> None:
+def test_split_writer_adopts_blocks_of_other_writers_to_the_same_bytes(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     undisturbed = tree(make_cache(tmp_path / "a", spec).path)
@@ -46,7 +46,7 @@ def test_split_writer_given_a_record_adopts_the_block_without_reading(tmp_path: 
     assert tree(writer.path) == undisturbed
 
 
-def test_a_block_committed_twice_is_there_once(tmp_path: Path) -> None:
+def test_block_written_twice_is_committed_once(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     blocks = BlockWriter(tmp_path, spec, "train", ids=make_ids(50))
@@ -59,7 +59,7 @@ def test_a_block_committed_twice_is_there_once(tmp_path: Path) -> None:
             writer.write(2, tokens[:, :, 16:24])
 
 
-def test_a_block_that_is_not_there_is_not_believed_in(tmp_path: Path) -> None:
+def test_adopt_of_a_block_that_is_not_committed_raises(tmp_path: Path) -> None:
     with (
         make_writer(tmp_path, make_spec(50)) as writer,
         pytest.raises(CacheIncompleteError, match=r"row block 4 .* was reported as written"),

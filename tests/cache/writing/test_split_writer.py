@@ -38,7 +38,7 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
     pass
 
 
-def test_blocks_are_pending_until_they_are_written(tmp_path: Path) -> None:
+def test_pending_lists_blocks_until_they_are_written(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     with make_writer(tmp_path, spec) as writer:
@@ -56,7 +56,7 @@ def test_blocks_are_pending_until_they_are_written(tmp_path: Path) -> None:
         writer.finish()
 
 
-def test_a_second_run_finds_nothing_to_do_and_touches_nothing(tmp_path: Path) -> None:
+def test_writer_of_a_complete_split_changes_nothing(tmp_path: Path) -> None:
     spec = make_spec(50)
     cache = make_cache(tmp_path, spec)
     before = {
@@ -75,7 +75,7 @@ def test_a_second_run_finds_nothing_to_do_and_touches_nothing(tmp_path: Path) ->
     } == before
 
 
-def test_it_goes_on_where_it_stopped_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_writer_that_was_stopped_continues_to_the_same_bytes(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     undisturbed = tree(make_cache(tmp_path / "a", spec).path)
@@ -89,7 +89,7 @@ def test_it_goes_on_where_it_stopped_and_ends_with_the_same_bytes(tmp_path: Path
     assert tree(writer.path) == undisturbed
 
 
-def test_blocks_may_come_from_several_threads_in_any_order(tmp_path: Path) -> None:
+def test_write_from_several_threads_in_any_order_ends_with_the_same_bytes(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     with make_writer(tmp_path / "b", spec) as writer, ThreadPoolExecutor(4) as pool:
@@ -117,7 +117,7 @@ def test_blocks_may_come_from_several_threads_in_any_order(tmp_path: Path) -> No
         "complete",
     ],
 )
-def test_what_was_damaged_is_written_again(tmp_path: Path, damage: str) -> None:
+def test_writer_of_a_damaged_split_writes_the_damage_again(tmp_path: Path, damage: str) -> None:
     spec = make_spec(50)
     cache = make_cache(tmp_path, spec)
     whole = tree(cache.path)
@@ -155,7 +155,7 @@ def test_what_was_damaged_is_written_again(tmp_path: Path, damage: str) -> None:
     assert tree(cache.path) == whole
 
 
-def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
+def test_writer_removes_leftovers_of_a_killed_run(tmp_path: Path) -> None:
     spec = make_spec(50)
     path = cache_folder(tmp_path, spec)
     left = path / SplitLayout(spec, "train").partial / "4711-3"
@@ -170,7 +170,7 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     assert other.exists()
 
 
-def test_skipped_rows_keep_their_place_and_are_written_down(tmp_path: Path) -> None:
+def test_write_with_skipped_rows_keeps_their_place_and_records_them(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     tokens[0, 0, 9] = np.inf  # nobody looks at a token that is left out
@@ -192,7 +192,7 @@ def test_skipped_rows_keep_their_place_and_are_written_down(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")]
 )
-def test_a_token_that_is_not_finite_is_refused_by_name(
+def test_write_of_a_token_that_is_not_finite_raises_naming_it(
     tmp_path: Path, dtype: str, precision: str, value: float, word: str
 ) -> None:
     spec = make_spec(50, storage_dtype=dtype, precision=precision)
@@ -215,7 +215,7 @@ def test_a_token_that_is_not_finite_is_refused_by_name(
         assert writer.pending[0] == 12 // r
 
 
-def test_the_largest_finite_float16_is_taken(tmp_path: Path) -> None:
+def test_write_of_the_largest_float16_commits_it(tmp_path: Path) -> None:
     spec = make_spec(8)
     with make_writer(tmp_path, spec) as writer:
         writer.write(0, np.full((2, 2, 8, 8), 65504, np.float16))
@@ -223,7 +223,7 @@ def test_the_largest_finite_float16_is_taken(tmp_path: Path) -> None:
     assert (open_cache(writer.path).split("train").read([(6, "ap")]) == 65504).all()
 
 
-def test_a_block_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_write_of_a_block_that_does_not_fit_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     with make_writer(tmp_path, spec) as writer:
@@ -248,7 +248,7 @@ def test_a_block_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             writer.write(0, tokens[:, :, :8])
 
 
-def test_a_closed_writer_writes_nothing(tmp_path: Path) -> None:
+def test_write_after_close_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
     with make_writer(tmp_path, spec) as writer:
         pass
@@ -260,7 +260,7 @@ def test_a_closed_writer_writes_nothing(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_tokens_may_be_a_view_of_any_strides(tmp_path: Path) -> None:
+def test_write_of_a_strided_view_commits_its_values(tmp_path: Path) -> None:
     spec = make_spec(8)
     tokens_nltd = np.ascontiguousarray(make_tokens(spec).transpose(2, 0, 1, 3))
     with make_writer(tmp_path, spec) as writer:
@@ -271,7 +271,7 @@ def test_tokens_may_be_a_view_of_any_strides(tmp_path: Path) -> None:
     )
 
 
-def test_ids_and_labels_must_be_those_of_the_spec(tmp_path: Path) -> None:
+def test_writer_with_other_ids_or_labels_than_the_spec_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
     ids, labels = make_ids(50), make_labels(50)
     with pytest.raises(OptionError, match=r"expected the 50 ids that .*, got 50 others"):
@@ -283,12 +283,12 @@ def test_ids_and_labels_must_be_those_of_the_spec(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_split_without_samples_is_refused(tmp_path: Path) -> None:
+def test_writer_of_a_split_without_samples_raises(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="split 'train' has no samples"):
         make_writer(tmp_path, make_spec(0))
 
 
-def test_a_folder_with_another_spec_is_refused(tmp_path: Path) -> None:
+def test_writer_in_a_folder_with_another_spec_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
     cache = make_cache(tmp_path, spec)
     file = cache.path / "spec.json"
@@ -298,7 +298,9 @@ def test_a_folder_with_another_spec_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compressor", ["zstd", "zstd:7", "blosc", "blosc:9"])
-def test_a_codec_goes_on_with_itself_only(tmp_path: Path, compressor: str) -> None:
+def test_writer_with_another_compressor_than_it_was_begun_with_raises(
+    tmp_path: Path, compressor: str
+) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     with make_writer(tmp_path, spec, compressor=compressor) as writer:
@@ -319,7 +321,7 @@ def test_a_codec_goes_on_with_itself_only(tmp_path: Path, compressor: str) -> No
 
 
 @pytest.mark.parametrize("compressor", ["gzip", "zstd:0", "zstd:23", "blosc:10", "zstd:x", " zstd"])
-def test_an_unknown_codec_is_refused(tmp_path: Path, compressor: str) -> None:
+def test_writer_with_an_unknown_compressor_raises(tmp_path: Path, compressor: str) -> None:
     with pytest.raises(OptionError, match=f"compressor '{compressor}': "):
         make_writer(tmp_path, make_spec(50), compressor=compressor)
 
@@ -334,7 +336,7 @@ def files_of_at_most(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_refuses_leaves_what_was_committed_and_no_more(tmp_path: Path) -> None:
+def test_write_on_a_failing_disk_keeps_what_was_committed_and_no_more(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     undisturbed = tree(make_cache(tmp_path / "a", spec).path)
@@ -363,7 +365,7 @@ def test_a_disk_that_refuses_leaves_what_was_committed_and_no_more(tmp_path: Pat
     assert tree(writer.path) == undisturbed
 
 
-def test_a_disk_that_refuses_from_the_start(tmp_path: Path) -> None:
+def test_writer_on_a_disk_that_fails_from_the_start_leaves_no_group(tmp_path: Path) -> None:
     spec = make_spec(50)
     path = cache_folder(tmp_path, spec)
     for limit in (0, 10, 100, 1000):
@@ -387,7 +389,9 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_goes_on_after_room_is_made(tmp_path: Path, tiny_disk: Path) -> None:
+def test_writer_on_a_full_disk_continues_after_space_is_freed(
+    tmp_path: Path, tiny_disk: Path
+) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
     ballast = tiny_disk / "ballast"
