@@ -48,6 +48,7 @@ def export(
     checked on real images against the original before it is written, with a
     model card in markdown next to it.
     """
+    from layercache._units import format_bytes
     from layercache.deploy import export_onnx, export_torch, load_classifier
     from layercache.deploy.card import write_card
     from layercache.deploy.predict import read_images
@@ -74,7 +75,7 @@ def export(
         card_path = path.with_name(path.name + ".md")
         card_path.write_text(card_text)
         typer.echo(
-            f"{result.path}: {result.bytes / 1e6:.1f} MB; on {result.images} real images, in one "
+            f"{result.path}: {format_bytes(result.bytes)}; on {result.images} real images, in one "
             "batch and one at a time, the logits differ from the original's by at most "
             f"{result.max_difference:.1g}\ncard: {card_path}"
         )

@@ -55,12 +55,12 @@ def demo(
     """Extract `digits` with `vit_nano`, train three probes and draw OUT/attention.png.
 
     Args:
-        out: folder of the heatmap.
-        cache: root of the caches.
-        progress: show progress bars.
+        out: Folder of the heatmap.
+        cache: Root of the caches.
+        progress: Show progress bars.
 
     Raises:
-        MissingExtraError: without matplotlib, before any work.
+        MissingExtraError: Without matplotlib, before any work.
     """
     require("matplotlib")
     (extraction,) = extract(models=[MODEL], dataset=DATASET, cache=cache, progress=progress)

@@ -22,8 +22,8 @@ def write_card(head: Checkpoint, path: str | HeadPath) -> str:
     """Return the card of a head in markdown.
 
     Args:
-        head: the trained head.
-        path: where it was loaded from: a probe's folder or a head file.
+        head: The trained head.
+        path: Where it was loaded from: a probe's folder or a head file.
     """
     path = head_path(path)
     probe = read_probe(head_file(path).parent)

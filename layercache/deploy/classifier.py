@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         """Join a head and its backbone.
 
         Raises:
-            HeadMismatchError: if the backbone is not the head's own; see `check_compatible`.
+            HeadMismatchError: If the backbone is not the head's own; see `check_compatible`.
         """
         super().__init__()
         check_compatible(checkpoint, backbone)
@@ -75,8 +75,8 @@ class Classifier(nn.Module):
                 size.
 
         Raises:
-            DataError: for an image mode without a defined white level (32-bit integers, floats).
-            OptionError: for a tensor of another shape or dtype.
+            DataError: For an image mode without a defined white level (32-bit integers, floats).
+            OptionError: For a tensor of another shape or dtype.
         """
         if isinstance(images, Image.Image):
             images = [images]
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         """Return one image as uint8 (3, H, W), resized and cropped by the backbone's own transform.
 
         Raises:
-            DataError: for an image mode without a defined white level.
+            DataError: For an image mode without a defined white level.
         """
         try:
             return torch.from_numpy(self.preprocessing.resize_and_crop(to_rgb(image)).copy())
@@ -120,15 +120,15 @@ def load_classifier(
         probabilities = classifier.probabilities(classifier(classifier.preprocess(image)))
 
     Args:
-        head: the probe's folder (CACHE/probes/ID), its head.safetensors, or a loaded head.
-        weights: checkpoint that the tokens were extracted with; by default the weights that ship
+        head: The probe's folder (CACHE/probes/ID), its head.safetensors, or a loaded head.
+        weights: Checkpoint that the tokens were extracted with; by default the weights that ship
             with the package or that timm downloads.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
-        precision: arithmetic of the backbone: "fp32", "bf16" or "fp16".
+        precision: Arithmetic of the backbone: "fp32", "bf16" or "fp16".
 
     Raises:
-        HeadMismatchError: if the backbone's weights are not those that the head was trained on.
-        ProbeNotFoundError: if there is no saved head.
+        HeadMismatchError: If the backbone's weights are not those that the head was trained on.
+        ProbeNotFoundError: If there is no saved head.
     """
     checkpoint = head if isinstance(head, Checkpoint) else load_head(head)
     device = resolve_device(device)[0].type
@@ -142,7 +142,7 @@ def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
     """Check that `backbone` is the one that `head` was trained on.
 
     Raises:
-        HeadMismatchError: if the weights (by digest), the preprocessing, the tap or the tokens
+        HeadMismatchError: If the weights (by digest), the preprocessing, the tap or the tokens
         differ.
     """
     provenance = head.provenance
@@ -186,7 +186,7 @@ def load_matching_backbone(
     Tokens stay in float32. The result may be another backbone; `check_compatible` tells.
 
     Raises:
-        OptionError: for an unknown `precision`, and whatever `load_backbone` raises.
+        OptionError: For an unknown `precision`, and whatever `load_backbone` raises.
     """
     if precision not in COMPUTE_DTYPES:
         raise OptionError(

@@ -61,13 +61,13 @@ def export_onnx(
     and preprocessing are in the file's metadata under the key "layercache".
 
     Args:
-        classifier: from `load_classifier`.
-        path: file to write.
-        images: images to check the file on, in addition to the bundled ones.
+        classifier: From `load_classifier`.
+        path: File to write.
+        images: Images to check the file on, in addition to the bundled ones.
 
     Raises:
-        MissingExtraError: without the extra `export`.
-        ExportError: if the export fails or the logits of onnxruntime differ; then nothing is
+        MissingExtraError: Without the extra `export`.
+        ExportError: If the export fails or the logits of onnxruntime differ; then nothing is
         written.
     """
     try:
@@ -111,12 +111,12 @@ def export_torch(
     C). Classes and preprocessing are in the extra file "layercache.json".
 
     Args:
-        classifier: from `load_classifier`.
-        path: file to write.
-        images: images to check the file on, in addition to the bundled ones.
+        classifier: From `load_classifier`.
+        path: File to write.
+        images: Images to check the file on, in addition to the bundled ones.
 
     Raises:
-        ExportError: if the export fails or the logits of the reloaded program differ; then nothing
+        ExportError: If the export fails or the logits of the reloaded program differ; then nothing
         is written.
     """
 
@@ -165,14 +165,14 @@ def export_checked(
     """Write a file, reload it, and move it to `path` if its logits are those of the classifier.
 
     Args:
-        classifier: the classifier to export.
-        path: file to write.
-        images: images to check the file on, in addition to the bundled ones.
-        write: writes the file, given example images.
-        load: loads the file as a function from images to logits.
+        classifier: The classifier to export.
+        path: File to write.
+        images: Images to check the file on, in addition to the bundled ones.
+        write: Writes the file, given example images.
+        load: Loads the file as a function from images to logits.
 
     Raises:
-        ExportError: if a step fails or the logits differ; then nothing is written.
+        ExportError: If a step fails or the logits differ; then nothing is written.
     """
     x = classifier.preprocess([*sample_images(), *images])
     with torch.inference_mode():
@@ -216,7 +216,7 @@ def max_difference(logits: Mapping[str, Tensor], expected: Tensor, *, path: Path
     """Return the largest absolute difference of any logits from `expected` (B, C).
 
     Raises:
-        ExportError: for another shape, or a difference above TOLERANCE.
+        ExportError: For another shape, or a difference above TOLERANCE.
     """
     worst = 0.0
     for description, got in logits.items():

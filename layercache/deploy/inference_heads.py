@@ -33,8 +33,8 @@ def inference_head(spec: HeadSpec, parameters: Mapping[str, Tensor]) -> nn.Modul
     """Return a frozen module from unit-length tokens (B, S, D) to logits (B, C).
 
     Args:
-        spec: kind and shape of the head.
-        parameters: state dict of the reference head.
+        spec: Kind and shape of the head.
+        parameters: State dict of the reference head.
     """
     kind = LinearInference if spec.kind == "linear" else AttentiveInference
     return kind(spec, parameters).eval().requires_grad_(False)

@@ -53,17 +53,17 @@ def predict(
     """Classify image files and all images below folders.
 
     Args:
-        classifier: from `load_classifier`.
-        paths: image files and folders.
-        top_k: number of classes per image.
-        batch_size: number of images per forward pass.
+        classifier: From `load_classifier`.
+        paths: Image files and folders.
+        top_k: Number of classes per image.
+        batch_size: Number of images per forward pass.
         on_error: "raise" the error of an image that cannot be decoded, or "skip" and list it.
-        on_progress: called with the number of images done so far.
+        on_progress: Called with the number of images done so far.
 
     Raises:
-        DataNotFoundError: for a path that does not exist or a folder without images.
-        DataError: for an image that cannot be decoded.
-        OptionError: for an option out of range.
+        DataNotFoundError: For a path that does not exist or a folder without images.
+        DataError: For an image that cannot be decoded.
+        OptionError: For an option out of range.
     """
     for option, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
@@ -103,7 +103,7 @@ def read_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
     """Read image files as RGB images.
 
     Raises:
-        DataError: for a file that cannot be decoded, by name.
+        DataError: For a file that cannot be decoded, by name.
     """
     samples = _samples([os.fspath(path) for path in paths])
     return [open_image(samples, row) for row in range(len(paths))]
@@ -115,7 +115,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     Hidden files in folders and duplicates are left out.
 
     Raises:
-        DataNotFoundError: for a path that does not exist, a folder without images, or no path at
+        DataNotFoundError: For a path that does not exist, a folder without images, or no path at
         all.
     """
     files: dict[str, None] = {}

@@ -70,22 +70,22 @@ def report(
     """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv; no backbone is run.
 
     Args:
-        out: folder to write to.
-        root: root of the caches, as in `open_cache`.
-        model: backbone or backbones to include; all by default.
-        dataset: dataset or datasets to include; all by default.
-        per_head: draw the attention of each head, too.
-        cka_images: number of test images for CKA at most.
-        details: number of combinations of backbone and dataset with figures of their own at most;
+        out: Folder to write to.
+        root: Root of the caches, as in `open_cache`.
+        model: Backbone or backbones to include; all by default.
+        dataset: Dataset or datasets to include; all by default.
+        per_head: Draw the attention of each head, too.
+        cka_images: Number of test images for CKA at most.
+        details: Number of combinations of backbone and dataset with figures of their own at most;
             all are in the overviews and tables.
-        load_thumbnail: function from (dataset, id of a test image) to a PIL image, or None if the
+        load_thumbnail: Function from (dataset, id of a test image) to a PIL image, or None if the
             image is not available.
 
     Raises:
-        MissingExtraError: without the extra `report`.
-        CacheNotFoundError: if no cache matches.
-        CacheCorruptError: if a record cannot be read.
-        OptionError: for an option out of range.
+        MissingExtraError: Without the extra `report`.
+        CacheNotFoundError: If no cache matches.
+        CacheCorruptError: If a record cannot be read.
+        OptionError: For an option out of range.
     """
     for package in ("jinja2", "matplotlib", "scipy"):
         require(package)

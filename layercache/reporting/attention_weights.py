@@ -53,12 +53,12 @@ def arrange_attention(
     """Arrange attention weights by layer and token kind.
 
     Args:
-        mean_hs: mean over images, (H, S).
-        std_hs: standard deviation over images, (H, S).
+        mean_hs: Mean over images, (H, S).
+        std_hs: Standard deviation over images, (H, S).
         pairs: (layer, token) of each of the S columns.
 
     Raises:
-        OptionError: if the shapes do not match `pairs`.
+        OptionError: If the shapes do not match `pairs`.
     """
     mean, std = np.asarray(mean_hs, dtype=np.float64), np.asarray(std_hs, dtype=np.float64)
     if mean.ndim != 2 or mean.shape != std.shape or mean.shape[1] != len(pairs):
@@ -88,7 +88,7 @@ def average_attention(maps: Sequence[AttentionMap]) -> AttentionMap:
     """Average means and variances, head by head, over several seeds of one probe.
 
     Raises:
-        OptionError: if the maps have different layers, tokens or numbers of heads.
+        OptionError: If the maps have different layers, tokens or numbers of heads.
     """
     first = maps[0]
     if any(

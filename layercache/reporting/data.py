@@ -147,9 +147,9 @@ class ReportData:
         """Return the command that trains a kind of probe.
 
         Args:
-            combination: backbone and dataset; None leaves placeholders.
-            kind: kind of probe.
-            options: further options, with a leading space.
+            combination: Backbone and dataset; None leaves placeholders.
+            kind: Kind of probe.
+            options: Further options, with a leading space.
         """
         cache = "--model MODEL --dataset DATASET"
         if combination is not None:
@@ -232,7 +232,7 @@ def load_report_data(
     """Read the probes of these caches. Arguments as in `report`.
 
     Raises:
-        CacheCorruptError: if a record cannot be read.
+        CacheCorruptError: If a record cannot be read.
     """
     combinations = find_combinations(caches)
     probes, rows = {}, []

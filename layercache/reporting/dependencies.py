@@ -12,7 +12,7 @@ def require(package: str) -> Any:
     """Import a package of the extra `report` and return it.
 
     Raises:
-        MissingExtraError: if it is not installed.
+        MissingExtraError: If it is not installed.
     """
     try:
         return import_module(package)

@@ -33,11 +33,11 @@ def changed_confusions(
     """Count how often one class is taken for another by the baseline and by the fusion head.
 
     Args:
-        fusion: logits (N, C) of the fusion head.
-        baseline: logits (N, C) of the baseline.
-        targets: class numbers (N,).
-        classes: class names.
-        max_rows: number of rows at most.
+        fusion: Logits (N, C) of the fusion head.
+        baseline: Logits (N, C) of the baseline.
+        targets: Class numbers (N,).
+        classes: Class names.
+        max_rows: Number of rows at most.
 
     Returns:
         Columns true_class, predicted_class, baseline, fusion and change, largest change first, then
@@ -75,11 +75,11 @@ def changed_images(
     """List the images that exactly one of two heads classifies correctly.
 
     Args:
-        fusion: logits (N, C) of the fusion head.
-        baseline: logits (N, C) of the baseline.
-        targets: class numbers (N,).
-        ids: ids of the images.
-        classes: class names.
+        fusion: Logits (N, C) of the fusion head.
+        baseline: Logits (N, C) of the baseline.
+        targets: Class numbers (N,).
+        ids: Ids of the images.
+        classes: Class names.
 
     Returns:
         Columns row, id, outcome ("won" if only the fusion head is right, else "lost"), true_class,

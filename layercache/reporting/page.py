@@ -205,7 +205,7 @@ class Page:
         """Return the HTML document.
 
         Raises:
-            MissingExtraError: if Jinja2 is not installed.
+            MissingExtraError: If Jinja2 is not installed.
         """
         jinja2 = require("jinja2")
         environment: Environment = jinja2.Environment(

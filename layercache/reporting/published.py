@@ -127,9 +127,9 @@ def published_accuracy(dataset: str, *, kind: ProbeKind, model: str | None = Non
     """Return the paper's balanced accuracy in percent, or None if it is not published.
 
     Args:
-        dataset: name in any spelling.
-        kind: kind of probe.
-        model: backbone; None for the mean over the nine.
+        dataset: Name in any spelling.
+        kind: Kind of probe.
+        model: Backbone; None for the mean over the nine.
     """
     name = paper_dataset(dataset)
     if name is None or kind not in PAPER_KINDS:

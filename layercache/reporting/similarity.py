@@ -39,7 +39,7 @@ def linear_cka(tokens_pnd: NDArray[Any], *, stripe: int | None = None) -> NDArra
         a set of features that does not vary over images.
 
     Raises:
-        OptionError: for fewer than 4 images or values that are not finite.
+        OptionError: For fewer than 4 images or values that are not finite.
     """
     p, n, _ = tokens_pnd.shape
     if n < 4:

@@ -3,7 +3,7 @@
 These are two questions. Over models: would another backbone gain, too? Over images: would the same
 backbone gain on other test images?
 
-The bootstrap interval of a single score, without a baseline, is in `layercache.probing.metrics`.
+The interval of a single score is `layercache.probing.metrics.bootstrap_interval`.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def wilcoxon_greater(differences: ArrayLike) -> WilcoxonResult:
         differences: (n,), one per model.
 
     Raises:
-        MissingExtraError: without scipy.
-        OptionError: if a difference is not finite.
+        MissingExtraError: Without scipy.
+        OptionError: If a difference is not finite.
     """
     stats = require("scipy.stats")
     d = np.asarray(differences, dtype=np.float64)
@@ -121,12 +121,12 @@ def paired_bootstrap(
         correct: (N,), whether the head classifies each image correctly, 0/1 or the share of seeds.
         baseline_correct: (N,), the same for the baseline.
         labels: (N,), class numbers; balanced accuracy is the mean over classes of the mean within.
-        n_resamples: number of resamples.
-        level: coverage of the interval.
-        seed: seed of the resampling.
+        n_resamples: Number of resamples.
+        level: Coverage of the interval.
+        seed: Seed of the resampling.
 
     Raises:
-        OptionError: if the lengths differ.
+        OptionError: If the lengths differ.
     """
     a = np.asarray(correct, dtype=np.float64)
     b = np.asarray(baseline_correct, dtype=np.float64)

@@ -89,7 +89,7 @@ def test_export_with_both_formats_writes_both(
     assert code == 0
     assert calls == [("export_onnx", 1), ("export_torch", 1)]
     assert (
-        f"{tmp_path / 'h.onnx'}: 2.0 MB; on 5 real images, in one batch and one at a time, the "
+        f"{tmp_path / 'h.onnx'}: 2 MB; on 5 real images, in one batch and one at a time, the "
         "logits differ from the original's by at most 2e-07" in out
     )
     assert {p.name for p in tmp_path.iterdir()} == {"h.onnx.md", "h.pt2.md"}

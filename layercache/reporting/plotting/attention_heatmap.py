@@ -42,17 +42,17 @@ def attention_heatmap(
     """Draw attention over depth, in percent: one column per layer, one row per token kind.
 
     Args:
-        weights: mean attention weight, (L, T); NaN for a token the head does not see; the rest sums
+        weights: Mean attention weight, (L, T); NaN for a token the head does not see; the rest sums
             to 1.
-        layers: layer numbers.
-        tokens: token kinds.
-        deviation: standard deviation over images (or heads), (L, T), written below the mean.
-        title: title of the figure.
-        subtitle: line below the title.
+        layers: Layer numbers.
+        tokens: Token kinds.
+        deviation: Standard deviation over images (or heads), (L, T), written below the mean.
+        title: Title of the figure.
+        subtitle: Line below the title.
 
     Raises:
-        MissingExtraError: without matplotlib.
-        OptionError: if a shape does not match the labels.
+        MissingExtraError: Without matplotlib.
+        OptionError: If a shape does not match the labels.
     """
     mean_tl = 100 * as_matrix(weights, rows=layers, columns=tokens, name="weights").T
     std_tl = None
@@ -97,14 +97,14 @@ def attention_overview(
 
     Args:
         weights: (K, L, T), each row with sum 1; NaN for a token the head does not see.
-        rows: labels of the rows.
-        layers: layer numbers.
-        tokens: token kinds.
-        title: title of the figure.
+        rows: Labels of the rows.
+        layers: Layer numbers.
+        tokens: Token kinds.
+        title: Title of the figure.
 
     Raises:
-        MissingExtraError: without matplotlib.
-        OptionError: if the shape does not match the labels.
+        MissingExtraError: Without matplotlib.
+        OptionError: If the shape does not match the labels.
     """
     weights_klt = np.asarray(weights, dtype=np.float64)
     if weights_klt.shape != (len(rows), len(layers), len(tokens)):

@@ -35,15 +35,15 @@ def gain_panels(
 
     Args:
         gains: (R, C), NaN for a missing value.
-        rows: labels of the rows.
-        panels: titles of the panels.
-        title: title of the figure.
-        published: published gains, drawn hollow, (R, C), NaN for a missing value.
-        whiskers: length of the whisker below and above each gain, (2, R, C), NaN for none.
+        rows: Labels of the rows.
+        panels: Titles of the panels.
+        title: Title of the figure.
+        published: Published gains, drawn hollow, (R, C), NaN for a missing value.
+        whiskers: Length of the whisker below and above each gain, (2, R, C), NaN for none.
 
     Raises:
-        MissingExtraError: without matplotlib.
-        OptionError: if a shape does not match the labels.
+        MissingExtraError: Without matplotlib.
+        OptionError: If a shape does not match the labels.
     """
     v = _as_shape(gains, (len(rows), len(panels)))
     p = np.full_like(v, np.nan) if published is None else _as_shape(published, v.shape)
@@ -124,18 +124,18 @@ def lines(
     """Draw curves over the same X positions, each labelled at its end.
 
     Args:
-        x: positions, (X,).
-        series: label -> values, (X,), NaN for a missing value.
-        xlabel: label of the x axis.
-        title: title of the figure.
-        ylabel: label of the y axis.
-        deviation: label of a curve -> half height of a band around it, (X,).
-        levels: label -> value of a dashed horizontal line.
-        log_x: use a logarithmic x axis (shots) instead of a linear one (layers).
+        x: Positions, (X,).
+        series: Label -> values, (X,), NaN for a missing value.
+        xlabel: Label of the x axis.
+        title: Title of the figure.
+        ylabel: Label of the y axis.
+        deviation: Label of a curve -> half height of a band around it, (X,).
+        levels: Label -> value of a dashed horizontal line.
+        log_x: Use a logarithmic x axis (shots) instead of a linear one (layers).
 
     Raises:
-        MissingExtraError: without matplotlib.
-        OptionError: if a shape does not match `x`.
+        MissingExtraError: Without matplotlib.
+        OptionError: If a shape does not match `x`.
     """
     figure = new_figure(6.6, 3.5)
     axes = figure.add_subplot()
@@ -176,13 +176,13 @@ def scatter(
     """Draw labelled points, one colour per series.
 
     Args:
-        series: name -> (x, y, labels of the points).
-        xlabel: label of the x axis.
-        ylabel: label of the y axis.
-        title: title of the figure.
+        series: Name -> (x, y, labels of the points).
+        xlabel: Label of the x axis.
+        ylabel: Label of the y axis.
+        title: Title of the figure.
 
     Raises:
-        MissingExtraError: without matplotlib.
+        MissingExtraError: Without matplotlib.
     """
     figure = new_figure(6.0, 3.9)
     axes = figure.add_subplot()
@@ -214,16 +214,16 @@ def dumbbells(
     """Draw two counts per row, joined by a line: hollow before, filled after.
 
     Args:
-        labels: labels of the R rows.
-        before: counts, (R,).
-        after: counts, (R,).
-        names: what before and after are, for the legend.
-        xlabel: label of the x axis.
-        title: title of the figure.
+        labels: Labels of the R rows.
+        before: Counts, (R,).
+        after: Counts, (R,).
+        names: What before and after are, for the legend.
+        xlabel: Label of the x axis.
+        title: Title of the figure.
 
     Raises:
-        MissingExtraError: without matplotlib.
-        OptionError: if a shape does not match the labels.
+        MissingExtraError: Without matplotlib.
+        OptionError: If a shape does not match the labels.
     """
     a, b = _as_shape(before, (len(labels),)), _as_shape(after, (len(labels),))
     figure = new_figure(6.6, 1.3 + 0.3 * len(labels))

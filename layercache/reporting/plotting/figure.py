@@ -72,7 +72,7 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     The settings of matplotlib stay unchanged.
 
     Raises:
-        MissingExtraError: when called without matplotlib.
+        MissingExtraError: When called without matplotlib.
     """
 
     @wraps(draw)
@@ -101,9 +101,9 @@ def save(
     """Write a figure on white and return the paths; the same figure gives the same bytes.
 
     Args:
-        figure: figure to save.
-        stem: path without suffix; with the suffix .png or .svg only this format is written.
-        formats: formats to write.
+        figure: Figure to save.
+        stem: Path without suffix; with the suffix .png or .svg only this format is written.
+        formats: Formats to write.
     """
     stem = Path(stem)
     if stem.suffix in (".png", ".svg"):
@@ -121,9 +121,9 @@ def to_page_svg(figure: Figure, *, name: str, label: str) -> str:
     """Return a figure as a transparent <svg> element for an HTML page, in the reader's text colour.
 
     Args:
-        figure: figure to convert.
-        name: prefix of all element ids.
-        label: text for screen readers.
+        figure: Figure to convert.
+        name: Prefix of all element ids.
+        label: Text for screen readers.
     """
     text = _render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]

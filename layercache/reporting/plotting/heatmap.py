@@ -30,7 +30,7 @@ def as_matrix(
     """Return values as a float64 matrix.
 
     Raises:
-        OptionError: if the shape does not match the labels.
+        OptionError: If the shape does not match the labels.
     """
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.shape != (len(rows), len(columns)):

@@ -31,8 +31,8 @@ def similarity_heatmap(
     """Draw CKA (P, P) between all pairs, grouped by token kind, then by layer.
 
     Raises:
-        MissingExtraError: without matplotlib.
-        OptionError: if the shape does not match `pairs`.
+        MissingExtraError: Without matplotlib.
+        OptionError: If the shape does not match `pairs`.
     """
     matrix = as_matrix(cka, rows=pairs, columns=pairs, name="cka")
     tokens = list(dict.fromkeys(token for _, token in pairs))
