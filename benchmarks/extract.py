@@ -9,8 +9,10 @@
    possible throughput is 1 / (forward + decode / cores) images/s, where forward and decode are
    seconds per image; the table also gives the ratio to that.
 3. The usual approach (naive_extract.py) on the same JPEG files.
-4. The effect of the batch size on the tokens, in float16 steps (ulps).
-5. Peak memory for 1x and 8x the number of images.
+4. The process decoder against a torch DataLoader with persistent forkserver workers: same JPEG
+   files, same transform, same number of workers, no model.
+5. The effect of the batch size on the tokens, in float16 steps (ulps).
+6. Peak memory for 1x and 8x the number of images.
 
 Extraction is timed from the first decode to the last commit, without loading the model and starting
 the workers. Weights are random.
@@ -35,6 +37,7 @@ import timm
 import torch
 from images import Decoded, Files, write_jpegs
 from machine import describe
+from naive_extract import decoding_rates
 from naive_extract import extract as extract_naively
 
 from layercache._devices import available_cores
@@ -61,15 +64,15 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, help="batch size; default: 256 on a GPU, 16 on a CPU (64 for vit_nano)"
     )
-    parser.add_argument(
-        "--seconds", type=float, default=10, help="approximate duration of one measurement"
-    )
+    parser.add_argument("--seconds", type=float, default=10, help="duration of a measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--workers", type=int, help="number of decoding processes; default: chosen by extract"
     )
     parser.add_argument(
-        "--parts", nargs="+", default=["decoded", "jpeg", "naive", "ulps", "memory"]
+        "--parts",
+        nargs="+",
+        default=["decoded", "jpeg", "naive", "dataloader", "ulps", "memory"],
     )
     parser.add_argument(
         "--quick",
@@ -286,6 +289,36 @@ class Bench:
             print(
                 f"| {model}, fp32 | {a:.1f} | {b:.1f} "
                 f"| {statistics.median(o / u for o, u in zip(ours, usual, strict=True)):.2f} |",
+                flush=True,
+            )
+
+    def dataloader(self) -> None:
+        """Compare the process decoder with a DataLoader; their workers start before the timing."""
+        workers = self.args.workers or available_cores()
+        header(
+            f"decoding JPEG files, {workers} workers",
+            "DataLoader, images/s",
+            "process decoder, images/s",
+            "ratio (range)",
+        )
+        for model in self.args.models:
+            transform, batch = self.backbone(model).preprocessing, self.batch(model)
+            sample = Files(str(self.folder / "jpeg"), 200)
+            shapes = [(3, *transform.input_size)]
+            seconds = seconds_per_image(sample, [transform], shapes=shapes)
+            rows = self.images(model, workers / seconds)
+            rates = decoding_rates(
+                Files(str(self.folder / "jpeg"), rows),
+                transform,
+                batch=batch,
+                workers=workers,
+                rounds=self.args.rounds,
+            )
+            ratios = [ours / theirs for theirs, ours in rates]
+            theirs, ours = (statistics.median(column) for column in zip(*rates, strict=True))
+            print(
+                f"| {model}, {rows} images | {theirs:.1f} | {ours:.1f} "
+                f"| {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |",
                 flush=True,
             )
 

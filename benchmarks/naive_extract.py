@@ -6,6 +6,7 @@ A DataLoader, one pass per token kind, hooks that clone whole token maps, one fi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import torch
 from images import Decoded, Files
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
+
+from layercache.extraction.models.preprocessing import Preprocessing
+from layercache.extraction.pipeline.decode import RowRange, open_image
+from layercache.extraction.pipeline.process_decoder import ProcessDecoder
 
 
 class Pictures(Dataset[Any]):
@@ -75,3 +80,62 @@ def extract(
             torch.save(torch.cat(parts), folder / f"{kind}_{i}.pt")
         torch.save(torch.cat(labels), folder / f"{kind}_labels.pt")
     return time.perf_counter() - began
+
+
+class Uint8Images(Dataset[Any]):
+    """Images decoded and transformed as by an extraction: uint8 (3, H, W)."""
+
+    def __init__(self, samples: Decoded | Files, transform: Preprocessing) -> None:
+        self.samples, self.transform = samples, transform
+
+    def __len__(self) -> int:
+        return self.samples.rows
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        image = open_image(self.samples, row)
+        return torch.from_numpy(self.transform.resize_and_crop(image).copy())
+
+
+def decoding_rates(
+    samples: Decoded | Files,
+    transform: Preprocessing,
+    *,
+    batch: int,
+    workers: int,
+    rounds: int,
+) -> list[tuple[float, float]]:
+    """Decode all samples with a DataLoader and with the process decoder, in turn.
+
+    Returns:
+        Images/s of the DataLoader and of the process decoder in each round.
+    """
+    loader = DataLoader(
+        Uint8Images(samples, transform),
+        batch_size=batch,
+        num_workers=workers,
+        persistent_workers=True,
+        multiprocessing_context="forkserver",
+    )
+    decoder = ProcessDecoder(workers=workers, shapes=[(3, *transform.input_size)], rows=batch)
+    chunks = [
+        RowRange(first, min(first + batch, samples.rows)) for first in range(0, samples.rows, batch)
+    ]
+
+    def load() -> int:
+        return sum(len(images) for images in loader)
+
+    def decode() -> int:
+        images = 0
+        for chunk in decoder.run(samples, [transform], chunks):
+            images += len(torch.from_numpy(chunk.pixels[0]))
+            chunk.release()
+        return images
+
+    def rate(run: Callable[[], int]) -> float:
+        began = time.perf_counter()
+        assert run() == samples.rows
+        return samples.rows / (time.perf_counter() - began)
+
+    rates = [(rate(load), rate(decode)) for _ in range(rounds + 1)]
+    decoder.close()
+    return rates[1:]  # the first starts the workers
