@@ -1,4 +1,4 @@
-"""Progress bars of a run of probes: one for each fit where they run one after the other, one over all tasks where they run side by side."""
+"""Progress bars of a run of probes, and a probe in a few words."""
 
 from __future__ import annotations
 
@@ -6,83 +6,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from layercache._progress import progress_bar
 from layercache.engine import Progress
 from layercache.probing.spec import ProbeSpec
 
 
 class ProgressDisplay:
-    """Shows progress while a context of it lasts; does nothing where it is not to show."""
+    """One bar per fit if probes are trained one after another, else one bar over all tasks."""
 
     def __init__(self, *, show: bool) -> None:
         self._show = show
         self._bar: Any = None
-        self._many = False
-        self._parts: dict[Any, float] = {}
+        self._fractions: dict[Any, float] | None = None
 
     @contextmanager
-    def one(self, text: str) -> Iterator[None]:
-        """A bar over the steps of a search, then over those of the final fit."""
-        with self._open(
-            desc=text, unit="step", leave=False, mininterval=0.5, dynamic_ncols=True, disable=None
-        ):
+    def one_probe(self, text: str) -> Iterator[None]:
+        """Show a bar over the steps of the search, then over those of the refit."""
+        with self._open(desc=text, unit="step"):
             yield
 
     @contextmanager
-    def many(self, tasks: int) -> Iterator[None]:
-        """A bar over so many tasks, each by its part that is done."""
-        self._many, self._parts = True, {}
+    def many_tasks(self, count: int) -> Iterator[None]:
+        """Show a bar over this many tasks, each of which counts by the fraction that is done."""
+        self._fractions = {}
         layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-        with self._open(
-            total=tasks,
-            desc=f"{tasks} fits",
-            bar_format=layout,
-            leave=False,
-            mininterval=0.5,
-            dynamic_ncols=True,
-            disable=None,
-        ):
+        with self._open(total=count, desc=f"{count} fits", bar_format=layout):
             yield
 
     def on_progress(self, task: Any, message: Progress) -> None:
-        """So much of a task is done."""
+        """Show how much of a task is done."""
         if self._bar is None:
             return
-        if self._many:
-            self._parts[task] = max(
-                self._parts.get(task, 0.0), message.done / max(message.total, 1)
-            )
-            self._bar.update(min(sum(self._parts.values()), self._bar.total) - self._bar.n)
+        if self._fractions is not None:
+            fraction = message.done / max(message.total, 1)
+            self._fractions[task] = max(self._fractions.get(task, 0.0), fraction)
+            done = min(sum(self._fractions.values()), self._bar.total)
+            self._bar.update(done - self._bar.n)
             return
         if self._bar.total != message.total or message.done < self._bar.n:
             self._bar.reset(message.total)
         self._bar.update(message.done - self._bar.n)
 
-    def task_done(self, task: Any) -> None:
-        """A task is done, whatever was heard of it."""
-        if self._many:
+    def on_done(self, task: Any) -> None:
+        """Show that a task is done, even if its last progress message was lost."""
+        if self._fractions is not None:
             self.on_progress(task, Progress(1, 1))
 
     @contextmanager
     def _open(self, **options: Any) -> Iterator[None]:
-        if not self._show:
+        with progress_bar(show=self._show, leave=False, mininterval=0.5, **options) as self._bar:
             yield
-            return
-        from tqdm import tqdm
-
-        with tqdm(**options) as self._bar:
-            yield
-        self._bar = None
+        self._bar, self._fractions = None, None
 
 
 def describe(spec: ProbeSpec) -> str:
-    """A probe in a few words, for people who watch."""
-    parts = [
-        spec.head,
-        spec.tokens.layers,
-        spec.tokens.kinds,
-        spec.tokens.spatial,
-        f"seed {spec.seed}",
-    ]
+    """Return a probe in a few words, for logs and progress bars."""
+    tokens = spec.tokens
+    parts = [spec.head, tokens.layers, tokens.kinds, tokens.spatial, f"seed {spec.seed}"]
     if spec.shots is not None:
         parts.append(f"{spec.shots} shots")
     if spec.train_fraction is not None:
