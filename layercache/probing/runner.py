@@ -180,9 +180,9 @@ class _Run:
                 bounds = group_bounds(count, configs_per_task)
                 logger.info("%s", describe_groups(count, bounds, reason="as requested"))
         display = (
-            self._display.many(len(tasks) + len(searches))
+            self._display.many_tasks(len(tasks) + len(searches))
             if self._engine.distributed
-            else self._display.one(describe(searches[0].spec))
+            else self._display.one_probe(describe(searches[0].spec))
         )
         with display:
             for task, result in pool.run(tasks):
@@ -191,7 +191,7 @@ class _Run:
                     search.record(task, result)
                     # first in the queue, while the worker holds the tokens
                     tasks.extendleft(search.next_tasks())
-                    self._display.task_done(task)
+                    self._display.on_done(task)
 
     def _on_message(self, task: Any, message: Any) -> None:
         if isinstance(message, SearchResult):

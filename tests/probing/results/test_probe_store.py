@@ -14,6 +14,7 @@ from layercache.probing.api import probe
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.probe_store import ProbeFolder, read_probe, read_probes
 from layercache.probing.results.table import read_results
+from tests.probing.quick import ONE_CONFIG
 
 
 def set_schema(folder: Path, schema: int) -> None:
@@ -73,3 +74,23 @@ def test_search_scores_come_back_unless_of_another_schema(tmp_path: Path) -> Non
     file = tmp_path / "probe" / "search.json"
     file.write_text(file.read_text().replace('"schema": 2', '"schema": 1'))
     assert folder.load_search() == ([], 0.0)
+
+
+def test_probe_record_is_plain_json_and_written_last(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from layercache.cache.storage.local import LocalStore
+
+    order: list[str] = []
+    put = LocalStore.put
+    monkeypatch.setattr(
+        LocalStore, "put", lambda self, key, parts: order.append(key) or put(self, key, parts)
+    )
+    (found,) = probe(planted(), head="linear", **ONE_CONFIG)
+    assert order[-1] == "probe.json"
+    record = json.loads(
+        (found.path / "probe.json").read_text(),
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
+    assert record["row"]["probe"] == found.path.name
+    assert len(record["configs"]) == 1

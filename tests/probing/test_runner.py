@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from layercache.errors import (
+    CacheIncompleteError,
+)
+from layercache.probing.api import probe
+from layercache.probing.training import fit as fit_module
+from layercache.probing.training import trainer
+from tests.logs import logged
+from tests.probing.quick import ONE_CONFIG
+
+
+def test_run_probes_reads_an_existing_probe_and_refresh_trains_it_again(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = planted()
+    (first,) = probe(cache, head="linear", **ONE_CONFIG)
+    fit = trainer.fit
+    calls: list[int] = []
+    monkeypatch.setattr(trainer, "fit", lambda *a, **k: calls.append(1) or fit(*a, **k))
+    with logged() as lines:
+        (again,) = probe(cache, head="linear", **ONE_CONFIG)
+    assert not calls
+    assert again.row == first.row
+    assert "already exists" in lines[0]
+    (anew,) = probe(cache, head="linear", refresh=True, **ONE_CONFIG)
+    assert len(calls) == 2
+    assert {**anew.row, "train_seconds": 0} == {**first.row, "train_seconds": 0}, (
+        "the same seed on the same device gives the same row"
+    )
+    (other,) = probe(cache, head="linear", **{**ONE_CONFIG, "lr": 0.02})
+    assert other.id != first.id
+
+
+def test_run_probes_after_a_kill_resumes_the_search(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = planted()
+    options = {**ONE_CONFIG, "lr": [0.03, 0.01, 0.003], "configs_per_pass": 1}
+    (whole,) = probe(cache, head="linear", **options)
+    train_group = fit_module._fit_group
+    trained: list[float] = []
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(kwargs["settings"][0].lr)
+        return train_group(*args, **kwargs)
+
+    monkeypatch.setattr(fit_module, "_fit_group", dying)
+    with pytest.raises(KeyboardInterrupt):
+        probe(cache, head="linear", refresh=True, **options)
+    assert trained == [0.03, 0.01]
+    assert not (whole.path / "probe.json").exists()
+    after: list[tuple[float, bool]] = []
+    monkeypatch.setattr(
+        fit_module,
+        "_fit_group",
+        lambda *a, **k: (
+            after.append((k["settings"][0].lr, k["val"] is None)) or train_group(*a, **k)
+        ),
+    )
+    (continued,) = probe(cache, head="linear", **options)
+    assert after == [(0.003, False), (whole.row["lr"], True)], (
+        "only what was missing, then the final fit"
+    )
+    assert {**continued.row, "train_seconds": 0} == {**whole.row, "train_seconds": 0}
+    assert sorted(p.name for p in continued.path.iterdir()) == [
+        ".lock",
+        "head.safetensors",
+        "predictions.npz",
+        "probe.json",
+    ]
+
+
+def test_run_probes_killed_before_the_refit_does_not_search_again(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, events = planted(), []
+    train, score = trainer.SGDTrainer.train, trainer.SGDTrainer.score
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.SGDTrainer, "train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        probe(cache, head="linear", **ONE_CONFIG)
+    monkeypatch.setattr(
+        trainer.SGDTrainer, "train", lambda *a, **k: events.append("train") or train(*a, **k)
+    )
+    monkeypatch.setattr(
+        trainer.SGDTrainer, "score", lambda *a, **k: events.append("score") or score(*a, **k)
+    )
+    probe(cache, head="linear", **ONE_CONFIG)
+    assert events == ["train"]
+
+
+def test_run_probes_of_an_incomplete_cache_raises_before_any_work(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "fit", lambda *a, **k: pytest.fail("nothing may be trained"))
+    with pytest.raises(CacheIncompleteError, match="run the same extraction again"):
+        probe(planted(finish=False), head="linear", **ONE_CONFIG)
