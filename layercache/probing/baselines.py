@@ -16,13 +16,13 @@ import torch
 from layercache._devices import free_memory
 from layercache._units import format_bytes
 from layercache.errors import OptionError, ProbeError
-from layercache.probing.budget import SHARE
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.resident import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
+from layercache.probing.options import MEMORY_FRACTION
 from layercache.probing.training.trainer import FittedModel, ProgressCallback, ScoreCallback
 
 GRIDS: Mapping[str, tuple[Mapping[str, float], ...]] = {
@@ -191,7 +191,7 @@ def _solve(c: float, x: Array, y: Array, *, class_weight: str | None) -> tuple[A
 def _matrix(dataset: TokenDataset, rows: Rows) -> tuple[Array, Array]:
     """Return tokens (N, S*D), float32, and labels, all in memory, as scikit-learn needs them."""
     needed = len(rows) * dataset.tokens * dataset.width * 4
-    available = int(SHARE * free_memory(torch.device("cpu")))
+    available = int(MEMORY_FRACTION * free_memory(torch.device("cpu")))
     if needed > available:
         raise OptionError(
             f"scikit-learn needs all tokens at once: {len(rows)} samples x {dataset.tokens} x "

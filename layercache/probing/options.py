@@ -8,6 +8,9 @@ from typing import Any
 from layercache.engine import check_engine
 from layercache.errors import OptionError
 
+MEMORY_FRACTION = 0.5
+"""Fraction of the free memory, or disk space, for tokens if no budget is given."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -22,7 +25,11 @@ class Options:
     memory_budget: int | str | None = None
     """Memory for tokens (8GB, 500MiB or bytes); None: half of the free memory."""
     disk_cache: int | str | None = None
-    """Disk space for tokens that are streamed from object storage (20GB; 0: none), so that later epochs do not read them over the network again; None: half of the free space in the folder for temporary files."""
+    """Disk space for tokens that are streamed from object storage (20GB; 0: none).
+
+    Later epochs then do not read them over the network again. None: half of the free space in the
+    folder for temporary files.
+    """
     configs_per_pass: int | None = None
     """Configurations trained together; None: as many as fit into half of the free memory."""
     refresh: bool = False

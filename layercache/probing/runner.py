@@ -45,7 +45,8 @@ VISIBILITY_POLL_S = 0.2
 def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
     """Train the probes that do not exist yet, and return all of them in the order of `specs`.
 
-    Probes that see the same tokens are trained one after another, so that the tokens are loaded once.
+    Probes that see the same tokens are trained one after another, so that the tokens are loaded
+    once.
 
     Raises:
         CacheIncompleteError: A split is not complete; raised before any work.
@@ -142,7 +143,8 @@ class _Run:
         probes: dict[str, Probe] = {}
         self._searches = {}
         with ExitStack() as stack:
-            # Every process locks in the same order, so that two that wait for each other's probes cannot deadlock.
+            # Every process locks in the same order, so that two that wait for each other's probes
+            # cannot deadlock.
             for spec in sorted((self._specs[n] for n in numbers), key=lambda spec: spec.id):
                 stack.enter_context(ProbeFolder(_folder(spec)).locked())
             for n in numbers:
@@ -200,7 +202,7 @@ class _Run:
             self._display.on_progress(task, message)
 
     def _wait_for_probe(self, search: SearchState) -> Probe:
-        """Return the probe that a worker has written; from another machine it may become visible a little later."""
+        """Return the probe that a worker has written, once it is visible on this machine."""
         path = search.folder.path
         probe = wait_until_visible(lambda: read_probe(path), distributed=self._engine.distributed)
         if probe is None:

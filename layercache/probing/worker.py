@@ -1,4 +1,4 @@
-"""One worker: scores configurations and refits the selected one; it holds the tokens that it used last."""
+"""A worker: scores configurations, refits the selected one, and keeps the tokens in memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SearchTask:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RefitTask:
-    """Select by the scores, train on all samples, test and write the probe; it has no result but the probe on disk."""
+    """Select by the scores, train on all samples, test and write the probe; it returns nothing."""
 
     probe: int
     """Number of the probe among those of the run."""
@@ -57,7 +57,7 @@ class RefitTask:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchResult:
-    """Scores of a SearchTask: the new ones as a message while it runs, all of them as its result."""
+    """Scores of a SearchTask: the new ones as a message, all of them as its result."""
 
     scores: Sequence[ConfigScore]
     """One per configuration."""
@@ -82,7 +82,7 @@ class WorkerConfig:
     """Folder that relative paths start from."""
 
     def __call__(self, emit: Emit, cores: int | None) -> ProbeWorker:
-        """Return a worker; in a process of its own (`cores` given), with this folder and as many threads as cores."""
+        """Return a worker, after setting up its process if it is one of its own (`cores`)."""
         enter_worker_process(folder=self.folder, cores=cores)
         return ProbeWorker(self, emit)
 

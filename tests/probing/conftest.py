@@ -11,7 +11,7 @@ import pytest
 
 
 class MemorySplit:
-    """As layercache.cache.find.Split, over an array (L, T, N, D) in memory; counts what is read of it."""
+    """A Split over an array (L, T, N, D) in memory, which counts reads."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class MemorySplit:
 
 @pytest.fixture
 def memory_split() -> Callable[..., MemorySplit]:
-    """memory_split(rows=, block=, layers=, width=, dtype=): random tokens of kinds cls and ap, labels 0 to 2."""
+    """memory_split(rows=, block=, ...): random tokens of kinds cls and ap, labels 0 to 2."""
 
     def make(
         *, rows: int = 100, block: int = 16, layers: int = 3, width: int = 8, dtype: str = "float16"

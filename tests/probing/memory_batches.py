@@ -1,4 +1,4 @@
-"""Features in memory, as the engine sees them: what layercache.probing.data.resident does, in a dozen lines."""
+"""Tokens in memory: what layercache.probing.data.resident does, in a dozen lines."""
 
 from __future__ import annotations
 

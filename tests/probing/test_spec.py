@@ -17,6 +17,7 @@ def test_select_tokens_that_are_not_stored_names_the_extraction(
 ) -> None:
     with pytest.raises(
         OptionError,
-        match=r"stores the tokens cls\+ap; this probe needs the tokens all. To extract them, run: layercache extract .*--layers last --tokens all",
+        match=r"stores the tokens cls\+ap; this probe needs the tokens all. To extract them, run: "
+        r"layercache extract .*--layers last --tokens all",
     ):
         probe(planted(), head="attentive-tokens", **ONE_CONFIG)

@@ -1,4 +1,4 @@
-"""The heads written the plain way: one configuration, keys and values formed for every token. What the fused heads are held to."""
+"""Reference heads, written plainly: one configuration, keys and values of every token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class TextbookAttentive(nn.Module):
-    """PROTOCOL: query, LayerNorms of their own, multi-head attention of one query over the tokens, output map, BatchNorm, classifier."""
+    """Attention of one query over the tokens, output map, BatchNorm, classifier (PROTOCOL.md)."""
 
     def __init__(
         self,

@@ -16,9 +16,9 @@ from layercache._units import format_bytes
 from layercache.cache.cache import Cache
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.read_cache import ReadCache
-from layercache.probing.budget import SHARE
 from layercache.probing.data.resident import Selection, Source, TokenDataset
 from layercache.probing.data.streaming import least_budget, load
+from layercache.probing.options import MEMORY_FRACTION
 from layercache.probing.spec import TokenSelection
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,9 @@ class Loader:
         if self._spool is None:
             folder = Path(tempfile.gettempdir())
             budget = (
-                int(SHARE * shutil.disk_usage(folder).free) if self._disk is None else self._disk
+                int(MEMORY_FRACTION * shutil.disk_usage(folder).free)
+                if self._disk is None
+                else self._disk
             )
             self._spool = ReadCache(budget=budget, parent=folder)
             why = f"half of what is free in {folder}" if self._disk is None else "as requested"

@@ -17,9 +17,9 @@ import torch
 from layercache._devices import free_memory
 from layercache._units import format_bytes
 from layercache.errors import OptionError
-from layercache.probing.budget import SHARE
 from layercache.probing.data.collate import gather, normalise, room
 from layercache.probing.data.resident import Part, ResidentTokens, Selection, TokenDataset
+from layercache.probing.options import MEMORY_FRACTION
 
 Block = tuple[int, int]
 MODES = ("auto", "resident", "stream")
@@ -142,7 +142,7 @@ def load(
     """
     if mode not in MODES:
         raise OptionError(f"--features is auto, resident or stream; came {mode!r}")
-    room = budget if budget is not None else int(SHARE * free_memory(device))
+    room = budget if budget is not None else int(MEMORY_FRACTION * free_memory(device))
     limit = (
         "the rest of --memory" if budget is not None else f"half of what is free on {device.type}"
     )
@@ -154,7 +154,7 @@ def load(
         return ResidentTokens(
             selection, device=device
         ), f"resident on {device.type}: {size} ({why})"
-    host = budget if budget is not None else int(SHARE * free_memory(torch.device("cpu")))
+    host = budget if budget is not None else int(MEMORY_FRACTION * free_memory(torch.device("cpu")))
     streamed = StreamedTokens(selection, device=device, budget=host)
     row = selection.nbytes // len(selection.keep)
     why = "as requested" if mode == "stream" else f"more than {format_bytes(room)}, {limit}"

@@ -20,10 +20,13 @@ MAX_LISTED_CLASSES = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainSubset:
-    """Training samples of one probe. One byte per row of the split, so that it can travel with every task."""
+    """Training samples and folds of one probe.
+
+    It takes one byte per row of the split, so that it can travel with every task.
+    """
 
     roles: NDArray[np.int8]
-    """(rows of the split,): the fold that holds a row out, ALWAYS_TRAIN, or LEFT_OUT of the subset."""
+    """Fold that holds a row out, or ALWAYS_TRAIN, or LEFT_OUT, (rows of the split,)."""
     n_folds: int
     """Number of folds; 0 if nothing can be held out (1 shot)."""
     empty_classes: tuple[str, ...]
@@ -58,7 +61,10 @@ def sample_subset(spec: ProbeSpec, split: Split) -> TrainSubset:
         more = len(empty) - MAX_LISTED_CLASSES
         listed = ", ".join(empty[:MAX_LISTED_CLASSES]) + (f" and {more} more" if more > 0 else "")
         logger.info(
-            f"{len(empty)} of {len(classes)} classes have no training sample and get weight 0: {listed}"
+            "%d of %d classes have no training sample and get weight 0: %s",
+            len(empty),
+            len(classes),
+            listed,
         )
     if parts:
         held_out = labels[parts[0].val]
@@ -67,8 +73,10 @@ def sample_subset(spec: ProbeSpec, split: Split) -> TrainSubset:
             scored = check_labels(held_out, classes, where=where)
         if lacking := int(((counts > 0) & (scored == 0)).sum()):
             logger.info(
-                f"{lacking} of {len(classes)} classes have too few samples for the validation part; "
-                "the others are scored"
+                "%d of %d classes have too few samples for the validation part; "
+                "the others are scored",
+                lacking,
+                len(classes),
             )
     roles = np.full(len(split.labels), LEFT_OUT, dtype=np.int8)
     roles[rows] = ALWAYS_TRAIN

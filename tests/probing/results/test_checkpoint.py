@@ -13,7 +13,8 @@ from layercache.probing.heads import HeadSpec, build
 from layercache.probing.results.checkpoint import Checkpoint, Provenance, load_head
 
 ORIGIN = Provenance(
-    model="m", architecture="a", weights="ab" * 32, depth=4, tap="norm2", projected=False, preprocessing={"mean": [0.5]}, dataset="d",
+    model="m", architecture="a", weights="ab" * 32, depth=4, tap="norm2", projected=False,
+    preprocessing={"mean": [0.5]}, dataset="d",
     classes=("x", "y", "z"), pairs=((1, "cls"), (4, "ap")), fingerprints=("f" * 64,),
 )  # fmt: skip
 
@@ -30,7 +31,7 @@ def made(kind: str, **spec: Any) -> Checkpoint:
     ("kind", "spec"),
     [("linear", {}), ("attentive", {}), ("hybrid", {"groups": (0, 1), "attention_heads": 4})],
 )
-def test_a_head_comes_back_as_it_was(tmp_path: Path, kind: str, spec: dict[str, Any]) -> None:
+def test_load_head_returns_what_was_stored(tmp_path: Path, kind: str, spec: dict[str, Any]) -> None:
     head = made(kind, **spec)
     (tmp_path / "head.safetensors").write_bytes(head.to_bytes())
     for path in (tmp_path, tmp_path / "head.safetensors", str(tmp_path)):
@@ -48,7 +49,7 @@ def test_a_head_comes_back_as_it_was(tmp_path: Path, kind: str, spec: dict[str, 
     assert torch.equal(back.predict(x), head.predict(x))
 
 
-def test_a_linear_head_normalises_and_maps() -> None:
+def test_predict_of_a_linear_head_normalizes_and_maps_tokens() -> None:
     head = made("linear")
     x = np.random.default_rng(0).normal(size=(5, 2, 8))
     flat = (x / np.linalg.norm(x, axis=2, keepdims=True)).reshape(5, 16)
@@ -69,7 +70,7 @@ def test_attention_sums_to_one_over_the_tokens() -> None:
         made("linear").attention(x)
 
 
-def test_other_tokens_are_refused_with_the_names_of_the_right_ones() -> None:
+def test_predict_on_other_tokens_names_the_expected_ones() -> None:
     with pytest.raises(
         HeadMismatchError,
         match=r"expects tokens \(images, 2, 8\), 1:cls, 4:ap of m, got \(5, 3, 8\)",
@@ -77,7 +78,7 @@ def test_other_tokens_are_refused_with_the_names_of_the_right_ones() -> None:
         made("linear").predict(np.zeros((5, 3, 8)))
 
 
-def test_files_that_are_no_heads(tmp_path: Path) -> None:
+def test_load_head_of_other_files_raises(tmp_path: Path) -> None:
     with pytest.raises(
         ProbeNotFoundError, match=r"expected a trained head here.*layercache results"
     ):
@@ -96,6 +97,6 @@ def test_load_head_of_schema_1_names_the_remedy(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, str(file), metadata={"layercache": '{"schema": 1}'})
     with pytest.raises(
         ProbeSchemaError,
-        match=r"head.safetensors: expected a head of schema 2, got schema 1.*`layercache probe` again",
+        match=r"expected a head of schema 2, got schema 1.*`layercache probe` again",
     ):
         load_head(file)

@@ -15,11 +15,14 @@ from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table import COLUMNS, Results, read_results
 
 ROW = {
-    "probe": "0", "model": "m", "dataset": "d", "head": "linear", "layers": "last", "tokens": "cls", "spatial": "", "n_tokens": 1, "num_heads": 0,
-    "embedding": False, "seed": 0, "shots": None, "train_fraction": None, "lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0, "config": "",
-    "val_balanced_accuracy": 0.5, "test_balanced_accuracy": 0.5, "test_top1_accuracy": 0.5, "test_top5_accuracy": 0.9, "test_mean_average_precision": None,
-    "test_ci95_low": 0.4, "test_ci95_high": 0.6, "n_params": 1234, "n_configs": 21, "train_seconds": 1.25,
-    "fingerprint": "f", "weights_digest": "w", "dataset_digest": "x", "train_config_digest": "p", "grid_digest": "g", "precision": "fp32", "epochs": 40, "tap": "norm2",
+    "probe": "0", "model": "m", "dataset": "d", "head": "linear", "layers": "last",
+    "tokens": "cls", "spatial": "", "n_tokens": 1, "num_heads": 0, "embedding": False, "seed": 0,
+    "shots": None, "train_fraction": None, "lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0,
+    "config": "", "val_balanced_accuracy": 0.5, "test_balanced_accuracy": 0.5,
+    "test_top1_accuracy": 0.5, "test_top5_accuracy": 0.9, "test_mean_average_precision": None,
+    "test_ci95_low": 0.4, "test_ci95_high": 0.6, "n_params": 1234, "n_configs": 21,
+    "train_seconds": 1.25, "precision": "fp32", "epochs": 40, "tap": "norm2", "fingerprint": "f",
+    "weights_digest": "w", "dataset_digest": "x", "train_config_digest": "p", "grid_digest": "g",
 }  # fmt: skip
 
 
@@ -28,14 +31,14 @@ def made(**changes: Any) -> Probe:
     return Probe(path=Path(f"/nowhere/probes/{row['probe']}"), spec={}, row=row, configs=())
 
 
-def test_the_table_has_one_row_for_each_probe_and_every_column() -> None:
+def test_table_has_one_row_per_probe_and_every_column() -> None:
     table = Results([made(probe="1"), made(probe="2", shots=5)]).table
     assert tuple(table.columns) == COLUMNS
     assert table["path"].tolist() == ["/nowhere/probes/1", "/nowhere/probes/2"]
     assert table["test_mean_average_precision"].isna().all()
 
 
-def test_seeds_are_averaged_and_nothing_else() -> None:
+def test_over_seeds_averages_probes_that_differ_in_the_seed_only() -> None:
     scores = [0.5, 0.6, 0.8]
     probes = [made(probe=str(s), seed=s, test_balanced_accuracy=v) for s, v in enumerate(scores)]
     table = Results(
@@ -52,9 +55,7 @@ def test_seeds_are_averaged_and_nothing_else() -> None:
     assert np.isnan(table["test_balanced_accuracy_std"][1])
 
 
-def test_the_gain_is_over_the_linear_head_on_the_last_class_token_of_the_same_model_data_and_seed() -> (
-    None
-):
+def test_gain_is_over_the_linear_head_of_the_same_model_dataset_and_seed() -> None:
     probes = [
         made(probe="base0", test_balanced_accuracy=0.5),
         made(probe="base1", seed=1, test_balanced_accuracy=0.6),
@@ -90,7 +91,7 @@ def test_the_gain_is_over_the_linear_head_on_the_last_class_token_of_the_same_mo
     np.testing.assert_allclose(alone.with_gain(among=Results(probes))["gain"], [0.4])
 
 
-def test_of_several_baselines_the_one_of_the_same_cache_and_protocol_counts() -> None:
+def test_gain_prefers_the_baseline_of_the_same_cache_and_training() -> None:
     probes = [
         made(probe="large", n_configs=99, train_config_digest="q", test_balanced_accuracy=0.1),
         made(probe="same", test_balanced_accuracy=0.5),
@@ -100,7 +101,7 @@ def test_of_several_baselines_the_one_of_the_same_cache_and_protocol_counts() ->
     assert Results(probes).with_gain()["baseline"][3] == "same"
 
 
-def test_filters_name_columns() -> None:
+def test_filter_by_columns_keeps_matching_probes() -> None:
     results = Results([made(probe="1"), made(probe="2", head="attentive")])
     assert [p.id for p in results.filter(head="attentive")] == ["2"]
     assert len(results.filter(model=None)) == 2
@@ -109,7 +110,7 @@ def test_filters_name_columns() -> None:
         results.filter(colour="red")
 
 
-def test_the_printed_table() -> None:
+def test_to_text_shows_what_differs_and_scores_in_percent() -> None:
     text = Results(
         [made(probe="1"), made(probe="2", head="attentive", seed=1, test_balanced_accuracy=0.75)]
     ).to_text()
@@ -133,7 +134,7 @@ def test_the_printed_table() -> None:
     assert "epochs" not in alike, "and no more than that"
 
 
-def test_markdown_and_latex_carry_the_same_figures() -> None:
+def test_format_table_as_markdown_and_latex_holds_the_same_values() -> None:
     table = pd.DataFrame(
         {
             "head": ["linear_a"],
@@ -154,7 +155,7 @@ def test_markdown_and_latex_carry_the_same_figures() -> None:
         format_table(table, "html")
 
 
-def test_exports_come_back(tmp_path: Path) -> None:
+def test_export_to_csv_markdown_and_latex_holds_the_table(tmp_path: Path) -> None:
     results = Results(
         [made(probe="1"), made(probe="2", head="attentive", test_balanced_accuracy=0.75)]
     )
@@ -167,7 +168,7 @@ def test_exports_come_back(tmp_path: Path) -> None:
         results.export(tmp_path / "t.xlsx")
 
 
-def test_parquet_comes_back_or_says_what_is_missing(
+def test_export_to_parquet_without_pyarrow_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = Results([made()])
@@ -182,7 +183,7 @@ def test_parquet_comes_back_or_says_what_is_missing(
     assert pd.read_parquet(results.export(tmp_path / "t.parquet"))["lr"].tolist() == [0.1]
 
 
-def test_probes_are_found_below_a_root_and_beside_a_cache(
+def test_read_results_finds_probes_below_a_root_and_of_a_cache(
     planted: Callable[..., Any], tmp_path: Path
 ) -> None:
     one, two = planted(), planted(model="another")
@@ -201,7 +202,7 @@ def test_probes_are_found_below_a_root_and_beside_a_cache(
     )
 
 
-def test_the_summary_names_the_interval_and_the_folder() -> None:
+def test_summary_gives_the_best_probe_its_interval_and_the_folder() -> None:
     said = Results(
         [made(probe="1"), made(probe="2", head="attentive", test_balanced_accuracy=0.75)]
     ).summary()
