@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from layercache.errors import OptionError
 from layercache.reporting.dependencies import require
 
+RESAMPLES = 2000
+"""Number of bootstrap resamples."""
 MAX_ENUMERATED = 12
 """Number of models up to which ties are tested exactly, by all 2^n sign patterns."""
 
@@ -41,7 +43,7 @@ class WilcoxonResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedBootstrap:
-    """Gain in balanced accuracy of one head over another, with its bootstrap interval."""
+    """Gain in balanced accuracy of one head over another, with its interval."""
 
     gain: float
     """Difference of balanced accuracies, 0..1."""
@@ -49,14 +51,10 @@ class PairedBootstrap:
     """Lower end of the interval (percentile bootstrap)."""
     high: float
     """Upper end of the interval."""
-    level: float
-    """Coverage of the interval."""
     p: float
     """One-sided p value: (1 + number of resamples without a gain) / (1 + number of resamples)."""
     n_images: int
     """Number of test images."""
-    n_resamples: int
-    """Number of bootstrap resamples."""
 
 
 def wilcoxon_greater(differences: ArrayLike) -> WilcoxonResult:
@@ -109,7 +107,7 @@ def paired_bootstrap(
     baseline_correct: ArrayLike,
     *,
     labels: Sequence[int] | NDArray[Any],
-    n_resamples: int = 2000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedBootstrap:
@@ -121,7 +119,7 @@ def paired_bootstrap(
         correct: (N,), whether the head classifies each image correctly, 0/1 or the share of seeds.
         baseline_correct: (N,), the same for the baseline.
         labels: (N,), class numbers; balanced accuracy is the mean over classes of the mean within.
-        n_resamples: Number of resamples.
+        resamples: Number of resamples.
         level: Coverage of the interval.
         seed: Seed of the resampling.
 
@@ -138,24 +136,22 @@ def paired_bootstrap(
         )
     rng = np.random.default_rng(seed)
     classes = np.unique(y)
-    gain, resampled = 0.0, np.zeros(n_resamples)
+    gain, totals = 0.0, np.zeros(resamples)
     for c in classes:
         difference = (a - b)[y == c]
         n = len(difference)
         gain += difference.mean() / len(classes)
         # drawing n of a few distinct values with replacement is drawing their counts: a multinomial
         values, counts = np.unique(difference, return_counts=True)
-        drawn = rng.multinomial(n, counts / n, size=n_resamples)
-        resampled += drawn @ values / (n * len(classes))
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+        drawn = rng.multinomial(n, counts / n, size=resamples)
+        totals += drawn @ values / (n * len(classes))
+    low, high = np.quantile(totals, [(1 - level) / 2, (1 + level) / 2])
     # 1e-12: a resample without any difference may sum to a rounding error
-    p = (1 + int((resampled <= 1e-12).sum())) / (1 + n_resamples)
+    p = (1 + int((totals <= 1e-12).sum())) / (1 + resamples)
     return PairedBootstrap(
         gain=gain,
         low=float(low),
         high=float(high),
-        level=level,
         p=p,
         n_images=len(y),
-        n_resamples=n_resamples,
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layercache.reporting.data import find_combinations, load_report_data
+from layercache.reporting.data import load_report_data
 from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.published import BASELINE, FUSION, ProbeKind
 from tests.reporting import synthetic
@@ -73,24 +73,6 @@ def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
         seed=1,
     )
     assert list(select_kind(load_report_data([cache]).standard, FUSION)["accuracy"]) == [0.25, 0.25]
-
-
-def test_find_combinations_groups_caches_of_different_tokens(tmp_path):
-    plain = synthetic.make_cache(tmp_path)
-    dense = synthetic.make_cache(tmp_path, layers=(4,), tokens=("cls", "patch/0", "patch/1"))
-    other = synthetic.make_cache(tmp_path, model="vit_other")
-    result = find_combinations([dense, other, plain])
-    assert {s.name: [c.path for c in s.caches] for s in result} == {
-        "vit_toy on toys": [plain.path, dense.path],
-        "vit_other on toys": [other.path],
-    }
-    synthetic.save_probe(
-        plain, head="linear", layers="last", tokens="cls", correct=synthetic.first(40)
-    )
-    synthetic.save_probe(
-        dense, head="attentive", layers="last", tokens="all", correct=synthetic.first(80)
-    )
-    assert list(gains_over_baseline(load_report_data([plain, dense]).standard)["gain"]) == [25.0]
 
 
 def test_bootstrap_and_predictions_are_paired_over_the_same_images(cache):

@@ -81,7 +81,7 @@ def images(seed, n, gain):
 
 def test_paired_bootstrap_interval_agrees_with_scipy():
     a, b, y = images(1, 400, 0.2)
-    ours = paired_bootstrap(a, b, labels=y, n_resamples=4000)
+    ours = paired_bootstrap(a, b, labels=y, resamples=4000)
     parts = [(a.astype(float) - b)[y == c] for c in range(5)]
     assert ours.gain == pytest.approx(np.mean([part.mean() for part in parts]))
     # scipy resamples several samples independently, which is resampling within the classes
@@ -98,15 +98,15 @@ def test_paired_bootstrap_interval_agrees_with_scipy():
 
 def test_paired_bootstrap_detects_an_effect_only_if_there_is_one():
     strong = paired_bootstrap(
-        *images(2, 600, 0.2)[:2], labels=images(2, 600, 0.2)[2], n_resamples=500
+        *images(2, 600, 0.2)[:2], labels=images(2, 600, 0.2)[2], resamples=500
     )
     assert strong.low > 0
     assert strong.p == pytest.approx(1 / 501)
     same = images(3, 300, 0.2)[1]
-    none = paired_bootstrap(same, same, labels=np.zeros(300, int), n_resamples=200)
+    none = paired_bootstrap(same, same, labels=np.zeros(300, int), resamples=200)
     assert (none.gain, none.low, none.high, none.p) == (0, 0, 0, 1)
     p = [
-        paired_bootstrap(*_pair(seed), labels=np.arange(200) % 4, n_resamples=200).p
+        paired_bootstrap(*_pair(seed), labels=np.arange(200) % 4, resamples=200).p
         for seed in range(60)
     ]
     assert np.mean(np.array(p) <= 0.05) < 0.15
@@ -121,6 +121,6 @@ def test_paired_bootstrap_weighs_classes_equally():
     labels = np.array([0] * 98 + [1] * 2)
     better, base = np.zeros(100), np.zeros(100)
     better[98:] = 1
-    assert paired_bootstrap(better, base, labels=labels, n_resamples=50).gain == pytest.approx(0.5)
+    assert paired_bootstrap(better, base, labels=labels, resamples=50).gain == pytest.approx(0.5)
     with pytest.raises(OptionError, match="three vectors over the same images"):
         paired_bootstrap(better, base[:-1], labels=labels)

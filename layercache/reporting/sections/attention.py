@@ -10,7 +10,8 @@ from layercache.reporting.attention_weights import (
     arrange_attention,
     average_attention,
 )
-from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.combination import Combination
+from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import format_percent
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap, attention_overview

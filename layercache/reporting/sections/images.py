@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from layercache._units import pluralize
-from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.combination import Combination
+from layercache.reporting.data import ReportData
 from layercache.reporting.error_analysis import changed_confusions, changed_images
 from layercache.reporting.page import (
     Block,

@@ -18,7 +18,7 @@ from layercache.reporting.gains import (
 )
 from layercache.reporting.page import Block, CommandHint, Heading, Section, Table, Text
 from layercache.reporting.published import BASELINE, FUSION, ProbeKind
-from layercache.reporting.statistics import PairedBootstrap
+from layercache.reporting.statistics import RESAMPLES, PairedBootstrap
 
 TITLE = "Significance of the gains"
 SIGNIFICANCE = 0.05
@@ -140,8 +140,8 @@ def _over_images(data: ReportData) -> list[Block]:
         return [hint]
     caption = (
         "Paired bootstrap against the last layer's CLS: test images are drawn with replacement "
-        "within each class, the same ones for both heads, 2000 times. low and high bound the 95 % "
-        "interval of the gain; p is the share of resamples without a gain."
+        f"within each class, the same ones for both heads, {RESAMPLES} times. low and high bound "
+        "the 95 % interval of the gain; p is the share of resamples without a gain."
     )
     frame = pd.DataFrame(rows)
     view = frame[~frame["layers"].str.fullmatch(r"\d+")]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from layercache.cache import Cache, Split
 from layercache.cache.cache import extract_command
-from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.combination import Combination
+from layercache.reporting.data import ReportData
 from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.curves import scatter

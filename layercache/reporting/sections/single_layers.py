@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.combination import Combination
+from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import format_percent
 from layercache.reporting.gains import mean_accuracies, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section, Table

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layercache.reporting.data import Combination, ReportData
+from layercache.reporting.combination import Combination
+from layercache.reporting.data import ReportData
 from layercache.reporting.gains import gains_over_baseline, ordered_kinds, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section
 from layercache.reporting.plotting.curves import lines
