@@ -18,9 +18,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Compressor:
-    """A compressor of zarr's own:
+    """A compressor of zarr's own, as NAME or NAME:LEVEL.
 
-    "zstd", "zstd:LEVEL", "blosc" or "blosc:LEVEL" (zstd in blosc, bytes shuffled).
+    NAME is "zstd", or "blosc" (zstd in blosc, with shuffled bytes).
     """
 
     text: str

@@ -246,10 +246,7 @@ class SplitLayout:
 
     @cached_property
     def chunk_stride(self) -> int:
-        """Bytes from one inner chunk of an uncompressed shard to the next:
-
-        R tokens and their crc32c.
-        """
+        """Bytes of an inner chunk of an uncompressed shard: R tokens and their crc32c."""
         return self.block_rows * self.row_bytes + CRC_BYTES
 
     @cached_property

@@ -49,10 +49,7 @@ class Shard:
 def encode_shard(
     layout: SplitLayout, tokens_ltnd: Array, *, compressor: Compressor | None = None
 ) -> Shard:
-    """Return the shard of one row block:
-
-    C-contiguous tokens (L, T, n, D), padded with NaN to R rows.
-    """
+    """Return the shard of one row block, C-contiguous tokens (L, T, n, D), padded with NaN."""
     n_padding = layout.block_rows - tokens_ltnd.shape[2]
     padding = np.full((n_padding, layout.spec.width), np.nan, layout.dtype)
     parts: list[Any] = []
