@@ -181,7 +181,7 @@ def extract_command(
         "--layers": layers,
         "--tokens": tokens,
         "--precision": spec.precision if spec.precision != "fp32" else None,
-        "--store-dtype": spec.storage_dtype if spec.storage_dtype != "float16" else None,
+        "--storage-dtype": spec.storage_dtype if spec.storage_dtype != "float16" else None,
         "--cache": root
         if cache.path == cache_folder(root, spec) and root != cache_root()
         else None,

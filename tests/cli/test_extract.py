@@ -72,7 +72,7 @@ def test_extract_prints_the_plan_and_the_result_and_does_nothing_the_second_time
         ),
         (
             ("-m", "vit_nano", "-d", "digits", "--layers", "13"),
-            "error: --layers 13: this model has layers 1 to 12, not 13",
+            "error: layers: expected numbers from 1 to 12 for this model, got 13",
         ),
         (
             ("-m", "vit_nano", "-d", "digits", "--tokens", "grid:9"),

@@ -49,7 +49,7 @@ print(run({str(tmp_path / "cut")!r}, workers=0)[0].images)
 """).stdout
     assert "StorageError" in said
     assert (
-        "Free some space (or choose another disk with --cache) and run the same command again: it continues"
+        "Free some space (or choose a root on another disk) and run the same command again: it continues"
         in said
     )
     assert said.splitlines()[-1] == "53"

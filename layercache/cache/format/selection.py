@@ -8,32 +8,35 @@ from layercache.cache.format.spec import CacheSpec
 from layercache.errors import OptionError, UnknownNameError
 
 LAYER_WORDS = ("last", "mid-last", "quarter", "all")
+_QUARTERS = {"last": (4,), "mid-last": (2, 4), "quarter": (1, 2, 3, 4)}
+"""Layers of a word, as quarters of the depth."""
 
 
 def parse_layers(layers: str, depth: int) -> tuple[int, ...]:
     """Return layer numbers out of 1..depth, ascending.
 
-    `layers` is `last`, `mid-last`, `quarter` (B/4, B/2, 3B/4, B), `all`, or numbers as in "1,5,9".
+    Args:
+        layers: `last`, `mid-last`, `quarter` (B/4, B/2, 3B/4, B), `all`, or numbers as in "1,5,9".
+        depth: Number of blocks B of the model.
 
-    Raises OptionError if a number is outside 1..depth or no number is given, UnknownNameError if a
-    word is not known.
+    Raises:
+        OptionError: A number is outside 1..depth.
+        UnknownNameError: It is neither a word nor numbers.
     """
     text = layers.strip()
-    if text in LAYER_WORDS:
-        quarters = {"last": (4,), "mid-last": (2, 4), "quarter": (1, 2, 3, 4)}
-        if text == "all":
-            return tuple(range(1, depth + 1))
-        return tuple(sorted({max(1, q * depth // 4) for q in quarters[text]}))
-    parts = [p.strip() for p in text.split(",")]
-    if not all(re.fullmatch(r"[+-]?\d+", p) for p in parts):
-        raise UnknownNameError(
-            "layer choice", layers, LAYER_WORDS, hint='(or numbers, as in "1,5,9")'
-        )
-    numbers = tuple(sorted({int(p) for p in parts}))
-    outside = [n for n in numbers if not 1 <= n <= depth]
+    if text == "all":
+        return tuple(range(1, depth + 1))
+    if text in _QUARTERS:
+        return tuple(sorted({max(1, quarter * depth // 4) for quarter in _QUARTERS[text]}))
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[+-]?\d+", part) for part in parts):
+        hint = '(or numbers, as in "1,5,9")'
+        raise UnknownNameError("layer choice", layers, LAYER_WORDS, hint=hint)
+    numbers = tuple(sorted({int(part) for part in parts}))
+    outside = [number for number in numbers if not 1 <= number <= depth]
     if outside:
         raise OptionError(
-            f"--layers {layers}: this model has layers 1 to {depth}, not "
+            f"layers: expected numbers from 1 to {depth} for this model, got "
             f"{', '.join(map(str, outside))}"
         )
     return numbers
@@ -42,51 +45,58 @@ def parse_layers(layers: str, depth: int) -> tuple[int, ...]:
 def parse_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
     """Return token names out of `stored`, in stored order.
 
-    `tokens` is "cls", "ap", "cls+ap" (or "cls,ap"), "grid:K", "patch" (all of them), "all", or full
-    names.
+    Args:
+        tokens: "cls", "ap", "cls+ap" (or "cls,ap"), "grid:K", "patch" (all of them), full names, or
+            "all": the class token, if stored, and every patch token.
+        stored: Names of the stored tokens.
 
-    "all" is the class token, if stored, and every patch token. Raises UnknownNameError, naming what
-    is stored.
+    Raises:
+        UnknownNameError: Nothing of that name is stored; the message lists what is.
     """
-    chosen: set[str] = set()
-    for word in (w.strip() for w in re.split(r"[+,]", tokens)):
+    selected: set[str] = set()
+    for word in (part.strip() for part in re.split(r"[+,]", tokens)):
         if word == "all":
-            names = {t for t in stored if t.startswith("patch/")}
-            names |= {"cls"} & set(stored) if names else set()
+            names = {token for token in stored if token.startswith("patch/")}
+            if names:
+                names |= {"cls"} & set(stored)
         else:
-            names = {t for t in stored if t == word or t.startswith(word + "/")} if word else set()
+            names = {
+                token
+                for token in stored
+                if word and (token == word or token.startswith(f"{word}/"))
+            }
         if not names:
-            kinds = list(dict.fromkeys(t.split("/")[0] for t in stored))
-            raise UnknownNameError(
-                "token kind",
-                word,
-                kinds,
-                hint=f"(this cache stores {', '.join(kinds)}; extract others with --tokens)",
-            )
-        chosen |= names
-    return tuple(t for t in stored if t in chosen)
+            kinds = list(dict.fromkeys(token.split("/")[0] for token in stored))
+            hint = f"(this cache stores {', '.join(kinds)}; extract it again with other tokens)"
+            raise UnknownNameError("token kind", word, kinds, hint=hint)
+        selected |= names
+    return tuple(token for token in stored if token in selected)
 
 
 def select_pairs(
     spec: CacheSpec, *, layers: str | tuple[int, ...], tokens: str | tuple[str, ...]
 ) -> tuple[tuple[int, str], ...]:
-    """Return the selected (layer, token) pairs, layer-major.
+    """Return the selected (layer, token) pairs of a cache, layer-major.
 
-    Layers and tokens are words as in `parse_layers` and `parse_tokens`, or the numbers and names
-    themselves.
+    Args:
+        spec: The cache's.
+        layers: A word as in `parse_layers`, or numbers.
+        tokens: A word as in `parse_tokens`, or names.
 
-    Raises OptionError if a layer is not stored, UnknownNameError if a token kind is not.
+    Raises:
+        OptionError: A layer is not stored.
+        UnknownNameError: A token is not stored.
     """
     numbers = parse_layers(layers, spec.depth) if isinstance(layers, str) else tuple(layers)
     names = parse_tokens(tokens, spec.tokens) if isinstance(tokens, str) else tuple(tokens)
-    missing = [n for n in numbers if n not in spec.layers]
+    missing = [number for number in numbers if number not in spec.layers]
     if missing:
         stored = ", ".join(map(str, spec.layers))
         raise OptionError(
-            f"layer {', '.join(map(str, missing))} is not in this cache, which stores {stored}: "
-            f"extract again with --layers {layers}"
+            f"layers: expected some of {stored}, which this cache stores, got "
+            f"{', '.join(map(str, missing))}: extract it again with layers {layers}"
         )
     for name in names:
         if name not in spec.tokens:
             raise UnknownNameError("token", name, spec.tokens)
-    return tuple((n, t) for n in numbers for t in names)
+    return tuple((number, name) for number in numbers for name in names)

@@ -44,16 +44,16 @@ class DatasetIdentity:
     """Identity of a dataset: what determines a cache."""
 
     name: str
-    """The name given to --dataset, a path reduced to its last folder; also the cache's folder
+    """Name given to `extract` as dataset, a path reduced to its last folder; also the folder's
     name."""
     classes: tuple[str, ...]
     """Class names; label c is classes[c]."""
     multi_label: bool
     """Labels are (N, C) 0/1 instead of (N,) class numbers."""
     limit: int | None
-    """Samples per split kept by --limit (stratified), or None."""
+    """Number of samples kept per split (stratified), or None."""
     limit_seed: int
-    """Seed of the sampling by --limit; 0 where limit is None."""
+    """Seed of the sampling; 0 where limit is None."""
     splits: Mapping[str, SplitIdentity]
     """Every split of the dataset, extracted or not."""
 
@@ -63,7 +63,7 @@ class CacheSpec:
     """Everything that determined the bytes of a cache."""
 
     model: str
-    """The name given to --model; the folder's name, not part of the fingerprint."""
+    """Name given to `extract` as model; the folder's name, not part of the fingerprint."""
     architecture: str
     """timm's architecture name."""
     weights: str

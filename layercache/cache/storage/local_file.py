@@ -91,9 +91,9 @@ def translate_errors(target: Path) -> Iterator[None]:
         if isinstance(e, StorageError) or e.errno not in _FORBIDDEN | _NO_ROOM:
             raise
         if e.errno in _FORBIDDEN:
-            remedy = "Get write permission (or choose another root with --cache)"
+            remedy = "Get write permission (or choose another root)"
         else:
-            remedy = "Free some space (or choose another disk with --cache)"
+            remedy = "Free some space (or choose a root on another disk)"
         raise StorageError(
             f"{target}: cannot be written: {e.strerror or e}. No partly written file was "
             "committed; the row blocks committed before are kept. "

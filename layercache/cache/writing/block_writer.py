@@ -172,20 +172,19 @@ class BlockWriter:
         remedies = []
         if kind == "infinite" and spec.storage_dtype == "float16":
             remedies.append(
-                "it may only overflow float16, whose largest value is 65504: try --store-dtype "
-                "float32"
+                "it may only overflow float16, whose largest value is 65504: try storage "
+                "dtype float32"
             )
         if spec.precision != "fp32":
-            remedies.append(f"the forward may overflow {spec.precision}: try --precision fp32")
+            remedies.append(f"the forward may overflow {spec.precision}: try precision fp32")
         if not remedies:
             remedies.append(
-                "the forward gave no finite number: check the checkpoint, or leave the layer out "
-                "with --layers"
+                "the forward gave no finite number: check the checkpoint, or leave this layer out"
             )
         return NonFiniteError(
             f"model {spec.model}, layer {spec.layers[layer]}, token {spec.tokens[token]!r}, sample "
-            f"{self._ids[start + row]!r} of split "
-            f"{self._layout.split!r}: the token is {kind}; {'; '.join(remedies)}"
+            f"{self._ids[start + row]!r} of split {self._layout.split!r}: the token is {kind}; "
+            f"{'; '.join(remedies)}"
         )
 
 

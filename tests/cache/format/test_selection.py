@@ -32,7 +32,9 @@ def test_parse_layers_of_words_and_numbers_returns_sorted_numbers(
 
 @pytest.mark.parametrize("words", ["0", "13", "-1", "1,13"])
 def test_parse_layers_outside_the_depth_raises(words: str) -> None:
-    with pytest.raises(OptionError, match=rf"--layers {words}: this model has layers 1 to 12, not"):
+    with pytest.raises(
+        OptionError, match="layers: expected numbers from 1 to 12 for this model, got"
+    ):
         parse_layers(words, 12)
 
 
@@ -70,7 +72,7 @@ def test_parse_tokens_of_all_without_class_token_returns_the_patches() -> None:
 @pytest.mark.parametrize("words", ["all", "grid:2", "cls+grid:3", "", "cls+"])
 def test_parse_tokens_of_what_is_not_stored_raises_naming_what_is(words: str) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"this cache stores cls, ap; extract others with --tokens"
+        UnknownNameError, match=r"this cache stores cls, ap; extract it again with other tokens"
     ):
         parse_tokens(words, ("cls", "ap"))
 
@@ -86,7 +88,7 @@ def test_select_pairs_is_layer_major() -> None:
 
 
 def test_select_pairs_of_a_layer_that_is_not_stored_raises() -> None:
-    with pytest.raises(OptionError, match=r"layer 3, 9 is not in this cache, which stores 6, 12"):
+    with pytest.raises(OptionError, match=r"layers: expected some of 6, 12, .* got 3, 9"):
         select_pairs(make_spec(), layers="quarter", tokens="cls")
     with pytest.raises(UnknownNameError, match="unknown token 'register'"):
         select_pairs(make_spec(), layers="last", tokens=("register",))

@@ -205,8 +205,8 @@ def test_write_of_a_token_that_is_not_finite_raises_naming_it(
         with pytest.raises(NonFiniteError, match=text) as caught:
             write_pending(writer, tokens)
         overflow = dtype == "float16" and word == "infinite"
-        assert ("--store-dtype float32" in str(caught.value)) == overflow
-        assert ("--precision fp32" in str(caught.value)) == (
+        assert ("storage dtype float32" in str(caught.value)) == overflow
+        assert ("precision fp32" in str(caught.value)) == (
             precision == "bf16"
         )  # never what was asked for already
         assert ("check the checkpoint" in str(caught.value)) == (

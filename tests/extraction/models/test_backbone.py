@@ -171,7 +171,7 @@ def test_backbone_with_another_dtype_or_size_raises() -> None:
             "storage_dtype: expected float16 or float32, got 'bfloat16'",
         ),
         ({"tap": "norm1"}, UnknownNameError, "unknown tap 'norm1'"),
-        ({"layers": "5"}, OptionError, "this model has layers 1 to 4"),
+        ({"layers": "5"}, OptionError, "layers: expected numbers from 1 to 4"),
         ({"tokens": "cls+grid:9"}, OptionError, "K must be 1 to 4"),
     ],
 )

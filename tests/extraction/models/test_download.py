@@ -78,7 +78,7 @@ def test_load_backbone_of_another_architecture_raises_before_downloading(hub: Pa
     [
         ("vit_base_patch16_siglip_224.webli", {}, "this model has no class token"),
         ("vit_s16", {"projected": True}, "projected needs a CLIP model"),
-        ("vit_s16", {"layers": "13"}, "this model has layers 1 to 12"),
+        ("vit_s16", {"layers": "13"}, "layers: expected numbers from 1 to 12"),
         ("vit_base_patch16_xp_224", {}, "got ParallelScalingBlock: use tap 'block'"),
     ],
 )
