@@ -39,7 +39,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tup
     return call
 
 
-def test_it_prints_the_table_and_what_it_chose(
+def test_probe_prints_its_choices_and_the_table(
     run: Callable[..., Any], planted: Callable[..., Any]
 ) -> None:
     cache = planted()
@@ -83,7 +83,9 @@ def test_it_prints_the_table_and_what_it_chose(
     assert f"stored in {cache.path / 'probes'}" in out
 
 
-def test_again_it_shows_what_is_there(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
+def test_probe_run_again_shows_existing_probes(
+    run: Callable[..., Any], planted: Callable[..., Any]
+) -> None:
     planted()
     words = (
         "probe",
@@ -106,7 +108,7 @@ def test_again_it_shows_what_is_there(run: Callable[..., Any], planted: Callable
     assert "already exists" not in run(*words, "--refresh")[1]
 
 
-def test_options_reach_the_sweep(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
+def test_probe_passes_its_options_on(run: Callable[..., Any], planted: Callable[..., Any]) -> None:
     planted()
     code, out, _ = run(
         "probe",
@@ -129,7 +131,7 @@ def test_options_reach_the_sweep(run: Callable[..., Any], planted: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--head", "liner"), "error: unknown head 'liner': did you mean linear"),
         (("--head", "attentive-tokens"), "To extract them, run: layercache extract"),
@@ -138,17 +140,17 @@ def test_options_reach_the_sweep(run: Callable[..., Any], planted: Callable[...,
         (("--memory", "much"), "error: --memory: expected a size such as 8GB"),
     ],
 )
-def test_faults_are_one_line(
-    run: Callable[..., Any], planted: Callable[..., Any], words: tuple[str, ...], said: str
+def test_probe_of_a_wrong_option_prints_one_line(
+    run: Callable[..., Any], planted: Callable[..., Any], words: tuple[str, ...], message: str
 ) -> None:
     planted()
     code, _, err = run("probe", *words)
     assert code == 1
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
-def test_lists_of_numbers() -> None:
+def test_parse_numbers_and_seeds_of_lists() -> None:
     assert parse_numbers("0.1, 1e-2", option="--lr") == [0.1, 0.01]
     assert parse_numbers("1,5", option="--shots", integers=True) == [1, 5]
     assert parse_numbers(None, option="--lr") is None

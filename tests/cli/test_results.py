@@ -40,7 +40,7 @@ def probed(planted: Callable[..., Any]) -> None:
     probe(cache, head="linear", layers="all", seeds=2, **OPTIONS)
 
 
-def test_the_table_has_the_gain_also_where_a_filter_hides_the_baseline(
+def test_results_shows_the_gain_even_if_a_filter_hides_the_baseline(
     run: Callable[..., Any], probed: None
 ) -> None:
     code, out, err = run()
@@ -66,14 +66,14 @@ def test_the_table_has_the_gain_also_where_a_filter_hides_the_baseline(
     )
 
 
-def test_seeds_are_summed_up(run: Callable[..., Any], probed: None) -> None:
+def test_results_over_seeds_shows_mean_and_std(run: Callable[..., Any], probed: None) -> None:
     _, out, _ = run("--over-seeds")
     assert out.count("vit_small_made") == 2
     assert "test balanced" in out
     assert "accuracy std (%)" in out
 
 
-def test_the_export_is_written_and_named(
+def test_results_export_writes_the_file_and_names_it(
     run: Callable[..., Any], probed: None, tmp_path: Path
 ) -> None:
     file = tmp_path / "table.csv"
@@ -85,7 +85,7 @@ def test_the_export_is_written_and_named(
     assert "ends in .csv, .parquet, .tex, .md" in err
 
 
-def test_without_probes_it_says_how_to_make_one(run: Callable[..., Any]) -> None:
+def test_results_without_probes_names_the_command(run: Callable[..., Any]) -> None:
     code, _, err = run()
     assert code == 1
     assert "train one with `layercache probe`" in err

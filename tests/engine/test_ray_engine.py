@@ -217,9 +217,7 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
     assert here.probes[0].row["folds"] > 1
     for one, other in zip(here, there, strict=True):
         assert np.array_equal(one.predictions().logits, other.predictions().logits)
-        assert [vars(s) if not isinstance(s, dict) else s for s in one.settings] == [
-            vars(s) if not isinstance(s, dict) else s for s in other.settings
-        ]
+        assert one.configs == other.configs
         assert sorted(p.name for p in one.path.iterdir()) == sorted(
             p.name for p in other.path.iterdir()
         )

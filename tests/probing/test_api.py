@@ -29,9 +29,9 @@ def test_probe_of_a_signal_in_an_inner_layer_finds_it_with_all_layers_only(
     planted: Callable[..., Any], head: str
 ) -> None:
     results = probe(planted(layer=2), head=head, layers=["last", "all", "2"], **ONE_CONFIG)
-    last, every, inner = scores(results)
+    last, all_layers, inner = scores(results)
     assert abs(last - CHANCE) < 0.15
-    assert every > 0.8
+    assert all_layers > 0.8
     assert inner > 0.8
     assert results.table["layers"].tolist() == ["last", "all", "2"]
     assert results.table["n_tokens"].tolist() == [2, 8, 2]
@@ -54,11 +54,11 @@ def test_probe_selects_the_best_configuration_and_the_first_of_a_tie(
 ) -> None:
     cache = planted(classes=5, rows=300, strength=0.8)
     results = probe(cache, head="linear", **{**ONE_CONFIG, "lr": [1e-6, 0.05]})
-    (found,) = results
-    low, high = (config.val_metrics["balanced_accuracy"] for config in found.configs)
+    (trained,) = results
+    low, high = (config.val_metrics["balanced_accuracy"] for config in trained.configs)
     assert high > low
-    assert found.row["lr"] == 0.05
-    assert found.row["val_balanced_accuracy"] == high
+    assert trained.row["lr"] == 0.05
+    assert trained.row["val_balanced_accuracy"] == high
     (tied,) = probe(
         planted(strength=9.0, model="easy"),
         head="linear",
@@ -98,19 +98,19 @@ def test_probe_with_seeds_shots_and_fractions_returns_a_row_each(
 
 
 def test_probe_of_one_shot_takes_the_middle_of_the_grid(planted: Callable[..., Any]) -> None:
-    (found,) = probe(
+    (trained,) = probe(
         planted(),
         head="linear",
         shots=1,
         **{**ONE_CONFIG, "lr": [0.1, 0.01, 0.001], "weight_decay": [1e-6, 1e-3, 1.0]},
     )
-    assert (found.row["lr"], found.row["weight_decay"]) == (0.01, 1e-3)
+    assert (trained.row["lr"], trained.row["weight_decay"]) == (0.01, 1e-3)
 
 
 def test_probe_with_early_stopping_repeats_the_epochs_of_the_search(
     planted: Callable[..., Any],
 ) -> None:
-    (found,) = probe(
+    (trained,) = probe(
         planted(strength=9.0),
         head="linear",
         **{
@@ -118,7 +118,7 @@ def test_probe_with_early_stopping_repeats_the_epochs_of_the_search(
             "train_config": TrainConfig(epochs=30, min_steps=0, min_batches=3, patience=2),
         },
     )
-    assert found.row["epochs"] == found.configs[0].epochs < 30
+    assert trained.row["epochs"] == trained.configs[0].epochs < 30
 
 
 def test_probe_of_multi_label_targets_reports_mean_average_precision(
@@ -127,17 +127,17 @@ def test_probe_of_multi_label_targets_reports_mean_average_precision(
     from sklearn.metrics import average_precision_score
 
     cache = planted(multi_label=True, rows=300, layer=4)
-    (found,) = probe(cache, head="linear", layers="last", **ONE_CONFIG)
-    kept = found.predictions()
-    assert found.row["test_mean_average_precision"] == pytest.approx(
-        average_precision_score(kept.targets, kept.logits, average="macro")
+    (trained,) = probe(cache, head="linear", layers="last", **ONE_CONFIG)
+    stored = trained.predictions()
+    assert trained.row["test_mean_average_precision"] == pytest.approx(
+        average_precision_score(stored.targets, stored.logits, average="macro")
     )
-    assert found.row["test_mean_average_precision"] > 0.75
-    assert found.row["test_balanced_accuracy"] is None
+    assert trained.row["test_mean_average_precision"] > 0.75
+    assert trained.row["test_balanced_accuracy"] is None
     assert (
-        found.row["test_ci95_low"]
-        < found.row["test_mean_average_precision"]
-        < found.row["test_ci95_high"]
+        trained.row["test_ci95_low"]
+        < trained.row["test_mean_average_precision"]
+        < trained.row["test_ci95_high"]
     )
     (chance,) = probe(cache, head="linear", layers="1", **ONE_CONFIG)
     assert chance.row["test_mean_average_precision"] < 0.6
@@ -148,17 +148,17 @@ def test_probe_of_attentive_tokens_and_hybrid_heads_finds_a_signal_in_patches(
 ) -> None:
     kinds = ("cls", "ap", "patch/0", "patch/1", "patch/2", "patch/3")
     cache = planted(kinds=kinds, kind=4, layer=4)
-    pooled, every, hybrid, embedded = (
+    pooled, all_tokens, hybrid, embedded = (
         *probe(cache, head="attentive", **ONE_CONFIG),
         *probe(cache, head="attentive-tokens", **ONE_CONFIG),
         *probe(cache, head="hybrid", num_heads=4, spatial="patch", **ONE_CONFIG),
         *probe(cache, head="hybrid", num_heads=4, spatial="patch", embedding=True, **ONE_CONFIG),
     )
     assert (
-        every.row["layers"],
-        every.row["tokens"],
-        every.row["n_tokens"],
-        every.row["num_heads"],
+        all_tokens.row["layers"],
+        all_tokens.row["tokens"],
+        all_tokens.row["n_tokens"],
+        all_tokens.row["num_heads"],
     ) == ("last", "all", 5, 8)
     assert (hybrid.row["layers"], hybrid.row["spatial"], hybrid.row["n_tokens"]) == (
         "all",
@@ -167,8 +167,8 @@ def test_probe_of_attentive_tokens_and_hybrid_heads_finds_a_signal_in_patches(
     )
     assert embedded.head().spec.groups is not None
     assert abs(pooled.row["test_balanced_accuracy"] - CHANCE) < 0.15
-    for found in (every, hybrid, embedded):
-        assert found.row["test_balanced_accuracy"] > 0.6
+    for trained in (all_tokens, hybrid, embedded):
+        assert trained.row["test_balanced_accuracy"] > 0.6
 
 
 def test_probe_of_a_hybrid_head_takes_spatial_tokens_of_another_cache_of_the_same_weights(
@@ -176,11 +176,11 @@ def test_probe_of_a_hybrid_head_takes_spatial_tokens_of_another_cache_of_the_sam
 ) -> None:
     one = planted(kind=0, strength=0.0)
     two = planted(kinds=("grid:1/0",), kind=0, layer=4)
-    (found,) = probe(
+    (trained,) = probe(
         one, head="hybrid", num_heads=4, spatial="grid:1", spatial_cache=two, **ONE_CONFIG
     )
-    assert found.row["test_balanced_accuracy"] > 0.7
-    assert found.head().provenance.fingerprints == (one.spec.fingerprint, two.spec.fingerprint)
+    assert trained.row["test_balanced_accuracy"] > 0.7
+    assert trained.head().provenance.fingerprints == (one.spec.fingerprint, two.spec.fingerprint)
     with pytest.raises(HeadMismatchError, match="expected a cache of the same weights"):
         probe(
             one,
@@ -194,7 +194,7 @@ def test_probe_of_a_hybrid_head_takes_spatial_tokens_of_another_cache_of_the_sam
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"head": "atentive"}, UnknownNameError, "unknown head 'atentive': did you mean attentive"),
         ({"layers": "lst"}, UnknownNameError, "unknown layer choice 'lst'"),
@@ -210,9 +210,9 @@ def test_probe_of_a_hybrid_head_takes_spatial_tokens_of_another_cache_of_the_sam
     ],
 )
 def test_probe_with_a_wrong_option_names_it(
-    planted: Callable[..., Any], options: dict[str, Any], error: type[Exception], said: str
+    planted: Callable[..., Any], options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         probe(planted(), **{"head": "linear", **ONE_CONFIG, **options})
 
 
@@ -231,8 +231,8 @@ def test_probe_of_baselines_agrees_with_scikit_learn(planted: Callable[..., Any]
     assert knn.row["n_params"] == 0
     assert logreg.row["config"].startswith("C=")
     assert logreg.row["n_params"] == 8 * 3 + 3
-    for found in (knn, logreg):
-        assert found.row["test_balanced_accuracy"] > 0.8
+    for trained in (knn, logreg):
+        assert trained.row["test_balanced_accuracy"] > 0.8
     split = {name: cache.split(name) for name in ("train", "test")}
     x = {name: s.read(((2, "cls"),))[0].astype(np.float64) for name, s in split.items()}
     x = {name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in x.items()}

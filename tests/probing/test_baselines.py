@@ -41,36 +41,36 @@ def baseline(name: str, *, classes: int = 3, multi_label: bool = False) -> Basel
     )
 
 
-def scored(method: BaselineTrainer, *args: Any, **options: Any) -> list[Any]:
-    kept: list[Any] = []
-    method.score(
+def scores_of(trainer: BaselineTrainer, *args: Any, **options: Any) -> list[Any]:
+    scores: list[Any] = []
+    trainer.score(
         *args,
         fold=0,
-        on_scores=kept.extend,
+        on_scores=scores.extend,
         **{name: value for name, value in options.items() if name != "fold"},
     )
-    return kept
+    return scores
 
 
 def tokens_of(split: Any, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(matrix(split)[rows].reshape(len(rows), 2, 8)).float()
 
 
-def test_nearest_neighbours_vote_as_scikit_learn_does_on_the_slow_matrix(
+def test_knn_votes_as_scikit_learn_on_float64_tokens(
     memory_split: Callable[..., Any],
 ) -> None:
     split, rows, rest = memory_split(), np.arange(60), np.arange(60, 100)
     trained = baseline("knn").train(features(split), {"k": 5}, rows=rows, epochs=None)
-    said = trained.predict(tokens_of(split, rest)).numpy()
+    predicted = trained.predict(tokens_of(split, rest)).numpy()
     alone = KNeighborsClassifier(n_neighbors=5).fit(matrix(split)[rows], split.labels[rows])
-    np.testing.assert_allclose(np.exp(said), alone.predict_proba(matrix(split)[rest]), atol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(predicted), alone.predict_proba(matrix(split)[rest]), atol=1e-6
+    )
     assert isinstance(trained, NeighborClassifier)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_logistic_regression_is_handed_back_as_a_linear_head(
-    memory_split: Callable[..., Any], classes: int
-) -> None:
+def test_logreg_returns_a_linear_head(memory_split: Callable[..., Any], classes: int) -> None:
     split, rows, rest = memory_split(), np.arange(60), np.arange(60, 100)
     split.labels = split.labels % classes
     trained = baseline("logreg", classes=classes).train(
@@ -89,44 +89,44 @@ def test_a_logistic_regression_is_handed_back_as_a_linear_head(
     )
 
 
-def test_a_class_without_samples_is_never_named(memory_split: Callable[..., Any]) -> None:
+def test_baseline_never_predicts_a_class_without_samples(memory_split: Callable[..., Any]) -> None:
     split, rows = memory_split(), np.arange(100)
-    for name, setting in (("knn", {"k": 5}), ("logreg", {"C": 1.0})):
-        method = baseline(name, classes=5)
-        trained = method.train(features(split), setting, rows=rows, epochs=None)
+    for name, hparams in (("knn", {"k": 5}), ("logreg", {"C": 1.0})):
+        trainer = baseline(name, classes=5)
+        trained = trainer.train(features(split), hparams, rows=rows, epochs=None)
         x = tokens_of(split, rows)
         if isinstance(trained, NeighborClassifier):
-            said = trained.predict(x).numpy()
+            predicted = trained.predict(x).numpy()
         else:
-            said = (
+            predicted = (
                 x.flatten(1) @ trained.state_dict["classifier.weight"].T
                 + trained.state_dict["classifier.bias"]
             ).numpy()
-        assert said.shape == (100, 5)
-        assert said.argmax(1).max() < 3
+        assert predicted.shape == (100, 5)
+        assert predicted.argmax(1).max() < 3
 
 
-@pytest.mark.parametrize(("name", "setting"), [("knn", {"k": 3}), ("logreg", {"C": 10.0})])
-def test_multi_label_scores_one_column_for_each_class(
-    memory_split: Callable[..., Any], name: str, setting: dict[str, float]
+@pytest.mark.parametrize(("name", "hparams"), [("knn", {"k": 3}), ("logreg", {"C": 10.0})])
+def test_baseline_of_multi_label_targets_scores_each_class(
+    memory_split: Callable[..., Any], name: str, hparams: dict[str, float]
 ) -> None:
     split, rows = memory_split(), np.arange(100)
     x = matrix(split)
     split.labels = np.stack([x[:, 0] > 0, x[:, 3] > 0.1, np.ones(100)], axis=1).astype(np.uint8)
-    (score,) = scored(
+    (score,) = scores_of(
         baseline(name, multi_label=True),
         features(split),
-        [setting],
+        [hparams],
         train=rows[:60],
         val=rows[60:],
         fold=0,
     )
     assert score.val_metrics["mean_average_precision"] > 0.75
     split.labels[:, :2] = np.random.default_rng(1).permutation(split.labels[:, :2])
-    (chance,) = scored(
+    (chance,) = scores_of(
         baseline(name, multi_label=True),
         features(split),
-        [setting],
+        [hparams],
         train=rows[:60],
         val=rows[60:],
         fold=0,
@@ -137,9 +137,9 @@ def test_multi_label_scores_one_column_for_each_class(
     )
 
 
-def test_more_neighbours_than_samples_are_all_of_them(memory_split: Callable[..., Any]) -> None:
+def test_knn_with_fewer_samples_than_neighbors_uses_all(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
-    (score,) = scored(
+    (score,) = scores_of(
         baseline("knn"),
         features(split),
         [{"k": 50}],
@@ -150,7 +150,7 @@ def test_more_neighbours_than_samples_are_all_of_them(memory_split: Callable[...
     assert 0 <= score.val_metrics["balanced_accuracy"] <= 1
 
 
-def test_a_matrix_beyond_the_memory_is_refused(
+def test_baseline_beyond_free_memory_raises(
     memory_split: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = features(memory_split())
@@ -159,23 +159,23 @@ def test_a_matrix_beyond_the_memory_is_refused(
         OptionError,
         match=r"100 samples x 2 x 8 in float32 are 6.4 kB, half of the free memory is 500 bytes",
     ):
-        scored(baseline("knn"), held, [{"k": 1}], train=np.arange(100), val=np.arange(2), fold=0)
+        scores_of(baseline("knn"), held, [{"k": 1}], train=np.arange(100), val=np.arange(2), fold=0)
 
 
-def test_progress_counts_settings(memory_split: Callable[..., Any]) -> None:
-    told: list[tuple[int, int]] = []
-    method = BaselineTrainer(
+def test_baseline_reports_progress_per_configuration(memory_split: Callable[..., Any]) -> None:
+    calls: list[tuple[int, int]] = []
+    trainer = BaselineTrainer(
         name="knn",
         seed=0,
         head=baseline("knn").head,
-        on_progress=lambda done, total: told.append((done, total)),
+        on_progress=lambda done, total: calls.append((done, total)),
     )
-    scored(
-        method,
+    scores_of(
+        trainer,
         features(memory_split()),
         [{"k": 1}, {"k": 2}],
         train=np.arange(50),
         val=np.arange(50, 100),
         fold=0,
     )
-    assert told == [(1, 2), (2, 2)]
+    assert calls == [(1, 2), (2, 2)]

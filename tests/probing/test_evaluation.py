@@ -23,18 +23,18 @@ def test_row_holds_the_metrics_of_the_stored_predictions(
 ) -> None:
     cache = planted(classes=7, rows=400, strength=1.0)
     results = probe(cache, head="linear", **ONE_CONFIG)
-    (found,) = results
-    kept = found.predictions()
+    (trained,) = results
+    stored = trained.predictions()
     targets = cache.split("test").labels
-    assert np.array_equal(kept.targets, targets)
-    assert kept.logits.dtype == np.float32
-    row = found.row
+    assert np.array_equal(stored.targets, targets)
+    assert stored.logits.dtype == np.float32
+    row = trained.row
     assert row["test_balanced_accuracy"] == pytest.approx(
-        balanced_accuracy_score(targets, kept.logits.argmax(1))
+        balanced_accuracy_score(targets, stored.logits.argmax(1))
     )
-    assert row["test_top1_accuracy"] == pytest.approx((targets == kept.logits.argmax(1)).mean())
+    assert row["test_top1_accuracy"] == pytest.approx((targets == stored.logits.argmax(1)).mean())
     assert row["test_top5_accuracy"] == pytest.approx(
-        top_k_accuracy_score(targets, kept.logits, k=5)
+        top_k_accuracy_score(targets, stored.logits, k=5)
     )
     assert row["test_ci95_low"] < row["test_balanced_accuracy"] < row["test_ci95_high"]
     assert 0.2 < row["test_balanced_accuracy"] < 0.95, "a score at the ceiling would prove nothing"
@@ -42,11 +42,11 @@ def test_row_holds_the_metrics_of_the_stored_predictions(
 
 def test_stored_head_predicts_the_stored_logits(planted: Callable[..., Any]) -> None:
     cache = planted()
-    for found in probe(cache, head=["linear", "attentive"], **ONE_CONFIG):
-        head = found.head()
-        x = cache.split("test").read(found.pairs).astype(np.float32).transpose(1, 0, 2)
+    for trained in probe(cache, head=["linear", "attentive"], **ONE_CONFIG):
+        head = trained.head()
+        x = cache.split("test").read(trained.pairs).astype(np.float32).transpose(1, 0, 2)
         torch.testing.assert_close(
-            head.predict(x), torch.from_numpy(found.predictions().logits), rtol=1e-4, atol=1e-4
+            head.predict(x), torch.from_numpy(trained.predictions().logits), rtol=1e-4, atol=1e-4
         )
         assert head.provenance.fingerprints == (cache.spec.fingerprint,)
         assert head.hparams == {"lr": 0.03, "weight_decay": 1e-4, "dropout": 0.0}
@@ -56,17 +56,17 @@ def test_stored_attention_lies_on_the_token_with_the_signal(
     planted: Callable[..., Any],
 ) -> None:
     cache = planted(layer=3, kind=1, rows=400)
-    (found,) = probe(
+    (trained,) = probe(
         cache,
         head="attentive",
         **{**ONE_CONFIG, "train_config": TrainConfig(epochs=40, min_steps=0, min_batches=5)},
     )
-    summary = found.attention()
+    summary = trained.attention()
     assert summary.mean.shape == summary.std.shape == (8, 8)
     np.testing.assert_allclose(summary.mean.sum(1), 1, atol=1e-5)
     assert summary.pairs[int(summary.mean.mean(0).argmax())] == (3, "ap")
-    x = cache.split("test").read(found.pairs).astype(np.float32).transpose(1, 0, 2)
-    weights = found.head().attention(x).double()
+    x = cache.split("test").read(trained.pairs).astype(np.float32).transpose(1, 0, 2)
+    weights = trained.head().attention(x).double()
     np.testing.assert_allclose(summary.mean, weights.mean(0), atol=1e-5)
     np.testing.assert_allclose(summary.std, weights.std(0, unbiased=False), atol=1e-4)
     with pytest.raises(ProbeError, match="linear head, which has no attention"):
@@ -115,12 +115,12 @@ def test_refit_sees_all_training_samples(
 
 
 def test_diverged_configuration_is_counted_and_never_selected(planted: Callable[..., Any]) -> None:
-    (found,) = probe(planted(), head="linear", **{**ONE_CONFIG, "lr": [1e38, 0.03]})
-    assert found.row["lr"] == 0.03
-    assert found.row["n_diverged"] == 1
-    assert [config.diverged for config in found.configs] == [True, False]
+    (trained,) = probe(planted(), head="linear", **{**ONE_CONFIG, "lr": [1e38, 0.03]})
+    assert trained.row["lr"] == 0.03
+    assert trained.row["n_diverged"] == 1
+    assert [config.diverged for config in trained.configs] == [True, False]
     (alone,) = probe(planted(), head="linear", **ONE_CONFIG)
-    assert found.row["test_balanced_accuracy"] == alone.row["test_balanced_accuracy"], (
+    assert trained.row["test_balanced_accuracy"] == alone.row["test_balanced_accuracy"], (
         "the other one is not harmed"
     )
     with pytest.raises(
@@ -136,13 +136,13 @@ def test_refit_that_diverges_falls_back_to_the_next_best(
     train = trainer.SGDTrainer.train
     tried: list[float] = []
 
-    def diverging(self: Any, features: Any, setting: Any, **options: Any) -> Any:
-        tried.append(setting["lr"])
-        found = train(self, features, setting, **options)
-        return replace(found, diverged_at=0 if len(tried) == 1 else None)
+    def diverging(self: Any, dataset: Any, hparams: Any, **options: Any) -> Any:
+        tried.append(hparams["lr"])
+        head = train(self, dataset, hparams, **options)
+        return replace(head, diverged_at=0 if len(tried) == 1 else None)
 
     monkeypatch.setattr(trainer.SGDTrainer, "train", diverging)
-    (found,) = probe(planted(), head="linear", **{**ONE_CONFIG, "lr": [0.03, 0.0001]})
+    (trained,) = probe(planted(), head="linear", **{**ONE_CONFIG, "lr": [0.03, 0.0001]})
     assert tried == [0.03, 0.0001]
-    assert found.row["lr"] == 0.0001
-    assert found.row["n_diverged"] == 1
+    assert trained.row["lr"] == 0.0001
+    assert trained.row["n_diverged"] == 1

@@ -27,7 +27,7 @@ def draw(n: int, c: int, seed: int, coarse: bool) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.filterwarnings(
     "ignore:y_pred contains classes not in y_true", "ignore:A single label was found"
 )
-def test_balanced_accuracy_and_confusion_are_sklearns(
+def test_balanced_accuracy_and_confusion_equal_scikit_learns(
     n: int, c: int, seed: int, coarse: bool
 ) -> None:
     scores, labels = draw(n, c, seed, coarse)
@@ -44,7 +44,7 @@ def test_balanced_accuracy_and_confusion_are_sklearns(
 @settings(max_examples=80, deadline=None)
 @given(**cases, k=st.integers(1, 7))
 @pytest.mark.filterwarnings("ignore:'k'")
-def test_top_k_is_sklearns(n: int, c: int, seed: int, coarse: bool, k: int) -> None:
+def test_top_k_equals_scikit_learns(n: int, c: int, seed: int, coarse: bool, k: int) -> None:
     scores, labels = draw(n, c, seed, False)
     if c == 2:
         c, scores = 3, np.hstack([scores, np.full((n, 1), -99.0)])
@@ -61,7 +61,7 @@ def test_top_1_agrees_with_argmax_on_ties() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(**cases)
-def test_mean_average_precision_is_sklearns_over_the_classes_that_occur(
+def test_mean_average_precision_equals_scikit_learns_over_present_classes(
     n: int, c: int, seed: int, coarse: bool
 ) -> None:
     scores, _ = draw(n, c, seed, coarse)
@@ -81,7 +81,7 @@ def test_accuracy_and_balanced_accuracy_differ_on_unequal_classes() -> None:
     assert metrics.balanced_accuracy(np.zeros(100, int), labels) == 0.5
 
 
-def test_bootstrap_has_the_width_of_a_binomial_share() -> None:
+def test_bootstrap_interval_has_the_width_of_a_binomial_share() -> None:
     hits = np.random.default_rng(1).random(400) < 0.7
     low, high = metrics.bootstrap_interval(
         lambda rows: float(hits[rows].mean()), 400, resamples=2000
@@ -97,7 +97,7 @@ def test_bootstrap_has_the_width_of_a_binomial_share() -> None:
     ) == metrics.bootstrap_interval(lambda rows: float(hits[rows].mean()), 400, resamples=50)
 
 
-def test_evaluate_names() -> None:
+def test_evaluate_returns_the_metrics_of_its_kind() -> None:
     scores, labels = draw(50, 6, 0, False)
     assert set(metrics.evaluate(scores, labels)) == {
         "balanced_accuracy",

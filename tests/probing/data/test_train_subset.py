@@ -39,12 +39,12 @@ def test_sample_subset_of_one_empty_or_rare_class_raises_or_logs_it(
     train = labels["train"].copy()
     train[0] = 3  # one sample of class 3, none of class 2
     with logged() as lines:
-        (found,) = probe(
+        (trained,) = probe(
             write_cache(x, {**labels, "train": train}, classes=4, model="rare"),
             head="linear",
             **ONE_CONFIG,
         )
-    assert found.row["empty_classes"] == "class 2"
+    assert trained.row["empty_classes"] == "class 2"
     assert any(
         "1 of 4 classes have no training sample and get weight 0: class 2" in line for line in lines
     )
