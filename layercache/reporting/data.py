@@ -124,7 +124,7 @@ class ReportData:
         return f" --cache {quote(str(self.root))}"
 
     def probes_of(self, combination: Combination, kind: ProbeKind) -> list[Probe]:
-        """Return the probes of one kind by the default protocol, sorted by seed."""
+        """Return the standard probes of one kind, sorted by seed."""
         rows = select_kind(self.standard, kind)
         rows = rows[rows["combination"] == combination.key].sort_values("seed")
         return [self.probes[folder] for folder in rows["probe"]]
