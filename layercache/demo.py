@@ -16,7 +16,7 @@ from layercache.probing.training.config import LEARNING_RATES, grid
 from layercache.reporting.attention_weights import arrange_attention
 from layercache.reporting.dependencies import require
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap
-from layercache.reporting.plotting.figure import save
+from layercache.reporting.plotting.figure import save_figure
 
 logger = logging.getLogger(__name__)
 
@@ -90,5 +90,5 @@ def demo(
         subtitle=f"{MODEL} on {DATASET}: mean over {len(weights.mean)} attention heads and the "
         "test images",
     )
-    (heatmap,) = save(figure, out / "attention.png")
+    (heatmap,) = save_figure(figure, out / "attention.png")
     return DemoResult(cache=extraction.path, results=Results(probes), heatmap=heatmap)

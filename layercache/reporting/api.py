@@ -16,7 +16,7 @@ from layercache.errors import CacheNotFoundError, OptionError
 from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
 from layercache.reporting.dependencies import require
 from layercache.reporting.page import FigureBlock, Page, Table
-from layercache.reporting.plotting.figure import save
+from layercache.reporting.plotting.figure import save_figure
 from layercache.reporting.published import PAPER
 from layercache.reporting.sections.attention import attention_section
 from layercache.reporting.sections.gains import gains_section
@@ -178,7 +178,7 @@ def _write(page: Page, out: Path) -> Report:
     tables: list[Path] = []
     for block in (block for section in page.sections for block in section.blocks):
         if isinstance(block, FigureBlock):
-            figures += save(block.figure, out / FIGURES / block.name)
+            figures += save_figure(block.figure, out / FIGURES / block.name)
         elif isinstance(block, Table):
             path = out / TABLES / f"{block.name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -95,25 +95,23 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(
-    figure: Figure, stem: str | Path, *, formats: tuple[str, ...] = ("png", "svg")
-) -> list[Path]:
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """Write a figure on white and return the paths; the same figure gives the same bytes.
 
     Args:
         figure: Figure to save.
-        stem: Path without suffix; with the suffix .png or .svg only this format is written.
-        formats: Formats to write.
+        path: File with the suffix .png or .svg; without one of them both are written.
     """
-    stem = Path(stem)
+    stem = Path(path)
+    formats: tuple[str, ...] = ("png", "svg")
     if stem.suffix in (".png", ".svg"):
         stem, formats = stem.with_suffix(""), (stem.suffix[1:],)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in formats:
-        path = stem.with_name(f"{stem.name}.{kind}")
-        path.write_bytes(_render(figure, kind, transparent=False))
-        paths.append(path)
+        file = stem.with_name(f"{stem.name}.{kind}")
+        file.write_bytes(_render(figure, kind, transparent=False))
+        paths.append(file)
     return paths
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from layercache.errors import MissingExtraError
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap
-from layercache.reporting.plotting.figure import INK, save, to_page_svg
+from layercache.reporting.plotting.figure import INK, save_figure, to_page_svg
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,12 @@ def heatmap():
     )
 
 
-def test_save_writes_both_formats_reproducibly(heatmap, tmp_path):
-    first = [path.read_bytes() for path in save(heatmap, tmp_path / "sub" / "a")]
-    again = [path.read_bytes() for path in save(heatmap, tmp_path / "b")]
+def test_save_figure_writes_both_formats_reproducibly(heatmap, tmp_path):
+    first = [path.read_bytes() for path in save_figure(heatmap, tmp_path / "sub" / "a")]
+    again = [path.read_bytes() for path in save_figure(heatmap, tmp_path / "b")]
     assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == ["a.png", "a.svg"]
     assert first == again
-    assert save(heatmap, tmp_path / "only.png") == [tmp_path / "only.png"]
+    assert save_figure(heatmap, tmp_path / "only.png") == [tmp_path / "only.png"]
     with Image.open(tmp_path / "only.png") as image:
         assert image.width > 500
         assert len(image.convert("RGB").getcolors(maxcolors=1 << 20)) > 10
@@ -42,11 +42,11 @@ def test_to_page_svg_returns_a_standalone_element(heatmap):
     assert "http://" not in svg.replace("http://www.w3.org", "")
 
 
-def test_save_leaves_matplotlib_settings_unchanged(heatmap, tmp_path):
+def test_save_figure_leaves_matplotlib_settings_unchanged(heatmap, tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    save(heatmap, tmp_path / "x.svg")
+    save_figure(heatmap, tmp_path / "x.svg")
     assert dict(matplotlib.rcParams) == before
 
 
