@@ -168,7 +168,8 @@ def _adopt_when_visible(writer: SplitWriter, block: int) -> None:
 
     if wait_until_visible(adopt, distributed=True) is None:
         raise CacheIncompleteError(
-            f"{missing}: the folder of the caches must be the same one on every machine of the cluster"
+            f"{missing}: the folder of the caches must be the same one on every machine of the "
+            "cluster"
         )
 
 

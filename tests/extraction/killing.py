@@ -1,8 +1,10 @@
-"""A program that kills extractions at every moment at which they touch the disk, and continues them.
+"""A program that kills extractions at every operation on the disk, and continues them.
 
-`python -m tests.extraction.killing FOLDER STRIDE`: one undisturbed run, then for every STRIDE-th operation a run that dies just before it
-(a write dies half way through), and one more that continues. Prints one JSON line per kill: the operation, the exit codes, whether the bytes
-are those of the undisturbed run, how many images the continuation did. A fork per run keeps it fast; nothing here starts a thread before.
+`python -m tests.extraction.killing FOLDER STRIDE`: one undisturbed run, then for every STRIDE-th
+operation a run that dies just before it (a write dies half way through), and one that continues.
+Prints one JSON line per kill: the operation, the exit codes, whether the bytes are those of the
+undisturbed run, how many images the continuation did. A fork per run keeps it fast; nothing here
+starts a thread before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`extract` end to end, with a backbone whose tokens are known; real models are in test_real_models.py."""
+"""`extract` end to end, with a backbone whose tokens are known (real: test_real_models.py)."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_extract_with_on_error_skip_and_only_broken_samples_raises(run: Run, row
     lost = dataset({"train": Pictures(rows, broken=frozenset(range(rows)))})
     with pytest.raises(
         DataError,
-        match=r"none of the first \d+ images can be decoded, so none is skipped; one of them: sample .pic",
+        match=r"none of the first \d+ images can be decoded, so none is skipped; one of them:",
     ):
         run(dataset=lost, on_error="skip")
 

@@ -1,4 +1,4 @@
-"""Tasks hold every pending row block once, and the batches of all tasks are those of an undivided run."""
+"""Tasks hold every pending row block once, and their batches are those of an undivided run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 5000
 
 
 def spec(*, width: int, rows: int = ROWS) -> CacheSpec:
-    """One with `rows` samples of two tokens of `width`; `_small` makes its row blocks a few rows long."""
+    """Return a spec of two tokens of `width`; `_small` makes its row blocks a few rows long."""
     identity = DatasetIdentity(
         name="d",
         classes=("a", "b"),

@@ -23,7 +23,7 @@ def test_plan_with_too_small_a_disk_is_refused_before_any_work(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10_000, 9_000, 1000))
     with pytest.raises(
         StorageError,
-        match=r"the cache needs .* kB more and the disk has 1 kB free: make room, choose another disk with `cache`",
+        match=r"needs .* kB more and the disk has 1 kB free: make room, choose another disk with",
     ):
         run()
     assert tree(tmp_path) == {}
@@ -48,7 +48,7 @@ def test_plan_with_a_missing_file_is_refused_or_the_file_is_skipped_and_listed(
     (tmp_path / "t.csv").write_text("\n".join(lines))
     with pytest.raises(
         DataError,
-        match=r"^sample '7\.png' cannot be read: No such file or directory: .*7\.png\. on_error='skip' leaves",
+        match=r"^sample '7\.png' cannot be read: No such file .*7\.png\. on_error='skip' leaves",
     ):
         run(dataset=f"csv:{tmp_path}/t.csv", splits=["train"])
     assert MODELS["fake"].seen == []

@@ -1,4 +1,4 @@
-"""`extract` with a real network: the cache against plain timm, run the slow way; precisions, taps and batch sizes."""
+"""`extract` with a real network: the cache against plain timm, run the slow way."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tokens(split: Split) -> np.ndarray[Any, Any]:
 
 
 def by_hand(weights: Path, ids: list[str]) -> np.ndarray[Any, Any]:
-    """float32 (24, N, 96): one image at a time, timm's own transform, hooks that keep whole token maps."""
+    """Return float32 (24, N, 96), one image at a time: timm's transform, hooks for token maps."""
     model = vit_nano.create_vit_nano().eval()
     model.load_state_dict(safetensors.torch.load_file(weights))
     maps: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then the same command: it continues, and ends with the bytes of an undisturbed run."""
+"""kill -9 at any moment, then the same command: it ends with the bytes of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kills(folder: Path, *, stride: int, start: int = 0) -> list[dict[str, Any]]:
     return rest
 
 
-def test_a_run_that_dies_at_the_disk_is_continued_to_the_same_bytes(tmp_path: Path) -> None:
+def test_extract_that_dies_at_the_disk_is_continued_to_the_same_bytes(tmp_path: Path) -> None:
     done = kills(tmp_path, stride=97, start=17)
     images = [kill["images"] for kill in done]
     assert images[0] == done[0]["whole"], "nothing was committed yet"
@@ -44,12 +44,17 @@ def test_a_run_that_dies_at_the_disk_is_continued_to_the_same_bytes(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_at_every_single_operation(tmp_path: Path) -> None:
+def test_extract_that_dies_at_any_operation_is_continued_to_the_same_bytes(tmp_path: Path) -> None:
     done = kills(tmp_path, stride=1)
     assert {"writev", "fsync", "os.rename", "open", "os.mkdir"} <= {kill["died"] for kill in done}
 
 
-PROGRAM = "import layercache.cache.format.layout as l; l.MAX_SHARD_BYTES = 100_000; from layercache_cli.main import main; main()"
+PROGRAM = """
+from layercache.cache.format import layout
+from layercache_cli.main import main
+layout.MAX_SHARD_BYTES = 100_000
+main()
+"""
 WORDS = [
     "extract",
     "--model",
@@ -85,7 +90,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     ("sig", "workers"),
     [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGTERM, 0)],
 )
-def test_real_signals_at_random_moments(
+def test_extract_ended_by_a_signal_at_a_random_moment_is_continued_to_the_same_bytes(
     tmp_path: Path, whole: dict[str, bytes], sig: signal.Signals, workers: int
 ) -> None:
     rng = random.Random(sig.value)

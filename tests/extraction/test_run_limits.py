@@ -1,4 +1,4 @@
-"""A disk that fills up, and memory that does not grow with the number of images. In processes of their own, which limits can be set on."""
+"""A full disk, and peak memory: in separate processes, on which limits can be set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from layercache.extraction.api import extract
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset
 plan.load_backbone = lambda name, **_: FakeBackbone()
 def run(cache, rows=53, **options):
-    return extract(models=["fake"], dataset=dataset({"train": Pictures(rows)}), cache=cache, progress=False, **options)
+    pictures = dataset({"train": Pictures(rows)})
+    return extract(models=["fake"], dataset=pictures, cache=cache, progress=False, **options)
 """
 
 
@@ -32,10 +33,10 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_a_disk_that_refuses_is_said_and_the_run_continues_after_room_is_made(
+def test_extract_on_a_full_disk_raises_and_continues_once_there_is_space(
     tmp_path: Path,
 ) -> None:
-    said = python(f"""
+    output = python(f"""
 layout.MAX_SHARD_BYTES = 4000
 run({str(tmp_path / "whole")!r}, workers=0)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -47,18 +48,18 @@ except LayercacheError as error:
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 print(run({str(tmp_path / "cut")!r}, workers=0)[0].images)
 """).stdout
-    assert "StorageError" in said
+    assert "StorageError" in output
     assert (
-        "Free some space (or choose a root on another disk) and run the same command again: it continues"
-        in said
+        "Free some space (or choose a root on another disk) and run the same command again: "
+        "it continues" in output
     )
-    assert said.splitlines()[-1] == "53"
+    assert output.splitlines()[-1] == "53"
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, workers: int) -> None:
+def test_extract_of_more_images_takes_no_more_memory(tmp_path: Path, workers: int) -> None:
     def peak(rows: int) -> float:
         """Peak memory in MB of an extraction of `rows` images, 16 kB of tokens each."""
         code = f"""

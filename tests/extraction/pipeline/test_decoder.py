@@ -133,7 +133,8 @@ def test_process_decoder_workers_end_with_their_parent() -> None:
     code = (
         "import os, sys\nsys.path[:0] = [os.getcwd()]\n"
         "from layercache.extraction.pipeline.process_decoder import ProcessDecoder\n"
-        "from layercache.extraction.pipeline.decode import RowRange\nfrom tests.extraction.fakes import SMALL, Pictures\n"
+        "from layercache.extraction.pipeline.decode import RowRange\n"
+        "from tests.extraction.fakes import SMALL, Pictures\n"
         "decoder = ProcessDecoder(workers=2, shapes=[(3, 6, 6)], rows=4)\n"
         "next(decoder.run(Pictures(8), [SMALL], [RowRange(0, 4), RowRange(4, 8)]))\n"
         "print(*decoder.process_ids, flush=True)\nos.kill(os.getpid(), 9)\n"
