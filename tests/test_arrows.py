@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EVERYWHERE = {"errors", "_units", "_devices", "_progress"}
+EVERYWHERE = {"errors", "_units", "_devices", "_progress", "_options"}
 ARROWS = {
     "errors": set(),
     "_units": set(),
+    "_options": set(),
     "_devices": set(),
     "_progress": set(),
     "cache": set(),

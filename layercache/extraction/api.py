@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from layercache._options import read_options
 from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
@@ -13,7 +14,7 @@ from layercache.engine import cluster_device_reason, open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.determinism import deterministic
 from layercache.extraction.interruption import reraise_interrupt, sigterm_as_interrupt
-from layercache.extraction.options import read_options
+from layercache.extraction.options import ExtractOptions
 from layercache.extraction.plan import ExtractionPlan, Target, assign_device, make_plan
 from layercache.extraction.result import Extraction, RunStats
 from layercache.extraction.resume import remove_leftovers, size_on_disk
@@ -52,7 +53,7 @@ def extract(
             continues.
         Interrupted: Ctrl-C or SIGTERM. What is committed is kept and the same call continues.
     """
-    chosen = read_options(options)
+    chosen = read_options(ExtractOptions, options, function="extract")
     with deterministic(chosen.deterministic), sigterm_as_interrupt():
         plan = make_plan(chosen)
         for target in plan.targets:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.storage.paths import CachePath
@@ -115,20 +115,6 @@ class ExtractOptions:
         for model in self.weights:
             if model not in self.models:
                 raise UnknownNameError("model of weights", model, self.models)
-
-
-def read_options(values: Mapping[str, Any]) -> ExtractOptions:
-    """Return ExtractOptions from keyword arguments.
-
-    Raises:
-        UnknownNameError: There is no such option; the message suggests the nearest.
-        OptionError: A value is wrong.
-    """
-    known = [option.name for option in fields(ExtractOptions)]
-    for name in values:
-        if name not in known:
-            raise UnknownNameError("option of extract", name, known)
-    return ExtractOptions(**values)
 
 
 def parse_weights(arguments: Sequence[str], models: Sequence[str]) -> dict[str, str | Path]:

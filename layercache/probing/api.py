@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from layercache._options import read_options
 from layercache.cache.cache import Cache
 from layercache.cache.find import open_cache
 from layercache.cache.storage.paths import CachePath
@@ -14,7 +15,7 @@ from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS
 from layercache.probing.data.find_cache import spatial_cache as find_spatial_cache
 from layercache.probing.heads import HeadSpec
-from layercache.probing.options import read_options
+from layercache.probing.options import Options
 from layercache.probing.results.table import Results
 from layercache.probing.runner import run_probes
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
@@ -107,7 +108,7 @@ def probe(
     >>> results = layercache.probe(cache, head=["linear", "attentive"], seeds=3)  # doctest: +SKIP
     >>> results.over_seeds()[["head", "test_balanced_accuracy_mean"]]  # doctest: +SKIP
     """
-    run_options = read_options(options)
+    run_options = read_options(Options, options, function="probe")
     cache = _open(cache)
     other = None if spatial_cache is None else _open(spatial_cache)
     if other is not None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from layercache.engine import check_engine
-from layercache.errors import OptionError
 
 MEMORY_FRACTION = 0.5
 """Fraction of the free memory, or disk space, for tokens if no budget is given."""
@@ -43,14 +41,3 @@ class Options:
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.ray_address)
-
-
-def read_options(keywords: dict[str, Any]) -> Options:
-    """Return options from keywords. Raises OptionError for an unknown one."""
-    if unknown := set(keywords) - set(Options.__dataclass_fields__):
-        known = ", ".join(Options.__dataclass_fields__)
-        raise OptionError(
-            f"probe has no option {', '.join(sorted(unknown))}; in addition to its own parameters "
-            f"it takes {known}"
-        )
-    return Options(**keywords)
