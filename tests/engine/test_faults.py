@@ -173,7 +173,7 @@ def test_a_probe_survives_its_workers(cluster: Make, planted: Make, tmp_path: Pa
         "dropout": 0.0,
         "configs_per_pass": 1,
     }
-    options["protocol"] = TrainConfig(epochs=60, min_steps=0, min_batches=30)
+    options["train_config"] = TrainConfig(epochs=60, min_steps=0, min_batches=30)
     cache = planted(root=tmp_path / "ray")
     killed: list[int] = []
 
@@ -200,7 +200,7 @@ def test_a_probe_survives_its_workers(cluster: Make, planted: Make, tmp_path: Pa
         thread.join()
     assert killed
     (here,) = probe(planted(root=tmp_path / "local"), **options)
-    assert {**there.row, "seconds": 0} == {**here.row, "seconds": 0}
+    assert {**there.row, "train_seconds": 0} == {**here.row, "train_seconds": 0}
     assert np.array_equal(there.predictions().logits, here.predictions().logits)
     assert sorted(p.name for p in there.path.iterdir()) == sorted(
         p.name for p in here.path.iterdir()

@@ -194,7 +194,7 @@ def test_a_machine_with_other_weights_or_without_the_images_is_named(
 
 
 def rows(results: Any) -> list[dict[str, Any]]:
-    return [{**probe.row, "seconds": 0} for probe in results]
+    return [{**probe.row, "train_seconds": 0} for probe in results]
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
     with logged() as said:
         there = probe(planted(root=tmp_path / "b"), configs_per_pass=2, engine="ray", **options)
     assert rows(there) == rows(here)
-    assert here.probes[0].row["folds"] > 1
+    assert here.probes[0].row["n_folds"] > 1
     for one, other in zip(here, there, strict=True):
         assert np.array_equal(one.predictions().logits, other.predictions().logits)
         assert one.configs == other.configs

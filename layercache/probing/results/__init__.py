@@ -1,1 +1,1 @@
-"""What is kept of a probe, and the table of all of them."""
+"""Storage of probes, and the table of their results."""
