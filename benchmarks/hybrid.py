@@ -103,7 +103,7 @@ def main() -> None:
                 )
                 validation = f"{100 * row['val_balanced_accuracy_mean']:.2f}"
                 print(
-                    f"| {name} | {label} | {of['n_tokens']} | {of['parameters']:,} "
+                    f"| {name} | {label} | {of['n_tokens']} | {of['n_params']:,} "
                     f"| {test} | {validation} |",
                     flush=True,
                 )

@@ -37,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT_PROBES = 256
 """Probes that are locked, with one open lock file each, and trained at the same time."""
-VISIBILITY_TIMEOUT_S = 60.0
-"""Timeout for a remote write to become visible (NFS attribute caching)."""
-VISIBILITY_POLL_S = 0.2
 
 
 def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
@@ -111,14 +108,10 @@ class _Run:
             specs=self._specs,
             device=str(self._choice.device),
             features=options.features,
-            memory_budget=options.memory_budget,
-            disk_cache=options.disk_cache,
+            memory_budget=_bytes("memory_budget", options.memory_budget, minimum=1),
+            disk_cache=_bytes("disk_cache", options.disk_cache, minimum=0),
             configs_per_pass=options.configs_per_pass,
         )
-        if options.memory_budget is not None:
-            parse_bytes(options.memory_budget, name="memory_budget")
-        if options.disk_cache is not None:
-            parse_bytes(options.disk_cache, name="disk_cache", minimum=0)
         size = MAX_CONCURRENT_PROBES if distributed else 1
         probes: dict[str, Probe] = {}
         with self._engine.pool(
@@ -224,6 +217,10 @@ def _choose_device(engine: Engine, requested: str) -> _DeviceChoice:
         return _DeviceChoice(device, reason, device.type == "cuda")
     name = "cuda" if gpu else "cpu"
     return _DeviceChoice(name, cluster_device_reason(requested, gpu=gpu), gpu)
+
+
+def _bytes(name: str, size: int | str | None, *, minimum: int) -> int | None:
+    return None if size is None else parse_bytes(size, name=name, minimum=minimum)
 
 
 def _folder(spec: ProbeSpec) -> CachePath:

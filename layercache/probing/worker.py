@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layercache._devices import resolve_device
-from layercache._units import parse_bytes
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
 from layercache.probing.baselines import BaselineTrainer
@@ -74,10 +73,13 @@ class WorkerConfig:
     device: str
     """Device to train on."""
     features: str
-    """See options.Options, as the next three."""
-    memory_budget: int | str | None
-    disk_cache: int | str | None
+    """See `Options.features`."""
+    memory_budget: int | None
+    """Bytes of memory for tokens, see `Options.memory_budget`."""
+    disk_cache: int | None
+    """Bytes of disk space for streamed tokens, see `Options.disk_cache`."""
     configs_per_pass: int | None
+    """See `Options.configs_per_pass`."""
     folder: str = field(default_factory=os.getcwd)
     """Folder that relative paths start from."""
 
@@ -96,12 +98,8 @@ class ProbeWorker:
         self._loader = Loader(
             device=device,
             mode=config.features,
-            budget=None
-            if config.memory_budget is None
-            else parse_bytes(config.memory_budget, name="memory_budget"),
-            disk=None
-            if config.disk_cache is None
-            else parse_bytes(config.disk_cache, name="disk_cache", minimum=0),
+            budget=config.memory_budget,
+            disk=config.disk_cache,
         )
 
     def __call__(self, task: SearchTask | RefitTask) -> SearchResult | None:
