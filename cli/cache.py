@@ -294,8 +294,8 @@ def _copy(found: Cache, to: Any) -> None:
     with tqdm(unit="B", unit_scale=True, desc=found.path.name, disable=None, leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
     typer.echo(
-        f"{done.path}: {pluralize(done.files, 'file')}, {_size(done.bytes)}, each verified where it "
-        "arrived"
+        f"{done.path}: {pluralize(done.files, 'file')}, {_size(done.bytes)}, each verified where "
+        "it arrived"
     )
     n_existing = done.files - done.sent_files
     existing = f"; {n_existing} existed already" if n_existing else ""

@@ -130,11 +130,6 @@ class BlockWriter:
                 committed[block] = record
         return committed
 
-    def pending(self, blocks: Sequence[int]) -> tuple[int, ...]:
-        """Return those of `blocks` that are not committed."""
-        committed_blocks = self.committed(blocks)
-        return tuple(block for block in blocks if block not in committed_blocks)
-
     def record(self, block: int) -> BlockRecord | None:
         """Return the record of a block if it is committed, else None; lists nothing."""
         key = self._layout.record(block)
