@@ -114,7 +114,9 @@ class BlockWriter:
 
         Record and shard of a committed block exist and agree in size.
 
-        `record_infos` are what a list tells of the records, where the caller has it.
+        Args:
+            blocks: Numbers of row blocks.
+            record_infos: Sizes and etags of the records, if the caller has listed them.
         """
         layout, infos = self._layout, record_infos or {}
         records = self.store.read_many(layout.record(block) for block in blocks)

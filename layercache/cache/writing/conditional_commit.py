@@ -1,9 +1,7 @@
 """Committing a row block where no lock keeps other writers out: on an object store.
 
-Two extractions may run at once.
-
-The two may bring bytes that differ in rounding, so a record must always be that of the shard which
-is stored, whoever brought it. Why it is:
+Two extractions of one cache may run at once and put bytes that differ in rounding. So a record must
+always be that of the shard which is stored, whoever put it. Why it is:
 
 1. A shard and a record are put only if absent: of several writers one succeeds, the others find
    what it put.
