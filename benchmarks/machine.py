@@ -7,28 +7,28 @@ import platform
 import re
 from pathlib import Path
 
+from layercache._devices import available_cores
+
 
 def describe() -> str:
     """Return one line: processor, cores, memory, GPU if any, torch, system, Python, load."""
-    cpu, memory = platform.processor() or platform.machine(), ""
-    if (info := Path("/proc/cpuinfo")).exists() and (
-        found := re.search(r"model name\s*:\s*(.+)", info.read_text())
-    ):
-        cpu = found[1]
-    if (info := Path("/proc/meminfo")).exists() and (
-        found := re.search(r"MemTotal:\s*(\d+)", info.read_text())
-    ):
-        memory = f"{int(found[1]) / 2**20:.0f} GiB"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpu = _find(r"model name\s*:\s*(.+)", "/proc/cpuinfo")
+    memory = _find(r"MemTotal:\s*(\d+)", "/proc/meminfo")
     parts = [
-        cpu,
-        f"{cores} cores",
-        memory,
+        cpu or platform.processor() or platform.machine(),
+        f"{available_cores()} cores",
+        f"{int(memory) / 2**20:.0f} GiB" if memory else "",
         *gpu(),
         f"{platform.system()} {platform.release()}",
         f"Python {platform.python_version()}",
     ]
     return ", ".join(filter(None, parts)) + f"; load {os.getloadavg()[0]:.1f}"
+
+
+def _find(pattern: str, path: str) -> str:
+    """Return the first group of a pattern in a file, or nothing."""
+    match = re.search(pattern, Path(path).read_text()) if Path(path).exists() else None
+    return match[1] if match else ""
 
 
 def gpu() -> list[str]:

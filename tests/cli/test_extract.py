@@ -50,6 +50,16 @@ def test_extract_prints_the_plan_and_the_result_and_does_nothing_the_second_time
     assert out.splitlines()[0] == "vit_nano on digits: already complete, nothing to do"
 
 
+def test_extract_accepts_the_spellings_of_earlier_versions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("-m", "vit_nano", "-d", "digits", "--limit", "20", "--split", "test", "--layers", "12")
+    old = ("--codec", "zstd", "--store-dtype", "float32", "--on-error", "stop")
+    code, _, _ = run(capsys, *words, *old, "--cache", str(tmp_path))
+    assert code == 0
+    assert open_cache(root=tmp_path).spec.storage_dtype == "float32"
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

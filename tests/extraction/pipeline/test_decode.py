@@ -38,17 +38,17 @@ def png_bytes(image, **options):
     return file.getvalue()
 
 
-def test_rgb_is_exact(tmp_path):
+def test_open_image_of_rgb_is_exact(tmp_path):
     np.testing.assert_array_equal(opened(tmp_path, Image.fromarray(RGB)), RGB)
 
 
-def test_grey_is_repeated(tmp_path):
+def test_open_image_of_grey_repeats_it(tmp_path):
     np.testing.assert_array_equal(
         opened(tmp_path, Image.fromarray(GREY)), np.repeat(GREY[..., None], 3, 2)
     )
 
 
-def test_one_bit_is_black_and_white(tmp_path):
+def test_open_image_of_one_bit_is_black_and_white(tmp_path):
     bits = GREY > 127
     np.testing.assert_array_equal(
         opened(tmp_path, Image.fromarray(bits)), np.repeat(bits[..., None] * np.uint8(255), 3, 2)
@@ -56,7 +56,7 @@ def test_one_bit_is_black_and_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_dropped_not_blended(tmp_path, mode):
+def test_open_image_with_alpha_drops_it(tmp_path, mode):
     colour = RGB if mode == "RGBA" else GREY[..., None]
     alpha = np.full((12, 10, 1), 3, np.uint8)
     got = opened(tmp_path, Image.fromarray(np.concatenate([colour, alpha], 2), mode))
@@ -64,7 +64,7 @@ def test_alpha_is_dropped_not_blended(tmp_path, mode):
 
 
 @pytest.mark.parametrize("transparency", [None, 0, bytes(range(16))])
-def test_palette_gives_its_colours_without_a_warning(tmp_path, transparency):
+def test_open_image_of_a_palette_gives_its_colours_without_a_warning(tmp_path, transparency):
     index = (GREY % 16).astype(np.uint8)
     palette = RNG.integers(0, 256, (16, 3), np.uint8)
     image = Image.fromarray(index).convert("P")
@@ -75,7 +75,7 @@ def test_palette_gives_its_colours_without_a_warning(tmp_path, transparency):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path, name):
+def test_open_image_of_16_bit_grey_scales_it(tmp_path, name):
     deep = RNG.integers(0, 65536, (12, 10)).astype(np.uint16)
     samples = written(
         tmp_path, Image.fromarray(deep.astype(np.int32) if name == "x.pgm" else deep), name
@@ -86,7 +86,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, name):
     )
 
 
-def test_16_bit_grey_agrees_with_pils_16_bit_colour(tmp_path):
+def test_open_image_of_16_bit_grey_agrees_with_16_bit_colour(tmp_path):
     deep = RNG.integers(0, 65536, (4, 4)).astype(np.uint16)
     scanlines = b"".join(
         b"\0" + np.repeat(row[:, None], 3, 1).astype(">u2").tobytes() for row in deep
@@ -107,7 +107,7 @@ def test_16_bit_grey_agrees_with_pils_16_bit_colour(tmp_path):
     np.testing.assert_array_equal(opened(tmp_path, Image.fromarray(deep), "grey.png"), colour)
 
 
-def test_cmyk_is_converted_as_pil_does(tmp_path):
+def test_open_image_of_cmyk_converts_it_as_pil_does(tmp_path):
     cmyk = np.zeros((8, 8, 4), np.uint8)
     cmyk[..., 0] = 255  # cyan ink alone
     got = opened(tmp_path, Image.fromarray(cmyk, "CMYK"), "x.jpg", quality=100)
@@ -115,13 +115,13 @@ def test_cmyk_is_converted_as_pil_does(tmp_path):
     assert got[..., 1:].min() > 245
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
+def test_open_image_with_exif_orientation_does_not_apply_it(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     assert opened(tmp_path, Image.fromarray(RGB), "x.jpg", exif=exif).shape == (12, 10, 3)
 
 
-def test_first_frame_of_several(tmp_path):
+def test_open_image_of_several_frames_gives_the_first(tmp_path):
     frames = [Image.new("RGB", (5, 4), c) for c in ("red", "blue")]
     assert opened(tmp_path, frames[0], "x.gif", save_all=True, append_images=frames[1:])[
         0, 0
@@ -137,30 +137,32 @@ def test_first_frame_of_several(tmp_path):
     ],
     ids=["empty", "text", "cut"],
 )
-def test_what_cannot_be_decoded_is_refused_with_its_id(tmp_path, data, reason):
+def test_open_image_of_a_broken_file_names_the_sample(tmp_path, data, reason):
     with pytest.raises(DataError, match=rf"sample 'broken\.png' cannot be decoded: .*{reason}"):
         open_image(written(tmp_path, data, "broken.png"), 0)
 
 
-def test_truncated_jpeg_is_refused(tmp_path):
+def test_open_image_of_a_truncated_jpeg_raises(tmp_path):
     file = io.BytesIO()
     Image.fromarray(RNG.integers(0, 256, (200, 200, 3), np.uint8)).save(file, "JPEG")
     with pytest.raises(DataError, match=r"'cut\.jpg' cannot be decoded: .*truncated"):
         open_image(written(tmp_path, file.getvalue()[: len(file.getvalue()) // 2], "cut.jpg"), 0)
 
 
-def test_a_file_that_went_away_is_named(tmp_path):
+def test_open_image_of_a_missing_file_names_the_sample(tmp_path):
     with pytest.raises(DataError, match=r"'gone\.png' cannot be decoded: .*No such file"):
         open_image(FileSamples(str(tmp_path), ["gone.png"], np.zeros(1, np.int64)), 0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_pixels_without_a_white_point_are_refused(tmp_path, dtype):
+def test_open_image_of_pixels_without_a_white_point_raises(tmp_path, dtype):
     with pytest.raises(DataError, match="store it with 8 or 16 bits"):
         opened(tmp_path, Image.fromarray(np.ones((4, 4), dtype)), "x.tif")
 
 
-def test_large_image_gives_no_warning_and_a_bomb_is_refused(tmp_path, monkeypatch):
+def test_open_image_of_a_decompression_bomb_raises_and_of_a_large_image_is_silent(
+    tmp_path, monkeypatch
+):
     samples = written(tmp_path, Image.fromarray(RGB))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     open_image(samples, 0)
@@ -169,7 +171,7 @@ def test_large_image_gives_no_warning_and_a_bomb_is_refused(tmp_path, monkeypatc
         open_image(samples, 0)
 
 
-def test_filters_are_as_before_after_many_threads(tmp_path):
+def test_open_image_in_many_threads_restores_the_warning_filters(tmp_path):
     samples = written(tmp_path, Image.fromarray(RGB))
     before = list(warnings.filters)
     threads = [
@@ -183,7 +185,7 @@ def test_filters_are_as_before_after_many_threads(tmp_path):
     assert warnings.filters == before
 
 
-def test_draft_is_not_below_the_size_asked_for_and_near_the_exact_decode(tmp_path):
+def test_open_image_with_a_draft_is_no_smaller_than_it_and_near_the_exact_decode(tmp_path):
     smooth = Image.fromarray(RNG.integers(0, 256, (8, 8, 3), np.uint8)).resize(
         (800, 600), Image.Resampling.BICUBIC
     )
