@@ -140,7 +140,7 @@ def textbook(head: HeadSpec, dropout: float = 0.0) -> nn.Module:
     return (
         TextbookLinear(**shape)
         if head.kind == "linear"
-        else TextbookAttentive(**shape, heads=head.heads, dropout=dropout)
+        else TextbookAttentive(**shape, heads=head.num_heads, dropout=dropout)
     )
 
 

@@ -57,7 +57,7 @@ def _title(head: Checkpoint) -> Iterator[str]:
     yield f"# {head.name} head on {provenance.model} for {provenance.dataset}"
     yield ""
     article = "An" if head.name[0] in "aeiou" else "A"
-    attention = f" with {spec.heads} attention heads" if spec.heads else ""
+    attention = f" with {spec.num_heads} attention heads" if spec.num_heads else ""
     yield (
         f"{article} {head.name} head{attention} that classifies images into {spec.classes} classes "
         f"from {spec.tokens} tokens of a frozen backbone: {', '.join(kinds)} of "

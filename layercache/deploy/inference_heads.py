@@ -59,7 +59,7 @@ class AttentiveInference(nn.Module):
     def __init__(self, spec: HeadSpec, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
         p = {name: value.double() for name, value in parameters.items()}
-        num_heads, head_width, width = spec.heads, spec.head_width, spec.width
+        num_heads, head_width, width = spec.num_heads, spec.head_width, spec.width
         query = F.layer_norm(
             p["query"], (width,), p["norm_query.weight"], p["norm_query.bias"], eps=LAYER_NORM_EPS
         )
@@ -89,8 +89,8 @@ class AttentiveInference(nn.Module):
         """Bias of the same map, (C,)."""
         self.embedding: nn.Parameter | None = None
         """Embedding added to each token, (S, D); None for a head without embeddings."""
-        if spec.groups is not None:
-            self.embedding = _frozen(p["embedding"][list(spec.groups)])
+        if spec.embedding_ids is not None:
+            self.embedding = _frozen(p["embedding"][list(spec.embedding_ids)])
 
     def forward(self, x_bsd: Tensor) -> Tensor:
         """Map tokens (B, S, D) to logits (B, C)."""

@@ -173,9 +173,9 @@ def _head_spec(
         tokens=len(tokens.pairs),
         width=spec.width,
         classes=len(spec.dataset.classes),
-        attention_heads=num_heads or None,
+        num_heads=num_heads or 0,
         multi_label=spec.dataset.multi_label,
-        groups=tokens.groups if embedding and head == "hybrid" else None,
+        embedding_ids=tokens.embedding_ids if embedding and head == "hybrid" else None,
     )
 
 

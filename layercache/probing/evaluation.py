@@ -135,7 +135,7 @@ def _test(spec: ProbeSpec, model: FittedModel, loader: Loader) -> tuple[Predicti
             f"{spec.tokens.cache.path}: split {spec.test_split!r} has no samples to test on"
         )
     dataset = loader.test(spec.tokens, spec.test_split)
-    attentive = isinstance(model, FittedHead) and model.spec.heads > 0
+    attentive = isinstance(model, FittedHead) and model.spec.num_heads > 0
     parts, total, squares = [], torch.zeros(()), torch.zeros(())
     for x, _ in dataset.epoch(np.arange(dataset.rows), batch=TEST_BATCH, train=False):
         parts.append(model.predict(x).cpu().numpy())
@@ -189,8 +189,8 @@ def _identity(spec: ProbeSpec) -> Row:
         "tokens": spec.tokens.kinds,
         "spatial": spec.tokens.spatial,
         "n_tokens": spec.head_spec.tokens,
-        "num_heads": spec.head_spec.heads,
-        "embedding": spec.head_spec.groups is not None,
+        "num_heads": spec.head_spec.num_heads,
+        "embedding": spec.head_spec.embedding_ids is not None,
         "seed": spec.seed,
         "shots": spec.shots,
         "train_fraction": spec.train_fraction,

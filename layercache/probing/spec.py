@@ -55,8 +55,8 @@ class TokenSelection:
         return tuple(pair for _, pairs in self.sources for pair in pairs)
 
     @property
-    def groups(self) -> tuple[int, ...]:
-        """Embedding group of each token: one group for each layer and token kind."""
+    def embedding_ids(self) -> tuple[int, ...]:
+        """Index of the embedding of each token: one for each layer and token kind."""
         kinds = [(layer, token.split("/")[0]) for layer, token in self.pairs]
         order = list(dict.fromkeys(kinds))
         return tuple(order.index(kind) for kind in kinds)

@@ -218,9 +218,9 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
     """Return the row of a probe: COLUMNS and the size of its grid, n_configs."""
     spec, row = probe.spec, probe.row
     metric = selection_metric(multi_label=combination.cache.spec.dataset.multi_label)
-    shape = {**spec["head_spec"], "groups": None}
-    num_heads = HeadSpec(**shape).heads
-    default_num_heads = HeadSpec(**{**shape, "attention_heads": None}).heads
+    shape = {**spec["head_spec"], "embedding_ids": None}
+    num_heads = HeadSpec(**shape).num_heads
+    default_num_heads = HeadSpec(**{**shape, "num_heads": 0}).num_heads
     tokens = [row["tokens"]]
     if row.get("spatial"):
         tokens.append(row["spatial"])

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import LayercacheError
+from layercache.probing.heads import HeadSpec
 from layercache.probing.results.probe_store import PROBES, Probe, read_probes
 from layercache.probing.spec import BASELINES, select_tokens
 from layercache.study.plan import PlannedExtraction, PlannedProbe
@@ -96,7 +98,7 @@ def _same_training(probe: Probe, cell: PlannedProbe) -> bool:
         and spec["seed"] in cell.seeds
         and spec["shots"] == own.get("shots")
         and spec["train_fraction"] == own.get("fraction")
-        and (spec["head_spec"]["groups"] is not None) == own.get("embedding", False)
+        and (spec["head_spec"]["embedding_ids"] is not None) == own.get("embedding", False)
     )
     if not same or head.head in BASELINES:
         return bool(same)
@@ -104,14 +106,17 @@ def _same_training(probe: Probe, cell: PlannedProbe) -> bool:
         spec["grid"] == [vars(setting) for setting in head.settings]
         and spec["train_config"] == _as_json(asdict(head.protocol))
         and spec["precision"] == cell.options.get("precision", "fp32")
-        and (
-            spec["head_spec"]["attention_heads"]
-            == (None if head.head == "linear" else own.get("heads"))
-            or (
-                head.head == "hybrid" and own.get("heads") is None
-            )  # the default of a hybrid head is a number that its tokens give
-        )
+        and _same_num_heads(spec["head_spec"], requested=own.get("heads"))
     )
+
+
+def _same_num_heads(head_spec: dict[str, Any], *, requested: int | None) -> bool:
+    """Return whether a head has the requested number of attention heads, None for the default."""
+    kind = head_spec["kind"]
+    if kind == "linear" or (kind == "hybrid" and requested is None):
+        return True  # the default of a hybrid head depends on its tokens
+    default = HeadSpec(**{**head_spec, "embedding_ids": None, "num_heads": 0})
+    return bool(head_spec["num_heads"] == (requested or default.num_heads))
 
 
 def _as_json(value: dict[str, object]) -> dict[str, object]:

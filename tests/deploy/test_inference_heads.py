@@ -12,12 +12,12 @@ SPECS = {
     "linear": HeadSpec(kind="linear", tokens=S, width=D, classes=C),
     "attentive": HeadSpec(kind="attentive", tokens=S, width=D, classes=C),
     "attentive, 3 heads": HeadSpec(
-        kind="attentive", tokens=S, width=D, classes=C, attention_heads=3
+        kind="attentive", tokens=S, width=D, classes=C, num_heads=3
     ),
     "attentive-tokens": HeadSpec(kind="attentive-tokens", tokens=S, width=D, classes=C),
     "hybrid": HeadSpec(kind="hybrid", tokens=S, width=D, classes=C),
     "hybrid, embeddings": HeadSpec(
-        kind="hybrid", tokens=S, width=D, classes=C, groups=(0, 0, 1, 1, 2, 2)
+        kind="hybrid", tokens=S, width=D, classes=C, embedding_ids=(0, 0, 1, 1, 2, 2)
     ),
 }
 
@@ -25,7 +25,7 @@ SPECS = {
 def make_head(spec: HeadSpec) -> Checkpoint:
     """A head with every parameter far from its initial value: norms and running statistics too."""
     generator = torch.Generator().manual_seed(3)
-    parameters = build(spec).initial(generator)
+    parameters = build(spec).init_parameters(generator)
     for name, value in parameters.items():
         noise = torch.randn(value.shape, generator=generator)
         parameters[name] = (

@@ -165,7 +165,7 @@ def test_probe_of_attentive_tokens_and_hybrid_heads_finds_a_signal_in_patches(
         "patch@last",
         12,
     )
-    assert embedded.head().spec.groups is not None
+    assert embedded.head().spec.embedding_ids is not None
     assert abs(pooled.row["test_balanced_accuracy"] - CHANCE) < 0.15
     for trained in (all_tokens, hybrid, embedded):
         assert trained.row["test_balanced_accuracy"] > 0.6

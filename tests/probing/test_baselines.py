@@ -79,7 +79,7 @@ def test_logreg_returns_a_linear_head(memory_split: Callable[..., Any], classes:
     x = tokens_of(split, rest)
     head = build(trained.spec)
     logits = head.logits(
-        {name: p[None] for name, p in trained.state_dict.items()}, head.prepare(x), train=False
+        {name: p[None] for name, p in trained.state_dict.items()}, head.preprocess(x), train=False
     )[0]
     alone = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000).fit(
         matrix(split)[rows], split.labels[rows]

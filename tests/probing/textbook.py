@@ -66,3 +66,24 @@ class TextbookLinear(nn.Module):
 
     def forward(self, x_bsd: Tensor) -> Tensor:
         return self.classifier(x_bsd.flatten(1))
+
+
+def randomize(module: torch.nn.Module) -> torch.nn.Module:
+    """Move every parameter away from its initial value, in float64.
+
+    A LayerNorm of ones and zeros would hide faults in the fused form.
+    """
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+    return module.double()
+
+
+def stack_states(modules: list[torch.nn.Module], names: set[str]) -> dict[str, torch.Tensor]:
+    """Return the named parameters of G modules as tensors (G, ...) that require gradients."""
+    states = [m.state_dict() for m in modules]
+    return {
+        n: torch.stack([s[n] for s in states]).clone().requires_grad_("running" not in n)
+        for n in states[0]
+        if n in names
+    }

@@ -166,7 +166,7 @@ def save_probe(
         tokens=len(selection.pairs),
         width=cache.spec.width,
         classes=len(CLASSES),
-        attention_heads=num_heads,
+        num_heads=num_heads,
     )
     grid = tuple({"lr": 10.0**-i, "weight_decay": 0.0, "dropout": 0.0} for i in range(n_configs))
     probe_spec = ProbeSpec(
@@ -184,7 +184,7 @@ def save_probe(
     mean = None
     if kind == "attentive":
         mean = (
-            np.full((head_spec.heads, head_spec.tokens), 1 / head_spec.tokens, np.float32)
+            np.full((head_spec.num_heads, head_spec.tokens), 1 / head_spec.tokens, np.float32)
             if attention is None
             else attention.astype(np.float32)
         )
@@ -205,7 +205,7 @@ def save_probe(
         "spatial": "",
         "embedding": False,
         "n_tokens": head_spec.tokens,
-        "num_heads": head_spec.heads,
+        "num_heads": head_spec.num_heads,
         "seed": seed,
         "shots": shots,
         "train_fraction": None,

@@ -1,4 +1,4 @@
-"""The heads: G independent copies evaluated together."""
+"""The heads: G independent copies of one head evaluated together."""
 
 from __future__ import annotations
 
@@ -21,28 +21,33 @@ class Head(typing.Protocol):
 
     spec: HeadSpec
     buffers: tuple[str, ...]
-    """Names among the parameters that are running statistics: no gradient, moved in place by `logits(train=True)`."""
+    """Names among the parameters that are running statistics: they have no gradient, and
+    `logits(train=True)` updates them in place."""
 
-    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one configuration."""
+    def init_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the initial parameters of one configuration, float32 on the CPU."""
 
-    def prepare(self, x_bsd: Tensor) -> Tensor:
-        """What all configurations share of a batch of normalised tokens."""
+    def preprocess(self, x_bsd: Tensor) -> Tensor:
+        """Return the part of the forward pass that all configurations share.
+
+        Args:
+            x_bsd: (B, S, D), L2-normalized tokens.
+        """
 
     def logits(
         self,
         parameters: Mapping[str, Tensor],
-        prepared: Tensor,
+        preprocessed: Tensor,
         *,
         train: bool,
-        rates: Tensor | None = None,
-        draw: Tensor | None = None,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
     ) -> Tensor:
-        """Logits (G, B, C)."""
+        """Return logits (G, B, C)."""
 
 
 def build(spec: HeadSpec) -> Head:
-    """The head of a spec."""
+    """Return the head of a spec."""
     if spec.kind == "linear":
         return LinearHead(spec)
-    return AttentiveHead(spec) if spec.groups is None else EmbeddingHead(spec)
+    return AttentiveHead(spec) if spec.embedding_ids is None else EmbeddingHead(spec)

@@ -1,15 +1,19 @@
-"""The attentive head (arXiv 2601.09322, "Attentive Multi-Layer Fusion"), fused: keys and values are never formed per token.
+"""The attentive head (arXiv 2601.09322, "Attentive Multi-Layer Fusion"), in a fused form.
 
-Shapes: G configurations, B rows, S tokens, D width, H attention heads of length d, C classes.
+Shapes: G configurations, B rows of a batch, S tokens, D width, H attention heads of length d, C
+classes.
 
-The textbook head is q = W_Q LN_q(u), k_s = W_K LN_k(x_s), v_s = W_V LN_v(x_s), a_hs = softmax_s(q_h . k_hs / sqrt(d)), o_h = sum_s a_hs v_hs. Three
-steps take the maps out of the sum over tokens. With z = (x - mean) / std, shared by both LayerNorms, LN(x) = gamma * z + beta, so
+The textbook head is q = W_Q LN_q(u), k_s = W_K LN_k(x_s), v_s = W_V LN_v(x_s),
+a_hs = softmax_s(q_h . k_hs / sqrt(d)), o_h = sum_s a_hs v_hs. Keys and values of single tokens are
+never formed here. With z = (x - mean) / std, which both LayerNorms share, LN(x) = gamma * z + beta:
 
-    q_h . k_hs = (gamma_k * W_K,h^T q_h) . z_s + q_h . W_K,h beta_k        the last term is the same for every s: softmax does not see it
+    q_h . k_hs = (gamma_k * W_K,h^T q_h) . z_s + q_h . W_K,h beta_k
     o_h        = (W_V,h diag(gamma_v)) sum_s a_hs z_s + (W_V,h beta_v) sum_s a_hs
 
-where sum_s a_hs is 1 without dropout; with it, what is above or below 1 is carried along. Same function, same parameters, same gradients; those that
-are zero because softmax or BatchNorm subtracts the parameter again (beta_k and b_O, and beta_v without dropout) are exactly zero here.
+The last term of the score is the same for every s, so softmax ignores it. sum_s a_hs is 1 without
+dropout; with dropout, its difference from 1 is carried along. Function, parameters and gradients
+are those of the textbook head; the gradients that are zero because softmax or BatchNorm subtracts
+the parameter again (beta_k and b_O, and beta_v without dropout) are exactly zero here.
 """
 
 from __future__ import annotations
@@ -31,153 +35,164 @@ QUERY_STD = 0.02
 
 
 class AttentiveHead:
-    """G attentive heads; parameters are dicts name -> (G, ...), with the names of the textbook module's state dict."""
+    """G attentive heads; parameters are dicts name -> (G, ...) named as in the textbook module."""
 
     buffers: tuple[str, ...] = ("batch_norm.running_mean", "batch_norm.running_var")
 
     def __init__(self, spec: HeadSpec) -> None:
         self.spec = spec
 
-    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters and running statistics of one configuration: the query from N(0, 0.02), maps as torch.nn.Linear draws them."""
-        width, inner = self.spec.width, self.spec.heads * self.spec.head_width
+    def init_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return initial parameters and running statistics of one configuration.
+
+        The query is drawn from N(0, 0.02), the maps as torch.nn.Linear draws them.
+        """
+        width, inner_width = self.spec.width, self.spec.num_heads * self.spec.head_width
         p = {"query": torch.empty(width).normal_(0, QUERY_STD, generator=generator)}
         for name in ("norm_query", "norm_key", "norm_value"):
-            p[f"{name}.weight"], p[f"{name}.bias"] = torch.ones(width), torch.zeros(width)
+            p[f"{name}.weight"] = torch.ones(width)
+            p[f"{name}.bias"] = torch.zeros(width)
         for name in ("to_query", "to_key", "to_value"):
-            p[f"{name}.weight"] = linear_map(inner, width, generator=generator)
-        p["output.weight"], p["output.bias"] = affine_map(width, inner, generator=generator)
-        p["batch_norm.weight"], p["batch_norm.bias"] = torch.ones(width), torch.zeros(width)
+            p[f"{name}.weight"] = linear_map(inner_width, width, generator=generator)
+        p["output.weight"], p["output.bias"] = affine_map(width, inner_width, generator=generator)
+        p["batch_norm.weight"] = torch.ones(width)
+        p["batch_norm.bias"] = torch.zeros(width)
         p["classifier.weight"], p["classifier.bias"] = affine_map(
             self.spec.classes, width, generator=generator
         )
-        p["batch_norm.running_mean"], p["batch_norm.running_var"] = (
-            torch.zeros(width),
-            torch.ones(width),
-        )
+        p["batch_norm.running_mean"] = torch.zeros(width)
+        p["batch_norm.running_var"] = torch.ones(width)
         return p
 
-    def prepare(self, x_bsd: Tensor) -> Tensor:
-        """What all configurations share of a batch: the tokens standardised over their elements, (B, S, D)."""
+    def preprocess(self, x_bsd: Tensor) -> Tensor:
+        """Return the tokens standardized over their elements, (B, S, D)."""
         return F.layer_norm(x_bsd, x_bsd.shape[-1:], eps=LAYER_NORM_EPS)
 
     def logits(
         self,
         parameters: Mapping[str, Tensor],
-        prepared: Tensor,
+        preprocessed: Tensor,
         *,
         train: bool,
-        rates: Tensor | None = None,
-        draw: Tensor | None = None,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
     ) -> Tensor:
-        """Logits (G, B, C).
+        """Return logits (G, B, C).
 
-        With `train`, BatchNorm uses the batch and moves its running statistics, and a weight is dropped where `draw` (uniform (B, S, H), shared by
-        all configurations) lies below the configuration's entry of `rates` (G,), or (1,) where all have the same. The products over tokens run in
-        `prepared`'s dtype.
+        Args:
+            parameters: See `init_parameters`, each with a leading G.
+            preprocessed: (B, S, D), see `preprocess`; the products over tokens have its dtype.
+            train: BatchNorm uses the batch and updates its running statistics in place, and
+                attention weights are dropped.
+            dropout: Rate of each configuration, (G,), or (1,) if all have the same.
+            uniform_bsh: Uniform draws that all configurations share; a weight is dropped where
+                they lie below the rate.
         """
         p = parameters
-        weights_bsgh = self.attention(p, prepared)
+        weights_bsgh = self.attention(p, preprocessed)
         excess_bgh = None
-        if train and rates is not None and draw is not None:
+        if train and dropout is not None and uniform_bsh is not None:
             weights_bsgh = weights_bsgh * (
-                (draw[:, :, None] >= rates[:, None]) / (1 - rates[:, None])
+                (uniform_bsh[:, :, None] >= dropout[:, None]) / (1 - dropout[:, None])
             )
-            excess_bgh = (weights_bsgh.sum(1) - 1) * (rates[:, None] > 0)
-        fused = self._fuse(p, weights_bsgh, prepared, excess_bgh)
-        normalised = self._normalise_batch(p, fused, train=train)
+            excess_bgh = (weights_bsgh.sum(1) - 1) * (dropout[:, None] > 0)
+        fused_gbd = self._fuse(p, weights_bsgh, preprocessed, excess_bgh)
+        normalized_gbd = self._batch_norm(p, fused_gbd, train=train)
         return torch.baddbmm(
-            p["classifier.bias"][:, None], normalised, p["classifier.weight"].transpose(1, 2)
+            p["classifier.bias"][:, None], normalized_gbd, p["classifier.weight"].transpose(1, 2)
         )
 
-    def attention(self, parameters: Mapping[str, Tensor], prepared: Tensor) -> Tensor:
-        """Attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
-        directions = self._directions(parameters)
-        scores = torch.mm(prepared.flatten(0, 1), directions.flatten(0, 1).to(prepared.dtype).t())
-        return scores.to(directions.dtype).view(*prepared.shape[:2], -1, self.spec.heads).softmax(1)
+    def attention(self, parameters: Mapping[str, Tensor], preprocessed: Tensor) -> Tensor:
+        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
+        directions_ghd = self._directions(parameters)
+        scores = torch.mm(
+            preprocessed.flatten(0, 1), directions_ghd.flatten(0, 1).to(preprocessed.dtype).t()
+        ).to(directions_ghd.dtype)
+        return scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads).softmax(1)
 
     def _directions(self, p: Mapping[str, Tensor]) -> Tensor:
-        """What a standardised token is multiplied with to give its score: gamma_k * W_K,h^T q_h / sqrt(d), (G, H, D)."""
-        heads, length = self.spec.heads, self.spec.head_width
-        query = (
-            F.layer_norm(p["query"], p["query"].shape[-1:], eps=LAYER_NORM_EPS)
-            * p["norm_query.weight"]
-            + p["norm_query.bias"]
-        )
-        query = (
-            torch.bmm(p["to_query.weight"], query[:, :, None]).view(-1, heads, 1, length)
-            * length**-0.5
-        )
-        keys = p["to_key.weight"].view(-1, heads, length, self.spec.width)
-        directions: Tensor = (query @ keys).squeeze(2) * p["norm_key.weight"][:, None]
-        return directions
+        """Return the vectors whose products with a standardized token are its scores, (G, H, D).
+
+        They are gamma_k * W_K,h^T q_h / sqrt(d).
+        """
+        num_heads, head_width = self.spec.num_heads, self.spec.head_width
+        query_gd = F.layer_norm(p["query"], p["query"].shape[-1:], eps=LAYER_NORM_EPS)
+        query_gd = query_gd * p["norm_query.weight"] + p["norm_query.bias"]
+        query = torch.bmm(p["to_query.weight"], query_gd[:, :, None])
+        query = query.view(-1, num_heads, 1, head_width) * head_width**-0.5
+        keys = p["to_key.weight"].view(-1, num_heads, head_width, self.spec.width)
+        directions_ghd: Tensor = (query @ keys).squeeze(2) * p["norm_key.weight"][:, None]
+        return directions_ghd
 
     def _fuse(
         self,
         p: Mapping[str, Tensor],
         weights_bsgh: Tensor,
-        prepared: Tensor,
+        preprocessed: Tensor,
         excess_bgh: Tensor | None,
     ) -> Tensor:
-        """Value and output maps of the mixed tokens, (G, B, D), without what is the same for every row (see `_constant`).
+        """Return the value and output maps of the mixed tokens, (G, B, D), but for `_constant`.
 
-        `excess_bgh` is sum_s a_hs - 1 after dropout. The maps W_O,h and W_V,h of a head are applied one after the other, 2 B d D products, or are
-        multiplied first, B D D + d D D: with d = 2 D / H and B well above D that is the less up to three heads.
+        `excess_bgh` is sum_s a_hs - 1 after dropout. The maps W_O,h and W_V,h of a head are either
+        applied one after the other, 2 B d D products, or multiplied first, B D D + d D D: with
+        d = 2 D / H and B well above D, the latter takes fewer products up to three heads.
         """
-        heads, length, width = self.spec.heads, self.spec.head_width, self.spec.width
-        n_rows, _, n_configurations, _ = weights_bsgh.shape
-        dtype, low = weights_bsgh.dtype, prepared.dtype
-        values = (
-            p["to_value.weight"].view(n_configurations, heads, length, width)
-            * p["norm_value.weight"][:, None, None]
-        )
-        outputs = (
-            p["output.weight"].view(n_configurations, width, heads, length).transpose(1, 2)
-        )  # (G, H, D, d)
-        multiplied = width * (n_rows + length) < 2 * length * n_rows
-        maps = outputs @ values if multiplied else values
-        inner = self._mix(p, weights_bsgh, prepared, maps)
-        if multiplied:
-            fused = inner.sum(1, dtype=dtype)
+        num_heads, head_width, width = self.spec.num_heads, self.spec.head_width, self.spec.width
+        n_rows, _, n_configs, _ = weights_bsgh.shape
+        dtype, compute_dtype = weights_bsgh.dtype, preprocessed.dtype
+        values = p["to_value.weight"].view(n_configs, num_heads, head_width, width)
+        values = values * p["norm_value.weight"][:, None, None]
+        outputs = p["output.weight"].view(n_configs, width, num_heads, head_width)
+        outputs = outputs.transpose(1, 2)  # (G, H, D, d)
+        multiply_maps = width * (n_rows + head_width) < 2 * head_width * n_rows
+        maps = outputs @ values if multiply_maps else values
+        mapped_ghbe = self._mix(p, weights_bsgh, preprocessed, maps)
+        if multiply_maps:
+            fused_gbd = mapped_ghbe.sum(1, dtype=dtype)
         else:
-            joined = inner.transpose(1, 2).flatten(2)  # (G, B, H*d)
-            fused = torch.bmm(joined, p["output.weight"].transpose(1, 2).to(low)).to(dtype)
+            joined = mapped_ghbe.transpose(1, 2).flatten(2)  # (G, B, H*d)
+            output_map = p["output.weight"].transpose(1, 2).to(compute_dtype)
+            fused_gbd = torch.bmm(joined, output_map).to(dtype)
         if excess_bgh is not None:
-            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None]).view(
-                n_configurations, heads, length, 1
+            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None])
+            shift = shift.view(n_configs, num_heads, head_width, 1)
+            fused_gbd = torch.baddbmm(
+                fused_gbd, excess_bgh.transpose(0, 1), (outputs @ shift)[..., 0]
             )
-            fused = torch.baddbmm(fused, excess_bgh.transpose(0, 1), (outputs @ shift)[..., 0])
-        return fused
+        return fused_gbd
 
     def _mix(
-        self, p: Mapping[str, Tensor], weights_bsgh: Tensor, prepared: Tensor, maps_ghed: Tensor
+        self, p: Mapping[str, Tensor], weights_bsgh: Tensor, preprocessed: Tensor, maps_ghed: Tensor
     ) -> Tensor:
-        """Every attention head's map of its weighted sum of standardised tokens, (G, H, B, E), in `prepared`'s dtype."""
-        low = prepared.dtype
+        """Return the maps of the weighted sums of tokens, (G, H, B, E), in the compute dtype."""
+        compute_dtype = preprocessed.dtype
         mapped = mix_and_map(
-            weights_bsgh.flatten(2).to(low), prepared, maps_ghed.flatten(0, 1).to(low)
+            weights_bsgh.flatten(2).to(compute_dtype),
+            preprocessed,
+            maps_ghed.flatten(0, 1).to(compute_dtype),
         )
         return mapped.view(*maps_ghed.shape[:2], *mapped.shape[1:])
 
     @torch.no_grad()
     def _constant(self, p: Mapping[str, Tensor]) -> Tensor:
-        """The part W_O W_V beta_v + b_O of BatchNorm's input, (G, D).
+        """Return W_O W_V beta_v + b_O, (G, D), the part of BatchNorm's input that rows share.
 
-        In training BatchNorm takes it away again, so it has no gradient: it only moves the running mean. Added to the rows it would get one of pure
-        rounding, which Adam blows up to full steps.
+        In training BatchNorm subtracts it again, so it has no gradient and only moves the running
+        mean. Added to the rows, it would get a gradient of pure rounding error, which Adam enlarges
+        to full steps.
         """
         shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None])
         return torch.bmm(p["output.weight"], shift)[..., 0] + p["output.bias"]
 
-    def _normalise_batch(
-        self, p: Mapping[str, Tensor], fused_gbd: Tensor, *, train: bool
-    ) -> Tensor:
-        """BatchNorm of every configuration by itself, (G, B, D); moves the running statistics with `train`."""
-        n_configurations, n_rows, width = fused_gbd.shape
+    def _batch_norm(self, p: Mapping[str, Tensor], fused_gbd: Tensor, *, train: bool) -> Tensor:
+        """Return BatchNorm of each configuration, (G, B, D); `train` updates the statistics."""
+        n_configs, n_rows, width = fused_gbd.shape
         constant, mean = self._constant(p), p["batch_norm.running_mean"]
-        if train:  # ahead of batch_norm, which keeps the running mean for the backward pass: (1 - m)(mean + c m / (1 - m)) + m batch's
+        if train:
+            # Before batch_norm, which keeps the running mean for the backward pass; the update is
+            # (1 - m) (mean + constant m / (1 - m)) + m batch_mean.
             mean.add_(constant, alpha=BATCH_NORM_MOMENTUM / (1 - BATCH_NORM_MOMENTUM))
-        normalised = F.batch_norm(
+        normalized = F.batch_norm(
             fused_gbd.transpose(0, 1).reshape(n_rows, -1),
             mean.view(-1) if train else (mean - constant).view(-1),
             p["batch_norm.running_var"].view(-1),
@@ -187,4 +202,4 @@ class AttentiveHead:
             momentum=BATCH_NORM_MOMENTUM,
             eps=BATCH_NORM_EPS,
         )
-        return normalised.view(n_rows, n_configurations, width).transpose(0, 1)
+        return normalized.view(n_rows, n_configs, width).transpose(0, 1)

@@ -52,7 +52,7 @@ class FittedHead:
     def n_params(self) -> int:
         """Number of trainable parameters (without BatchNorm's buffers)."""
         head = build(self.spec)
-        names = set(head.initial(torch.Generator())) - set(head.buffers)
+        names = set(head.init_parameters(torch.Generator())) - set(head.buffers)
         return sum(p.numel() for name, p in self.state_dict.items() if name in names)
 
     def predict(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
@@ -67,7 +67,7 @@ class FittedHead:
         x = self._normalize(tokens)
         with torch.inference_mode():
             head = build(self.spec)
-            return head.logits(self._stacked(x.device), head.prepare(x), train=False)[0]
+            return head.logits(self._stacked(x.device), head.preprocess(x), train=False)[0]
 
     def attention(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Return attention weights (B, H, S), float32, which sum to 1 over S.
@@ -87,7 +87,7 @@ class FittedHead:
                 "attentive, attentive-tokens and hybrid heads do"
             )
         with torch.inference_mode():
-            weights = head.attention(self._stacked(x.device), head.prepare(x))
+            weights = head.attention(self._stacked(x.device), head.preprocess(x))
             return weights[:, :, 0].transpose(1, 2).contiguous()
 
     def describe_input(self) -> str:

@@ -1,6 +1,6 @@
-"""The linear head: the chosen tokens side by side, one affine map to the classes.
+"""The linear head: the selected tokens concatenated, and one affine map to the classes.
 
-Shapes: G configurations, B rows, S tokens, D width, C classes.
+Shapes: G configurations, B rows of a batch, S tokens, D width, H attention heads, C classes.
 """
 
 from __future__ import annotations
@@ -15,34 +15,42 @@ from layercache.probing.heads.spec import HeadSpec
 
 
 class LinearHead:
-    """G linear heads; parameters are dicts name -> (G, ...), with the names of the plain module's state dict."""
+    """G linear heads; parameters are dicts name -> (G, ...) named as in a torch.nn module."""
 
     buffers: tuple[str, ...] = ()
 
     def __init__(self, spec: HeadSpec) -> None:
         self.spec = spec
 
-    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one configuration, drawn as torch.nn.Linear draws them."""
+    def init_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the initial parameters of one configuration, as torch.nn.Linear draws them."""
         weight, bias = affine_map(
             self.spec.classes, self.spec.tokens * self.spec.width, generator=generator
         )
         return {"classifier.weight": weight, "classifier.bias": bias}
 
-    def prepare(self, x_bsd: Tensor) -> Tensor:
-        """What all configurations share of a batch: the tokens side by side, (B, S*D)."""
+    def preprocess(self, x_bsd: Tensor) -> Tensor:
+        """Return the concatenated tokens, (B, S*D)."""
         return x_bsd.flatten(1)
 
     def logits(
         self,
         parameters: Mapping[str, Tensor],
-        prepared: Tensor,
+        preprocessed: Tensor,
         *,
         train: bool,
-        rates: Tensor | None = None,
-        draw: Tensor | None = None,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
     ) -> Tensor:
-        """Logits (G, B, C), by one matrix product for all configurations; `rates` and `draw` belong to attention and are not used."""
+        """Return logits (G, B, C), by one matrix product for all configurations.
+
+        Args:
+            parameters: Weight (G, C, S*D) and bias (G, C).
+            preprocessed: (B, S*D), see `preprocess`; the product has its dtype.
+            train: Without effect: training and evaluation are the same.
+            dropout: Without effect: there is no attention to drop.
+            uniform_bsh: Without effect, likewise.
+        """
         weight, bias = parameters["classifier.weight"], parameters["classifier.bias"]
-        flat = torch.mm(prepared, weight.flatten(0, 1).to(prepared.dtype).t())
+        flat = torch.mm(preprocessed, weight.flatten(0, 1).to(preprocessed.dtype).t())
         return flat.view(-1, *bias.shape).transpose(0, 1).to(bias.dtype) + bias[:, None]

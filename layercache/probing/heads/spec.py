@@ -1,4 +1,4 @@
-"""What a head is, apart from its numbers."""
+"""Kind and shape of a head."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from layercache.errors import OptionError, UnknownNameError
 
 KINDS = ("linear", "attentive", "attentive-tokens", "hybrid")
 ALL_TOKEN_HEADS = 8
-"""Attention heads of `attentive-tokens` (the paper's all-token baseline)."""
+"""Attention heads of `attentive-tokens`, the paper's all-token baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """A head's kind and shape; with a state dict it is a trained head."""
+    """Kind and shape of a head; together with a state dict, a trained head."""
 
     kind: str
     """"linear", "attentive", "attentive-tokens" or "hybrid"."""
@@ -23,54 +23,61 @@ class HeadSpec:
     """D, length of one token."""
     classes: int
     """C."""
-    attention_heads: int | None = None
-    """H; None takes the paper's: S for "attentive" and "hybrid", 8 for "attentive-tokens"."""
+    num_heads: int = 0
+    """H, attention heads. 0 is replaced by the paper's number: S for "attentive" and "hybrid", 8
+    for "attentive-tokens"; it stays 0 for "linear", which has none."""
     multi_label: bool = False
-    """Targets are 0/1 per class (binary cross-entropy) instead of one class number."""
-    groups: tuple[int, ...] | None = None
-    """Only "hybrid": the embedding group (one per layer and kind of token) of each of the S tokens, numbered from 0; None learns no embedding."""
+    """Targets are 0/1 per class (binary cross-entropy) instead of one class index."""
+    embedding_ids: tuple[int, ...] | None = None
+    """Only "hybrid": index of the learned embedding of each of the S tokens, counted from 0 (tokens
+    of the same layer and kind share one); None learns no embedding."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnknownNameError("head", self.kind, KINDS)
         for name in ("tokens", "width", "classes"):
             if getattr(self, name) < 1:
-                raise OptionError(f"a head's {name} is at least 1, came {getattr(self, name)}")
+                raise OptionError(
+                    f"expected a head's {name} to be at least 1, got {getattr(self, name)}"
+                )
         if self.classes < 2 and not self.multi_label:
             raise OptionError(
-                f"a single-label head tells at least 2 classes apart, came {self.classes}"
+                f"expected at least 2 classes for a single-label head, got {self.classes}"
             )
         if self.kind == "linear":
-            if self.attention_heads is not None:
+            if self.num_heads:
                 raise OptionError(
-                    "the linear head has no attention heads: leave attention_heads out"
+                    f"the linear head has no attention heads, got num_heads={self.num_heads}: "
+                    "leave it out"
                 )
-        elif not 1 <= self.heads <= self.width:
-            raise OptionError(
-                f"attention heads lie between 1 and the width {self.width}, came {self.heads}: set --heads"
-            )
-        if self.groups is not None:
-            if self.kind != "hybrid":
-                raise OptionError(
-                    f"only the hybrid head learns embeddings, this is {self.kind!r}: leave groups out"
-                )
-            if len(self.groups) != self.tokens or sorted(set(self.groups)) != list(
-                range(max(self.groups) + 1)
-            ):
-                raise OptionError(
-                    f"groups names a group numbered from 0 without gaps for each of the {self.tokens} tokens, came {self.groups}"
-                )
+        else:
+            self._resolve_num_heads()
+        if self.embedding_ids is not None:
+            self._check_embedding_ids(self.embedding_ids)
 
-    @property
-    def heads(self) -> int:
-        """H, the attention heads in use; 0 for the linear head."""
-        if self.kind == "linear":
-            return 0
-        return self.attention_heads or (
-            ALL_TOKEN_HEADS if self.kind == "attentive-tokens" else self.tokens
-        )
+    def _resolve_num_heads(self) -> None:
+        default = ALL_TOKEN_HEADS if self.kind == "attentive-tokens" else self.tokens
+        num_heads = self.num_heads or default
+        if not 1 <= num_heads <= self.width:
+            raise OptionError(
+                f"expected a number of attention heads between 1 and the width {self.width}, got "
+                f"{num_heads}: set num_heads"
+            )
+        object.__setattr__(self, "num_heads", num_heads)
+
+    def _check_embedding_ids(self, ids: tuple[int, ...]) -> None:
+        if self.kind != "hybrid":
+            raise OptionError(
+                f"only the hybrid head learns embeddings, got embedding_ids for {self.kind!r}: "
+                "leave them out"
+            )
+        if len(ids) != self.tokens or sorted(set(ids)) != list(range(max(ids) + 1)):
+            raise OptionError(
+                "expected embedding_ids to hold one index for each of the "
+                f"{self.tokens} tokens, counted from 0 without gaps, got {ids}"
+            )
 
     @property
     def head_width(self) -> int:
-        """The length d = 2 floor(D / H) of one attention head, twice the usual; 0 for the linear head."""
-        return 2 * (self.width // self.heads) if self.heads else 0
+        """Length d = 2 floor(D / H) of one attention head, twice the usual; 0 if linear."""
+        return 2 * (self.width // self.num_heads) if self.num_heads else 0

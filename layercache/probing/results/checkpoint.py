@@ -161,8 +161,8 @@ def load_head(path: str | HeadPath) -> Checkpoint:
             "that it writes"
         )
     spec = metadata.pop("spec")
-    if spec["groups"] is not None:
-        spec["groups"] = tuple(spec["groups"])
+    if spec["embedding_ids"] is not None:
+        spec["embedding_ids"] = tuple(spec["embedding_ids"])
     provenance = metadata.pop("provenance")
     for name in ("classes", "fingerprints"):
         provenance[name] = tuple(provenance[name])

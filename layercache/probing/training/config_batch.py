@@ -51,7 +51,7 @@ class ConfigBatch:
         )
         """Which of the settings the rows of the parameters belong to, by rising dropout; shrinks as configurations end."""
         self.diverged_at: list[int | None] = [None] * len(settings)
-        initial = self.head.initial(torch.Generator().manual_seed(_stream(seed, 0)))
+        initial = self.head.init_parameters(torch.Generator().manual_seed(_stream(seed, 0)))
         self.parameters = {
             name: value.to(device).expand(len(settings), *value.shape).clone()
             for name, value in initial.items()
@@ -93,7 +93,7 @@ class ConfigBatch:
         draw = None
         if self.draws is not None:
             draw = torch.rand(
-                (*x_bsd.shape[:2], self.spec.heads), generator=self.draws, device=self.device
+                (*x_bsd.shape[:2], self.spec.num_heads), generator=self.draws, device=self.device
             )
         rates = [
             cosine(self.settings[i].lr, end=self.protocol.lr_end, step=step, steps=self.steps)
@@ -110,8 +110,8 @@ class ConfigBatch:
                 leaves | buffers,
                 prepared,
                 train=True,
-                rates=self.rates[at][:1] if alike else self.rates[at],
-                draw=dropped,
+                dropout=self.rates[at][:1] if alike else self.rates[at],
+                uniform_bsh=dropped,
             )
             loss = self.loss(logits, y)
             found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
@@ -189,7 +189,7 @@ class ConfigBatch:
         return state
 
     def _prepare(self, x_bsd: Tensor) -> Tensor:
-        prepared = self.head.prepare(x_bsd)
+        prepared = self.head.preprocess(x_bsd)
         return prepared if self.low is None else prepared.to(self.low)
 
     def _tiles(self, rows: int) -> Iterator[slice]:
@@ -214,12 +214,12 @@ class ConfigBatch:
 
 def row_bytes(spec: HeadSpec) -> int:
     """Bytes of the largest activations of one configuration per row of a batch: logits, attention weights and mixed tokens."""
-    return 4 * max(spec.classes, spec.heads * max(spec.width, spec.tokens))
+    return 4 * max(spec.classes, spec.num_heads * max(spec.width, spec.tokens))
 
 
 def configuration_bytes(spec: HeadSpec) -> int:
     """Bytes of one configuration: its parameters, their two moments and their gradient."""
-    return 16 * sum(value.numel() for value in build(spec).initial(torch.Generator()).values())
+    return 16 * sum(value.numel() for value in build(spec).init_parameters(torch.Generator()).values())
 
 
 def _stream(seed: int, stream: int) -> int:

@@ -137,9 +137,9 @@ def predict(
         for x, _ in features.epoch(
             rows, batch=batch, seed=head.seed, epoch=0, noise=None, train=False
         ):
-            prepared = model.prepare(x)
-            prepared = prepared.bfloat16() if precision == "bf16" else prepared
-            parts.append(model.logits(parameters, prepared, train=False)[0].float().cpu())
+            preprocessed = model.preprocess(x)
+            preprocessed = preprocessed.bfloat16() if precision == "bf16" else preprocessed
+            parts.append(model.logits(parameters, preprocessed, train=False)[0].float().cpu())
     return torch.cat(parts)
 
 

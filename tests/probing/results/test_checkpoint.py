@@ -21,7 +21,7 @@ ORIGIN = Provenance(
 
 def made(kind: str, **spec: Any) -> Checkpoint:
     shape = HeadSpec(kind=kind, tokens=2, width=8, classes=3, **spec)
-    parameters = build(shape).initial(torch.Generator().manual_seed(0))
+    parameters = build(shape).init_parameters(torch.Generator().manual_seed(0))
     return Checkpoint(
         name=kind, spec=shape, state_dict=parameters, provenance=ORIGIN, hparams={"lr": 0.1}, seed=3
     )
@@ -29,7 +29,7 @@ def made(kind: str, **spec: Any) -> Checkpoint:
 
 @pytest.mark.parametrize(
     ("kind", "spec"),
-    [("linear", {}), ("attentive", {}), ("hybrid", {"groups": (0, 1), "attention_heads": 4})],
+    [("linear", {}), ("attentive", {}), ("hybrid", {"embedding_ids": (0, 1), "num_heads": 4})],
 )
 def test_load_head_returns_what_was_stored(tmp_path: Path, kind: str, spec: dict[str, Any]) -> None:
     head = made(kind, **spec)
@@ -63,7 +63,7 @@ def test_predict_of_a_linear_head_normalizes_and_maps_tokens() -> None:
 
 def test_attention_sums_to_one_over_the_tokens() -> None:
     x = np.random.default_rng(0).normal(size=(5, 2, 8))
-    weights = made("attentive", attention_heads=4).attention(x)
+    weights = made("attentive", num_heads=4).attention(x)
     assert weights.shape == (5, 4, 2)
     torch.testing.assert_close(weights.sum(2), torch.ones(5, 4))
     with pytest.raises(ProbeError, match="a linear head has no attention"):
