@@ -149,9 +149,9 @@ def measured_step(classes: int, *, device: str) -> float:
         head,
         settings,
         seed=0,
-        protocol=TrainConfig(),
+        train_config=TrainConfig(),
         steps=10**6,
-        weights=None,
+        class_weights=None,
         device=torch.device(device),
         precision="fp32",
     )
@@ -199,10 +199,12 @@ def search(node: Node, rows: int, classes: int) -> tuple[int, float]:
 
     The search holds out 20 % of the rows.
     """
-    from layercache.probing.data.splits import VALIDATION
+    from layercache.probing.data.splits import VALIDATION_FRACTION
     from layercache.probing.training.config import TrainConfig, paper_grid
 
-    searched, final = (TrainConfig().plan(n).steps for n in (round(rows * (1 - VALIDATION)), rows))
+    searched, final = (
+        TrainConfig().schedule(n).steps for n in (round(rows * (1 - VALIDATION_FRACTION)), rows)
+    )
     return final, (len(paper_grid("attentive")) * searched + final) * node.step(
         classes
     ) / node.devices
@@ -318,17 +320,20 @@ def operations(root: CachePath, rows: int) -> Iterator[tuple[str, Callable[[], o
 
 def epoch(split: Split, pairs: Sequence[tuple[int, str]]) -> None:
     """Stream one epoch through two windows of two row blocks each."""
-    from layercache.probing.data.resident import Selection, Source
+    from layercache.probing.data.selection import SplitSelection, TokenSource
     from layercache.probing.data.streaming import StreamedTokens
 
     budget = 4 * layout.planned_bytes(make_spec(512, WIDTH), 512)
     features = StreamedTokens(
-        Selection((Source(split, tuple(pairs)),), np.arange(split.rows)),
+        SplitSelection((TokenSource(split, tuple(pairs)),), np.arange(split.rows)),
         device=torch.device("cpu"),
-        budget=budget,
+        memory_budget=budget,
     )
     assert (
-        sum(len(y) for _, y in features.epoch(np.arange(split.rows), batch=512, train=True))
+        sum(
+            len(y)
+            for _, y in features.iter_batches(np.arange(split.rows), batch_size=512, train=True)
+        )
         == split.rows
     )
 

@@ -221,24 +221,24 @@ class Steps:
     def epoch(self) -> Iterator[str]:
         import torch
 
-        from layercache.probing.data.resident import Selection, Source
+        from layercache.probing.data.selection import SplitSelection, TokenSource
         from layercache.probing.data.streaming import StreamedTokens
 
         split = self.cache().split(SPLIT)
         pairs = tuple((layer, kind) for layer in split.spec.layers for kind in KINDS)
         yield ""
         features = StreamedTokens(
-            Selection((Source(split, pairs),), np.arange(split.rows)),
+            SplitSelection((TokenSource(split, pairs),), np.arange(split.rows)),
             device=torch.device("cpu"),
-            budget=400 * 10**6,
+            memory_budget=400 * 10**6,
         )
         yield "open streamed features, 400 MB"
         for number in range(2):
             assert (
                 sum(
                     len(y)
-                    for _, y in features.epoch(
-                        np.arange(split.rows), batch=2048, epoch=number, train=True
+                    for _, y in features.iter_batches(
+                        np.arange(split.rows), batch_size=2048, epoch=number, train=True
                     )
                 )
                 == self.rows

@@ -42,7 +42,7 @@ from layercache.cache import (
     digest_labels,
     open_cache,
 )
-from layercache.probing.data.resident import Selection, Source
+from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.training.config import Noise
 
@@ -179,17 +179,19 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
     size = sum(file.stat().st_size for file in files)
     pairs = tuple((layer, token) for layer in cache.spec.layers for token in cache.spec.tokens)
     features = StreamedTokens(
-        Selection((Source(split, pairs),), np.arange(split.rows)), device=device, budget=budget
+        SplitSelection((TokenSource(split, pairs),), np.arange(split.rows)),
+        device=device,
+        memory_budget=budget,
     )
     rows = np.arange(split.rows)
 
     def stored(number: int) -> None:
-        for _ in features._parts(rows, order=torch.Generator().manual_seed(number)):
+        for _ in features.iter_stored(rows, order=torch.Generator().manual_seed(number)):
             pass
 
     def epoch(number: int, noise: Noise | None = None) -> None:
-        for x, _ in features.epoch(
-            rows, batch=BATCH, seed=0, epoch=number, noise=noise, train=True
+        for x, _ in features.iter_batches(
+            rows, batch_size=BATCH, seed=0, epoch=number, noise=noise, train=True
         ):
             assert x.shape[1:] == (len(pairs), WIDTH)
         if device.type == "cuda":
@@ -203,7 +205,7 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
         "noisy": lambda number: epoch(number, Noise()),
     }
     # Warm up: torch's one-time initialisation must not count as part of an epoch.
-    next(iter(features.epoch(rows[:8], batch=8, noise=Noise(), train=True)))
+    next(iter(features.iter_batches(rows[:8], batch_size=8, noise=Noise(), train=True)))
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     peaks: dict[str, int] = dict.fromkeys(passes, 0)
     for number in range(rounds):
@@ -221,7 +223,7 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
     )
     batch = format_bytes(BATCH * len(pairs) * WIDTH * (2 + 4))
     print(
-        f"Memory budget {format_bytes(budget)}: two windows of {features.window} images; a batch "
+        f"Memory budget {format_bytes(budget)}: two windows of {features.window_rows} images; a batch "
         f"of {BATCH} images, stored and normalised, takes another {batch}."
     )
     print(f"Medians of {rounds} rounds.\n")

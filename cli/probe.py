@@ -186,10 +186,10 @@ def probe(
     """
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.api import probe as run
-    from layercache.probing.data.find_cache import choose_cache
+    from layercache.probing.data.cache_lookup import find_cache_for_heads
     from layercache.probing.training.config import TrainConfig
 
-    opened = choose_cache(
+    opened = find_cache_for_heads(
         root=cache,
         model=model,
         dataset=dataset_name(dataset) if dataset else None,

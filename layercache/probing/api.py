@@ -13,7 +13,7 @@ from layercache.cache.find import open_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS
-from layercache.probing.data.find_cache import spatial_cache as find_spatial_cache
+from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.heads import HeadSpec
 from layercache.probing.options import Options
 from layercache.probing.results.table import Results

@@ -17,7 +17,7 @@ from layercache._devices import free_memory
 from layercache._units import format_bytes
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.data.resident import TokenDataset
+from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
@@ -202,7 +202,7 @@ def _matrix(dataset: TokenDataset, rows: Rows) -> tuple[Array, Array]:
         raise ProbeError("there are no samples to train on")
     x = np.empty((len(rows), dataset.tokens * dataset.width), dtype=np.float32)
     start = 0
-    for tokens, _ in dataset.epoch(rows, batch=4096, train=False):
+    for tokens, _ in dataset.iter_batches(rows, batch_size=4096, train=False):
         x[start : start + len(tokens)] = tokens.flatten(1).cpu().numpy()
         start += len(tokens)
     return x, dataset.labels.cpu().numpy()[rows]

@@ -16,8 +16,8 @@ import torch
 from layercache.cache.format.spec import digest_ids, sha256_json
 from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.data.loader import Loader
-from layercache.probing.data.resident import TokenDataset
+from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import (
@@ -50,7 +50,7 @@ def refit_and_test(
     search_seconds: float,
     subset: TrainSubset,
     folder: ProbeFolder,
-    loader: Loader,
+    loader: DatasetLoader,
     trainer: ProbeTrainer,
 ) -> None:
     """Select a configuration, train it on all training samples, test it once and write the probe.
@@ -70,7 +70,7 @@ def refit_and_test(
         ProbeError: All configurations diverged.
     """
     started = time.perf_counter()
-    dataset = loader.train(spec.tokens, spec.train_split, keep=subset.rows)
+    dataset = loader.train(spec.tokens, spec.train_split, rows=subset.rows)
     configs = summarize(spec, scores)
     selected, model = _refit(spec, configs, dataset, trainer)
     predictions, metrics = _test(spec, model, loader)
@@ -127,7 +127,7 @@ def _refit(
     )
 
 
-def _test(spec: ProbeSpec, model: FittedModel, loader: Loader) -> tuple[Predictions, Row]:
+def _test(spec: ProbeSpec, model: FittedModel, loader: DatasetLoader) -> tuple[Predictions, Row]:
     """Return predictions, with the mean attention, and metrics with their interval."""
     split = loader.split(spec.tokens.cache, spec.test_split)
     if not split.rows:
@@ -137,7 +137,7 @@ def _test(spec: ProbeSpec, model: FittedModel, loader: Loader) -> tuple[Predicti
     dataset = loader.test(spec.tokens, spec.test_split)
     attentive = isinstance(model, FittedHead) and model.spec.num_heads > 0
     parts, total, squares = [], torch.zeros(()), torch.zeros(())
-    for x, _ in dataset.epoch(np.arange(dataset.rows), batch=TEST_BATCH, train=False):
+    for x, _ in dataset.iter_batches(np.arange(dataset.rows), batch_size=TEST_BATCH, train=False):
         parts.append(model.predict(x).cpu().numpy())
         if isinstance(model, FittedHead) and attentive:
             weights = model.attention(x).double()

@@ -30,7 +30,7 @@ from layercache.probing.progress import ProgressDisplay, describe
 from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
-from layercache.probing.training.fit import describe_groups, group_bounds
+from layercache.probing.training.memory import describe_passes, pass_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask, WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -172,8 +172,8 @@ class _Run:
             for count in dict.fromkeys(
                 len(s.spec.grid) for s in searches if s.spec.head not in BASELINES
             ):
-                bounds = group_bounds(count, configs_per_task)
-                logger.info("%s", describe_groups(count, bounds, reason="as requested"))
+                bounds = pass_bounds(count, configs_per_task)
+                logger.info("%s", describe_passes(bounds, reason="as requested"))
         display = (
             self._display.many_tasks(len(tasks) + len(searches))
             if self._engine.distributed

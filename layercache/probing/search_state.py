@@ -8,7 +8,7 @@ from layercache.probing.config_score import ConfigKey, ConfigScore, config_key
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.results.probe_store import ProbeFolder
 from layercache.probing.spec import BASELINES, ProbeSpec
-from layercache.probing.training.fit import group_bounds
+from layercache.probing.training.memory import pass_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask
 
 
@@ -47,7 +47,7 @@ class SearchState:
                 size = configs_per_task
             tasks += [
                 SearchTask(probe=self._number, subset=self._subset, fold=fold, configs=missing[a:b])
-                for a, b in (group_bounds(len(missing), size) if missing else ())
+                for a, b in (pass_bounds(len(missing), size) if missing else ())
             ]
         return tasks or [self._refit()]
 

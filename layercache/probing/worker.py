@@ -12,7 +12,7 @@ from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
 from layercache.probing.baselines import BaselineTrainer
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.data.loader import Loader
+from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.evaluation import refit_and_test
 from layercache.probing.results.probe_store import PROBES, ProbeFolder
@@ -95,11 +95,11 @@ class ProbeWorker:
     def __init__(self, config: WorkerConfig, emit: Emit) -> None:
         self._config, self._emit = config, emit
         device, _ = resolve_device(config.device)
-        self._loader = Loader(
+        self._loader = DatasetLoader(
             device=device,
             mode=config.features,
-            budget=config.memory_budget,
-            disk=config.disk_cache,
+            memory_budget=config.memory_budget,
+            disk_budget=config.disk_cache,
         )
 
     def __call__(self, task: SearchTask | RefitTask) -> SearchResult | None:
@@ -129,7 +129,7 @@ class ProbeWorker:
             scores.extend(new)
             self._emit(SearchResult(scores=tuple(new), seconds=time.perf_counter() - started))
 
-        dataset = self._loader.train(spec.tokens, spec.train_split, keep=task.subset.rows)
+        dataset = self._loader.train(spec.tokens, spec.train_split, rows=task.subset.rows)
         fold = task.subset.fold(task.fold)
         self._trainer(spec).score(
             dataset,

@@ -84,7 +84,7 @@ def _training(cell: PlannedProbe) -> float:
         2,
     )
     try:
-        schedule = cell.head.protocol.plan(rows)
+        schedule = cell.head.protocol.schedule(rows)
     except LayercacheError:
         return LEAST  # the probe itself will say why
     tokens, width = tokens_seen(cell, info), info.width
@@ -101,7 +101,7 @@ def _training(cell: PlannedProbe) -> float:
         len(cell.seeds)
         * schedule.steps
         * fits
-        * (3 * schedule.batch * operations / RATE + PER_STEP)
+        * (3 * schedule.batch_size * operations / RATE + PER_STEP)
     )
 
 

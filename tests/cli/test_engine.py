@@ -117,7 +117,7 @@ def test_what_a_probe_prints(tmp_path: Path) -> None:
     process = start("probe", *words)
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
-    assert "21-setting grid trains in 3 groups of at most 7 (as requested)" in out
+    assert "21 configurations train in 3 groups of at most 7 (as requested)" in out
     assert "highest test balanced accuracy" in out
     assert "Ray cluster of 1 node" in out
 

@@ -101,7 +101,7 @@ def test_probe_run_again_shows_existing_probes(
     code, second, _ = run(*words)
     assert code == 0
     assert "already exists" in second
-    assert "setting grid" not in second
+    assert "configurations train" not in second
     assert [line for line in first.splitlines() if line.startswith("vit_small")] == [
         line for line in second.splitlines() if line.startswith("vit_small")
     ]

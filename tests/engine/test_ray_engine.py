@@ -221,7 +221,7 @@ def test_probes_give_the_rows_and_logits_of_one_machine(
         assert sorted(p.name for p in one.path.iterdir()) == sorted(
             p.name for p in other.path.iterdir()
         )
-    assert "3-setting grid trains in 2 groups of at most 2 (as requested)" in said
+    assert "3 configurations train in 2 groups of at most 2 (as requested)" in said
     assert len(set(said)) == len(said)
     differently = probe(planted(root=tmp_path / "c", seed=1), configs_per_pass=2, **options)
     assert rows(differently) != rows(here)

@@ -19,8 +19,10 @@ from layercache.cache.format.layout import SplitLayout
 from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.storage.read_cache import ReadCache
-from layercache.probing.data.loader import Loader
-from layercache.probing.data.resident import ResidentTokens, Selection, Source, TokenDataset
+from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.loader import DatasetLoader
+from layercache.probing.data.resident import ResidentTokens
+from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from tests.cache.making import make_spec, make_tokens, make_writer, write_pending
 from tests.logs import logged
@@ -42,14 +44,14 @@ def _blocks_of_eight_rows(small_blocks: int) -> Iterator[None]:
 def epoch(features: TokenDataset, number: int) -> dict[int, Any]:
     """Row -> its token, of one shuffled epoch."""
     rows, values = [], []
-    for x, y in features.epoch(np.arange(features.rows), batch=7, seed=0, epoch=number, train=True):
+    for x, y in features.iter_batches(np.arange(features.rows), batch_size=7, seed=0, epoch=number, train=True):
         rows.append(x.clone())
         values.append(y.clone())
     return {"x": torch.cat(rows), "y": torch.cat(values)}
 
 
-def selection(split: Split) -> Selection:
-    return Selection((Source(split, PAIRS),), np.arange(split.rows))
+def selection(split: Split) -> SplitSelection:
+    return SplitSelection((TokenSource(split, PAIRS),), np.arange(split.rows))
 
 
 def gets(faulty: FaultyProxy) -> int:
@@ -62,7 +64,7 @@ def test_second_epoch_makes_no_request(
 ) -> None:
     split = remote_cache(s3_root, SPEC, compressor=compressor).split("train")
     split.use_read_cache(spool := ReadCache(budget=10**6))
-    features = StreamedTokens(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
+    features = StreamedTokens(selection(split), device=CPU, memory_budget=2 * 8 * 2 * 8 * 2 * 2)
     resident = ResidentTokens(
         selection(remote_cache(s3_root, SPEC, compressor=compressor).split("train")), device=CPU
     )
@@ -87,7 +89,7 @@ def test_read_cache_with_a_budget_reads_the_rest_over_the_network(
     split = remote_cache(s3_root, SPEC).split("train")
     lay = SplitLayout(SPEC, "train")
     split.use_read_cache(spool := ReadCache(budget=7 * 2 * lay.chunk_stride // 2))
-    features = StreamedTokens(selection(split), device=CPU, budget=2 * 8 * 2 * 8 * 2 * 2)
+    features = StreamedTokens(selection(split), device=CPU, memory_budget=2 * 8 * 2 * 8 * 2 * 2)
     epoch(features, 0)
     for number in (1, 2):
         faulty.forget()
@@ -104,16 +106,16 @@ def test_token_loader_keeps_what_it_streams_and_logs_it(faulty: FaultyProxy, s3_
     tokens = select_tokens(cache, head="linear", layers="last", tokens="ap")
     for disk, kept in ((None, True), (0, False)):
         VERIFIED.clear()
-        loader = Loader(device=CPU, mode="stream", budget=4096, disk=disk)
+        loader = DatasetLoader(device=CPU, mode="stream", memory_budget=4096, disk_budget=disk)
         with logged() as said:
-            features = loader.train(tokens, "train", keep=np.arange(50))
+            features = loader.train(tokens, "train", rows=np.arange(50))
         epoch(features, 0)
         faulty.forget()
         epoch(features, 1)
         assert (gets(faulty) == 0) == kept
         assert (
             any(
-                "is kept for the next epoch in up to" in line and "--disk-cache" in line
+                "are kept for the next epoch in up to" in line and "disk_cache" in line
                 for line in said
             )
             == kept

@@ -15,13 +15,13 @@ class MemoryBatches:
         self.x, self.labels = torch.nn.functional.normalize(x_nsd, dim=-1), labels
         self.rows, self.tokens, self.width = x_nsd.shape
 
-    def epoch(
-        self, rows: Tensor, *, batch: int, seed: int, epoch: int, noise: Noise | None, train: bool
+    def iter_batches(
+        self, rows: Tensor, *, batch_size: int, seed: int, epoch: int, noise: Noise | None, train: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         draw = torch.Generator().manual_seed(seed * 10_000 + epoch)
         if train:
             rows = rows[torch.randperm(len(rows), generator=draw)]
-        for part in rows.split(batch):
+        for part in rows.split(batch_size):
             x = self.x[part]
             if train and noise is not None:
                 picked = torch.rand(len(part), 1, 1, generator=draw) < noise.probability

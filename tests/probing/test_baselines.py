@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from layercache.errors import OptionError
 from layercache.probing import baselines
 from layercache.probing.baselines import BaselineTrainer, NeighborClassifier
-from layercache.probing.data.resident import ResidentTokens, Selection, Source
+from layercache.probing.data.resident import ResidentTokens
+from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.heads import HeadSpec, build
 
 PAIRS = ((1, "cls"), (2, "ap"))
@@ -20,7 +21,7 @@ PAIRS = ((1, "cls"), (2, "ap"))
 
 def features(split: Any) -> ResidentTokens:
     return ResidentTokens(
-        Selection((Source(split, PAIRS),), np.arange(split.rows)), device=torch.device("cpu")
+        SplitSelection((TokenSource(split, PAIRS),), np.arange(split.rows)), device=torch.device("cpu")
     )
 
 

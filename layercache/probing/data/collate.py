@@ -1,6 +1,6 @@
-"""From tokens as stored to batches: samples gathered, tokens normalised, noise added, all within memory that is taken once.
+"""From tokens as stored to batches: rows gathered, tokens normalized, noise added.
 
-Shapes: N samples, S tokens of a sample, D width, B batch.
+Shapes: N rows as stored, S tokens of a row, D width, B rows of a batch.
 """
 
 from __future__ import annotations
@@ -15,57 +15,88 @@ from layercache.probing.training.config import Noise
 
 NOISE_ELEMENTS = 2**18
 """Normal draws at a time on a CPU: 1 MiB."""
-CHUNK_ELEMENTS = 2**20
-"""Elements that are gathered and normalised at a time on a CPU: 4 MiB, inside its last cache."""
+GATHER_ELEMENTS = 2**20
+"""Elements that are gathered and normalized at a time on a CPU: 4 MiB, within its last cache."""
+NORM_EPS = 1e-12
+"""Smallest norm that a token is divided by, as in torch.nn.functional.normalize."""
 
 
-def room(shape: tuple[int, ...], dtype: np.dtype[Any], *, device: torch.device) -> torch.Tensor:
-    """Uninitialised memory; numpy asks the kernel for huge pages, torch does not, and small ones are dear to map (a fault each 4 KiB)."""
-    host = torch.from_numpy(np.empty(shape if device.type == "cpu" else 0, dtype))
-    return host if device.type == "cpu" else torch.empty(shape, dtype=host.dtype, device=device)
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], *, device: torch.device) -> torch.Tensor:
+    """Return an uninitialized tensor.
+
+    On a CPU numpy allocates it, because numpy asks the kernel for huge pages and torch does not;
+    4 KiB pages are expensive to fault in.
+    """
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, dtype))
+    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
 
 
-def gather(x_snd: torch.Tensor, places: torch.Tensor, *, out: torch.Tensor) -> None:
-    """The tokens of some samples, from (S, N, D) as stored to `out` (b, S, D) float32, each of unit length; a zero token stays zero."""
-    # on a CPU a few samples at a time, so that between the gather and the last division they stay in its cache
-    some = max(1, CHUNK_ELEMENTS // out[0].numel()) if out.device.type == "cpu" else len(places)
-    stored = x_snd.new_empty(x_snd.shape[0] * min(some, len(places)) * x_snd.shape[2])
-    for part, x in zip(torch.split(places, some), torch.split(out, some), strict=True):
-        held = stored[: x.numel()].view(x_snd.shape[0], len(part), x_snd.shape[2])
-        normalise(torch.index_select(x_snd, 1, part, out=held), out=x)
+def gather(x_snd: torch.Tensor, positions: torch.Tensor, *, out: torch.Tensor) -> None:
+    """Write the normalized tokens of some rows to `out`.
+
+    On a CPU only a few rows are processed at a time, so that they stay in its cache between the
+    gather and the last division.
+
+    Args:
+        x_snd: Tokens as stored.
+        positions: int64 (B,), positions along N.
+        out: float32 (B, S, D).
+    """
+    n_rows = len(positions)
+    if out.device.type == "cpu":
+        n_rows = max(1, GATHER_ELEMENTS // out[0].numel())
+    buffer = x_snd.new_empty(x_snd.shape[0] * min(n_rows, len(positions)) * x_snd.shape[2])
+    for part, x_bsd in zip(torch.split(positions, n_rows), torch.split(out, n_rows), strict=True):
+        x_sbd = buffer[: x_bsd.numel()].view(x_snd.shape[0], len(part), x_snd.shape[2])
+        normalize(torch.index_select(x_snd, 1, part, out=x_sbd), out=x_bsd)
 
 
-def normalise(x_sbd: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
-    """(S, B, D) as stored -> `out` (B, S, D) float32, each token of unit length; a zero token stays zero (eps 1e-12, as torch's F.normalize)."""
+def normalize(x_sbd: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """Write L2-normalized tokens to `out` and return it; a zero token stays zero.
+
+    Args:
+        x_sbd: Tokens as stored.
+        out: float32 (B, S, D).
+    """
     out.copy_(x_sbd.transpose(0, 1))
-    return out.div_(torch.linalg.vector_norm(out, dim=-1, keepdim=True).clamp_min_(1e-12))
+    return out.div_(torch.linalg.vector_norm(out, dim=-1, keepdim=True).clamp_min_(NORM_EPS))
 
 
-def add_noise(x_bsd: torch.Tensor, noise: Noise, draw: torch.Generator) -> None:
-    """In place: N(0, std) on every element of the samples that are picked, each with its probability (arXiv 2601.09322, training details)."""
-    picked = (
-        (torch.rand(len(x_bsd), generator=draw, device=x_bsd.device) < noise.probability)
-        .nonzero()
-        .squeeze(1)
-    )
+def add_noise(
+    x_bsd: torch.Tensor,
+    noise: Noise,
+    generator: torch.Generator,
+    *,
+    chunk_elements: int = NOISE_ELEMENTS,
+) -> None:
+    """Add noise in place: N(0, std) to every element of rows selected with a given probability.
 
-    def add(part: torch.Tensor, draw: torch.Generator) -> None:
-        x_bsd.index_add_(
-            0,
-            part,
-            torch.randn((len(part), *x_bsd.shape[1:]), generator=draw, device=x_bsd.device),
-            alpha=noise.std,
-        )
+    This is the feature noise of arXiv 2601.09322 (training details). On a CPU chunks of rows are
+    drawn in several threads, each chunk from a generator of its own (torch draws with one thread):
+    the result does not depend on the number of threads.
 
-    if x_bsd.device.type != "cpu":
-        add(picked, draw)
+    Args:
+        x_bsd: Normalized tokens.
+        noise: Standard deviation and probability.
+        generator: Source of randomness.
+        chunk_elements: Elements that are drawn at a time on a CPU.
+    """
+    device = x_bsd.device
+    selected = torch.rand(len(x_bsd), generator=generator, device=device) < noise.probability
+    rows = selected.nonzero().squeeze(1)
+
+    def add(rows: torch.Tensor, generator: torch.Generator) -> None:
+        normal = torch.randn((len(rows), *x_bsd.shape[1:]), generator=generator, device=device)
+        x_bsd.index_add_(0, rows, normal, alpha=noise.std)
+
+    if device.type != "cpu":
+        add(rows, generator)
         return
-    # a few samples at a time, so that the draws stay in the processor's cache, with a generator each: torch draws with one thread alone
-    parts = torch.split(picked, max(1, NOISE_ELEMENTS // x_bsd[0].numel()))
-    seeds = torch.randint(2**62, (len(parts),), generator=draw).tolist()
-    jobs = list(zip(parts, seeds, strict=True))
+    chunks = torch.split(rows, max(1, chunk_elements // x_bsd[0].numel()))
+    seeds = torch.randint(2**62, (len(chunks),), generator=generator).tolist()
     in_threads(
         lambda job: add(job[0], torch.Generator().manual_seed(job[1])),
-        jobs,
+        list(zip(chunks, seeds, strict=True)),
         threads=torch.get_num_threads(),
     )

@@ -1,4 +1,4 @@
-"""Holds the features of one selection of tokens, so that the heads and seeds that share it read it once."""
+"""Loads datasets and keeps the last ones, so that heads and seeds on the same tokens share them."""
 
 from __future__ import annotations
 
@@ -12,121 +12,182 @@ from typing import Any
 import numpy as np
 import torch
 
-from layercache._units import format_bytes
+from layercache._devices import free_memory
+from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.read_cache import ReadCache
-from layercache.probing.data.resident import Selection, Source, TokenDataset
-from layercache.probing.data.streaming import least_budget, load
+from layercache.errors import OptionError
+from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.resident import ResidentTokens
+from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.splits import Rows
+from layercache.probing.data.streaming import StreamedTokens, min_budget
 from layercache.probing.options import MEMORY_FRACTION
 from layercache.probing.spec import TokenSelection
 
 logger = logging.getLogger(__name__)
 
+MODES = ("auto", "resident", "stream")
+
 Key = tuple[Any, ...]
 
 
-class Loader:
-    """Loads features when asked for, keeps the last ones of the training and the test split, and says how they are held."""
+class DatasetLoader:
+    """Loads datasets on request and keeps the last one of the training and of the test split."""
 
     def __init__(
         self,
         *,
         device: torch.device,
         mode: str,
-        budget: int | None,
-        disk: int | None = None,
+        memory_budget: int | None,
+        disk_budget: int | None = None,
     ) -> None:
-        """disk: bytes of disk for what is streamed over a network; None: a share of what is free; 0: none."""
+        """Set where tokens are held.
+
+        Args:
+            device: Device of the batches.
+            mode: auto, resident or stream.
+            memory_budget: Bytes for tokens; None: half of the free memory.
+            disk_budget: Bytes of disk for tokens that are streamed over a network; None: half of
+                the free space, 0: none.
+        """
         self.device = device
-        self._disk = disk
-        self._spool: ReadCache | None = None
         self._mode = mode
-        self._budget = budget
-        self._held: dict[str, tuple[Key, TokenDataset]] = {}
+        self._memory_budget = memory_budget
+        self._disk_budget = disk_budget
+        self._read_cache: ReadCache | None = None
+        self._loaded: dict[str, tuple[Key, TokenDataset]] = {}
         self._logged: set[str] = set()
         self._splits: dict[Key, Split] = {}
 
     def split(self, cache: Cache, name: str) -> Split:
-        """A split, opened once: labels and ids are read from the disk when first asked for."""
+        """Return a split; it is opened once, because labels and ids are read on first use."""
         key = (cache.path, name)
         if key not in self._splits:
             self._splits[key] = cache.split(name)
         return self._splits[key]
 
-    def train(
-        self, tokens: TokenSelection, split: str, *, keep: np.ndarray[Any, Any]
-    ) -> TokenDataset:
-        """The features to train on. What was held for other tokens or samples is let go first."""
-        key = (*_name(tokens, split), keep.tobytes())
-        if "train" not in self._held or self._held["train"][0] != key:
-            if "train" in self._held and self._held["train"][0][:-1] != key[:-1]:
-                self._held.clear()
-                if self._spool:
-                    self._spool.new_generation()
-            self._held.pop("train", None)
-            self._held["train"] = (key, self._load(tokens, split, keep, role="training", taken=0))
-        return self._held["train"][1]
+    def train(self, tokens: TokenSelection, split: str, *, rows: Rows) -> TokenDataset:
+        """Return the training dataset.
+
+        Datasets of other tokens or rows are released first.
+
+        Args:
+            tokens: Tokens to load.
+            split: Name of the split.
+            rows: Ascending rows of the split.
+        """
+        key = (*_key(tokens, split), rows.tobytes())
+        if "train" not in self._loaded or self._loaded["train"][0] != key:
+            if "train" in self._loaded and self._loaded["train"][0][:-1] != key[:-1]:
+                self._loaded.clear()
+                if self._read_cache:
+                    self._read_cache.new_generation()
+            self._loaded.pop("train", None)
+            dataset = self._load(tokens, split, rows, role="training", bytes_in_use=0)
+            self._loaded["train"] = (key, dataset)
+        return self._loaded["train"][1]
 
     def test(self, tokens: TokenSelection, split: str) -> TokenDataset:
-        """The features to test on, within what the training features leave of the memory."""
-        key = _name(tokens, split)
-        if "test" not in self._held or self._held["test"][0] != key:
-            self._held.pop("test", None)
-            train = self._held["train"][1] if "train" in self._held else None
-            taken = train.selection.nbytes if train is not None and train.mode == "resident" else 0
-            rows = self.split(tokens.cache, split).rows
-            self._held["test"] = (
-                key,
-                self._load(tokens, split, np.arange(rows), role="test", taken=taken),
-            )
-        return self._held["test"][1]
+        """Return the test dataset of all rows, within the memory that the training dataset leaves.
+
+        Args:
+            tokens: Tokens to load.
+            split: Name of the split.
+        """
+        key = _key(tokens, split)
+        if "test" not in self._loaded or self._loaded["test"][0] != key:
+            self._loaded.pop("test", None)
+            train = self._loaded["train"][1] if "train" in self._loaded else None
+            resident = train is not None and train.mode == "resident"
+            bytes_in_use = train.selection.nbytes if train is not None and resident else 0
+            rows = np.arange(self.split(tokens.cache, split).rows)
+            dataset = self._load(tokens, split, rows, role="test", bytes_in_use=bytes_in_use)
+            self._loaded["test"] = (key, dataset)
+        return self._loaded["test"][1]
 
     def _load(
-        self,
-        tokens: TokenSelection,
-        split: str,
-        keep: np.ndarray[Any, Any],
-        *,
-        role: str,
-        taken: int,
+        self, tokens: TokenSelection, split: str, rows: Rows, *, role: str, bytes_in_use: int
     ) -> TokenDataset:
-        selection = Selection(
-            tuple(Source(self.split(cache, split), pairs) for cache, pairs in tokens.sources), keep
+        sources = [TokenSource(self.split(cache, split), pairs) for cache, pairs in tokens.sources]
+        selection = SplitSelection(tuple(sources), rows)
+        budget = self._memory_budget
+        if budget is not None and bytes_in_use:
+            budget = max(budget - bytes_in_use, min_budget(selection))
+        dataset, description = load_dataset(
+            selection, device=self.device, mode=self._mode, memory_budget=budget
         )
-        budget = None if self._budget is None else self._budget
-        if budget is not None and taken:
-            budget = max(budget - taken, least_budget(selection))
-        features, how = load(selection, device=self.device, mode=self._mode, budget=budget)
-        self._log(f"{role} features {how}")
-        if features.mode == "stream":
-            self._keep_on_disk([source.split for source in selection.sources])
-        return features
+        self._log_once(f"{role} features {description}")
+        if dataset.mode == "stream":
+            self._keep_on_disk([source.split for source in sources])
+        return dataset
 
     def _keep_on_disk(self, splits: Sequence[Split]) -> None:
-        """From now on what these splits give, where it comes over a network, is kept on the disk for the next epoch."""
-        if self._disk == 0 or not any(split.remote for split in splits):
+        """Keep the bytes of these splits on disk for the next epoch if they come over a network."""
+        if self._disk_budget == 0 or not any(split.remote for split in splits):
             return
-        if self._spool is None:
+        if self._read_cache is None:
             folder = Path(tempfile.gettempdir())
-            budget = (
-                int(MEMORY_FRACTION * shutil.disk_usage(folder).free)
-                if self._disk is None
-                else self._disk
-            )
-            self._spool = ReadCache(budget=budget, parent=folder)
-            why = f"half of what is free in {folder}" if self._disk is None else "as requested"
-            self._log(
-                f"what is read over the network is kept for the next epoch in up to {format_bytes(budget)} of disk ({why}; --disk-cache)"
+            budget, reason = self._disk_budget, "as requested"
+            if budget is None:
+                budget = int(MEMORY_FRACTION * shutil.disk_usage(folder).free)
+                reason = f"half of the free space in {folder}"
+            self._read_cache = ReadCache(budget=budget, parent=folder)
+            self._log_once(
+                f"tokens read over the network are kept for the next epoch in up to "
+                f"{format_bytes(budget)} of disk ({reason}; disk_cache)"
             )
         for split in splits:
-            split.use_read_cache(self._spool)
+            split.use_read_cache(self._read_cache)
 
-    def _log(self, line: str) -> None:
+    def _log_once(self, line: str) -> None:
         if line not in self._logged:
             self._logged.add(line)
             logger.info("%s", line)
 
 
-def _name(tokens: TokenSelection, split: str) -> Key:
+def load_dataset(
+    selection: SplitSelection,
+    *,
+    device: torch.device,
+    mode: str = "auto",
+    memory_budget: int | None = None,
+) -> tuple[TokenDataset, str]:
+    """Return the dataset of a selection, and where its tokens are held and why.
+
+    Args:
+        selection: Tokens and rows.
+        device: Device of the batches.
+        mode: auto (resident if the tokens fit into the budget, else stream), resident or stream.
+        memory_budget: Bytes; None: half of the device's free memory.
+
+    Raises:
+        OptionError: The mode is unknown, or the budget does not hold two row blocks.
+    """
+    if mode not in MODES:
+        raise OptionError(f"features: expected auto, resident or stream, got {mode!r}")
+    if memory_budget is None:
+        budget = int(MEMORY_FRACTION * free_memory(device))
+        limit = f"half of the free memory of {device.type}"
+    else:
+        budget, limit = memory_budget, "the rest of memory_budget"
+    size = (
+        f"{pluralize(len(selection.pairs), 'token')} x {len(selection.kept_rows)} samples x "
+        f"{selection.width}, {format_bytes(selection.nbytes)}"
+    )
+    if mode == "resident" or (mode == "auto" and selection.nbytes <= budget):
+        resident = ResidentTokens(selection, device=device)
+        reason = "as requested" if mode == "resident" else f"fits {format_bytes(budget)}, {limit}"
+        return resident, f"resident on {device.type}: {size} ({reason})"
+    if memory_budget is None:
+        memory_budget = int(MEMORY_FRACTION * free_memory(torch.device("cpu")))
+    streamed = StreamedTokens(selection, device=device, memory_budget=memory_budget)
+    reason = "as requested" if mode == "stream" else f"more than {format_bytes(budget)}, {limit}"
+    window = format_bytes(streamed.window_rows * selection.row_bytes)
+    return streamed, f"streamed through two windows of {window}: {size} ({reason})"
+
+
+def _key(tokens: TokenSelection, split: str) -> Key:
     return (split, *((cache.path, pairs) for cache, pairs in tokens.sources))

@@ -1,8 +1,11 @@
-"""Features that do not fit: read from the cache again every epoch, in shuffled windows of row blocks, one window ahead of the training.
+"""Datasets that do not fit into memory: read from the cache again every epoch.
 
-An epoch's order: blocks shuffled, cut into windows of as many blocks as half the budget holds, samples shuffled within a window.
-While the samples of one window are used, the next is read, so two windows are held at any time. A batch that spans two windows is made of both, so
-batches are as large and as many as with resident features.
+In an epoch the row blocks are shuffled and cut into windows of as many blocks as half the budget
+holds; rows are shuffled within a window. While one window is used, the next is read, so two windows
+are in memory at any time. A batch may span two windows, so that batches have the same sizes and
+number as those of a resident dataset.
+
+Shapes: N rows, S tokens of a row, D width, M rows of a window.
 """
 
 from __future__ import annotations
@@ -14,151 +17,140 @@ from typing import Any
 import numpy as np
 import torch
 
-from layercache._devices import free_memory
 from layercache._units import format_bytes
 from layercache.errors import OptionError
-from layercache.probing.data.collate import gather, normalise, room
-from layercache.probing.data.resident import Part, ResidentTokens, Selection, TokenDataset
-from layercache.probing.options import MEMORY_FRACTION
+from layercache.probing.data.collate import allocate, gather, normalize
+from layercache.probing.data.dataset import StoredPart, TokenDataset
+from layercache.probing.data.selection import RowRange, SplitSelection
 
-Block = tuple[int, int]
-MODES = ("auto", "resident", "stream")
-LONG = 4
-"""An epoch of at least so many windows has smaller ones at both ends: the first has 1 / 2^RAMP of the full size, the next twice that."""
-RAMP = 3
-STAGED = 2048
-"""Samples that go to a GPU at a time."""
+MIN_WINDOWS_FOR_RAMP = 4
+"""An epoch of at least this many windows begins and ends with smaller ones."""
+RAMP_DOUBLINGS = 3
+"""The first window has 1 / 2^RAMP_DOUBLINGS of the full size, the next twice that, and so on."""
+STAGING_ROWS = 2048
+"""Rows that are copied to a GPU at a time."""
 
 
 class StreamedTokens(TokenDataset):
-    """Tokens read from the cache every epoch within `budget` bytes of host memory (and one batch)."""
+    """Tokens that are read every epoch, within a budget of host memory in addition to one batch."""
 
     mode = "stream"
 
-    def __init__(self, selection: Selection, *, device: torch.device, budget: int) -> None:
-        super().__init__(selection, device=device)
-        row = len(selection.pairs) * selection.width * selection.dtype.itemsize
-        window = budget // 2 // row
-        largest = max((b - a for a, b in selection.blocks), default=0)
-        if largest > window:
-            raise OptionError(
-                f"--memory {format_bytes(budget)} is too small to stream {self.tokens} tokens of {self.width}: two row blocks of {largest} samples "
-                f"take {format_bytes(2 * largest * row)}; give at least that"
-            )
-        self.window = min(window, sum(b - a for a, b in selection.blocks))
-        """Samples of one of the two windows that an epoch holds."""
+    def __init__(
+        self, selection: SplitSelection, *, device: torch.device, memory_budget: int
+    ) -> None:
+        """Check that the budget holds two row blocks.
 
-    def _windows(
-        self, order: torch.Generator | None, member: np.ndarray[Any, Any]
-    ) -> list[list[Block]]:
-        """The blocks with wanted rows, shuffled by `order`, in windows.
+        Args:
+            selection: Tokens and rows.
+            device: Device of the batches.
+            memory_budget: Bytes of host memory for the two windows.
 
-        Of a long epoch they grow towards the full size at the beginning and shrink at the end: nothing is used while the first is read, and nothing
-        read while the last is used.
+        Raises:
+            OptionError: The budget is smaller than `min_budget`.
         """
-        blocks = [(a, b) for a, b in self.selection.blocks if member[a:b].any()]
+        super().__init__(selection, device=device)
+        window_rows = memory_budget // 2 // selection.row_bytes
+        if selection.max_block_rows > window_rows:
+            raise OptionError(
+                f"memory_budget: expected at least {format_bytes(min_budget(selection))}, got "
+                f"{format_bytes(memory_budget)}: streaming {self.tokens} tokens of width "
+                f"{self.width} needs two row blocks of {selection.max_block_rows} samples; give "
+                "more memory"
+            )
+        self.window_rows = min(window_rows, sum(b - a for a, b in selection.blocks))
+        """Rows of each of the two windows in memory."""
+
+    def iter_stored(
+        self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None
+    ) -> Iterator[StoredPart]:
+        """Yield the rows window by window; see TokenDataset.
+
+        Raises:
+            ValueError: The rows do not ascend although `order` is None.
+        """
+        kept_rows = self.selection.kept_rows
+        requested = np.zeros(self.selection.sources[0].split.rows, dtype=bool)
+        requested[kept_rows[rows]] = True
+        if order is None and (np.diff(rows) <= 0).any():
+            raise ValueError(
+                "rows of a streamed dataset come in the order of the cache: expected ascending rows"
+            )
+        windows = self._plan_windows(requested, order)
+        # Allocated for the epoch only, so that the training and the test split can be streamed one
+        # after the other within one budget.
+        shape = (self.tokens, self.window_rows, self.width)
+        buffers = [
+            allocate(shape, self.selection.dtype, device=torch.device("cpu"))
+            for _ in range(min(2, len(windows)))
+        ]
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+            pending = reader.submit(self._read, windows[0], buffers[0]) if windows else None
+            for w in range(len(windows)):
+                assert pending is not None
+                window_rows, buffer = pending.result(), buffers[w % 2]
+                # The other buffer is free: its rows were copied before this part was requested.
+                pending = None
+                if w + 1 < len(windows):
+                    pending = reader.submit(self._read, windows[w + 1], buffers[(w + 1) % 2])
+                positions = torch.from_numpy(np.flatnonzero(requested[window_rows]))
+                if order is not None:
+                    positions = positions[torch.randperm(len(positions), generator=order)]
+                part_rows = np.searchsorted(kept_rows, window_rows[positions.numpy()])
+                yield buffer, positions, torch.from_numpy(part_rows)
+
+    def _plan_windows(
+        self, requested: np.ndarray[Any, Any], order: torch.Generator | None
+    ) -> list[list[RowRange]]:
+        """Return the blocks with requested rows in windows, shuffled by `order`.
+
+        In a long epoch windows grow towards the full size at the beginning and shrink at the end,
+        because nothing is used while the first is read, and nothing read while the last is used.
+        """
+        blocks = [(a, b) for a, b in self.selection.blocks if requested[a:b].any()]
         if order is not None:
             blocks = [blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()]
-        left, room = sum(b - a for a, b in blocks), 0
-        ramp = RAMP if left >= LONG * self.window else 0
-        windows: list[list[Block]] = []
+        n_left, n_free = sum(b - a for a, b in blocks), 0
+        ramp = RAMP_DOUBLINGS if n_left >= MIN_WINDOWS_FOR_RAMP * self.window_rows else 0
+        windows: list[list[RowRange]] = []
         for a, b in blocks:
-            if b - a > room:
-                room = self.window >> max(ramp - len(windows), 0)
+            if b - a > n_free:
+                n_free = self.window_rows >> max(ramp - len(windows), 0)
                 if ramp:
-                    room = min(room, max(left // 2, self.window >> ramp))
+                    n_free = min(n_free, max(n_left // 2, self.window_rows >> ramp))
                 windows.append([])
             windows[-1].append((a, b))
-            room, left = room - (b - a), left - (b - a)
+            n_free -= b - a
+            n_left -= b - a
         return windows
 
-    def _read(self, window: list[Block], buffer: torch.Tensor) -> np.ndarray[Any, Any]:
-        """Fills the buffer; returns the split's row number of each of its rows."""
-        x_snd, ends = buffer.numpy(), np.cumsum([b - a for a, b in window]).tolist()
+    def _read(self, window: list[RowRange], buffer: torch.Tensor) -> np.ndarray[Any, Any]:
+        """Fill the buffer (S, M, D) and return the split's row number of each of its rows, (M,)."""
+        x_snd = buffer.numpy()
+        stops = np.cumsum([b - a for a, b in window]).tolist()
         self.selection.read_blocks(
             [
-                ((a, b), x_snd[:, end - (b - a) : end])
-                for (a, b), end in zip(window, ends, strict=True)
+                ((a, b), x_snd[:, stop - (b - a) : stop])
+                for (a, b), stop in zip(window, stops, strict=True)
             ]
         )
         return np.concatenate([np.arange(a, b) for a, b in window])
 
-    def _parts(
-        self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None
-    ) -> Iterator[Part]:
-        keep = self.selection.keep
-        member = np.zeros(self.selection.sources[0].split.rows, dtype=bool)
-        member[keep[rows]] = True
-        if order is None and (np.diff(rows) <= 0).any():
-            raise ValueError("samples are streamed in the order of the cache: rows must ascend")
-        windows = self._windows(order, member)
-        # taken for the epoch only, so that the training and the test split are streamed in turn within one budget
-        shape = (self.tokens, self.window, self.width)
-        buffers = [
-            room(shape, self.selection.dtype, device=torch.device("cpu"))
-            for _ in range(min(2, len(windows)))
-        ]
-        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            ahead = reader.submit(self._read, windows[0], buffers[0]) if windows else None
-            for w in range(len(windows)):
-                assert ahead is not None
-                there, buffer = ahead.result(), buffers[w % 2]
-                # the other buffer is free: its last samples were taken out of it before this part was asked for
-                ahead = (
-                    reader.submit(self._read, windows[w + 1], buffers[(w + 1) % 2])
-                    if w + 1 < len(windows)
-                    else None
-                )
-                places = torch.from_numpy(np.flatnonzero(member[there]))
-                if order is not None:
-                    places = places[torch.randperm(len(places), generator=order)]
-                yield buffer, places, torch.from_numpy(np.searchsorted(keep, there[places.numpy()]))
-
-    def _put(self, x_snd: torch.Tensor, places: torch.Tensor, *, out: torch.Tensor) -> None:
+    def _collate(self, x_snd: torch.Tensor, positions: torch.Tensor, *, out: torch.Tensor) -> None:
         if out.device.type == "cpu":
-            gather(x_snd, places, out=out)
+            gather(x_snd, positions, out=out)
             return
-        for part, x in zip(torch.split(places, STAGED), torch.split(out, STAGED), strict=True):
+        for part, x_bsd in zip(
+            torch.split(positions, STAGING_ROWS), torch.split(out, STAGING_ROWS), strict=True
+        ):
+            # torch caches pinned memory, so that this allocation is cheap after the first
             staged = torch.empty(
                 (self.tokens, len(part), self.width), dtype=x_snd.dtype, pin_memory=True
-            )  # torch keeps pinned memory for the next
-            # a copy to a GPU has ended when `to` returns, so that the window may be filled again
-            normalise(torch.index_select(x_snd, 1, part, out=staged).to(self.device), out=x)
+            )
+            # the copy to the GPU is complete when `to` returns, so that the window may be reused
+            normalize(torch.index_select(x_snd, 1, part, out=staged).to(self.device), out=x_bsd)
 
 
-def least_budget(selection: Selection) -> int:
-    """The smallest budget with which a selection can be streamed: two windows of its largest row block."""
-    row = len(selection.pairs) * selection.width * selection.dtype.itemsize
-    return 2 * row * max((b - a for a, b in selection.blocks), default=0)
-
-
-def load(
-    selection: Selection, *, device: torch.device, mode: str = "auto", budget: int | None = None
-) -> tuple[TokenDataset, str]:
-    """The features of a selection, and one line that says how they are held and why.
-
-    `mode` "auto" keeps them on the device where they fit `budget` (bytes; None: half of the device's free memory) and streams them otherwise.
-    Raises OptionError for another mode, or where `budget` cannot even hold two row blocks.
-    """
-    if mode not in MODES:
-        raise OptionError(f"--features is auto, resident or stream; came {mode!r}")
-    room = budget if budget is not None else int(MEMORY_FRACTION * free_memory(device))
-    limit = (
-        "the rest of --memory" if budget is not None else f"half of what is free on {device.type}"
-    )
-    need = selection.nbytes
-    tokens = len(selection.pairs)
-    size = f"{tokens} token{'s' * (tokens != 1)} x {len(selection.keep)} samples x {selection.width}, {format_bytes(need)}"
-    if mode == "resident" or (mode == "auto" and need <= room):
-        why = "as requested" if mode == "resident" else f"fits {format_bytes(room)}, {limit}"
-        return ResidentTokens(
-            selection, device=device
-        ), f"resident on {device.type}: {size} ({why})"
-    host = budget if budget is not None else int(MEMORY_FRACTION * free_memory(torch.device("cpu")))
-    streamed = StreamedTokens(selection, device=device, budget=host)
-    row = selection.nbytes // len(selection.keep)
-    why = "as requested" if mode == "stream" else f"more than {format_bytes(room)}, {limit}"
-    return (
-        streamed,
-        f"streamed through two windows of {format_bytes(streamed.window * row)}: {size} ({why})",
-    )
+def min_budget(selection: SplitSelection) -> int:
+    """Return the smallest memory budget for streaming: two windows of the largest row block."""
+    return 2 * selection.max_block_rows * selection.row_bytes

@@ -1,1 +1,1 @@
-"""Training many configurations of one head in one pass over the features."""
+"""Trains many configurations of one head in one pass over the tokens."""

@@ -1,6 +1,6 @@
-"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) over G configurations, each with its own learning rate, weight decay and gradient clip.
+"""AdamW (arXiv 1711.05101) over G configurations, each with its own hyperparameters.
 
-Shapes: every parameter, gradient and moment is (G, ...).
+Shapes: every parameter, gradient and moment is (G, ...); a step updates g of the G configurations.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-FUSED_ELEMENTS = 2**15
-"""On a CPU, parameters from this length on go through torch's fused kernel, one configuration at a time: it passes over the memory once, where the
-formula passes ten times. Shorter ones stay in the cache, and there the kernel's start of all threads costs more than it saves."""
+FUSED_MIN_ELEMENTS = 2**15
+"""On a CPU, parameters of at least this many elements per configuration are updated by torch's
+fused kernel, one configuration at a time: it passes over the memory once, the formula ten times.
+Shorter ones stay in the cache, where starting all threads for the kernel costs more than it saves.
+"""
+CLIP_EPS = 1e-6
+"""Added to the norm in gradient clipping, as in torch.nn.utils.clip_grad_norm_."""
 
 
 class AdamW:
-    """The moments of a group, and the step that moves its parameters in place.
+    """The moments of G configurations, and the step that updates their parameters in place.
 
-    As torch.optim.AdamW with its defaults, which decays every parameter, biases and norms too (as the authors' code does).
+    Like torch.optim.AdamW with its defaults, it decays every parameter, also biases and norms (as
+    the authors' code does).
     """
 
     def __init__(
@@ -29,13 +34,28 @@ class AdamW:
         betas: tuple[float, float],
         eps: float,
         clip: float | None,
+        fused_min_elements: int = FUSED_MIN_ELEMENTS,
     ) -> None:
+        """Start with moments of zero.
+
+        Args:
+            parameters: Parameters to train, (G, ...).
+            betas: Decay rates of the first and second moment.
+            eps: AdamW's epsilon.
+            clip: Maximum norm of one configuration's gradient, or None.
+            fused_min_elements: See FUSED_MIN_ELEMENTS.
+        """
         self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.betas, self.eps, self.clip = betas, eps, clip
+        self.fused_min_elements = fused_min_elements
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these configurations only (int64 positions along G)."""
+    def retain(self, rows: Tensor) -> None:
+        """Continue with some configurations only.
+
+        Args:
+            rows: int64 positions along G.
+        """
         for moments in (self.first, self.second):
             for name in moments:
                 moments[name] = moments[name][rows]
@@ -51,45 +71,50 @@ class AdamW:
         lr: Tensor,
         weight_decay: Tensor,
     ) -> Tensor:
-        """Step number `count` (from 1) of the configurations `at`; returns the norms (g,) of their gradients before clipping.
+        """Update some configurations; return the norms (g,) of their gradients before clipping.
 
-        `gradients`, `lr` and `weight_decay` are of those configurations alone, `parameters` of all. A parameter without a gradient is left alone.
+        Args:
+            parameters: All parameters, (G, ...); those without a gradient are not changed.
+            gradients: Gradients of the configurations to update, (g, ...).
+            at: Their positions along G.
+            count: Number of the step, from 1.
+            lr: Learning rates, (g,).
+            weight_decay: Weight decays, (g,).
         """
-        squares = [
-            torch.linalg.vector_norm(value.flatten(1), dim=1) for value in gradients.values()
+        parameter_norms = [
+            torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients.values()
         ]
-        norms: Tensor = torch.linalg.vector_norm(torch.stack(squares), dim=0)
-        shrink = (
-            torch.ones_like(norms)
-            if self.clip is None
-            else (self.clip / (norms + 1e-6)).clamp(max=1.0)
-        )
-        cpu = norms.device.type == "cpu"
-        large = [
-            name for name, value in gradients.items() if cpu and value[0].numel() >= FUSED_ELEMENTS
+        norms: Tensor = torch.linalg.vector_norm(torch.stack(parameter_norms), dim=0)
+        scale = torch.ones_like(norms)
+        if self.clip is not None:
+            scale = (self.clip / (norms + CLIP_EPS)).clamp(max=1.0)
+        on_cpu = norms.device.type == "cpu"
+        fused = [
+            name
+            for name, gradient in gradients.items()
+            if on_cpu and gradient[0].numel() >= self.fused_min_elements
         ]
         for name, gradient in gradients.items():
-            if name not in large:
-                moments = self.first[name][at], self.second[name][at]
-                self._by_formula(
+            if name not in fused:
+                self._update(
                     parameters[name][at],
                     gradient,
-                    moments,
+                    (self.first[name][at], self.second[name][at]),
                     count=count,
                     lr=lr,
                     weight_decay=weight_decay,
-                    shrink=shrink,
+                    scale=scale,
                 )
-        for i in range(len(norms) if large else 0):
+        for i in range(len(norms) if fused else 0):
             adamw(
-                [parameters[name][at][i] for name in large],
-                [gradients[name][i] for name in large],
-                [self.first[name][at][i] for name in large],
-                [self.second[name][at][i] for name in large],
+                [parameters[name][at][i] for name in fused],
+                [gradients[name][i] for name in fused],
+                [self.first[name][at][i] for name in fused],
+                [self.second[name][at][i] for name in fused],
                 [],
-                [torch.tensor(count - 1.0) for _ in large],
+                [torch.tensor(count - 1.0) for _ in fused],
                 fused=True,
-                grad_scale=1 / shrink[i],  # the kernel divides by it
+                grad_scale=1 / scale[i],  # the kernel divides by it
                 amsgrad=False,
                 maximize=False,
                 beta1=self.betas[0],
@@ -100,7 +125,7 @@ class AdamW:
             )
         return norms
 
-    def _by_formula(
+    def _update(
         self,
         value: Tensor,
         gradient: Tensor,
@@ -109,16 +134,13 @@ class AdamW:
         count: int,
         lr: Tensor,
         weight_decay: Tensor,
-        shrink: Tensor,
+        scale: Tensor,
     ) -> None:
-        """One parameter of all configurations at once, by a dozen elementwise operations."""
+        """Update one parameter of all configurations by elementwise operations."""
         beta1, beta2 = self.betas
         column = (-1,) + (1,) * (value.dim() - 1)
-        rate, decay, gradient = (
-            lr.view(column),
-            weight_decay.view(column),
-            gradient * shrink.view(column),
-        )
+        rate, decay = lr.view(column), weight_decay.view(column)
+        gradient = gradient * scale.view(column)
         first, second = moments
         first.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

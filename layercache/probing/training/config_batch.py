@@ -1,6 +1,7 @@
-"""G configurations of one head that train together: shared batches, everything else their own.
+"""G configurations of one head that train together on the same batches.
 
-Shapes: B rows of a batch, S tokens, D width, C classes, G configurations, H attention heads.
+Shapes: N samples, B rows of a batch, S tokens, D width, C classes, G configurations, H attention
+heads.
 """
 
 from __future__ import annotations
@@ -15,114 +16,144 @@ from torch import Tensor
 
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.training.batched_adamw import AdamW
-from layercache.probing.training.config import HParams, TrainConfig, cosine
+from layercache.probing.training.config import HParams, TrainConfig
+from layercache.probing.training.memory import activation_row_bytes
+from layercache.probing.training.schedule import cosine_lr
 
 TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30}
-"""Activations of the configurations that are evaluated at once: on a CPU about what its caches hold, on a GPU enough to keep it busy."""
+"""Size of the activations of the configurations that are evaluated at once, by device type: about
+the size of a CPU's caches; enough to keep a GPU busy."""
+INIT_STREAM, DROPOUT_STREAM = 2**32, 2**32 + 1
+"""Streams of randomness of a seed, apart from those of order and noise (`data.dataset`)."""
 
 
 class ConfigBatch:
-    """The state of G configurations. Configurations meet in no operation, so a NaN in one stays there."""
+    """The state of G configurations.
+
+    No operation mixes configurations, so a NaN in one does not reach the others.
+    """
 
     def __init__(
         self,
         spec: HeadSpec,
-        settings: Sequence[HParams],
+        configs: Sequence[HParams],
         *,
         seed: int,
-        protocol: TrainConfig,
+        train_config: TrainConfig,
         steps: int,
-        weights: Tensor | None,
+        class_weights: Tensor | None,
         device: torch.device,
         precision: str,
     ) -> None:
-        self.head, self.spec, self.protocol, self.steps, self.device = (
-            build(spec),
-            spec,
-            protocol,
-            steps,
-            device,
-        )
-        self.low = torch.bfloat16 if precision == "bf16" else None
-        self.class_weights = weights
-        self.settings = list(settings)
-        self.members = torch.tensor(
-            sorted(range(len(settings)), key=lambda i: settings[i].dropout), dtype=torch.int64
-        )
-        """Which of the settings the rows of the parameters belong to, by rising dropout; shrinks as configurations end."""
-        self.diverged_at: list[int | None] = [None] * len(settings)
-        initial = self.head.init_parameters(torch.Generator().manual_seed(_stream(seed, 0)))
+        """Draw the initial parameters, which all configurations share.
+
+        Args:
+            spec: Head to train.
+            configs: Hyperparameters of each configuration.
+            seed: Seed of initial parameters and dropout.
+            train_config: Optimizer and loss.
+            steps: Number of steps of the learning rate's schedule.
+            class_weights: Weights of the cross-entropy, (C,), or None.
+            device: Device to train on.
+            precision: Arithmetic of the products over tokens, fp32 or bf16.
+        """
+        self.spec, self.head = spec, build(spec)
+        self.train_config, self.steps, self.device = train_config, steps, device
+        self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.class_weights = class_weights
+        self.configs = list(configs)
+        by_dropout = sorted(range(len(configs)), key=lambda i: configs[i].dropout)
+        self.active = torch.tensor(by_dropout, dtype=torch.int64)
+        """Index into `configs` of each row of the parameters, by ascending dropout, (G,); those
+        that have ended are removed."""
+        self.diverged_at: list[int | None] = [None] * len(configs)
+        """First step of each configuration whose loss or gradient was not finite."""
+        generator = torch.Generator().manual_seed(_derive_seed(seed, INIT_STREAM))
+        initial = self.head.init_parameters(generator)
         self.parameters = {
-            name: value.to(device).expand(len(settings), *value.shape).clone()
+            name: value.to(device).expand(len(configs), *value.shape).clone()
             for name, value in initial.items()
         }
-        self.trained = [name for name in initial if name not in self.head.buffers]
-        self.optimiser = AdamW(
-            {name: self.parameters[name] for name in self.trained},
-            betas=protocol.betas,
-            eps=protocol.eps,
-            clip=protocol.clip,
+        self.trainable = [name for name in initial if name not in self.head.buffers]
+        self.optimizer = AdamW(
+            {name: self.parameters[name] for name in self.trainable},
+            betas=train_config.betas,
+            eps=train_config.eps,
+            clip=train_config.clip,
         )
-        self.draws = (
-            torch.Generator(device).manual_seed(_stream(seed, 1))
-            if any(s.dropout for s in settings)
-            else None
-        )
-        self._set_rows()
+        self.dropout_generator = None
+        if any(config.dropout for config in configs):
+            dropout_seed = _derive_seed(seed, DROPOUT_STREAM)
+            self.dropout_generator = torch.Generator(device).manual_seed(dropout_seed)
+        self._update_active()
 
-    def _set_rows(self) -> None:
-        active = [self.settings[i] for i in self.members.tolist()]
-        self.weight_decay = torch.tensor([s.weight_decay for s in active], device=self.device)
-        self.dropouts = [s.dropout for s in active]
-        self.rates = torch.tensor(self.dropouts, device=self.device)
+    def _update_active(self) -> None:
+        active = [self.configs[i] for i in self.active.tolist()]
+        self.weight_decay = torch.tensor([c.weight_decay for c in active], device=self.device)
+        self.dropouts = [c.dropout for c in active]
+        self.dropout_rates = torch.tensor(self.dropouts, device=self.device)
         self.faulty = torch.full((len(active),), -1, device=self.device)
-        """First step of this epoch whose loss or gradient was not finite, -1 for none; read once an epoch, for reading waits for a GPU."""
+        """First step of this epoch whose loss or gradient was not finite, or -1, (G,); read once an
+        epoch, because reading waits for a GPU."""
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these configurations only (positions along G)."""
-        self.members = self.members[rows]
+    def retain(self, rows: Tensor) -> None:
+        """Continue with some configurations only.
+
+        Args:
+            rows: int64 positions along G.
+        """
+        self.active = self.active[rows]
         rows = rows.to(self.device)
         for name in self.parameters:
             self.parameters[name] = self.parameters[name][rows]
-        self.optimiser.keep(rows)
-        self._set_rows()
+        self.optimizer.retain(rows)
+        self._update_active()
 
     def step(self, x_bsd: Tensor, y: Tensor, *, step: int) -> Tensor:
-        """One optimiser step of every configuration on one batch; `step` counts from 0. Returns the losses (G,)."""
-        prepared = self._prepare(x_bsd)
-        draw = None
-        if self.draws is not None:
-            draw = torch.rand(
-                (*x_bsd.shape[:2], self.spec.num_heads), generator=self.draws, device=self.device
+        """Take one optimizer step of every configuration on one batch; return the losses (G,).
+
+        Args:
+            x_bsd: Normalized tokens.
+            y: Labels, int64 (B,) or 0/1 (B, C).
+            step: Number of the step, from 0.
+        """
+        preprocessed = self._preprocess(x_bsd)
+        uniform_bsh = None
+        if self.dropout_generator is not None:
+            uniform_bsh = torch.rand(
+                (*x_bsd.shape[:2], self.spec.num_heads),
+                generator=self.dropout_generator,
+                device=self.device,
             )
-        rates = [
-            cosine(self.settings[i].lr, end=self.protocol.lr_end, step=step, steps=self.steps)
-            for i in self.members.tolist()
+        lr_end = self.train_config.lr_end
+        learning_rates = [
+            cosine_lr(self.configs[i].lr, end=lr_end, step=step, steps=self.steps)
+            for i in self.active.tolist()
         ]
-        lr = torch.tensor(rates, device=self.device)
-        losses = torch.empty(len(self.members), device=self.device)
+        lr = torch.tensor(learning_rates, device=self.device)
+        losses = torch.empty(len(self.active), device=self.device)
         for at in self._tiles(len(x_bsd)):
-            alike = self.dropouts[at.start] == self.dropouts[at.stop - 1]
-            leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trained}
+            max_dropout = self.dropouts[at.stop - 1]
+            same_dropout = self.dropouts[at.start] == max_dropout
+            leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trainable}
             buffers = {name: self.parameters[name][at] for name in self.head.buffers}
-            dropped = draw if self.dropouts[at.stop - 1] > 0 else None
             logits = self.head.logits(
                 leaves | buffers,
-                prepared,
+                preprocessed,
                 train=True,
-                dropout=self.rates[at][:1] if alike else self.rates[at],
-                uniform_bsh=dropped,
+                dropout=self.dropout_rates[at][:1] if same_dropout else self.dropout_rates[at],
+                uniform_bsh=uniform_bsh if max_dropout > 0 else None,
             )
             loss = self.loss(logits, y)
-            found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
-            # a parameter that the head knows to have no gradient still decays
-            gradients = {
-                name: torch.zeros_like(leaf) if value is None else value
-                for (name, leaf), value in zip(leaves.items(), found, strict=True)
+            gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+            # a parameter whose gradient is always zero still decays
+            gradient_by_name = {
+                name: torch.zeros_like(leaf) if gradient is None else gradient
+                for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
             }
-            norms = self.optimiser.step(
+            norms = self.optimizer.step(
                 self.parameters,
-                gradients,
+                gradient_by_name,
                 at=at,
                 count=step + 1,
                 lr=lr[at],
@@ -134,96 +165,125 @@ class ConfigBatch:
         return losses
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Losses (G,): weighted cross-entropy sum w l / sum w, as torch's; or the plain mean of the binary cross-entropy over rows and classes."""
+        """Return the losses (G,).
+
+        They are the weighted cross-entropy sum w l / sum w, as torch computes it, or the mean
+        binary cross-entropy over rows and classes.
+
+        Args:
+            logits: (G, B, C).
+            y: Labels, int64 (B,) or 0/1 (B, C).
+        """
         if self.spec.multi_label:
             return F.binary_cross_entropy_with_logits(
                 logits, y.to(logits.dtype).expand_as(logits), reduction="none"
             ).mean((1, 2))
-        losses = (
-            F.cross_entropy(
-                logits.flatten(0, 1),
-                y.repeat(len(logits)),
-                weight=self.class_weights,
-                reduction="none",
-            )
-            .view(len(logits), -1)
-            .sum(1)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1),
+            y.repeat(len(logits)),
+            weight=self.class_weights,
+            reduction="none",
         )
-        return losses / (self.class_weights[y].sum() if self.class_weights is not None else len(y))
+        sums = losses.view(len(logits), -1).sum(1)
+        return sums / (self.class_weights[y].sum() if self.class_weights is not None else len(y))
 
     @torch.inference_mode()
     def logits(self, x_bsd: Tensor) -> Tensor:
-        """Logits (G, B, C) in evaluation."""
-        prepared = self._prepare(x_bsd)
+        """Return logits (G, B, C) in evaluation mode.
+
+        Args:
+            x_bsd: Normalized tokens.
+        """
+        preprocessed = self._preprocess(x_bsd)
         tiles = [
-            self.head.logits({k: v[at] for k, v in self.parameters.items()}, prepared, train=False)
+            self.head.logits(
+                {name: value[at] for name, value in self.parameters.items()},
+                preprocessed,
+                train=False,
+            )
             for at in self._tiles(len(x_bsd))
         ]
         return torch.cat(tiles)
 
     def drop_diverged(self) -> None:
-        """Take the configurations out whose loss, gradient or parameters were not finite since the last call."""
-        faulty = self.faulty.tolist()
-        for row, step in enumerate(faulty):
+        """Remove configurations whose loss, gradient or parameters were not finite this epoch."""
+        first_faults = self.faulty.tolist()
+        if all(step < 0 for step in first_faults):
+            return
+        for row, step in enumerate(first_faults):
             if step >= 0:
-                self.diverged_at[int(self.members[row])] = step
-        if any(step >= 0 for step in faulty):
-            self.keep(
-                torch.tensor(
-                    [row for row, step in enumerate(faulty) if step < 0], dtype=torch.int64
-                )
-            )
+                self.diverged_at[int(self.active[row])] = step
+        rows = [row for row, step in enumerate(first_faults) if step < 0]
+        self.retain(torch.tensor(rows, dtype=torch.int64))
 
-    def mark_if_not_finite(self, *, step: int) -> None:
-        """Note configurations with a parameter or running statistic that is not finite (the last step leaves no later loss to show it)."""
+    def check_finite(self, *, step: int) -> None:
+        """Mark configurations with a parameter or running statistic that is not finite.
+
+        Needed after the last step, which no later loss would reveal.
+
+        Args:
+            step: Number of the last step, from 0.
+        """
         finite = torch.stack(
             [torch.isfinite(value).flatten(1).all(1) for value in self.parameters.values()]
         ).all(0)
         self.faulty = torch.where(~finite & (self.faulty < 0), step, self.faulty)
 
     def state(self, row: int, *, steps: int) -> dict[str, Tensor]:
-        """A copy of one configuration's state dict, as the textbook module's, on the CPU."""
+        """Return a copy of one configuration's state dict on the CPU, as of the textbook module.
+
+        Args:
+            row: Position along G.
+            steps: Number of steps taken, for BatchNorm's counter.
+        """
         state = {name: value[row].to("cpu", copy=True) for name, value in self.parameters.items()}
         if "batch_norm.running_mean" in state:
             state["batch_norm.num_batches_tracked"] = torch.tensor(steps)
         return state
 
-    def _prepare(self, x_bsd: Tensor) -> Tensor:
-        prepared = self.head.preprocess(x_bsd)
-        return prepared if self.low is None else prepared.to(self.low)
+    def _preprocess(self, x_bsd: Tensor) -> Tensor:
+        return self.head.preprocess(x_bsd).to(self.compute_dtype)
 
-    def _tiles(self, rows: int) -> Iterator[slice]:
-        """Ranges along G whose activations stay below TILE_BYTES.
+    def _tiles(self, n_rows: int) -> Iterator[slice]:
+        """Yield ranges along G whose activations stay below TILE_BYTES.
 
-        On a CPU each has one rate of dropout: one mask then serves all its configurations, which else is the size of their attention weights. On a
-        GPU fewer and larger operations are worth more than that.
+        On a CPU a tile has one dropout rate: its configurations share one mask, which would
+        otherwise have the size of their attention weights. On a GPU fewer and larger operations
+        are faster.
         """
-        most = max(1, TILE_BYTES[self.device.type] // (rows * row_bytes(self.spec)))
+        tile_bytes = TILE_BYTES[self.device.type]
+        max_configs = max(1, tile_bytes // (n_rows * activation_row_bytes(self.spec)))
+        on_cpu = self.device.type == "cpu"
         start = 0
-        for _, alike in itertools.groupby(
-            self.dropouts if self.device.type == "cpu" else [0.0] * len(self.members)
+        for _, same_rate in itertools.groupby(
+            self.dropouts if on_cpu else [0.0] * len(self.active)
         ):
-            total = len(list(alike))
-            count = -(-total // most)
-            yield from (
-                slice(start + total * i // count, start + total * (i + 1) // count)
-                for i in range(count)
-            )
-            start += total
+            n_configs = len(list(same_rate))
+            n_tiles = -(-n_configs // max_configs)
+            for i in range(n_tiles):
+                yield slice(
+                    start + n_configs * i // n_tiles, start + n_configs * (i + 1) // n_tiles
+                )
+            start += n_configs
 
 
-def row_bytes(spec: HeadSpec) -> int:
-    """Bytes of the largest activations of one configuration per row of a batch: logits, attention weights and mixed tokens."""
-    return 4 * max(spec.classes, spec.num_heads * max(spec.width, spec.tokens))
+def balanced_class_weights(labels: Tensor, n_classes: int) -> Tensor:
+    """Return weights N / (C n_c) of the cross-entropy, float32 (C,), 0 for an empty class.
+
+    Multi-label targets get no such weights: n_c does not partition the samples, and mean average
+    precision, by which their heads are selected, ranks within a class and so does not depend on a
+    class's weight.
+
+    Args:
+        labels: int64 (N,).
+        n_classes: C.
+    """
+    counts = torch.bincount(labels.cpu(), minlength=n_classes).double()
+    weights = torch.where(counts > 0, len(labels) / (n_classes * counts.clamp(min=1)), 0.0)
+    return weights.float()
 
 
-def configuration_bytes(spec: HeadSpec) -> int:
-    """Bytes of one configuration: its parameters, their two moments and their gradient."""
-    return 16 * sum(value.numel() for value in build(spec).init_parameters(torch.Generator()).values())
-
-
-def _stream(seed: int, stream: int) -> int:
-    """A generator seed for one purpose (0 initial parameters, 1 attention dropout), apart from those of order and noise."""
-    return int(
-        np.random.SeedSequence([seed, 2**32 + stream]).generate_state(1, np.uint64)[0] & (2**63 - 1)
-    )
+def _derive_seed(seed: int, stream: int) -> int:
+    """Return the seed of a generator for one purpose."""
+    state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return int(state & (2**63 - 1))

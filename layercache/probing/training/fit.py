@@ -1,12 +1,11 @@
-"""Trains G configurations of one head in one pass over the features. No I/O.
+"""Trains G configurations of one head in one pass over the tokens; nothing is read or written.
 
-Shapes: N samples, S tokens per image, D width, C classes, G configurations, B rows of a batch.
+Shapes: N rows of the dataset, S tokens of a row, D width, C classes, G configurations, B rows of a
+batch.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -15,23 +14,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layercache._devices import free_memory
-from layercache._units import format_bytes
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import class_ranks, evaluate, evaluate_ranks, selection_metric
-from layercache.probing.training import allocator
-from layercache.probing.training.config import HParams, Noise, Schedule, TrainConfig, class_weights
-from layercache.probing.training.config_batch import ConfigBatch, configuration_bytes, row_bytes
-
-logger = logging.getLogger(__name__)
+from layercache.probing.training.allocator import retain_freed_memory
+from layercache.probing.training.config import HParams, Noise, TrainConfig
+from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
+from layercache.probing.training.memory import plan_passes
+from layercache.probing.training.schedule import Schedule
 
 PRECISIONS = ("fp32", "bf16")
 
 
-class Batches(typing.Protocol):
-    """Features of one split as the engine sees them."""
+class TokenLoader(typing.Protocol):
+    """Tokens and labels of one split, in batches."""
 
     @property
     def rows(self) -> int:
@@ -47,294 +44,353 @@ class Batches(typing.Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """int64 (N,), or 0/1 (N, C) when multi-label; on any device."""
+        """int64 (N,), or 0/1 (N, C) if multi-label; on any device."""
 
-    def epoch(
-        self, rows: Tensor, *, batch: int, seed: int, epoch: int, noise: Noise | None, train: bool
+    def iter_batches(
+        self,
+        rows: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        noise: Noise | None,
+        train: bool,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches over `rows` (int64, CPU): x float32 (B, S, D), each token L2-normalised, and its labels, both on the features' device.
+        """Yield x float32 (B, S, D), each token L2-normalized, and its labels, on the device.
 
-        With `train`, order and noise are functions of (seed, epoch) alone, and every batch but the last has `batch` rows; without it the rows come in
-        the order given and noise is not added.
+        Args:
+            rows: Rows of the dataset, int64 on the CPU.
+            batch_size: Rows of every batch but the last.
+            seed: Seed of order and noise.
+            epoch: Number of the epoch; order and noise are functions of (seed, epoch) alone.
+            noise: Noise of training batches.
+            train: Shuffle and add noise; otherwise rows come in the given order.
         """
 
 
 def fit(
-    features: Batches,
+    dataset: TokenLoader,
     *,
     head: HeadSpec,
-    settings: Sequence[HParams],
+    configs: Sequence[HParams],
     train: Tensor,
     val: Tensor | None,
     seed: int,
-    protocol: TrainConfig,
+    train_config: TrainConfig,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
-    group_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    finished: Callable[[Sequence[FittedHead]], None] | None = None,
+    configs_per_pass: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_fitted: Callable[[Sequence[FittedHead]], None] | None = None,
 ) -> list[FittedHead]:
-    """Train every setting on the rows `train` and evaluate it on the rows `val` (int64, CPU); one FittedHead per setting, in order.
+    """Train every configuration and evaluate it; return their heads in order.
 
-    `progress(done, total)` is called after every step, over all groups; `finished` gets the fits
-    of each group as soon as they are there, so that a killed search need not do them again. Raises ProbeError when the labels do not allow training.
+    Args:
+        dataset: Tokens and labels.
+        head: Head to train.
+        configs: Hyperparameters of each configuration.
+        train: Rows to train on, int64 on the CPU.
+        val: Rows to evaluate on, or None.
+        seed: Seed of initial parameters, batch order, dropout and noise.
+        train_config: Schedule, batch size, noise and loss.
+        device: Device to train on.
+        precision: Arithmetic of the products over tokens, fp32 or bf16.
+        configs_per_pass: Configurations trained together; None: as many as fit into memory.
+        on_progress: Called after every step with (steps done, steps in total), over all passes.
+        on_fitted: Called with the heads of each pass when it ends, so that a killed search can be
+            resumed.
+
+    Raises:
+        OptionError: An option is invalid.
+        HeadMismatchError: The head and the dataset have different shapes.
+        ProbeError: The labels do not allow training.
     """
     device = torch.device(device)
-    _check(
-        features,
-        head=head,
-        settings=settings,
-        train=train,
-        precision=precision,
-        group_size=group_size,
+    _check_options(head, configs=configs, precision=precision, configs_per_pass=configs_per_pass)
+    _check_dataset(dataset, head=head, train=train)
+    schedule = train_config.schedule(len(train))
+    passes = plan_passes(
+        head,
+        len(configs),
+        batch_size=schedule.batch_size,
+        device=device,
+        configs_per_pass=configs_per_pass,
     )
-    plan = protocol.plan(len(train))
-    bounds = _group_bounds(
-        head, len(settings), batch=plan.batch, device=device, group_size=group_size
-    )
-    fits: list[FittedHead] = []
-    for number, (first, last) in enumerate(bounds):
+    heads: list[FittedHead] = []
+    for number, (first, last) in enumerate(passes):
 
-        def report(done: int, *, before: int = plan.steps * number) -> None:
-            if progress:
-                progress(before + done, plan.steps * len(bounds))
+        def on_step(n_steps: int, *, n_before: int = schedule.steps * number) -> None:
+            if on_progress:
+                on_progress(n_before + n_steps, schedule.steps * len(passes))
 
-        with allocator.retain_freed_memory() if device.type == "cpu" else nullcontext():
-            done = _fit_group(
-                features,
+        with retain_freed_memory() if device.type == "cpu" else nullcontext():
+            fitted = _fit_pass(
+                dataset,
                 head=head,
-                settings=settings[first:last],
+                configs=configs[first:last],
                 train=train,
                 val=val,
                 seed=seed,
-                protocol=protocol,
-                plan=plan,
+                train_config=train_config,
+                schedule=schedule,
                 device=device,
                 precision=precision,
-                progress=report,
+                on_step=on_step,
             )
-        fits += done
-        if finished:
-            finished(done)
-    return fits
+        heads += fitted
+        if on_fitted:
+            on_fitted(fitted)
+    return heads
 
 
 def predict(
     head: FittedHead,
     *,
-    features: Batches,
+    dataset: TokenLoader,
     rows: Tensor,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
-    batch: int = 2048,
+    batch_size: int = 2048,
 ) -> Tensor:
-    """Logits float32 (len(rows), C) of one trained head, on the CPU, in the order of `rows`."""
+    """Return logits of a trained head, float32 (len(rows), C) on the CPU, in the order of `rows`.
+
+    Args:
+        head: Trained head.
+        dataset: Tokens.
+        rows: Rows of the dataset, int64 on the CPU.
+        device: Device of the dataset's batches.
+        precision: Arithmetic of the products over tokens, fp32 or bf16.
+        batch_size: Rows of a batch.
+    """
     device = torch.device(device)
     model = build(head.spec)
     parameters = {name: value.to(device)[None] for name, value in head.state_dict.items()}
     parts = []
     with torch.inference_mode():
-        for x, _ in features.epoch(
-            rows, batch=batch, seed=head.seed, epoch=0, noise=None, train=False
+        for x, _ in dataset.iter_batches(
+            rows, batch_size=batch_size, seed=head.seed, epoch=0, noise=None, train=False
         ):
             preprocessed = model.preprocess(x)
-            preprocessed = preprocessed.bfloat16() if precision == "bf16" else preprocessed
+            if precision == "bf16":
+                preprocessed = preprocessed.bfloat16()
             parts.append(model.logits(parameters, preprocessed, train=False)[0].float().cpu())
     return torch.cat(parts)
 
 
-def _fit_group(
-    features: Batches,
-    *,
-    head: HeadSpec,
-    settings: Sequence[HParams],
-    train: Tensor,
-    val: Tensor | None,
-    seed: int,
-    protocol: TrainConfig,
-    plan: Schedule,
-    device: torch.device,
-    precision: str,
-    progress: Callable[[int], None],
-) -> list[FittedHead]:
-    """Train one group on all epochs; its configurations leave it as they diverge or stop early."""
-    key = selection_metric(multi_label=head.multi_label)
-    labels = features.labels[train.to(features.labels.device)]
-    weights = (
-        class_weights(labels, head.classes).to(device)
-        if protocol.class_weights and not head.multi_label
-        else None
-    )
-    group = ConfigBatch(
-        head,
-        settings,
-        seed=seed,
-        protocol=protocol,
-        steps=plan.steps,
-        weights=weights,
-        device=device,
-        precision=precision,
-    )
-    losses: list[list[float]] = [[] for _ in settings]
-    kept: dict[int, _Kept] = {}
-    step = 0
-    for epoch in range(plan.epochs):
-        summed = torch.zeros(len(group.members), device=device)
-        for x, y in features.epoch(
-            train, batch=plan.batch, seed=seed, epoch=epoch, noise=protocol.noise, train=True
-        ):
-            summed += group.step(x, y, step=step)
-            step += 1
-            progress(step)
-        for member, value in zip(
-            group.members.tolist(), (summed / plan.steps_per_epoch).tolist(), strict=True
-        ):
-            losses[member].append(value)
-        last = epoch + 1 == plan.epochs
-        if last:
-            group.mark_if_not_finite(step=step - 1)
-        group.drop_diverged()
-        if last or (val is not None and protocol.patience is not None):
-            found = (
-                _evaluate(group, features, val, batch=protocol.batch)
-                if val is not None and len(group.members)
-                else None
-            )
-            going = []
-            for row, member in enumerate(group.members.tolist()):
-                metrics = found[row] if found else None
-                before = kept.get(member)
-                if (
-                    protocol.patience is None
-                    or metrics is None
-                    or before is None
-                    or metrics[key] > (before.metrics or metrics)[key]
-                ):
-                    kept[member] = before = _Kept(group.state(row, steps=step), metrics, epoch + 1)
-                if protocol.patience is None or epoch + 1 - before.epoch < protocol.patience:
-                    going.append(row)
-            if len(going) < len(group.members):
-                group.keep(torch.tensor(going, dtype=torch.int64))
-        if not len(group.members):
-            break
-    fits = []
-    for i, setting in enumerate(settings):
-        diverged = group.diverged_at[i]
-        end = kept.get(i) if diverged is None else None
-        epochs = end.epoch if end else len(losses[i])
-        fits.append(
-            FittedHead(
-                spec=head,
-                state_dict=end.state if end else {},
-                hparams=dict(vars(setting)),
-                seed=seed,
-                losses=tuple(losses[i]),
-                val_metrics=end.metrics if end else None,
-                diverged_at=diverged,
-                batch_size=plan.batch,
-                steps=epochs * plan.steps_per_epoch,
-                epochs=epochs,
-            )
-        )
-    return fits
-
-
 @dataclass(frozen=True)
-class _Kept:
-    """What is kept of a configuration that has ended, or of its best epoch so far."""
+class _Snapshot:
+    """A configuration at the end of its training, or at its best epoch so far."""
 
     state: dict[str, Tensor]
     metrics: dict[str, float] | None
-    epoch: int
+    epochs: int
+
+
+def _fit_pass(
+    dataset: TokenLoader,
+    *,
+    head: HeadSpec,
+    configs: Sequence[HParams],
+    train: Tensor,
+    val: Tensor | None,
+    seed: int,
+    train_config: TrainConfig,
+    schedule: Schedule,
+    device: torch.device,
+    precision: str,
+    on_step: Callable[[int], None],
+) -> list[FittedHead]:
+    """Train configurations that fit into memory; those that diverge or stop early are removed."""
+    weights = None
+    if train_config.class_weights and not head.multi_label:
+        labels = dataset.labels[train.to(dataset.labels.device)]
+        weights = balanced_class_weights(labels, head.classes).to(device)
+    batch = ConfigBatch(
+        head,
+        configs,
+        seed=seed,
+        train_config=train_config,
+        steps=schedule.steps,
+        class_weights=weights,
+        device=device,
+        precision=precision,
+    )
+    losses: list[list[float]] = [[] for _ in configs]
+    snapshots: dict[int, _Snapshot] = {}
+    step = 0
+    for epoch in range(schedule.epochs):
+        loss_sums = torch.zeros(len(batch.active), device=device)
+        for x, y in dataset.iter_batches(
+            train,
+            batch_size=schedule.batch_size,
+            seed=seed,
+            epoch=epoch,
+            noise=train_config.noise,
+            train=True,
+        ):
+            loss_sums += batch.step(x, y, step=step)
+            step += 1
+            on_step(step)
+        mean_losses = (loss_sums / schedule.steps_per_epoch).tolist()
+        for index, loss in zip(batch.active.tolist(), mean_losses, strict=True):
+            losses[index].append(loss)
+        is_last = epoch + 1 == schedule.epochs
+        if is_last:
+            batch.check_finite(step=step - 1)
+        batch.drop_diverged()
+        if is_last or (val is not None and train_config.patience is not None):
+            metrics = None
+            if val is not None and len(batch.active):
+                metrics = _evaluate(batch, dataset, val, batch_size=train_config.batch)
+            _update_snapshots(
+                batch,
+                snapshots,
+                metrics,
+                step=step,
+                epochs=epoch + 1,
+                patience=train_config.patience,
+            )
+        if not len(batch.active):
+            break
+    return [
+        _fitted_head(
+            head,
+            config,
+            seed=seed,
+            losses=losses[i],
+            snapshot=snapshots.get(i),
+            diverged_at=batch.diverged_at[i],
+            schedule=schedule,
+        )
+        for i, config in enumerate(configs)
+    ]
+
+
+def _update_snapshots(
+    batch: ConfigBatch,
+    snapshots: dict[int, _Snapshot],
+    metrics: list[dict[str, float]] | None,
+    *,
+    step: int,
+    epochs: int,
+    patience: int | None,
+) -> None:
+    """Store the configurations that improved, and remove those that have run out of patience."""
+    key = selection_metric(multi_label=batch.spec.multi_label)
+    rows = []
+    for row, index in enumerate(batch.active.tolist()):
+        current = metrics[row] if metrics else None
+        best = snapshots.get(index)
+        if (
+            patience is None
+            or current is None
+            or best is None
+            or current[key] > (best.metrics or current)[key]
+        ):
+            best = _Snapshot(batch.state(row, steps=step), current, epochs)
+            snapshots[index] = best
+        if patience is None or epochs - best.epochs < patience:
+            rows.append(row)
+    if len(rows) < len(batch.active):
+        batch.retain(torch.tensor(rows, dtype=torch.int64))
+
+
+def _fitted_head(
+    head: HeadSpec,
+    config: HParams,
+    *,
+    seed: int,
+    losses: list[float],
+    snapshot: _Snapshot | None,
+    diverged_at: int | None,
+    schedule: Schedule,
+) -> FittedHead:
+    if diverged_at is not None:
+        snapshot = None
+    epochs = snapshot.epochs if snapshot else len(losses)
+    return FittedHead(
+        spec=head,
+        state_dict=snapshot.state if snapshot else {},
+        hparams=dict(vars(config)),
+        seed=seed,
+        losses=tuple(losses),
+        val_metrics=snapshot.metrics if snapshot else None,
+        diverged_at=diverged_at,
+        batch_size=schedule.batch_size,
+        steps=epochs * schedule.steps_per_epoch,
+        epochs=epochs,
+    )
 
 
 def _evaluate(
-    group: ConfigBatch, features: Batches, rows: Tensor, *, batch: int
+    batch: ConfigBatch, dataset: TokenLoader, rows: Tensor, *, batch_size: int
 ) -> list[dict[str, float]]:
-    """Metrics of every configuration of a group. Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C)."""
+    """Return the metrics of every configuration.
+
+    Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C).
+    """
+    multi_label = batch.spec.multi_label
     parts, labels = [], []
-    for x, y in features.epoch(rows, batch=batch, seed=0, epoch=0, noise=None, train=False):
-        logits = group.logits(x)
-        parts.append((logits if group.spec.multi_label else class_ranks(logits, y)).cpu())
+    for x, y in dataset.iter_batches(
+        rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
+    ):
+        logits = batch.logits(x)
+        parts.append((logits if multi_label else class_ranks(logits, y)).cpu())
         labels.append(y.cpu())
     values, y_n = torch.cat(parts, dim=1).numpy(), torch.cat(labels).numpy()
-    if group.spec.multi_label:
-        return [evaluate(one, y_n, multi_label=True) for one in values]
-    return [evaluate_ranks(one, y_n) for one in values]
+    if multi_label:
+        return [evaluate(logits, y_n, multi_label=True) for logits in values]
+    return [evaluate_ranks(ranks, y_n) for ranks in values]
 
 
-def _group_bounds(
+def _check_options(
     head: HeadSpec,
-    count: int,
     *,
-    batch: int,
-    device: torch.device,
-    group_size: int | None,
-) -> list[tuple[int, int]]:
-    """Ranges of settings that train together, of nearly equal length: all at once where they fit into half of the free memory."""
-    each = configuration_bytes(head)
-    if group_size is None:
-        free = free_memory(device) // 2 - 4 * batch * row_bytes(head)
-        most = max(1, min(count, free // each))
-        reason = f"{format_bytes(each)} each, half of the free memory of {device} is {format_bytes(max(free, 0))}"
-    else:
-        most, reason = group_size, "as requested"
-    bounds = group_bounds(count, most)
-    if count > 1 and (group_size is None or len(bounds) > 1):
-        logger.info("%s", describe_groups(count, bounds, reason=reason))
-    return bounds
-
-
-def group_bounds(count: int, most: int) -> list[tuple[int, int]]:
-    """`count` settings in ranges [first, last) of at most `most` and of nearly equal length."""
-    groups = -(-count // most)
-    return list(itertools.pairwise(count * i // groups for i in range(groups + 1)))
-
-
-def describe_groups(count: int, bounds: Sequence[tuple[int, int]], *, reason: str) -> str:
-    """A line for the user."""
-    return f"{count}-setting grid trains in {len(bounds)} group{'s' * (len(bounds) > 1)} of at most {max(b - a for a, b in bounds)} ({reason})"
-
-
-def _check(
-    features: Batches,
-    *,
-    head: HeadSpec,
-    settings: Sequence[HParams],
-    train: Tensor,
+    configs: Sequence[HParams],
     precision: str,
-    group_size: int | None,
+    configs_per_pass: int | None,
 ) -> None:
-    """Faults of what was asked, before any work."""
     if precision not in PRECISIONS:
-        raise OptionError(f"--precision is {' or '.join(PRECISIONS)}, came {precision!r}")
-    if group_size is not None and group_size < 1:
-        raise OptionError(f"--group-size is at least 1, came {group_size}")
-    if not settings:
-        raise OptionError("no setting to train: give at least one learning rate and weight decay")
-    if head.kind == "linear" and any(s.dropout for s in settings):
-        raise OptionError("the linear head has no attention to drop: leave --dropout out")
-    if (features.tokens, features.width) != (head.tokens, head.width):
-        came = f"{features.tokens} x {features.width}"
-        raise HeadMismatchError(
-            f"the head takes {head.tokens} tokens of width {head.width}, the features have {came}: build it from the features"
+        raise OptionError(f"precision: expected {' or '.join(PRECISIONS)}, got {precision!r}")
+    if configs_per_pass is not None and configs_per_pass < 1:
+        raise OptionError(f"configs_per_pass: expected at least 1, got {configs_per_pass}")
+    if not configs:
+        raise OptionError(
+            "expected at least one configuration, got none: give a learning rate and a weight decay"
         )
-    labels = features.labels[train.to(features.labels.device)]
+    if head.kind == "linear" and any(config.dropout for config in configs):
+        raise OptionError("the linear head has no attention to drop: leave dropout out")
+
+
+def _check_dataset(dataset: TokenLoader, *, head: HeadSpec, train: Tensor) -> None:
+    if (dataset.tokens, dataset.width) != (head.tokens, head.width):
+        raise HeadMismatchError(
+            f"the head expects {head.tokens} tokens of width {head.width}, got "
+            f"{dataset.tokens} x {dataset.width}: build it from the dataset"
+        )
+    labels = dataset.labels[train.to(dataset.labels.device)]
     if head.multi_label:
         if labels.shape[1:] != (head.classes,):
             raise ProbeError(
-                f"a multi-label head of {head.classes} classes needs 0/1 labels (N, {head.classes}), came {tuple(labels.shape)}"
+                f"a multi-label head of {head.classes} classes expects 0/1 labels "
+                f"(N, {head.classes}), got {tuple(labels.shape)}"
             )
         return
     if labels.dim() != 1:
         raise ProbeError(
-            f"a single-label head needs class numbers (N,), came {tuple(labels.shape)}: the data set is multi-label"
+            f"a single-label head expects class indices (N,), got {tuple(labels.shape)}: the "
+            "dataset is multi-label"
         )
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= head.classes):
+    if not len(labels):
+        return
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= head.classes:
         raise ProbeError(
-            f"labels lie between 0 and {head.classes - 1}, came {int(labels.min())} to {int(labels.max())}: check the data set's classes"
+            f"expected labels between 0 and {head.classes - 1}, got {lowest} to {highest}: check "
+            "the dataset's classes"
         )
-    if len(labels) and int(labels.min()) == int(labels.max()):
+    if lowest == highest:
         raise ProbeError(
-            f"all {len(labels)} training samples are of class {int(labels.min())}: a head needs at least two classes to train"
+            f"all {len(labels)} training samples are of class {lowest}: a head needs at least two "
+            "classes to train"
         )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.data.resident import TokenDataset
+from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
@@ -127,16 +127,16 @@ class SGDTrainer:
         fit(
             dataset,
             head=self.head,
-            settings=[HParams(**config) for config in configs],
+            configs=[HParams(**config) for config in configs],
             train=torch.from_numpy(train),
             val=torch.from_numpy(val),
             seed=self.seed,
-            protocol=self.config,
+            train_config=self.config,
             device=self.device,
             precision=self.precision,
-            group_size=self.configs_per_pass,
-            progress=self.on_progress,
-            finished=report,
+            configs_per_pass=self.configs_per_pass,
+            on_progress=self.on_progress,
+            on_fitted=report,
         )
 
     def train(
@@ -162,13 +162,13 @@ class SGDTrainer:
         (head,) = fit(
             dataset,
             head=self.head,
-            settings=[HParams(**hparams)],
+            configs=[HParams(**hparams)],
             train=torch.from_numpy(rows),
             val=None,
             seed=self.seed,
-            protocol=config,
+            train_config=config,
             device=self.device,
             precision=self.precision,
-            progress=self.on_progress,
+            on_progress=self.on_progress,
         )
         return head

@@ -9,16 +9,17 @@ import torch
 
 from layercache.errors import HeadMismatchError, NonFiniteError
 from layercache.probing.data.collate import add_noise
-from layercache.probing.data.resident import ResidentTokens, Selection, Source
+from layercache.probing.data.resident import ResidentTokens
+from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.training.config import Noise
 
 CPU = torch.device("cpu")
 PAIRS = ((1, "cls"), (3, "ap"))
 
 
-def selection(*splits: Any, keep: Any = None, pairs: Any = PAIRS) -> Selection:
+def selection(*splits: Any, keep: Any = None, pairs: Any = PAIRS) -> SplitSelection:
     rows = np.arange(splits[0].rows) if keep is None else np.asarray(keep)
-    return Selection(tuple(Source(split, pairs) for split in splits), rows)
+    return SplitSelection(tuple(TokenSource(split, pairs) for split in splits), rows)
 
 
 def expected(split: Any, rows: Any, pairs: Any = PAIRS) -> torch.Tensor:
@@ -37,7 +38,8 @@ def expected(split: Any, rows: Any, pairs: Any = PAIRS) -> torch.Tensor:
 
 def whole(features: Any, rows: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     batches = [
-        (x.clone(), y) for x, y in features.epoch(rows, **{"batch": 32, "train": False, **options})
+        (x.clone(), y)
+        for x, y in features.iter_batches(rows, **{"batch_size": 32, "train": False, **options})
     ]
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
@@ -86,7 +88,7 @@ def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch(
     assert orders[0] == orders[1]
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == rows.tolist() for order in orders)
-    assert [len(y) for _, y in features.epoch(rows, batch=32, train=True)] == [32, 18]
+    assert [len(y) for _, y in features.iter_batches(rows, batch_size=32, train=True)] == [32, 18]
 
 
 def test_noise_reaches_half_of_the_training_samples_with_its_deviation(
@@ -124,7 +126,7 @@ def test_the_draws_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Mo
 def test_two_caches_stand_side_by_side(memory_split: Callable[..., Any]) -> None:
     one, two = memory_split(), memory_split()
     two.x = two.x + 1
-    both = Selection((Source(one, PAIRS), Source(two, ((2, "ap"),))), np.arange(100))
+    both = SplitSelection((TokenSource(one, PAIRS), TokenSource(two, ((2, "ap"),))), np.arange(100))
     assert both.pairs == (*PAIRS, (2, "ap"))
     x, _ = whole(ResidentTokens(both, device=CPU), [0, 50])
     torch.testing.assert_close(

@@ -18,7 +18,7 @@ def test_validation_holds_out_a_fifth_in_proportion_and_leaves_every_class_a_sam
     labels: np.ndarray, seed: int
 ) -> None:
     rows = np.arange(len(labels))
-    rest, drawn = stratified(labels, rows, part=0.2, seed=seed)
+    rest, drawn = stratified(labels, rows, fraction=0.2, seed=seed)
     assert np.array_equal(np.sort(np.concatenate([rest, drawn])), rows)
     assert set(labels[rest]) == set(labels)
     assert len(drawn) <= round(0.2 * len(rows))
@@ -104,7 +104,7 @@ def test_a_fraction_keeps_every_class(labels: np.ndarray, fraction: float) -> No
     [
         ({"shots": 0}, "at least 1"),
         ({"fraction": 1.5}, "at most 1"),
-        ({"shots": 1, "fraction": 0.5}, "not both"),
+        ({"shots": 1, "fraction": 0.5}, "got both"),
     ],
 )
 def test_wrong_draws_are_refused(options: dict[str, float], said: str) -> None:
@@ -121,7 +121,7 @@ def test_labels_are_checked() -> None:
     assert check_labels(np.array([0, 2, 2]), ("a", "b", "c"), where="train").tolist() == [1, 0, 2]
     with pytest.raises(
         ProbeError,
-        match=r"train: expected labels 0 to 1 \(2 classes\); 1 samples have others, such as 2",
+        match=r"train: expected labels 0 to 1 \(2 classes\); got 1 samples with others, such as 2",
     ):
         check_labels(np.array([0, 1, 2]), ("a", "b"), where="train")
     with pytest.raises(ProbeError, match="only class 'b' occurs"):

@@ -9,7 +9,8 @@ import torch
 
 from layercache.errors import OptionError, StorageError
 from layercache.probing.data.collate import room
-from layercache.probing.data.resident import ResidentTokens, Selection, Source
+from layercache.probing.data.resident import ResidentTokens
+from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens, load
 
 CPU = torch.device("cpu")
@@ -17,9 +18,9 @@ PAIRS = ((1, "cls"), (2, "ap"), (3, "ap"))
 ROW = 3 * 8 * 2
 
 
-def selection(split: Any, keep: Any = None) -> Selection:
-    return Selection(
-        (Source(split, PAIRS),), np.arange(split.rows) if keep is None else np.asarray(keep)
+def selection(split: Any, keep: Any = None) -> SplitSelection:
+    return SplitSelection(
+        (TokenSource(split, PAIRS),), np.arange(split.rows) if keep is None else np.asarray(keep)
     )
 
 
@@ -37,9 +38,13 @@ def test_an_ordered_epoch_equals_the_resident_one(
     memory_split: Callable[..., Any], blocks: int, rows: range
 ) -> None:
     split = memory_split()
-    got = cloned(streamed(split, blocks=blocks).epoch(np.array(rows), batch=11, train=False))
+    got = cloned(
+        streamed(split, blocks=blocks).iter_batches(np.array(rows), batch_size=11, train=False)
+    )
     want = cloned(
-        ResidentTokens(selection(split), device=CPU).epoch(np.array(rows), batch=11, train=False)
+        ResidentTokens(selection(split), device=CPU).iter_batches(
+            np.array(rows), batch_size=11, train=False
+        )
     )
     assert len(got) == len(want)
     for (x, y), (x2, y2) in zip(got, want, strict=True):
@@ -57,16 +62,18 @@ def test_a_training_epoch_brings_every_sample_once_with_its_own_tokens(
     features = streamed(split, blocks=blocks, keep=keep)
     resident = ResidentTokens(selection(split, keep), device=CPU)
     rows = np.arange(0, features.rows, 2)
-    batches = cloned(features.epoch(rows, batch=7, seed=1, epoch=2, train=True))
+    batches = cloned(features.iter_batches(rows, batch_size=7, seed=1, epoch=2, train=True))
     assert [len(y) for _, y in batches] == [
-        len(y) for _, y in resident.epoch(rows, batch=7, train=True)
+        len(y) for _, y in resident.iter_batches(rows, batch_size=7, train=True)
     ]
     y = torch.cat([y for _, y in batches])
     kept = np.arange(100) if keep is None else np.asarray(keep)
     assert sorted(y.tolist()) == kept[rows].tolist()
     assert y.tolist() != sorted(y.tolist())
     x = torch.cat([x for x, _ in batches])
-    all_x, _ = next(iter(resident.epoch(np.arange(features.rows), batch=100, train=False)))
+    all_x, _ = next(
+        iter(resident.iter_batches(np.arange(features.rows), batch_size=100, train=False))
+    )
     assert torch.equal(x, all_x[np.searchsorted(kept, y.numpy())])
 
 
@@ -81,8 +88,8 @@ def test_the_order_depends_on_seed_and_epoch_and_mixes_the_blocks_of_a_window(
         return torch.cat(
             [
                 y
-                for _, y in features.epoch(
-                    np.arange(96), batch=10, seed=seed, epoch=epoch, train=True
+                for _, y in features.iter_batches(
+                    np.arange(96), batch_size=10, seed=seed, epoch=epoch, train=True
                 )
             ]
         ).tolist()
@@ -96,7 +103,7 @@ def test_the_order_depends_on_seed_and_epoch_and_mixes_the_blocks_of_a_window(
 
 def test_blocks_without_a_wanted_row_are_not_read(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
-    list(streamed(split, blocks=2).epoch(np.array([17, 18, 97]), batch=2, train=False))
+    list(streamed(split, blocks=2).iter_batches(np.array([17, 18, 97]), batch_size=2, train=False))
     assert sorted(split.reads) == [(16, 32), (96, 100)]
 
 
@@ -109,7 +116,7 @@ def test_memory_is_two_windows(
         "layercache.probing.data.streaming.room",
         lambda *a, **k: taken.append(room(*a, **k).nbytes) or room(*a, **k),
     )
-    list(features.epoch(np.arange(1000), batch=10, train=True))
+    list(features.iter_batches(np.arange(1000), batch_size=10, train=True))
     assert taken == [3 * 16 * ROW] * 2, "two windows"
 
 
@@ -138,15 +145,15 @@ def test_a_fault_of_the_reading_thread_reaches_the_caller(memory_split: Callable
 
     split.read = broken
     with pytest.raises(StorageError, match="the disk is gone"):
-        list(features.epoch(np.arange(100), batch=10, train=True))
+        list(features.iter_batches(np.arange(100), batch_size=10, train=True))
 
 
 def test_an_abandoned_epoch_does_not_disturb_the_next(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
     features = streamed(split, blocks=1)
-    for _ in features.epoch(np.arange(100), batch=10, train=True):
+    for _ in features.iter_batches(np.arange(100), batch_size=10, train=True):
         break
-    y = torch.cat([y for _, y in features.epoch(np.arange(100), batch=10, train=False)])
+    y = torch.cat([y for _, y in features.iter_batches(np.arange(100), batch_size=10, train=False)])
     assert y.tolist() == split.labels.tolist()
 
 

@@ -13,8 +13,10 @@ from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.training.batched_adamw import AdamW
-from layercache.probing.training.config import HParams, Noise, TrainConfig, class_weights, cosine
+from layercache.probing.training.config import HParams, Noise, TrainConfig
+from layercache.probing.training.config_batch import balanced_class_weights
 from layercache.probing.training.fit import fit, predict
+from layercache.probing.training.schedule import cosine_lr
 from tests.logs import logged
 from tests.probing.memory_batches import MemoryBatches, separable
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
@@ -61,11 +63,11 @@ def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None
     untrained = fit(
         features,
         head=head,
-        settings=[HParams(lr=1e-30, weight_decay=0.0)],
+        configs=[HParams(lr=1e-30, weight_decay=0.0)],
         train=TRAIN,
         val=None,
         seed=7,
-        protocol=NO_STEPS,
+        train_config=NO_STEPS,
     )[0]
     module = plain(head, dict(untrained.state_dict))
     if isinstance(module, TextbookAttentive):
@@ -73,14 +75,14 @@ def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=setting.lr, weight_decay=setting.weight_decay
     )
-    plan = protocol.plan(200)
+    plan = protocol.schedule(200)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=plan.steps, eta_min=1e-6)
-    criterion = torch.nn.CrossEntropyLoss(weight=class_weights(features.labels[TRAIN], 3))
+    criterion = torch.nn.CrossEntropyLoss(weight=balanced_class_weights(features.labels[TRAIN], 3))
     losses = []
     for epoch in range(plan.epochs):
         of_epoch = []
-        for x, y in features.epoch(
-            TRAIN, batch=plan.batch, seed=7, epoch=epoch, noise=protocol.noise, train=True
+        for x, y in features.iter_batches(
+            TRAIN, batch_size=plan.batch_size, seed=7, epoch=epoch, noise=protocol.noise, train=True
         ):
             loss = criterion(module(x), y)
             optimiser.zero_grad()
@@ -92,7 +94,7 @@ def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None
         losses.append(np.mean(of_epoch))
 
     trained = fit(
-        features, head=head, settings=[setting], train=TRAIN, val=None, seed=7, protocol=protocol
+        features, head=head, configs=[setting], train=TRAIN, val=None, seed=7, train_config=protocol
     )[0]
 
     assert trained.losses == pytest.approx(losses, rel=1e-4)
@@ -121,21 +123,21 @@ def test_a_configuration_in_a_group_is_the_configuration_alone(kind: str) -> Non
     features = separable()
     head, settings = spec(kind, features), settings_for(kind)
     together = fit(
-        features, head=head, settings=settings, train=TRAIN, val=VAL, seed=1, protocol=SHORT
+        features, head=head, configs=settings, train=TRAIN, val=VAL, seed=1, train_config=SHORT
     )
     cut = fit(
         features,
         head=head,
-        settings=settings,
+        configs=settings,
         train=TRAIN,
         val=VAL,
         seed=1,
-        protocol=SHORT,
-        group_size=2,
+        train_config=SHORT,
+        configs_per_pass=2,
     )
     for g, setting in enumerate(settings):
         alone = fit(
-            features, head=head, settings=[setting], train=TRAIN, val=VAL, seed=1, protocol=SHORT
+            features, head=head, configs=[setting], train=TRAIN, val=VAL, seed=1, train_config=SHORT
         )[0]
         for other in (together[g], cut[g]):
             assert other.hparams == vars(setting)
@@ -144,7 +146,7 @@ def test_a_configuration_in_a_group_is_the_configuration_alone(kind: str) -> Non
                 alone.val_metrics, abs=0.011
             )  # one sample may sit on the boundary
             assert_same_head(other.state_dict, alone.state_dict)
-            logits = [predict(one, features=features, rows=VAL) for one in (other, alone)]
+            logits = [predict(one, dataset=features, rows=VAL) for one in (other, alone)]
             torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
     assert not np.allclose(together[0].losses, together[1].losses, rtol=1e-3)
 
@@ -155,11 +157,11 @@ def test_seeds_differ_and_repeat() -> None:
         fit(
             features,
             head=spec("attentive", features),
-            settings=SETTINGS[1:2],
+            configs=SETTINGS[1:2],
             train=TRAIN,
             val=VAL,
             seed=s,
-            protocol=SHORT,
+            train_config=SHORT,
         )[0]
         for s in (0, 0, 1)
     ]
@@ -174,11 +176,11 @@ def test_dropout_of_a_rate_drops_that_share_of_the_weights() -> None:
     fits = fit(
         features,
         head=spec("attentive", features),
-        settings=[low, high],
+        configs=[low, high],
         train=TRAIN,
         val=None,
         seed=0,
-        protocol=SHORT,
+        train_config=SHORT,
     )
     assert fits[0].losses != fits[1].losses
 
@@ -191,11 +193,11 @@ def test_it_learns_what_is_there_and_nothing_from_shuffled_labels(kind: str) -> 
     learnt = fit(
         features,
         head=spec(kind, features),
-        settings=settings_for(kind)[:1],
+        configs=settings_for(kind)[:1],
         train=train,
         val=val,
         seed=0,
-        protocol=protocol,
+        train_config=protocol,
     )[0]
     assert learnt.val_metrics is not None
     assert learnt.val_metrics["balanced_accuracy"] > 0.9
@@ -205,11 +207,11 @@ def test_it_learns_what_is_there_and_nothing_from_shuffled_labels(kind: str) -> 
     chance = fit(
         shuffled,
         head=spec(kind, features),
-        settings=settings_for(kind)[:1],
+        configs=settings_for(kind)[:1],
         train=train,
         val=val,
         seed=0,
-        protocol=protocol,
+        train_config=protocol,
     )[0]
     assert chance.val_metrics is not None
     assert abs(chance.val_metrics["balanced_accuracy"] - 1 / 3) < 0.13
@@ -221,13 +223,13 @@ def test_predictions_are_the_plain_modules_and_give_the_reported_metrics(kind: s
     trained = fit(
         features,
         head=spec(kind, features),
-        settings=settings_for(kind)[:1],
+        configs=settings_for(kind)[:1],
         train=TRAIN,
         val=VAL,
         seed=0,
-        protocol=SHORT,
+        train_config=SHORT,
     )[0]
-    logits = predict(trained, features=features, rows=VAL, batch=33)
+    logits = predict(trained, dataset=features, rows=VAL, batch_size=33)
     with torch.inference_mode():
         expected = plain(trained.spec, dict(trained.state_dict)).eval()(features.x[VAL])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
@@ -248,11 +250,11 @@ def test_a_diverging_configuration_is_reported_and_harms_no_other(kind: str) -> 
     first, second, third = fit(
         features,
         head=head,
-        settings=[good, bad, good],
+        configs=[good, bad, good],
         train=TRAIN,
         val=VAL,
         seed=0,
-        protocol=SHORT,
+        train_config=SHORT,
     )
     assert second.diverged
     assert second.diverged_at is not None
@@ -260,9 +262,9 @@ def test_a_diverging_configuration_is_reported_and_harms_no_other(kind: str) -> 
     assert (second.state_dict, second.val_metrics) == ({}, None)
     assert not first.diverged
     assert first.losses == pytest.approx(third.losses, rel=1e-4)
-    alone = fit(features, head=head, settings=[good], train=TRAIN, val=VAL, seed=0, protocol=SHORT)[
-        0
-    ]
+    alone = fit(
+        features, head=head, configs=[good], train=TRAIN, val=VAL, seed=0, train_config=SHORT
+    )[0]
     assert first.losses == pytest.approx(alone.losses, rel=1e-4)
     assert first.val_metrics == pytest.approx(alone.val_metrics, abs=0.011)
 
@@ -273,12 +275,12 @@ def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch()
     head = spec("attentive", features)
     settings = [HParams(lr=lr, weight_decay=0.0) for lr in (3e-2, 1e-5)]
     fits = fit(
-        features, head=head, settings=settings, train=TRAIN, val=VAL, seed=0, protocol=protocol
+        features, head=head, configs=settings, train=TRAIN, val=VAL, seed=0, train_config=protocol
     )
     for one in fits:
         assert len(one.losses) == min(25, one.epochs + 3)
-        assert one.steps == one.epochs * protocol.plan(200).steps_per_epoch
-        logits = predict(one, features=features, rows=VAL)
+        assert one.steps == one.epochs * protocol.schedule(200).steps_per_epoch
+        logits = predict(one, dataset=features, rows=VAL)
         assert one.val_metrics is not None
         assert one.val_metrics["balanced_accuracy"] == pytest.approx(
             balanced_accuracy_score(features.labels[VAL], logits.argmax(1))
@@ -287,11 +289,11 @@ def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch()
     whole = fit(
         features,
         head=head,
-        settings=settings,
+        configs=settings,
         train=TRAIN,
         val=VAL,
         seed=0,
-        protocol=dataclasses.replace(protocol, patience=None),
+        train_config=dataclasses.replace(protocol, patience=None),
     )
     assert whole[0].losses[: len(fits[0].losses)] == pytest.approx(fits[0].losses, rel=1e-4)
     assert all(
@@ -311,41 +313,46 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
     untrained = fit(
         features,
         head=head,
-        settings=[HParams(lr=1e-30, weight_decay=0.0)],
+        configs=[HParams(lr=1e-30, weight_decay=0.0)],
         train=TRAIN,
         val=None,
         seed=0,
-        protocol=NO_STEPS,
+        train_config=NO_STEPS,
     )[0]
     frozen = fit(
         features,
         head=head,
-        settings=[HParams(lr=1e-12, weight_decay=0.0)],
+        configs=[HParams(lr=1e-12, weight_decay=0.0)],
         train=TRAIN,
         val=VAL,
         seed=0,
-        protocol=protocol,
+        train_config=protocol,
     )[0]
     module = plain(head, dict(untrained.state_dict))
     expected = [
         torch.nn.BCEWithLogitsLoss()(module(x), y.float()).item()
-        for x, y in features.epoch(
-            TRAIN, batch=protocol.plan(200).batch, seed=0, epoch=0, noise=protocol.noise, train=True
+        for x, y in features.iter_batches(
+            TRAIN,
+            batch_size=protocol.schedule(200).batch_size,
+            seed=0,
+            epoch=0,
+            noise=protocol.noise,
+            train=True,
         )
     ]
     assert frozen.losses[0] == pytest.approx(np.mean(expected), rel=1e-4)
     trained = fit(
         features,
         head=head,
-        settings=settings_for(kind)[:1],
+        configs=settings_for(kind)[:1],
         train=TRAIN,
         val=VAL,
         seed=0,
-        protocol=SHORT,
+        train_config=SHORT,
     )[0]
     assert trained.val_metrics is not None
     assert trained.val_metrics["mean_average_precision"] == pytest.approx(
-        average_precision_score(targets[VAL], predict(trained, features=features, rows=VAL))
+        average_precision_score(targets[VAL], predict(trained, dataset=features, rows=VAL))
     )
     assert (
         trained.val_metrics["mean_average_precision"] > frozen.val_metrics["mean_average_precision"]
@@ -358,11 +365,11 @@ def test_half_precision_stays_near() -> None:
         fit(
             features,
             head=spec("attentive", features),
-            settings=SETTINGS[:1],
+            configs=SETTINGS[:1],
             train=TRAIN,
             val=VAL,
             seed=0,
-            protocol=SHORT,
+            train_config=SHORT,
             precision=p,
         )[0]
         for p in ("fp32", "bf16")
@@ -375,10 +382,7 @@ def test_half_precision_stays_near() -> None:
 
 
 @pytest.mark.parametrize("fused_from", [1, 10**9])
-def test_adamw_is_torchs_one_configuration_at_a_time(
-    fused_from: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("layercache.probing.training.batched_adamw.FUSED_ELEMENTS", fused_from)
+def test_adamw_is_torchs_one_configuration_at_a_time(fused_from: int) -> None:
     torch.manual_seed(0)
     lr, decay = torch.tensor([0.1, 0.01, 0.001]), torch.tensor([0.0, 0.5, 1.0])
     ours = {"a": torch.randn(3, 40, 5), "b": torch.randn(3, 7)}
@@ -387,13 +391,13 @@ def test_adamw_is_torchs_one_configuration_at_a_time(
         torch.optim.AdamW(p.values(), lr=float(lr[g]), weight_decay=float(decay[g]))
         for g, p in enumerate(theirs)
     ]
-    optimiser = AdamW(ours, betas=(0.9, 0.999), eps=1e-8, clip=5.0)
+    optimiser = AdamW(ours, betas=(0.9, 0.999), eps=1e-8, clip=5.0, fused_min_elements=fused_from)
     for count in range(1, 8):
         gradients = {
             n: torch.randn_like(v) * torch.tensor([0.01, 1.0, 100.0]).view(3, *[1] * (v.dim() - 1))
             for n, v in ours.items()
         }
-        factor = cosine(1.0, end=0.0, step=count, steps=10)
+        factor = cosine_lr(1.0, end=0.0, step=count, steps=10)
         copies = {n: v.clone() for n, v in gradients.items()}
         norms = []
         for at in (slice(0, 1), slice(1, 3)):
@@ -418,40 +422,40 @@ def test_it_reports_progress_and_says_its_group_size() -> None:
         fit(
             features,
             head=spec("linear", features),
-            settings=settings_for("linear"),
+            configs=settings_for("linear"),
             train=TRAIN,
             val=None,
             seed=0,
-            protocol=SHORT,
-            group_size=2,
-            progress=lambda done, total: seen.append((done, total)),
+            train_config=SHORT,
+            configs_per_pass=2,
+            on_progress=lambda done, total: seen.append((done, total)),
         )
     assert seen == [(i, 40) for i in range(1, 41)]
-    assert said == ["3-setting grid trains in 2 groups of at most 2 (as requested)"]
+    assert said == ["3 configurations train in 2 groups of at most 2 (as requested)"]
 
 
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
         ({"train": torch.arange(1)}, ProbeError, "at least two classes"),
-        ({"settings": []}, OptionError, "no setting to train"),
-        ({"precision": "fp8"}, OptionError, "--precision is fp32 or bf16, came 'fp8'"),
-        ({"group_size": 0}, OptionError, "--group-size is at least 1, came 0"),
-        ({"settings": SETTINGS}, OptionError, "no attention to drop"),
+        ({"configs": []}, OptionError, "expected at least one configuration"),
+        ({"precision": "fp8"}, OptionError, "precision: expected fp32 or bf16, got 'fp8'"),
+        ({"configs_per_pass": 0}, OptionError, "configs_per_pass: expected at least 1, got 0"),
+        ({"configs": SETTINGS}, OptionError, "no attention to drop"),
         (
             {"head": HeadSpec(kind="linear", tokens=5, width=16, classes=3)},
             HeadMismatchError,
-            "takes 5 tokens of width 16, the features have 4 x 16",
+            "expects 5 tokens of width 16, got 4 x 16",
         ),
         (
             {"head": HeadSpec(kind="linear", tokens=4, width=16, classes=2)},
             ProbeError,
-            "labels lie between 0 and 1, came 0 to 2",
+            "expected labels between 0 and 1, got 0 to 2",
         ),
         (
             {"head": HeadSpec(kind="linear", tokens=4, width=16, classes=3, multi_label=True)},
             ProbeError,
-            r"needs 0/1 labels \(N, 3\)",
+            r"expects 0/1 labels \(N, 3\)",
         ),
     ],
 )
@@ -461,12 +465,12 @@ def test_what_cannot_be_trained_is_refused(
     features = separable()
     asked: dict[str, object] = {
         "head": spec("linear", features),
-        "settings": settings_for("linear"),
+        "configs": settings_for("linear"),
         "train": TRAIN,
         "val": None,
     }
     with pytest.raises(error, match=text):
-        fit(features, seed=0, protocol=SHORT, **(asked | change))  # type: ignore[arg-type]
+        fit(features, seed=0, train_config=SHORT, **(asked | change))  # type: ignore[arg-type]
 
 
 def test_an_empty_class_and_one_missing_in_validation_are_no_fault() -> None:
@@ -475,11 +479,11 @@ def test_an_empty_class_and_one_missing_in_validation_are_no_fault() -> None:
     trained: FittedHead = fit(
         features,
         head=spec("linear", features),
-        settings=settings_for("linear")[:1],
+        configs=settings_for("linear")[:1],
         train=train,
         val=val,
         seed=0,
-        protocol=SHORT,
+        train_config=SHORT,
     )[0]
     assert trained.val_metrics is not None
     assert math.isfinite(trained.val_metrics["balanced_accuracy"])
@@ -492,11 +496,11 @@ def test_noise_reaches_the_features() -> None:
         fit(
             features,
             head=spec("linear", features),
-            settings=settings_for("linear")[:1],
+            configs=settings_for("linear")[:1],
             train=TRAIN,
             val=None,
             seed=0,
-            protocol=p,
+            train_config=p,
         )[0]
         for p in (
             dataclasses.replace(SHORT, noise=None),

@@ -1,0 +1,113 @@
+"""Cached tokens as batches on the device.
+
+Shapes: N rows, S tokens of a row (pairs of layer and token name), D width, B rows of a batch, C
+classes. A batch is (B, S, D) float32, L2-normalized along D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from layercache.probing.data.collate import add_noise, allocate, gather
+from layercache.probing.data.selection import SplitSelection
+from layercache.probing.training.config import Noise
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Tokens and labels."""
+StoredPart = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Tokens as stored (S, M, D), positions along M (B,), and their row numbers in the dataset (B,)."""
+
+
+class TokenDataset:
+    """Tokens and labels of a selection; its subclasses hold the tokens or stream them."""
+
+    mode = ""
+    """"resident" or "stream"."""
+
+    def __init__(self, selection: SplitSelection, *, device: torch.device) -> None:
+        self.selection = selection
+        self.device = device
+        self.pairs = selection.pairs
+        """(layer, token name) of the S tokens."""
+        self.rows = len(selection.kept_rows)
+        """N."""
+        self.tokens = len(self.pairs)
+        """S."""
+        self.width = selection.width
+        """D."""
+        self.labels = torch.from_numpy(np.ascontiguousarray(selection.labels)).to(device)
+        """(N,) int64 or (N, C) uint8, on the device."""
+
+    def iter_batches(
+        self,
+        rows: torch.Tensor | np.ndarray[Any, Any] | Sequence[int],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        noise: Noise | None = None,
+        train: bool,
+    ) -> Iterator[Batch]:
+        """Yield batches of the given rows.
+
+        A batch is x (B, S, D) float32 with L2-normalized tokens, and y (B,) int64 or (B, C) uint8;
+        the last one may be shorter. The memory of x is reused: the next batch overwrites it,
+        because mapping new pages costs more on a CPU than the arithmetic on them.
+
+        Args:
+            rows: Row numbers of the dataset, from 0 to N - 1. Without `train` they must ascend if
+                the dataset is streamed.
+            batch_size: B.
+            seed: Seed of order and noise.
+            epoch: Number of the epoch; order and noise are functions of (seed, epoch) alone.
+            noise: Noise of training batches.
+            train: Shuffle the rows and add the noise; otherwise rows come in the given order.
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        noise_generator = _generator(self.device, seed, epoch, 1)
+        order = _generator(torch.device("cpu"), seed, epoch, 0) if train else None
+        size = min(batch_size, len(index))
+        n_left, n_filled = len(index), 0
+        buffer = allocate((size, self.tokens, self.width), np.dtype(np.float32), device=self.device)
+        batch_rows: list[torch.Tensor] = []
+        for x_snd, positions, part_rows in self.iter_stored(index, order=order):
+            n_taken = 0
+            while n_taken < len(positions):
+                n = min(size - n_filled, len(positions) - n_taken)
+                taken = slice(n_taken, n_taken + n)
+                self._collate(x_snd, positions[taken], out=buffer[n_filled : n_filled + n])
+                batch_rows.append(part_rows[taken])
+                n_taken += n
+                n_filled += n
+                n_left -= n
+                if n_filled == size or not n_left:
+                    x = buffer[:n_filled]
+                    if train and noise is not None:
+                        add_noise(x, noise, noise_generator)
+                    yield x, self.labels.index_select(0, torch.cat(batch_rows).to(self.device))
+                    batch_rows, n_filled = [], 0
+
+    def iter_stored(
+        self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None
+    ) -> Iterator[StoredPart]:
+        """Yield all of `rows` in parts of tokens as stored; a part is valid until the next.
+
+        Args:
+            rows: Row numbers of the dataset.
+            order: Generator that shuffles the rows; None keeps their order.
+        """
+        raise NotImplementedError
+
+    def _collate(self, x_snd: torch.Tensor, positions: torch.Tensor, *, out: torch.Tensor) -> None:
+        """Write the normalized tokens at `positions` to `out` (B, S, D) on the device."""
+        gather(x_snd, positions, out=out)
+
+
+def _generator(device: torch.device, seed: int, epoch: int, stream: int) -> torch.Generator:
+    """Return a generator for one purpose of one epoch, independent of all others."""
+    state = int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0])
+    return torch.Generator(device=device).manual_seed(state & (2**63 - 1))

@@ -1,0 +1,180 @@
+"""Tokens and rows of a cached split that a probe reads.
+
+Shapes: N kept rows, S tokens of a row (pairs of layer and token name), D width, C classes. Tokens
+on disk and in memory are (S, N, D) in the cache's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from layercache.cache.reading.split import Split
+from layercache.cache.storage.threads import in_threads
+from layercache.errors import HeadMismatchError, NonFiniteError
+
+Pair = tuple[int, str]
+RowRange = tuple[int, int]
+"""First row, and the row after the last."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSource:
+    """Some tokens of one cached split."""
+
+    split: Split
+    """The split."""
+    pairs: tuple[Pair, ...]
+    """(layer, token name), in the order in which the head sees them."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitSelection:
+    """The tokens of one or more sources, concatenated along S, for some rows of a split."""
+
+    sources: tuple[TokenSource, ...]
+    """Caches of the same images in the same order, made with the same weights."""
+    kept_rows: np.ndarray[Any, np.dtype[np.int64]]
+    """(N,) ascending row numbers of the split."""
+
+    def __post_init__(self) -> None:
+        first = self.sources[0].split
+        for other in (source.split for source in self.sources[1:]):
+            if (
+                other.spec.width != first.spec.width
+                or other.spec.storage_dtype != first.spec.storage_dtype
+            ):
+                raise HeadMismatchError(
+                    "expected two caches of the same width and dtype, got "
+                    f"{first.spec.width} {first.spec.storage_dtype} and "
+                    f"{other.spec.width} {other.spec.storage_dtype}: extract the second with the "
+                    "storage_dtype of the first"
+                )
+            if other.ids != first.ids:
+                raise HeadMismatchError(
+                    f"expected two caches of the same samples in split {first.name!r}, got "
+                    f"{first.rows} and {other.rows} rows whose ids differ: extract both with the "
+                    "same dataset, limit and on_error"
+                )
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """(layer, token name) of the S tokens."""
+        return tuple(pair for source in self.sources for pair in source.pairs)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.sources[0].split.spec.width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the stored tokens."""
+        return np.dtype(self.sources[0].split.spec.storage_dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the S tokens of one row."""
+        return len(self.pairs) * self.width * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tokens, (S, N, D)."""
+        return len(self.kept_rows) * self.row_bytes
+
+    @property
+    def keeps_all_rows(self) -> bool:
+        """True if every row of the split is kept."""
+        return len(self.kept_rows) == self.sources[0].split.rows
+
+    @property
+    def remote(self) -> bool:
+        """True if a source is read over a network."""
+        return any(source.split.remote for source in self.sources)
+
+    @cached_property
+    def labels(self) -> np.ndarray[Any, Any]:
+        """Labels of the kept rows, (N,) int64 or (N, C) uint8."""
+        labels: np.ndarray[Any, Any] = self.sources[0].split.labels[self.kept_rows]
+        return labels
+
+    @cached_property
+    def blocks(self) -> list[RowRange]:
+        """Row blocks of the first source that have a kept row."""
+        return [
+            (a, b)
+            for a, b in self.sources[0].split.blocks
+            if np.searchsorted(self.kept_rows, b) > np.searchsorted(self.kept_rows, a)
+        ]
+
+    @property
+    def max_block_rows(self) -> int:
+        """Rows of the largest of `blocks`, 0 without any."""
+        return max((b - a for a, b in self.blocks), default=0)
+
+    def read(
+        self, rows: RowRange, out_snd: np.ndarray[Any, Any], *, threads: int | None = None
+    ) -> None:
+        """Read a range of rows of the split, kept or not.
+
+        A range is checked for values that are not finite when it is read first; that its bytes stay
+        the same is checked by the cache.
+
+        Args:
+            rows: Range of rows.
+            out_snd: Array that the tokens are written to, (S, rows, D).
+            threads: Number of threads; None lets the cache choose.
+
+        Raises:
+            NonFiniteError: A token is not finite.
+        """
+        start = 0
+        for source in self.sources:
+            stop = start + len(source.pairs)
+            source.split.read(source.pairs, rows=rows, out=out_snd[start:stop], threads=threads)
+            start = stop
+        if rows not in self._finite_ranges:
+            self._check_finite(rows, out_snd)
+            self._finite_ranges.add(rows)
+
+    def read_blocks(self, targets: Sequence[tuple[RowRange, np.ndarray[Any, Any]]]) -> None:
+        """Read several row blocks concurrently.
+
+        Each block is read by one thread. Over a network, where a few blocks would leave threads
+        idle, each block is read by as many requests as it is worth.
+
+        Args:
+            targets: (rows, out_snd) as for `read`.
+        """
+        n_threads = min(source.split.readers for source in self.sources)
+        per_block = None if n_threads == 1 or (self.remote and len(targets) < n_threads) else 1
+        in_threads(lambda target: self.read(*target, threads=per_block), targets, threads=n_threads)
+
+    @cached_property
+    def _finite_ranges(self) -> set[RowRange]:
+        """Ranges that were read and found finite."""
+        return set()
+
+    def _check_finite(self, rows: RowRange, x_snd: np.ndarray[Any, Any]) -> None:
+        # Read as integers, the values that are not finite are those from the bits of infinity on,
+        # for either sign: two maxima find them at the speed of memory without a temporary array.
+        n_bits = 8 * x_snd.itemsize
+        infinity = int(np.array(np.inf, x_snd.dtype).view(f"u{x_snd.itemsize}"))
+        if not x_snd.size or (
+            x_snd.view(f"i{x_snd.itemsize}").max() < infinity
+            and x_snd.view(f"u{x_snd.itemsize}").max() < infinity + 2 ** (n_bits - 1)
+        ):
+            return
+        s, n, _ = (int(i) for i in np.argwhere(~np.isfinite(x_snd))[0])
+        layer, token = self.pairs[s]
+        split = self.sources[0].split
+        raise NonFiniteError(
+            f"layer {layer}, token {token!r} of sample {split.ids[rows[0] + n]!r} ({split.name}) "
+            f"is not finite in the cache of {split.spec.model} on {split.spec.dataset.name}: "
+            'extract it again with refresh=True and storage_dtype="float32" '
+            "(--refresh --store-dtype float32)"
+        )
