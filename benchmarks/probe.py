@@ -44,25 +44,20 @@ from benchmarks.machine import describe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
-from layercache.probing.training import allocator
-from layercache.probing.training.config import (
-    HParams,
-    TrainConfig,
-    class_weights,
-    cosine,
-    paper_grid,
-)
-from layercache.probing.training.config_batch import ConfigBatch
+from layercache.probing.training.allocator import retain_freed_memory
+from layercache.probing.training.config import HParams, TrainConfig, paper_grid
+from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
 from layercache.probing.training.fit import fit, predict
+from layercache.probing.training.schedule import cosine_lr
 from tests.probing.memory_batches import MemoryBatches
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
 
 class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Dataset of loop (a): normalises one sample per call and adds noise to it."""
+    """Dataset of loop (a): normalizes one sample per call and adds noise to it."""
 
-    def __init__(self, data: MemoryBatches, rows: Tensor, protocol: TrainConfig) -> None:
-        self.x, self.y, self.noise = data.x[rows].cpu(), data.labels[rows].cpu(), protocol.noise
+    def __init__(self, data: MemoryBatches, rows: Tensor, train_config: TrainConfig) -> None:
+        self.x, self.y, self.noise = data.x[rows].cpu(), data.labels[rows].cpu(), train_config.noise
 
     def __len__(self) -> int:
         return len(self.y)
@@ -75,19 +70,21 @@ class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def from_loader(
-    data: MemoryBatches, rows: Tensor, protocol: TrainConfig, batch: int
+    data: MemoryBatches, rows: Tensor, train_config: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     """Return a function that iterates over one epoch of loop (a)."""
     return lambda: iter(
-        torch.utils.data.DataLoader(PerSample(data, rows, protocol), batch_size=batch, shuffle=True)
+        torch.utils.data.DataLoader(
+            PerSample(data, rows, train_config), batch_size=batch, shuffle=True
+        )
     )
 
 
 def from_slices(
-    data: MemoryBatches, rows: Tensor, protocol: TrainConfig, batch: int
+    data: MemoryBatches, rows: Tensor, train_config: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     """Return a function that iterates over one epoch of loop (b)."""
-    x_all, y_all, noise = data.x[rows], data.labels[rows], protocol.noise
+    x_all, y_all, noise = data.x[rows], data.labels[rows], train_config.noise
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for part in torch.randperm(len(y_all), device=x_all.device).split(batch):
@@ -105,31 +102,31 @@ def one_by_one(
     data: MemoryBatches,
     *,
     head: HeadSpec,
-    setting: HParams,
+    config: HParams,
     rows: Tensor,
     seed: int,
-    protocol: TrainConfig,
+    train_config: TrainConfig,
 ) -> nn.Module:
     """Train the textbook module in one complete fit."""
     torch.manual_seed(seed)
-    plan = protocol.plan(len(rows))
-    module = textbook(head, setting.dropout).to(data.x.device)
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=setting.lr, weight_decay=setting.weight_decay
+    schedule = train_config.schedule(len(rows))
+    module = textbook(head, config.dropout).to(data.x.device)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     criterion = nn.CrossEntropyLoss(
-        weight=class_weights(data.labels[rows], head.classes).to(data.x.device)
+        weight=balanced_class_weights(data.labels[rows], head.classes).to(data.x.device)
     )
-    epoch, step = source(data, rows, protocol, plan.batch), 0  # type: ignore[operator]
-    for _ in range(plan.epochs):
+    epoch, step = source(data, rows, train_config, schedule.batch_size), 0  # type: ignore[operator]
+    for _ in range(schedule.epochs):
         for x, y in epoch():
-            optimiser.param_groups[0]["lr"] = cosine(
-                setting.lr, end=protocol.lr_end, step=step, steps=plan.steps
+            optimizer.param_groups[0]["lr"] = cosine_lr(
+                config.lr, end=train_config.lr_end, step=step, steps=schedule.steps
             )
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             criterion(module(x.to(data.x.device)), y.to(data.x.device)).backward()
-            nn.utils.clip_grad_norm_(module.parameters(), protocol.clip or float("inf"))
-            optimiser.step()
+            nn.utils.clip_grad_norm_(module.parameters(), train_config.clip or float("inf"))
+            optimizer.step()
             step += 1
     return module.eval()
 
@@ -158,7 +155,10 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
     configuration on all of them, which is scored on the test rows.
     """
     head = HeadSpec(kind=kind, tokens=data.tokens, width=data.width, classes=classes)
-    protocol, settings = TrainConfig(epochs=args.epochs, min_steps=args.min_steps), paper_grid(kind)
+    train_config, configs = (
+        TrainConfig(epochs=args.epochs, min_steps=args.min_steps),
+        paper_grid(kind),
+    )
     cut = np.random.default_rng(0).permutation(data.rows)
     test, val, train = (
         torch.from_numpy(np.sort(part))
@@ -173,11 +173,11 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
         fits: list[FittedHead] = fit(
             data,
             head=head,
-            settings=settings,
+            configs=configs,
             train=train,
             val=val,
             seed=seed,
-            protocol=protocol,
+            train_config=train_config,
             device=args.device,
             precision=args.precision,
         )
@@ -187,17 +187,17 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
         final = fit(
             data,
             head=head,
-            settings=[HParams(**best.hparams)],
+            configs=[HParams(**best.hparams)],
             train=both,
             val=None,
             seed=seed,
-            protocol=protocol,
+            train_config=train_config,
             device=args.device,
             precision=args.precision,
         )
         ours_total += clock(args.device) - start
         logits = predict(
-            final[0], features=data, rows=test, device=args.device, precision=args.precision
+            final[0], dataset=data, rows=test, device=args.device, precision=args.precision
         )
         tests.append(evaluate(logits.numpy(), data.labels[test].cpu().numpy())["balanced_accuracy"])
         chosen[seed] = HParams(**best.hparams)
@@ -207,23 +207,29 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
         ("(a) DataLoader, one by one", from_loader),
         ("(b) sliced, one by one", from_slices),
     ):
-        count = len(settings) if args.full else args.fits
-        picked = [settings[i] for i in np.linspace(0, len(settings) - 1, count).astype(int)]
+        count = len(configs) if args.full else args.fits
+        picked = [configs[i] for i in np.linspace(0, len(configs) - 1, count).astype(int)]
         times, scored = [], []
-        warm = replace(protocol, epochs=1, min_steps=0)
-        one_by_one(source, data, head=head, setting=picked[0], rows=train, seed=0, protocol=warm)
-        for setting in picked:
+        warm = replace(train_config, epochs=1, min_steps=0)
+        one_by_one(source, data, head=head, config=picked[0], rows=train, seed=0, train_config=warm)
+        for config in picked:
             start = clock(args.device)
             module = one_by_one(
-                source, data, head=head, setting=setting, rows=train, seed=0, protocol=protocol
+                source,
+                data,
+                head=head,
+                config=config,
+                rows=train,
+                seed=0,
+                train_config=train_config,
             )
-            scored.append((accuracy(module, data, val), setting))
+            scored.append((accuracy(module, data, val), config))
             times.append(clock(args.device) - start)
-        setting = max(scored, key=lambda pair: pair[0])[1] if args.full else chosen[0]
+        config = max(scored, key=lambda pair: pair[0])[1] if args.full else chosen[0]
         start = clock(args.device)
         finals = [
             one_by_one(
-                source, data, head=head, setting=setting, rows=both, seed=0, protocol=protocol
+                source, data, head=head, config=config, rows=both, seed=0, train_config=train_config
             )
         ]
         last = clock(args.device) - start
@@ -232,26 +238,26 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
                 from_slices,
                 data,
                 head=head,
-                setting=chosen[s],
+                config=chosen[s],
                 rows=both,
                 seed=s,
-                protocol=protocol,
+                train_config=train_config,
             )
             for s in range(1, args.seeds)
         ]
         # (a) and (b) differ only in speed, so the other seeds use the faster loop, each with the
         # configuration that ours selected for that seed.
-        total = statistics.mean(times) * len(settings) + last
+        total = statistics.mean(times) * len(configs) + last
         note = (
             "every fit run"
             if args.full
-            else f"{len(settings)} x the mean of {count} complete fits + the final fit; "
+            else f"{len(configs)} x the mean of {count} complete fits + the final fit; "
             "configuration taken from ours"
         )
-        lines.append((name, total, note, ours, [accuracy(m, data, test) for m in finals], setting))
+        lines.append((name, total, note, ours, [accuracy(m, data, test) for m in finals], config))
     print(
-        f"\n{kind}: {len(settings)} configurations + final fit, {len(train)} training rows, "
-        f"{data.tokens} x {data.width}, {protocol.plan(len(train))}"
+        f"\n{kind}: {len(configs)} configurations + final fit, {len(train)} training rows, "
+        f"{data.tokens} x {data.width}, {train_config.schedule(len(train))}"
     )
     print(
         "| loop | time (s) | ratio to ours | how measured "
@@ -259,9 +265,9 @@ def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes:
         "| test balanced accuracy, mean ± std over seeds (number of seeds) |\n"
         "|---|---|---|---|---|---|"
     )
-    for name, seconds, note, base, scores, setting in lines:
+    for name, seconds, note, base, scores, config in lines:
         sd = statistics.stdev(scores) if len(scores) > 1 else float("nan")
-        words = f"{setting.lr:g}, {setting.weight_decay:g}, {setting.dropout:g}"
+        words = f"{config.lr:g}, {config.weight_decay:g}, {config.dropout:g}"
         print(
             f"| {name} | {seconds:.1f} | {seconds / base:.1f} | {note} | {words} "
             f"| {statistics.mean(scores):.4f} ± {sd:.4f} ({len(scores)}) |"
@@ -283,48 +289,48 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
     def plain(*, compiled: bool = False) -> Callable[[], object]:
         module = textbook(head, 0.1).to(device)
         forward = torch.compile(module, mode=mode) if compiled else module
-        optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
 
         def step() -> None:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(forward(x), y).backward()
             nn.utils.clip_grad_norm_(module.parameters(), 5.0)
-            optimiser.step()
+            optimizer.step()
 
         return step
 
     def grouped(
-        precision: str, settings: list[HParams], *, compiled: bool = False
+        precision: str, configs: list[HParams], *, compiled: bool = False
     ) -> Callable[[], object]:
-        group = ConfigBatch(
+        config_batch = ConfigBatch(
             head,
-            settings,
+            configs,
             seed=0,
-            protocol=TrainConfig(),
+            train_config=TrainConfig(),
             steps=10**6,
-            weights=None,
+            class_weights=None,
             device=device,
             precision=precision,
         )
         if compiled:
-            group.head.logits = torch.compile(group.head.logits, mode=mode)  # type: ignore[method-assign]
+            config_batch.head.logits = torch.compile(config_batch.head.logits, mode=mode)  # type: ignore[method-assign]
 
         def step() -> None:
-            group.step(x, y, step=0)
+            config_batch.step(x, y, step=0)
 
         return step
 
-    settings = [replace(s, dropout=0.1) for s in paper_grid("attentive")[:count]]
+    configs = [replace(s, dropout=0.1) for s in paper_grid("attentive")[:count]]
     runs: dict[str, tuple[Callable[[], object], int]] = {
         "textbook module": (plain(), 1),
-        "ours, 1 configuration": (grouped("fp32", settings[:1]), 1),
-        f"ours, {count} configurations": (grouped("fp32", settings), count),
-        f"ours, {count} configurations, bf16": (grouped("bf16", settings), count),
+        "ours, 1 configuration": (grouped("fp32", configs[:1]), 1),
+        f"ours, {count} configurations": (grouped("fp32", configs), count),
+        f"ours, {count} configurations, bf16": (grouped("bf16", configs), count),
     }
     if args.compile:
         runs["textbook module, compiled"] = (plain(compiled=True), 1)
         runs[f"ours, {count} configurations, compiled"] = (
-            grouped("fp32", settings, compiled=True),
+            grouped("fp32", configs, compiled=True),
             count,
         )
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -335,7 +341,7 @@ def steps(args: argparse.Namespace, *, width: int) -> None:
             share,
         ) in runs.items():  # in turn, so that background load affects all of them
             with (
-                allocator.retain_freed_memory()
+                retain_freed_memory()
                 if name.startswith("ours") and device.type == "cpu"
                 else nullcontext()
             ):  # as in fit

@@ -43,16 +43,16 @@ def test_run_probes_after_a_kill_resumes_the_search(
     cache = planted()
     options = {**ONE_CONFIG, "lr": [0.03, 0.01, 0.003], "configs_per_pass": 1}
     (whole,) = probe(cache, head="linear", **options)
-    train_group = fit_module._fit_group
+    fit_pass = fit_module._fit_pass
     trained: list[float] = []
 
     def dying(*args: Any, **kwargs: Any) -> Any:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(kwargs["settings"][0].lr)
-        return train_group(*args, **kwargs)
+        trained.append(kwargs["configs"][0].lr)
+        return fit_pass(*args, **kwargs)
 
-    monkeypatch.setattr(fit_module, "_fit_group", dying)
+    monkeypatch.setattr(fit_module, "_fit_pass", dying)
     with pytest.raises(KeyboardInterrupt):
         probe(cache, head="linear", refresh=True, **options)
     assert trained == [0.03, 0.01]
@@ -60,9 +60,9 @@ def test_run_probes_after_a_kill_resumes_the_search(
     after: list[tuple[float, bool]] = []
     monkeypatch.setattr(
         fit_module,
-        "_fit_group",
+        "_fit_pass",
         lambda *a, **k: (
-            after.append((k["settings"][0].lr, k["val"] is None)) or train_group(*a, **k)
+            after.append((k["configs"][0].lr, k["val"] is None)) or fit_pass(*a, **k)
         ),
     )
     (continued,) = probe(cache, head="linear", **options)

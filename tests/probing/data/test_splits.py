@@ -14,7 +14,7 @@ labels_of = st.lists(st.integers(0, 6), min_size=2, max_size=120).map(
 
 
 @given(labels_of, st.integers(0, 5))
-def test_validation_holds_out_a_fifth_in_proportion_and_leaves_every_class_a_sample(
+def test_stratified_draws_a_fifth_in_proportion_and_leaves_every_class_a_sample(
     labels: np.ndarray, seed: int
 ) -> None:
     rows = np.arange(len(labels))
@@ -29,7 +29,7 @@ def test_validation_holds_out_a_fifth_in_proportion_and_leaves_every_class_a_sam
 
 
 @given(labels_of, st.integers(0, 5), st.integers(1, 6))
-def test_draws_are_those_of_one_class_after_the_other(
+def test_subset_by_shots_equals_draws_class_by_class(
     labels: np.ndarray, seed: int, shots: int
 ) -> None:
     rng = np.random.default_rng([seed, 0x5407])
@@ -41,13 +41,13 @@ def test_draws_are_those_of_one_class_after_the_other(
     assert subset(labels, shots=shots, fraction=None, seed=seed).tolist() == sorted(expected)
 
 
-def test_the_validation_part_is_the_same_in_every_release() -> None:
+def test_folds_of_fixed_labels_are_the_same_in_every_release() -> None:
     labels = np.random.default_rng(0).integers(0, 4, 40)
     [fold] = folds(labels, np.arange(3, 40), shots=None, seed=7)
     assert fold.val.tolist() == [9, 16, 21, 29, 34, 36, 38]
 
 
-def test_the_held_out_part_depends_on_the_seed_only() -> None:
+def test_folds_depend_on_the_seed_only() -> None:
     labels = np.arange(60) % 3
     first, again, other = (
         folds(labels, np.arange(60), shots=None, seed=s)[0].val for s in (0, 0, 1)
@@ -57,7 +57,7 @@ def test_the_held_out_part_depends_on_the_seed_only() -> None:
     assert np.array_equal(np.bincount(labels[first]), [4, 4, 4])
 
 
-def test_a_class_with_one_sample_stays_in_train() -> None:
+def test_folds_keep_a_class_of_one_sample_in_train() -> None:
     labels = np.array([0] * 20 + [1] * 20 + [2])
     for seed in range(5):
         fold = folds(labels, np.arange(41), shots=None, seed=seed)[0]
@@ -65,7 +65,7 @@ def test_a_class_with_one_sample_stays_in_train() -> None:
         assert 40 not in fold.val
 
 
-def test_nothing_left_to_hold_out_is_refused() -> None:
+def test_folds_with_nothing_to_hold_out_are_refused() -> None:
     with pytest.raises(
         ProbeError, match="3 training samples in 3 classes leave none for validation"
     ):
@@ -73,7 +73,7 @@ def test_nothing_left_to_hold_out_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shots", [1, 2, 3, 5, 10])
-def test_shots_are_drawn_per_class_and_folds_stay_inside_them(shots: int) -> None:
+def test_subset_by_shots_is_drawn_per_class_and_contains_its_folds(shots: int) -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 25))
     rows = subset(labels, shots=shots, fraction=None, seed=3)
     assert np.array_equal(np.bincount(labels[rows]), [shots] * 4)
@@ -85,7 +85,7 @@ def test_shots_are_drawn_per_class_and_folds_stay_inside_them(shots: int) -> Non
         assert np.array_equal(np.bincount(labels[fold.val]), [max(1, shots // 5)] * 4)
 
 
-def test_shots_differ_between_seeds_and_take_all_of_a_small_class() -> None:
+def test_subset_by_shots_differs_between_seeds_and_takes_all_of_a_small_class() -> None:
     labels = np.array([0] * 50 + [1] * 2)
     a, b = (subset(labels, shots=5, fraction=None, seed=s) for s in (0, 1))
     assert np.bincount(labels[a]).tolist() == [5, 2]
@@ -93,35 +93,35 @@ def test_shots_differ_between_seeds_and_take_all_of_a_small_class() -> None:
 
 
 @given(labels_of, st.floats(0.05, 1.0))
-def test_a_fraction_keeps_every_class(labels: np.ndarray, fraction: float) -> None:
+def test_subset_by_fraction_keeps_every_class(labels: np.ndarray, fraction: float) -> None:
     rows = subset(labels, shots=None, fraction=fraction, seed=0)
     assert set(labels[rows]) == set(labels)
     assert len(rows) >= round(fraction * len(labels)) - 1
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "text"),
     [
         ({"shots": 0}, "at least 1"),
         ({"fraction": 1.5}, "at most 1"),
         ({"shots": 1, "fraction": 0.5}, "got both"),
     ],
 )
-def test_wrong_draws_are_refused(options: dict[str, float], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+def test_subset_with_invalid_options_is_refused(options: dict[str, float], text: str) -> None:
+    with pytest.raises(OptionError, match=text):
         subset(np.array([0, 1]), **{"shots": None, "fraction": None, "seed": 0, **options})
 
 
-def test_multi_label_samples_are_stratified_by_their_rarest_class() -> None:
+def test_strata_of_multi_label_samples_are_their_rarest_classes() -> None:
     labels = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0]], dtype=np.uint8)
     assert strata(labels).tolist() == [0, 1, 2, 3]
 
 
-def test_labels_are_checked() -> None:
+def test_check_labels_counts_classes_and_refuses_invalid_labels() -> None:
     assert check_labels(np.array([0, 2, 2]), ("a", "b", "c"), where="train").tolist() == [1, 0, 2]
     with pytest.raises(
         ProbeError,
-        match=r"train: expected labels 0 to 1 \(2 classes\); got 1 samples with others, such as 2",
+        match=r"train: expected labels 0 to 1 \(2 classes\), got 1 samples with others, such as 2",
     ):
         check_labels(np.array([0, 1, 2]), ("a", "b"), where="train")
     with pytest.raises(ProbeError, match="only class 'b' occurs"):

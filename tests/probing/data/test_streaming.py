@@ -8,19 +8,20 @@ import pytest
 import torch
 
 from layercache.errors import OptionError, StorageError
-from layercache.probing.data.collate import room
+from layercache.probing.data.collate import allocate
 from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
-from layercache.probing.data.streaming import StreamedTokens, load
+from layercache.probing.data.streaming import StreamedTokens
 
 CPU = torch.device("cpu")
 PAIRS = ((1, "cls"), (2, "ap"), (3, "ap"))
 ROW = 3 * 8 * 2
 
 
-def selection(split: Any, keep: Any = None) -> SplitSelection:
+def select(split: Any, kept_rows: Any = None) -> SplitSelection:
     return SplitSelection(
-        (TokenSource(split, PAIRS),), np.arange(split.rows) if keep is None else np.asarray(keep)
+        (TokenSource(split, PAIRS),),
+        np.arange(split.rows) if kept_rows is None else np.asarray(kept_rows),
     )
 
 
@@ -28,13 +29,13 @@ def cloned(batches: Any) -> list[Any]:
     return [(x.clone(), y) for x, y in batches]
 
 
-def streamed(split: Any, *, blocks: int, keep: Any = None) -> StreamedTokens:
-    return StreamedTokens(selection(split, keep), device=CPU, budget=2 * blocks * 16 * ROW)
+def streamed(split: Any, *, blocks: int, kept_rows: Any = None) -> StreamedTokens:
+    return StreamedTokens(select(split, kept_rows), device=CPU, memory_budget=2 * blocks * 16 * ROW)
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 100])
 @pytest.mark.parametrize("rows", [range(100), range(3, 90, 7)])
-def test_an_ordered_epoch_equals_the_resident_one(
+def test_streamed_batches_in_order_equal_resident_ones(
     memory_split: Callable[..., Any], blocks: int, rows: range
 ) -> None:
     split = memory_split()
@@ -42,7 +43,7 @@ def test_an_ordered_epoch_equals_the_resident_one(
         streamed(split, blocks=blocks).iter_batches(np.array(rows), batch_size=11, train=False)
     )
     want = cloned(
-        ResidentTokens(selection(split), device=CPU).iter_batches(
+        ResidentTokens(select(split), device=CPU).iter_batches(
             np.array(rows), batch_size=11, train=False
         )
     )
@@ -53,42 +54,42 @@ def test_an_ordered_epoch_equals_the_resident_one(
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-@pytest.mark.parametrize("keep", [None, [0, 5, 16, 17, 40, 41, 42, 60, 96, 99]])
-def test_a_training_epoch_brings_every_sample_once_with_its_own_tokens(
-    memory_split: Callable[..., Any], blocks: int, keep: Any
+@pytest.mark.parametrize("kept_rows", [None, [0, 5, 16, 17, 40, 41, 42, 60, 96, 99]])
+def test_streamed_training_epoch_has_every_row_once_with_its_tokens(
+    memory_split: Callable[..., Any], blocks: int, kept_rows: Any
 ) -> None:
     split = memory_split()
     split.labels = np.arange(100)
-    features = streamed(split, blocks=blocks, keep=keep)
-    resident = ResidentTokens(selection(split, keep), device=CPU)
-    rows = np.arange(0, features.rows, 2)
-    batches = cloned(features.iter_batches(rows, batch_size=7, seed=1, epoch=2, train=True))
+    dataset = streamed(split, blocks=blocks, kept_rows=kept_rows)
+    resident = ResidentTokens(select(split, kept_rows), device=CPU)
+    rows = np.arange(0, dataset.rows, 2)
+    batches = cloned(dataset.iter_batches(rows, batch_size=7, seed=1, epoch=2, train=True))
     assert [len(y) for _, y in batches] == [
         len(y) for _, y in resident.iter_batches(rows, batch_size=7, train=True)
     ]
     y = torch.cat([y for _, y in batches])
-    kept = np.arange(100) if keep is None else np.asarray(keep)
+    kept = np.arange(100) if kept_rows is None else np.asarray(kept_rows)
     assert sorted(y.tolist()) == kept[rows].tolist()
     assert y.tolist() != sorted(y.tolist())
     x = torch.cat([x for x, _ in batches])
     all_x, _ = next(
-        iter(resident.iter_batches(np.arange(features.rows), batch_size=100, train=False))
+        iter(resident.iter_batches(np.arange(dataset.rows), batch_size=100, train=False))
     )
     assert torch.equal(x, all_x[np.searchsorted(kept, y.numpy())])
 
 
-def test_the_order_depends_on_seed_and_epoch_and_mixes_the_blocks_of_a_window(
+def test_streamed_order_depends_on_seed_and_epoch_and_mixes_the_blocks_of_a_window(
     memory_split: Callable[..., Any],
 ) -> None:
     split = memory_split(rows=96)
     split.labels = np.arange(96)
-    features = streamed(split, blocks=3)
+    dataset = streamed(split, blocks=3)
 
     def order(seed: int, epoch: int) -> list[int]:
         return torch.cat(
             [
                 y
-                for _, y in features.iter_batches(
+                for _, y in dataset.iter_batches(
                     np.arange(96), batch_size=10, seed=seed, epoch=epoch, train=True
                 )
             ]
@@ -101,80 +102,70 @@ def test_the_order_depends_on_seed_and_epoch_and_mixes_the_blocks_of_a_window(
     assert len({i // 16 for i in order(0, 0)[:10]}) > 1, "a batch mixes the blocks of its window"
 
 
-def test_blocks_without_a_wanted_row_are_not_read(memory_split: Callable[..., Any]) -> None:
+def test_streaming_does_not_read_blocks_without_a_requested_row(
+    memory_split: Callable[..., Any],
+) -> None:
     split = memory_split()
     list(streamed(split, blocks=2).iter_batches(np.array([17, 18, 97]), batch_size=2, train=False))
     assert sorted(split.reads) == [(16, 32), (96, 100)]
 
 
-def test_memory_is_two_windows(
+def test_streaming_allocates_two_windows(
     memory_split: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features = streamed(memory_split(rows=1000), blocks=3)
+    dataset = streamed(memory_split(rows=1000), blocks=3)
     taken: list[int] = []
     monkeypatch.setattr(
-        "layercache.probing.data.streaming.room",
-        lambda *a, **k: taken.append(room(*a, **k).nbytes) or room(*a, **k),
+        "layercache.probing.data.streaming.allocate",
+        lambda *a, **k: taken.append(allocate(*a, **k).nbytes) or allocate(*a, **k),
     )
-    list(features.iter_batches(np.arange(1000), batch_size=10, train=True))
+    list(dataset.iter_batches(np.arange(1000), batch_size=10, train=True))
     assert taken == [3 * 16 * ROW] * 2, "two windows"
 
 
-def test_a_long_epoch_begins_and_ends_with_small_windows(memory_split: Callable[..., Any]) -> None:
-    features = streamed(memory_split(rows=16 * 100), blocks=16)
+def test_streaming_a_long_epoch_begins_and_ends_with_small_windows(
+    memory_split: Callable[..., Any],
+) -> None:
+    dataset = streamed(memory_split(rows=16 * 100), blocks=16)
     sizes = [
         len(places)
-        for _, places, _ in features._parts(np.arange(1600), order=torch.Generator().manual_seed(0))
+        for _, places, _ in dataset.iter_stored(
+            np.arange(1600), order=torch.Generator().manual_seed(0)
+        )
     ]
     assert sizes[:4] == [32, 64, 128, 256], "ramp of 2, 4, 8, 16 blocks"
     assert sizes[-3:] == [48, 32, 16]
     assert max(sizes) == 256
     assert sum(sizes) == 1600
-    assert [len(places) for _, places, _ in features._parts(np.arange(500), order=None)] == [
+    assert [len(places) for _, places, _ in dataset.iter_stored(np.arange(500), order=None)] == [
         256,
         256 - 12,
     ]
 
 
-def test_a_fault_of_the_reading_thread_reaches_the_caller(memory_split: Callable[..., Any]) -> None:
+def test_streaming_with_a_failing_read_raises_its_error(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
-    features = streamed(split, blocks=1)
+    dataset = streamed(split, blocks=1)
 
     def broken(*args: Any, **options: Any) -> None:
         raise StorageError("the disk is gone")
 
     split.read = broken
     with pytest.raises(StorageError, match="the disk is gone"):
-        list(features.iter_batches(np.arange(100), batch_size=10, train=True))
+        list(dataset.iter_batches(np.arange(100), batch_size=10, train=True))
 
 
-def test_an_abandoned_epoch_does_not_disturb_the_next(memory_split: Callable[..., Any]) -> None:
+def test_streaming_after_an_abandoned_epoch_starts_anew(memory_split: Callable[..., Any]) -> None:
     split = memory_split()
-    features = streamed(split, blocks=1)
-    for _ in features.iter_batches(np.arange(100), batch_size=10, train=True):
+    dataset = streamed(split, blocks=1)
+    for _ in dataset.iter_batches(np.arange(100), batch_size=10, train=True):
         break
-    y = torch.cat([y for _, y in features.iter_batches(np.arange(100), batch_size=10, train=False)])
+    y = torch.cat([y for _, y in dataset.iter_batches(np.arange(100), batch_size=10, train=False)])
     assert y.tolist() == split.labels.tolist()
 
 
-def test_a_budget_below_two_blocks_is_refused_with_the_needed_size(
+def test_streaming_with_a_budget_below_two_blocks_is_refused(
     memory_split: Callable[..., Any],
 ) -> None:
-    with pytest.raises(OptionError, match=r"two row blocks of 16 samples take 1.54 kB"):
-        StreamedTokens(selection(memory_split()), device=CPU, budget=1000)
-
-
-def test_what_fits_stays_resident_and_the_rest_streams_and_both_are_said(
-    memory_split: Callable[..., Any],
-) -> None:
-    split = memory_split()
-    chosen, said = load(selection(split), device=CPU)
-    assert chosen.mode == "resident"
-    assert "3 tokens x 100 samples x 8" in said
-    assert "half of what is free on cpu" in said
-    chosen, said = load(selection(split), device=CPU, budget=100 * ROW - 1)
-    assert chosen.mode == "stream"
-    assert "more than 4.8 kB, the rest of --memory" in said
-    assert load(selection(split), device=CPU, mode="stream")[0].mode == "stream"
-    with pytest.raises(OptionError, match="auto, resident or stream; came 'ram'"):
-        load(selection(split), device=CPU, mode="ram")
+    with pytest.raises(OptionError, match=r"expected at least 1.54 kB, got 1 kB: .* two row blocks of 16 samples"):
+        StreamedTokens(select(memory_split()), device=CPU, memory_budget=1000)

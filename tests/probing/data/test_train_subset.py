@@ -60,8 +60,8 @@ def test_sample_subset_of_labels_outside_the_classes_raises(
     labels = {"train": np.arange(40) % 4, "test": np.arange(10) % 4}
     with pytest.raises(
         ProbeError,
-        match=r"split 'train': expected labels 0 to 2 \(3 classes\); 10 samples have others, such "
-        r"as 3",
+        match=r"split 'train': expected labels 0 to 2 \(3 classes\), got 10 samples with others, "
+        r"such as 3",
     ):
         probe(write_cache(x, labels, classes=3), head="linear", **ONE_CONFIG)
 

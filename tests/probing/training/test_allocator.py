@@ -13,7 +13,7 @@ GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
 
 
 def faults() -> int:
-    """Page faults of taking and freeing 48 MiB twenty times."""
+    """Return the page faults of allocating and freeing 48 MiB twenty times."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         torch.empty(3 * 2**24, dtype=torch.uint8).fill_(1)
@@ -21,7 +21,7 @@ def faults() -> int:
 
 
 @pytest.mark.skipif(not GLIBC, reason="this C library has no mallopt")
-def test_freed_memory_is_kept_within_and_given_back_after() -> None:
+def test_retain_freed_memory_keeps_it_inside_and_returns_it_after() -> None:
     without = faults()
     with allocator.retain_freed_memory():
         within = faults()
@@ -30,7 +30,7 @@ def test_freed_memory_is_kept_within_and_given_back_after() -> None:
     assert held - _resident() > 30, "MiB that went back to the kernel"
 
 
-def test_it_does_nothing_where_the_c_library_has_no_such_switch(
+def test_retain_freed_memory_without_mallopt_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())

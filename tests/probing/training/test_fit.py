@@ -12,33 +12,29 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, Noise, TrainConfig
 from layercache.probing.training.config_batch import balanced_class_weights
 from layercache.probing.training.fit import fit, predict
-from layercache.probing.training.schedule import cosine_lr
 from tests.logs import logged
 from tests.probing.memory_batches import MemoryBatches, separable
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
 SHORT = TrainConfig(epochs=4, min_steps=0, batch=50)
 TRAIN, VAL = torch.arange(200), torch.arange(200, 300)
-SETTINGS = (
+CONFIGS = (
     HParams(lr=1e-2, weight_decay=1e-2, dropout=0.0),
     HParams(lr=3e-3, weight_decay=1.0, dropout=0.3),
     HParams(lr=1e-3, weight_decay=0.0, dropout=0.1),
 )
 
 
-def spec(kind: str, features: MemoryBatches, **more: object) -> HeadSpec:
-    return HeadSpec(kind=kind, tokens=features.tokens, width=features.width, classes=3, **more)  # type: ignore[arg-type]
+def spec(kind: str, dataset: MemoryBatches, **more: object) -> HeadSpec:
+    return HeadSpec(kind=kind, tokens=dataset.tokens, width=dataset.width, classes=3, **more)  # type: ignore[arg-type]
 
 
-def settings_for(kind: str) -> tuple[HParams, ...]:
+def configs_for(kind: str) -> tuple[HParams, ...]:
     return (
-        tuple(dataclasses.replace(s, dropout=0.0) for s in SETTINGS)
-        if kind == "linear"
-        else SETTINGS
+        tuple(dataclasses.replace(s, dropout=0.0) for s in CONFIGS) if kind == "linear" else CONFIGS
     )
 
 
@@ -55,13 +51,13 @@ def plain(head: HeadSpec, state: dict[str, torch.Tensor] | None = None) -> torch
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None:
-    """The textbook module, torch's AdamW, clip_grad_norm_, CrossEntropyLoss and CosineAnnealingLR, without dropout (whose draw is ours)."""
-    features = separable()
-    head, setting = spec(kind, features), HParams(lr=1e-2, weight_decay=0.1)
-    protocol = dataclasses.replace(SHORT, clip=0.05)  # small enough to bite
+def test_fit_equals_a_plain_loop_with_the_textbook_module_and_torch_optimizer(kind: str) -> None:
+    """The textbook module, torch's AdamW, clip_grad_norm_, CrossEntropyLoss and CosineAnnealingLR, without dropout (whose random draws differ)."""
+    dataset = separable()
+    head, config = spec(kind, dataset), HParams(lr=1e-2, weight_decay=0.1)
+    train_config = dataclasses.replace(SHORT, clip=0.05)  # small enough to bite
     untrained = fit(
-        features,
+        dataset,
         head=head,
         configs=[HParams(lr=1e-30, weight_decay=0.0)],
         train=TRAIN,
@@ -72,29 +68,40 @@ def test_training_is_the_plain_loop_with_torchs_own_optimiser(kind: str) -> None
     module = plain(head, dict(untrained.state_dict))
     if isinstance(module, TextbookAttentive):
         module.batch_norm.reset_running_stats()
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=setting.lr, weight_decay=setting.weight_decay
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
-    plan = protocol.schedule(200)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=plan.steps, eta_min=1e-6)
-    criterion = torch.nn.CrossEntropyLoss(weight=balanced_class_weights(features.labels[TRAIN], 3))
+    plan = train_config.schedule(200)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=plan.steps, eta_min=1e-6)
+    criterion = torch.nn.CrossEntropyLoss(weight=balanced_class_weights(dataset.labels[TRAIN], 3))
     losses = []
     for epoch in range(plan.epochs):
         of_epoch = []
-        for x, y in features.iter_batches(
-            TRAIN, batch_size=plan.batch_size, seed=7, epoch=epoch, noise=protocol.noise, train=True
+        for x, y in dataset.iter_batches(
+            TRAIN,
+            batch_size=plan.batch_size,
+            seed=7,
+            epoch=epoch,
+            noise=train_config.noise,
+            train=True,
         ):
             loss = criterion(module(x), y)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             assert torch.nn.utils.clip_grad_norm_(module.parameters(), 0.05) > 0.05
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             of_epoch.append(loss.item())
         losses.append(np.mean(of_epoch))
 
     trained = fit(
-        features, head=head, configs=[setting], train=TRAIN, val=None, seed=7, train_config=protocol
+        dataset,
+        head=head,
+        configs=[config],
+        train=TRAIN,
+        val=None,
+        seed=7,
+        train_config=train_config,
     )[0]
 
     assert trained.losses == pytest.approx(losses, rel=1e-4)
@@ -119,45 +126,45 @@ NO_STEPS = TrainConfig(epochs=1, min_steps=0, batch=200, min_batches=1, lr_end=1
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive", "attentive-tokens"])
-def test_a_configuration_in_a_group_is_the_configuration_alone(kind: str) -> None:
-    features = separable()
-    head, settings = spec(kind, features), settings_for(kind)
+def test_fit_of_a_group_equals_fit_of_each_configuration_alone(kind: str) -> None:
+    dataset = separable()
+    head, configs = spec(kind, dataset), configs_for(kind)
     together = fit(
-        features, head=head, configs=settings, train=TRAIN, val=VAL, seed=1, train_config=SHORT
+        dataset, head=head, configs=configs, train=TRAIN, val=VAL, seed=1, train_config=SHORT
     )
     cut = fit(
-        features,
+        dataset,
         head=head,
-        configs=settings,
+        configs=configs,
         train=TRAIN,
         val=VAL,
         seed=1,
         train_config=SHORT,
         configs_per_pass=2,
     )
-    for g, setting in enumerate(settings):
+    for g, config in enumerate(configs):
         alone = fit(
-            features, head=head, configs=[setting], train=TRAIN, val=VAL, seed=1, train_config=SHORT
+            dataset, head=head, configs=[config], train=TRAIN, val=VAL, seed=1, train_config=SHORT
         )[0]
         for other in (together[g], cut[g]):
-            assert other.hparams == vars(setting)
+            assert other.hparams == vars(config)
             assert other.losses == pytest.approx(alone.losses, rel=1e-4)
             assert other.val_metrics == pytest.approx(
                 alone.val_metrics, abs=0.011
             )  # one sample may sit on the boundary
             assert_same_head(other.state_dict, alone.state_dict)
-            logits = [predict(one, dataset=features, rows=VAL) for one in (other, alone)]
+            logits = [predict(one, dataset=dataset, rows=VAL) for one in (other, alone)]
             torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
     assert not np.allclose(together[0].losses, together[1].losses, rtol=1e-3)
 
 
-def test_seeds_differ_and_repeat() -> None:
-    features = separable()
+def test_fit_with_the_same_seed_repeats_and_with_another_differs() -> None:
+    dataset = separable()
     run = [
         fit(
-            features,
-            head=spec("attentive", features),
-            configs=SETTINGS[1:2],
+            dataset,
+            head=spec("attentive", dataset),
+            configs=CONFIGS[1:2],
             train=TRAIN,
             val=VAL,
             seed=s,
@@ -169,13 +176,13 @@ def test_seeds_differ_and_repeat() -> None:
     assert run[0].losses != run[2].losses
 
 
-def test_dropout_of_a_rate_drops_that_share_of_the_weights() -> None:
+def test_fit_with_another_dropout_rate_gives_other_losses() -> None:
     """Negative control of the group test: another rate gives another trajectory from the same draws."""
-    features = separable()
+    dataset = separable()
     low, high = (HParams(lr=1e-2, weight_decay=0.0, dropout=p) for p in (0.1, 0.3))
     fits = fit(
-        features,
-        head=spec("attentive", features),
+        dataset,
+        head=spec("attentive", dataset),
         configs=[low, high],
         train=TRAIN,
         val=None,
@@ -186,69 +193,71 @@ def test_dropout_of_a_rate_drops_that_share_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_it_learns_what_is_there_and_nothing_from_shuffled_labels(kind: str) -> None:
-    features = separable(rows=400)
+def test_fit_on_separable_classes_learns_and_on_shuffled_labels_gives_chance(kind: str) -> None:
+    dataset = separable(rows=400)
     train, val = torch.arange(250), torch.arange(250, 400)
-    protocol = TrainConfig(epochs=30, min_steps=0)
+    train_config = TrainConfig(epochs=30, min_steps=0)
     learnt = fit(
-        features,
-        head=spec(kind, features),
-        configs=settings_for(kind)[:1],
+        dataset,
+        head=spec(kind, dataset),
+        configs=configs_for(kind)[:1],
         train=train,
         val=val,
         seed=0,
-        train_config=protocol,
+        train_config=train_config,
     )[0]
     assert learnt.val_metrics is not None
     assert learnt.val_metrics["balanced_accuracy"] > 0.9
     shuffled = MemoryBatches(
-        features.x, features.labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
+        dataset.x, dataset.labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
     )
     chance = fit(
         shuffled,
-        head=spec(kind, features),
-        configs=settings_for(kind)[:1],
+        head=spec(kind, dataset),
+        configs=configs_for(kind)[:1],
         train=train,
         val=val,
         seed=0,
-        train_config=protocol,
+        train_config=train_config,
     )[0]
     assert chance.val_metrics is not None
     assert abs(chance.val_metrics["balanced_accuracy"] - 1 / 3) < 0.13
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_predictions_are_the_plain_modules_and_give_the_reported_metrics(kind: str) -> None:
-    features = separable()
+def test_predict_equals_the_textbook_module_and_gives_the_reported_metrics(kind: str) -> None:
+    dataset = separable()
     trained = fit(
-        features,
-        head=spec(kind, features),
-        configs=settings_for(kind)[:1],
+        dataset,
+        head=spec(kind, dataset),
+        configs=configs_for(kind)[:1],
         train=TRAIN,
         val=VAL,
         seed=0,
         train_config=SHORT,
     )[0]
-    logits = predict(trained, dataset=features, rows=VAL, batch_size=33)
+    logits = predict(trained, dataset=dataset, rows=VAL, batch_size=33)
     with torch.inference_mode():
-        expected = plain(trained.spec, dict(trained.state_dict)).eval()(features.x[VAL])
+        expected = plain(trained.spec, dict(trained.state_dict)).eval()(dataset.x[VAL])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert trained.val_metrics is not None
     assert trained.val_metrics["balanced_accuracy"] == pytest.approx(
-        balanced_accuracy_score(features.labels[VAL], logits.argmax(1))
+        balanced_accuracy_score(dataset.labels[VAL], logits.argmax(1))
     )
     assert trained.val_metrics["top1_accuracy"] == pytest.approx(
-        (logits.argmax(1) == features.labels[VAL]).float().mean().item()
+        (logits.argmax(1) == dataset.labels[VAL]).float().mean().item()
     )
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_a_diverging_configuration_is_reported_and_harms_no_other(kind: str) -> None:
-    features = separable()
-    head = spec(kind, features)
+def test_fit_with_a_diverging_configuration_reports_it_and_leaves_the_others_unchanged(
+    kind: str,
+) -> None:
+    dataset = separable()
+    head = spec(kind, dataset)
     bad, good = HParams(lr=1e38, weight_decay=1.0), HParams(lr=1e-2, weight_decay=1e-2)
     first, second, third = fit(
-        features,
+        dataset,
         head=head,
         configs=[good, bad, good],
         train=TRAIN,
@@ -263,37 +272,37 @@ def test_a_diverging_configuration_is_reported_and_harms_no_other(kind: str) -> 
     assert not first.diverged
     assert first.losses == pytest.approx(third.losses, rel=1e-4)
     alone = fit(
-        features, head=head, configs=[good], train=TRAIN, val=VAL, seed=0, train_config=SHORT
+        dataset, head=head, configs=[good], train=TRAIN, val=VAL, seed=0, train_config=SHORT
     )[0]
     assert first.losses == pytest.approx(alone.losses, rel=1e-4)
     assert first.val_metrics == pytest.approx(alone.val_metrics, abs=0.011)
 
 
-def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch() -> None:
-    features = separable(strength=0.3)
-    protocol = TrainConfig(epochs=25, min_steps=0, patience=3)
-    head = spec("attentive", features)
-    settings = [HParams(lr=lr, weight_decay=0.0) for lr in (3e-2, 1e-5)]
+def test_fit_with_patience_stops_each_configuration_and_keeps_its_best_epoch() -> None:
+    dataset = separable(strength=0.3)
+    train_config = TrainConfig(epochs=25, min_steps=0, patience=3)
+    head = spec("attentive", dataset)
+    configs = [HParams(lr=lr, weight_decay=0.0) for lr in (3e-2, 1e-5)]
     fits = fit(
-        features, head=head, configs=settings, train=TRAIN, val=VAL, seed=0, train_config=protocol
+        dataset, head=head, configs=configs, train=TRAIN, val=VAL, seed=0, train_config=train_config
     )
     for one in fits:
         assert len(one.losses) == min(25, one.epochs + 3)
-        assert one.steps == one.epochs * protocol.schedule(200).steps_per_epoch
-        logits = predict(one, dataset=features, rows=VAL)
+        assert one.steps == one.epochs * train_config.schedule(200).steps_per_epoch
+        logits = predict(one, dataset=dataset, rows=VAL)
         assert one.val_metrics is not None
         assert one.val_metrics["balanced_accuracy"] == pytest.approx(
-            balanced_accuracy_score(features.labels[VAL], logits.argmax(1))
+            balanced_accuracy_score(dataset.labels[VAL], logits.argmax(1))
         )
     assert fits[0].epochs != fits[1].epochs
     whole = fit(
-        features,
+        dataset,
         head=head,
-        configs=settings,
+        configs=configs,
         train=TRAIN,
         val=VAL,
         seed=0,
-        train_config=dataclasses.replace(protocol, patience=None),
+        train_config=dataclasses.replace(train_config, patience=None),
     )
     assert whole[0].losses[: len(fits[0].losses)] == pytest.approx(fits[0].losses, rel=1e-4)
     assert all(
@@ -303,15 +312,15 @@ def test_patience_stops_each_configuration_on_its_own_and_keeps_its_best_epoch()
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(kind: str) -> None:
+def test_fit_multi_label_equals_torch_loss_and_sklearn_precision(kind: str) -> None:
     single = separable()
     targets = torch.nn.functional.one_hot(single.labels, 3).to(torch.uint8)
     targets[::5, 2] = 1
-    features = MemoryBatches(single.x, targets)
-    head = spec(kind, features, multi_label=True)
-    protocol = dataclasses.replace(SHORT, epochs=1)
+    dataset = MemoryBatches(single.x, targets)
+    head = spec(kind, dataset, multi_label=True)
+    train_config = dataclasses.replace(SHORT, epochs=1)
     untrained = fit(
-        features,
+        dataset,
         head=head,
         configs=[HParams(lr=1e-30, weight_decay=0.0)],
         train=TRAIN,
@@ -320,31 +329,31 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
         train_config=NO_STEPS,
     )[0]
     frozen = fit(
-        features,
+        dataset,
         head=head,
         configs=[HParams(lr=1e-12, weight_decay=0.0)],
         train=TRAIN,
         val=VAL,
         seed=0,
-        train_config=protocol,
+        train_config=train_config,
     )[0]
     module = plain(head, dict(untrained.state_dict))
     expected = [
         torch.nn.BCEWithLogitsLoss()(module(x), y.float()).item()
-        for x, y in features.iter_batches(
+        for x, y in dataset.iter_batches(
             TRAIN,
-            batch_size=protocol.schedule(200).batch_size,
+            batch_size=train_config.schedule(200).batch_size,
             seed=0,
             epoch=0,
-            noise=protocol.noise,
+            noise=train_config.noise,
             train=True,
         )
     ]
     assert frozen.losses[0] == pytest.approx(np.mean(expected), rel=1e-4)
     trained = fit(
-        features,
+        dataset,
         head=head,
-        configs=settings_for(kind)[:1],
+        configs=configs_for(kind)[:1],
         train=TRAIN,
         val=VAL,
         seed=0,
@@ -352,20 +361,20 @@ def test_multi_label_is_the_plain_binary_cross_entropy_and_sklearns_precision(ki
     )[0]
     assert trained.val_metrics is not None
     assert trained.val_metrics["mean_average_precision"] == pytest.approx(
-        average_precision_score(targets[VAL], predict(trained, dataset=features, rows=VAL))
+        average_precision_score(targets[VAL], predict(trained, dataset=dataset, rows=VAL))
     )
     assert (
         trained.val_metrics["mean_average_precision"] > frozen.val_metrics["mean_average_precision"]
     )  # type: ignore[index]
 
 
-def test_half_precision_stays_near() -> None:
-    features = separable()
+def test_fit_in_bf16_stays_close_to_fp32() -> None:
+    dataset = separable()
     full, half = (
         fit(
-            features,
-            head=spec("attentive", features),
-            configs=SETTINGS[:1],
+            dataset,
+            head=spec("attentive", dataset),
+            configs=CONFIGS[:1],
             train=TRAIN,
             val=VAL,
             seed=0,
@@ -381,48 +390,13 @@ def test_half_precision_stays_near() -> None:
     }
 
 
-@pytest.mark.parametrize("fused_from", [1, 10**9])
-def test_adamw_is_torchs_one_configuration_at_a_time(fused_from: int) -> None:
-    torch.manual_seed(0)
-    lr, decay = torch.tensor([0.1, 0.01, 0.001]), torch.tensor([0.0, 0.5, 1.0])
-    ours = {"a": torch.randn(3, 40, 5), "b": torch.randn(3, 7)}
-    theirs = [{n: torch.nn.Parameter(v[g].clone()) for n, v in ours.items()} for g in range(3)]
-    optimisers = [
-        torch.optim.AdamW(p.values(), lr=float(lr[g]), weight_decay=float(decay[g]))
-        for g, p in enumerate(theirs)
-    ]
-    optimiser = AdamW(ours, betas=(0.9, 0.999), eps=1e-8, clip=5.0, fused_min_elements=fused_from)
-    for count in range(1, 8):
-        gradients = {
-            n: torch.randn_like(v) * torch.tensor([0.01, 1.0, 100.0]).view(3, *[1] * (v.dim() - 1))
-            for n, v in ours.items()
-        }
-        factor = cosine_lr(1.0, end=0.0, step=count, steps=10)
-        copies = {n: v.clone() for n, v in gradients.items()}
-        norms = []
-        for at in (slice(0, 1), slice(1, 3)):
-            part = {n: v[at] for n, v in gradients.items()}
-            norms += optimiser.step(
-                ours, part, at=at, count=count, lr=lr[at] * factor, weight_decay=decay[at]
-            ).tolist()
-        for g, p in enumerate(theirs):
-            for name, value in p.items():
-                value.grad = copies[name][g].clone()
-            assert torch.nn.utils.clip_grad_norm_(p.values(), 5.0).item() == pytest.approx(norms[g])
-            optimisers[g].param_groups[0]["lr"] = float(lr[g]) * factor
-            optimisers[g].step()
-    for g, p in enumerate(theirs):
-        for name, value in p.items():
-            torch.testing.assert_close(ours[name][g], value.detach(), rtol=1e-5, atol=1e-6)
-
-
-def test_it_reports_progress_and_says_its_group_size() -> None:
-    features, seen = separable(), []
+def test_fit_in_two_passes_reports_progress_and_logs_the_group_size() -> None:
+    dataset, seen = separable(), []
     with logged() as said:
         fit(
-            features,
-            head=spec("linear", features),
-            configs=settings_for("linear"),
+            dataset,
+            head=spec("linear", dataset),
+            configs=configs_for("linear"),
             train=TRAIN,
             val=None,
             seed=0,
@@ -441,7 +415,7 @@ def test_it_reports_progress_and_says_its_group_size() -> None:
         ({"configs": []}, OptionError, "expected at least one configuration"),
         ({"precision": "fp8"}, OptionError, "precision: expected fp32 or bf16, got 'fp8'"),
         ({"configs_per_pass": 0}, OptionError, "configs_per_pass: expected at least 1, got 0"),
-        ({"configs": SETTINGS}, OptionError, "no attention to drop"),
+        ({"configs": CONFIGS}, OptionError, "no attention to drop"),
         (
             {"head": HeadSpec(kind="linear", tokens=5, width=16, classes=3)},
             HeadMismatchError,
@@ -459,27 +433,27 @@ def test_it_reports_progress_and_says_its_group_size() -> None:
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused(
+def test_fit_with_invalid_input_is_refused(
     change: dict[str, object], error: type[Exception], text: str
 ) -> None:
-    features = separable()
-    asked: dict[str, object] = {
-        "head": spec("linear", features),
-        "configs": settings_for("linear"),
+    dataset = separable()
+    defaults: dict[str, object] = {
+        "head": spec("linear", dataset),
+        "configs": configs_for("linear"),
         "train": TRAIN,
         "val": None,
     }
     with pytest.raises(error, match=text):
-        fit(features, seed=0, train_config=SHORT, **(asked | change))  # type: ignore[arg-type]
+        fit(dataset, seed=0, train_config=SHORT, **(defaults | change))  # type: ignore[arg-type]
 
 
-def test_an_empty_class_and_one_missing_in_validation_are_no_fault() -> None:
-    features = separable()
-    train, val = TRAIN[features.labels[TRAIN] != 1], VAL[features.labels[VAL] != 2]
+def test_fit_with_a_class_missing_in_training_or_validation_is_finite() -> None:
+    dataset = separable()
+    train, val = TRAIN[dataset.labels[TRAIN] != 1], VAL[dataset.labels[VAL] != 2]
     trained: FittedHead = fit(
-        features,
-        head=spec("linear", features),
-        configs=settings_for("linear")[:1],
+        dataset,
+        head=spec("linear", dataset),
+        configs=configs_for("linear")[:1],
         train=train,
         val=val,
         seed=0,
@@ -490,13 +464,13 @@ def test_an_empty_class_and_one_missing_in_validation_are_no_fault() -> None:
     assert all(math.isfinite(v) for v in trained.losses)
 
 
-def test_noise_reaches_the_features() -> None:
-    features = separable()
+def test_fit_with_noise_has_a_higher_loss() -> None:
+    dataset = separable()
     quiet, loud = (
         fit(
-            features,
-            head=spec("linear", features),
-            configs=settings_for("linear")[:1],
+            dataset,
+            head=spec("linear", dataset),
+            configs=configs_for("linear")[:1],
             train=TRAIN,
             val=None,
             seed=0,

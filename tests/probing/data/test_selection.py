@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from layercache.errors import HeadMismatchError, NonFiniteError
+from layercache.probing.data.resident import ResidentTokens
+from layercache.probing.data.selection import SplitSelection, TokenSource
+from tests.probing.data.reading import CPU, PAIRS, expected, read_all, select
+
+
+def test_selection_of_two_caches_concatenates_their_tokens(
+    memory_split: Callable[..., Any],
+) -> None:
+    one, two = memory_split(), memory_split()
+    two.x = two.x + 1
+    both = SplitSelection((TokenSource(one, PAIRS), TokenSource(two, ((2, "ap"),))), np.arange(100))
+    assert both.pairs == (*PAIRS, (2, "ap"))
+    x, _ = read_all(ResidentTokens(both, device=CPU), [0, 50])
+    torch.testing.assert_close(
+        x, torch.cat([expected(one, [0, 50]), expected(two, [0, 50], ((2, "ap"),))], dim=1)
+    )
+
+
+def test_selection_of_caches_with_other_samples_or_widths_is_refused(
+    memory_split: Callable[..., Any],
+) -> None:
+    one, two = memory_split(), memory_split()
+    two.ids[3] = "another"
+    with pytest.raises(
+        HeadMismatchError,
+        match="same samples in split 'train', got 100 and 100 rows whose ids differ",
+    ):
+        select(one, two)
+    with pytest.raises(HeadMismatchError, match="got 8 float16 and 4 float16"):
+        select(one, memory_split(width=4))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_read_of_a_token_that_is_not_finite_names_it(
+    memory_split: Callable[..., Any], bad: float, dtype: str
+) -> None:
+    split = memory_split(dtype=dtype)
+    split.x[0, 0, 0, :4] = (
+        np.finfo(dtype).max,
+        -np.finfo(dtype).max,
+        -0.0,
+        np.finfo(dtype).smallest_subnormal,
+    )
+    ResidentTokens(select(split), device=CPU)
+    split.x[2, 1, 42, 3] = bad
+    with pytest.raises(
+        NonFiniteError,
+        match=r"layer 3, token 'ap' of sample 'sample-42' \(train\) is not finite .* --store-dtype float32",
+    ):
+        ResidentTokens(select(split), device=CPU)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from layercache.probing.training.batched_adamw import AdamW
+from layercache.probing.training.schedule import cosine_lr
+
+
+@pytest.mark.parametrize("fused_from", [1, 10**9])
+def test_adamw_by_kernel_and_by_formula_equals_torch_per_configuration(fused_from: int) -> None:
+    torch.manual_seed(0)
+    lr, decay = torch.tensor([0.1, 0.01, 0.001]), torch.tensor([0.0, 0.5, 1.0])
+    ours = {"a": torch.randn(3, 40, 5), "b": torch.randn(3, 7)}
+    theirs = [{n: torch.nn.Parameter(v[g].clone()) for n, v in ours.items()} for g in range(3)]
+    optimisers = [
+        torch.optim.AdamW(p.values(), lr=float(lr[g]), weight_decay=float(decay[g]))
+        for g, p in enumerate(theirs)
+    ]
+    optimiser = AdamW(ours, betas=(0.9, 0.999), eps=1e-8, clip=5.0, fused_min_elements=fused_from)
+    for count in range(1, 8):
+        gradients = {
+            n: torch.randn_like(v) * torch.tensor([0.01, 1.0, 100.0]).view(3, *[1] * (v.dim() - 1))
+            for n, v in ours.items()
+        }
+        factor = cosine_lr(1.0, end=0.0, step=count, steps=10)
+        copies = {n: v.clone() for n, v in gradients.items()}
+        norms = []
+        for at in (slice(0, 1), slice(1, 3)):
+            part = {n: v[at] for n, v in gradients.items()}
+            norms += optimiser.step(
+                ours, part, at=at, count=count, lr=lr[at] * factor, weight_decay=decay[at]
+            ).tolist()
+        for g, p in enumerate(theirs):
+            for name, value in p.items():
+                value.grad = copies[name][g].clone()
+            assert torch.nn.utils.clip_grad_norm_(p.values(), 5.0).item() == pytest.approx(norms[g])
+            optimisers[g].param_groups[0]["lr"] = float(lr[g]) * factor
+            optimisers[g].step()
+    for g, p in enumerate(theirs):
+        for name, value in p.items():
+            torch.testing.assert_close(ours[name][g], value.detach(), rtol=1e-5, atol=1e-6)
