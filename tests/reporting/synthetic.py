@@ -154,7 +154,7 @@ def save_probe(
     correct: np.ndarray[Any, Any],
     seed: int = 0,
     shots: int | None = None,
-    num_heads: int | None = None,
+    num_heads: int = 0,
     n_configs: int = 1,
     attention: np.ndarray[Any, Any] | None = None,
 ) -> Probe:
