@@ -72,7 +72,7 @@ def test_commands_on_a_remote_cache_from_extraction_to_removal(
     assert str(cache.path).startswith(f"{s3_root}/digits/vit_nano/")
     assert f"cache: {cache.path}" in out
     code, out, _ = run(capsys, *EXTRACT)
-    assert out.splitlines()[0] == "vit_nano on digits: complete already, nothing to do"
+    assert out.splitlines()[0] == "vit_nano on digits: already complete, nothing to do"
     lay = SplitLayout(cache.spec, "test")
     whole = objects(cache.path)
     for key in (lay.record(0), lay.complete):
@@ -114,10 +114,12 @@ def test_commands_on_a_remote_cache_from_extraction_to_removal(
     code, _, err = run(capsys, "predict", f"{cache.path}/probes/none", str(digit))
     assert (
         code,
-        err.startswith(f"error: {cache.path}/probes/none/head.safetensors: no saved head here"),
+        err.startswith(
+            f"error: {cache.path}/probes/none/head.safetensors: expected a trained head here"
+        ),
     ) == (1, True)
     code, out, _ = run(capsys, "cache", "ls")
-    assert "digits    vit_nano" in out
+    assert "digits   vit_nano" in out
     code, out, _ = run(capsys, "cache", "info")
     assert f"path           {cache.path}" in out
     code, out, _ = run(capsys, "cache", "verify")

@@ -82,6 +82,6 @@ def test_killed_extraction_continues_to_the_same_bytes(faulty: FaultyProxy, s3_r
     faulty.heal()
     cache = open_cache(root=f"{s3_root}/killed")
     assert not cache.complete("train")
-    assert "complete already" not in done(start(f"{s3_root}/killed"))
+    assert "already complete" not in done(start(f"{s3_root}/killed"))
     there, undisturbed = objects(f"{s3_root}/killed"), objects(f"{s3_root}/undisturbed")
     assert {k: v for k, v in there.items() if not k.endswith(".lock")} == undisturbed
