@@ -109,10 +109,10 @@ def write_pending(
     """Write the pending blocks, or the first of them."""
     r = writer.block_rows
     for block in writer.pending[:stop_after]:
-        mine = {
+        block_skipped = {
             row: why for row, why in (skipped or {}).items() if block * r <= row < (block + 1) * r
         }
-        writer.write(block, tokens[:, :, block * r : (block + 1) * r], skipped=mine)
+        writer.write(block, tokens[:, :, block * r : (block + 1) * r], skipped=block_skipped)
 
 
 def make_cache(

@@ -108,8 +108,8 @@ def test_extract_command_has_every_option_that_differs_from_its_default(tmp_path
     )
     made = Cache(cache_folder(tmp_path, other), other)
     assert extract_command(made) == text
-    asked = extract_command(made, model="MODEL", layers="last", tokens="all")
-    assert asked == text.replace("'my model'", "MODEL").replace("1,5", "last").replace(
+    changed = extract_command(made, model="MODEL", layers="last", tokens="all")
+    assert changed == text.replace("'my model'", "MODEL").replace("1,5", "last").replace(
         "ap+grid:1+all", "all"
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 from layercache import copy_cache
 from layercache.cache import Cache, find_caches, open_cache
-from layercache.cache.format.layout import SPEC_KEY, SplitLayout
+from layercache.cache.format.layout import ATTACHED, SPEC_KEY, SplitLayout
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.errors import CacheBusyError, CacheCorruptError, CacheIncompleteError, OptionError
@@ -42,15 +42,15 @@ def files(cache: Cache) -> dict[str, bytes]:
 
 
 def test_copy_cache_copies_every_file_and_counts_it(cache: Cache, tmp_path: Path) -> None:
-    done, told = [], []
-    transfer = copy_cache(cache, to=tmp_path / "to", progress=done.append, total=told.append)
+    done, totals = [], []
+    transfer = copy_cache(cache, to=tmp_path / "to", progress=done.append, total=totals.append)
     copy = open_cache(root=tmp_path / "to")
     assert copy.path == transfer.path == tmp_path / "to" / cache.path.relative_to(tmp_path / "from")
     assert files(copy) == files(cache)
     assert verify(copy) == []
     assert (
         sum(done)
-        == told[0]
+        == totals[0]
         == transfer.bytes
         == transfer.sent_bytes
         == sum(map(len, files(cache).values()))
@@ -114,10 +114,10 @@ def test_copy_cache_sends_markers_and_complete_records_last(
     assert order[0] == SPEC_KEY
     assert order[-1] == "probes/aa/probe.json"
     for lay in (SplitLayout(SPEC, "train"), SplitLayout(SPEC, "test")):
-        mine = [key for key in order if key.startswith((f"{lay.group}/", f"{lay.commits}/"))]
-        assert mine[-1] == lay.complete
-        assert max(mine.index(lay.shard(b)) for b in range(lay.blocks)) < min(
-            mine.index(lay.record(b)) for b in range(lay.blocks)
+        split_keys = [key for key in order if key.startswith((f"{lay.group}/", f"{lay.commits}/"))]
+        assert split_keys[-1] == lay.complete
+        assert max(split_keys.index(lay.shard(b)) for b in range(lay.blocks)) < min(
+            split_keys.index(lay.record(b)) for b in range(lay.blocks)
         )
 
 
@@ -174,3 +174,10 @@ def test_copy_cache_continues_equal_blocks_of_an_extraction(cache: Cache, tmp_pa
     done = copy_cache(cache, to=tmp_path / "to")
     assert done.files - done.sent_files > 10
     assert files(open_cache(done.path)) == files(cache)
+
+
+def test_attached_folders_are_those_that_probing_writes() -> None:
+    from layercache.probing.results import probe_store
+
+    assert probe_store.PROBE_FILE == ATTACHED.marker
+    assert {probe_store.SEARCH_FILE, probe_store.LOCK_FILE} < set(ATTACHED.temporary)

@@ -11,29 +11,29 @@ from tests.cache.making import make_cache
 from tests.objects import server
 
 
-def objects(place: RemotePath | str) -> dict[str, bytes]:
+def objects(path: RemotePath | str) -> dict[str, bytes]:
     """Every object below an address, by its key relative to it."""
-    place = as_remote(str(place))
-    s3, found = server.client(os.environ["AWS_ENDPOINT_URL"]), {}
+    path = as_remote(str(path))
+    s3, contents = server.client(os.environ["AWS_ENDPOINT_URL"]), {}
     for page in s3.get_paginator("list_objects_v2").paginate(
-        Bucket=place.bucket, Prefix=f"{place.key}/"
+        Bucket=path.bucket, Prefix=f"{path.key}/"
     ):
         for entry in page.get("Contents", []):
-            found[entry["Key"].removeprefix(f"{place.key}/")] = s3.get_object(
-                Bucket=place.bucket, Key=entry["Key"]
+            contents[entry["Key"].removeprefix(f"{path.key}/")] = s3.get_object(
+                Bucket=path.bucket, Key=entry["Key"]
             )["Body"].read()
-    return found
+    return contents
 
 
-def put(place: RemotePath, key: str, data: bytes) -> None:
+def put(path: RemotePath, key: str, data: bytes) -> None:
     server.client(os.environ["AWS_ENDPOINT_URL"]).put_object(
-        Bucket=place.bucket, Key=f"{place.key}/{key}", Body=data
+        Bucket=path.bucket, Key=f"{path.key}/{key}", Body=data
     )
 
 
-def delete(place: RemotePath, key: str) -> None:
+def delete(path: RemotePath, key: str) -> None:
     server.client(os.environ["AWS_ENDPOINT_URL"]).delete_object(
-        Bucket=place.bucket, Key=f"{place.key}/{key}"
+        Bucket=path.bucket, Key=f"{path.key}/{key}"
     )
 
 

@@ -50,9 +50,9 @@ def start(root: str, *words: str) -> subprocess.Popen[str]:
 
 
 def done(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
 
 
 def test_two_concurrent_extractions_end_with_one_whole_cache(s3_root: str) -> None:
@@ -71,7 +71,7 @@ def test_two_concurrent_extractions_end_with_one_whole_cache(s3_root: str) -> No
 
 def test_killed_extraction_continues_to_the_same_bytes(faulty: FaultyProxy, s3_root: str) -> None:
     done(start(f"{s3_root}/undisturbed"))
-    faulty.inject(Delay(0.5), method="PUT")  # so that there is a time to kill it in
+    faulty.inject(Delay(0.5), method="PUT")  # to have time to kill it
     killed = start(f"{s3_root}/killed")
     end = time.monotonic() + 120
     while not faulty.count("PUT", "*/killed/*/commits/train/0*.json"):
@@ -83,5 +83,5 @@ def test_killed_extraction_continues_to_the_same_bytes(faulty: FaultyProxy, s3_r
     cache = open_cache(root=f"{s3_root}/killed")
     assert not cache.complete("train")
     assert "already complete" not in done(start(f"{s3_root}/killed"))
-    there, undisturbed = objects(f"{s3_root}/killed"), objects(f"{s3_root}/undisturbed")
-    assert {k: v for k, v in there.items() if not k.endswith(".lock")} == undisturbed
+    killed, undisturbed = objects(f"{s3_root}/killed"), objects(f"{s3_root}/undisturbed")
+    assert {k: v for k, v in killed.items() if not k.endswith(".lock")} == undisturbed

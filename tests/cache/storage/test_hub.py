@@ -133,13 +133,13 @@ def test_copy_cache_to_the_hub_commits_in_batches_the_complete_record_last(
     monkeypatch.setattr(copy, "MAX_COMMIT_FILES", 5)
     copy_cache(cache, to=ROOT)
     lay = SplitLayout(SPEC, "train")
-    mine = [
+    split_commits = [
         commit
         for commit in api.commits
         if any(f"/{lay.commits}/" in key or f"/{lay.group}/" in key for key in commit)
     ]
     assert max(map(len, api.commits)) == 5
-    assert [key for key in mine[-1] if key.endswith(lay.complete)]
+    assert [key for key in split_commits[-1] if key.endswith(lay.complete)]
     n = len(api.commits)
     again = copy_cache(cache, to=ROOT)
     assert (again.sent_files, len(api.commits)) == (0, n)

@@ -19,7 +19,7 @@ OBJECT = bytes(range(256)) * 4
 
 
 def read(cache: ReadCache, name: str, start: int, length: int) -> bytes | None:
-    """In two buffers, or None if it is not there."""
+    """In two buffers, or None if it is not kept."""
     buffers = [np.empty(length // 2, np.uint8), np.empty(length - length // 2, np.uint8)]
     return b"".join(b.tobytes() for b in buffers) if cache.read_into(name, start, buffers) else None
 
@@ -29,19 +29,19 @@ def read(cache: ReadCache, name: str, start: int, length: int) -> bytes | None:
 def test_read_into_returns_what_was_kept_and_nothing_else(
     steps: list[tuple[bool, int, int]],
 ) -> None:
-    there: set[int] = set()
+    kept_offsets: set[int] = set()
     with folder_in_memory() as folder:
         cache = ReadCache(budget=10**6, parent=folder)
         for keep, start, length in steps:
             wanted = set(range(start, start + length))
             if keep:
                 cache.keep("a", start, [OBJECT[start : start + length]])
-                there |= wanted
+                kept_offsets |= wanted
             else:
                 assert read(cache, "a", start, length) == (
-                    OBJECT[start : start + length] if wanted <= there else None
+                    OBJECT[start : start + length] if wanted <= kept_offsets else None
                 )
-            assert cache.used == len(there)
+            assert cache.used == len(kept_offsets)
         cache.close()
         assert not list(folder.iterdir())
 
@@ -139,7 +139,7 @@ def test_read_cache_removes_the_folder_of_a_killed_process(tmp_path: Path) -> No
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     (left,) = tmp_path.iterdir()
-    mine = ReadCache(budget=50, parent=tmp_path)
+    cache = ReadCache(budget=50, parent=tmp_path)
     other = ReadCache(budget=50, parent=tmp_path)  # a living one is not swept
-    assert sorted(tmp_path.iterdir()) == sorted([mine.folder, other.folder])
-    assert left not in (mine.folder, other.folder)
+    assert sorted(tmp_path.iterdir()) == sorted([cache.folder, other.folder])
+    assert left not in (cache.folder, other.folder)
