@@ -179,5 +179,5 @@ def test_copy_cache_continues_equal_blocks_of_an_extraction(cache: Cache, tmp_pa
 def test_attached_folders_are_those_that_probing_writes() -> None:
     from layercache.probing.results import probe_store
 
-    assert probe_store.PROBE_FILE == ATTACHED.marker
+    assert ATTACHED.marker == probe_store.PROBE_FILE
     assert {probe_store.SEARCH_FILE, probe_store.LOCK_FILE} < set(ATTACHED.temporary)
