@@ -39,6 +39,7 @@ from benchmarks.images import Decoded, Files, write_jpegs
 from benchmarks.machine import describe
 from benchmarks.scale import KINDS, LAYERS, SPLIT, WIDTH, make_spec
 from benchmarks.stream import drop, files_of
+from layercache._devices import available_cores
 from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, open_cache
 from layercache.cache.format import layout
 from layercache.cache.storage.paths import CachePath, as_cache_path
@@ -76,7 +77,7 @@ class Node:
     """Number of classes -> seconds per training step of one configuration."""
 
 
-def made(root: CachePath, rows: int) -> Cache:
+def write_cache(root: CachePath, rows: int) -> Cache:
     """Write a complete cache of random tokens at full width."""
     ids, labels = [f"{i}.JPEG" for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
     spec = make_spec(rows, WIDTH, classes=10, ids=digest_ids(ids), labels=digest_labels(labels))
@@ -126,14 +127,14 @@ def measured_disk(folder: Path) -> tuple[float, float]:
     """Measure the bytes/s of writing, and of reading with a cold page cache."""
     size = layout.planned_bytes(make_spec(16 * 512, WIDTH), 16 * 512)
     begin = time.perf_counter()
-    there = made(folder, 16 * 512)
+    cache = write_cache(folder, 16 * 512)
     write = size / (time.perf_counter() - begin)
-    drop(files_of(there))
-    pairs = [(layer, kind) for layer in there.spec.layers for kind in KINDS]
+    drop(files_of(cache))
+    pairs = [(layer, kind) for layer in cache.spec.layers for kind in KINDS]
     out = np.zeros((len(pairs), 512, WIDTH), np.float16)
     begin = time.perf_counter()
     for start in range(0, 16 * 512, 512):
-        there.split(SPLIT).read(pairs, rows=(start, start + 512), out=out)
+        cache.split(SPLIT).read(pairs, rows=(start, start + 512), out=out)
     return write, size / (time.perf_counter() - begin)
 
 
@@ -144,10 +145,10 @@ def measured_step(classes: int, *, device: str) -> float:
     from layercache.probing.training.config_batch import ConfigBatch
 
     head = HeadSpec(kind="attentive", tokens=LAYERS * len(KINDS), width=WIDTH, classes=classes)
-    settings = paper_grid("attentive")[:CONFIGURATIONS]
+    configs = paper_grid("attentive")[:CONFIGURATIONS]
     group = ConfigBatch(
         head,
-        settings,
+        configs,
         seed=0,
         train_config=TrainConfig(),
         steps=10**6,
@@ -371,15 +372,15 @@ def requests() -> None:
     )
     total = -(-SETS["ImageNet-1k"][1] // 512)
     for what, (few, many) in counts.items():
-        each = {kind: (many[kind] - few[kind]) / (sizes[1] - sizes[0]) for kind in few}
-        rest = {kind: few[kind] - each[kind] * sizes[0] for kind in few}
-        words = [
-            ", ".join(f"{n:g} {kind}" for kind, n in found.items() if n) or "none"
-            for found in (each, rest)
+        per_block = {kind: (many[kind] - few[kind]) / (sizes[1] - sizes[0]) for kind in few}
+        fixed = {kind: few[kind] - per_block[kind] * sizes[0] for kind in few}
+        columns = [
+            ", ".join(f"{n:g} {kind}" for kind, n in numbers.items() if n) or "none"
+            for numbers in (per_block, fixed)
         ]
         print(
-            f"| {what} | {words[0]} | {words[1]} "
-            f"| {sum(each.values()) * total + sum(rest.values()):,.0f} |"
+            f"| {what} | {columns[0]} | {columns[1]} "
+            f"| {sum(per_block.values()) * total + sum(fixed.values()):,.0f} |"
         )
 
 
@@ -390,7 +391,7 @@ def main() -> None:
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
     )
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cores", type=int, default=available_cores())
     parser.add_argument("--devices", type=int, default=1)
     for name in ("decode", "forward", "write", "read", "step"):
         parser.add_argument(

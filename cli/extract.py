@@ -156,7 +156,7 @@ def extract(
     engine: Engine = "local",
     address: Address = None,
 ) -> None:
-    """Run frozen ViTs over a data set once; cache the tokens of every layer.
+    """Run frozen ViTs over a dataset once; cache the tokens of every layer.
 
     It may be stopped at any time: the same command continues from there. A complete cache is left
     alone.

@@ -18,7 +18,7 @@ from layercache_cli._log import log_to_stdout
 
 COMMANDS = {
     "demo": "The whole thing in a minute, offline: vit_nano on handwritten digits.",
-    "extract": "Run frozen ViTs over a data set once; cache the tokens of every layer.",
+    "extract": "Run frozen ViTs over a dataset once; cache the tokens of every layer.",
     "probe": "Train heads from cached tokens: search, refit, test once.",
     "results": "Print or export the table of all probes.",
     "report": "Turn results into pictures and one page.",

@@ -84,7 +84,7 @@ def test_a_stopped_command_leaves_no_process_and_is_continued(
     else:
         assert process.returncode == 130, err
         assert err.startswith("\ninterrupted: ")
-        assert "row blocks are committed and kept; the same command continues there" in err
+        assert "row blocks are committed and kept; the same command continues from there" in err
         assert err.count("\n") == 2
     assert until(lambda: not left(mark), seconds=NOTICED), left(mark)
     assert not list(tmp_path.rglob("complete.json")), out

@@ -108,10 +108,10 @@ def main(folder: Path, stride: int, start: int = 0) -> None:
         here = folder / "cut"
         killed, words = forked(here, at)
         code, again = forked(here, None)
-        came = tree(here)
-        same = came == right
+        files = tree(here)
+        same = files == right
         words["differ"] = sorted(
-            key for key in came.keys() | right.keys() if came.get(key) != right.get(key)
+            key for key in files.keys() | right.keys() if files.get(key) != right.get(key)
         )
         print(
             json.dumps(

@@ -1,4 +1,4 @@
-"""What is found out before an extraction starts: identity, unreadable files, disk space."""
+"""Checks before an extraction starts: identity, unreadable files, disk space."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_extract_of_a_complete_split_with_a_lost_or_cut_small_file_repairs_it(
         (done.path / key).write_bytes(data[:-1])
     if cut and key.endswith(
         "zarr.json"
-    ):  # another codec may have been asked for, which only this file tells
+    ):  # another compressor may be requested, and only this file has it
         with pytest.raises(
             CacheCorruptError, match=r"zarr\.json: .*delete it and run the same extraction again"
         ):
