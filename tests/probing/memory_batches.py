@@ -16,7 +16,14 @@ class MemoryBatches:
         self.rows, self.tokens, self.width = x_nsd.shape
 
     def iter_batches(
-        self, rows: Tensor, *, batch_size: int, seed: int, epoch: int, noise: Noise | None, train: bool
+        self,
+        rows: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        noise: Noise | None,
+        train: bool,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         draw = torch.Generator().manual_seed(seed * 10_000 + epoch)
         if train:

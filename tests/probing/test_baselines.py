@@ -21,7 +21,8 @@ PAIRS = ((1, "cls"), (2, "ap"))
 
 def features(split: Any) -> ResidentTokens:
     return ResidentTokens(
-        SplitSelection((TokenSource(split, PAIRS),), np.arange(split.rows)), device=torch.device("cpu")
+        SplitSelection((TokenSource(split, PAIRS),), np.arange(split.rows)),
+        device=torch.device("cpu"),
     )
 
 
