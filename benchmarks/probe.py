@@ -49,14 +49,14 @@ from layercache.probing.training.config import HParams, TrainConfig, paper_grid
 from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
 from layercache.probing.training.fit import fit, predict
 from layercache.probing.training.schedule import cosine_lr
-from tests.probing.memory_batches import MemoryBatches
+from layercache.testing import InMemoryTokens
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
 
 class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """Dataset of loop (a): normalizes one sample per call and adds noise to it."""
 
-    def __init__(self, data: MemoryBatches, rows: Tensor, train_config: TrainConfig) -> None:
+    def __init__(self, data: InMemoryTokens, rows: Tensor, train_config: TrainConfig) -> None:
         self.x, self.y, self.noise = data.x[rows].cpu(), data.labels[rows].cpu(), train_config.noise
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class PerSample(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def from_loader(
-    data: MemoryBatches, rows: Tensor, train_config: TrainConfig, batch: int
+    data: InMemoryTokens, rows: Tensor, train_config: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     """Return a function that iterates over one epoch of loop (a)."""
     return lambda: iter(
@@ -81,7 +81,7 @@ def from_loader(
 
 
 def from_slices(
-    data: MemoryBatches, rows: Tensor, train_config: TrainConfig, batch: int
+    data: InMemoryTokens, rows: Tensor, train_config: TrainConfig, batch: int
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     """Return a function that iterates over one epoch of loop (b)."""
     x_all, y_all, noise = data.x[rows], data.labels[rows], train_config.noise
@@ -99,7 +99,7 @@ def from_slices(
 
 def one_by_one(
     source: object,
-    data: MemoryBatches,
+    data: InMemoryTokens,
     *,
     head: HeadSpec,
     config: HParams,
@@ -141,14 +141,14 @@ def textbook(head: HeadSpec, dropout: float = 0.0) -> nn.Module:
     )
 
 
-def accuracy(module: nn.Module, data: MemoryBatches, rows: Tensor) -> float:
+def accuracy(module: nn.Module, data: InMemoryTokens, rows: Tensor) -> float:
     """Return the balanced accuracy on the given rows."""
     with torch.inference_mode():
         logits = torch.cat([module(data.x[part]) for part in rows.split(2048)])
     return evaluate(logits.cpu().numpy(), data.labels[rows].cpu().numpy())["balanced_accuracy"]
 
 
-def search(data: MemoryBatches, args: argparse.Namespace, *, kind: str, classes: int) -> None:
+def search(data: InMemoryTokens, args: argparse.Namespace, *, kind: str, classes: int) -> None:
     """Time the search and the final fit with each loop, and print the table.
 
     As in the paper: the grid is trained on 80 % of the training rows, then the selected
@@ -395,7 +395,7 @@ def timed(run: Callable[[], object], device: str) -> float:
     return clock(device) - start
 
 
-def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
+def features(args: argparse.Namespace) -> tuple[InMemoryTokens, int]:
     """Load the tokens of a cache's train split, or generate tokens with class structure.
 
     Also returns the number of classes.
@@ -416,7 +416,7 @@ def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
             f"features: {spec.model} on {spec.dataset.name}, {len(pairs)} tokens, {len(x)} rows of "
             "the train split, of which a fifth is the test set"
         )
-        return MemoryBatches(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(
+        return InMemoryTokens(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(
             spec.dataset.classes
         )
     draw = torch.Generator().manual_seed(0)
@@ -427,7 +427,7 @@ def features(args: argparse.Namespace) -> tuple[MemoryBatches, int]:
         f"features: synthetic, {n} rows of {s} x {d}, {c} classes, one centre per class and token "
         "plus unit noise (use --cache for real ones)"
     )
-    return MemoryBatches(x, labels), c
+    return InMemoryTokens(x, labels), c
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ ARROWS = {
     "deploy": {"probing", "extraction"},
     "engine": set(),
     "study": {"extraction", "probing", "reporting", "cache", "engine"},
+    "testing": {"cache", "probing"},
     "demo": {"extraction", "probing", "reporting", "cache"},
     "__init__": {"extraction", "probing", "reporting", "cache", "deploy", "study"},
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from layercache.cache.format import layout
-from tests.cache.making import folder_in_memory
+from tests.cache.folders import folder_in_memory
 
 
 @pytest.fixture

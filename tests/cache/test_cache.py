@@ -16,14 +16,8 @@ from layercache.errors import (
     CacheIncompleteError,
     CacheSchemaError,
 )
-from tests.cache.making import (
-    make_cache,
-    make_schema_1_cache,
-    make_spec,
-    make_tokens,
-    make_writer,
-    write_pending,
-)
+from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
+from tests.cache.folders import make_schema_1_cache
 
 PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
 

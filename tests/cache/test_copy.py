@@ -13,7 +13,8 @@ from layercache.cache.format.layout import ATTACHED, SPEC_KEY, SplitLayout
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.errors import CacheBusyError, CacheCorruptError, CacheIncompleteError, OptionError
-from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
+from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
+from tests.cache.folders import tree
 
 SPEC = make_spec(50)
 

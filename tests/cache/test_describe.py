@@ -3,12 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from layercache.cache.describe import describe
-from tests.cache.making import (
-    make_cache,
-    make_ids,
-    make_spec,
-    tree,
-)
+from layercache.testing import make_cache, make_ids, make_spec
+from tests.cache.folders import tree
 
 
 def test_describe_returns_spec_splits_and_sizes(tmp_path: Path, small_blocks: int) -> None:

@@ -10,13 +10,7 @@ from layercache.errors import (
     CacheAmbiguousError,
     CacheNotFoundError,
 )
-from tests.cache.making import (
-    make_cache,
-    make_spec,
-    make_tokens,
-    make_writer,
-    write_pending,
-)
+from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
 
 
 def test_open_cache_chooses_by_model_path_or_fingerprint(tmp_path: Path) -> None:

@@ -18,14 +18,8 @@ from layercache.cache import CacheSpec
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
 from layercache.errors import CacheBusyError
-from tests.cache.making import (
-    folder_in_memory,
-    make_spec,
-    make_tokens,
-    make_writer,
-    tree,
-    write_pending,
-)
+from layercache.testing import make_spec, make_tokens, make_writer, write_pending
+from tests.cache.folders import folder_in_memory, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cache.making import make_cache, make_ids, make_labels, make_spec, make_tokens
+from layercache.testing import make_cache, make_ids, make_labels, make_spec, make_tokens
 
 CODECS = [None, "zstd", "blosc"]
 

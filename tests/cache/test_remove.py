@@ -7,11 +7,7 @@ import pytest
 from layercache.cache import find_caches
 from layercache.cache.remove import remove
 from layercache.errors import CacheBusyError
-from tests.cache.making import (
-    make_cache,
-    make_spec,
-    make_writer,
-)
+from layercache.testing import make_cache, make_spec, make_writer
 
 
 def test_remove_deletes_one_cache_and_its_empty_parents(tmp_path: Path) -> None:

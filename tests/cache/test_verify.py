@@ -14,15 +14,8 @@ from layercache.cache.format.layout import SplitLayout
 from layercache.cache.remove import remove
 from layercache.cache.verify import Corruption, verify
 from layercache.errors import CacheNotFoundError
-from tests.cache.making import (
-    folder_in_memory,
-    make_cache,
-    make_spec,
-    make_tokens,
-    make_writer,
-    tree,
-    write_pending,
-)
+from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
+from tests.cache.folders import folder_in_memory, tree
 
 
 @pytest.fixture(scope="module", params=[None, "zstd"])

@@ -11,16 +11,9 @@ import pytest
 from layercache.cache import Cache, find_caches
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
+from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
 from layercache_cli.main import main
-from tests.cache.making import (
-    folder_in_memory,
-    make_cache,
-    make_schema_1_cache,
-    make_spec,
-    make_tokens,
-    make_writer,
-    write_pending,
-)
+from tests.cache.folders import folder_in_memory, make_schema_1_cache
 
 
 @pytest.fixture

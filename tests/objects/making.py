@@ -7,7 +7,7 @@ from typing import Any
 
 from layercache.cache import Cache, CacheSpec
 from layercache.cache.storage.paths import RemotePath, as_remote
-from tests.cache.making import make_cache
+from layercache.testing import make_cache
 from tests.objects import server
 
 

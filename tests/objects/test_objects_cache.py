@@ -25,7 +25,8 @@ from layercache.errors import (
     CacheNotFoundError,
     OptionError,
 )
-from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
+from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
+from tests.cache.folders import tree
 from tests.objects.making import delete, objects, put, remote_cache
 from tests.objects.proxy import FaultyProxy
 from tests.objects.server import Server

@@ -21,8 +21,9 @@ from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify
 from layercache.cache.writing import conditional_commit
 from layercache.errors import MissingExtraError, OptionError, StorageError
+from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
 from layercache_cli.main import main
-from tests.cache.making import make_cache, make_spec, make_tokens, make_writer, tree, write_pending
+from tests.cache.folders import tree
 from tests.objects import proxy, server
 from tests.objects.making import objects, remote_cache
 from tests.objects.proxy import (

@@ -24,7 +24,7 @@ from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
-from tests.cache.making import make_spec, make_tokens, make_writer, write_pending
+from layercache.testing import make_spec, make_tokens, make_writer, write_pending
 from tests.logs import logged
 from tests.objects.making import remote_cache
 from tests.objects.proxy import Delay, FaultyProxy
@@ -44,7 +44,9 @@ def _blocks_of_eight_rows(small_blocks: int) -> Iterator[None]:
 def epoch(features: TokenDataset, number: int) -> dict[int, Any]:
     """Row -> its token, of one shuffled epoch."""
     rows, values = [], []
-    for x, y in features.iter_batches(np.arange(features.rows), batch_size=7, seed=0, epoch=number, train=True):
+    for x, y in features.iter_batches(
+        np.arange(features.rows), batch_size=7, seed=0, epoch=number, train=True
+    ):
         rows.append(x.clone())
         values.append(y.clone())
     return {"x": torch.cat(rows), "y": torch.cat(values)}

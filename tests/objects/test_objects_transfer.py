@@ -16,8 +16,9 @@ from layercache.cache.format.layout import SplitLayout
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.errors import StorageError
+from layercache.testing import make_cache, make_spec
 from layercache_cli.main import main
-from tests.cache.making import make_cache, make_spec, tree
+from tests.cache.folders import tree
 from tests.objects.making import objects, put
 from tests.objects.proxy import FaultyProxy, Refuse
 

@@ -39,7 +39,7 @@ def test_probe_of_a_signal_in_an_inner_layer_finds_it_with_all_layers_only(
 
 @pytest.mark.parametrize("head", ["linear", "attentive"])
 def test_probe_of_shuffled_labels_scores_at_chance(planted: Callable[..., Any], head: str) -> None:
-    (score,) = scores(probe(planted(shuffled=True, tests=300), head=head, **ONE_CONFIG))
+    (score,) = scores(probe(planted(shuffled=True, test_rows=300), head=head, **ONE_CONFIG))
     assert abs(score - CHANCE) < 0.12
 
 
@@ -73,7 +73,7 @@ def test_probe_selects_the_best_configuration_and_the_first_of_a_tie(
 def test_probe_of_streamed_tokens_scores_as_resident_ones_within_seed_noise(
     planted: Callable[..., Any],
 ) -> None:
-    cache = planted(rows=600, tests=600, strength=0.9)
+    cache = planted(rows=600, test_rows=600, strength=0.9)
     resident = scores(probe(cache, head="linear", seeds=4, **ONE_CONFIG))
     streamed = probe(cache, head="linear", seeds=4, features="stream", refresh=True, **ONE_CONFIG)
     assert set(streamed.table["features"]) == {"stream"}

@@ -10,7 +10,7 @@ from layercache.cache import block_rows, cache_folder, planned_bytes
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout, safe_name
 from layercache.errors import UnknownNameError
-from tests.cache.making import make_spec
+from layercache.testing import make_spec
 
 LARGE = 10**7
 

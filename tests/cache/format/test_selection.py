@@ -4,7 +4,7 @@ import pytest
 
 from layercache.cache import parse_layers, parse_tokens, select_pairs
 from layercache.errors import OptionError, UnknownNameError
-from tests.cache.making import make_spec
+from layercache.testing import make_spec
 
 GRID = tuple(f"grid:2/{i}" for i in range(4))
 PATCHES = tuple(f"patch/{i}" for i in range(12))

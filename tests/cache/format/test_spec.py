@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.cache import CacheSpec, DatasetIdentity, digest_ids, digest_labels
-from tests.cache.making import make_spec
+from layercache.testing import make_spec
 
 CHANGES: dict[str, Any] = {
     "architecture": "vit_other",

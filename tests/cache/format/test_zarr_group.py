@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from zarr.core.dtype import VariableLengthUTF8
 
 from layercache.cache.format.zarr_group import decode_ids, encode_ids
-from tests.cache.making import folder_in_memory
+from tests.cache.folders import folder_in_memory
 
 
 def by_zarr(ids: list[str], folder: Path) -> bytes:

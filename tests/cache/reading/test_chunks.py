@@ -9,10 +9,7 @@ from layercache.cache.reading.chunks import VERIFIED
 from layercache.errors import (
     CacheCorruptError,
 )
-from tests.cache.making import (
-    make_cache,
-    make_spec,
-)
+from layercache.testing import make_cache, make_spec
 
 PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
 

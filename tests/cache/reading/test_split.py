@@ -14,14 +14,8 @@ from layercache.errors import (
     OptionError,
     UnknownNameError,
 )
-from tests.cache.making import (
-    folder_in_memory,
-    make_cache,
-    make_ids,
-    make_labels,
-    make_spec,
-    make_tokens,
-)
+from layercache.testing import make_cache, make_ids, make_labels, make_spec, make_tokens
+from tests.cache.folders import folder_in_memory
 
 PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
 

@@ -30,7 +30,8 @@ from layercache.cache.storage.hub import HubRepository
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify
 from layercache.errors import OptionError, StorageError
-from tests.cache.making import make_cache, make_spec, make_writer, tree
+from layercache.testing import make_cache, make_spec, make_writer
+from tests.cache.folders import tree
 
 SPEC = make_spec(50)
 ROOT = "hf://datasets/me/caches"

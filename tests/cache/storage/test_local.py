@@ -15,7 +15,8 @@ from layercache.cache.format.layout import SplitLayout
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.writing.locked_commit import LockedCommit
 from layercache.errors import StorageError
-from tests.cache.making import folder_in_memory, make_spec, tree
+from layercache.testing import make_spec
+from tests.cache.folders import folder_in_memory, tree
 
 
 @given(st.lists(st.binary(max_size=50), max_size=1200), st.data())

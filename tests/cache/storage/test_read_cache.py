@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.cache.storage.read_cache import ReadCache
-from tests.cache.making import folder_in_memory
+from tests.cache.folders import folder_in_memory
 
 OBJECT = bytes(range(256)) * 4
 

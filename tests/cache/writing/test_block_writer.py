@@ -6,7 +6,8 @@ import pytest
 
 from layercache.cache.writing.block_writer import BlockWriter
 from layercache.errors import CacheIncompleteError, OptionError
-from tests.cache.making import make_cache, make_ids, make_spec, make_tokens, make_writer, tree
+from layercache.testing import make_cache, make_ids, make_spec, make_tokens, make_writer
+from tests.cache.folders import tree
 
 
 @pytest.fixture(autouse=True)

@@ -19,16 +19,16 @@ from layercache.errors import (
     OptionError,
     StorageError,
 )
-from tests.cache.making import (
+from layercache.testing import (
     make_cache,
     make_ids,
     make_labels,
     make_spec,
     make_tokens,
     make_writer,
-    tree,
     write_pending,
 )
+from tests.cache.folders import tree
 
 PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
 

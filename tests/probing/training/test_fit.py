@@ -15,8 +15,8 @@ from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.training.config import HParams, Noise, TrainConfig
 from layercache.probing.training.config_batch import balanced_class_weights
 from layercache.probing.training.fit import fit, predict
+from layercache.testing import InMemoryTokens, make_separable_tokens
 from tests.logs import logged
-from tests.probing.memory_batches import MemoryBatches, separable
 from tests.probing.textbook import TextbookAttentive, TextbookLinear
 
 SHORT = TrainConfig(epochs=4, min_steps=0, batch=50)
@@ -28,7 +28,7 @@ CONFIGS = (
 )
 
 
-def spec(kind: str, dataset: MemoryBatches, **more: object) -> HeadSpec:
+def spec(kind: str, dataset: InMemoryTokens, **more: object) -> HeadSpec:
     return HeadSpec(kind=kind, tokens=dataset.tokens, width=dataset.width, classes=3, **more)  # type: ignore[arg-type]
 
 
@@ -53,7 +53,7 @@ def plain(head: HeadSpec, state: dict[str, torch.Tensor] | None = None) -> torch
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_fit_equals_a_plain_loop_with_the_textbook_module_and_torch_optimizer(kind: str) -> None:
     """The textbook module, torch's AdamW, clip_grad_norm_, CrossEntropyLoss and CosineAnnealingLR, without dropout (whose random draws differ)."""
-    dataset = separable()
+    dataset = make_separable_tokens()
     head, config = spec(kind, dataset), HParams(lr=1e-2, weight_decay=0.1)
     train_config = dataclasses.replace(SHORT, clip=0.05)  # small enough to bite
     untrained = fit(
@@ -127,7 +127,7 @@ NO_STEPS = TrainConfig(epochs=1, min_steps=0, batch=200, min_batches=1, lr_end=1
 
 @pytest.mark.parametrize("kind", ["linear", "attentive", "attentive-tokens"])
 def test_fit_of_a_group_equals_fit_of_each_configuration_alone(kind: str) -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     head, configs = spec(kind, dataset), configs_for(kind)
     together = fit(
         dataset, head=head, configs=configs, train=TRAIN, val=VAL, seed=1, train_config=SHORT
@@ -159,7 +159,7 @@ def test_fit_of_a_group_equals_fit_of_each_configuration_alone(kind: str) -> Non
 
 
 def test_fit_with_the_same_seed_repeats_and_with_another_differs() -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     run = [
         fit(
             dataset,
@@ -178,7 +178,7 @@ def test_fit_with_the_same_seed_repeats_and_with_another_differs() -> None:
 
 def test_fit_with_another_dropout_rate_gives_other_losses() -> None:
     """Negative control of the group test: another rate gives another trajectory from the same draws."""
-    dataset = separable()
+    dataset = make_separable_tokens()
     low, high = (HParams(lr=1e-2, weight_decay=0.0, dropout=p) for p in (0.1, 0.3))
     fits = fit(
         dataset,
@@ -194,7 +194,7 @@ def test_fit_with_another_dropout_rate_gives_other_losses() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_fit_on_separable_classes_learns_and_on_shuffled_labels_gives_chance(kind: str) -> None:
-    dataset = separable(rows=400)
+    dataset = make_separable_tokens(rows=400)
     train, val = torch.arange(250), torch.arange(250, 400)
     train_config = TrainConfig(epochs=30, min_steps=0)
     learnt = fit(
@@ -208,7 +208,7 @@ def test_fit_on_separable_classes_learns_and_on_shuffled_labels_gives_chance(kin
     )[0]
     assert learnt.val_metrics is not None
     assert learnt.val_metrics["balanced_accuracy"] > 0.9
-    shuffled = MemoryBatches(
+    shuffled = InMemoryTokens(
         dataset.x, dataset.labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
     )
     chance = fit(
@@ -226,7 +226,7 @@ def test_fit_on_separable_classes_learns_and_on_shuffled_labels_gives_chance(kin
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_predict_equals_the_textbook_module_and_gives_the_reported_metrics(kind: str) -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     trained = fit(
         dataset,
         head=spec(kind, dataset),
@@ -253,7 +253,7 @@ def test_predict_equals_the_textbook_module_and_gives_the_reported_metrics(kind:
 def test_fit_with_a_diverging_configuration_reports_it_and_leaves_the_others_unchanged(
     kind: str,
 ) -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     head = spec(kind, dataset)
     bad, good = HParams(lr=1e38, weight_decay=1.0), HParams(lr=1e-2, weight_decay=1e-2)
     first, second, third = fit(
@@ -279,7 +279,7 @@ def test_fit_with_a_diverging_configuration_reports_it_and_leaves_the_others_unc
 
 
 def test_fit_with_patience_stops_each_configuration_and_keeps_its_best_epoch() -> None:
-    dataset = separable(strength=0.3)
+    dataset = make_separable_tokens(strength=0.3)
     train_config = TrainConfig(epochs=25, min_steps=0, patience=3)
     head = spec("attentive", dataset)
     configs = [HParams(lr=lr, weight_decay=0.0) for lr in (3e-2, 1e-5)]
@@ -313,10 +313,10 @@ def test_fit_with_patience_stops_each_configuration_and_keeps_its_best_epoch() -
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_fit_multi_label_equals_torch_loss_and_sklearn_precision(kind: str) -> None:
-    single = separable()
+    single = make_separable_tokens()
     targets = torch.nn.functional.one_hot(single.labels, 3).to(torch.uint8)
     targets[::5, 2] = 1
-    dataset = MemoryBatches(single.x, targets)
+    dataset = InMemoryTokens(single.x, targets)
     head = spec(kind, dataset, multi_label=True)
     train_config = dataclasses.replace(SHORT, epochs=1)
     untrained = fit(
@@ -369,7 +369,7 @@ def test_fit_multi_label_equals_torch_loss_and_sklearn_precision(kind: str) -> N
 
 
 def test_fit_in_bf16_stays_close_to_fp32() -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     full, half = (
         fit(
             dataset,
@@ -391,7 +391,7 @@ def test_fit_in_bf16_stays_close_to_fp32() -> None:
 
 
 def test_fit_in_two_passes_reports_progress_and_logs_the_group_size() -> None:
-    dataset, seen = separable(), []
+    dataset, seen = make_separable_tokens(), []
     with logged() as said:
         fit(
             dataset,
@@ -436,7 +436,7 @@ def test_fit_in_two_passes_reports_progress_and_logs_the_group_size() -> None:
 def test_fit_with_invalid_input_is_refused(
     change: dict[str, object], error: type[Exception], text: str
 ) -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     defaults: dict[str, object] = {
         "head": spec("linear", dataset),
         "configs": configs_for("linear"),
@@ -448,7 +448,7 @@ def test_fit_with_invalid_input_is_refused(
 
 
 def test_fit_with_a_class_missing_in_training_or_validation_is_finite() -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     train, val = TRAIN[dataset.labels[TRAIN] != 1], VAL[dataset.labels[VAL] != 2]
     trained: FittedHead = fit(
         dataset,
@@ -465,7 +465,7 @@ def test_fit_with_a_class_missing_in_training_or_validation_is_finite() -> None:
 
 
 def test_fit_with_noise_has_a_higher_loss() -> None:
-    dataset = separable()
+    dataset = make_separable_tokens()
     quiet, loud = (
         fit(
             dataset,
