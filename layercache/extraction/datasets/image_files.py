@@ -18,10 +18,34 @@ from PIL import Image
 MAX_HASHED_BYTES = 1 << 30
 """Total size of a split's images up to which every byte is hashed."""
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI"),
+    *("SGI", "SUN", "TGA", "TIFF", "WEBP"),
 )
-"""Suffixes of image files: torchvision's list, `.pgm` and `.gif`."""
+"""Formats of still images, by Pillow's names; nothing else is ever opened.
+
+Others run a program (EPS starts Ghostscript) or are no photographs.
+"""
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib"),
+        *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".ico", ".pcx"),
+        *(".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".tga", ".qoi", ".sgi", ".ras"),
+    }
+)
+"""Suffixes of image files in these formats."""
+
+SYSTEM_FOLDERS = frozenset(
+    {
+        *("@eaDir", "#recycle", "@Recycle", "@Recently-Snapshot", "__MACOSX", "lost+found"),
+        *("$RECYCLE.BIN", "System Volume Information"),
+    }
+)
+"""Folders that a NAS, an archiver or a file system puts beside the user's; no classes."""
+
+THUMBNAIL_FOLDERS = frozenset({"thumbs", "Thumbs", "_thumbs", "thumbnails", "Thumbnails"})
+"""Folders of smaller copies, left out below a class."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,20 @@ def _record_os_error(errors: dict[str, str], key: str) -> Iterator[None]:
         yield
     except OSError as error:
         errors[key] = f"{error.strerror}: {error.filename}"
+
+
+def ignored_reason(entry: os.DirEntry[str]) -> str | None:
+    """Return why a directory entry is no image, by its name and kind; None if it is one.
+
+    A link to nothing counts as an image, which is then reported as unreadable.
+    """
+    if entry.name.startswith("."):
+        return "hidden"
+    if not is_image(entry.name):
+        return f"not an image by its name: {os.path.splitext(entry.name)[1].lower() or 'no suffix'}"
+    if not entry.is_file() and os.path.exists(entry.path):
+        return "neither a file nor a folder"
+    return None
 
 
 def is_image(name: str) -> bool:

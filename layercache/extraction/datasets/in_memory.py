@@ -6,14 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
 from layercache.errors import DataError, UnknownNameError
 from layercache.extraction.datasets.base import Samples
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +31,8 @@ class InMemoryDataset:
     """True if an image may have several classes: labels are uint8 (N, C) instead of int64 (N,)."""
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Reason -> number of files left out, e.g. {"hidden": 3}; not part of the identity."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the source was read."""
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -93,12 +92,6 @@ def common_classes(
             f"({len(differing)} such class(es)); {remedy}"
         )
     return names
-
-
-def order_splits(splits: Mapping[str, T]) -> dict[str, T]:
-    """Return the splits with "train" first and "test" last."""
-    names = sorted(splits, key=lambda name: (name != "train", name == "test"))
-    return {name: splits[name] for name in names}
 
 
 def safe_name(text: str) -> str:

@@ -23,7 +23,8 @@ import numpy as np
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import InMemoryDataset, order_splits, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
+from layercache.extraction.datasets.splits import order_splits
 from layercache.extraction.datasets.subsampling import hold_out_test
 
 

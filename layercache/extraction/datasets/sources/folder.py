@@ -1,30 +1,36 @@
 """`folder:PATH`: one folder per class, optionally below a folder per split.
 
     ROOT/<class>/.../image.jpg                  20 % of every class are held out as "test"
-    ROOT/{train,test}/<class>/.../image.jpg     without `test`, a folder `val`, `valid` or
-                                                `validation` becomes "test"
+    ROOT/{train,test}/<class>/.../image.jpg     without `test`, a validation folder becomes "test"
 
-Classes are in the sorted order of the folders' names. Hidden files and other file types are left
-out and counted.
+Split folders may have any usual form of their name ("Training", "VAL", "test_set"; see
+`splits.split_of`). Folders beside them, and split folders without class folders, are left out.
+Classes are in the sorted order of the folders' names. Whatever is left out is counted.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.datasets.image_files import FileSamples, is_image
+from layercache.extraction.datasets.image_files import (
+    SYSTEM_FOLDERS,
+    THUMBNAIL_FOLDERS,
+    FileSamples,
+    ignored_reason,
+)
 from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes, safe_name
+from layercache.extraction.datasets.names import unify_spellings
+from layercache.extraction.datasets.splits import split_of
 from layercache.extraction.datasets.subsampling import hold_out_test
 
-VALIDATION_NAMES = ("val", "valid", "validation")
-"""Names of a validation split, which becomes "test" in a dataset that has no test split."""
+LAYOUT = "PATH/<class>/image.jpg or PATH/{train,test}/<class>/image.jpg"
 
 
 def open_folder(path: str | os.PathLike[str]) -> InMemoryDataset:
@@ -32,57 +38,181 @@ def open_folder(path: str | os.PathLike[str]) -> InMemoryDataset:
 
     Raises:
         DataNotFoundError: There is no folder `path`.
-        DataError: There are no classes, a class is empty, or splits have different classes.
+        DataError: There are no classes, a class is empty, splits have different classes, or it is
+            not clear which folders are splits and which are classes.
     """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
         raise DataNotFoundError(f"folder:{path}: there is no folder {root}")
-    split_folders = _split_folders(root)
+    ignored: Counter[str] = Counter()
+    split_folders = _split_folders(root, ignored)
+    for folder in dict.fromkeys(("", *split_folders.values())):
+        _count_beside(root / folder, ignored)
+    names = {folder: _class_names(root, folder) for folder in split_folders.values()}
+    spelling = unify_spellings(name for folder_names in names.values() for name in folder_names)
+    class_folders = {
+        folder: _by_spelling(root / folder, folder_names, spelling)
+        for folder, folder_names in names.items()
+    }
     classes = common_classes(
-        {folder or root.name: _class_folders(root / folder) for folder in split_folders.values()},
+        {folder or root.name: tuple(sorted(found)) for folder, found in class_folders.items()},
         where=root,
         remedy="make an empty folder where the split has no image of the class",
     )
-    ignored: Counter[str] = Counter()
     samples: dict[str, Samples] = {
-        split: _scan(root, folder, classes, ignored) for split, folder in split_folders.items()
+        split: _scan(root, folder, [class_folders[folder][name] for name in classes], ignored)
+        for split, folder in split_folders.items()
     }
     _check_no_empty_class(root, classes, samples)
-    if tuple(samples) in (("",), ("train",)):
+    if tuple(samples) in (("",), ("train",), ("val",)):
         samples = hold_out_test(next(iter(samples.values())))
     return InMemoryDataset(
-        name=safe_name(root.resolve().name), classes=classes, samples=samples, ignored=ignored
+        name=safe_name(root.resolve().name),
+        classes=classes,
+        samples=samples,
+        ignored=ignored,
+        notes=tuple(
+            f"the folder {name!r} is taken as a class, not as a split"
+            for name in classes
+            if split_of(name)
+        ),
     )
 
 
-def _split_folders(root: Path) -> dict[str, str]:
+def _split_folders(root: Path, ignored: Counter[str]) -> dict[str, str]:
     """Return split -> folder below root; {"": ""} if root itself holds the class folders."""
-    names = set(_list_folders(root))
-    if not names & {"train", "test"} or not names <= {"train", "test", *VALIDATION_NAMES}:
-        return {"": ""}
-    folders: dict[str, str] = {split: split for split in ("train", "test") if split in names}
-    validation = next((name for name in VALIDATION_NAMES if name in names), None)
-    if validation is not None:
-        folders["val" if "test" in names else "test"] = validation
-    return folders
+    names = _list_folders(root)
+    others = [name for name in names if split_of(name) is None]
+    by_split: dict[str, str] = {}
+    flat: list[str] = []
+    for name in names:
+        split = split_of(name)
+        if split is None:
+            continue
+        if not _list_folders(root / name):
+            flat.append(name)
+        elif split in by_split:
+            raise DataError(
+                f"{root}: expected one folder per split, got {by_split[split]!r} and {name!r} for "
+                f"{split}: merge them, or move one elsewhere"
+            )
+        else:
+            by_split[split] = name
+    if not by_split and (not flat or (len(flat) == 1 and others)):
+        return {"": ""}  # a folder "train" full of images, beside others, is a class
+    if not by_split:
+        raise DataError(
+            f"{root}: expected class folders in {_join(flat)} ({LAYOUT}), got none: sort the "
+            "images into one folder per class, or list them in a table (csv:FILE)"
+        )
+    images = {name: _count_images(root, name) for name in [*others, *flat]}
+    beside = [name for name in others if images[name]]
+    if len(by_split) + len(flat) == 1 and beside:
+        (split_folder,) = by_split.values()
+        raise DataError(
+            f"{root}: expected either split folders or class folders ({LAYOUT}), got "
+            f"{split_folder!r} beside {_join(beside)}: open folder:{root / split_folder}, or move "
+            f"{split_folder!r} elsewhere"
+        )
+    for name in beside:
+        ignored[f"folder {name!r} beside the split folders"] += images[name]
+    for name in flat:
+        if not images[name]:
+            raise DataError(
+                f"{root / name}: expected one folder per class (<class>/image.jpg), got an empty "
+                "folder: fill it, or remove it"
+            )
+        ignored[f"folder {name!r} has no class folders, so no labels"] += images[name]
+    if "val" in by_split and "test" not in by_split and len(by_split) > 1:
+        by_split["test"] = by_split.pop("val")
+    return {split: by_split[split] for split in ("train", "test", "val") if split in by_split}
 
 
-def _class_folders(path: Path) -> tuple[str, ...]:
-    names = tuple(sorted(_list_folders(path)))
+def _class_names(root: Path, folder: str) -> list[str]:
+    """Return the names of the class folders in root/folder; refuse what is another level."""
+    path = root / folder
+    names = sorted(_list_folders(path))
     if not names:
         raise DataError(f"{path}: expected one folder per class (<class>/image.jpg), got no folder")
+    for name in names:
+        below = _list_folders(path / name)
+        splits = [subfolder for subfolder in below if split_of(subfolder)]
+        one_too_high = len(names) == 1 and below and not _holds_image(path / name)
+        if one_too_high or len({split_of(subfolder) for subfolder in splits}) > 1:
+            remedy = f"open folder:{path / name}"
+            if folder:
+                remedy = f"move the folders in {path / name} up into {path}"
+            elif len(names) > 1:
+                remedy += ", or put the split folders above the class folders"
+            raise DataError(
+                f"{path}: expected class folders ({LAYOUT}), got {name!r}, which holds the "
+                f"folders {_join(splits if len(splits) > 1 else below)}: {remedy}"
+            )
     return names
 
 
+def _by_spelling(path: Path, names: Sequence[str], spelling: Mapping[str, str]) -> dict[str, str]:
+    """Return class name -> name of its folder in `path`."""
+    folders: dict[str, str] = {}
+    for name in names:
+        if spelling[name] in folders:
+            raise DataError(
+                f"{path}: two folders are called {spelling[name]!r}, in different Unicode forms: "
+                "merge them"
+            )
+        folders[spelling[name]] = name
+    return folders
+
+
 def _list_folders(path: Path) -> list[str]:
-    return [e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")]
+    return sorted(
+        entry.name
+        for entry in _scandir(path)
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in SYSTEM_FOLDERS
+    )
 
 
-def _scan(root: Path, folder: str, classes: tuple[str, ...], ignored: Counter[str]) -> FileSamples:
-    """Return all images of one split, sorted by path."""
+def _scandir(path: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(
+            f"{path}: the folder cannot be read: {error.strerror}: make it readable, or move it "
+            "elsewhere"
+        ) from error
+
+
+def _holds_image(path: Path) -> bool:
+    return any(ignored_reason(entry) is None for entry in _scandir(path) if not entry.is_dir())
+
+
+def _count_images(root: Path, folder: str) -> int:
+    return sum(1 for _ in _images(str(root / folder), folder, Counter(), ()))
+
+
+def _count_beside(path: Path, ignored: Counter[str]) -> None:
+    """Count what lies beside class or split folders."""
+    for entry in _scandir(path):
+        if entry.name in SYSTEM_FOLDERS:
+            ignored[f"folder {entry.name!r}"] += 1
+        elif not entry.is_dir() and ignored_reason(entry) is None:
+            ignored["image outside the class folders"] += 1
+
+
+def _join(names: Sequence[str], limit: int = 5) -> str:
+    """Return up to `limit` quoted names."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more
+
+
+def _scan(
+    root: Path, folder: str, class_folders: Sequence[str], ignored: Counter[str]
+) -> FileSamples:
+    """Return all images of one split, sorted by class and path."""
     ids: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
+    for label, name in enumerate(class_folders):
         relative = f"{folder}/{name}" if folder else name
         images = sorted(_images(str(root / relative), relative, ignored, ()))
         ids += images
@@ -100,18 +230,23 @@ def _images(
     stat = os.stat(path)
     inode = (stat.st_dev, stat.st_ino)
     if inode in parents:
+        ignored["link to a folder above"] += 1
         return
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                ignored["hidden"] += 1
-            elif entry.is_dir():
-                below = f"{relative}/{entry.name}"
-                yield from _images(entry.path, below, ignored, (*parents, inode))
-            elif is_image(entry.name):
-                yield f"{relative}/{entry.name}"
-            else:
-                ignored["not an image by its name"] += 1
+    entries = _scandir(path)
+    if not entries and parents:
+        ignored["empty folder"] += 1
+    for entry in entries:
+        if entry.name in SYSTEM_FOLDERS or entry.name in THUMBNAIL_FOLDERS:
+            ignored[f"folder {entry.name!r}"] += 1
+        elif entry.name.startswith("."):
+            ignored["hidden"] += 1
+        elif entry.is_dir():
+            below = f"{relative}/{entry.name}"
+            yield from _images(entry.path, below, ignored, (*parents, inode))
+        elif (reason := ignored_reason(entry)) is None:
+            yield f"{relative}/{entry.name}"
+        else:
+            ignored[reason] += 1
 
 
 def _check_no_empty_class(

@@ -27,9 +27,8 @@ from PIL import Image
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import MAX_HASHED_BYTES
-from layercache.extraction.datasets.in_memory import InMemoryDataset, order_splits, safe_name
-from layercache.extraction.datasets.sources.folder import VALIDATION_NAMES
-from layercache.extraction.datasets.subsampling import hold_out_test
+from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
+from layercache.extraction.datasets.splits import choose_splits, order_splits
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 """Names of a label column that is no ClassLabel, in order of preference."""
@@ -124,7 +123,7 @@ def open_huggingface(location: str) -> InMemoryDataset:
     return InMemoryDataset(
         name=safe_name(Path(name).name),
         classes=classes,
-        samples=_with_test_split(samples),
+        samples=order_splits(choose_splits(samples)),
         multi_label=multi_label,
     )
 
@@ -235,12 +234,3 @@ def _samples(table: Any, image: str, split: str, labels: Array) -> Samples:
 
     undecoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return TableSamples(undecoded, image, split or "all", labels, np.arange(len(labels)))
-
-
-def _with_test_split(samples: dict[str, Samples]) -> dict[str, Samples]:
-    if len(samples) == 1 and next(iter(samples)) != "test":
-        return hold_out_test(next(iter(samples.values())))
-    if "test" not in samples:
-        validation = next((name for name in VALIDATION_NAMES if name in samples), None)
-        samples = {"test" if split == validation else split: s for split, s in samples.items()}
-    return order_splits(samples)

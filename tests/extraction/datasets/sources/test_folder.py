@@ -5,6 +5,8 @@ import pytest
 
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets import dataset_identity, dataset_name, open_dataset
+from layercache.extraction.datasets.splits import split_of
+from layercache.extraction.pipeline.decode import open_image
 
 
 def write_all(root, pictures, names, start=0):
@@ -77,7 +79,9 @@ def test_folder_with_one_split_holds_out_20_percent_of_every_class(tmp_path, pic
 
 def test_folder_with_other_folders_takes_train_as_a_class(tmp_path, pictures):
     write_all(tmp_path, pictures, ["bus/0.png", "train/1.png", "car/2.png"])
-    assert open_dataset(f"folder:{tmp_path}").classes == ("bus", "car", "train")
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ("bus", "car", "train")
+    assert dataset.notes == ("the folder 'train' is taken as a class, not as a split",)
 
 
 def test_folder_with_hidden_and_other_files_counts_them_as_ignored(tmp_path, pictures):
@@ -96,7 +100,7 @@ def test_folder_with_hidden_and_other_files_counts_them_as_ignored(tmp_path, pic
     (tmp_path / "README.md").write_text("x")
     dataset = open_dataset(f"folder:{tmp_path}")
     pictures.check(dataset, "train", [("train/a/0.png", "a", 0)])
-    assert dataset.ignored == {"hidden": 2, "not an image by its name": 1}
+    assert dataset.ignored == {"hidden": 2, "not an image by its name: .txt": 1}
 
 
 def test_folder_with_links_follows_them_except_loops(tmp_path, pictures):
@@ -180,3 +184,154 @@ def test_folder_name_is_the_last_path_component(tmp_path, pictures, monkeypatch)
     assert open_dataset(f"folder:{root}").name == dataset_name(f"folder:{root}") == "my_pets"
     monkeypatch.chdir(root)
     assert open_dataset("folder:.").name == dataset_name("folder:.") == "my_pets"
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("TRAIN", "Val"),
+        ("train_images", "test_images"),
+        ("seg_train", "seg_test"),
+        ("trainset", "Validation Set"),
+    ],
+)
+def test_folder_with_usual_forms_of_split_names_takes_them_as_splits(
+    tmp_path, pictures, train, test
+):
+    write_all(tmp_path, pictures, [f"{train}/a/0.png", f"{test}/a/1.png", f"{test}/b/2.png"])
+    (tmp_path / train / "b").mkdir()
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert (dataset.splits, dataset.classes) == (("train", "test"), ("a", "b"))
+    pictures.check(dataset, "train", [(f"{train}/a/0.png", "a", 0)])
+
+
+@pytest.mark.parametrize("name", ["train station", "contest", "pretrain", "data", "valley"])
+def test_split_of_another_word_is_none(name):
+    assert split_of(name) is None
+
+
+def test_folder_beside_split_folders_is_left_out_by_name(tmp_path, pictures):
+    names = ["train/a/0.png", "test/a/1.png", "extra/2.png", "extra/x/3.png", "pred/4.png"]
+    write_all(tmp_path, pictures, names)
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert (dataset.splits, dataset.classes) == (("train", "test"), ("a",))
+    assert dataset.ignored == {
+        "folder 'extra' beside the split folders": 2,
+        "folder 'pred' beside the split folders": 1,
+    }
+
+
+def test_folder_with_an_unlabelled_test_folder_holds_out_of_train(tmp_path, pictures):
+    names = [f"train/{c}/{i}.png" for c in "ab" for i in range(5)]
+    write_all(tmp_path, pictures, [*names, "test/8.png", "test/9.png"])
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert [len(dataset.split(split).ids) for split in ("train", "test")] == [8, 2]
+    assert dataset.ignored == {"folder 'test' has no class folders, so no labels": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "remedy"),
+    [
+        (["train/0.png", "test/1.png"], "expected class folders in 'test', 'train'", None),
+        (["train/0.png"], "expected class folders in 'train'", None),
+        (["train/a/0.png", "Training/a/0.png"], "'Training' and 'train' for train", None),
+        (
+            ["train/a/0.png", "train/a/1.png", "bus/1.png", "car/1.png"],
+            "got 'train' beside 'bus', 'car': open folder:",
+            "train",
+        ),
+        (["pets/a/0.png", "pets/b/0.png"], "got 'pets', which holds the folders 'a', 'b'", "pets"),
+        (
+            ["pets/train/a/0.png", "pets/test/a/0.png"],
+            "got 'pets', which holds the folders 'test', 'train': open folder:",
+            "pets",
+        ),
+        (
+            ["pets/train/a/0.png", "pets/test/a/0.png", "cars/x/0.png"],
+            "got 'pets', which holds the folders 'test', 'train': open folder:",
+            "pets",
+        ),
+        (
+            ["train/train/a/0.png", "test/test/a/0.png"],
+            "got 'train', which holds the folders 'a': move the folders in",
+            None,
+        ),
+    ],
+)
+def test_folder_of_another_level_or_kind_raises(tmp_path, pictures, names, text, remedy):
+    write_all(tmp_path, pictures, names)
+    with pytest.raises(DataError, match=text):
+        open_dataset(f"folder:{tmp_path}")
+    if remedy:
+        open_dataset(f"folder:{tmp_path / remedy}")
+
+
+def test_folder_with_an_empty_split_folder_raises(tmp_path, pictures):
+    write_all(tmp_path, pictures, ["train/a/0.png", "train/a/1.png"])
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match=r"test: expected one folder per class .*remove it"):
+        open_dataset(f"folder:{tmp_path}")
+    (tmp_path / "test").rmdir()
+    open_dataset(f"folder:{tmp_path}")
+
+
+def test_folder_with_two_unicode_forms_of_a_class_is_one_class(tmp_path, pictures):
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    write_all(tmp_path, pictures, [f"train/{nfc}/0.png", f"test/{nfd}/1.png"])
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == (nfc,)
+    pictures.check(dataset, "test", [(f"test/{nfd}/1.png", nfc, 1)])
+    write_all(tmp_path, pictures, [f"train/{nfd}/0.png"])
+    with pytest.raises(DataError, match=r"two folders are called .*: merge them"):
+        open_dataset(f"folder:{tmp_path}")
+
+
+def test_folder_counts_what_it_leaves_out_by_reason(tmp_path, pictures):
+    write_all(
+        tmp_path,
+        pictures,
+        [
+            *("a/0.png", "a/1.png", "loose.png", "@eaDir/x.png", "__MACOSX/a/y.png"),
+            *("a/@eaDir/thumb.png", "a/thumbs/0.png", "a/.hidden.png"),
+        ],
+    )
+    for name in ("a/x.heic", "a/y.HEIC", "a/notes"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "a/nothing").mkdir()
+    os.mkfifo(tmp_path / "a/pipe.png")
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ("a",)
+    assert dataset.ignored == {
+        "image outside the class folders": 1,
+        "folder '@eaDir'": 2,
+        "folder '__MACOSX'": 1,
+        "folder 'thumbs'": 1,
+        "hidden": 1,
+        "not an image by its name: .heic": 2,
+        "not an image by its name: no suffix": 1,
+        "empty folder": 1,
+        "neither a file nor a folder": 1,
+    }
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "avif", "jp2", "tga", "pcx", "ico", "qoi", "JPE"])
+def test_folder_takes_every_still_image_that_pillow_opens(tmp_path, pictures, suffix):
+    write_all(tmp_path, pictures, [f"train/a/0.{suffix}", f"test/a/1.{suffix}"])
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert dataset.split("train").ids == [f"train/a/0.{suffix}"]
+    assert open_image(dataset.split("train"), 0).mode == "RGB"
+
+
+def test_folder_that_cannot_be_listed_raises(tmp_path, pictures, monkeypatch):
+    write_all(tmp_path, pictures, ["train/a/0.png", "test/a/1.png"])
+    scandir = os.scandir
+
+    def refuse(path):  # chmod does not stop root, which runs the tests in a container
+        if str(path).endswith("test/a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="test/a: the folder cannot be read: Permission denied"):
+        open_dataset(f"folder:{tmp_path}")
