@@ -1,6 +1,7 @@
-"""The program `layercache`: builds the commands, and turns every fault into one line and an exit code.
+"""The program `layercache`: builds the commands, and turns every error into one line and an exit code.
 
-Only the module of the command that was asked for is imported; the others stand in the help with their one line, so that --help answers at once.
+Only the module of the requested command is imported; the others appear in the help by their summary, so that --help
+answers at once.
 """
 
 from __future__ import annotations
@@ -17,27 +18,32 @@ import typer
 from layercache_cli._log import log_to_stdout
 
 COMMANDS = {
-    "demo": "The whole thing in a minute, offline: vit_nano on handwritten digits.",
+    "demo": "Try every step in a minute, offline: vit_nano on handwritten digits.",
     "extract": "Run frozen ViTs over a dataset once; cache the tokens of every layer.",
     "probe": "Train heads from cached tokens: search, refit, test once.",
     "results": "Print or export the table of all probes.",
-    "report": "Turn results into pictures and one page.",
+    "report": "Write figures and an HTML page of the results.",
     "predict": "Classify images with a trained head.",
     "export": "Write a trained head with its backbone as ONNX or torch.export.",
     "study": "Run the grid of a paper from one file.",
     "cache": "List, describe, verify, copy or delete caches.",
     "models": "List the backbones.",
-    "datasets": "List the data sets.",
+    "datasets": "List the datasets.",
 }
-"""name -> one line, in the order of the help. cli/<name>.py holds a function, or for a group of commands a typer app, of that name."""
+"""Summary of each command, in the order of the help.
+
+cli/NAME.py holds a function NAME, or a typer app NAME for a group of commands.
+"""
 
 INTERRUPTED = 130
 
 
 def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
-    """`command` with every exception told in one line; `debug` lets it pass with its traceback.
+    """Return a command that prints an exception as one line and exits: 1 for an error, 130 for Ctrl-C.
 
-    Exit codes: 1 for a fault, 130 for Ctrl-C.
+    Args:
+        command: The command.
+        debug: Raise exceptions, with their traceback.
     """
 
     @functools.wraps(command)
@@ -46,7 +52,7 @@ def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError:  # `layercache results | head`: the reader has left
+        except BrokenPipeError:  # `layercache results | head`: the reader has exited
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except KeyboardInterrupt as interrupt:
@@ -64,7 +70,7 @@ def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
 
 
 def describe(error: Exception) -> str:
-    """The line that a user reads: our own faults as they are, the system's with a remedy, anything else named as unexpected."""
+    """Return the text of an error for users; one that layercache did not expect is marked as such."""
     from layercache.errors import LayercacheError
 
     if isinstance(error, LayercacheError):
@@ -77,13 +83,19 @@ def describe(error: Exception) -> str:
         )
     if isinstance(error, OSError):
         return f"error: {error}"
-    return f"error: unexpected {type(error).__name__}: {error}\nRun the command again with --debug for the traceback, and please report it."
+    return (
+        f"error: unexpected {type(error).__name__}: {error}\n"
+        "Run the command again with --debug for the traceback, and please report it."
+    )
 
 
 def build(name: str | None, *, debug: bool) -> typer.Typer:
-    """The typer app in which the command `name` is real and the others are lines in the help."""
+    """Return the typer app; only the command `name` is real, the others are lines in the help."""
     app = typer.Typer(
-        help="Probe frozen Vision Transformers on every layer: run the backbone once, train fusion heads from the cache as often as you like.",
+        help=(
+            "Probe frozen Vision Transformers on every layer: run the backbone once, "
+            "train fusion heads from the cache as often as you like."
+        ),
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -119,9 +131,9 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
     return app
 
 
-def print_version(asked: bool) -> None:
-    """Print the installed version and leave."""
-    if asked:
+def print_version(requested: bool) -> None:
+    """Print the installed version and exit."""
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"layercache {version('layercache')}")
@@ -129,7 +141,11 @@ def print_version(asked: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; never returns. `arguments` defaults to the process's."""
+    """Run the command line; never returns.
+
+    Args:
+        arguments: Arguments without the program's name; those of the process by default.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("LAYERCACHE_DEBUG") == "1"
     words = [word for word in words if word != "--debug"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 File = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE.toml", help="Backbones, data sets and heads; studies/ has examples."
+        metavar="FILE.toml", help="Backbones, datasets and heads; studies/ has examples."
     ),
 ]
 Out = Annotated[
@@ -28,14 +28,14 @@ Cache = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", "-n", help="List the cells and what of them is there; do nothing."),
+    typer.Option("--dry-run", "-n", help="List the jobs and which are complete; run nothing."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large cache.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")]
 Engine = Annotated[
     str | None,
     typer.Option(
-        help="Where cells run: local | ray (a Ray cluster; the same results).",
+        help="Where jobs run: local | ray (a Ray cluster; the same results).",
         show_default="the file's, else local",
     ),
 ]
@@ -61,8 +61,8 @@ def study(
 ) -> None:
     """Run the grid of a paper from one file.
 
-    Extracts and trains what is missing, goes on past a cell that fails, says at the end which did and why (exit code 1), and writes the report.
-    Stop it whenever you like: the same command continues where it was.
+    Extracts and trains what is missing and writes the report. If a job fails, the others still run;
+    failures are listed at the end (exit code 1). Stop it at any time: the same command continues.
     """
     from dataclasses import replace
 
@@ -72,43 +72,43 @@ def study(
     from layercache_cli._log import hide_probe_log
 
     plan = read_study(file)
-    place = as_cache_path(cache) if cache else plan.cache
     plan = replace(
         plan,
         out=out or plan.out,
-        cache=place,
+        cache=as_cache_path(cache) if cache else plan.cache,
         engine=engine or plan.engine,
-        address=address or plan.address,
+        ray_address=address or plan.ray_address,
     )
-    check_engine(plan.engine, plan.address)
+    check_engine(plan.engine, plan.ray_address)
     if dry_run:
-        _list(study_status(plan))
+        _print_statuses(study_status(plan))
         return
     with hide_probe_log():
-        outcome = run_study(plan, yes=yes, report=report)
-    _tell(outcome)
-    if outcome.failures:
+        result = run_study(plan, confirm=not yes, report=report)
+    _print_result(result)
+    if result.failures:
         raise typer.Exit(1)
 
 
-def _list(statuses: tuple[Status, ...]) -> None:
+def _print_statuses(statuses: tuple[Status, ...]) -> None:
     for status in statuses:
-        typer.echo(f"{'there  ' if status.there else 'missing'}  {status.cell.name}")
-    there = sum(status.there for status in statuses)
-    typer.echo(f"{len(statuses)} cells, {there} there, {len(statuses) - there} missing")
+        typer.echo(f"{'complete' if status.complete else 'missing '}  {status.job.name}")
+    complete = sum(status.complete for status in statuses)
+    missing = len(statuses) - complete
+    typer.echo(f"{len(statuses)} jobs, {complete} complete, {missing} missing")
 
 
-def _tell(outcome: StudyResult) -> None:
-    if len(outcome.results):
-        typer.echo(f"\n{outcome.results.to_text()}")
-    typer.echo(f"\n{outcome.done} of {outcome.cells} cells are complete")
-    if outcome.page is not None:
-        typer.echo(f"report: {outcome.page}")
-    if outcome.failures:
-        typer.echo(f"\n{len(outcome.failures)} failed:", err=True)
-        for failure in outcome.failures:
+def _print_result(result: StudyResult) -> None:
+    if len(result.results):
+        typer.echo(f"\n{result.results.to_text()}")
+    typer.echo(f"\n{result.done} of {result.jobs} jobs are complete")
+    if result.page is not None:
+        typer.echo(f"report: {result.page}")
+    if result.failures:
+        typer.echo(f"\n{len(result.failures)} failed:", err=True)
+        for failure in result.failures:
             typer.echo(f"  {failure}", err=True)
         typer.echo(
-            "Run the same command again when they are mended; what is complete is not done twice.",
+            "Run the same command again once they are fixed; complete jobs are not run again.",
             err=True,
         )

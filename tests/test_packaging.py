@@ -1,4 +1,4 @@
-"""What is installed is what is in the tree."""
+"""The packages of pyproject.toml are those of the tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
-def test_every_package_of_the_tree_is_installed() -> None:
+def test_packages_list_holds_every_package_of_the_tree() -> None:
     tree = {
         ".".join(path.parent.relative_to(ROOT).parts)
         for path in (ROOT / "layercache").rglob("__init__.py")

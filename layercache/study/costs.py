@@ -1,9 +1,9 @@
-"""How long a cell will take, roughly: what weighs the cells of a progress bar against each other.
+"""Rough duration of a job, which weighs the jobs of a progress bar against each other.
 
-Counted floating point operations over an assumed rate. A wrong rate scales all cells alike and the bar's own clock corrects it; what matters is
-the ratio of an ImageNet extraction to a probe on digits, which is some ten thousand.
+Counts floating point operations and divides by an assumed rate. A wrong rate scales all jobs alike and the bar's own
+clock corrects it; what matters is the ratio of an ImageNet extraction to a probe on digits, about ten thousand.
 
-Shapes: N images, S tokens, D width, C classes, H attention heads, G settings.
+Shapes: N images, S tokens, D width, C classes, H attention heads, G configurations.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.study.plan import PlannedExtraction, PlannedJob, PlannedProbe
 
-RATE = 5e10
-"""Operations per second."""
-PER_IMAGE = 1e-3
-"""Seconds of decoding and writing an image."""
-PER_STEP = 5e-4
-"""Seconds of a step of one setting, whatever its size."""
-LEAST = 0.1
-"""Seconds of the smallest cell."""
-UNKNOWN = ModelInfo(
+OPERATIONS_PER_S = 5e10
+"""Assumed floating point operations per second."""
+SECONDS_PER_IMAGE = 1e-3
+"""Seconds to decode and write an image."""
+SECONDS_PER_STEP = 5e-4
+"""Overhead of a training step of one configuration, in seconds."""
+MIN_SECONDS = 0.1
+"""Smallest duration of a job, in seconds."""
+UNKNOWN_MODEL = ModelInfo(
     name="",
     architecture="",
     params_m=86.0,
@@ -34,14 +34,14 @@ UNKNOWN = ModelInfo(
     patch_size=16,
     note="",
 )
-"""What is assumed of a model that is not in the catalogue: a ViT-B/16."""
+"""Model assumed for a name that is not in the catalogue: a ViT-B/16."""
 UNKNOWN_ROWS = (8000, 2000)
 UNKNOWN_CLASSES = 100
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is known of a data set without opening it."""
+    """Numbers of images and classes of a dataset, known without opening it."""
 
     train: int
     test: int
@@ -49,67 +49,65 @@ class Size:
 
 
 def size_of(extraction: PlannedExtraction) -> Size:
-    """From the catalogue, shortened by the limit; a guess for a source of one's own."""
+    """Return the size from the catalogue, cut to the limit; a guess for a user's own source."""
     entry = DATASETS.get(str(extraction.options.dataset))
     train, test = (entry.num_train, entry.num_test) if entry else UNKNOWN_ROWS
-    most = extraction.options.limit or max(train, test)
-    return Size(min(train, most), min(test, most), entry.num_classes if entry else UNKNOWN_CLASSES)
+    max_rows = extraction.options.limit or max(train, test)
+    return Size(
+        min(train, max_rows), min(test, max_rows), entry.num_classes if entry else UNKNOWN_CLASSES
+    )
 
 
 def patches(info: ModelInfo) -> int:
-    """Patch tokens of an image."""
+    """Return the number of patch tokens of an image."""
     return (info.input_size // info.patch_size) ** 2
 
 
-def cost(cell: PlannedJob) -> float:
-    """Seconds, roughly."""
-    return max(LEAST, _extraction(cell) if isinstance(cell, PlannedExtraction) else _training(cell))
+def cost(job: PlannedJob) -> float:
+    """Return the rough duration of a job in seconds."""
+    seconds = _extraction(job) if isinstance(job, PlannedExtraction) else _training(job)
+    return max(MIN_SECONDS, seconds)
 
 
-def _extraction(cell: PlannedExtraction) -> float:
-    info, size = MODELS.get(cell.model, UNKNOWN), size_of(cell)
-    operations = (
-        2e6 * info.params_m * (patches(info) + 1)
-    )  # of one image: two for every parameter and token
-    return (size.train + size.test) * (operations / RATE + PER_IMAGE)
+def _extraction(job: PlannedExtraction) -> float:
+    info, size = MODELS.get(job.model, UNKNOWN_MODEL), size_of(job)
+    # Two operations for each parameter and token of an image.
+    operations = 2e6 * info.params_m * (patches(info) + 1)
+    return (size.train + size.test) * (operations / OPERATIONS_PER_S + SECONDS_PER_IMAGE)
 
 
-def _training(cell: PlannedProbe) -> float:
-    """Three times the forward's operations for every setting, then once more for the final fit; a baseline counts as one fit."""
-    info, size = MODELS.get(cell.model, UNKNOWN), size_of(cell.cache)
-    rows = max(
-        size.train
-        if cell.head.options.get("shots") is None
-        else cell.head.options["shots"] * size.classes,
-        2,
-    )
+def _training(job: PlannedProbe) -> float:
+    """Return three forward passes per step of each configuration and of the refit; a baseline is one fit."""
+    info, size = MODELS.get(job.model, UNKNOWN_MODEL), size_of(job.cache)
+    shots = job.head.options.get("shots")
+    rows = max(2, size.train if shots is None else shots * size.classes)
     try:
-        schedule = cell.head.protocol.schedule(rows)
+        schedule = job.head.train_config.schedule(rows)
     except LayercacheError:
-        return LEAST  # the probe itself will say why
-    tokens, width = tokens_seen(cell, info), info.width
-    if cell.head.head == "linear" or not cell.head.settings:
+        return MIN_SECONDS  # the probe itself reports the error
+    tokens, width = tokens_seen(job, info), info.width
+    if job.head.head == "linear" or not job.head.configs:
         operations = 2.0 * tokens * width * size.classes
     else:
-        heads = cell.head.options.get("heads") or (
-            8 if cell.head.head == "attentive-tokens" else tokens
+        heads = job.head.options.get("heads") or (
+            8 if job.head.head == "attentive-tokens" else tokens
         )
         # two products over the tokens, the value and output maps of width 2D, the classifier
         operations = 4.0 * tokens * width * heads + 8.0 * width**2 + 2.0 * width * size.classes
-    fits = len(cell.head.settings) + 1
+    fits = len(job.head.configs) + 1
     return (
-        len(cell.seeds)
+        len(job.seeds)
         * schedule.steps
         * fits
-        * (3 * schedule.batch_size * operations / RATE + PER_STEP)
+        * (3 * schedule.batch_size * operations / OPERATIONS_PER_S + SECONDS_PER_STEP)
     )
 
 
-def tokens_seen(cell: PlannedProbe, info: ModelInfo) -> int:
-    """S of a head, as far as the words tell."""
-    return _count(cell.head.layers, cell.head.tokens, info) + (
-        _count(cell.head.options.get("spatial_layers", "last"), cell.head.options["spatial"], info)
-        if "spatial" in cell.head.options
+def tokens_seen(job: PlannedProbe, info: ModelInfo) -> int:
+    """Return S of a head, as far as the study file determines it."""
+    return _count(job.head.layers, job.head.tokens, info) + (
+        _count(job.head.options.get("spatial_layers", "last"), job.head.options["spatial"], info)
+        if "spatial" in job.head.options
         else 0
     )
 

@@ -1,4 +1,4 @@
-"""What is done for a cell: by `extract` and by `probe`, which find out themselves what is there."""
+"""Runs jobs by calling `extract` and `probe`, which skip what is complete."""
 
 from __future__ import annotations
 
@@ -25,107 +25,118 @@ PROBE_PARAMETERS = {
 
 
 class JobExecutor(Protocol):
-    """What a study needs done. Asked again for what is there, both do nothing."""
+    """Runs the jobs of a study. A complete job is not run again."""
 
-    def extract(self, cell: PlannedExtraction) -> CachePath:
-        """The cell's complete cache."""
+    def extract(self, job: PlannedExtraction) -> CachePath:
+        """Return the complete cache of the job."""
         ...
 
-    def train(self, cell: PlannedProbe, cache: CachePath, beside: CachePath | None) -> Results:
-        """The cell's probes, one per seed."""
+    def train(
+        self, job: PlannedProbe, cache: CachePath, spatial_cache: CachePath | None
+    ) -> Results:
+        """Return the probes of the job, one per seed."""
         ...
 
 
 class LocalExecutor:
-    """`JobExecutor` by `extract` and `probe`."""
+    """JobExecutor that calls `extract` and `probe`."""
 
     def __init__(
         self,
         *,
-        yes: bool = False,
+        confirm: bool = True,
         progress: bool = True,
-        together: Sequence[PlannedExtraction] = (),
+        shared_decode: Sequence[PlannedExtraction] = (),
         engine: str = "local",
-        address: str | None = None,
+        ray_address: str | None = None,
     ) -> None:
-        """`together`: cells that may be extracted with others of the same data set and options in one run, which decodes every image once for all.
+        """Keep the options of every job.
 
-        engine, address: where cells run, one after the other; a cell spreads over the whole of a cluster.
+        Args:
+            confirm: Ask before a large cache.
+            progress: Show progress bars if stderr is a terminal.
+            shared_decode: Extractions that may run together with others of the same dataset and options, so that
+                each image is decoded once for all their models.
+            engine: Where jobs run, one after another; on a cluster each job uses all nodes.
+            ray_address: Address of a running Ray cluster.
         """
-        self._engine, self._address = engine, address
-        self._yes, self._progress, self._together = yes, progress, together
-        self._made: dict[tuple[str, ...], CachePath] = {}
-        self._apart: set[tuple[str, ...]] = set()
+        self._engine, self._ray_address = engine, ray_address
+        self._confirm, self._progress, self._shared_decode = confirm, progress, shared_decode
+        self._caches: dict[tuple[str, ...], CachePath] = {}
+        self._separate: set[tuple[str, ...]] = set()
 
-    def extract(self, cell: PlannedExtraction) -> CachePath:
-        """Extracts what is missing."""
-        if cell.key not in self._made:
-            mates = self._mates(cell)
-            if len(mates) < 2 or not self._extract_together(mates):
-                self._made |= self._extract([cell])
-        return self._made[cell.key]
+    def extract(self, job: PlannedExtraction) -> CachePath:
+        """Extract what is missing; return the complete cache."""
+        if job.key not in self._caches:
+            group = self._group(job)
+            if len(group) < 2 or not self._extract_group(group):
+                self._caches |= self._extract([job])
+        return self._caches[job.key]
 
-    def train(self, cell: PlannedProbe, cache: CachePath, beside: CachePath | None) -> Results:
-        """Trains what is missing."""
+    def train(
+        self, job: PlannedProbe, cache: CachePath, spatial_cache: CachePath | None
+    ) -> Results:
+        """Train what is missing; return the probes, one per seed."""
         from layercache.probing.api import probe
 
-        head = cell.head
-        options = {**head.options, **cell.options}
+        head = job.head
+        options = {**head.options, **job.options}
         return probe(
             cache,
             head=head.head,
             layers=head.layers,
             tokens=head.tokens,
-            spatial_cache=beside,
-            configs=head.settings or None,
-            seeds=cell.seeds,
-            train_config=head.protocol,
+            spatial_cache=spatial_cache,
+            configs=head.configs or None,
+            seeds=job.seeds,
+            train_config=head.train_config,
             progress=self._progress,
             engine=self._engine,
-            ray_address=self._address,
+            ray_address=self._ray_address,
             **{PROBE_PARAMETERS.get(k, k): v for k, v in options.items()},
         )
 
-    def _mates(self, cell: PlannedExtraction) -> list[PlannedExtraction]:
-        """The cells to extract with this one, itself among them."""
-        wanted = _without_model(cell.options)
+    def _group(self, job: PlannedExtraction) -> list[PlannedExtraction]:
+        """Return the jobs to extract with this one, including itself."""
+        wanted = _without_model(job.options)
         return [
             mate
-            for mate in self._together
-            if mate.key not in self._made | dict.fromkeys(self._apart)
+            for mate in self._shared_decode
+            if mate.key not in self._caches | dict.fromkeys(self._separate)
             and _without_model(mate.options) == wanted
         ]
 
-    def _extract_together(self, mates: Sequence[PlannedExtraction]) -> bool:
+    def _extract_group(self, group: Sequence[PlannedExtraction]) -> bool:
         try:
-            self._made |= self._extract(mates)
-        except Exception as error:  # of one of them, perhaps: on their own the others come through, and this one fails with its own name
-            self._apart |= {mate.key for mate in mates}
+            self._caches |= self._extract(group)
+        except Exception as error:  # one model may be the cause: alone, the others can succeed
+            self._separate |= {mate.key for mate in group}
             logger.info(
-                f"{mates[0].dataset}: {len(mates)} models together came to nothing ({reason(error)}); one by one now"
+                f"{group[0].dataset}: extracting {len(group)} models together failed "
+                f"({reason(error)}); extracting them one by one"
             )
             return False
         return True
 
-    def _extract(self, cells: Sequence[PlannedExtraction]) -> dict[tuple[str, ...], CachePath]:
+    def _extract(self, jobs: Sequence[PlannedExtraction]) -> dict[tuple[str, ...], CachePath]:
         from layercache.extraction.api import extract
 
-        weights = {model: file for cell in cells for model, file in cell.options.weights.items()}
+        weights = {model: file for job in jobs for model, file in job.options.weights.items()}
         options: dict[str, Any] = vars(
             replace(
-                cells[0].options,
-                models=[cell.model for cell in cells],
+                jobs[0].options,
+                models=[job.model for job in jobs],
                 weights=weights,
                 engine=self._engine,
-                ray_address=self._address,
+                ray_address=self._ray_address,
             )
         )
-        made = extract(confirm=not self._yes, progress=self._progress, **options)
-        return {cell.key: extraction.path for cell, extraction in zip(cells, made, strict=True)}
+        extractions = extract(confirm=self._confirm, progress=self._progress, **options)
+        return {job.key: extraction.path for job, extraction in zip(jobs, extractions, strict=True)}
 
 
 def reason(error: Exception) -> str:
-    """A fault in one line; one that is none of ours is named as unexpected."""
+    """Return an error in one line; one that layercache did not raise is marked as unexpected."""
     text = (str(error).strip() or "no reason given").splitlines()[0]
     return (
         text

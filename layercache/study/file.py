@@ -1,4 +1,4 @@
-"""A study's file: which backbones, data sets and heads, and how. Read strictly: a key that is not known is an error that names the nearest.
+"""Reads a study file: backbones, datasets and heads, with their options. An unknown key is an error.
 
     name = "small"
     models = ["vit_nano"]
@@ -16,7 +16,7 @@
     [protocol]                           # epochs, min_steps, batch ...
     [extract]                            # for every extraction: tap, precision, batch_size, device, limit, share_decode ...
     [model.clip_b16]                     # for those of one model: weights, precision ... (a name with dots in quotes)
-    [dataset.digits]                     # for those of one data set: root, limit, source ...
+    [dataset.digits]                     # for those of one dataset: root, limit, source ...
     [probe]                              # device, precision, features, memory, group_size
     [report]                             # per_head, details, cka_images
 
@@ -50,18 +50,18 @@ from layercache.probing.training.config import (
     Noise,
     TrainConfig,
 )
-from layercache.probing.training.config import grid as settings_of
+from layercache.probing.training.config import grid as make_grid
 from layercache.study.keys import (
-    ANYWHERE,
-    CHOICES,
     DATASET,
     EXTRACT,
+    GRID_KEYS,
     HEAD,
     MODEL,
     NOISE,
     PROBE,
     PROTOCOL,
     REPORT,
+    TABLE_OF_KEY,
     TOP,
     Table,
 )
@@ -71,25 +71,25 @@ GRID = ("lr", "weight_decay", "dropout")
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPlan:
-    """One column: a head on a selection of tokens."""
+    """A head on a selection of tokens: one column of the table."""
 
     head: str
-    """The word of --head."""
+    """Name of the head, such as "attentive"."""
     layers: str
-    """last, mid-last, quarter, all or numbers."""
+    """Layers: last, mid-last, quarter, all or numbers."""
     tokens: str
-    """Kinds of tokens with "+" between them."""
-    settings: tuple[HParams, ...]
-    """The grid; empty for a baseline, which has its own."""
-    protocol: TrainConfig
-    """How it is trained."""
+    """Token kinds, joined by "+"."""
+    configs: tuple[HParams, ...]
+    """Grid of configurations; empty for a baseline, which has its own."""
+    train_config: TrainConfig
+    """Training configuration."""
     options: Mapping[str, Any]
-    """Other keywords of `probe`: heads, embedding, spatial, spatial_layers, shots, fraction."""
+    """Other options of `probe`: heads, embedding, spatial, spatial_layers, shots, fraction."""
 
     @property
     def name(self) -> str:
-        """For people: "attentive all cls+ap"."""
-        few = [
+        """Name in messages, such as "attentive all cls+ap"."""
+        details = [
             f"{self.options[k]} {word}"
             for k, word in (("shots", "shots"), ("fraction", "of train"), ("heads", "heads"))
             if k in self.options
@@ -99,51 +99,56 @@ class HeadPlan:
             if "spatial" in self.options
             else []
         )
-        return " ".join([self.head, self.layers, self.tokens, *spatial, *few])
+        return " ".join([self.head, self.layers, self.tokens, *spatial, *details])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study's file says."""
+    """Content of a study file."""
 
     name: str
-    """Of the file, unless it says another."""
+    """Name of the study; that of the file by default."""
     models: tuple[str, ...]
-    """Backbones."""
+    """Names of the backbones."""
     datasets: tuple[str, ...]
-    """Data sets, as named in this file."""
+    """Names of the datasets in this file."""
     heads: tuple[HeadPlan, ...]
-    """The columns."""
+    """Heads, one per column."""
     seeds: tuple[int, ...]
-    """Of every probe."""
+    """Seeds of every probe."""
     out: Path
     """Folder of the report."""
     cache: CachePath | None
-    """Folder of all caches; None: the default one."""
+    """Folder of all caches; None for the default."""
     extract: Mapping[str, Any]
-    """[extract], apart from share_decode."""
+    """Options of [extract] except share_decode."""
     share_decode: bool
-    """Models with the same options are extracted in one run, which decodes every image once for all of them; they must fit into memory together."""
+    """Extract models with the same options in one run, decoding each image once; they must fit into memory together."""
     of_model: Mapping[str, Mapping[str, Any]]
-    """[model.NAME]."""
+    """Options of each [model.NAME]."""
     of_dataset: Mapping[str, Mapping[str, Any]]
-    """[dataset.NAME]."""
+    """Options of each [dataset.NAME]."""
     probe: Mapping[str, Any]
-    """[probe]."""
+    """Options of [probe]."""
     report: Mapping[str, Any]
-    """[report]."""
+    """Options of [report]."""
     engine: str = "local"
     """Where extractions and probes run: "local" or "ray"."""
-    address: str | None = None
-    """Of a running Ray cluster; None starts one of this machine alone."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; None starts one on this machine."""
 
     def source(self, dataset: str) -> str:
-        """What `open_dataset` takes for a data set of this study."""
+        """Return the source of a dataset of this study, as `open_dataset` takes it."""
         return str(self.of_dataset.get(dataset, {}).get("source", dataset))
 
 
 def read_study(path: str | Path) -> Study:
-    """The study in a file. Raises OptionError, UnknownNameError, both naming the file and the key."""
+    """Return the study in a file.
+
+    Raises:
+        OptionError: The file cannot be read, or a value is wrong; the message names file and key.
+        UnknownNameError: A key or name is unknown; the message names the nearest.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -155,7 +160,17 @@ def read_study(path: str | Path) -> Study:
 
 
 def parse_study(text: str, *, where: str, name: str) -> Study:
-    """The study in a file's text; `where` is the file's name for messages, `name` the study's if it gives itself none."""
+    """Return the study in the text of a file.
+
+    Args:
+        text: TOML.
+        where: Name of the file, for errors.
+        name: Name of the study if the text has none.
+
+    Raises:
+        OptionError: A value is wrong.
+        UnknownNameError: A key or name is unknown.
+    """
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -164,14 +179,15 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
     for key in ("models", "datasets", "heads"):
         if not top.get(key):
             raise OptionError(
-                f"{where}: {key} is missing or empty: a study needs at least one of each of models, datasets and heads"
+                f"{where}: {key} is missing or empty: "
+                "a study needs at least one of each of models, datasets and heads"
             )
         if key != "heads" and len(set(top[key])) < len(top[key]):
-            raise OptionError(f"{where}: {key}: each once, came {', '.join(top[key])}")
-    grid = _check(top.get("grid", {}), CHOICES, where=f"{where}: [grid]")
+            raise OptionError(f"{where}: {key}: expected each name once, got {', '.join(top[key])}")
+    grid = _check(top.get("grid", {}), GRID_KEYS, where=f"{where}: [grid]")
     protocol = _protocol(top.get("protocol", {}), where=f"{where}: [protocol]")
     extract = _check(
-        top.get("extract", {}), EXTRACT, where=f"{where}: [extract]", elsewhere=ANYWHERE
+        top.get("extract", {}), EXTRACT, where=f"{where}: [extract]", elsewhere=TABLE_OF_KEY
     )
     study = Study(
         name=top.get("name", name),
@@ -192,7 +208,7 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         probe=_check(top.get("probe", {}), PROBE, where=f"{where}: [probe]"),
         report=_check(top.get("report", {}), REPORT, where=f"{where}: [report]"),
         engine=top.get("engine", "local"),
-        address=top.get("address"),
+        ray_address=top.get("address"),
     )
     _check_names(study, where)
     return study
@@ -201,16 +217,16 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
 def _check(
     raw: Any, table: Table, *, where: str, elsewhere: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """`raw` with every key known and every value of its type. `elsewhere`: key -> where it would be right."""
+    """Return the table after checking keys and values; `elsewhere` maps a key to the table where it belongs."""
     if not isinstance(raw, dict):
-        raise OptionError(f"{where}: expected a table of keys and values, came {raw!r}")
+        raise OptionError(f"{where}: expected a table of keys and values, got {raw!r}")
     for key, value in raw.items():
         if key not in table:
             hint = f"(it belongs to {elsewhere[key]})" if elsewhere and key in elsewhere else ""
             raise UnknownNameError(f"key in {where}", key, table, hint=hint)
         fits, expected = table[key]
         if not fits(value):
-            raise OptionError(f"{where}: {key}: expected {expected}, came {value!r}")
+            raise OptionError(f"{where}: {key}: expected {expected}, got {value!r}")
     return dict(raw)
 
 
@@ -226,7 +242,7 @@ def _by_name(
                 hint=f"(it is not among {kind}s)",
             )
     return {
-        name: _check(value, table, where=f"{where}: [{kind}.{name}]", elsewhere=ANYWHERE)
+        name: _check(value, table, where=f"{where}: [{kind}.{name}]", elsewhere=TABLE_OF_KEY)
         for name, value in raw.items()
     }
 
@@ -234,8 +250,8 @@ def _by_name(
 def _heads(
     raw: list[Any], *, grid: dict[str, Any], protocol: TrainConfig, where: str
 ) -> tuple[HeadPlan, ...]:
-    """The columns, in order. Raises OptionError for one that comes twice."""
-    found: dict[str, HeadPlan] = {}
+    """Return the heads in order. Raises OptionError for a duplicate."""
+    heads: dict[str, HeadPlan] = {}
     for number, table in enumerate(raw, 1):
         place = f"{where}: [[heads]] number {number}"
         given = _check(table, HEAD, where=place)
@@ -246,10 +262,10 @@ def _heads(
                 if word is not None
             }
             head = _head(one, grid=grid, protocol=protocol, where=place)
-            if head.name in found:
-                raise OptionError(f"{place}: {head.name!r} stands in this file twice")
-            found[head.name] = head
-    return tuple(found.values())
+            if head.name in heads:
+                raise OptionError(f"{place}: {head.name!r} is in this file twice")
+            heads[head.name] = head
+    return tuple(heads.values())
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -282,33 +298,35 @@ def _head(
                 )
     if (head == "hybrid") != ("spatial" in given):
         raise OptionError(
-            f"{where}: {'a hybrid head needs' if head == 'hybrid' else f'a {head} head has no'} spatial tokens (key spatial)"
+            f"{where}: {'a hybrid head needs' if head == 'hybrid' else f'a {head} head has no'} "
+            "spatial tokens (key spatial)"
         )
     if head in BASELINES and set(given) & {*GRID, "epochs"}:
         raise OptionError(
-            f"{where}: {head} is a baseline with settings of its own: leave out {', '.join(sorted(set(given) & {*GRID, 'epochs'}))}"
+            f"{where}: {head} is a baseline with its own configurations: "
+            f"leave out {', '.join(sorted(set(given) & {*GRID, 'epochs'}))}"
         )
     own = grid | {key: given[key] for key in GRID if key in given}
     if given.get("epochs", 1) < 1:
-        raise OptionError(f"{where}: epochs: expected at least 1, came {given['epochs']}")
-    training = replace(protocol, epochs=given.get("epochs", protocol.epochs))
+        raise OptionError(f"{where}: epochs: expected at least 1, got {given['epochs']}")
+    train_config = replace(protocol, epochs=given.get("epochs", protocol.epochs))
     rest = {
         key: value
         for key, value in given.items()
         if key not in ("head", "layers", "tokens", "epochs", *GRID)
     }
-    settings = () if head in BASELINES else _settings(own, head, where)
+    configs = () if head in BASELINES else _configs(own, head, where)
     return HeadPlan(
         head=head,
         layers=layers,
         tokens=tokens.replace(",", "+"),
-        settings=settings,
-        protocol=training,
+        configs=configs,
+        train_config=train_config,
         options=rest,
     )
 
 
-def _settings(grid: Mapping[str, Any], head: str, where: str) -> tuple[HParams, ...]:
+def _configs(grid: Mapping[str, Any], head: str, where: str) -> tuple[HParams, ...]:
     def values(key: str, default: tuple[float, ...]) -> tuple[float, ...]:
         value = grid.get(key, default)
         return (
@@ -317,7 +335,7 @@ def _settings(grid: Mapping[str, Any], head: str, where: str) -> tuple[HParams, 
 
     dropout = (0.0,) if head == "linear" else values("dropout", DROPOUTS)
     try:
-        return settings_of(
+        return make_grid(
             lr=values("lr", LEARNING_RATES),
             weight_decay=values("weight_decay", WEIGHT_DECAYS),
             dropout=dropout,
@@ -343,20 +361,21 @@ def _seeds(value: Any, *, where: str) -> tuple[int, ...]:
     seeds = tuple(range(value)) if isinstance(value, int) else tuple(value)
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise OptionError(
-            f"{where}: seeds: expected how many (at least 1) or different numbers from 0, came {value!r}"
+            f"{where}: seeds: expected a number of seeds (at least 1) or different numbers from 0, "
+            f"got {value!r}"
         )
     return seeds
 
 
 def _check_names(study: Study, where: str) -> None:
-    """Raises UnknownNameError for a model, data set or engine that cannot be one, OptionError for an address without a cluster."""
+    """Check the names of models and datasets, the engine and its address."""
     try:
-        check_engine(study.engine, study.address)
+        check_engine(study.engine, study.ray_address)
     except LayercacheError as error:
         raise OptionError(f"{where}: {error}") from error
     for model in study.models:
         if model not in MODELS:
-            import timm  # only for other names than ours: it takes seconds
+            import timm  # takes seconds, so only for names outside our catalogue
 
             if not timm.is_model(model):
                 raise UnknownNameError(f"model in {where}", model, [*MODELS, *timm.list_models()])
@@ -368,7 +387,7 @@ def _check_names(study: Study, where: str) -> None:
             and source not in DATASETS
         ):
             raise UnknownNameError(
-                f"data set in {where}",
+                f"dataset in {where}",
                 source,
                 DATASETS,
                 hint=f"(or one of your own: {', '.join(SOURCE_FORMS)})",

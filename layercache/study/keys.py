@@ -1,4 +1,4 @@
-"""The keys that a study's file may have, table by table, and what their values must be."""
+"""Keys of a study file, table by table, with the check of each value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Check = tuple[Callable[[Any], bool], str]
-"""(whether a value fits, what was expected in words)."""
+"""Predicate of a value, and the expected value in words."""
 Table = Mapping[str, Check]
 
 
@@ -43,7 +43,7 @@ NOISE_OR_NOT: Check = (
 )
 SEEDS: Check = (
     lambda value: _is_whole(value) or _list_of(_is_whole)(value),
-    "how many seeds, or a list of whole numbers",
+    "a number of seeds, or a list of whole numbers",
 )
 
 TOP: Table = {
@@ -58,11 +58,11 @@ TOP: Table = {
     "heads": TABLES,
     **dict.fromkeys(("grid", "protocol", "extract", "model", "dataset", "probe", "report"), TABLE),
 }
-CHOICES: Table = {"lr": NUMBERS, "weight_decay": NUMBERS, "dropout": NUMBERS}
+GRID_KEYS: Table = {"lr": NUMBERS, "weight_decay": NUMBERS, "dropout": NUMBERS}
 HEAD: Table = {
     **dict.fromkeys(("head", "layers", "tokens"), WORDS),
     **dict.fromkeys(("spatial", "spatial_layers"), TEXT),
-    **CHOICES,
+    **GRID_KEYS,
     "epochs": WHOLE,
     "heads": WHOLE,
     "embedding": FLAG,
@@ -113,7 +113,7 @@ PROBE: Table = {
 }
 REPORT: Table = {"per_head": FLAG, "details": WHOLE, "cka_images": WHOLE}
 
-ANYWHERE: Mapping[str, str] = {
+TABLE_OF_KEY: Mapping[str, str] = {
     **dict.fromkeys(DATASET, "[dataset.NAME]"),
     **dict.fromkeys(MODEL, "[model.NAME]"),
     **dict.fromkeys(_FORWARD, "[extract], [model.NAME] or [dataset.NAME]"),
@@ -121,6 +121,6 @@ ANYWHERE: Mapping[str, str] = {
         ("layers", "compressor", "codec", "wait_for_lock", "wait", "share_decode"), "[extract]"
     ),
     **dict.fromkeys(PROTOCOL, "[protocol]"),
-    **dict.fromkeys(CHOICES, "[grid]"),
+    **dict.fromkeys(GRID_KEYS, "[grid]"),
 }
-"""Key -> the table where it belongs, for one that stands in another."""
+"""Table where a key belongs, for the error about one in another table."""

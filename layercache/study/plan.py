@@ -1,4 +1,4 @@
-"""From a study to its cells: the extractions it takes, and the probes that read them, in the order in which they are run."""
+"""Plans the jobs of a study: its extractions and the probes that read them, in running order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from layercache.extraction.options import ExtractOptions
 from layercache.study.file import HeadPlan, Study
 
 POOLED = frozenset({"cls", "ap"})
-"""Kinds that one cache holds for every layer; others are large and are extracted for the layers that a head asks for."""
-RENAMED = {
+"""Token kinds that one cache holds for all layers; others are large and extracted only for a head's layers."""
+EXTRACT_PARAMETERS = {
     "root": "data_root",
     "limit_seed": "seed",
     "store_dtype": "storage_dtype",
@@ -24,53 +24,56 @@ RENAMED = {
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedExtraction:
-    """One backbone over one data set, with one choice of layers and tokens."""
+    """One backbone over one dataset, with one choice of layers and tokens."""
 
     model: str
     """Backbone."""
     dataset: str
     """Data set, as named in the study."""
     options: ExtractOptions
-    """What `extract` is asked for."""
+    """Options of `extract`."""
 
     @property
     def name(self) -> str:
-        """For people."""
-        return f"{self.model} on {self.dataset}: extract {self.options.tokens} of layers {self.options.layers}"
+        """Name in messages."""
+        options = self.options
+        return (
+            f"{self.model} on {self.dataset}: extract {options.tokens} of layers {options.layers}"
+        )
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells the extractions of a study apart."""
+        """Identity among the extractions of a study."""
         return (self.model, self.dataset, str(self.options.layers), str(self.options.tokens))
 
     @property
     def cached_name(self) -> str:
-        """The data set's name in the cache."""
+        """Name of the dataset in the cache."""
         return dataset_name(str(self.options.dataset))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedProbe:
-    """One column of one backbone on one data set: a head, every seed."""
+    """One head on one backbone and dataset, with all seeds."""
 
     model: str
     """Backbone."""
     dataset: str
     """Data set, as named in the study."""
     head: HeadPlan
-    """What is trained."""
+    """Head to train."""
     seeds: tuple[int, ...]
-    """With which seeds."""
+    """Seeds, one probe each."""
     cache: PlannedExtraction
-    """Where its tokens come from."""
-    beside: PlannedExtraction | None
-    """Where a hybrid head's spatial tokens come from."""
+    """Extraction that its tokens come from."""
+    spatial_cache: PlannedExtraction | None
+    """Extraction that a hybrid head's spatial tokens come from."""
     options: Mapping[str, Any]
-    """Of `probe`: device, precision ..."""
+    """Other options of `probe`, such as device and precision."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name in messages."""
         return f"{self.model} on {self.dataset}: {self.head.name}"
 
 
@@ -78,37 +81,38 @@ PlannedJob = PlannedExtraction | PlannedProbe
 
 
 def plan(study: Study) -> tuple[PlannedJob, ...]:
-    """All cells, data set by data set and in each backbone by backbone; an extraction comes right before the first probe that reads it.
+    """Return all jobs, grouped by dataset, then by backbone; an extraction precedes the first probe that reads it.
 
-    Raises OptionError for options that `extract` does not take.
+    Raises:
+        OptionError: `extract` does not take an option.
     """
-    cells: list[PlannedJob] = []
-    found: dict[tuple[str, ...], PlannedExtraction] = {}
+    jobs: list[PlannedJob] = []
+    extractions: dict[tuple[str, ...], PlannedExtraction] = {}
 
-    def need(extraction: PlannedExtraction) -> PlannedExtraction:
-        if extraction.key not in found:
-            found[extraction.key] = extraction
-            cells.append(extraction)
-        return found[extraction.key]
+    def require(extraction: PlannedExtraction) -> PlannedExtraction:
+        if extraction.key not in extractions:
+            extractions[extraction.key] = extraction
+            jobs.append(extraction)
+        return extractions[extraction.key]
 
     pooled = {word for head in study.heads for word in head.tokens.split("+")} & POOLED
-    every = "cls+ap" if "cls" in pooled else "ap"
+    pooled_tokens = "cls+ap" if "cls" in pooled else "ap"
     for dataset in study.datasets:
         for model in study.models:
             for head in study.heads:
                 small = set(head.tokens.split("+")) <= POOLED
                 layers, tokens = (
-                    (study.extract.get("layers", "all"), every)
+                    (study.extract.get("layers", "all"), pooled_tokens)
                     if small
                     else (head.layers, head.tokens)
                 )
-                cache = need(
+                cache = require(
                     extraction_of(study, model=model, dataset=dataset, layers=layers, tokens=tokens)
                 )
-                beside = None
+                spatial_cache = None
                 if "spatial" in head.options:
                     layers = head.options.get("spatial_layers", "last")
-                    beside = need(
+                    spatial_cache = require(
                         extraction_of(
                             study,
                             model=model,
@@ -117,32 +121,36 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
                             tokens=head.options["spatial"],
                         )
                     )
-                cells.append(
+                jobs.append(
                     PlannedProbe(
                         model=model,
                         dataset=dataset,
                         head=head,
                         seeds=study.seeds,
                         cache=cache,
-                        beside=beside,
+                        spatial_cache=spatial_cache,
                         options=study.probe,
                     ),
                 )
-    return tuple(cells)
+    return tuple(jobs)
 
 
 def extraction_of(
     study: Study, *, model: str, dataset: str, layers: str, tokens: str
 ) -> PlannedExtraction:
-    """One extraction with the options that the study gives it. Raises OptionError."""
+    """Return one extraction with the options of the study.
+
+    Raises:
+        OptionError: An option has a wrong value.
+    """
     source = study.source(dataset)
     general = dict(study.extract)
-    if ":" in source:  # carries its own place: the root for all named sets is not meant for it
+    if ":" in source:  # has its own path; the root is for named datasets
         general.pop("root", None)
     merged = general | dict(study.of_dataset.get(dataset, {})) | dict(study.of_model.get(model, {}))
     merged.pop("source", None)
     weights = {model: merged.pop("weights")} if "weights" in merged else {}
-    options = {RENAMED.get(key, key): value for key, value in merged.items()} | {
+    options = {EXTRACT_PARAMETERS.get(key, key): value for key, value in merged.items()} | {
         "layers": layers,
         "tokens": tokens.replace("patch", "all"),
     }

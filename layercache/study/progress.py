@@ -1,4 +1,4 @@
-"""The one progress bar of a study, over all its cells, weighed by their planned cost."""
+"""Progress bar of a study, over all jobs, weighed by their estimated duration."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import sys
 from types import TracebackType
 from typing import Any, Self
 
-WIDEST = 60
-"""Characters of a cell's name."""
+MAX_NAME_LENGTH = 60
+"""Maximum number of characters of a job's name."""
 
 
 class Bar:
-    """A bar on stderr, where that is a terminal; nothing otherwise. The time left is told from the time that the work done so far has taken."""
+    """Bar on stderr if that is a terminal; the time left follows from the time taken so far."""
 
     def __init__(self, *, total: float, show: bool) -> None:
         self.shown = show and total > 0 and sys.stderr.isatty()
@@ -25,12 +25,14 @@ class Bar:
             )
 
     def describe(self, text: str) -> None:
-        """What is being done."""
+        """Show the name of the current job."""
         if self._bar is not None:
-            self._bar.set_description_str(text if len(text) <= WIDEST else text[: WIDEST - 1] + "…")
+            self._bar.set_description_str(
+                text if len(text) <= MAX_NAME_LENGTH else text[: MAX_NAME_LENGTH - 1] + "…"
+            )
 
     def advance(self, seconds: float) -> None:
-        """A cell of this cost is behind us."""
+        """Advance by the estimated duration of a finished job."""
         if self._bar is not None:
             self._bar.update(seconds)
             self._bar.refresh()

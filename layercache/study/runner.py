@@ -1,4 +1,4 @@
-"""Runs a study: what is missing, one cell after the other, past the ones that fail, and the report at the end."""
+"""Runs the missing jobs of a study one after another, continues past failures, and writes the report."""
 
 from __future__ import annotations
 
@@ -27,140 +27,148 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A cell that came to nothing."""
+    """A failed job."""
 
-    cell: str
-    """Its name."""
+    job: str
+    """Name of the job."""
     reason: str
-    """The fault in one line."""
+    """Error in one line."""
     waiting: int = 0
-    """Probes that were not tried because of it."""
+    """Number of probes that were not run because of it."""
 
     def __str__(self) -> str:
-        """For people."""
-        waiting = f" ({self.waiting} probes of it not tried)" if self.waiting else ""
-        return f"{self.cell}{waiting}: {self.reason}"
+        """Return the failure as one line."""
+        waiting = f" ({self.waiting} probes of it not run)" if self.waiting else ""
+        return f"{self.job}{waiting}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What a run of a study came to."""
+    """Result of a run of a study."""
 
-    cells: int
-    """Extractions and probes of the study; a probe with all its seeds is one."""
+    jobs: int
+    """Number of extractions and probes of the study; a probe with all its seeds counts as one."""
     done: int
-    """Of them complete now."""
+    """Number of complete jobs."""
     failures: tuple[Failure, ...]
-    """The others, and why; a fault of the report is the last."""
+    """Failed jobs; a failure of the report is the last."""
     caches: tuple[CachePath, ...]
-    """The study's caches that are complete."""
+    """Complete caches of the study."""
     results: Results
-    """All its probes."""
+    """Probes of the study."""
     page: Path | None
-    """The report's page; None where there is none."""
+    """Page of the report, or None if none was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A cell before a run."""
+    """Status of a job before a run."""
 
-    cell: PlannedJob
-    """Which."""
-    there: bool
-    """Complete already, by the records on disk."""
+    job: PlannedJob
+    """The job."""
+    complete: bool
+    """True if it is complete, by the records on disk."""
     seconds: float
-    """What it would take, roughly; 0 if it is there."""
+    """Estimated duration in seconds; 0 if it is complete."""
 
 
 def study_status(study: Study) -> tuple[Status, ...]:
-    """Every cell, what of it is there, and how long the rest will take, roughly. Loads no backbone and opens no data set."""
+    """Return the status of every job, without loading a backbone or opening a dataset."""
     caches: dict[tuple[str, ...], Cache | None] = {}
-    found = []
-    for cell in plan(study):
-        if isinstance(cell, PlannedExtraction):
-            there = (caches.setdefault(cell.key, find_cache(cell))) is not None
+    statuses = []
+    for job in plan(study):
+        if isinstance(job, PlannedExtraction):
+            complete = (caches.setdefault(job.key, find_cache(job))) is not None
         else:
-            cache = caches[cell.cache.key]
-            beside = caches[cell.beside.key] if cell.beside else None
-            waits = cache is None or (cell.beside is not None and beside is None)
-            there = (
+            cache = caches[job.cache.key]
+            spatial_cache = caches[job.spatial_cache.key] if job.spatial_cache else None
+            waits = cache is None or (job.spatial_cache is not None and spatial_cache is None)
+            complete = (
                 not waits
                 and cache is not None
-                and len(find_probes(cell, cache, beside)) == len(cell.seeds)
+                and len(find_probes(job, cache, spatial_cache)) == len(job.seeds)
             )
-        found.append(Status(cell=cell, there=there, seconds=0.0 if there else cost(cell)))
-    return tuple(found)
+        seconds = 0.0 if complete else cost(job)
+        statuses.append(Status(job=job, complete=complete, seconds=seconds))
+    return tuple(statuses)
 
 
 def run_study(
     study: Study,
     *,
-    yes: bool = False,
+    confirm: bool = True,
     progress: bool = True,
-    work: JobExecutor | None = None,
+    executor: JobExecutor | None = None,
     report: bool = True,
 ) -> StudyResult:
-    """Run what is missing of a study, then write its report; a cell that fails is told at the end and holds up no other.
+    """Run the missing jobs of a study, then write its report; a failed job does not stop the others.
 
-    yes: do not ask before a large cache. progress: one bar over all cells, if stderr is a terminal.
-    work: what is done for a cell. Raises what `plan` raises, and KeyboardInterrupt with a text that says what is kept.
+    Args:
+        study: The study.
+        confirm: Ask before a large cache.
+        progress: Show one bar over all jobs, if stderr is a terminal.
+        executor: Runs the jobs; a LocalExecutor by default.
+        report: Write the report.
+
+    Raises:
+        OptionError: `extract` does not take an option of the study.
+        KeyboardInterrupt: Ctrl-C; the text says what is kept.
     """
     statuses = study_status(study)
     caches: dict[tuple[str, ...], CachePath] = {}
     failures: dict[str, Failure] = {}
     probes: list[Any] = []
     done = 0
-    missing = any(not status.there for status in statuses)
+    missing = any(not status.complete for status in statuses)
     session = open_engine(
-        study.engine if missing else "local", ray_address=study.address if missing else None
-    )  # found again by every cell
+        study.engine if missing else "local", ray_address=study.ray_address if missing else None
+    )  # reused by every job
     with session, Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
-        together = (
+        shared_decode = (
             [
-                status.cell
+                status.job
                 for status in statuses
-                if isinstance(status.cell, PlannedExtraction) and not status.there
+                if isinstance(status.job, PlannedExtraction) and not status.complete
             ]
             if study.share_decode
             else []
         )
-        doing = work or LocalExecutor(
-            yes=yes,
+        executor = executor or LocalExecutor(
+            confirm=confirm,
             progress=bar.shown,
-            together=together,
+            shared_decode=shared_decode,
             engine=study.engine,
-            address=study.address,
+            ray_address=study.ray_address,
         )
         for number, status in enumerate(statuses, 1):
-            cell = status.cell
-            bar.describe(f"{number}/{len(statuses)} {cell.name}")
-            blocked = _blocked(cell, caches)
+            job = status.job
+            bar.describe(f"{number}/{len(statuses)} {job.name}")
+            blocked = _blocked(job, caches)
             if blocked is not None:
                 failures[blocked.name] = replace(
                     failures[blocked.name], waiting=failures[blocked.name].waiting + 1
                 )
             else:
                 try:
-                    probes += _one(cell, doing, caches, there=status.there)
+                    probes += _run_job(job, executor, caches, complete=status.complete)
                     done += 1
                 except KeyboardInterrupt as stop:
                     inside = f" ({stop})" if str(stop) else ""
                     raise KeyboardInterrupt(
-                        f"{done} of {len(statuses)} cells are complete and kept{inside}; the same command goes on from there"
+                        f"{done} of {len(statuses)} jobs are complete and kept{inside}; "
+                        "the same command continues"
                     ) from None
-                except (
-                    Exception
-                ) as error:  # whatever it is, the other cells can do without this one
-                    failures[cell.name] = Failure(cell=cell.name, reason=reason(error))
-                    logger.error("FAILED %s", failures[cell.name])
+                except Exception as error:  # the other jobs do not depend on this one
+                    failures[job.name] = Failure(job=job.name, reason=reason(error))
+                    logger.error("FAILED %s", failures[job.name])
             bar.advance(status.seconds)
     paths = tuple(caches.values())
-    page, fault = _report(study) if report and probes else (None, None)
-    faults = [*failures.values(), *([fault] if fault else [])]
+    page, failure = _report(study) if report and probes else (None, None)
+    all_failures = [*failures.values(), *([failure] if failure else [])]
     return StudyResult(
-        cells=len(statuses),
+        jobs=len(statuses),
         done=done,
-        failures=tuple(faults),
+        failures=tuple(all_failures),
         caches=paths,
         results=Results(probes),
         page=page,
@@ -168,53 +176,55 @@ def run_study(
 
 
 def _blocked(
-    cell: PlannedJob, caches: Mapping[tuple[str, ...], CachePath]
+    job: PlannedJob, caches: Mapping[tuple[str, ...], CachePath]
 ) -> PlannedExtraction | None:
-    """The failed extraction that a probe waits for."""
-    if isinstance(cell, PlannedExtraction):
+    """Return the failed extraction that a probe depends on, or None."""
+    if isinstance(job, PlannedExtraction):
         return None
     return next(
         (
             source
-            for source in (cell.cache, cell.beside)
+            for source in (job.cache, job.spatial_cache)
             if source is not None and source.key not in caches
         ),
         None,
     )
 
 
-def _one(
-    cell: PlannedJob,
-    work: JobExecutor,
+def _run_job(
+    job: PlannedJob,
+    executor: JobExecutor,
     caches: dict[tuple[str, ...], CachePath],
     *,
-    there: bool,
+    complete: bool,
 ) -> Sequence[Any]:
-    """Does one cell; returns its probes."""
-    if isinstance(cell, PlannedExtraction):
-        caches[cell.key] = work.extract(cell)
+    """Run one job; return its probes."""
+    if isinstance(job, PlannedExtraction):
+        caches[job.key] = executor.extract(job)
         return ()
-    found = list(
-        work.train(cell, caches[cell.cache.key], caches[cell.beside.key] if cell.beside else None)
+    probes = list(
+        executor.train(
+            job, caches[job.cache.key], caches[job.spatial_cache.key] if job.spatial_cache else None
+        )
     )
-    if not there:
+    if not complete:
         metric = (
-            f"test_{selection_metric(multi_label=found[0].row['test_balanced_accuracy'] is None)}"
+            f"test_{selection_metric(multi_label=probes[0].row['test_balanced_accuracy'] is None)}"
         )
         logger.info(
-            f"{cell.name}: {' '.join(f'{100 * probe.row[metric]:.2f}' for probe in found)} %"
+            f"{job.name}: {' '.join(f'{100 * probe.row[metric]:.2f}' for probe in probes)} %"
         )
-    return found
+    return probes
 
 
 def _report(study: Study) -> tuple[Path | None, Failure | None]:
-    """(page, None), or (None, fault); without the extra neither."""
+    """Write the report; return its page or its failure, or neither if an extra is missing."""
     from layercache.extraction.image_lookup import ImageLookup
     from layercache.reporting import report
 
     sources = [study.source(dataset) for dataset in study.datasets]
     try:
-        made = report(
+        written = report(
             study.out,
             root=study.cache,
             model=study.models,
@@ -224,9 +234,9 @@ def _report(study: Study) -> tuple[Path | None, Failure | None]:
         )
     except MissingExtraError as error:
         logger.info(
-            f"no report: {error}; then run the same command again, it will only write the report"
+            f"no report: {error}; then run the same command again: it will only write the report"
         )
         return None, None
-    except Exception as error:  # the probes are kept, whatever is wrong with the page
-        return None, Failure(cell="report", reason=reason(error))
-    return made.page, None
+    except Exception as error:  # the probes are kept whatever the page lacks
+        return None, Failure(job="report", reason=reason(error))
+    return written.page, None

@@ -1,6 +1,6 @@
-"""What of a study is there already, told from the records on disk alone: no backbone is loaded and no data set opened.
+"""Finds the complete jobs of a study from the records on disk alone, without loading a backbone or a dataset.
 
-So it may be wrong where a checkpoint or a data set's files have changed under their name; the run itself looks closer.
+It may be wrong if a checkpoint or the files of a dataset have changed under the same name; the run itself checks them.
 """
 
 from __future__ import annotations
@@ -20,93 +20,93 @@ from layercache.probing.results.probe_store import PROBES, Probe, read_probes
 from layercache.probing.spec import BASELINES, select_tokens
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 
-PARTS = ("train", "test")
+SPLITS = ("train", "test")
 """Splits that a probe reads."""
 
 
-def find_cache(cell: PlannedExtraction) -> Cache | None:
-    """A complete cache of this model and data set with these options; of several the one that was made last."""
-    found = [
+def find_cache(job: PlannedExtraction) -> Cache | None:
+    """Return the most recent complete cache of this model and dataset with these options, or None."""
+    caches = [
         c
-        for c in find_caches(cache_root(cell.options.cache), cell.model, cell.cached_name)
-        if _matches(c, cell) and _complete(c)
+        for c in find_caches(cache_root(job.options.cache), job.model, job.cached_name)
+        if _matches(c, job) and _complete(c)
     ]
-    return max(found, key=lambda c: c.begun_at, default=None)
+    return max(caches, key=lambda c: c.begun_at, default=None)
 
 
-def find_probes(cell: PlannedProbe, cache: Cache, beside: Cache | None = None) -> list[Probe]:
-    """The probes of this cell beside the cache, one per seed at most."""
+def find_probes(job: PlannedProbe, cache: Cache, spatial_cache: Cache | None = None) -> list[Probe]:
+    """Return the probes of this job stored in the cache, at most one per seed."""
     hybrid = (
         {
-            "spatial": cell.head.options["spatial"],
-            "spatial_layers": cell.head.options.get("spatial_layers", "last"),
+            "spatial": job.head.options["spatial"],
+            "spatial_layers": job.head.options.get("spatial_layers", "last"),
         }
-        if beside
+        if spatial_cache
         else {}
     )
     try:
         tokens = select_tokens(
             cache,
-            head=cell.head.head,
-            layers=cell.head.layers,
-            tokens=cell.head.tokens,
-            spatial_cache=beside,
+            head=job.head.head,
+            layers=job.head.layers,
+            tokens=job.head.tokens,
+            spatial_cache=spatial_cache,
             **hybrid,
         )
     except LayercacheError:
-        return []  # the run will say why
+        return []  # the run itself reports the error
     return [
         probe
         for probe in read_probes(cache.path / PROBES)
-        if probe.pairs == tokens.pairs and _same_training(probe, cell)
+        if probe.pairs == tokens.pairs and _same_training(probe, job)
     ]
 
 
-def _matches(cache: Cache, cell: PlannedExtraction) -> bool:
-    spec, options = cache.spec, cell.options
+def _matches(cache: Cache, job: PlannedExtraction) -> bool:
+    spec, options = cache.spec, job.options
     return (
         (spec.tap, spec.precision, spec.storage_dtype, spec.projected)
         == (options.tap, options.precision, options.storage_dtype, options.projected)
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
         and spec.layers == parse_layers(str(options.layers), spec.depth)
-        and kinds(spec.tokens) == kinds_asked(str(options.tokens))
+        and stored_kinds(spec.tokens) == requested_kinds(str(options.tokens))
     )
 
 
-def kinds(names: Sequence[str]) -> set[str]:
-    """Kinds of stored names; every patch token counts as "all", which holds the class token."""
-    found = {"all" if name.startswith("patch/") else name.split("/")[0] for name in names}
-    return found - {"cls"} if "all" in found else found
+def stored_kinds(names: Sequence[str]) -> set[str]:
+    """Return the kinds of stored token names; patch tokens count as "all", which includes the class token."""
+    kinds = {"all" if name.startswith("patch/") else name.split("/")[0] for name in names}
+    return kinds - {"cls"} if "all" in kinds else kinds
 
 
-def kinds_asked(words: str) -> set[str]:
-    """Kinds in "cls+ap"."""
-    found = {word.strip() for word in re.split("[+,]", words)}
-    return found - {"cls"} if "all" in found else found
+def requested_kinds(words: str) -> set[str]:
+    """Return the token kinds in a text such as "cls+ap"."""
+    kinds = {word.strip() for word in re.split("[+,]", words)}
+    return kinds - {"cls"} if "all" in kinds else kinds
 
 
 def _complete(cache: Cache) -> bool:
-    return all(cache.complete(split) for split in PARTS if split in cache.spec.dataset.splits)
+    return all(cache.complete(split) for split in SPLITS if split in cache.spec.dataset.splits)
 
 
-def _same_training(probe: Probe, cell: PlannedProbe) -> bool:
-    spec, head = probe.spec, cell.head
-    own = head.options
+def _same_training(probe: Probe, job: PlannedProbe) -> bool:
+    spec, head = probe.spec, job.head
+    options = head.options
     same = (
         spec["head"] == head.head
-        and spec["seed"] in cell.seeds
-        and spec["shots"] == own.get("shots")
-        and spec["train_fraction"] == own.get("fraction")
-        and (spec["head_spec"]["embedding_ids"] is not None) == own.get("embedding", False)
+        and spec["seed"] in job.seeds
+        and spec["shots"] == options.get("shots")
+        and spec["train_fraction"] == options.get("fraction")
+        and (spec["head_spec"]["embedding_ids"] is not None) == options.get("embedding", False)
     )
     if not same or head.head in BASELINES:
         return bool(same)
     return bool(
-        spec["grid"] == [vars(setting) for setting in head.settings]
-        and spec["train_config"] == _as_json(asdict(head.protocol))
-        and spec["precision"] == cell.options.get("precision", "fp32")
-        and _same_num_heads(spec["head_spec"], requested=own.get("heads"))
+        spec["grid"] == [vars(config) for config in head.configs]
+        and spec["train_config"] == _as_json(asdict(head.train_config))
+        and spec["precision"] == job.options.get("precision", "fp32")
+        and _same_num_heads(spec["head_spec"], requested=options.get("heads"))
     )
 
 
@@ -120,5 +120,5 @@ def _same_num_heads(head_spec: dict[str, Any], *, requested: int | None) -> bool
 
 
 def _as_json(value: dict[str, object]) -> dict[str, object]:
-    """Tuples as the lists that JSON makes of them."""
+    """Return the values with tuples as lists, as JSON stores them."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in value.items()}

@@ -20,7 +20,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(stop.value.code or 0), out, err
 
 
-def test_help_lists_every_command_and_imports_no_torch() -> None:
+def test_help_lists_every_command_without_importing_torch() -> None:
     code = (
         "import sys\nfrom layercache_cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
         "    heavy = {'torch', 'timm', 'numpy', 'pandas', 'zarr'} & set(sys.modules)\n    print('heavy:', sorted(heavy))\n"
@@ -31,7 +31,7 @@ def test_help_lists_every_command_and_imports_no_torch() -> None:
         assert f" {name} " in done.stdout
 
 
-def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "prob")
     assert code == 2
     assert "'probe'" in err
@@ -58,7 +58,7 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
         ),
     ],
 )
-def test_a_fault_is_one_line_and_an_exit_code(
+def test_guard_exception_prints_one_line_and_exits(
     fault: BaseException, exit_code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> None:
@@ -74,7 +74,7 @@ def test_a_fault_is_one_line_and_an_exit_code(
         guard(command, debug=True)()
 
 
-def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_installed_version(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib.metadata import version
 
     assert run(capsys, "--version") == (0, f"layercache {version('layercache')}\n", "")

@@ -34,39 +34,39 @@ class Printed(list[Any]):
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, *failures: Failure) -> list[tuple[Any, dict[str, Any]]]:
-    asked: list[tuple[Any, dict[str, Any]]] = []
+    calls: list[tuple[Any, dict[str, Any]]] = []
 
     def stand_in(study: Any, **options: Any) -> Any:
-        asked.append((study, options))
+        calls.append((study, options))
         return SimpleNamespace(
             results=Printed(["probe"]),
             done=2 - len(failures),
-            cells=2,
+            jobs=2,
             page=Path("o/index.html"),
             failures=failures,
         )
 
     monkeypatch.setattr(layercache.study, "run_study", stand_in)
-    return asked
+    return calls
 
 
-def test_dry_run_lists_the_cells_and_does_nothing(
+def test_study_dry_run_lists_jobs_and_runs_nothing(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(capsys, str(file), "--dry-run", "--cache", str(tmp_path / "caches"))
     assert code == 0
     assert out.splitlines() == [
-        "missing  vit_nano on digits: extract cls+ap of layers all",
-        "missing  vit_nano on digits: linear last cls",
-        "2 cells, 0 there, 2 missing",
+        "missing   vit_nano on digits: extract cls+ap of layers all",
+        "missing   vit_nano on digits: linear last cls",
+        "2 jobs, 0 complete, 2 missing",
     ]
     assert not (tmp_path / "caches").exists()
 
 
-def test_a_whole_study_prints_its_table_and_its_page(
+def test_study_complete_prints_table_and_page(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = answer(monkeypatch)
+    calls = answer(monkeypatch)
     code, out, err = run(
         capsys,
         str(file),
@@ -78,31 +78,31 @@ def test_a_whole_study_prints_its_table_and_its_page(
         "--no-report",
     )
     assert (code, err) == (0, "")
-    assert out == "\nthe table\n\n2 of 2 cells are complete\nreport: o/index.html\n"
-    ((study, options),) = asked
-    assert (study.cache, study.out, options["yes"], options["report"]) == (
+    assert out == "\nthe table\n\n2 of 2 jobs are complete\nreport: o/index.html\n"
+    ((study, options),) = calls
+    assert (study.cache, study.out, options["confirm"], options["report"]) == (
         tmp_path,
         tmp_path / "r",
-        True,
+        False,
         False,
     )
 
 
-def test_failures_are_listed_and_exit_with_1(
+def test_study_failed_jobs_are_listed_with_exit_1(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = answer(
-        monkeypatch, Failure(cell="vit_nano on digits: linear last cls", reason="no room")
+    calls = answer(
+        monkeypatch, Failure(job="vit_nano on digits: linear last cls", reason="no room")
     )
     code, out, err = run(capsys, str(file))
     assert code == 1
-    assert "1 of 2 cells are complete" in out
+    assert "1 of 2 jobs are complete" in out
     assert err.splitlines()[1:3] == ["1 failed:", "  vit_nano on digits: linear last cls: no room"]
-    assert "is not done twice" in err
-    assert asked[0][0].out == Path("o")
+    assert "are not run again" in err
+    assert calls[0][0].out == Path("o")
 
 
-def test_a_fault_in_the_file_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_wrong_file_prints_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(TEXT.replace("datasets", "dataset_s"))
     code, _, err = run(capsys, str(file))
     assert code == 1

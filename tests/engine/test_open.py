@@ -19,7 +19,7 @@ from tests.logs import logged
 STUDY = 'models = ["vit_nano"]\ndatasets = ["digits"]\n{}\n[[heads]]\nhead = "linear"\n'
 
 
-def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_engine_without_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(
@@ -34,7 +34,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "make", [lambda **o: ExtractOptions(models=["m"], dataset="d", **o), lambda **o: Options(**o)]
 )
-def test_a_wrong_engine_is_refused_before_any_work(make: Any) -> None:
+def test_engine_unknown_raises_before_any_work(make: Any) -> None:
     with pytest.raises(UnknownNameError, match="unknown engine 'rya': did you mean ray"):
         make(engine="rya")
     with pytest.raises(
@@ -45,12 +45,12 @@ def test_a_wrong_engine_is_refused_before_any_work(make: Any) -> None:
     assert make(engine="ray", ray_address="auto").ray_address == "auto"
 
 
-def test_a_study_names_its_engine() -> None:
+def test_parse_study_engine_and_address_are_read() -> None:
     assert parse_study(STUDY.format(""), where="s", name="s").engine == "local"
     study = parse_study(
         STUDY.format('engine = "ray"\naddress = "10.0.0.1:6379"'), where="s", name="s"
     )
-    assert (study.engine, study.address) == ("ray", "10.0.0.1:6379")
+    assert (study.engine, study.ray_address) == ("ray", "10.0.0.1:6379")
     with pytest.raises(OptionError, match=r"s\.toml: unknown engine 'rya': did you mean ray"):
         parse_study(STUDY.format('engine = "rya"'), where="s.toml", name="s")
     with pytest.raises(OptionError, match=r"s\.toml: address '1:2': .* needs --engine ray"):
@@ -76,7 +76,7 @@ class Echo:
         self.closed = True
 
 
-def test_this_process_takes_tasks_in_order_and_closes_its_worker() -> None:
+def test_local_pool_runs_tasks_in_order_and_closes_its_worker() -> None:
     heard: list[Any] = []
     made: list[Echo] = []
 

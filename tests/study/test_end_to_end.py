@@ -1,4 +1,4 @@
-"""A small study for real: done once, found again, told apart from another, and finished past a data set that is not there."""
+"""A small study for real: done once, found again, told apart from another, and finished past a dataset that is not there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
 
 
 def there(study: Study) -> list[str]:
-    return [status.cell.name for status in study_status(study) if status.there]
+    return [status.job.name for status in study_status(study) if status.complete]
 
 
 def records(study: Study) -> dict[Path, int]:
@@ -83,15 +83,15 @@ ON_WAVES = [
 ]
 
 
-def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(
+def test_run_study_again_runs_only_what_is_missing(
     text: Callable[..., Study],
 ) -> None:
     study = text()
     assert there(study) == []
     first = run_study(study, report=False)
-    assert (first.cells, first.done) == (10, 5)
+    assert (first.jobs, first.done) == (10, 5)
     assert [str(failure).split(": folder")[0] for failure in first.failures] == [
-        "tiny_vit on nowhere: extract cls+ap of layers all (3 probes of it not tried)",
+        "tiny_vit on nowhere: extract cls+ap of layers all (3 probes of it not run)",
         "tiny_vit on nowhere: extract grid:2 of layers last",
     ]
     assert len(first.results) == len(records(study)) == 6
@@ -107,7 +107,7 @@ def test_a_study_runs_is_found_again_and_finishes_past_what_is_missing(
     assert there(text(limit=10)) == []
 
 
-def test_a_seed_more_is_missing_and_a_cut_cache_is_not_there(text: Callable[..., Study]) -> None:
+def test_study_status_new_seed_or_truncated_cache_is_missing(text: Callable[..., Study]) -> None:
     from dataclasses import replace
 
     from layercache.study.plan import PlannedExtraction, plan

@@ -27,19 +27,19 @@ head = "linear"
 """
 
 
-def cells(*, share: bool = True, more: str = "") -> list[PlannedExtraction]:
+def jobs(*, share: bool = True, more: str = "") -> list[PlannedExtraction]:
     study = parse_study(TEXT.format(share=str(share).lower(), more=more), where="s", name="s")
     assert study.share_decode is share
-    return [cell for cell in plan(study) if isinstance(cell, PlannedExtraction)]
+    return [job for job in plan(study) if isinstance(job, PlannedExtraction)]
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `extract` is asked for; it refuses vit_b16 on flowers."""
-    asked: list[dict[str, Any]] = []
+    """What `extract` is calls for; it refuses vit_b16 on flowers."""
+    calls: list[dict[str, Any]] = []
 
     def extract(**options: Any) -> list[Any]:
-        asked.append(options)
+        calls.append(options)
         if "vit_b16" in options["models"] and options["dataset"] == "flowers":
             raise BackboneError("vit_b16: no weights\nmore")
         return [
@@ -47,13 +47,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         ]
 
     monkeypatch.setattr("layercache.extraction.api.extract", extract)
-    return asked
+    return calls
 
 
-def test_models_of_one_data_set_are_extracted_in_one_run(runs: list[dict[str, Any]]) -> None:
-    wanted = cells()
-    doing = LocalExecutor(together=wanted, yes=True)
-    assert [doing.extract(cell) for cell in wanted[:3]] == [
+def test_extract_models_of_one_dataset_run_once(runs: list[dict[str, Any]]) -> None:
+    wanted = jobs()
+    executor = LocalExecutor(shared_decode=wanted, confirm=False)
+    assert [executor.extract(job) for job in wanted[:3]] == [
         Path("digits/vit_s16"),
         Path("digits/vit_b16"),
         Path("digits/clip_b16"),
@@ -64,14 +64,14 @@ def test_models_of_one_data_set_are_extracted_in_one_run(runs: list[dict[str, An
     assert (only["dataset"], only["confirm"]) == ("digits", False)
 
 
-def test_a_model_that_fails_does_not_take_the_others_with_it(runs: list[dict[str, Any]]) -> None:
-    wanted = cells()[3:]
-    doing = LocalExecutor(together=wanted)
+def test_extract_one_model_failing_extracts_the_others_alone(runs: list[dict[str, Any]]) -> None:
+    wanted = jobs()[3:]
+    executor = LocalExecutor(shared_decode=wanted)
     with logged() as said:
-        assert doing.extract(wanted[0]) == Path("flowers/vit_s16")
+        assert executor.extract(wanted[0]) == Path("flowers/vit_s16")
     with pytest.raises(BackboneError, match="no weights"):
-        doing.extract(wanted[1])
-    assert doing.extract(wanted[2]) == Path("flowers/clip_b16")
+        executor.extract(wanted[1])
+    assert executor.extract(wanted[2]) == Path("flowers/clip_b16")
     assert [run["models"] for run in runs] == [
         ["vit_s16", "vit_b16", "clip_b16"],
         ["vit_s16"],
@@ -79,23 +79,23 @@ def test_a_model_that_fails_does_not_take_the_others_with_it(runs: list[dict[str
         ["clip_b16"],
     ]
     assert said == [
-        "flowers: 3 models together came to nothing (vit_b16: no weights); one by one now"
+        "flowers: extracting 3 models together failed (vit_b16: no weights); extracting them one by one"
     ]
 
 
-def test_other_options_are_another_run(runs: list[dict[str, Any]]) -> None:
-    wanted = cells(more='precision = "bf16"')
-    doing = LocalExecutor(together=wanted)
-    for cell in wanted[:3]:
-        doing.extract(cell)
+def test_extract_other_options_run_separately(runs: list[dict[str, Any]]) -> None:
+    wanted = jobs(more='precision = "bf16"')
+    executor = LocalExecutor(shared_decode=wanted)
+    for job in wanted[:3]:
+        executor.extract(job)
     assert [(run["models"], run["precision"]) for run in runs] == [
         (["vit_s16", "vit_b16"], "fp32"),
         (["clip_b16"], "bf16"),
     ]
 
 
-def test_without_sharing_each_has_its_own_run(runs: list[dict[str, Any]]) -> None:
-    doing = LocalExecutor()
-    for cell in cells(share=False)[:3]:
-        doing.extract(cell)
+def test_extract_without_share_decode_runs_each_model(runs: list[dict[str, Any]]) -> None:
+    executor = LocalExecutor()
+    for job in jobs(share=False)[:3]:
+        executor.extract(job)
     assert [run["models"] for run in runs] == [["vit_s16"], ["vit_b16"], ["clip_b16"]]

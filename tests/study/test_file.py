@@ -18,7 +18,7 @@ def parse(text: str) -> Study:
     return parse_study(text, where="s.toml", name="s")
 
 
-def test_the_least_study_is_the_paper_s_protocol() -> None:
+def test_parse_study_smallest_file_uses_the_paper_s_protocol() -> None:
     study = parse(LEAST)
     (head,) = study.heads
     assert (study.name, study.models, study.datasets, study.seeds) == (
@@ -28,12 +28,12 @@ def test_the_least_study_is_the_paper_s_protocol() -> None:
         (0,),
     )
     assert (study.out, study.cache) == (Path("reports/s"), None)
-    assert head.settings == paper_grid("linear")
-    assert head.protocol == TrainConfig()
+    assert head.configs == paper_grid("linear")
+    assert head.train_config == TrainConfig()
     assert (head.name, dict(head.options)) == ("linear last cls", {})
 
 
-def test_everything_that_can_be_said() -> None:
+def test_parse_study_every_key_is_read() -> None:
     study = parse(
         """
 name = "mine"
@@ -86,27 +86,27 @@ shots = 5
     )
     attentive, every, hybrid, knn = study.heads
     assert study.seeds == (4, 2)
-    assert attentive.settings == tuple(
+    assert attentive.configs == tuple(
         HParams(lr=a, weight_decay=0.0, dropout=b) for a in (0.1, 0.01) for b in (0.0, 0.5)
     )
-    assert attentive.protocol == TrainConfig(
+    assert attentive.train_config == TrainConfig(
         epochs=3, min_steps=0, batch=64, noise=Noise(std=0.1, probability=1)
     )
-    assert (every.layers, every.tokens, every.protocol.epochs, every.settings[0].lr) == (
+    assert (every.layers, every.tokens, every.train_config.epochs, every.configs[0].lr) == (
         "last",
         "all",
         9,
         0.5,
     )
-    assert every.protocol.batch == 64
+    assert every.train_config.batch == 64
     assert hybrid.name == "hybrid all cls+ap grid:2@1,5"
     assert dict(hybrid.options) == {"spatial": "grid:2", "spatial_layers": "1,5", "embedding": True}
-    assert (knn.settings, knn.name) == ((), "knn last cls+ap 5 shots")
+    assert (knn.configs, knn.name) == ((), "knn last cls+ap 5 shots")
     assert study.source("waves") == "folder:/data/waves"
     assert study.of_model == {"clip_b16": {"weights": "clip.safetensors", "batch_size": 8}}
 
 
-def test_a_list_of_layers_or_tokens_makes_a_column_of_each() -> None:
+def test_parse_study_list_of_layers_or_tokens_makes_one_column_each() -> None:
     study = parse(LEAST.replace('"last"', '["1", "2"]').replace('"cls"', '["cls", "ap"]'))
     assert [head.name for head in study.heads] == [
         "linear 1 cls",
@@ -147,7 +147,7 @@ def test_a_list_of_layers_or_tokens_makes_a_column_of_each() -> None:
         ),
         (
             LEAST.replace("digits", "digit"),
-            r"unknown data set in s\.toml 'digit': did you mean digits",
+            r"unknown dataset in s\.toml 'digit': did you mean digits",
         ),
         (
             LEAST.replace('"linear"', '"liner"'),
@@ -163,7 +163,7 @@ def test_a_list_of_layers_or_tokens_makes_a_column_of_each() -> None:
         ),
     ],
 )
-def test_an_unknown_word_names_the_nearest(text: str, fault: str) -> None:
+def test_parse_study_unknown_word_suggests_the_nearest(text: str, fault: str) -> None:
     with pytest.raises(UnknownNameError, match=fault):
         parse(text)
 
@@ -176,18 +176,18 @@ def test_an_unknown_word_names_the_nearest(text: str, fault: str) -> None:
         (LEAST.replace('["digits"]', "[]"), r"datasets: expected a list of texts"),
         (
             LEAST.replace('["digits"]', '["digits", "digits"]'),
-            "datasets: each once, came digits, digits",
+            "datasets: expected each name once, got digits, digits",
         ),
         (
             LEAST.replace('["vit_nano"]', '"vit_nano"'),
-            r"models: expected a list of texts, as in \[\"a\", \"b\"\], came 'vit_nano'",
+            r"models: expected a list of texts, as in \[\"a\", \"b\"\], got 'vit_nano'",
         ),
-        ("seeds = 0\n" + LEAST, "seeds: expected how many"),
-        ("seeds = [1, 1]\n" + LEAST, "seeds: expected how many"),
-        ("seeds = true\n" + LEAST, "seeds: expected how many seeds, or a list"),
+        ("seeds = 0\n" + LEAST, "seeds: expected a number of seeds"),
+        ("seeds = [1, 1]\n" + LEAST, "seeds: expected a number of seeds"),
+        ("seeds = true\n" + LEAST, "seeds: expected a number of seeds, or a list"),
         (
             LEAST + "[extract]\nbatch_size = 3.5\n",
-            r"\[extract\]: batch_size: expected a whole number, came 3\.5",
+            r"\[extract\]: batch_size: expected a whole number, got 3\.5",
         ),
         (
             LEAST + '[grid]\nlr = [0.1, "fast"]\n',
@@ -195,17 +195,17 @@ def test_an_unknown_word_names_the_nearest(text: str, fault: str) -> None:
         ),
         (
             LEAST + "[grid]\nlr = [-1]\n",
-            r"number 1: grid: a learning rate is a finite number > 0, came -1",
+            r"number 1: grid: a learning rate is a finite number > 0, got -1",
         ),
-        (LEAST + "[protocol]\nepochs = 0\n", r"\[protocol\]: epochs is at least 1, came 0"),
+        (LEAST + "[protocol]\nepochs = 0\n", r"\[protocol\]: epochs is at least 1, got 0"),
         (LEAST + "epochs = 0\n", r"number 1: epochs: expected at least 1"),
         (LEAST + "[protocol]\nnoise = 3\n", r"noise: expected a table such as"),
-        (LEAST + HEAD, r"number 2: 'linear last cls' stands in this file twice"),
+        (LEAST + HEAD, r"number 2: 'linear last cls' is in this file twice"),
         (LEAST + 'spatial = "grid:2"\n', "a linear head has no spatial tokens"),
         (LEAST.replace("linear", "hybrid"), "a hybrid head needs spatial tokens"),
         (
             LEAST.replace("linear", "knn") + "lr = 0.1\n",
-            "knn is a baseline with settings of its own: leave out lr",
+            "knn is a baseline with its own configurations: leave out lr",
         ),
         (
             'models = ["vit_nano"]\ndatasets = ["digits"]\n[[heads]]\nlayers = "last"\n',
@@ -213,12 +213,12 @@ def test_an_unknown_word_names_the_nearest(text: str, fault: str) -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_named(text: str, fault: str) -> None:
+def test_parse_study_wrong_value_raises_with_its_key(text: str, fault: str) -> None:
     with pytest.raises(OptionError, match=fault):
         parse(text)
 
 
-def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
+def test_read_study_without_name_takes_the_file_s(tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text(LEAST)
     assert read_study(tmp_path / "grid.toml").name == "grid"
     with pytest.raises(OptionError, match=r"nowhere\.toml: there is no such file"):

@@ -1,4 +1,4 @@
-"""Which cells a study has, where each reads its tokens, and what they weigh."""
+"""Which jobs a study has, where each reads its tokens, and what they weigh."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ EVERY = 'head = "attentive-tokens"'
 HYBRID = 'head = "hybrid"\nspatial = "grid:2"\nspatial_layers = "last"'
 
 
-def test_one_cache_serves_all_pooled_heads_and_others_get_their_own() -> None:
-    cells = plan(study(LINEAR, EVERY, FUSION, HYBRID))
-    first = cells[:7]
-    assert [cell.name for cell in first] == [
+def test_plan_pooled_heads_share_one_extraction() -> None:
+    jobs = plan(study(LINEAR, EVERY, FUSION, HYBRID))
+    first = jobs[:7]
+    assert [job.name for job in first] == [
         "vit_nano on digits: extract cls+ap of layers all",
         "vit_nano on digits: linear last cls",
         "vit_nano on digits: extract all of layers last",
@@ -45,65 +45,63 @@ def test_one_cache_serves_all_pooled_heads_and_others_get_their_own() -> None:
     assert isinstance(hybrid, PlannedProbe)
     assert linear.cache is fusion.cache is hybrid.cache is pooled
     assert tokens.cache is every
-    assert hybrid.beside is grid
-    assert linear.beside is None
-    assert len(cells) == 4 * 7
-    assert [cell.model for cell in cells[::7]] == ["vit_nano", "vit_b16"] * 2
-    assert [cell.dataset for cell in cells[::7]] == ["digits", "digits", "flowers", "flowers"]
+    assert hybrid.spatial_cache is grid
+    assert linear.spatial_cache is None
+    assert len(jobs) == 4 * 7
+    assert [job.model for job in jobs[::7]] == ["vit_nano", "vit_b16"] * 2
+    assert [job.dataset for job in jobs[::7]] == ["digits", "digits", "flowers", "flowers"]
     assert fusion.seeds == (0, 1)
 
 
-def test_models_without_a_class_token_can_be_studied_by_ap_alone() -> None:
-    (cell, *_) = plan(study('head = "attentive"\ntokens = "ap"'))
-    assert isinstance(cell, PlannedExtraction)
-    assert cell.options.tokens == "ap"
+def test_plan_only_ap_tokens_extracts_no_cls() -> None:
+    (job, *_) = plan(study('head = "attentive"\ntokens = "ap"'))
+    assert isinstance(job, PlannedExtraction)
+    assert job.options.tokens == "ap"
 
 
-def test_options_of_model_beat_those_of_data_set_beat_the_general_ones() -> None:
+def test_plan_options_model_over_dataset_over_general() -> None:
     more = (
         '[extract]\nroot = "data"\nbatch_size = 1\nworkers = 7\nlimit = 50\n[dataset.digits]\nbatch_size = 2\nlimit = 20\nlimit_seed = 9\n'
         '[model.vit_nano]\nbatch_size = 3\nweights = "w.pt"\n'
     )
-    cells = {
+    jobs = {
         (c.model, c.dataset): c.options
         for c in plan(study(LINEAR, more=more))
         if isinstance(c, PlannedExtraction)
     }
     assert [
-        cells[key].batch_size
+        jobs[key].batch_size
         for key in (("vit_b16", "flowers"), ("vit_b16", "digits"), ("vit_nano", "digits"))
     ] == [1, 2, 3]
-    assert (cells["vit_b16", "digits"].limit, cells["vit_b16", "digits"].seed) == (20, 9)
-    assert (cells["vit_b16", "flowers"].limit, cells["vit_b16", "flowers"].seed) == (50, 0)
-    assert cells["vit_nano", "flowers"].weights == {"vit_nano": "w.pt"}
-    assert cells["vit_b16", "flowers"].weights == {}
-    assert {options.workers for options in cells.values()} == {7}
-    assert {options.data_root for options in cells.values()} == {"data"}
+    assert (jobs["vit_b16", "digits"].limit, jobs["vit_b16", "digits"].seed) == (20, 9)
+    assert (jobs["vit_b16", "flowers"].limit, jobs["vit_b16", "flowers"].seed) == (50, 0)
+    assert jobs["vit_nano", "flowers"].weights == {"vit_nano": "w.pt"}
+    assert jobs["vit_b16", "flowers"].weights == {}
+    assert {options.workers for options in jobs.values()} == {7}
+    assert {options.data_root for options in jobs.values()} == {"data"}
 
 
-def test_a_source_of_one_s_own_has_its_own_place() -> None:
+def test_plan_own_source_ignores_the_general_root() -> None:
     text = study(
         LINEAR,
         more='[extract]\nroot = "data"\n[dataset.flowers]\nsource = "wds:/tars/my flowers"\n',
     )
-    cell = next(
-        c for c in plan(text) if isinstance(c, PlannedExtraction) and c.dataset == "flowers"
-    )
-    assert (cell.options.dataset, cell.options.data_root, cell.cached_name) == (
+    job = next(c for c in plan(text) if isinstance(c, PlannedExtraction) and c.dataset == "flowers")
+    assert (job.options.dataset, job.options.data_root, job.cached_name) == (
         "wds:/tars/my flowers",
         None,
         "my_flowers",
     )
 
 
-def test_an_option_that_extract_does_not_take_is_refused_before_any_work() -> None:
+def test_plan_wrong_extract_option_raises() -> None:
     with pytest.raises(OptionError, match="precision: expected fp32 or bf16 or fp16, got 'fp8'"):
         plan(study(LINEAR, more='[model.vit_b16]\nprecision = "fp8"\n'))
 
 
-def test_costs_grow_with_what_there_is_to_do() -> None:
-    cells = plan(study(LINEAR, FUSION))
-    by_name = {cell.name: cost(cell) for cell in cells}
+def test_cost_more_work_costs_more() -> None:
+    jobs = plan(study(LINEAR, FUSION))
+    by_name = {job.name: cost(job) for job in jobs}
     assert (
         by_name["vit_b16 on flowers: extract cls+ap of layers all"]
         > 50 * by_name["vit_nano on flowers: extract cls+ap of layers all"]
@@ -113,20 +111,20 @@ def test_costs_grow_with_what_there_is_to_do() -> None:
         > 10 * by_name["vit_b16 on flowers: linear last cls"]
     )
     twice = plan(replace(study(LINEAR, FUSION), seeds=(0, 1, 2, 3)))
-    assert cost(twice[-1]) == pytest.approx(2 * cost(cells[-1]))
+    assert cost(twice[-1]) == pytest.approx(2 * cost(jobs[-1]))
 
 
-def test_sizes_and_tokens_are_counted() -> None:
-    cells = plan(study(EVERY, FUSION, HYBRID, more="[extract]\nlimit = 100\n"))
-    extraction = cells[0]
+def test_size_of_and_tokens_seen_count_images_and_tokens() -> None:
+    jobs = plan(study(EVERY, FUSION, HYBRID, more="[extract]\nlimit = 100\n"))
+    extraction = jobs[0]
     assert isinstance(extraction, PlannedExtraction)
     size = size_of(extraction)
     assert (size.train, size.test, size.classes) == (100, 100, 10)
     from layercache.extraction.models.registry import MODELS
 
     seen = [
-        tokens_seen(cell, MODELS["vit_nano"])
-        for cell in cells
-        if isinstance(cell, PlannedProbe) and cell.model == "vit_nano"
+        tokens_seen(job, MODELS["vit_nano"])
+        for job in jobs
+        if isinstance(job, PlannedProbe) and job.model == "vit_nano"
     ]
     assert seen[:3] == [50, 24, 28]

@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_it_names_the_cell_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_on_a_terminal_shows_job_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     with Bar(total=4.0, show=True) as bar:
@@ -34,7 +34,7 @@ def test_on_a_terminal_it_names_the_cell_and_the_time_left(monkeypatch: pytest.M
     ("total", "show", "screen"),
     [(4.0, True, io.StringIO()), (4.0, False, Terminal()), (0.0, True, Terminal())],
 )
-def test_elsewhere_it_is_silent(
+def test_bar_without_terminal_prints_nothing(
     total: float, show: bool, screen: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", screen)

@@ -1,4 +1,4 @@
-"""The runner: past a failed cell, resumable, and honest about what came of it. Its work is done by stand-ins."""
+"""The runner: past a failed job, resumable, and honest about what came of it. Its work is done by stand-ins."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ head = "attentive"
 
 
 class StandIn:
-    """Notes what it is asked for; `faults` maps a part of a cell's name to what it raises."""
+    """Notes what it is calls for; `faults` maps a part of a job's name to what it raises."""
 
     def __init__(self, faults: dict[str, BaseException] | None = None) -> None:
         self.faults = faults or {}
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
     def _do(self, name: str) -> None:
-        self.asked.append(name)
+        self.calls.append(name)
         for part, fault in self.faults.items():
             if part in name:
                 raise fault
 
-    def extract(self, cell: PlannedExtraction) -> Path:
-        self._do(cell.name)
-        return Path("/caches") / cell.dataset / cell.model
+    def extract(self, job: PlannedExtraction) -> Path:
+        self._do(job.name)
+        return Path("/caches") / job.dataset / job.model
 
-    def train(self, cell: PlannedProbe, cache: Path, beside: Path | None) -> Any:
-        self._do(cell.name)
-        assert cache == Path("/caches") / cell.dataset / cell.model
+    def train(self, job: PlannedProbe, cache: Path, spatial_cache: Path | None) -> Any:
+        self._do(job.name)
+        assert cache == Path("/caches") / job.dataset / job.model
         return [SimpleNamespace(row={"test_balanced_accuracy": 0.5})]
 
 
@@ -66,95 +66,95 @@ def _results(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(study: Study, work: StandIn, **options: Any) -> tuple[StudyResult, list[str]]:
     with logged() as said:
-        return run_study(study, work=work, progress=False, **{"report": False, **options}), said
+        return run_study(study, executor=work, progress=False, **{"report": False, **options}), said
 
 
-def test_all_cells_are_done_in_order(study: Study) -> None:
+def test_run_study_runs_all_jobs_in_order(study: Study) -> None:
     work = StandIn()
-    outcome, said = run(study, work)
-    assert work.asked == [status.cell.name for status in study_status(study)]
-    assert (outcome.cells, outcome.done, outcome.failures, len(outcome.results)) == (12, 12, (), 8)
+    result, said = run(study, work)
+    assert work.calls == [status.job.name for status in study_status(study)]
+    assert (result.jobs, result.done, result.failures, len(result.results)) == (12, 12, (), 8)
     assert said[0] == "vit_nano on digits: linear last cls: 50.00 %"
 
 
-def test_a_failed_cell_holds_up_no_other(study: Study) -> None:
+def test_run_study_failed_job_does_not_stop_others(study: Study) -> None:
     faults = {
         "vit_nano on flowers: extract": DataNotFoundError("flowers: no files\nlook elsewhere"),
         "vit_b16 on digits: attentive": ValueError("odd"),
     }
     work = StandIn(faults)
-    outcome, said = run(study, work)
-    assert (outcome.cells, outcome.done) == (12, 12 - 3 - 1)
-    assert [str(failure) for failure in outcome.failures] == [
+    result, said = run(study, work)
+    assert (result.jobs, result.done) == (12, 12 - 3 - 1)
+    assert [str(failure) for failure in result.failures] == [
         "vit_b16 on digits: attentive all cls+ap: unexpected ValueError: odd",
-        "vit_nano on flowers: extract cls+ap of layers all (2 probes of it not tried): flowers: no files",
+        "vit_nano on flowers: extract cls+ap of layers all (2 probes of it not run): flowers: no files",
     ]
-    assert "vit_nano on flowers: linear last cls" not in work.asked
-    assert work.asked[-1] == "vit_b16 on flowers: attentive all cls+ap"
+    assert "vit_nano on flowers: linear last cls" not in work.calls
+    assert work.calls[-1] == "vit_b16 on flowers: attentive all cls+ap"
     assert any(line.startswith("FAILED vit_b16 on digits") for line in said)
-    assert len(outcome.caches) == 3
+    assert len(result.caches) == 3
 
 
-def test_ctrl_c_says_what_is_kept_and_stops_at_once(study: Study) -> None:
+def test_run_study_interrupted_stops_and_reports_what_is_kept(study: Study) -> None:
     work = StandIn(
         {"vit_b16 on digits: extract": KeyboardInterrupt("2 of 9 row blocks are committed")}
     )
     with pytest.raises(
         KeyboardInterrupt,
-        match=r"3 of 12 cells are complete and kept \(2 of 9 row blocks are committed\); the same command goes on",
+        match=r"3 of 12 jobs are complete and kept \(2 of 9 row blocks are committed\); the same command continues",
     ):
         run(study, work)
-    assert len(work.asked) == 4
+    assert len(work.calls) == 4
 
 
 def report_with(
     monkeypatch: pytest.MonkeyPatch, answer: Callable[..., Any]
 ) -> list[dict[str, Any]]:
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def report(out: Path, **options: Any) -> Any:
-        asked.append({"out": out, **options})
+        calls.append({"out": out, **options})
         return answer()
 
     monkeypatch.setattr("layercache.reporting.report", report)
-    return asked
+    return calls
 
 
-def test_the_report_is_on_the_study_s_caches(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = report_with(monkeypatch, lambda: SimpleNamespace(page=Path("page.html")))
-    outcome, _ = run(replace(study, report={"details": 3}), StandIn(), report=True)
-    assert outcome.page == Path("page.html")
-    (options,) = asked
+def test_run_study_report_reads_the_study_s_caches(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = report_with(monkeypatch, lambda: SimpleNamespace(page=Path("page.html")))
+    result, _ = run(replace(study, report={"details": 3}), StandIn(), report=True)
+    assert result.page == Path("page.html")
+    (options,) = calls
     assert (options["out"], options["root"], options["details"]) == (study.out, study.cache, 3)
     assert (options["model"], options["dataset"]) == (study.models, ["digits", "flowers"])
 
 
-def test_without_the_extra_there_is_no_report_and_no_failure(
+def test_run_study_missing_extra_skips_the_report(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> None:
         raise MissingExtraError("matplotlib", "report")
 
     report_with(monkeypatch, missing)
-    outcome, said = run(study, StandIn(), report=True)
-    assert (outcome.page, outcome.failures) == (None, ())
+    result, said = run(study, StandIn(), report=True)
+    assert (result.page, result.failures) == (None, ())
     assert "pip install 'layercache[report]'" in said[-1]
 
 
-def test_a_broken_report_is_a_failure(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_study_report_raises_is_a_failure(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     report_with(monkeypatch, lambda: 1 / 0)
-    outcome, _ = run(study, StandIn(), report=True)
-    assert [str(failure) for failure in outcome.failures] == [
+    result, _ = run(study, StandIn(), report=True)
+    assert [str(failure) for failure in result.failures] == [
         "report: unexpected ZeroDivisionError: division by zero"
     ]
-    assert outcome.done == outcome.cells
+    assert result.done == result.jobs
 
 
-def test_nothing_to_report_on_is_no_second_fault(
+def test_run_study_no_probes_adds_no_report_failure(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = report_with(monkeypatch, lambda: None)
-    outcome, _ = run(study, StandIn({"": DataNotFoundError("nothing")}), report=True)
-    assert not asked
-    assert (outcome.done, len(outcome.failures)) == (0, 4)
-    assert sum(failure.waiting for failure in outcome.failures) == 8
+    calls = report_with(monkeypatch, lambda: None)
+    result, _ = run(study, StandIn({"": DataNotFoundError("nothing")}), report=True)
+    assert not calls
+    assert (result.done, len(result.failures)) == (0, 4)
+    assert sum(failure.waiting for failure in result.failures) == 8

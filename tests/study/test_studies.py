@@ -18,37 +18,39 @@ from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
-def test_the_paper_s_table_is_complete() -> None:
+def test_alf_table1_plans_the_paper_s_table() -> None:
     study = read_study(STUDIES / "alf-table1.toml")
-    cells = plan(study)
+    jobs = plan(study)
     assert study.models == PAPER_BACKBONES
     assert len({paper_dataset(name) for name in study.datasets}) == len(study.datasets) == 20
     assert [(head.head, head.layers, head.tokens) for head in study.heads] == [
-        (cell.head, cell.layers, cell.tokens) for cell in PAPER_KINDS
+        (job.head, job.layers, job.tokens) for job in PAPER_KINDS
     ]
     for dataset in study.datasets:
         assert published_accuracy(dataset, kind=PAPER_KINDS[0]) is not None
-    trainings = [cell for cell in cells if isinstance(cell, PlannedProbe)]
+    trainings = [job for job in jobs if isinstance(job, PlannedProbe)]
     assert len(trainings) == 9 * 20 * 6
     assert (
-        len(cells) - len(trainings) == 9 * 20 * 2
+        len(jobs) - len(trainings) == 9 * 20 * 2
     )  # pooled tokens of every layer, and every token of the last
-    assert [len(head.settings) for head in study.heads] == [21, 63, 21, 21, 63, 63]
-    assert {(head.protocol.epochs, head.protocol.min_steps) for head in study.heads} == {(40, 1000)}
+    assert [len(head.configs) for head in study.heads] == [21, 63, 21, 21, 63, 63]
+    assert {(head.train_config.epochs, head.train_config.min_steps) for head in study.heads} == {
+        (40, 1000)
+    }
 
 
-def test_the_small_study_needs_no_network() -> None:
+def test_small_needs_no_network() -> None:
     from layercache.extraction.datasets.listing import DATASETS
 
     study = read_study(STUDIES / "small.toml")
     assert study.models == ("vit_nano",)
     assert [DATASETS[name].how_to_get for name in study.datasets] == ["bundled", "bundled"]
-    wanted = {(cell.head, cell.layers, cell.tokens) for cell in PAPER_KINDS}
+    wanted = {(job.head, job.layers, job.tokens) for job in PAPER_KINDS}
     assert wanted <= {(head.head, head.layers, head.tokens) for head in study.heads}
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.name)
-def test_every_study_can_be_planned(path: Path) -> None:
-    cells = plan(read_study(path))
-    assert isinstance(cells[0], PlannedExtraction)
-    assert isinstance(cells[-1], PlannedProbe)
+def test_studies_every_file_can_be_planned(path: Path) -> None:
+    jobs = plan(read_study(path))
+    assert isinstance(jobs[0], PlannedExtraction)
+    assert isinstance(jobs[-1], PlannedProbe)
