@@ -195,9 +195,9 @@ def test_parse_study_unknown_word_suggests_the_nearest(text: str, fault: str) ->
         ),
         (
             LEAST + "[grid]\nlr = [-1]\n",
-            r"number 1: grid: a learning rate is a finite number > 0, got -1",
+            r"number 1: grid: lr: expected a finite number > 0, got -1",
         ),
-        (LEAST + "[protocol]\nepochs = 0\n", r"\[protocol\]: epochs is at least 1, got 0"),
+        (LEAST + "[protocol]\nepochs = 0\n", r"\[protocol\]: epochs: expected at least 1, got 0"),
         (LEAST + "epochs = 0\n", r"number 1: epochs: expected at least 1"),
         (LEAST + "[protocol]\nnoise = 3\n", r"noise: expected a table such as"),
         (LEAST + HEAD, r"number 2: 'linear last cls' is in this file twice"),
