@@ -34,7 +34,7 @@ HEADS = (
     ),
     ("hybrid, + all patches of last", {"head": "hybrid", "spatial": "patch"}),
 )
-SETTINGS = {
+CONFIGS = {
     "linear": grid(lr=(1e-1, 1e-2, 1e-3), weight_decay=(1e-4, 1e-1)),
     "attention": grid(lr=(1e-2, 1e-3), weight_decay=(1e-2,), dropout=(0.1,)),
 }
@@ -54,7 +54,7 @@ def main() -> None:
         "--min-steps",
         type=int,
         default=400,
-        help="minimum number of optimiser steps per fit; the paper uses 1000",
+        help="minimum number of optimizer steps per fit; the paper uses 1000",
     )
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
@@ -64,11 +64,11 @@ def main() -> None:
         "| validation balanced accuracy (%) |"
     )
     print("|---|---|---|---|---|---|")
-    protocol = TrainConfig(min_steps=args.min_steps)
+    train_config = TrainConfig(min_steps=args.min_steps)
     names = [*args.datasets.split(","), *(["fashion_mnist"] if args.data_root else [])]
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            where = (
+            source = (
                 {"data_root": args.data_root, "limit": args.limit}
                 if name == "fashion_mnist"
                 else {}
@@ -79,31 +79,33 @@ def main() -> None:
                 "cache": folder,
                 "device": args.device,
                 "progress": False,
-                **where,
+                **source,
             }
             (pooled,) = layercache.extract(tokens="cls+ap+grid:2+grid:4", **common)
             (patches,) = layercache.extract(tokens="all", layers="last", **common)
             for label, head in HEADS:
-                chosen = SETTINGS["linear" if head["head"] == "linear" else "attention"]
+                configs = CONFIGS["linear" if head["head"] == "linear" else "attention"]
                 cache = patches.path if head["head"] == "attentive-tokens" else pooled.path
-                beside = {"spatial_cache": patches.path} if head.get("spatial") == "patch" else {}
+                other_cache = (
+                    {"spatial_cache": patches.path} if head.get("spatial") == "patch" else {}
+                )
                 results = layercache.probe(
                     cache,
-                    configs=chosen,
+                    configs=configs,
                     seeds=args.seeds,
-                    train_config=protocol,
+                    train_config=train_config,
                     device=args.device,
                     **head,
-                    **beside,
+                    **other_cache,
                 )
-                row, of = results.over_seeds().iloc[0], results.table.iloc[0]
+                row, shared = results.over_seeds().iloc[0], results.table.iloc[0]
                 test = (
                     f"{100 * row['test_balanced_accuracy_mean']:.2f} ± "
                     f"{100 * row['test_balanced_accuracy_std']:.2f}"
                 )
                 validation = f"{100 * row['val_balanced_accuracy_mean']:.2f}"
                 print(
-                    f"| {name} | {label} | {of['n_tokens']} | {of['n_params']:,} "
+                    f"| {name} | {label} | {shared['n_tokens']} | {shared['n_params']:,} "
                     f"| {test} | {validation} |",
                     flush=True,
                 )

@@ -32,53 +32,27 @@ import torch
 from machine import describe
 
 from layercache._units import format_bytes, parse_bytes
-from layercache.cache import (
-    Cache,
-    CacheSpec,
-    DatasetIdentity,
-    SplitIdentity,
-    SplitWriter,
-    digest_ids,
-    digest_labels,
-    open_cache,
-)
+from layercache.cache import Cache, open_cache
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.training.config import Noise
+from layercache.testing import make_spec, make_writer
 
-LAYERS, KINDS, WIDTH, CLASSES, BATCH = 12, ("cls", "ap"), 768, 1000, 2048
+LAYERS, KINDS, WIDTH, BATCH = 12, ("cls", "ap"), 768, 2048
 CHUNK = 8 * 2**20
 
 
 def write(root: Path, gigabytes: float) -> Cache:
     """Write a cache of random tokens of about the given size."""
     rows = int(gigabytes * 1e9 / (LAYERS * len(KINDS) * WIDTH * 2))
-    labels, ids = np.arange(rows, dtype=np.int64) % CLASSES, [str(i) for i in range(rows)]
-    identity = SplitIdentity(
-        rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00"
-    )
-    dataset = DatasetIdentity(
-        name="made_up",
-        classes=tuple(map(str, range(CLASSES))),
-        multi_label=False,
-        limit=None,
-        limit_seed=0,
-        splits={"train": identity},
-    )
-    spec = CacheSpec(
-        model="made_up", architecture="made_up", weights="00" * 32, depth=LAYERS, width=WIDTH, tap="norm2", layers=tuple(range(1, LAYERS + 1)),
-        tokens=KINDS, projected=False, preprocessing={}, precision="fp32", storage_dtype="float16", dataset=dataset,
-    )  # fmt: skip
+    layers = tuple(range(1, LAYERS + 1))
+    spec = make_spec(rows, depth=LAYERS, width=WIDTH, layers=layers, tokens=KINDS)
     rng = np.random.default_rng(0)
-    with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:
+    with make_writer(root, spec) as writer:
         for block in writer.pending:
             n = min(writer.block_rows, rows - block * writer.block_rows)
-            writer.write(
-                block,
-                rng.standard_normal((LAYERS, len(KINDS), n, WIDTH), dtype=np.float32).astype(
-                    np.float16
-                ),
-            )
+            x_ltnd = rng.standard_normal((LAYERS, len(KINDS), n, WIDTH), dtype=np.float32)
+            writer.write(block, x_ltnd.astype(np.float16))
         writer.finish()
     return open_cache(writer.path)
 
@@ -165,7 +139,7 @@ def main() -> None:
         cache = write(folder, given.gigabytes)
         measure(
             cache,
-            budget=parse_bytes(given.budget),
+            budget=parse_bytes(given.budget, name="budget"),
             rounds=given.rounds,
             device=torch.device(given.device),
         )
@@ -223,8 +197,8 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
     )
     batch = format_bytes(BATCH * len(pairs) * WIDTH * (2 + 4))
     print(
-        f"Memory budget {format_bytes(budget)}: two windows of {features.window_rows} images; a batch "
-        f"of {BATCH} images, stored and normalised, takes another {batch}."
+        f"Memory budget {format_bytes(budget)}: two windows of {features.window_rows} images; a "
+        f"batch of {BATCH} images, stored and normalised, takes another {batch}."
     )
     print(f"Medians of {rounds} rounds.\n")
     print(

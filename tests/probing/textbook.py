@@ -37,14 +37,14 @@ class TextbookAttentive(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def attention(self, x_bsd: Tensor) -> Tensor:
-        """Weights (B, H, S)."""
+        """Return attention weights (B, H, S)."""
         b, s, _ = x_bsd.shape
         q = self.to_query(self.norm_query(self.query)).view(self.heads, 1, self.length)
         k = self.to_key(self.norm_key(x_bsd)).view(b, s, self.heads, self.length).transpose(1, 2)
         return (q @ k.transpose(-1, -2) * self.length**-0.5).softmax(-1)[:, :, 0]
 
     def forward(self, x_bsd: Tensor, kept_bhs: Tensor | None = None) -> Tensor:
-        """Logits (B, C); `kept_bhs` replaces dropout's own draw by a given factor per weight."""
+        """Return logits (B, C); `kept_bhs` replaces dropout by a given factor per weight."""
         b, s, _ = x_bsd.shape
         v = (
             self.to_value(self.norm_value(x_bsd))
@@ -58,7 +58,7 @@ class TextbookAttentive(nn.Module):
 
 
 class TextbookLinear(nn.Module):
-    """The tokens side by side, one affine map."""
+    """One affine map of the concatenated tokens."""
 
     def __init__(self, *, tokens: int, width: int, classes: int) -> None:
         super().__init__()

@@ -56,6 +56,7 @@ def test_read_of_a_token_that_is_not_finite_names_it(
     split.x[2, 1, 42, 3] = bad
     with pytest.raises(
         NonFiniteError,
-        match=r"layer 3, token 'ap' of sample 'sample-42' \(train\) is not finite .* --store-dtype float32",
+        match=r"layer 3, token 'ap' of sample 'sample-42' \(train\) is not finite .* "
+        "--store-dtype float32",
     ):
         ResidentTokens(select(split), device=CPU)

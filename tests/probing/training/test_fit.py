@@ -52,7 +52,10 @@ def plain(head: HeadSpec, state: dict[str, torch.Tensor] | None = None) -> torch
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_fit_equals_a_plain_loop_with_the_textbook_module_and_torch_optimizer(kind: str) -> None:
-    """The textbook module, torch's AdamW, clip_grad_norm_, CrossEntropyLoss and CosineAnnealingLR, without dropout (whose random draws differ)."""
+    """Compare with torch's AdamW, clip_grad_norm_, CrossEntropyLoss and CosineAnnealingLR.
+
+    Without dropout, whose random draws differ.
+    """
     dataset = make_separable_tokens()
     head, config = spec(kind, dataset), HParams(lr=1e-2, weight_decay=0.1)
     train_config = dataclasses.replace(SHORT, clip=0.05)  # small enough to bite
@@ -109,7 +112,10 @@ def test_fit_equals_a_plain_loop_with_the_textbook_module_and_torch_optimizer(ki
 
 
 UNSEEN = {"norm_key.bias", "norm_value.bias", "output.bias", "batch_norm.running_mean"}
-"""What softmax or BatchNorm subtracts again: in the plain module a gradient of pure rounding, which Adam enlarges to full steps."""
+"""Parameters that softmax or BatchNorm subtracts again.
+
+In the plain module they have a gradient of pure rounding, which Adam enlarges to full steps.
+"""
 
 
 def assert_same_head(
@@ -177,7 +183,7 @@ def test_fit_with_the_same_seed_repeats_and_with_another_differs() -> None:
 
 
 def test_fit_with_another_dropout_rate_gives_other_losses() -> None:
-    """Negative control of the group test: another rate gives another trajectory from the same draws."""
+    """Negative control of the group test: the draws are the same, the rates differ."""
     dataset = make_separable_tokens()
     low, high = (HParams(lr=1e-2, weight_decay=0.0, dropout=p) for p in (0.1, 0.3))
     fits = fit(
