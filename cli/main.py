@@ -1,7 +1,7 @@
-"""The program `layercache`: builds the commands, and turns every error into one line and an exit code.
+"""The program `layercache`: builds the commands, and turns errors into one line and an exit code.
 
-Only the module of the requested command is imported; the others appear in the help by their summary, so that --help
-answers at once.
+Only the module of the requested command is imported; the others appear in the help by their
+summary, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INTERRUPTED = 130
 
 
 def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
-    """Return a command that prints an exception as one line and exits: 1 for an error, 130 for Ctrl-C.
+    """Return a command that prints errors as one line and exits: 1 for an error, 130 for Ctrl-C.
 
     Args:
         command: The command.
@@ -70,7 +70,7 @@ def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
 
 
 def describe(error: Exception) -> str:
-    """Return the text of an error for users; one that layercache did not expect is marked as such."""
+    """Return the text of an error for users; an unexpected one is marked as such."""
     from layercache.errors import LayercacheError
 
     if isinstance(error, LayercacheError):

@@ -1,7 +1,8 @@
-"""Caches every layer's CLS and average-pooled token of frozen Vision Transformers; trains fusion probes from the cache.
+"""Caches the tokens of every layer of frozen Vision Transformers; trains fusion probes from them.
 
 Names are resolved when they are used, so that `import layercache` imports neither torch nor timm.
-The package logs to the logger "layercache" and prints nothing; the command line shows what is logged.
+The package logs to the logger "layercache" and prints nothing; the command line shows what is
+logged.
 """
 
 from __future__ import annotations

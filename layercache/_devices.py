@@ -1,4 +1,4 @@
-"""Choice of the device, number of cores and free memory; torch is imported only where it is needed."""
+"""Choice of the device, number of cores and free memory; imports torch only where needed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def available_cores() -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the free bytes of a device; on the CPU those available within the container's limit."""
+    """Return the free bytes of a device; on the CPU, within the container's limit."""
     if device.type == "cuda":
         import torch
 

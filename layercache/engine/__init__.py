@@ -53,7 +53,8 @@ def check_engine(name: str, ray_address: str | None) -> None:
 def open_engine(name: str, *, ray_address: str | None = None) -> Iterator[Engine]:
     """Yield the engine of that name.
 
-    Ray joins the cluster at `ray_address`, or starts one on this machine and stops it with the context.
+    Ray joins the cluster at `ray_address`, or starts one on this machine and stops it with the
+    context.
 
     Raises:
         UnknownNameError: There is no such engine.
@@ -72,7 +73,7 @@ def open_engine(name: str, *, ray_address: str | None = None) -> Iterator[Engine
 
 
 def cluster_device_reason(requested: str, *, gpu: bool) -> str:
-    """Return why the workers of a cluster have a GPU or none, for a requested "auto", "cpu" or "cuda"."""
+    """Return why workers have a GPU or none; `requested` is "auto", "cpu" or "cuda"."""
     if requested != "auto":
         return "as requested"
     return "the cluster has GPUs" if gpu else "no GPU in the cluster"

@@ -1,7 +1,8 @@
-"""Protocols of an engine: workers with expensive state, tasks they take one after another, and results as they complete.
+"""Protocols of an engine: workers with expensive state that run tasks and return results.
 
-An engine knows nothing of caches or heads. A task may run twice if its worker is lost, so it must be repeatable.
-Workers log to `layercache` loggers; on a cluster their records are forwarded to the driver.
+An engine knows nothing of caches or heads. A task may run twice if its worker is lost, so it must
+be repeatable. Workers log to `layercache` loggers; on a cluster their records are forwarded to the
+driver.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Worker(Protocol):
 
 
 WorkerFactory = Callable[[Emit, int | None], Worker]
-"""Makes a worker in the process where it runs, from `emit` and its number of cores (None: all of this process).
+"""Makes a worker in its process from `emit` and its number of cores (None: all of this process).
 
 On a cluster it must be picklable, as must tasks, messages and results.
 """
@@ -61,7 +62,7 @@ class WorkerPool(Protocol):
         ...
 
     def run(self, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
-        """Yield (task, result) as tasks complete, until none is left; the caller may add tasks meanwhile.
+        """Yield (task, result) as tasks complete; the caller may add tasks meanwhile.
 
         Raises:
             WorkerError: A worker was lost repeatedly, or no machine is left.

@@ -1,4 +1,4 @@
-"""The process of a worker on a Ray cluster: runs tasks in one thread and answers polls for messages in another."""
+"""Process of a worker on a Ray cluster: one thread runs tasks, one answers polls."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TaskFailure:
 class Actor:
     """Ray actor around one worker.
 
-    Ray makes it anew if its process or node is lost. The worker is made with the first task, so that its errors
-    are reported as that task's.
+    Ray makes it anew if its process or node is lost. The worker is made with the first task, so
+    that its errors are reported as that task's.
     """
 
     def __init__(self, cores: int) -> None:
@@ -56,7 +56,8 @@ class Actor:
         Args:
             number: Number of the task, for its messages.
             task: The task.
-            factory: Reference to the WorkerFactory, in a list so that Ray fetches it only when the worker is made.
+            factory: Reference to the WorkerFactory, in a list so that Ray fetches it only when the
+                worker is made.
         """
         self._task_number = number
         try:
@@ -72,7 +73,8 @@ class Actor:
     def poll(self, seconds: float) -> tuple[str, Messages]:
         """Return the id of this process and the messages since the last poll.
 
-        A changed id means that the previous process was lost. Waits up to `seconds` for a first message.
+        A changed id means that the previous process was lost. Waits up to `seconds` for a first
+        message.
         """
         with self._has_messages:
             self._has_messages.wait_for(lambda: bool(self._messages), seconds)
@@ -80,7 +82,7 @@ class Actor:
             return self._process_id, messages
 
     def emit(self, message: Any) -> None:
-        """Queue a message of the current task; of consecutive Progress messages only the last is kept."""
+        """Queue a message of the current task; consecutive Progress messages become one."""
         with self._has_messages:
             last = self._messages[-1] if self._messages else None
             if (

@@ -1,6 +1,7 @@
-"""The engine that runs tasks on a Ray cluster: a running one, or one of this machine alone for the duration of the command.
+"""Runs tasks on a Ray cluster: a running one, or a temporary one on this machine.
 
-Ray places workers, spreads them over the nodes, restarts lost ones and repeats their tasks; none of that is done here.
+Ray places workers, spreads them over the nodes, restarts lost ones and repeats their tasks; none of
+that is done here.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ LOCAL_CLUSTER_ENV = {
 }
 """Environment of a cluster that this process starts."""
 CONNECT_TIMEOUT_S = 10.0
-"""Seconds to reach an address; Ray itself would wait for minutes, or forever if no Ray runs there."""
+"""Seconds to reach an address; Ray itself waits for minutes, or forever if no Ray runs there."""
 FORWARDED_ENV = ("LAYERCACHE_DATA", "LAYERCACHE_HOME")
 """Environment variables that workers inherit. Credentials are each node's own."""
 
 
 @contextmanager
 def session(ray_address: str | None) -> Iterator[RayEngine]:
-    """Connect to a cluster for the duration of the context; an existing connection of this process is used and kept.
+    """Connect to a cluster within the context; reuse and keep a connection of this process.
 
     Args:
         ray_address: "auto", HOST:PORT, or None to start a cluster on this machine.
@@ -103,8 +104,8 @@ class RayEngine:
     def worker_resources(self, *, gpu: bool, threads: int) -> Resources:
         """Return what one worker needs.
 
-        On a CPU that is one core per thread, at most those of the largest node; with a GPU, its share of the node's
-        cores, to decode with.
+        On a CPU that is one core per thread, at most those of the largest node; with a GPU, its
+        share of the node's cores, to decode with.
         """
         nodes = self.nodes()
         if not gpu:
@@ -138,13 +139,14 @@ def _check_reachable(ray_address: str | None) -> None:
     host, colon, port = ray_address.rpartition(":")
     if not (colon and host and port.isdigit()) or "/" in host:
         raise OptionError(
-            f"address {ray_address!r}: expected auto or HOST:PORT, as `ray start` prints it on a machine of the cluster"
+            f"address {ray_address!r}: expected auto or HOST:PORT, "
+            "as `ray start` prints it on a machine of the cluster"
         )
     socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _silence(ray: Any) -> None:
-    """Send to the debug log what Ray prints about nodes and repeated tasks; real failures become errors anyway."""
+    """Log what Ray prints about nodes and retries at DEBUG; real failures become errors anyway."""
     with suppress(AttributeError):  # not a public name: another Ray may lack it, and print
         ray._private.worker.print_to_stdstream = lambda data, *_, **__: logger.debug("%s", data)
 

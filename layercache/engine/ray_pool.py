@@ -1,8 +1,8 @@
-"""Workers on a Ray cluster: hands out tasks, collects messages and results, and detects when no progress is possible.
+"""Workers on a Ray cluster: assigns tasks, collects messages and results, and detects lost workers.
 
-Ray restarts an actor whose process or node was lost, and repeats its task there. If the remaining nodes have no room for
-it, it would wait forever: so an idle worker is killed as soon as another one waits for room, and the job ends with an
-error once no node has room for any worker.
+Ray restarts an actor whose process or node was lost, and repeats its task there. If the remaining
+nodes have no room for it, it would wait forever: so an idle worker is killed as soon as another one
+waits for room, and the job ends with an error once no node has room for any worker.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_TASK_RETRIES = 3
 Ray's own count is no use here: while a node shuts down, it counts attempts to reach it.
 """
 POLL_S = 1.0
-"""Seconds that a poll for messages waits in the worker; the state of the cluster is checked as often."""
+"""Seconds that a poll waits in the worker, and between two checks of the cluster."""
 
 Node = Mapping[str, float]
 """Resources of a node by name, such as CPU and GPU."""
@@ -112,7 +112,7 @@ class RayPool:
         self._on_message = on_message
         self._no_worker_timeout = no_worker_timeout
         self._factory = ray.put(factory)
-        self._actor_class: Any = ray.remote(  # type: ignore[call-overload]  # Ray's types leave out concurrency_groups
+        self._actor_class: Any = ray.remote(  # type: ignore[call-overload]  # no concurrency_groups in Ray's types
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,
             max_restarts=MAX_RESTARTS,
@@ -156,7 +156,7 @@ class RayPool:
         return self._resources.capacity(self._nodes())
 
     def _scale_up(self, tasks: deque[Any]) -> None:
-        """Start as many workers as there are tasks and room for; at least one, which may wait for a node."""
+        """Start workers for the tasks, as many as fit; at least one, which may wait for a node."""
         idle = sum(worker.pending_run is None for worker in self._workers)
         if len(tasks) <= idle:
             return
@@ -237,7 +237,7 @@ class RayPool:
         try:
             result = self._ray.get(pending)
         except self._ray.exceptions.RayTaskError as error:
-            # Not raised by the task, which returns a TaskFailure: its arguments or result cannot be unpickled.
+            # A task returns a TaskFailure instead: its arguments or result cannot be unpickled.
             raise WorkerError(
                 f"a worker of the cluster failed at {task}: {error.cause or error}"
             ) from error
@@ -249,8 +249,9 @@ class RayPool:
 
     def _lost(self, worker: _RemoteWorker) -> WorkerError:
         return WorkerError(
-            f"a worker was lost {max(worker.times_lost, 1)} times at {self._tasks[worker.task_number]}, "
-            "killed or out of memory: check the memory of the nodes, or whether this input crashes the worker. "
+            f"a worker was lost {max(worker.times_lost, 1)} times "
+            f"at {self._tasks[worker.task_number]}, killed or out of memory: "
+            "check the memory of the nodes, or whether this input crashes the worker. "
             "Committed work is kept: the same command continues"
         )
 
@@ -274,8 +275,9 @@ class RayPool:
         elif now - self._last_room > self._no_worker_timeout:
             raise WorkerError(
                 f"no node of the Ray cluster has had room for a worker ({self._resources}) for "
-                f"{self._no_worker_timeout:.0f} s: nodes were lost, or none is large enough. Committed work is "
-                "kept: the same command continues, on a cluster with room or with --engine local"
+                f"{self._no_worker_timeout:.0f} s: nodes were lost, "
+                "or none is large enough. Committed work is kept: "
+                "the same command continues, on a cluster with room or with --engine local"
             )
 
     def _kill(self, worker: _RemoteWorker) -> None:
@@ -283,7 +285,7 @@ class RayPool:
             self._ray.kill(worker.actor)
 
     def _log_once(self, text: str, *, level: int = logging.INFO, name: str = __name__) -> None:
-        """Log a line unless one that differs only in its last brackets was logged: workers log the same."""
+        """Log a line once; lines that differ only in their last brackets are the same."""
         key = text.partition(" (")[0]
         if key not in self._logged:
             self._logged.add(key)

@@ -1,7 +1,8 @@
 """Rough duration of a job, which weighs the jobs of a progress bar against each other.
 
-Counts floating point operations and divides by an assumed rate. A wrong rate scales all jobs alike and the bar's own
-clock corrects it; what matters is the ratio of an ImageNet extraction to a probe on digits, about ten thousand.
+Counts floating point operations and divides by an assumed rate. A wrong rate scales all jobs alike
+and the bar's own clock corrects it; what matters is the ratio of an ImageNet extraction to a probe
+on digits, about ten thousand.
 
 Shapes: N images, S tokens, D width, C classes, H attention heads, G configurations.
 """
@@ -77,7 +78,7 @@ def _extraction(job: PlannedExtraction) -> float:
 
 
 def _training(job: PlannedProbe) -> float:
-    """Return three forward passes per step of each configuration and of the refit; a baseline is one fit."""
+    """Return the seconds to train all configurations and the refit; a baseline is one fit."""
     info, size = MODELS.get(job.model, UNKNOWN_MODEL), size_of(job.cache)
     shots = job.head.options.get("shots")
     rows = max(2, size.train if shots is None else shots * size.classes)

@@ -1,28 +1,29 @@
-"""Reads a study file: backbones, datasets and heads, with their options. An unknown key is an error.
+"""Reads a study file: backbones, datasets, heads and options. An unknown key is an error.
 
     name = "small"
     models = ["vit_nano"]
     datasets = ["digits", "photos"]
     seeds = 3                            # 0, 1, 2; or a list
 
-    [[heads]]                            # one table per column; a list for head, layers or tokens makes a column of each
+    [[heads]]                            # one per column; a list makes a column of each entry
     head = "attentive"
     layers = "all"
     tokens = "cls+ap"
 
-    [grid]                               # default: the paper's; a head may have its own lr, weight_decay, dropout
+    [grid]                               # default: the paper's; a head may have its own
     lr = [0.1, 0.01]
 
     [protocol]                           # epochs, min_steps, batch ...
-    [extract]                            # for every extraction: tap, precision, batch_size, device, limit, share_decode ...
-    [model.clip_b16]                     # for those of one model: weights, precision ... (a name with dots in quotes)
+    [extract]                            # all extractions: tap, precision, limit, share_decode ...
+    [model.clip_b16]                     # one model: weights ... (quote a name with dots)
     [dataset.digits]                     # for those of one dataset: root, limit, source ...
     [probe]                              # device, precision, features, memory, group_size
     [report]                             # per_head, details, cka_images
 
-    engine = "ray"                       # above the tables: everything runs on a Ray cluster; address = "HOST:PORT" joins one
+    engine = "ray"                       # above the tables; address = "HOST:PORT" joins a cluster
 
-Paths are relative to the folder where the command runs, as on the command line. Of [extract], [dataset.NAME] and [model.NAME] the later one wins.
+Paths are relative to the folder where the command runs, as on the command line. Of [extract],
+[dataset.NAME] and [model.NAME] the later one wins.
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ class Study:
     extract: Mapping[str, Any]
     """Options of [extract] except share_decode."""
     share_decode: bool
-    """Extract models with the same options in one run, decoding each image once; they must fit into memory together."""
+    """Extract models with equal options in one run, decoding each image once.
+
+    They must fit into memory together.
+    """
     of_model: Mapping[str, Mapping[str, Any]]
     """Options of each [model.NAME]."""
     of_dataset: Mapping[str, Mapping[str, Any]]
@@ -217,7 +221,7 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
 def _check(
     raw: Any, table: Table, *, where: str, elsewhere: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the table after checking keys and values; `elsewhere` maps a key to the table where it belongs."""
+    """Return the checked table; `elsewhere` maps a key to the table where it belongs."""
     if not isinstance(raw, dict):
         raise OptionError(f"{where}: expected a table of keys and values, got {raw!r}")
     for key, value in raw.items():

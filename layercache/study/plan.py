@@ -11,7 +11,7 @@ from layercache.extraction.options import ExtractOptions
 from layercache.study.file import HeadPlan, Study
 
 POOLED = frozenset({"cls", "ap"})
-"""Token kinds that one cache holds for all layers; others are large and extracted only for a head's layers."""
+"""Token kinds cached for all layers; others are large, so only a head's layers are extracted."""
 EXTRACT_PARAMETERS = {
     "root": "data_root",
     "limit_seed": "seed",
@@ -81,7 +81,7 @@ PlannedJob = PlannedExtraction | PlannedProbe
 
 
 def plan(study: Study) -> tuple[PlannedJob, ...]:
-    """Return all jobs, grouped by dataset, then by backbone; an extraction precedes the first probe that reads it.
+    """Return all jobs by dataset, then backbone; an extraction precedes its first probe.
 
     Raises:
         OptionError: `extract` does not take an option.

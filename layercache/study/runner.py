@@ -1,4 +1,4 @@
-"""Runs the missing jobs of a study one after another, continues past failures, and writes the report."""
+"""Runs the missing jobs of a study in turn, continues past failures, and writes the report."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def run_study(
     executor: JobExecutor | None = None,
     report: bool = True,
 ) -> StudyResult:
-    """Run the missing jobs of a study, then write its report; a failed job does not stop the others.
+    """Run the missing jobs of a study and write its report; a failed job does not stop the others.
 
     Args:
         study: The study.

@@ -1,6 +1,7 @@
-"""Finds the complete jobs of a study from the records on disk alone, without loading a backbone or a dataset.
+"""Finds the complete jobs of a study from its records, without loading a backbone or dataset.
 
-It may be wrong if a checkpoint or the files of a dataset have changed under the same name; the run itself checks them.
+It may be wrong if a checkpoint or the files of a dataset have changed under the same name; the run
+itself checks them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SPLITS = ("train", "test")
 
 
 def find_cache(job: PlannedExtraction) -> Cache | None:
-    """Return the most recent complete cache of this model and dataset with these options, or None."""
+    """Return the newest complete cache of this model and dataset with these options, or None."""
     caches = [
         c
         for c in find_caches(cache_root(job.options.cache), job.model, job.cached_name)
@@ -75,7 +76,7 @@ def _matches(cache: Cache, job: PlannedExtraction) -> bool:
 
 
 def stored_kinds(names: Sequence[str]) -> set[str]:
-    """Return the kinds of stored token names; patch tokens count as "all", which includes the class token."""
+    """Return the kinds of stored token names; patch tokens count as "all", which includes "cls"."""
     kinds = {"all" if name.startswith("patch/") else name.split("/")[0] for name in names}
     return kinds - {"cls"} if "all" in kinds else kinds
 
