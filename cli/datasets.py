@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-MAX_SHOWN_CLASSES = 20
-
 
 def datasets(
     name: Annotated[
@@ -78,16 +76,13 @@ def _list() -> None:
 
 
 def _describe(name: str, root: str | None, *, download: bool) -> None:
-    from layercache.extraction.datasets import DATASETS, open_dataset
+    from layercache.extraction.datasets import DATASETS, describe_dataset, open_dataset
 
     dataset = open_dataset(name, root=root, download=download)
     sizes = ", ".join(f"{split} {len(dataset.split(split).labels)}" for split in dataset.splits)
     per_image = ", several per image" if dataset.multi_label else ""
     typer.echo(f"{dataset.name}: {len(dataset.classes)} classes{per_image}; {sizes}")
-    for reason, count in getattr(dataset, "ignored", {}).items():
-        typer.echo(f"left out: {count} file{'s' * (count != 1)} ({reason})")
     if name in DATASETS and DATASETS[name].note:
         typer.echo(DATASETS[name].note)
-    classes = ", ".join(dataset.classes[:MAX_SHOWN_CLASSES])
-    hidden = len(dataset.classes) - MAX_SHOWN_CLASSES
-    typer.echo(f"classes: {classes}{f' and {hidden} more' if hidden > 0 else ''}")
+    for line in describe_dataset(dataset):
+        typer.echo(line)

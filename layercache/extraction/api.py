@@ -12,6 +12,7 @@ from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
 from layercache.engine import cluster_device_reason, open_engine
 from layercache.errors import CacheError, OptionError
+from layercache.extraction.datasets import describe_dataset
 from layercache.extraction.determinism import deterministic
 from layercache.extraction.interruption import reraise_interrupt, sigterm_as_interrupt
 from layercache.extraction.options import ExtractOptions
@@ -35,7 +36,7 @@ def extract(
     """Run frozen ViTs over a dataset, one forward per image, into one cache per model.
 
     Complete splits are left alone; an interrupted one is continued and ends with the same bytes.
-    Sizes, device and decoding are logged before the work starts.
+    Classes, left-out files, sizes, device and decoding are logged before the work starts.
 
     Args:
         confirm: Whether a large cache needs confirmation: a function that is called with the
@@ -83,6 +84,8 @@ def _log_plan(plan: ExtractionPlan) -> None:
     rows = {split: plan.targets[0].spec.dataset.splits[split].rows for split in plan.splits}
     splits = ", ".join(f"{split} {n}" for split, n in rows.items())
     logger.info("%s: %s images", plan.dataset.name, splits)
+    for line in describe_dataset(plan.dataset):
+        logger.info("  %s", line)
     for target in plan.targets:
         spec = target.spec
         size = sum(planned_bytes(spec, rows[split]) for split in plan.splits)

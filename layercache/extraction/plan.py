@@ -109,6 +109,8 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
         if split not in dataset.splits:
             raise UnknownNameError(f"split of dataset {dataset.name}", split, dataset.splits)
     splits = tuple(options.splits) or dataset.splits
+    for split in splits:
+        datasets.check_labels(dataset, split, allow_unlabelled=options.on_error == "skip")
     dataset = datasets.limit_samples(dataset, options.limit, seed=options.seed)
     root = cache_root(options.cache)
     backbones = [load_model(options, model, device) for model in options.models]

@@ -44,7 +44,7 @@ def test_datasets_of_a_folder_shows_splits_and_classes(capsys, tmp_path):
     (tmp_path / "train/ant/notes.txt").write_text("x")
     out = run(capsys, f"folder:{tmp_path}")
     assert f"{tmp_path.name}: 2 classes; train 2, test 3" in out
-    assert "left out: 1 file (not an image by its name)" in out
+    assert "left out: 1 (not an image by its name: .txt)" in out
     assert "classes: ant, bee" in out
 
 

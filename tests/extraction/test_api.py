@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +62,7 @@ def test_extract_logs_size_path_device_and_decoding_before_the_start(
     (done,) = run(workers=None)
     text = "\n".join(logged.messages)
     assert "pictures: train 53, test 20 images" in text
+    assert "3 classes: a, b, c" in text
     assert "fake: 2 layers x 2 tokens x 4 (norm2, float16), " in text
     assert str(done.path) in text
     assert (
@@ -197,3 +200,25 @@ def test_extract_with_ctrl_c_keeps_what_is_committed_and_continues(
     monkeypatch.setattr(FakeBackbone, "__call__", forward)
     run(cache=tmp_path / "cut")
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+@dataclass(frozen=True)
+class Unlabelled(Pictures):
+    """Pictures of which the second has no label."""
+
+    @property
+    def labels(self) -> np.ndarray[Any, Any]:
+        return np.where(np.arange(self.rows) == 1, -1, np.arange(self.rows) % 3).astype(np.int64)
+
+
+def test_extract_with_an_unlabelled_sample_raises_or_skips_it_if_its_split_is_used(
+    run: Run,
+) -> None:
+    pair = dataset({"train": Pictures(20), "test": Unlabelled(20)})
+    run(dataset=pair, splits=["train"])
+    with pytest.raises(DataError, match=r"split test: sample 'pic/0001' has no label; 1 sample"):
+        run(dataset=pair)
+    (done,) = run(dataset=pair, on_error="skip")
+    split = open_cache(done.path).split("test")
+    assert split.skipped == {"pic/0001": "sample 'pic/0001' has no label"}
+    assert split.labels.tolist() == [0, *(row % 3 for row in range(2, 20))]

@@ -1,7 +1,9 @@
 """Labelled image datasets: `open_dataset` returns one by its name."""
 
 from layercache.extraction.datasets.base import Dataset, Samples
+from layercache.extraction.datasets.description import describe_dataset
 from layercache.extraction.datasets.identity import dataset_identity
+from layercache.extraction.datasets.in_memory import check_labels
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.datasets.registry import data_root, dataset_name, open_dataset
 from layercache.extraction.datasets.subsampling import limit_samples
@@ -10,9 +12,11 @@ __all__ = [
     "DATASETS",
     "Dataset",
     "Samples",
+    "check_labels",
     "data_root",
     "dataset_identity",
     "dataset_name",
+    "describe_dataset",
     "limit_samples",
     "open_dataset",
 ]

@@ -18,7 +18,10 @@ class Samples(Protocol):
 
     @property
     def labels(self) -> np.ndarray[Any, Any]:
-        """Class numbers, int64 (N,), or for a multi-label dataset 0/1 indicators, uint8 (N, C)."""
+        """Class numbers, int64 (N,), or for a multi-label dataset 0/1 indicators, uint8 (N, C).
+
+        A class number of -1 means that the sample has no label; it is never a class.
+        """
         ...
 
     @property

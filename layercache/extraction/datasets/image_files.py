@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from layercache.extraction.datasets.file_kinds import describe_bytes
 
 MAX_HASHED_BYTES = 1 << 30
 """Total size of a split's images up to which every byte is hashed."""
 
 FORMATS = (
-    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI"),
-    *("SGI", "SUN", "TGA", "TIFF", "WEBP"),
+    *("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000", "DIB", "ICO"),
+    *("QOI", "SGI", "SUN", "PCX", "TGA"),
 )
 """Formats of still images, by Pillow's names; nothing else is ever opened.
 
-Others run a program (EPS starts Ghostscript) or are no photographs.
+Others run a program (EPS starts Ghostscript) or are no photographs. The first five are those that
+Pillow loads by itself; the last have a weak signature.
 """
 
 IMAGE_SUFFIXES = frozenset(
@@ -46,6 +51,17 @@ SYSTEM_FOLDERS = frozenset(
 
 THUMBNAIL_FOLDERS = frozenset({"thumbs", "Thumbs", "_thumbs", "thumbnails", "Thumbnails"})
 """Folders of smaller copies, left out below a class."""
+
+
+class Contents(NamedTuple):
+    """What one pass over the images of a split finds."""
+
+    digest: str
+    """`Samples.content_digest`."""
+    unreadable: dict[str, str]
+    """Id -> reason for each image that cannot be read."""
+    image_hashes: np.ndarray[Any, Any] | None
+    """Hash of every image's bytes, uint64 (N,), 0 for an unreadable one; None if not read."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +87,20 @@ class FileSamples:
     @property
     def content_digest(self) -> str:
         """Digest of the files' bytes, or of their sizes; an unreadable file counts as such."""
-        return self._digest_and_unreadable[0]
+        return self._contents.digest
 
     @property
     def unreadable(self) -> dict[str, str]:
         """Id -> reason for each file that was missing or not readable when the digest was made."""
-        return self._digest_and_unreadable[1]
+        return self._contents.unreadable
+
+    @property
+    def image_hashes(self) -> np.ndarray[Any, Any] | None:
+        """Hash of every file's bytes, uint64 (N,); None if only sizes were read."""
+        return self._contents.image_hashes
 
     @cached_property
-    def _digest_and_unreadable(self) -> tuple[str, dict[str, str]]:
+    def _contents(self) -> Contents:
         unreadable: dict[str, str] = {}
         sizes = np.full(len(self.ids), -1, "<i8")
         for row, sample_id in enumerate(self.ids):
@@ -87,11 +108,14 @@ class FileSamples:
                 sizes[row] = os.stat(self.path(row)).st_size
         digest = hashlib.sha256(sizes.tobytes())
         if sizes.sum() > self.max_hashed_bytes:
-            return f"sizes:{digest.hexdigest()}", unreadable
+            return Contents(f"sizes:{digest.hexdigest()}", unreadable, None)
+        hashes = np.zeros(len(self.ids), np.uint64)
         for row, sample_id in enumerate(self.ids):
             with _record_os_error(unreadable, sample_id):
-                digest.update(Path(self.path(row)).read_bytes())
-        return f"bytes:{digest.hexdigest()}", unreadable
+                encoded = read_file(self.path(row))
+                digest.update(encoded)
+                hashes[row] = hash_image(encoded)
+        return Contents(f"bytes:{digest.hexdigest()}", unreadable, hashes)
 
     def path(self, row: int) -> str:
         """Return the path of image `row`."""
@@ -99,12 +123,53 @@ class FileSamples:
 
     def load(self, row: int) -> Image.Image:
         """Return image `row`, opened from memory so that no file stays open."""
-        with open(self.path(row), "rb") as f:
-            return Image.open(io.BytesIO(f.read()))
+        return open_encoded(read_file(self.path(row)))
 
     def take(self, rows: np.ndarray[Any, Any]) -> Self:
         """Return only the given rows, in the given order."""
         return replace(self, ids=[self.ids[row] for row in rows], labels=self.labels[rows])
+
+
+def read_file(path: str) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe, a device or the like, which would block.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "expected a regular file, got a pipe or device", path)
+        return file.read()
+
+
+_O_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def hash_image(encoded: bytes) -> int:
+    """Return a 64-bit hash of an image's bytes, which tells equal files apart from others."""
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+
+
+def open_encoded(encoded: bytes) -> Image.Image:
+    """Open an encoded image of one of FORMATS; pixels are decoded when they are read.
+
+    Raises:
+        UnidentifiedImageError: It is no such image; says what it is.
+        Exception: Whatever PIL raises for a damaged header.
+    """
+    with suppress(UnidentifiedImageError):
+        return Image.open(io.BytesIO(encoded), formats=FORMATS[:5])
+    with suppress(UnidentifiedImageError):
+        return Image.open(io.BytesIO(encoded), formats=_available_formats())
+    raise UnidentifiedImageError(describe_bytes(encoded))
+
+
+@cache
+def _available_formats() -> tuple[str, ...]:
+    """Return FORMATS without those that this Pillow was built without; imports every plugin."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 @contextmanager

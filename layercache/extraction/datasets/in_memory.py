@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from layercache.errors import DataError, UnknownNameError
-from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.base import Dataset, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class InMemoryDataset:
     """Named splits of samples and the classes that their labels refer to.
 
+    Labels are checked by `check_labels`, for the splits that are used.
+
     Raises:
-        DataError: Ids, labels and classes do not fit together.
+        DataError: Ids, classes and the number of labels do not fit together.
     """
 
     name: str
@@ -46,7 +48,12 @@ class InMemoryDataset:
         for name, samples in self.samples.items():
             where = f"dataset {self.name}, split {name}"
             _check_ids(samples, where=where)
-            _check_labels(samples, classes=self.classes, multi_label=self.multi_label, where=where)
+            n = len(samples.ids)
+            shape = (n, len(self.classes)) if self.multi_label else (n,)
+            if samples.labels.shape != shape:
+                raise DataError(
+                    f"{where}: expected labels of shape {shape}, got {samples.labels.shape}"
+                )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -121,19 +128,34 @@ def _check_unicode(names: Iterable[str], *, where: str) -> None:
         ) from error
 
 
-def _check_labels(
-    samples: Samples, *, classes: tuple[str, ...], multi_label: bool, where: str
-) -> None:
+def check_labels(dataset: Dataset, split: str, *, allow_unlabelled: bool) -> None:
+    """Check the labels of one split.
+
+    Args:
+        dataset: The dataset.
+        split: Name of the split.
+        allow_unlabelled: Whether samples may have no label (-1); decoding then reports each.
+
+    Raises:
+        DataError: A label is no class, or a sample has none.
+    """
+    samples = dataset.split(split)
     ids, labels = samples.ids, samples.labels
-    shape = (len(ids), len(classes)) if multi_label else (len(ids),)
-    if labels.shape != shape:
-        raise DataError(f"{where}: expected labels of shape {shape}, got {labels.shape}")
-    if multi_label:
+    num_classes = len(dataset.classes)
+    where = f"dataset {dataset.name}, split {split}"
+    if dataset.multi_label:
         invalid = np.flatnonzero((labels > 1).any(1))
         expected = "0 or 1 for every class"
     else:
-        invalid = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-        expected = f"0 to {len(classes) - 1} ({len(classes)} classes)"
+        invalid = np.flatnonzero((labels < -1) | (labels >= num_classes))
+        expected = f"0 to {num_classes - 1} ({num_classes} classes)"
+        unlabelled = np.flatnonzero(labels == -1)
+        if unlabelled.size and not allow_unlabelled:
+            raise DataError(
+                f"{where}: sample {ids[unlabelled[0]]!r} has no label; {unlabelled.size} "
+                "sample(s) in total: label them, choose other splits with `splits`, or leave them "
+                "out with on_error='skip', which lists them in the cache"
+            )
     if invalid.size:
         row = invalid[0]
         raise DataError(

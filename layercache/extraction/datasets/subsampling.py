@@ -53,7 +53,12 @@ def limit_samples(dataset: Dataset, limit: int | None, *, seed: int = 0) -> Data
             split = split.take(draw(split.labels, limit, seed=seed, key=name))
         samples[name] = split
     return InMemoryDataset(
-        name=dataset.name, classes=dataset.classes, multi_label=dataset.multi_label, samples=samples
+        name=dataset.name,
+        classes=dataset.classes,
+        multi_label=dataset.multi_label,
+        samples=samples,
+        ignored=getattr(dataset, "ignored", {}),
+        notes=getattr(dataset, "notes", ()),
     )
 
 
@@ -69,7 +74,12 @@ def hold_out_test(samples: Samples) -> dict[str, Samples]:
 
 
 def draw_stratified(labels: Array, n: int, *, seed: int, key: str) -> Array:
-    """Draw `n` rows, ascending, that keep each class's proportion. labels: int64 (N,)."""
+    """Draw `n` rows, ascending, that keep each class's proportion. labels: int64 (N,).
+
+    Samples without a label (-1) are drawn as if they were one more class.
+    """
+    if len(labels) and labels.min() < 0:
+        labels = labels - labels.min()
     order = permutation(len(labels), seed=seed, key=key)
     # rows grouped by class, each class in the shuffled order
     by_class = order[np.argsort(labels[order], kind="stable")]

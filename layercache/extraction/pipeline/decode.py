@@ -69,8 +69,11 @@ def decode_rows(
         Row -> reason for the rows that could not be decoded; their pixels are zero.
     """
     failures: dict[int, str] = {}
+    labels = samples.labels
     for row in range(rows.start, rows.stop):
         try:
+            if labels.ndim == 1 and labels[row] < 0:
+                raise DataError(f"sample {samples.ids[row]!r} has no label")
             image = open_image(samples, row)
             for transform, pixels in zip(transforms, out, strict=True):
                 pixels[row - rows.start] = transform.resize_and_crop(image)
@@ -141,7 +144,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "PIL knows no image format that starts like this file (not an image, or empty)"
+        # PIL's own message is "cannot identify image file" and an address in memory
+        if str(error).startswith("cannot identify"):
+            return "PIL knows no image format that starts like this file (not an image, or empty)"
+        return str(error)
     return f"{error or 'no reason given'} ({type(error).__name__})"
 
 

@@ -3,7 +3,12 @@ import pytest
 
 from layercache.errors import DataError, UnknownNameError
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes, safe_name
+from layercache.extraction.datasets.in_memory import (
+    InMemoryDataset,
+    check_labels,
+    common_classes,
+    safe_name,
+)
 
 
 def build(ids=("a", "b"), labels=(0, 1), classes=("x", "y"), **options):
@@ -32,7 +37,8 @@ def test_split_of_an_unknown_name_suggests_the_nearest():
             r"dataset d, split train: sample 'b' has label 2, expected 0 to 1 \(2 classes\); 1 "
             r"sample",
         ),
-        ({"labels": (-1, 0)}, "sample 'a' has label -1"),
+        ({"labels": (-1, 0)}, r"sample 'a' has no label; 1 sample\(s\) in total: label them"),
+        ({"labels": (-2, 0)}, "sample 'a' has label -2"),
         ({"ids": ("a", "a")}, "ids must be unique, got 'a' more than once"),
         ({"ids": (), "labels": ()}, "split train: expected at least one sample, got none"),
         ({"labels": (0,)}, r"expected labels of shape \(2,\), got \(1,\)"),
@@ -50,7 +56,7 @@ def test_split_of_an_unknown_name_suggests_the_nearest():
 )
 def test_in_memory_dataset_with_inconsistent_samples_raises(options, text):
     with pytest.raises(DataError, match=text):
-        build(**options)
+        check_labels(build(**options), "train", allow_unlabelled=False)
 
 
 def test_in_memory_dataset_without_a_split_raises():

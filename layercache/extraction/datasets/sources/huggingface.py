@@ -5,20 +5,23 @@
                                     or a folder that `load_dataset` reads
 
 Image column: the only one of type Image. Label column: the only ClassLabel, else the first called
-label, labels, fine_label or class. Lists of labels make the dataset multi-label. Splits keep their
-names, but `validation` becomes "test" where there is no test split; of a single split, 20 % are
-held out as for `folder:`. Ids are "<split>/<row, six digits>".
+label, labels, fine_label or class. Lists of labels make the dataset multi-label. Each split's labels
+are read by the class names of that split, so splits may number their classes differently. A label
+that is missing, -1 or NaN is none, and a split without any label is left out. Splits keep their
+names, but "Training" and the like become "train", and `validation` becomes "test" where there is
+no test split; of a single split, 20 % are held out as for `folder:`. Ids are
+"<split in the source>/<row, six digits>".
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -26,9 +29,16 @@ from PIL import Image
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.datasets.image_files import MAX_HASHED_BYTES
+from layercache.extraction.datasets.image_files import (
+    MAX_HASHED_BYTES,
+    Contents,
+    hash_image,
+    open_encoded,
+    read_file,
+)
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
-from layercache.extraction.datasets.splits import choose_splits, order_splits
+from layercache.extraction.datasets.names import sort_classes
+from layercache.extraction.datasets.splits import choose_splits, drop_unlabelled, order_splits
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 """Names of a label column that is no ClassLabel, in order of preference."""
@@ -56,23 +66,46 @@ class TableSamples:
         """The prefix, a slash and the row in the table."""
         return [f"{self.prefix}/{row:06d}" for row in self.rows.tolist()]
 
-    @cached_property
+    @property
     def content_digest(self) -> str:
         """Digest of the images' bytes, or of their sizes above MAX_HASHED_BYTES."""
+        return self._contents.digest
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Id -> reason for each image that was missing when the digest was made."""
+        return self._contents.unreadable
+
+    @property
+    def image_hashes(self) -> Array | None:
+        """Hash of every image's bytes, uint64 (N,); None above MAX_HASHED_BYTES."""
+        return self._contents.image_hashes
+
+    @cached_property
+    def _contents(self) -> Contents:
         digest = hashlib.sha256()
         sizes: list[int] = []
+        hashes: list[int] = []
+        unreadable: dict[str, str] = {}
         total = 0
-        for row in range(len(self.rows)):
-            encoded = self.read_bytes(row)
+        for row, sample_id in enumerate(self.ids):
+            try:
+                encoded = self.read_bytes(row)
+            except (DataError, OSError) as error:
+                unreadable[sample_id] = str(error)
+                sizes.append(-1)
+                hashes.append(0)
+                continue
             sizes.append(len(encoded))
             total += len(encoded)
             if total <= MAX_HASHED_BYTES:
                 digest.update(encoded)
+                hashes.append(hash_image(encoded))
         packed_sizes = np.asarray(sizes, "<i8").tobytes()
         if total > MAX_HASHED_BYTES:
-            return f"sizes:{hashlib.sha256(packed_sizes).hexdigest()}"
+            return Contents(f"sizes:{hashlib.sha256(packed_sizes).hexdigest()}", unreadable, None)
         digest.update(packed_sizes)
-        return f"bytes:{digest.hexdigest()}"
+        return Contents(f"bytes:{digest.hexdigest()}", unreadable, np.asarray(hashes, np.uint64))
 
     def read_bytes(self, row: int) -> bytes:
         """Return the encoded image `row`.
@@ -82,14 +115,14 @@ class TableSamples:
         """
         cell = self.table[int(self.rows[row])][self.column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
-            raise DataError(f"sample {self.ids[row]!r}: the table holds no image")
+            raise DataError("the table holds no image")
         if cell["bytes"] is not None:
             return cell["bytes"]  # type: ignore[no-any-return]
-        return Path(cell["path"]).read_bytes()
+        return read_file(cell["path"])
 
     def load(self, row: int) -> Image.Image:
         """Return image `row`."""
-        return Image.open(io.BytesIO(self.read_bytes(row)))
+        return open_encoded(self.read_bytes(row))
 
     def take(self, rows: Array) -> Self:
         """Return only the given rows, in the given order."""
@@ -112,19 +145,37 @@ def open_huggingface(location: str) -> InMemoryDataset:
         raise OptionError(
             f"hf:{location}: unknown option {unknown[0]!r}, expected image, label or config"
         )
-    tables = _load_tables(name, options.get("config"))
+    tables = order_splits(_load_tables(name, options.get("config")))
     features = next(iter(tables.values())).features
     image = _image_column(location, features, options.get("image"))
-    label = _label_column(location, features, options.get("label"))
-    labels, classes, multi_label = _read_labels(location, tables, label)
-    samples = {
-        split: _samples(table, image, split, labels[split]) for split, table in tables.items()
+    column = _label_column(location, features, options.get("label"))
+    ignored: Counter[str] = Counter()
+    for split, table in list(tables.items()):
+        if image not in table.features:
+            ignored[f"split {split!r} has no column {image!r}"] += len(tables.pop(split))
+    cells = {split: _read_cells(table, column) for split, table in tables.items()}
+    multi_label = _is_multi_label(location, cells)
+    if multi_label:
+        _drop_empty(cells, ignored)
+    classes, notes = _class_names(cells)
+    samples: dict[str, Samples] = {
+        split: _samples(
+            tables[split],
+            image,
+            split,
+            _indicators(location, split, labels, classes)
+            if multi_label
+            else _numbers(labels, classes),
+        )
+        for split, labels in cells.items()
     }
     return InMemoryDataset(
         name=safe_name(Path(name).name),
         classes=classes,
-        samples=order_splits(choose_splits(samples)),
+        samples=order_splits(choose_splits(drop_unlabelled(samples, ignored))),
         multi_label=multi_label,
+        ignored=ignored,
+        notes=notes,
     )
 
 
@@ -187,46 +238,114 @@ def _element_type(feature: Any) -> Any:
     return getattr(feature, "feature", feature)
 
 
-def _read_labels(
-    location: str, tables: Mapping[str, Any], column: str
-) -> tuple[dict[str, Array], tuple[str, ...], bool]:
-    """Return labels by split, class names, and whether the dataset is multi-label."""
-    feature = next(iter(tables.values())).features[column]
-    multi_label = _element_type(feature) is not feature
-    values: dict[str, list[Any]] = {}
-    for split, table in tables.items():
-        cells = list(table[column])
-        values[split] = cells if multi_label else [[cell] for cell in cells]
-        empty = next((i for i, row in enumerate(values[split]) if row is None or None in row), None)
-        if empty is not None:
-            raise DataError(f"hf:{location}: sample '{split}/{empty:06d}' has no label")
-    names = getattr(_element_type(feature), "names", None)
-    if names is not None:
-        classes = tuple(names)
-        class_number = {i: i for i in range(len(names))}
+class _Cells(NamedTuple):
+    """The label column of one split."""
+
+    values: list[Any]
+    """Per row: a class name, an int that names no class, or None; or a list of these."""
+    names: tuple[str, ...] | None
+    """Class names in label order, if the column is a ClassLabel."""
+    lists: bool | None
+    """Whether each row has a list of labels; None if the split has no such column."""
+
+
+def _read_cells(table: Any, column: str) -> _Cells:
+    """Return the labels of a split by the split's own class names."""
+    feature = table.features.get(column)
+    if feature is None:
+        return _Cells([None] * len(table), None, None)
+    element = _element_type(feature)
+    names = getattr(element, "names", None)
+
+    def name_of(value: Any) -> Any:
+        if value is None or value in (-1, "") or value != value:  # NaN differs from itself
+            return None
+        if names is None:
+            return str(value)
+        return names[value] if 0 <= value < len(names) else value
+
+    lists = element is not feature
+    cells = list(table[column])
+    if lists:
+        values: list[Any] = [None if row is None else [name_of(v) for v in row] for row in cells]
     else:
-        distinct = sorted({value for rows in values.values() for row in rows for value in row})
-        classes = tuple(str(value) for value in distinct)
-        class_number = {value: i for i, value in enumerate(distinct)}
-    if not multi_label:
-        # an unknown number is kept for InMemoryDataset to refuse
-        labels = {
-            split: np.asarray([class_number.get(value, value) for (value,) in rows], np.int64)
-            for split, rows in values.items()
-        }
-        return labels, classes, False
-    labels = {}
-    for split, rows in values.items():
-        labels[split] = np.zeros((len(rows), len(classes)), np.uint8)
-        for i, row in enumerate(rows):
-            invalid = [value for value in row if value not in class_number]
-            if invalid:
-                raise DataError(
-                    f"hf:{location}: sample '{split}/{i:06d}' has label {invalid[0]}, "
-                    f"expected 0 to {len(classes) - 1}"
-                )
-            labels[split][i, [class_number[value] for value in row]] = 1
-    return labels, classes, True
+        values = [name_of(value) for value in cells]
+    return _Cells(values, None if names is None else tuple(names), lists)
+
+
+def _is_multi_label(location: str, cells: Mapping[str, _Cells]) -> bool:
+    kinds = {split: c.lists for split, c in cells.items() if c.lists is not None}
+    if len(set(kinds.values())) > 1:
+        several = next(split for split, lists in kinds.items() if lists)
+        single = next(split for split, lists in kinds.items() if not lists)
+        raise DataError(
+            f"hf:{location}: expected the same kind of labels in every split, got lists in "
+            f"{several!r} and single labels in {single!r}: choose another column with label=COLUMN"
+        )
+    return any(kinds.values())
+
+
+def _drop_empty(cells: dict[str, _Cells], ignored: Counter[str]) -> None:
+    """Leave out splits of lists in which every list is missing."""
+    for split in [s for s, c in cells.items() if all(row is None for row in c.values)]:
+        if len(cells) > 1:
+            ignored[f"split {split!r}: no image has a label"] += len(cells.pop(split).values)
+
+
+def _class_names(cells: Mapping[str, _Cells]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the class names of all splits together, and notes where splits differ.
+
+    A ClassLabel's order is kept, that of the first split first; plain values are sorted.
+    """
+    tables = {split: c.names for split, c in cells.items() if c.names is not None}
+    plain = {
+        name
+        for c in cells.values()
+        if c.names is None
+        for row in c.values
+        for name in (row if isinstance(row, list) else [row])
+        if name is not None
+    }
+    (first, first_names), *others = tables.items() or [("", ())]
+    classes = list(first_names)
+    classes += [name for _, names in others for name in names if name not in set(first_names)]
+    classes = list(dict.fromkeys(classes)) if others else classes
+    classes += sort_classes(plain - set(classes))
+    notes = [
+        f"split {split!r} numbers its classes differently than {first!r}: its labels are read by "
+        "their names"
+        for split, names in others
+        if names != first_names
+    ]
+    return tuple(classes), tuple(notes)
+
+
+def _numbers(cells: _Cells, classes: tuple[str, ...]) -> Array:
+    """Return int64 (N,): class numbers, -1 for no label, a number >= C for an unknown one."""
+    class_number: dict[Any, int] = {name: i for i, name in enumerate(classes)}
+    class_number[None] = -1
+    return np.asarray(
+        [
+            class_number[value] if value in class_number else max(value, len(classes))
+            for value in cells.values
+        ],
+        np.int64,
+    )
+
+
+def _indicators(location: str, split: str, cells: _Cells, classes: tuple[str, ...]) -> Array:
+    """Return uint8 (N, C)."""
+    class_number = {name: i for i, name in enumerate(classes)}
+    labels = np.zeros((len(cells.values), len(classes)), np.uint8)
+    for i, row in enumerate(cells.values):
+        where = f"hf:{location}: sample '{split}/{i:06d}'"
+        if row is None or None in row:
+            raise DataError(f"{where} has no label; an empty list means none of the classes")
+        unknown = [value for value in row if value not in class_number]
+        if unknown:
+            raise DataError(f"{where} has label {unknown[0]}, expected 0 to {len(classes) - 1}")
+        labels[i, [class_number[value] for value in row]] = 1
+    return labels
 
 
 def _samples(table: Any, image: str, split: str, labels: Array) -> Samples:

@@ -7,11 +7,15 @@ import pytest
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
 from layercache.extraction.datasets import (
+    check_labels,
     dataset_identity,
     dataset_name,
+    describe_dataset,
     limit_samples,
     open_dataset,
 )
+from layercache.extraction.datasets.sources.huggingface import _is_multi_label, _read_cells
+from layercache.extraction.pipeline.decode import open_image
 
 hf = pytest.importorskip("datasets")
 
@@ -139,23 +143,99 @@ def test_huggingface_with_ambiguous_columns_needs_their_names(tmp_path, pictures
         open_dataset(f"hf:{tmp_path / 'd'}?labels=fine")
 
 
-def test_huggingface_with_a_missing_label_or_image_raises(tmp_path, pictures):
+def save(path, **tables):
+    hf.DatasetDict(tables).save_to_disk(path)
+    return f"hf:{path}"
+
+
+def test_huggingface_with_missing_labels_keeps_them_as_no_class(tmp_path, pictures):
     names = hf.ClassLabel(names=["a", "b"])
-    hf.DatasetDict(
-        {
-            "train": table(pictures, [0, 1], [0, None], names),
-            "test": table(pictures, [0], [0], names),
-        }
-    ).save_to_disk(tmp_path / "d")
-    with pytest.raises(DataError, match="sample 'train/000001' has no label"):
-        open_dataset(f"hf:{tmp_path / 'd'}")
+    name = save(
+        tmp_path / "d",
+        train=table(pictures, [0, 1, 2], [0, None, -1], names),
+        test=table(pictures, [0], [0], names),
+    )
+    dataset = open_dataset(name)
+    assert dataset.classes == ("a", "b")
+    assert dataset.split("train").labels.tolist() == [0, -1, -1]
+    check_labels(dataset, "test", allow_unlabelled=False)
+    check_labels(dataset, "train", allow_unlabelled=True)
+    with pytest.raises(DataError, match=r"sample 'train/000001' has no label; 2 sample\(s\)"):
+        check_labels(dataset, "train", allow_unlabelled=False)
+
+
+@pytest.mark.parametrize("feature", ["names", "int64", "string", "float64"])
+def test_huggingface_with_an_unlabelled_test_split_tests_on_validation(tmp_path, pictures, feature):
+    values = {"names": [0, 1], "int64": [0, 1], "string": ["a", "b"], "float64": [0.0, 1.0]}
+    none = {"names": -1, "int64": -1, "string": None, "float64": float("nan")}[feature]
+    kind = hf.ClassLabel(names=["a", "b"]) if feature == "names" else hf.Value(feature)
+    name = save(
+        tmp_path / "d",
+        train=table(pictures, [0, 1], values[feature], kind),
+        validation=table(pictures, [2, 3], values[feature], kind),
+        test=table(pictures, [4, 5], [none, none], kind),
+    )
+    dataset = open_dataset(name)
+    assert dataset.splits == ("train", "test")
+    assert len(dataset.classes) == 2
+    assert dataset.split("test").ids == ["validation/000000", "validation/000001"]
+    assert dataset.ignored == {"split 'test': no image has a label": 2}
+
+
+def test_huggingface_with_a_test_split_without_the_label_column_leaves_it_out(tmp_path, pictures):
+    names = hf.ClassLabel(names=["a", "b"])
+    train = table(pictures, range(10), [0, 1] * 5, names)
+    name = save(tmp_path / "d", train=train, test=train.remove_columns("label"))
+    dataset = open_dataset(name)
+    assert [len(dataset.split(split).ids) for split in ("train", "test")] == [8, 2]
+    assert dataset.ignored == {"split 'test': no image has a label": 10}
+
+
+def test_huggingface_with_class_tables_that_differ_reads_each_by_name(tmp_path, pictures):
+    name = save(
+        tmp_path / "d",
+        train=table(pictures, [0, 1, 2], [0, 1, 2], hf.ClassLabel(names=["ant", "bee", "cat"])),
+        test=table(pictures, [3, 4, 5], [0, 1, 2], hf.ClassLabel(names=["bee", "cat", "dog"])),
+    )
+    dataset = open_dataset(name)
+    assert dataset.classes == ("ant", "bee", "cat", "dog")
+    pictures.check(
+        dataset,
+        "test",
+        [("test/000000", "bee", 3), ("test/000001", "cat", 4), ("test/000002", "dog", 5)],
+    )
+    lines = list(describe_dataset(dataset))
+    assert any("'test' numbers its classes differently than 'train'" in line for line in lines)
+    assert "train has no image of the class 'dog'" in lines
+
+
+def test_huggingface_with_lists_in_one_split_only_raises(tmp_path, pictures):
+    names = hf.ClassLabel(names=["a", "b"])
+    lists = hf.List(names) if hasattr(hf, "List") else hf.Sequence(names)
+    train = table(pictures, [0, 1], [0, 1], names)
+    # save_to_disk refuses such a pair, load_dataset of a remote one does not
+    tables = {"train": train, "test": table(pictures, [0], [[1]], lists)}
+    with pytest.raises(DataError, match="got lists in 'test' and single labels in 'train'"):
+        _is_multi_label("d", {s: _read_cells(t, "label") for s, t in tables.items()})
+
+
+def test_huggingface_with_numbers_as_strings_sorts_them_as_numbers(tmp_path, pictures):
+    values = ["10", "9", "1.0", "-2", "9"]
+    table(pictures, range(5), values, hf.Value("string")).save_to_disk(tmp_path / "d")
+    assert open_dataset(f"hf:{tmp_path / 'd'}").classes == ("-2", "1.0", "9", "10")
+
+
+def test_huggingface_with_an_empty_image_cell_lists_it_as_unreadable(tmp_path, pictures):
+    names = hf.ClassLabel(names=["a", "b"])
     holed = hf.Dataset.from_dict(
-        {"img": [None, None], "label": [0, 1]},
+        {"img": [{"bytes": pictures.encoded(1), "path": None}, None], "label": [0, 1]},
         features=hf.Features({"img": hf.Image(), "label": names}),
     )
-    hf.DatasetDict({"train": holed, "test": holed}).save_to_disk(tmp_path / "e")
-    with pytest.raises(DataError, match="sample 'train/000000': the table holds no image"):
-        dataset_identity(open_dataset(f"hf:{tmp_path / 'e'}"))
+    dataset = open_dataset(save(tmp_path / "e", train=holed, test=holed))
+    assert dataset_identity(dataset).splits["train"].rows == 2
+    assert dataset.split("train").unreadable == {"train/000001": "the table holds no image"}
+    with pytest.raises(DataError, match="'train/000001' cannot be decoded: the table holds no"):
+        open_image(dataset.split("train"), 1)
 
 
 def test_huggingface_missing_raises(tmp_path):

@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_identity, dataset_name, open_dataset
+from layercache.extraction.datasets import (
+    check_labels,
+    dataset_identity,
+    dataset_name,
+    open_dataset,
+)
 from layercache.extraction.datasets.sources.webdataset import open_webdataset
 
 
@@ -118,11 +123,6 @@ def test_webdataset_content_digest_depends_on_images_and_rows_only(root, picture
             r"classnames\.txt is missing",
         ),
         (
-            lambda r: (r / "classnames.txt").write_text("a\nb\n"),
-            DataError,
-            "sample 'train/0/s0000001' has label 2, expected 0 to 1",
-        ),
-        (
             lambda r: shard(r / "train/1.tar", [("s.png", b""), ("s.cls", b"cat")]),
             DataError,
             "sample 's' has label 'cat', expected a class number",
@@ -138,6 +138,14 @@ def test_webdataset_malformed_raises(root, pictures, change, error, text):
     change(root)
     with pytest.raises(error, match=text):
         open_webdataset(root)
+
+
+def test_webdataset_with_a_label_beyond_the_classes_raises_when_it_is_used(root):
+    (root / "classnames.txt").write_text("a\nb\n")
+    dataset = open_webdataset(root)
+    check_labels(dataset, "test", allow_unlabelled=False)
+    with pytest.raises(DataError, match="sample 'train/0/s0000001' has label 2, expected 0 to 1"):
+        check_labels(dataset, "train", allow_unlabelled=True)
 
 
 @pytest.mark.parametrize("folder", ["resisc45", "wds_resisc45", "wds_vtab-resisc45", "."])
