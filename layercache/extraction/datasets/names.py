@@ -24,6 +24,17 @@ def unify_spellings(names: Iterable[str]) -> dict[str, str]:
     }
 
 
+def read_lines(text: str) -> list[str]:
+    """Return the lines of a text, ended by LF or CR LF, without trailing blank ones.
+
+    `str.splitlines` would also divide a name at U+2028, a form feed and the like.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names sorted: as numbers if all are numbers ("2", "10.0"), else by code point."""
     distinct = set(names)

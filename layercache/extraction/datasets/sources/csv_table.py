@@ -4,9 +4,11 @@
     cats/1.jpg,cat,train        label any text; numbers are sorted as numbers
     both/2.jpg,cat;dog,train    several labels are joined by ';'
 
-The dataset is multi-label if a row has several labels or the column is called `labels`. Without a
-split column, 20 % are held out as "test", as for `folder:`. Classes are those of all splits
-together, sorted.
+The dataset is multi-label if a row has several labels or the column is called `labels`. Otherwise
+an empty label or -1 is none, and a split without any label is left out. "Training" and the like are
+read as "train"; without a test split, `val` becomes "test"; without a split column, 20 % are held
+out as "test", as for `folder:`. Classes are those of all splits together, sorted. Fields may be
+separated by semicolons or tabs; other columns are not read.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +26,13 @@ from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
-from layercache.extraction.datasets.splits import order_splits
-from layercache.extraction.datasets.subsampling import hold_out_test
+from layercache.extraction.datasets.names import sort_classes, unify_spellings
+from layercache.extraction.datasets.splits import choose_splits, drop_unlabelled, order_splits
+
+LABEL_COLUMNS = ("label", "labels")
+"""Names of the label column; the second makes the dataset multi-label."""
+DELIMITERS = (",", ";", "\t")
+"""Characters that may separate the fields."""
 
 
 class _Row(NamedTuple):
@@ -44,69 +51,125 @@ def open_csv(path: str | os.PathLike[str]) -> InMemoryDataset:
     """
     file = Path(path).expanduser().absolute()
     rows, multi_label = _read(file)
-    classes = _sort_classes({label for row in rows for label in row.labels})
+    spelling = unify_spellings({label for row in rows for label in row.labels})
+    classes = sort_classes(spelling.values())
     class_number = {name: i for i, name in enumerate(classes)}
     samples: dict[str, Samples] = {}
     for split in dict.fromkeys(row.split for row in rows):
         split_rows = [row for row in rows if row.split == split]
-        indicators = np.zeros((len(split_rows), len(classes)), np.uint8)
-        for i, row in enumerate(split_rows):
-            indicators[i, [class_number[label] for label in row.labels]] = 1
-        samples[split] = FileSamples(
-            str(file.parent),
-            [row.path for row in split_rows],
-            indicators if multi_label else indicators.argmax(1).astype(np.int64),
-        )
-    if list(samples) == [""]:
+        numbers = [[class_number[spelling[label]] for label in row.labels] for row in split_rows]
+        if multi_label:
+            labels = np.zeros((len(split_rows), len(classes)), np.uint8)
+            for i, row_numbers in enumerate(numbers):
+                labels[i, row_numbers] = 1
+        else:
+            labels = np.asarray([n[0] if n else -1 for n in numbers], np.int64)
+        samples[split] = FileSamples(str(file.parent), [row.path for row in split_rows], labels)
+    has_splits = list(samples) != [""]
+    if not has_splits:
         # a repeated image might be trained on and tested
         _check_unique(file, samples[""].ids)
-        samples = hold_out_test(samples[""])
+    ignored: Counter[str] = Counter()
+    labelled = drop_unlabelled(samples, ignored)
     return InMemoryDataset(
         name=safe_name(file.stem),
         classes=classes,
-        samples=order_splits(samples),
+        samples=order_splits(choose_splits(labelled, divide=not has_splits)),
         multi_label=multi_label,
+        ignored=ignored,
     )
 
 
 def _read(file: Path) -> tuple[list[_Row], bool]:
     """Return the rows, and whether the dataset is multi-label."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise DataError(
+            f"csv:{file}: cannot be read: expected a regular file, got a pipe or device"
+        )
     try:
         with open(file, newline="", encoding="utf-8-sig") as f:
-            reader = csv.DictReader(f, skipinitialspace=True, restkey="", restval=None)
-            columns = [name.strip().lower() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            label_column = next((c for c in ("label", "labels") if c in columns), None)
-            if "path" not in columns or label_column is None:
-                raise DataError(
-                    f"{file}: expected a first line with the columns path, label and optionally "
-                    f"split, got {', '.join(columns) or 'nothing'}"
-                )
+            delimiter = _detect_delimiter(f.readline(csv.field_size_limit()))
+            f.seek(0)
+            reader = csv.DictReader(f, delimiter=delimiter, skipinitialspace=True, strict=True)
+            columns, label_column = _read_header(file, reader)
             rows = list(_parse(file, reader, columns, label_column))
     except FileNotFoundError as error:
         raise DataNotFoundError(f"csv:{file}: there is no such file") from error
     except OSError as error:
         raise DataError(f"csv:{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: expected text in UTF-8: {error}") from error
+        raise DataError(_describe_encoding(file)) from error
     if not rows:
         raise DataError(f"{file}: expected at least one sample, got none")
     multi_label = label_column == "labels" or any(len(row.labels) > 1 for row in rows)
-    unlabelled = next((row.path for row in rows if not row.labels), None)
-    if unlabelled is not None and not multi_label:
-        raise DataError(f"{file}: sample {unlabelled!r} has no label")
-    return rows, multi_label
+    if multi_label and any("-1" in row.labels for row in rows):
+        raise DataError(
+            f"{file}: -1 is no class: leave the label empty where an image has none of the classes"
+        )
+    if multi_label:
+        return rows, True
+    return [row if row.labels != ["-1"] else row._replace(labels=[]) for row in rows], False
+
+
+def _detect_delimiter(header: str) -> str:
+    """Return the delimiter with which the header has the required columns, by default a comma."""
+    for delimiter in DELIMITERS:
+        columns = _columns(next(csv.reader([header], delimiter=delimiter), []))
+        if "path" in columns and not columns.isdisjoint(LABEL_COLUMNS):
+            return delimiter
+    return DELIMITERS[0]
+
+
+def _columns(header: Iterable[str]) -> set[str]:
+    return {name.strip().lower() for name in header}
+
+
+def _read_header(file: Path, reader: csv.DictReader[str]) -> tuple[list[str], str]:
+    """Return the columns and which of them holds the labels."""
+    try:
+        columns = [name.strip().lower() for name in reader.fieldnames or []]
+    except csv.Error as error:
+        raise DataError(f"{file}, line 1: {_describe_csv_error(error)}") from error
+    reader.fieldnames = columns
+    label_column = next((c for c in LABEL_COLUMNS if c in columns), None)
+    if "path" not in columns or label_column is None:
+        raise DataError(
+            f"{file}: expected a first line with the columns path, label and optionally "
+            f"split, got {', '.join(columns) or 'nothing'}"
+        )
+    for name in ("path", label_column, "split"):
+        if columns.count(name) > 1:
+            raise DataError(
+                f"{file}, line 1: expected the column {name} once, got it {columns.count(name)} "
+                "times: rename the others"
+            )
+    return columns, label_column
 
 
 def _parse(
     file: Path, reader: csv.DictReader[str], columns: list[str], label_column: str
 ) -> Iterator[_Row]:
     required = ["path", label_column, *(["split"] if "split" in columns else [])]
-    for row in reader:
+    while True:
+        start = reader.line_num + 1
+        try:
+            row: dict[str | None, str | None] | None = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{file}, line {start}: {_describe_csv_error(error)}") from error
+        if row is None:
+            return
         where = f"{file}, line {reader.line_num}"
-        if "" in row or any(row[column] is None for column in required):
+        texts = [row[column] for column in required]
+        if None in row or None in texts:
             raise DataError(f"{where}: expected {len(columns)} fields ({', '.join(columns)})")
-        values = {column: row[column].strip() for column in required}
+        values = {column: (row[column] or "").strip() for column in required}
+        for column, value in values.items():
+            if "\n" in value:
+                raise DataError(f"{file}, line {start}: the {column} {_UNCLOSED}")
+            if "\0" in value:
+                raise DataError(
+                    f"{where}: expected text, got a NUL byte in the {column}: remove it"
+                )
         for column in ("path", "split"):
             if values.get(column) == "":
                 raise DataError(f"{where}: the {column} is empty")
@@ -118,6 +181,35 @@ def _parse(
         )
 
 
+_UNCLOSED = "opens a quote that is not closed on its line: close it, or remove it"
+
+
+def _describe_csv_error(error: csv.Error) -> str:
+    text = str(error)
+    if "unexpected end" in text or "field larger" in text:
+        return f"a field {_UNCLOSED}"
+    if "expected after" in text:
+        return "a closing quote has text behind it: double the quotes within a field"
+    return text
+
+
+def _describe_encoding(file: Path) -> str:
+    with open(file, "rb") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                kind = "perhaps Latin-1"
+                if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    kind = "UTF-16"
+                return (
+                    f"{file}, line {number}: expected text in UTF-8, got the byte 0x{byte:02x} "
+                    f"({kind}): save the table as UTF-8"
+                )
+    return f"{file}: expected text in UTF-8: save the table as UTF-8"
+
+
 def _check_unique(file: Path, paths: list[str]) -> None:
     repeated = next((path for path, n in Counter(paths).items() if n > 1), None)
     if repeated is not None:
@@ -125,9 +217,3 @@ def _check_unique(file: Path, paths: list[str]) -> None:
             f"{file}: sample {repeated!r} is listed more than once: "
             "list each once (several labels of one image are joined by ';')"
         )
-
-
-def _sort_classes(labels: set[str]) -> tuple[str, ...]:
-    if all(label.isdecimal() for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))

@@ -5,12 +5,12 @@
                                     or a folder that `load_dataset` reads
 
 Image column: the only one of type Image. Label column: the only ClassLabel, else the first called
-label, labels, fine_label or class. Lists of labels make the dataset multi-label. Each split's labels
-are read by the class names of that split, so splits may number their classes differently. A label
-that is missing, -1 or NaN is none, and a split without any label is left out. Splits keep their
-names, but "Training" and the like become "train", and `validation` becomes "test" where there is
-no test split; of a single split, 20 % are held out as for `folder:`. Ids are
-"<split in the source>/<row, six digits>".
+label, labels, fine_label or class. Lists of labels make the dataset multi-label. Each split's
+labels are read by the class names of that split, so splits may number their classes differently. A
+label that is missing, -1 or NaN is none, and a split without any label is left out. Splits keep
+their names, but "Training" and the like become "train", and `validation` becomes "test" where there
+is no test split; of a single split, 20 % are held out as for `folder:`. Ids are "<split in the
+source>/<row, six digits>".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from layercache.extraction.datasets.image_files import (
     read_file,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
-from layercache.extraction.datasets.names import sort_classes
+from layercache.extraction.datasets.names import sort_classes, unify_spellings
 from layercache.extraction.datasets.splits import choose_splits, drop_unlabelled, order_splits
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
@@ -153,7 +153,7 @@ def open_huggingface(location: str) -> InMemoryDataset:
     for split, table in list(tables.items()):
         if image not in table.features:
             ignored[f"split {split!r} has no column {image!r}"] += len(tables.pop(split))
-    cells = {split: _read_cells(table, column) for split, table in tables.items()}
+    cells = _unify({split: _read_cells(table, column) for split, table in tables.items()})
     multi_label = _is_multi_label(location, cells)
     if multi_label:
         _drop_empty(cells, ignored)
@@ -271,6 +271,34 @@ def _read_cells(table: Any, column: str) -> _Cells:
     else:
         values = [name_of(value) for value in cells]
     return _Cells(values, None if names is None else tuple(names), lists)
+
+
+def _unify(cells: Mapping[str, _Cells]) -> dict[str, _Cells]:
+    """Return the labels with one spelling for each class name, whatever its Unicode form."""
+    names = {
+        name
+        for c in cells.values()
+        for row in (*c.values, c.names)
+        for name in (row if isinstance(row, list | tuple) else [row])
+        if isinstance(name, str)
+    }
+    spelling: dict[Any, str] = dict(unify_spellings(names))
+    if all(name == spelled for name, spelled in spelling.items()):
+        return dict(cells)
+
+    def unify(row: Any) -> Any:
+        return (
+            [spelling.get(v, v) for v in row] if isinstance(row, list) else spelling.get(row, row)
+        )
+
+    return {
+        split: _Cells(
+            [unify(row) for row in c.values],
+            None if c.names is None else tuple(spelling[name] for name in c.names),
+            c.lists,
+        )
+        for split, c in cells.items()
+    }
 
 
 def _is_multi_label(location: str, cells: Mapping[str, _Cells]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from layercache.errors import DataError
 
 BLOCK = 512
 """Bytes of a header; members are padded to a multiple of it."""
+MAX_METADATA = 1 << 20
+"""Largest long name or list of pax attributes that is read."""
 
 
 class Member(NamedTuple):
@@ -56,17 +59,26 @@ def read_bytes(path: str, offset: int, size: int) -> bytes:
     return data
 
 
-def list_members(path: str) -> Iterator[Member]:
-    """Yield the regular files of a tar in their order.
+def list_members(path: str, ignored: Counter[str] | None = None) -> Iterator[Member]:
+    """Yield the regular files of a tar in their order; a hard link is the file that it names.
+
+    Args:
+        path: The tar.
+        ignored: Reason -> number of members left out; added to.
 
     Raises:
-        DataError: The file is not an uncompressed tar, or is truncated.
+        DataError: The file is not an uncompressed tar, or is truncated or damaged.
     """
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: expected a tar file, got a pipe, a device or nothing")
+    ignored = Counter() if ignored is None else ignored
     file = OpenTar(path)
     end = os.fstat(file.fd).st_size
     offset = 0
     long_name: str | None = None
+    long_link: str | None = None
     pax: dict[str, str] = {}
+    positions: dict[str, tuple[int, int]] = {}
     while True:
         header = os.pread(file.fd, BLOCK, offset)
         if len(header) < BLOCK:
@@ -76,26 +88,57 @@ def list_members(path: str) -> Iterator[Member]:
         if not _checksum_matches(header):
             raise DataError(f"{path}: expected an uncompressed tar, got no tar header at {offset}")
         kind = header[156:157]
-        if "size" in pax and kind not in b"xgLK":
-            size = int(pax["size"])
-        else:
-            size = _parse_number(header[124:136])
+        size = _member_size(header, pax, where=f"{path}: the member at {offset}")
         offset += BLOCK
         if offset + size > end:
             raise DataError(
                 f"{path}: the tar is truncated: a member at {offset} has {size} bytes, "
                 f"the file ends at {end}"
             )
-        if kind == b"L":
-            long_name = _parse_text(os.pread(file.fd, size, offset))
-        elif kind == b"x":
-            pax = _parse_pax(os.pread(file.fd, size, offset))
-        elif kind not in b"gK":
+        if kind in b"xgLK":
+            if size > MAX_METADATA:
+                raise DataError(
+                    f"{path}: expected at most {MAX_METADATA} bytes of attributes at {offset}, "
+                    f"got {size}: the tar is damaged"
+                )
+            data = os.pread(file.fd, size, offset)
+            if kind == b"L":
+                long_name = _parse_text(data)
+            elif kind == b"K":
+                long_link = _parse_text(data)
+            elif kind == b"x":
+                pax = _parse_pax(data, where=f"{path}: the attributes at {offset}")
+        else:
+            name = pax.get("path") or long_name or _parse_name(header)
             if kind in (b"0", b"\0", b"7"):
-                yield Member(pax.get("path") or long_name or _parse_name(header), offset, size)
-            long_name = None
+                positions[name] = (offset, size)
+                yield Member(name, offset, size)
+            elif kind == b"1":
+                target = pax.get("linkpath") or long_link or _parse_text(header[157:257])
+                if target in positions:
+                    positions[name] = positions[target]
+                    yield Member(name, *positions[target])
+                else:
+                    ignored["hard link to a file that is not in the tar before it"] += 1
+                size = 0  # some writers repeat the file's size, without its bytes
+            elif kind != b"5":
+                ignored["symbolic link" if kind == b"2" else "device, pipe or the like"] += 1
+            long_name = long_link = None
             pax = {}
         offset += (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def _member_size(header: bytes, pax: dict[str, str], *, where: str) -> int:
+    try:
+        if "size" in pax and header[156:157] not in b"xgLK":
+            size = int(pax["size"])
+        else:
+            size = _parse_number(header[124:136])
+    except ValueError as error:
+        raise DataError(f"{where} has a size that is no number: the tar is damaged") from error
+    if size < 0:
+        raise DataError(f"{where} has {size} bytes, expected at least 0: the tar is damaged")
+    return size
 
 
 def _checksum_matches(header: bytes) -> bool:
@@ -122,12 +165,17 @@ def _parse_text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode(errors="surrogateescape")
 
 
-def _parse_pax(data: bytes) -> dict[str, str]:
+def _parse_pax(data: bytes, *, where: str) -> dict[str, str]:
     """Parse pax records: the length of the whole record, a space, key=value and a newline."""
     records = {}
     while data:
-        length = int(data.split(b" ", 1)[0])
-        key, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").split(b"=", 1)
-        records[key.decode()] = value.decode(errors="surrogateescape")
+        try:
+            length = int(data.split(b" ", 1)[0])
+            if not 0 < length <= len(data):
+                raise ValueError
+            key, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").split(b"=", 1)
+        except (ValueError, IndexError) as error:
+            raise DataError(f"{where} are no pax records: the tar is damaged") from error
+        records[key.decode(errors="replace")] = value.decode(errors="surrogateescape")
         data = data[length:]
     return records

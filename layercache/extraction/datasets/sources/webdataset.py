@@ -11,8 +11,8 @@ then a single pread.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,19 +22,33 @@ import numpy as np
 from PIL import Image
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets.image_files import MAX_HASHED_BYTES
+from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.image_files import (
+    IMAGE_SUFFIXES,
+    MAX_HASHED_BYTES,
+    SYSTEM_FOLDERS,
+    Contents,
+    hash_image,
+    open_encoded,
+)
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
+from layercache.extraction.datasets.names import read_lines
 from layercache.extraction.datasets.sources.tar_index import (
     Member,
     list_members,
     open_tar,
     read_bytes,
 )
+from layercache.extraction.datasets.splits import drop_unlabelled, split_of
 
 VTAB = ("resisc45", "dmlab", "diabetic_retinopathy")
 """Named datasets that the clip-benchmark collection provides as tars."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-"""Extensions of a tar's images."""
+"""Extensions of a tar's images; one of these goes before another suffix of IMAGE_SUFFIXES."""
+MAX_TEXT_BYTES = 64 << 20
+"""Largest `classnames.txt` that is read."""
+MAX_LABEL_BYTES = 1024
+"""Largest label file that is read."""
 
 Array = np.ndarray[Any, Any]
 
@@ -54,16 +68,28 @@ class TarSamples:
     max_hashed_bytes: int = MAX_HASHED_BYTES
     """Total size above which `content_digest` covers the images' sizes instead of their bytes."""
 
-    @cached_property
+    @property
     def content_digest(self) -> str:
         """Digest of the images' bytes, or of their sizes."""
+        return self._contents.digest
+
+    @property
+    def image_hashes(self) -> Array | None:
+        """Hash of every image's bytes, uint64 (N,); None if only sizes were read."""
+        return self._contents.image_hashes
+
+    @cached_property
+    def _contents(self) -> Contents:
         sizes = self.positions[:, 2]
         digest = hashlib.sha256(sizes.astype("<i8").tobytes())
         if int(sizes.sum()) > self.max_hashed_bytes:
-            return f"sizes:{digest.hexdigest()}"
+            return Contents(f"sizes:{digest.hexdigest()}", {}, None)
+        hashes = np.zeros(len(self.ids), np.uint64)
         for row in range(len(self.ids)):
-            digest.update(self.read_bytes(row))
-        return f"bytes:{digest.hexdigest()}"
+            encoded = self.read_bytes(row)
+            digest.update(encoded)
+            hashes[row] = hash_image(encoded)
+        return Contents(f"bytes:{digest.hexdigest()}", {}, hashes)
 
     def read_bytes(self, row: int) -> bytes:
         """Return the encoded image `row`."""
@@ -72,7 +98,7 @@ class TarSamples:
 
     def load(self, row: int) -> Image.Image:
         """Return image `row`."""
-        return Image.open(io.BytesIO(self.read_bytes(row)))
+        return open_encoded(self.read_bytes(row))
 
     def take(self, rows: Array) -> Self:
         """Return only the given rows, in the given order."""
@@ -104,11 +130,17 @@ def open_webdataset(path: str | os.PathLike[str], *, name: str | None = None) ->
             f"{root}: expected train/ or test/ with 0.tar, 1.tar .. and nshards.txt, got neither"
         )
     open_tar.cache_clear()  # a tar may have been replaced since this process last read it
-    classes = tuple(_read_text(root / "classnames.txt").splitlines())
+    classes = _read_class_names(root / "classnames.txt")
+    ignored: Counter[str] = Counter()
+    samples: dict[str, Samples] = {split: _index_split(root, split, ignored) for split in splits}
+    for folder in sorted(path.name for path in root.iterdir() if path.is_dir()):
+        if folder not in splits and split_of(folder):
+            ignored[f"folder {folder!r} beside train and test"] += 1
     return InMemoryDataset(
         name=name or safe_name(root.resolve().name),
         classes=classes,
-        samples={split: _index_split(root, split) for split in splits},
+        samples=drop_unlabelled(samples, ignored),
+        ignored=ignored,
     )
 
 
@@ -131,27 +163,51 @@ def open_vtab(name: str, root: Path) -> InMemoryDataset:
 
 
 def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise DataNotFoundError(f"{path} is missing; a dataset in tars needs it")
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{path}: expected a text of at most {MAX_TEXT_BYTES} bytes, got {path.stat().st_size}"
+        )
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"{path} is missing; a dataset in tars needs it") from error
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected text in UTF-8: {error}: save it as UTF-8") from error
 
 
-def _index_split(root: Path, split: str) -> TarSamples:
+def _read_class_names(path: Path) -> tuple[str, ...]:
+    names = read_lines(_read_text(path))
+    blank = next((number for number, name in enumerate(names, 1) if not name.strip()), None)
+    if blank is not None:
+        raise DataError(
+            f"{path}, line {blank}: expected the name of a class, got a blank line: labels count "
+            "lines, so name the class or remove the line"
+        )
+    return tuple(names)
+
+
+def _index_split(root: Path, split: str, ignored: Counter[str]) -> TarSamples:
     num_shards = _read_text(root / split / "nshards.txt").strip()
-    if not num_shards.isdecimal():
-        raise DataError(f"{root / split / 'nshards.txt'}: expected a number, got {num_shards!r}")
-    shards = tuple(str(root / split / f"{i}.tar") for i in range(int(num_shards)))
-    for shard in shards:
+    if not num_shards.isdecimal() or len(num_shards) > 18:
+        raise DataError(
+            f"{root / split / 'nshards.txt'}: expected a number, got {num_shards[:40]!r}"
+        )
+    shards: list[str] = []
+    while len(shards) < int(num_shards):
+        shard = str(root / split / f"{len(shards)}.tar")
         if not os.path.isfile(shard):
             raise DataNotFoundError(
                 f"{shard} is missing; nshards.txt says that there are {num_shards} tars"
             )
+        shards.append(shard)
+    tars = sum(1 for path in (root / split).iterdir() if path.suffix == ".tar")
+    if tars > len(shards):
+        ignored[f"tar in {split!r} beyond the number in nshards.txt"] += tars - len(shards)
     ids: list[str] = []
     labels: list[int] = []
     positions: list[tuple[int, int, int]] = []
     for number, shard in enumerate(shards):
-        images, label_files = _index_shard(shard)
+        images, label_files = _index_shard(shard, ignored)
         unpaired = sorted(images.keys() ^ label_files.keys())
         if unpaired:
             lacking = "no .cls" if unpaired[0] in images else "no image"
@@ -163,37 +219,66 @@ def _index_split(root: Path, split: str) -> TarSamples:
             labels.append(_read_label(shard, key, label_files[key]))
             positions.append((number, images[key].offset, images[key].size))
     return TarSamples(
-        shards, ids, np.asarray(labels, np.int64), np.asarray(positions, np.int64).reshape(-1, 3)
+        tuple(shards),
+        ids,
+        np.asarray(labels, np.int64),
+        np.asarray(positions, np.int64).reshape(-1, 3),
     )
 
 
-def _index_shard(shard: str) -> tuple[dict[str, Member], dict[str, Member]]:
-    """Return images and label files by key: the member's path up to the first dot of its name."""
+def _index_shard(shard: str, ignored: Counter[str]) -> tuple[dict[str, Member], dict[str, Member]]:
+    """Return images and label files by key: the member's path up to the first dot of its name.
+
+    Where a name has several dots and the image and the label agree up to the last one
+    ("photo.of.cat.jpg", "photo.of.cat.cls"), that is the key.
+    """
     images: dict[str, Member] = {}
     label_files: dict[str, Member] = {}
-    for member in list_members(shard):
-        folder, slash, file = member.name.removeprefix("./").rpartition("/")
+    dotted: dict[str, dict[str, Member]] = {"image": {}, "label": {}}
+    for member in list_members(shard, ignored):
+        path = member.name.removeprefix("./")
+        folder, _, file = path.rpartition("/")
         stem, _, extension = file.partition(".")
-        if extension.lower() in IMAGE_EXTENSIONS:
-            members = images
-        elif extension == "cls":
-            members = label_files
+        if not stem or any(part in SYSTEM_FOLDERS for part in folder.split("/")):
+            ignored["hidden or in a system folder"] += 1
+            continue
+        key, _, last = path.rpartition(".")
+        is_label = last == "cls"
+        if not is_label and f".{last.lower()}" not in IMAGE_SUFFIXES:
+            ignored[f"member .{extension}" if extension else "member without a suffix"] += 1
+            continue
+        if "." in extension:
+            members = dotted["label" if is_label else "image"]
         else:
-            continue
-        key = f"{folder}{slash}{stem}"
-        if not stem:
-            continue
+            members = label_files if is_label else images
+        if key in members and not is_label:
+            if last.lower() not in IMAGE_EXTENSIONS:
+                ignored[f"member .{last}, a second image of its sample"] += 1
+                continue
+            first = members[key].name.rpartition(".")[2]
+            if first.lower() not in IMAGE_EXTENSIONS:
+                ignored[f"member .{first}, a second image of its sample"] += 1
+                members.pop(key)
         if key in members:
             raise DataError(
                 f"{shard}: sample {key!r} has two members of one kind, "
                 f"{members[key].name} and {member.name}"
             )
         members[key] = member
+    for key in dotted["image"].keys() & dotted["label"].keys():
+        images[key] = dotted["image"].pop(key)
+        label_files[key] = dotted["label"].pop(key)
+    for member in (*dotted["image"].values(), *dotted["label"].values()):
+        extension = member.name.rpartition("/")[2].partition(".")[2]
+        ignored[f"member .{extension}"] += 1
     return images, label_files
 
 
 def _read_label(shard: str, key: str, member: Member) -> int:
-    text = read_bytes(shard, member.offset, member.size)
+    """Return a class number, or -1 for no label."""
+    text = read_bytes(shard, member.offset, min(member.size, MAX_LABEL_BYTES))
+    if text.strip() in (b"", b"None"):
+        return -1
     try:
         return int(text)
     except ValueError as error:

@@ -1,8 +1,16 @@
+import os
+
 import numpy as np
 import pytest
 
 from layercache.errors import DataError, DataNotFoundError
-from layercache.extraction.datasets import dataset_identity, dataset_name, open_dataset
+from layercache.extraction.datasets import (
+    check_labels,
+    dataset_identity,
+    dataset_name,
+    open_dataset,
+)
+from layercache.extraction.pipeline.decode import open_image
 
 
 def table(tmp_path, text, name="things.csv", encoding="utf-8"):
@@ -81,7 +89,16 @@ def test_csv_without_splits_holds_out_20_percent(tmp_path):
         ("path,label\na.png,x,y\n", "line 2: expected 2 fields"),
         ("path,label\n,x\n", "line 2: the path is empty"),
         ("path,label,split\na.png,x,\n", "line 2: the split is empty"),
-        ("path,label\na.png,x\nb.png,\n", r"sample 'b\.png' has no label"),
+        ("path,label,label\na.png,x,y\n", "line 1: expected the column label once, got it 2"),
+        ("path,label\na.png,x\nb\0.png,x\n", "line 3: expected text, got a NUL byte in the path"),
+        ('path,label\na.png,"x\nb.png,y\n', "line 2: a field opens a quote that is not closed"),
+        ('path,label\n\na.png,"x\nb.png,y"\n', "line 2: the label opens a quote"),
+        ('path,label,note\na.png,x,"b\nb.png,y,"c"\n', "line 2: a closing quote has text behind"),
+        (
+            'path,label\na.png,x\nb.png,"' + "x" * 140000,
+            "line 3: a field opens a quote that is not",
+        ),
+        ("path,labels\na.png,x;-1\n", "-1 is no class"),
         (
             "path,label\na.png,x\nb.png,x\na.png,y\n",
             r"sample 'a\.png' is listed more than once: list each once",
@@ -122,3 +139,83 @@ def test_csv_not_in_utf8_raises(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"path,label\n\xff.png,x\n")
     with pytest.raises(DataError, match="expected text in UTF-8"):
         open_dataset(f"csv:{tmp_path}/x.csv")
+
+
+def test_csv_in_latin_1_raises_with_the_line(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"path,label\n" + b"a.png,x\n" * 5000 + b"b.png,caf\xe9\n")
+    with pytest.raises(
+        DataError,
+        match=r"x\.csv, line 5002: expected text in UTF-8, got the byte 0xe9 \(perhaps La",
+    ):
+        open_dataset(f"csv:{tmp_path}/x.csv")
+    (tmp_path / "x.csv").write_text("path,label\na.png,x\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"line 1: expected .* \(UTF-16\): save the table as UTF-8"):
+        open_dataset(f"csv:{tmp_path}/x.csv")
+    (tmp_path / "x.csv").write_text("path,label\na.png,x\nb.png,x\n", encoding="utf-8")
+    open_dataset(f"csv:{tmp_path}/x.csv")
+
+
+def test_csv_of_a_pipe_raises(tmp_path):
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(DataError, match="expected a regular file, got a pipe or device"):
+        open_dataset(f"csv:{tmp_path}/x.csv")
+
+
+def test_csv_that_lists_a_pipe_lists_it_as_unreadable(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    samples = open_dataset(table(tmp_path, "path,label,split\na.png,x,train\n")).split("train")
+    assert samples.content_digest.startswith("bytes:")
+    reason = f"expected a regular file, got a pipe or device: {tmp_path / 'a.png'}"
+    assert samples.unreadable == {"a.png": reason}
+    with pytest.raises(DataError, match=r"'a\.png' cannot be decoded: .*got a pipe"):
+        open_image(samples, 0)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ",", ", "])
+def test_csv_with_pandas_index_and_other_separators_is_read(tmp_path, separator):
+    lines = [("", "path", "label", "split"), ("0", "a.png", '"x;y"', "train")]
+    text = "".join(separator.join(fields) + "\n" for fields in lines)
+    dataset = open_dataset(table(tmp_path, text))
+    assert (dataset.classes, dataset.multi_label) == (("x", "y"), True)
+    assert dataset.split("train").ids == ["a.png"]
+
+
+def test_csv_without_a_test_split_uses_validation_as_test(tmp_path):
+    text = "path,label,split\na.png,x,Training\nb.png,x,val\nc.png,x,extra\n"
+    dataset = open_dataset(table(tmp_path, text))
+    assert dataset.splits == ("train", "extra", "test")
+    assert dataset.split("test").ids == ["b.png"]
+    dataset = open_dataset(table(tmp_path, text + "d.png,x,test\n"))
+    assert dataset.splits == ("train", "val", "extra", "test")
+
+
+def test_csv_with_an_unlabelled_test_split_leaves_it_out(tmp_path):
+    text = "path,label,split\na.png,0,train\nb.png,1,valid\nc.png,-1,test\nd.png,,test\n"
+    dataset = open_dataset(table(tmp_path, text))
+    assert (dataset.splits, dataset.classes) == (("train", "test"), ("0", "1"))
+    assert dataset.split("test").ids == ["b.png"]
+    assert dataset.ignored == {"split 'test': no image has a label": 2}
+
+
+def test_csv_with_an_empty_label_raises_when_it_is_used(tmp_path):
+    dataset = open_dataset(table(tmp_path, "path,label,split\na.png,x,train\nb.png,,train\n"))
+    assert dataset.split("train").labels.tolist() == [0, -1]
+    with pytest.raises(DataError, match=r"sample 'b\.png' has no label"):
+        check_labels(dataset, "train", allow_unlabelled=False)
+
+
+def test_csv_with_decimal_labels_sorts_them_as_numbers(tmp_path):
+    rows = "".join(f"{i}.png,{i}.0,train\n" for i in (10, 9, 1))
+    assert open_dataset(table(tmp_path, f"path,label,split\n{rows}")).classes == (
+        "1.0",
+        "9.0",
+        "10.0",
+    )
+
+
+def test_csv_with_two_unicode_forms_of_a_class_is_one_class(tmp_path):
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    text = f"path,label,split\na.png,{nfc},train\nb.png,{nfd},train\nc.png,z\u0301,train\n"
+    dataset = open_dataset(table(tmp_path, text))
+    assert dataset.classes == (nfc, "z\u0301")
+    assert dataset.split("train").labels.tolist() == [0, 0, 1]

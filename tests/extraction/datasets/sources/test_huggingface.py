@@ -209,6 +209,18 @@ def test_huggingface_with_class_tables_that_differ_reads_each_by_name(tmp_path, 
     assert "train has no image of the class 'dog'" in lines
 
 
+def test_huggingface_with_two_unicode_forms_of_a_class_is_one_class(tmp_path, pictures):
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    name = save(
+        tmp_path / "d",
+        train=table(pictures, [0, 1], [0, 1], hf.ClassLabel(names=["a", nfc])),
+        test=table(pictures, [2, 3], [0, 1], hf.ClassLabel(names=[nfd, "a"])),
+    )
+    dataset = open_dataset(name)
+    assert dataset.classes == ("a", nfc)
+    assert dataset.split("test").labels.tolist() == [1, 0]
+
+
 def test_huggingface_with_lists_in_one_split_only_raises(tmp_path, pictures):
     names = hf.ClassLabel(names=["a", "b"])
     lists = hf.List(names) if hasattr(hf, "List") else hf.Sequence(names)

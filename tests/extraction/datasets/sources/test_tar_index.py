@@ -1,6 +1,7 @@
 import io
 import os
 import tarfile
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -99,3 +100,55 @@ def test_open_file_evicted_stays_open_while_referenced(tmp_path):
     del file
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
+
+
+def add_member(archive, name, data=b"", kind=tarfile.REGTYPE, linkname="", pax=None):
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname, info.pax_headers = len(data), kind, linkname, pax or {}
+    archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "d/" + "x" * 120 + ".jpg"])
+@pytest.mark.parametrize("fmt", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_list_members_of_a_hard_link_gives_the_bytes_of_its_file(tmp_path, name, fmt):
+    path = str(tmp_path / "x.tar")
+    with tarfile.open(path, "w", format=fmt) as archive:
+        add_member(archive, name, b"abc")
+        add_member(archive, "b.jpg", kind=tarfile.LNKTYPE, linkname=name)
+        add_member(archive, "c.jpg", kind=tarfile.LNKTYPE, linkname="nowhere")
+        add_member(archive, "d.jpg", kind=tarfile.SYMTYPE, linkname=name)
+        add_member(archive, "e", kind=tarfile.FIFOTYPE)
+    ignored = Counter()
+    first, second = tar_index.list_members(path, ignored)
+    assert (first.name, second.name) == (name, "b.jpg")
+    assert tar_index.read_bytes(path, second.offset, second.size) == b"abc"
+    assert ignored == {
+        "hard link to a file that is not in the tar before it": 1,
+        "symbolic link": 1,
+        "device, pipe or the like": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        (b"14 size=-1536\n", "has -1536 bytes, expected at least 0"),
+        (b"12 size=two\n", "has a size that is no number"),
+        (b"0 size=1\n", "are no pax records"),
+        (b"99 size=1\n", "are no pax records"),
+        (b"nothing", "are no pax records"),
+    ],
+)
+def test_list_members_with_damaged_attributes_raises(tmp_path, attributes, text):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        add_member(archive, "attributes", attributes, tarfile.XHDTYPE)
+        add_member(archive, "a.jpg", b"abc")
+    with pytest.raises(DataError, match=f"{text}.*: the tar is damaged"):
+        list(tar_index.list_members(str(path)))
+
+
+def test_list_members_of_a_pipe_raises(tmp_path):
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(DataError, match="expected a tar file, got a pipe"):
+        list(tar_index.list_members(str(tmp_path / "x.tar")))

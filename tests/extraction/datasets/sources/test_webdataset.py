@@ -148,6 +148,71 @@ def test_webdataset_with_a_label_beyond_the_classes_raises_when_it_is_used(root)
         check_labels(dataset, "train", allow_unlabelled=True)
 
 
+def test_webdataset_with_dots_in_a_key_takes_pairs_and_counts_the_rest(root, pictures):
+    shard(
+        root / "test/0.tar",
+        [
+            ("s1.png", pictures.encoded(3)),
+            ("s1.cls", b"1"),
+            ("s1.gif", pictures.encoded(9, "GIF")),
+            ("s1.mask.png", pictures.encoded(9)),
+            ("photo.of.cat.jfif", pictures.encoded(4, "JPEG")),
+            ("photo.of.cat.cls", b"0"),
+            ("s1.json", b"{}"),
+            ("LICENSE", b"x"),
+            ("__MACOSX/._s1.png", b"x"),
+        ],
+    )
+    dataset = open_webdataset(root)
+    pictures.check(
+        dataset,
+        "test",
+        [("test/0/photo.of.cat", "tench", 4), ("test/0/s1", "house cat", 3)],
+        atol=12,
+    )
+    assert dataset.ignored == {
+        "member .json": 2,
+        "member .gif, a second image of its sample": 1,
+        "member .mask.png": 1,
+        "member without a suffix": 1,
+        "hidden or in a system folder": 1,
+    }
+
+
+def test_webdataset_class_names_are_lines_without_a_mark_or_trailing_blanks(root):
+    names = "\ufefftench\r\nhouse\u2028cat\r\ncar\r\n\r\n \n"
+    (root / "classnames.txt").write_bytes(names.encode())
+    assert open_webdataset(root).classes == ("tench", "house\u2028cat", "car")
+    (root / "classnames.txt").write_text("tench\n\ncar\n")
+    with pytest.raises(DataError, match=r"classnames\.txt, line 2: .* got a blank line"):
+        open_webdataset(root)
+
+
+def test_webdataset_with_a_huge_number_of_tars_raises_at_the_first_missing(root):
+    (root / "train/nshards.txt").write_text("1000000000000")
+    with pytest.raises(DataNotFoundError, match=r"train/2\.tar is missing; .* 1000000000000 tars"):
+        open_webdataset(root)
+    (root / "train/nshards.txt").write_text("9" * 5000)
+    with pytest.raises(DataError, match="expected a number, got '999"):
+        open_webdataset(root)
+
+
+def test_webdataset_with_fewer_shards_or_more_folders_than_lie_there_counts_them(root):
+    (root / "train/nshards.txt").write_text("1")
+    (root / "val").mkdir()
+    ignored = open_webdataset(root).ignored
+    assert ignored["tar in 'train' beyond the number in nshards.txt"] == 1
+    assert ignored["folder 'val' beside train and test"] == 1
+
+
+def test_webdataset_with_an_empty_label_keeps_it_as_no_class(root, pictures):
+    image = pictures.encoded(1)
+    shard(
+        root / "train/1.tar", [("a.png", image), ("a.cls", b""), ("b.png", image), ("b.cls", b"-1")]
+    )
+    assert open_webdataset(root).split("train").labels.tolist() == [0, 2, -1, -1]
+
+
 @pytest.mark.parametrize("folder", ["resisc45", "wds_resisc45", "wds_vtab-resisc45", "."])
 def test_open_dataset_of_vtab_finds_its_folder(root, pictures, tmp_path, folder):
     if folder == ".":
