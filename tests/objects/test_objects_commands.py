@@ -163,7 +163,7 @@ tokens = "cls"
     assert code == 0, err + out
     code, out, _ = run(capsys, "study", str(file), "--dry-run")
     assert code == 0
-    assert "2 cells, 2 there" in out
+    assert "2 jobs, 2 complete" in out
 
 
 def test_listing_of_many_remote_caches_lists_no_shards(
