@@ -13,13 +13,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-SHARED = {"errors", "_units", "_devices", "_progress"}
+SHARED = {"errors", "_units", "_devices", "_progress", "_options"}
 """Modules that every room may import."""
 ROOMS = {
     "errors": set(),
     "_units": set(),
     "_devices": set(),
     "_progress": set(),
+    "_options": set(),
     "cache": set(),
     "engine": set(),
     "extraction": {"cache", "engine"},
@@ -40,8 +41,8 @@ FLOORS = {
     ),
     "extraction": (
         {"api"},
-        {"runner", "result", "interruption"},
-        {"worker", "plan", "partition", "decode_tuning", "options"},
+        {"runner", "interruption"},
+        {"worker", "plan", "partition", "decode_tuning", "options", "result"},
         {"pipeline"},
         {"models", "datasets"},
     ),
@@ -49,8 +50,8 @@ FLOORS = {
         {"api"},
         {"runner", "search_state"},
         {"worker"},
-        {"selection", "evaluation", "baselines", "spec"},
-        {"training", "data"},
+        {"selection", "evaluation", "baselines"},
+        {"training", "data", "spec"},
         {"heads", "results", "metrics"},
     ),
     "reporting": (
