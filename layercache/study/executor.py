@@ -55,8 +55,8 @@ class LocalExecutor:
         Args:
             confirm: Ask before a large cache.
             progress: Show progress bars if stderr is a terminal.
-            shared_decode: Extractions that may run together with others of the same dataset and options, so that
-                each image is decoded once for all their models.
+            shared_decode: Extractions that may run together with others of the same dataset and
+                options, so that each image is decoded once for all their models.
             engine: Where jobs run, one after another; on a cluster each job uses all nodes.
             ray_address: Address of a running Ray cluster.
         """

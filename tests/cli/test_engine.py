@@ -1,4 +1,4 @@
-"""`--engine ray` as a user runs it: real processes, real signals, and nothing of Ray left behind."""
+"""`--engine ray` on the command line: real processes and signals, no Ray process left behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow]
 pytest.importorskip("ray", reason="the extra layercache[ray] is not installed")
 MARK = "LAYERCACHE_TEST_RUN"
 NOTICED = 200.0
-"""Seconds within which Ray's own agents see that what they served was killed; a minute and more where the cores are busy."""
+"""Seconds until Ray's agents notice that the processes they served were killed, on busy cores."""
 WORDS = ["extract", "-m", "vit_nano", "-d", "digits", "--limit", "1100", "--tokens", "all"]
 
 

@@ -46,8 +46,8 @@ def test_log_of_probes_is_hidden_in_a_command_that_trains_many(
 def test_library_imported_by_a_program_prints_nothing(tmp_path: object) -> None:
     code = (
         "import layercache\n"
-        f"layercache.extract(models=['vit_nano'], dataset='digits', limit=8, cache={str(tmp_path)!r}, "
-        "progress=False, workers=0)"
+        "layercache.extract(models=['vit_nano'], dataset='digits', limit=8, "
+        f"cache={str(tmp_path)!r}, progress=False, workers=0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

@@ -12,7 +12,10 @@ import layercache.study
 from layercache.study import Failure
 from layercache_cli.main import main
 
-TEXT = 'models = ["vit_nano"]\ndatasets = ["digits"]\nout = "o"\n[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\n'
+TEXT = (
+    'models = ["vit_nano"]\ndatasets = ["digits"]\nout = "o"\n'
+    '[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\n'
+)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

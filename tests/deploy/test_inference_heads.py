@@ -11,9 +11,7 @@ D, S, C = 20, 6, 5
 SPECS = {
     "linear": HeadSpec(kind="linear", tokens=S, width=D, classes=C),
     "attentive": HeadSpec(kind="attentive", tokens=S, width=D, classes=C),
-    "attentive, 3 heads": HeadSpec(
-        kind="attentive", tokens=S, width=D, classes=C, num_heads=3
-    ),
+    "attentive, 3 heads": HeadSpec(kind="attentive", tokens=S, width=D, classes=C, num_heads=3),
     "attentive-tokens": HeadSpec(kind="attentive-tokens", tokens=S, width=D, classes=C),
     "hybrid": HeadSpec(kind="hybrid", tokens=S, width=D, classes=C),
     "hybrid, embeddings": HeadSpec(

@@ -1,4 +1,4 @@
-"""docs/slurm-ray.sh on a real SLURM cluster: two nodes of this machine, in a network and a process table of their own."""
+"""docs/slurm-ray.sh on a real SLURM cluster: two nodes on this machine, in their own namespaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray on this machine, on the loopback address: a session for a module, and clusters of several node processes."""
+"""Ray on this machine: a session for a module, and clusters of several node processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ray_session() -> Iterator[Any]:
 
 @pytest.fixture
 def cluster() -> Iterator[Callable[..., Any]]:
-    """cluster(cpus, ...) -> a Ray cluster of a head without CPUs and one node process each; this process is connected to it."""
+    """cluster(cpus, ...) -> a connected Ray cluster: a head without CPUs, a node per argument."""
     ray = import_ray()
     from ray.cluster_utils import Cluster
 

@@ -1,4 +1,4 @@
-"""What workers of the tests' clusters are made to do: row blocks of 8 images, backbones whose tokens are known, images that strike."""
+"""Set-up of worker processes: row blocks of 8 images, fake backbones, images that kill a worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def backbone(name: str, **_: Any) -> FakeBackbone:
 
 
 def fakes() -> None:
-    """In a process: shards of 512 bytes, stand-ins for backbones. Every worker process calls it when it starts."""
+    """Set shards of 512 bytes and fake backbones; every worker process calls it when it starts."""
     from layercache.cache.format import layout
     from layercache.extraction import plan
 
@@ -44,7 +44,7 @@ class Slow(Pictures):
 
 @dataclass(frozen=True)
 class Striking(Slow):
-    """The process that first loads the row `strikes` is killed; with `always` every such process."""
+    """Kills the process that first loads row `strikes`, or with `always` every such process."""
 
     strikes: int = -1
     mark: str = ""

@@ -1,4 +1,4 @@
-"""What a cluster loses while it works: processes, nodes, all of it. Real Ray clusters of several node processes on this machine."""
+"""Lost processes and nodes during a job, on real Ray clusters of several node processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def whole(cache: Path, reference: Path) -> None:
 
 @contextmanager
 def meanwhile(cache: Path, blocks: int, strike: Callable[[], object]) -> Iterator[list[int]]:
-    """Calls `strike` in a thread when so many row blocks are committed; the list then holds how many were."""
+    """Call `strike` in a thread once so many row blocks are committed; yield their number."""
     struck: list[int] = []
     over = threading.Event()
 
@@ -136,7 +136,8 @@ def test_without_any_node_the_job_ends_and_is_continued(
         meanwhile(cache, 20, lambda: made.remove_node(node, allow_graceful=False)),
         pytest.raises(
             WorkerError,
-            match=r"^no node of the Ray cluster has had room for a worker \(1 CPU\) for 3 s.* the same command continues",
+            match=r"^no node of the Ray cluster has had room for a worker \(1 CPU\) for 3 s"
+            r".* the same command continues",
         ),
     ):
         run(cache, Slow(ROWS, seconds=0.005))
@@ -156,7 +157,8 @@ def test_a_task_that_kills_every_worker_ends_the_job_and_names_itself(
     samples = Striking(ROWS, strikes=301, mark=str(tmp_path / "struck"), always=True, seconds=0.001)
     with pytest.raises(
         WorkerError,
-        match=r"^a worker was lost 4 times at row blocks \d+ to \d+ of split 'train', .* the same command continues",
+        match=r"^a worker was lost 4 times at row blocks \d+ to \d+ of split 'train', "
+        r".* the same command continues",
     ):
         run(tmp_path / "cache", samples)
     assert committed(tmp_path / "cache") > 0

@@ -1,4 +1,4 @@
-"""The engine on a Ray session of this machine: the same bytes and rows as here, and the same faults."""
+"""A Ray session on this machine: the same bytes, rows and errors as the local engine."""
 
 from __future__ import annotations
 
@@ -180,13 +180,15 @@ def test_a_machine_with_other_weights_or_without_the_images_is_named(
         )
         with pytest.raises(
             BackboneError,
-            match=r"^the worker on .* loads other weights for fake: expected SHA-256 cccccccccccc, got ffffffffffff: give",
+            match=r"^the worker on .* loads other weights for fake: "
+            r"expected SHA-256 cccccccccccc, got ffffffffffff: give",
         ):
             run(tmp_path)
     samples = dataset({"train": Hidden(30, pid=os.getpid())})
     with pytest.raises(
         DataNotFoundError,
-        match=r"^the worker on .* does not see the images of split 'train': sample 'pic/0000' .*the same place",
+        match=r"^the worker on .* does not see the images of split 'train': "
+        r"sample 'pic/0000' .*the same place",
     ):
         run(tmp_path, dataset=samples)
     assert not list(tmp_path.rglob("c.0.0.*"))
@@ -253,7 +255,10 @@ def test_a_wrong_engine_is_refused(
 
 def test_a_machine_that_cannot_begin_a_worker_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layercache.engine.ray_pool.Actor", Broken)
-    text = "a worker cannot start on a machine of the cluster: .*No module named 'layercache'.* needs the same Python and the same layercache"
+    text = (
+        "a worker cannot start on a machine of the cluster: .*No module named 'layercache'"
+        ".* needs the same Python and the same layercache"
+    )
     with (
         pytest.raises(WorkerError, match=text),
         open_engine("ray") as engine,

@@ -61,9 +61,7 @@ def test_run_probes_after_a_kill_resumes_the_search(
     monkeypatch.setattr(
         fit_module,
         "_fit_pass",
-        lambda *a, **k: (
-            after.append((k["configs"][0].lr, k["val"] is None)) or fit_pass(*a, **k)
-        ),
+        lambda *a, **k: after.append((k["configs"][0].lr, k["val"] is None)) or fit_pass(*a, **k),
     )
     (continued,) = probe(cache, head="linear", **options)
     assert after == [(0.003, False), (whole.row["lr"], True)], (

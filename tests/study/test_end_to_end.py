@@ -1,4 +1,4 @@
-"""A small study for real: done once, found again, told apart from another, and finished past a dataset that is not there."""
+"""A small study for real: run, repeated, varied, and completed despite a missing dataset."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_run_study_again_runs_only_what_is_missing(
     assert records(study) == before
     assert sorted(p.id for p in again.results) == sorted(p.id for p in first.results)
 
-    # another protocol trains other probes (the baseline has none of it), another limit is another cache
+    # another protocol trains other probes (except the baseline), another limit is another cache
     assert there(text(epochs=3)) == [ON_WAVES[0], ON_WAVES[2], ON_WAVES[4]]
     assert there(text(limit=10)) == []
 

@@ -79,7 +79,8 @@ def test_extract_one_model_failing_extracts_the_others_alone(runs: list[dict[str
         ["clip_b16"],
     ]
     assert said == [
-        "flowers: extracting 3 models together failed (vit_b16: no weights); extracting them one by one"
+        "flowers: extracting 3 models together failed (vit_b16: no weights); "
+        "extracting them one by one"
     ]
 
 

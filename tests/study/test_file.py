@@ -131,7 +131,8 @@ def test_parse_study_list_of_layers_or_tokens_makes_one_column_each() -> None:
         ),
         (
             LEAST + "[model.vit_nnao]\nbatch_size = 3\n",
-            r"unknown table in s\.toml 'model\.vit_nnao': did you mean model\.vit_nano\? \(it is not among models",
+            r"unknown table in s\.toml 'model\.vit_nnao': did you mean model\.vit_nano\? "
+            r"\(it is not among models",
         ),
         (
             LEAST + "[grid]\nlearning_rate = 1\n",

@@ -61,7 +61,8 @@ def test_plan_only_ap_tokens_extracts_no_cls() -> None:
 
 def test_plan_options_model_over_dataset_over_general() -> None:
     more = (
-        '[extract]\nroot = "data"\nbatch_size = 1\nworkers = 7\nlimit = 50\n[dataset.digits]\nbatch_size = 2\nlimit = 20\nlimit_seed = 9\n'
+        '[extract]\nroot = "data"\nbatch_size = 1\nworkers = 7\nlimit = 50\n'
+        "[dataset.digits]\nbatch_size = 2\nlimit = 20\nlimit_seed = 9\n"
         '[model.vit_nano]\nbatch_size = 3\nweights = "w.pt"\n'
     )
     jobs = {

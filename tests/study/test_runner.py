@@ -1,4 +1,4 @@
-"""The runner: past a failed job, resumable, and honest about what came of it. Its work is done by stand-ins."""
+"""The runner continues after a failed job, resumes, and reports failures; jobs are stand-ins."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def test_run_study_failed_job_does_not_stop_others(study: Study) -> None:
     assert (result.jobs, result.done) == (12, 12 - 3 - 1)
     assert [str(failure) for failure in result.failures] == [
         "vit_b16 on digits: attentive all cls+ap: unexpected ValueError: odd",
-        "vit_nano on flowers: extract cls+ap of layers all (2 probes of it not run): flowers: no files",
+        "vit_nano on flowers: extract cls+ap of layers all (2 probes of it not run): "
+        "flowers: no files",
     ]
     assert "vit_nano on flowers: linear last cls" not in work.calls
     assert work.calls[-1] == "vit_b16 on flowers: attentive all cls+ap"
@@ -101,7 +102,8 @@ def test_run_study_interrupted_stops_and_reports_what_is_kept(study: Study) -> N
     )
     with pytest.raises(
         KeyboardInterrupt,
-        match=r"3 of 12 jobs are complete and kept \(2 of 9 row blocks are committed\); the same command continues",
+        match=r"3 of 12 jobs are complete and kept \(2 of 9 row blocks are committed\); "
+        r"the same command continues",
     ):
         run(study, work)
     assert len(work.calls) == 4
@@ -120,7 +122,9 @@ def report_with(
     return calls
 
 
-def test_run_study_report_reads_the_study_s_caches(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_study_report_reads_the_study_s_caches(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = report_with(monkeypatch, lambda: SimpleNamespace(page=Path("page.html")))
     result, _ = run(replace(study, report={"details": 3}), StandIn(), report=True)
     assert result.page == Path("page.html")
@@ -141,7 +145,9 @@ def test_run_study_missing_extra_skips_the_report(
     assert "pip install 'layercache[report]'" in said[-1]
 
 
-def test_run_study_report_raises_is_a_failure(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_study_report_raises_is_a_failure(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report_with(monkeypatch, lambda: 1 / 0)
     result, _ = run(study, StandIn(), report=True)
     assert [str(failure) for failure in result.failures] == [

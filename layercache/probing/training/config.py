@@ -17,8 +17,9 @@ DROPOUTS = (0.0, 0.1, 0.3)
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Feature noise: each row is selected with a probability, and independent normal draws are
-    added to every element of its normalized tokens (see `data.collate.add_noise`).
+    """Feature noise on the normalized tokens (see `data.collate.add_noise`).
+
+    Each row is selected with a probability; independent normal draws are added to all its elements.
     """
 
     std: float = 0.05
