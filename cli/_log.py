@@ -1,4 +1,4 @@
-"""What the library logs, shown on stdout."""
+"""Shows log messages of the library on stdout."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CGROUP = Path("/sys/fs/cgroup")
 """Control group of a container, with its limits (Linux)."""
 UNKNOWN_FREE_MEMORY = 8 * 2**30
-"""Bytes assumed to be free where the system does not tell (not Linux)."""
+"""Bytes assumed to be free if the system does not report it (not Linux)."""
 
 
 def resolve_device(name: str | torch.device) -> tuple[torch.device, str]:

@@ -1,6 +1,6 @@
 """The cache on disk: the contract between extraction and probing.
 
-Knows numpy, zarr and json; no model, no image.
+Depends on numpy, zarr and json; no model, no image.
 """
 
 from layercache.cache.cache import Cache

@@ -234,7 +234,7 @@ class _CopyJob:
 
 
 class _Target(Protocol):
-    """Where a cache is copied to."""
+    """Target of a copy."""
 
     @property
     def files(self) -> FileSource:

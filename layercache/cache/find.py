@@ -1,4 +1,4 @@
-"""Which caches a request means: all below a root, those that match, or the only one."""
+"""Lookup of caches: all below a root, those that match a request, or the only one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, or on a Ray cluster."""
+"""Engines that run tasks: in this process, or on a Ray cluster."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Protocols of an engine: workers with expensive state that run tasks and return results.
 
-An engine knows nothing of caches or heads. A task may run twice if its worker is lost, so it must
+An engine is independent of caches and heads. A task may run twice if its worker is lost, so it must
 be repeatable. Workers log to `layercache` loggers; on a cluster their records are forwarded to the
 driver.
 """
@@ -72,7 +72,7 @@ class WorkerPool(Protocol):
 
 
 class Engine(Protocol):
-    """Where tasks run."""
+    """Runs tasks on workers."""
 
     distributed: bool
     """True if tasks run concurrently in other processes; False if one after another in this one."""

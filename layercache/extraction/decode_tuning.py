@@ -30,7 +30,7 @@ and all while it waits."""
 
 @dataclass(frozen=True)
 class DecodePlan:
-    """How to decode."""
+    """Choice of decoder."""
 
     workers: int
     """Number of processes; 0: a thread of this process."""

@@ -1,6 +1,6 @@
-"""How the row blocks of a split are divided into tasks for workers.
+"""Division of a split's row blocks into tasks for workers.
 
-No batch spans two tasks, so every batch has the same rows whatever the number of workers.
+No batch spans two tasks, so every batch has the same rows for any number of workers.
 """
 
 from __future__ import annotations

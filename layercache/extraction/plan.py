@@ -1,4 +1,4 @@
-"""What an extraction will do: caches, their pending splits, device, batch size, disk space."""
+"""The plan of an extraction: caches, pending splits, device, batch size, disk space."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def load_model(options: ExtractOptions, model: str, device: str) -> Backbone:
 
 
 def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
-    """Raise DataError for samples that the dataset knows to be unreadable, before any work."""
+    """Raise DataError for samples known to be unreadable, before any work."""
     for split in splits:
         unreadable: dict[str, str] = getattr(dataset.split(split), "unreadable", {})
         for sample, reason in unreadable.items():

@@ -10,7 +10,7 @@ from layercache.cache.storage.paths import CachePath
 
 @dataclass(frozen=True, kw_only=True)
 class RunStats:
-    """What one run did for one model; seconds, except `seconds` itself, are sums over workers."""
+    """Statistics of one run for one model; all times except `seconds` are sums over workers."""
 
     images: int = 0
     """Images that went through the backbone; fewer than the rows of the cache where the run
@@ -61,7 +61,7 @@ class Extraction(RunStats):
 
     @property
     def was_complete(self) -> bool:
-        """Whether the cache was complete before this run."""
+        """True if the cache was complete before this run."""
         return not self.images
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""What an interrupted or damaged extraction has to redo.
+"""Detection of the work that an interrupted or damaged extraction has to redo.
 
 `is_complete` decides for a whole split: one that is not complete is opened for writing, and
 `SplitWriter.pending` of the cache then names its row blocks that are not committed. Committed row

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionJob:
-    """What all tasks of an extraction have in common. Picklable."""
+    """Settings shared by all tasks of an extraction. Picklable."""
 
     options: ExtractOptions
     specs: tuple[CacheSpec, ...]

@@ -12,7 +12,7 @@ MEMORY_FRACTION = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How probes are trained."""
+    """Options of training."""
 
     device: str = "auto"
     """auto, cpu or cuda."""

@@ -47,7 +47,7 @@ ThumbnailLoader = Callable[[str, str], Any]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Correctness:
-    """Which test images the probes of one kind classify correctly."""
+    """Correctness of one kind of probe on each test image."""
 
     correct: NDArray[np.float64]
     """Share of the seeds that are correct, (N,)."""

@@ -87,7 +87,7 @@ def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def wilcoxon_over_models(gains: pd.DataFrame) -> pd.DataFrame:
-    """Test for each dataset and kind of probe whether gains lie above 0 over models.
+    """Test for each dataset and kind of probe whether gains are above 0 over models.
 
     One-sided Wilcoxon signed-rank tests with Benjamini-Hochberg adjustment over all of them.
     Datasets with fewer than two models are left out, as there is nothing to rank.

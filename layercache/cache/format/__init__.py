@@ -1,1 +1,1 @@
-"""What the bytes of a cache mean: its spec, layout, commit records, shards and Zarr metadata."""
+"""The format of a cache: spec, layout, commit records, shards and Zarr metadata."""

@@ -1,4 +1,4 @@
-"""Which (layer, token) pairs of a cache the words for layers and tokens select."""
+"""Selection of (layer, token) pairs from the words given for layers and tokens."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Where bytes are stored: a local folder or an S3 prefix, behind one small protocol."""
+"""Storage backends: a local folder or an S3 prefix, behind one small protocol."""

@@ -1,4 +1,4 @@
-"""How row blocks are committed: under a lock in a folder, by conditional puts on S3."""
+"""Commit strategies for row blocks: under a lock in a folder, by conditional puts on S3."""
 
 from __future__ import annotations
 

@@ -1,26 +1,26 @@
-"""Committing a row block where no lock keeps other writers out: on an object store.
+"""Commits of row blocks by conditional puts, for object stores, which have no locks.
 
-Two extractions of one cache may run at once and put bytes that differ in rounding. So a record must
-always be that of the shard which is stored, whoever put it. Why it is:
+Two extractions of one cache may run at once and write bytes that differ in rounding. A record must
+nevertheless always describe the stored shard. These rules ensure it:
 
-1. A shard and a record are put only if absent: of several writers one succeeds, the others find
-   what it put.
-2. Whoever finds a shard describes its bytes (size, every crc32c, the rows without a token) and puts
-   that record. A shard that is whole in itself is never replaced, so the description stays true,
-   and all writers would write the same one.
-3. A record that is found is adopted if it fits the shard. One that does not fit is left over from a
-   shard that was lost or damaged: it is replaced on the condition that it is still the same (its
-   etag), and so is a shard that is not whole. Whoever loses such a replacement starts again.
+1. A shard and a record are put only if absent. Of several writers one succeeds, and the others find
+   its shard.
+2. A writer that finds a shard describes its bytes (size, every crc32c, the rows without a token) and
+   puts that record. An intact shard is never replaced, so the description stays true, and all
+   writers would write the same one.
+3. A record that is found is adopted if it fits the shard. One that does not fit belongs to a shard
+   that was lost or damaged: it is replaced on the condition that it has not changed since (its
+   etag), and so is a damaged shard. A writer that loses such a replacement starts again.
 4. A writer deletes nothing of a block. A kill between the two puts leaves a shard without a record,
-   which 2 describes.
+   which rule 2 describes.
 
-The complete record names the digest of every record and is put last; what it names is never changed
-again.
+The complete record contains the digest of every record and is put last; what it refers to is never
+changed again.
 
-This holds where the condition is checked when the object appears (S3, MinIO, R2, GCS). OpenStack
-Swift checks it when the upload begins, so that two puts may succeed and the later one stays:
-therefore a writer checks the shard again when both are put, and before the complete record it lists
-all objects (`reconcile`) and checks every block again in which it does not find what it put itself.
+This holds if the endpoint checks the condition when the object appears (S3, MinIO, R2, GCS).
+OpenStack Swift checks it when the upload begins, so two puts may succeed and the later one stays.
+Therefore a writer checks the shard again after both puts, and before the complete record it lists
+all objects (`reconcile`) and checks every block again in which it finds other bytes than its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ConditionalCommit:
         self._compressor = compressor
 
     def lock(self, *, wait: bool) -> AbstractContextManager[None]:
-        """Keep nobody out: the module's docstring tells why two writers do each other no harm."""
+        """Return an empty context: concurrent writers are harmless (see the module's docstring)."""
         return nullcontext()
 
     def check_endpoint(self, key: str, data: bytes) -> None:

@@ -66,7 +66,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class SplitSetup:
-    """What the tasks that follow decode."""
+    """Samples that the following tasks decode."""
 
     samples: Samples
     transforms: tuple[Transform, ...]

@@ -59,7 +59,7 @@ class HParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How one head is trained; the defaults are the paper's and its authors' public code."""
+    """Training settings of one head; defaults are those of the paper and its authors' code."""
 
     epochs: int = 40
     """Passes over the training rows, before `min_steps` raises them."""
