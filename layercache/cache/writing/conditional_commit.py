@@ -5,8 +5,8 @@ nevertheless always describe the stored shard. These rules ensure it:
 
 1. A shard and a record are put only if absent. Of several writers one succeeds, and the others find
    its shard.
-2. A writer that finds a shard describes its bytes (size, every crc32c, the rows without a token) and
-   puts that record. An intact shard is never replaced, so the description stays true, and all
+2. A writer that finds a shard describes its bytes (size, every crc32c, the rows without a token)
+   and puts that record. An intact shard is never replaced, so the description stays true, and all
    writers would write the same one.
 3. A record that is found is adopted if it fits the shard. One that does not fit belongs to a shard
    that was lost or damaged: it is replaced on the condition that it has not changed since (its
