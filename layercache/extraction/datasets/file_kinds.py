@@ -48,7 +48,7 @@ def _describe_tiff(encoded: bytes) -> str:
         file = io.BytesIO(encoded)
         file.seek(directory.next)
         directory.load(file)
-        bands, bits = directory.get(277, 1), directory.get(258, (1,))
+        bands, bits = directory.get(277, 1), directory[258]
     except Exception:  # any damage
         return "a damaged TIFF: its directory cannot be read"
     return (

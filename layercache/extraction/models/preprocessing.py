@@ -90,7 +90,8 @@ class Preprocessing:
         """Return an RGB image as uint8 (3, H, W), resized and cropped, not normalised.
 
         Raises:
-            DataError: The image has another mode than RGB.
+            DataError: The image has another mode than RGB, or is so narrow that it would be
+                scaled to more pixels than PIL's limit.
         """
         if image.mode != "RGB":
             raise DataError(
@@ -98,6 +99,12 @@ class Preprocessing:
                 "convert it when it is decoded"
             )
         height, width = self._resized_size(image.height, image.width)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and height * width > limit:
+            raise DataError(
+                f"its {image.width} x {image.height} pixels would be scaled to {width} x {height}, "
+                f"expected at most {limit} pixels: cut it to a less extreme shape"
+            )
         if (image.width, image.height) != (width, height):
             image = image.resize((width, height), RESAMPLING[self.interpolation])
         fill = tuple(round(255 * v) for v in self.mean) if self.crop_mode == "border" else (0, 0, 0)

@@ -8,12 +8,14 @@ correction:
 | grey, 1 bit, palette, CMYK, YCbCr | PIL's conversion                              |
 | alpha (RGBA, LA, palette)         | alpha dropped, as in `pil_loader`             |
 | 16-bit grey                       | its high byte; `pil_loader` clips it at 255   |
+| 12-bit grey (TIFF)                | its highest 8 bits                            |
 | several frames                    | the first frame                               |
 | EXIF orientation                  | not applied, as in `pil_loader`               |
 
 PIL itself reads 16-bit colour as its high byte. Truncated or empty files, files that are no image,
-32-bit integer or float pixels and images above PIL's pixel limit raise DataError with the sample's
-id.
+32-bit integer or float pixels, 16-bit pixels that use at most 12 bits (almost black) and images
+above PIL's pixel limit raise DataError with the sample's id. Memory that runs out raises
+WorkerError.
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from layercache.errors import DataError
+from layercache.errors import DataError, WorkerError
 from layercache.extraction.datasets.base import Samples
+
+BITS_PER_SAMPLE = 258
+"""Tag of a TIFF."""
 
 
 class RowRange(NamedTuple):
@@ -71,25 +76,42 @@ def decode_rows(
     failures: dict[int, str] = {}
     labels = samples.labels
     for row in range(rows.start, rows.stop):
+        pixels = [array[row - rows.start] for array in out]
         try:
             if labels.ndim == 1 and labels[row] < 0:
                 raise DataError(f"sample {samples.ids[row]!r} has no label")
-            image = open_image(samples, row)
-            for transform, pixels in zip(transforms, out, strict=True):
-                pixels[row - rows.start] = transform.resize_and_crop(image)
+            _decode_row(samples, row, transforms, pixels)
         except DataError as error:
             failures[row] = str(error)
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever a file can provoke must name the file
-            failures[row] = (
-                f"sample {samples.ids[row]!r} cannot be preprocessed: {error} "
-                f"({type(error).__name__})"
-            )
-        if row in failures:
-            for pixels in out:
-                pixels[row - rows.start] = 0
+            for zeroed in pixels:
+                zeroed[:] = 0
     return failures
+
+
+def _decode_row(
+    samples: Samples,
+    row: int,
+    transforms: Sequence[Transform],
+    out: Sequence[np.ndarray[Any, Any]],
+) -> None:
+    """Write the result of every transform; whatever fails is a DataError that names the sample."""
+    image = open_image(samples, row)
+    try:
+        for transform, pixels in zip(transforms, out, strict=True):
+            pixels[:] = transform.resize_and_crop(image)
+    except MemoryError as error:
+        raise _out_of_memory(samples, row) from error
+    except Exception as error:  # whatever a file can provoke must name the file
+        reason = f"{error}" if isinstance(error, DataError) else _reason(error)
+        raise DataError(f"sample {samples.ids[row]!r} cannot be preprocessed: {reason}") from error
+
+
+def _out_of_memory(samples: Samples, row: int) -> WorkerError:
+    """Return the error for memory that ran out: the machine's fault, so the sample stays."""
+    return WorkerError(
+        f"sample {samples.ids[row]!r}: the memory did not suffice to decode it: free memory, or "
+        "use fewer decoding processes (`workers`)"
+    )
 
 
 def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = None) -> Image.Image:
@@ -112,8 +134,8 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
             if draft is not None:
                 image.draft("RGB", (draft[1], draft[0]))
             return to_rgb(image)
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise _out_of_memory(samples, row) from error
     except (
         Exception
     ) as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, IndexError ...
@@ -129,7 +151,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: The pixels are 32-bit integers or floats, which have no defined white.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        grey = np.asarray(image.convert("I")) >> 8
+        grey = np.asarray(image.convert("I"))
+        bits = _stored_bits(image)
+        if bits == 16 and 0 < grey.max() < 1 << 12:
+            raise ValueError(
+                f"its 16-bit pixels are at most {grey.max()}, as if it had 12 bits or less, and "
+                "would be almost black: scale them to 0..65535, or store it with 8 bits"
+            )
+        grey = grey >> (bits - 8)
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floats"
@@ -140,6 +169,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.load()  # convert() would copy: 5 % of the decoding time of a 500 x 375 JPEG
         return image
     return image.convert("RGB")
+
+
+def _stored_bits(image: Image.Image) -> int:
+    """Return the bits per pixel of a deep grey image: 12 of some TIFFs, else 16."""
+    tags = getattr(image, "tag_v2", {})
+    return 12 if tuple(tags.get(BITS_PER_SAMPLE, ())) == (12,) else 16
 
 
 def _reason(error: Exception) -> str:

@@ -1,16 +1,20 @@
 import io
 import struct
+import subprocess
 import threading
+import tracemalloc
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from layercache.errors import DataError
+from layercache.errors import DataError, WorkerError
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.pipeline.decode import open_image
+from layercache.extraction.pipeline.decode import RowRange, decode_rows, open_image
+from tests.extraction.fakes import SMALL
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (12, 10, 3), np.uint8)
@@ -198,3 +202,103 @@ def test_open_image_with_a_draft_is_no_smaller_than_it_and_near_the_exact_decode
         np.asarray(exact.resize((400, 300), Image.Resampling.BOX), int) - np.asarray(draft, int)
     )
     assert 0 < difference.mean() < 2
+
+
+def decoded(samples, preprocessing=SMALL):
+    out = np.full((len(samples.ids), 3, *preprocessing.input_size), 7, np.uint8)
+    rows = RowRange(0, len(samples.ids))
+    return decode_rows(samples, [preprocessing], rows, [out]), out
+
+
+def test_decode_rows_of_a_very_narrow_image_names_it_and_takes_little_memory(tmp_path, monkeypatch):
+    samples = written(tmp_path, Image.new("L", (20000, 1)), "narrow.png")
+    large = replace(SMALL, input_size=(224, 224), resize=(256, 256))
+    tracemalloc.start()
+    failures, out = decoded(samples, large)
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+    assert failures == {
+        0: "sample 'narrow.png' cannot be preprocessed: its 20000 x 1 pixels would be scaled to "
+        f"5120000 x 256, expected at most {Image.MAX_IMAGE_PIXELS} pixels: cut it to a less "
+        "extreme shape"
+    }
+    assert not out.any()
+
+
+def test_decode_rows_without_memory_raises_with_the_sample(tmp_path, monkeypatch):
+    samples = written(tmp_path, Image.fromarray(RGB))
+
+    def exhaust(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "load", exhaust)
+        with pytest.raises(WorkerError, match=r"sample 'x\.png': the memory did not suffice"):
+            decoded(samples)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(SMALL), "resize_and_crop", exhaust)
+        with pytest.raises(WorkerError, match=r"sample 'x\.png': the memory did not suffice"):
+            decoded(samples)
+    assert decoded(samples)[0] == {}
+
+
+def ftyp(brand):
+    return b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(200)
+
+
+def tiff(bands, bits, *, height=2, width=2, data=None):
+    """Return an uncompressed TIFF; its pixels are zero by default."""
+    data = bytes(height * width * bands * 2) if data is None else data
+    entries = [
+        *((256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, 1)),
+        *((273, 4, 200), (277, 3, bands), (278, 3, height), (279, 4, len(data))),
+    ]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+    return head.ljust(200, b"\0") + data
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (ftyp(b"heic"), "HEIC, whatever its name says, .*: convert it to PNG or JPEG"),
+        (ftyp(b"isom"), "a video"),
+        (tiff(7, 8), r"a TIFF with 7 band\(s\) of 8 bits, .*: store one or three bands"),
+        (b"II*\0\xff\xff\xff\xff", "a damaged TIFF"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (b"<svg xmlns=''>", "an SVG drawing"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS, .*run git lfs pull"),
+    ],
+)
+def test_open_image_of_another_kind_of_file_says_what_it_is(tmp_path, data, reason):
+    with pytest.raises(DataError, match=rf"sample 'x\.jpg' cannot be decoded: {reason}"):
+        open_image(written(tmp_path, data, "x.jpg"), 0)
+
+
+def test_open_image_of_postscript_never_starts_ghostscript(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "EPS")
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    samples = written(tmp_path, file.getvalue(), "x.png")
+    with pytest.raises(DataError, match=r"'x\.png' cannot be decoded: a PostScript file"):
+        open_image(samples, 0)
+
+
+def test_open_image_of_12_bits_stored_in_16_is_refused(tmp_path):
+    deep = RNG.integers(1, 4096, (12, 10)).astype(np.uint16)
+    samples = written(tmp_path, Image.fromarray(deep), "x.tif")
+    with pytest.raises(
+        DataError, match=r"its 16-bit pixels are at most 40\d+, .*: scale them to 0"
+    ):
+        open_image(samples, 0)
+    scaled = opened(tmp_path, Image.fromarray(deep << 4), "x.tif")
+    np.testing.assert_array_equal(scaled[..., 0], deep >> 4)
+    black = opened(tmp_path, Image.fromarray(np.zeros((4, 4), np.uint16)), "x.tif")
+    assert not black.any()
+
+
+def test_open_image_of_a_12_bit_tiff_scales_it(tmp_path):
+    # two pixels of 12 bits in three bytes: 0xFFF and 0x800
+    data = tiff(1, 12, height=1, width=2, data=b"\xff\xf8\x00")
+    assert opened(tmp_path, data, "x.tif")[0, :, 0].tolist() == [255, 128]
