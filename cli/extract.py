@@ -90,7 +90,8 @@ PaperCompat = Annotated[
 OnError = Annotated[
     str,
     typer.Option(
-        help="An image that cannot be decoded: raise an error | skip it and list it in the cache.",
+        help="An image that cannot be decoded or has no label: raise an error | skip it and list "
+        "it in the cache.",
         metavar="raise|skip",
     ),
 ]

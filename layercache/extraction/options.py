@@ -80,8 +80,8 @@ class ExtractOptions:
     deterministic: bool = False
     """Use only deterministic algorithms on a GPU; a CPU is deterministic in any case."""
     on_error: OnError = "raise"
-    """What to do with an image that cannot be decoded: "raise" an error, or "skip" it and list it
-    in the cache."""
+    """What to do with an image that cannot be decoded or has no label: "raise" an error, or "skip"
+    it and list it in the cache."""
     cache: str | CachePath | None = None
     """Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache
     folder."""

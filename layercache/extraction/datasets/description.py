@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from layercache._units import pluralize
+from layercache._units import format_bytes, pluralize
 from layercache.extraction.datasets.base import Dataset
+from layercache.extraction.datasets.image_files import MAX_HASHED_BYTES
 
 MAX_CLASSES = 20
 """Class names that are shown."""
@@ -70,10 +71,17 @@ def _describe_repeated_images(dataset: Dataset) -> Iterator[str]:
     """Say how many images of other splits have the same bytes as one of train."""
     if "train" not in dataset.splits:
         return
-    train = getattr(dataset.split("train"), "image_hashes", None)
+    train = getattr(dataset.split("train"), "image_hashes", False)
+    if train is None and len(dataset.splits) > 1:
+        yield (
+            "train has more than "
+            f"{format_bytes(MAX_HASHED_BYTES)}, so other splits were not searched for its images"
+        )
+    if train is None or train is False:
+        return
     for name in dataset.splits:
         hashes = getattr(dataset.split(name), "image_hashes", None)
-        if name == "train" or train is None or hashes is None:
+        if name == "train" or hashes is None:
             continue
         repeated = int(np.isin(hashes[hashes != 0], train).sum())
         if repeated:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from layercache._units import format_bytes
 from layercache.extraction.datasets.file_kinds import describe_bytes
 
 MAX_HASHED_BYTES = 1 << 30
@@ -31,6 +32,9 @@ FORMATS = (
 Others run a program (EPS starts Ghostscript) or are no photographs. The first five are those that
 Pillow loads by itself; the last have a weak signature.
 """
+
+MAX_FILE_BYTES = 1 << 30
+"""Size of the largest image file that is read."""
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -134,12 +138,18 @@ def read_file(path: str) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
-        OSError: It cannot be read, or is a pipe, a device or the like, which would block.
+        OSError: It cannot be read, is larger than MAX_FILE_BYTES, or is a pipe, a device or the
+            like, which would block.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "expected a regular file, got a pipe or device", path)
+        if status.st_size > MAX_FILE_BYTES:
+            size = format_bytes(status.st_size)
+            limit = format_bytes(MAX_FILE_BYTES)
+            raise OSError(errno.EFBIG, f"expected an image of at most {limit}, got {size}", path)
         return file.read()
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 
-from layercache.errors import OptionError, UnknownNameError
+from layercache.errors import DataError, LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.datasets.in_memory import safe_name
 from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
@@ -57,10 +59,26 @@ def open_dataset(
                 f"dataset {name!r} names its own location: "
                 f"leave out the data root {os.fspath(root)!r}"
             )
-        return SOURCES[kind](location)
+        with _readable(name):
+            return SOURCES[kind](location)
     if name not in DATASETS:
         raise _unknown(name)
-    return _open_named(name, data_root(root), download=download)
+    with _readable(name):
+        return _open_named(name, data_root(root), download=download)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn errors of the operating system into a DataError: no permission, a disk that fails."""
+    try:
+        yield
+    except LayercacheError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"dataset {name!r}: {error.filename or 'its files'} cannot be read: "
+            f"{error.strerror or error}: check the path and its permissions"
+        ) from error
 
 
 def _open_named(name: str, root: Path, *, download: bool) -> Dataset:

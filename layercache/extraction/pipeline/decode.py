@@ -178,6 +178,8 @@ def _stored_bits(image: Image.Image) -> int:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         # PIL's own message is "cannot identify image file" and an address in memory
         if str(error).startswith("cannot identify"):

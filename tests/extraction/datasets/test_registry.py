@@ -1,11 +1,12 @@
 import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from layercache.errors import OptionError, UnknownNameError
+from layercache.errors import DataError, OptionError, UnknownNameError
 from layercache.extraction.datasets import (
     DATASETS,
     data_root,
@@ -126,3 +127,15 @@ def test_real_fashion_mnist_has_its_published_sizes_and_labels():
         dataset_identity(dataset).splits["train"].content
         != dataset_identity(dataset).splits["test"].content
     )
+
+
+@pytest.mark.parametrize("kind", ["folder", "wds", "csv"])
+def test_open_dataset_without_permission_raises_with_the_path(tmp_path, monkeypatch, kind):
+    (tmp_path / "train").mkdir()
+
+    def refuse(path, **_):  # chmod does not stop root, which runs the tests in a container
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "stat", refuse)
+    with pytest.raises(DataError, match=rf"{kind}:{tmp_path}.* cannot be read: Permission denied"):
+        open_dataset(f"{kind}:{tmp_path}")

@@ -136,3 +136,9 @@ def test_limit_samples_of_a_multi_label_split_draws_rows(tmp_path):
 def test_limit_samples_out_of_range_raises(many, n, seed, text):
     with pytest.raises(OptionError, match=text):
         limit_samples(many, n, seed=seed)
+
+
+def test_draw_stratified_with_unlabelled_samples_keeps_their_proportion():
+    labels = np.repeat([-1, 0, 1], [20, 40, 40])
+    drawn = draw_stratified(labels, 10, seed=0, key="x")
+    assert np.bincount(labels[drawn] + 1).tolist() == [2, 4, 4]

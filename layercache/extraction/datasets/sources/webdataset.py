@@ -21,10 +21,12 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from layercache._units import format_bytes
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import (
     IMAGE_SUFFIXES,
+    MAX_FILE_BYTES,
     MAX_HASHED_BYTES,
     SYSTEM_FOLDERS,
     Contents,
@@ -94,6 +96,11 @@ class TarSamples:
     def read_bytes(self, row: int) -> bytes:
         """Return the encoded image `row`."""
         shard, offset, size = self.positions[row].tolist()
+        if size > MAX_FILE_BYTES:
+            raise DataError(
+                f"{self.shards[shard]}: expected an image of at most "
+                f"{format_bytes(MAX_FILE_BYTES)}, got {format_bytes(size)}"
+            )
         return read_bytes(self.shards[shard], offset, size)
 
     def load(self, row: int) -> Image.Image:
