@@ -24,6 +24,11 @@ def unify_spellings(names: Iterable[str]) -> dict[str, str]:
     }
 
 
+def is_no_label(text: str) -> bool:
+    """Return whether a label is empty or -1, the usual number for "no label"."""
+    return text.strip() in ("", "-1", "-1.0")
+
+
 def read_lines(text: str) -> list[str]:
     """Return the lines of a text, ended by LF or CR LF, without trailing blank ones.
 

@@ -24,20 +24,23 @@ SPLIT_WORDS = {
     "dev": "val",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
 """Usual form of a split's name, in lower case -> the split."""
 
-_FILLERS = frozenset({"set", "split", "data", "images", "imgs", "seg"})
+_FILLERS = frozenset({"set", "split", "data", "dataset", "folder", "images", "imgs", "seg"})
 """Words that stand beside a split's name, as in "train_images" or "Test Set"."""
 
 
 def split_of(name: str) -> str | None:
     """Return "train", "val" or "test" if `name` is a usual form of it, in any case, else None.
 
-    "Training", "TEST", "test_set", "testset" and "seg_train" are such forms; "train station" is
-    none.
+    "Training", "TEST", "test_set", "testset", "seg_train" and "val2017" are such forms; "train
+    station" is none.
     """
-    words = [word for word in re.split(r"[\W_]+", name.casefold()) if word not in _FILLERS]
+    words = [word for word in re.split(r"[\W_\d]+", name.casefold()) if word not in _FILLERS]
+    words = [word for word in words if word]
     if len(words) != 1:
         return None
     return SPLIT_WORDS.get(words[0]) or SPLIT_WORDS.get(words[0].removesuffix("set"))

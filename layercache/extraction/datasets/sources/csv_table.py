@@ -26,7 +26,7 @@ from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
-from layercache.extraction.datasets.names import sort_classes, unify_spellings
+from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
 from layercache.extraction.datasets.splits import choose_splits, drop_unlabelled, order_splits
 
 LABEL_COLUMNS = ("label", "labels")
@@ -102,13 +102,16 @@ def _read(file: Path) -> tuple[list[_Row], bool]:
     if not rows:
         raise DataError(f"{file}: expected at least one sample, got none")
     multi_label = label_column == "labels" or any(len(row.labels) > 1 for row in rows)
-    if multi_label and any("-1" in row.labels for row in rows):
+    if multi_label and any(is_no_label(label) for row in rows for label in row.labels):
         raise DataError(
             f"{file}: -1 is no class: leave the label empty where an image has none of the classes"
         )
     if multi_label:
         return rows, True
-    return [row if row.labels != ["-1"] else row._replace(labels=[]) for row in rows], False
+    return [
+        row._replace(labels=[label for label in row.labels if not is_no_label(label)])
+        for row in rows
+    ], False
 
 
 def _detect_delimiter(header: str) -> str:

@@ -103,7 +103,8 @@ def _split_folders(root: Path, ignored: Counter[str]) -> dict[str, str]:
     if not by_split:
         raise DataError(
             f"{root}: expected class folders in {_join(flat)} ({LAYOUT}), got none: sort the "
-            "images into one folder per class, or list them in a table (csv:FILE)"
+            "images into one folder per class, list them in a table (csv:FILE), or rename these "
+            "folders if they are classes"
         )
     images = {name: _count_images(root, name) for name in [*others, *flat]}
     beside = [name for name in others if images[name]]
@@ -112,7 +113,7 @@ def _split_folders(root: Path, ignored: Counter[str]) -> dict[str, str]:
         raise DataError(
             f"{root}: expected either split folders or class folders ({LAYOUT}), got "
             f"{split_folder!r} beside {_join(beside)}: open folder:{root / split_folder}, or move "
-            f"{split_folder!r} elsewhere"
+            f"{split_folder!r} elsewhere, or rename it if it is a class"
         )
     for name in beside:
         ignored[f"folder {name!r} beside the split folders"] += images[name]

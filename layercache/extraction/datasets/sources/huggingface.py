@@ -37,7 +37,7 @@ from layercache.extraction.datasets.image_files import (
     read_file,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
-from layercache.extraction.datasets.names import sort_classes, unify_spellings
+from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
 from layercache.extraction.datasets.splits import choose_splits, drop_unlabelled, order_splits
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
@@ -157,7 +157,7 @@ def open_huggingface(location: str) -> InMemoryDataset:
     multi_label = _is_multi_label(location, cells)
     if multi_label:
         _drop_empty(cells, ignored)
-    classes, notes = _class_names(cells)
+    classes, notes = _class_names(location, cells)
     samples: dict[str, Samples] = {
         split: _samples(
             tables[split],
@@ -258,7 +258,7 @@ def _read_cells(table: Any, column: str) -> _Cells:
     names = getattr(element, "names", None)
 
     def name_of(value: Any) -> Any:
-        if value is None or value in (-1, "") or value != value:  # NaN differs from itself
+        if value is None or value != value or is_no_label(str(value)):  # NaN differs from itself
             return None
         if names is None:
             return str(value)
@@ -320,10 +320,15 @@ def _drop_empty(cells: dict[str, _Cells], ignored: Counter[str]) -> None:
             ignored[f"split {split!r}: no image has a label"] += len(cells.pop(split).values)
 
 
-def _class_names(cells: Mapping[str, _Cells]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _class_names(
+    location: str, cells: Mapping[str, _Cells]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the class names of all splits together, and notes where splits differ.
 
     A ClassLabel's order is kept, that of the first split first; plain values are sorted.
+
+    Raises:
+        DataError: Plain values of one split are no class names of another.
     """
     tables = {split: c.names for split, c in cells.items() if c.names is not None}
     plain = {
@@ -338,7 +343,14 @@ def _class_names(cells: Mapping[str, _Cells]) -> tuple[tuple[str, ...], tuple[st
     classes = list(first_names)
     classes += [name for _, names in others for name in names if name not in set(first_names)]
     classes = list(dict.fromkeys(classes)) if others else classes
-    classes += sort_classes(plain - set(classes))
+    unknown = sort_classes(plain - set(classes))
+    if tables and unknown:
+        raise DataError(
+            f"hf:{location}: the labels of {first!r} have {len(classes)} class names, those of "
+            f"another split are plain values that are none of them, such as {unknown[0]!r}: cast "
+            "the columns to one type, or choose another column with label=COLUMN"
+        )
+    classes += unknown
     notes = [
         f"split {split!r} numbers its classes differently than {first!r}: its labels are read by "
         "their names"

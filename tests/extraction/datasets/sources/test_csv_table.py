@@ -190,11 +190,12 @@ def test_csv_without_a_test_split_uses_validation_as_test(tmp_path):
 
 
 def test_csv_with_an_unlabelled_test_split_leaves_it_out(tmp_path):
-    text = "path,label,split\na.png,0,train\nb.png,1,valid\nc.png,-1,test\nd.png,,test\n"
+    text = "path,label,split\na.png,0,train\nb.png,1,valid\n"
+    text += "c.png,-1,test\nc2.png,-1.0,test\nd.png,,test\n"
     dataset = open_dataset(table(tmp_path, text))
     assert (dataset.splits, dataset.classes) == (("train", "test"), ("0", "1"))
     assert dataset.split("test").ids == ["b.png"]
-    assert dataset.ignored == {"split 'test': no image has a label": 2}
+    assert dataset.ignored == {"split 'test': no image has a label": 3}
 
 
 def test_csv_with_an_empty_label_raises_when_it_is_used(tmp_path):

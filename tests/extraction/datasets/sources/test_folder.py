@@ -194,6 +194,9 @@ def test_folder_name_is_the_last_path_component(tmp_path, pictures, monkeypatch)
         ("train_images", "test_images"),
         ("seg_train", "seg_test"),
         ("trainset", "Validation Set"),
+        ("train2017", "val2017"),
+        ("train", "test1"),
+        ("training", "evaluation"),
     ],
 )
 def test_folder_with_usual_forms_of_split_names_takes_them_as_splits(
@@ -206,7 +209,7 @@ def test_folder_with_usual_forms_of_split_names_takes_them_as_splits(
     pictures.check(dataset, "train", [(f"{train}/a/0.png", "a", 0)])
 
 
-@pytest.mark.parametrize("name", ["train station", "contest", "pretrain", "data", "valley"])
+@pytest.mark.parametrize("name", ["train station", "contest", "pretrain", "data", "valley", "3"])
 def test_split_of_another_word_is_none(name):
     assert split_of(name) is None
 

@@ -209,6 +209,16 @@ def test_huggingface_with_class_tables_that_differ_reads_each_by_name(tmp_path, 
     assert "train has no image of the class 'dog'" in lines
 
 
+def test_huggingface_with_numbers_beside_class_names_raises(tmp_path, pictures):
+    train = table(pictures, [0, 1], [0, 1], hf.ClassLabel(names=["ant", "bee"]))
+    by_number = table(pictures, [2, 3], [0, 1], hf.Value("int64"))
+    by_name = table(pictures, [2, 3], ["bee", "ant"], hf.Value("string"))
+    with pytest.raises(DataError, match="none of them, such as '0': cast the columns"):
+        open_dataset(save(tmp_path / "d", train=train, test=by_number))
+    dataset = open_dataset(save(tmp_path / "e", train=train, test=by_name))
+    assert dataset.split("test").labels.tolist() == [1, 0]
+
+
 def test_huggingface_with_two_unicode_forms_of_a_class_is_one_class(tmp_path, pictures):
     nfc, nfd = "caf\u00e9", "cafe\u0301"
     name = save(
