@@ -8,7 +8,7 @@ A worker is a fresh interpreter at one end of a socket: neither a fork (unsafe n
 threads) nor multiprocessing's spawn (which imports the caller's main module again). It ends when
 the socket closes, so it never outlives its parent, and it imports neither torch nor timm unless the
 samples do. It receives a Setup, then for every split a SplitSetup and DecodeTasks; it answers every
-task with a DecodeResult, or with a WorkerFailure and ends.
+task with a DecodeResult, or with a WorkerError or WorkerFailure and ends.
 """
 
 from __future__ import annotations
@@ -263,9 +263,11 @@ class ProcessDecoder:
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            message: DecodeResult | WorkerFailure = worker.pipe.recv()
+            message: DecodeResult | WorkerError | WorkerFailure = worker.pipe.recv()
         except (EOFError, OSError):
             raise self._death(worker) from None
+        if isinstance(message, WorkerError):
+            raise message
         if isinstance(message, WorkerFailure):
             raise WorkerError(
                 f"a decoding worker failed{self._samples_of(worker)}; workers=0 decodes in this "
@@ -329,6 +331,8 @@ def serve_socket(fd: int) -> None:
         _serve(pipe)
     except (EOFError, ConnectionError):
         pass  # the parent has finished, or is gone
+    except WorkerError as error:
+        pipe.send(error)
     except Exception:
         pipe.send(WorkerFailure(traceback.format_exc()))
 

@@ -116,6 +116,21 @@ def test_process_decoder_with_a_killed_worker_names_its_signal_and_samples() -> 
     assert "the same command continues" in text
 
 
+class Exhausting(Pictures):
+    """Needs more memory than there is for one image."""
+
+    def load(self, row: int) -> Image.Image:
+        if row == 12:
+            raise MemoryError
+        return super().load(row)
+
+
+def test_decoder_without_memory_raises_with_the_sample(decoder: Decoder) -> None:
+    with pytest.raises(WorkerError, match=r"sample 'pic/0012': the memory did not suffice") as info:
+        consume(decoder, Exhausting(60))
+    assert "Traceback" not in str(info.value)
+
+
 class Unloadable(Pictures):
     """Arrives in no worker."""
 
