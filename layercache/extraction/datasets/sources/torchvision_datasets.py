@@ -59,16 +59,10 @@ class ArrayDataset:
     """Returns the class names of a torchvision dataset."""
 
     def samples(self, dataset: Any, *, name: str, root: Path, split: str) -> ArraySamples:
-        """Return the samples of a torchvision dataset.
-
-        Raises:
-            DataError: The split has no labels.
-        """
+        """Return the samples of a torchvision dataset; a missing label becomes -1."""
         labels = self.labels(dataset)
         if any(label is None for label in labels):
-            raise DataError(
-                f"dataset {name}: the {split} split has no labels; {DATASETS[name].how_to_get}"
-            )
+            labels = [-1 if label is None else label for label in labels]
         return ArraySamples(
             partial(self.read, str(root), split),
             labels=np.asarray(labels).astype(np.int64),
@@ -206,7 +200,12 @@ def open_torchvision(name: str, root: Path, *, download: bool = False) -> InMemo
         split: entry.samples(dataset, name=name, root=root, split=split)
         for split, dataset in datasets.items()
     }
-    return InMemoryDataset(name=name, classes=classes, samples=samples)
+    notes = tuple(
+        f"the {split} split has no labels; {DATASETS[name].how_to_get}"
+        for split, s in samples.items()
+        if (s.labels < 0).all()
+    )
+    return InMemoryDataset(name=name, classes=classes, samples=samples, notes=notes)
 
 
 def _open_caltech101(root: Path, *, download: bool) -> InMemoryDataset:

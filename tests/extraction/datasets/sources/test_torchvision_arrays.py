@@ -13,7 +13,12 @@ import scipy.io
 import torchvision
 
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError
-from layercache.extraction.datasets import dataset_identity, limit_samples, open_dataset
+from layercache.extraction.datasets import (
+    check_labels,
+    dataset_identity,
+    limit_samples,
+    open_dataset,
+)
 from layercache.extraction.pipeline.decode import open_image
 
 RNG = np.random.default_rng(7)
@@ -201,7 +206,7 @@ def test_fer2013_equals_torchvision(tmp_path, monkeypatch, file):
     check(dataset, "test", x[[1, 3]], [0, 4], torchvision_class(tmp_path, "test"))
 
 
-def test_fer2013_without_test_labels_raises(tmp_path, monkeypatch):
+def test_fer2013_without_test_labels_says_so_and_raises_when_they_are_used(tmp_path, monkeypatch):
     torchvision_class = torchvision.datasets.FER2013
     monkeypatch.setattr(
         torchvision_class,
@@ -212,10 +217,12 @@ def test_fer2013_without_test_labels_raises(tmp_path, monkeypatch):
     pixels = " ".join(["0"] * 48 * 48)
     (tmp_path / "fer2013/train.csv").write_text(f"emotion,pixels\n0,{pixels}\n")
     (tmp_path / "fer2013/test.csv").write_text(f"pixels\n{pixels}\n")
-    with pytest.raises(
-        DataError, match=r"fer2013: the test split has no labels; by hand: fer2013\.csv"
-    ):
-        open_dataset("fer2013", root=tmp_path)
+    dataset = open_dataset("fer2013", root=tmp_path)
+    (note,) = dataset.notes
+    assert note.startswith("the test split has no labels; by hand: fer2013.csv")
+    check_labels(dataset, "train", allow_unlabelled=False)
+    with pytest.raises(DataError, match=r"dataset fer2013, split test: sample .* has no label"):
+        check_labels(dataset, "test", allow_unlabelled=False)
 
 
 def pcam(root):
