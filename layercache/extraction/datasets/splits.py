@@ -100,3 +100,17 @@ def choose_splits(samples: Mapping[str, Samples], *, divide: bool = True) -> dic
         default=None,
     )
     return {"test" if name == stand_in else name: split for name, split in named.items()}
+
+
+def describe_test_split(
+    samples: Mapping[str, Samples], chosen: Mapping[str, Samples]
+) -> tuple[str, ...]:
+    """Return a note if "test" of the chosen splits is not the source's own test split."""
+    if "test" not in chosen:
+        return ()
+    source = next((name for name, split in samples.items() if split is chosen["test"]), None)
+    if source is None:
+        return ("there is no test split: test is 20 % of the images, which training does not use",)
+    if split_of(source) == "val":
+        return (f"there is no test split: test is the split {source!r}",)
+    return ()

@@ -27,7 +27,12 @@ from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
-from layercache.extraction.datasets.splits import choose_splits, drop_unlabelled, order_splits
+from layercache.extraction.datasets.splits import (
+    choose_splits,
+    describe_test_split,
+    drop_unlabelled,
+    order_splits,
+)
 
 LABEL_COLUMNS = ("label", "labels")
 """Names of the label column; the second makes the dataset multi-label."""
@@ -71,12 +76,14 @@ def open_csv(path: str | os.PathLike[str]) -> InMemoryDataset:
         _check_unique(file, samples[""].ids)
     ignored: Counter[str] = Counter()
     labelled = drop_unlabelled(samples, ignored)
+    chosen = choose_splits(labelled, divide=not has_splits)
     return InMemoryDataset(
         name=safe_name(file.stem),
         classes=classes,
-        samples=order_splits(choose_splits(labelled, divide=not has_splits)),
+        samples=order_splits(chosen),
         multi_label=multi_label,
         ignored=ignored,
+        notes=describe_test_split(labelled, chosen),
     )
 
 

@@ -27,7 +27,7 @@ from layercache.extraction.datasets.image_files import (
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes, safe_name
 from layercache.extraction.datasets.names import unify_spellings
-from layercache.extraction.datasets.splits import split_of
+from layercache.extraction.datasets.splits import describe_test_split, split_of
 from layercache.extraction.datasets.subsampling import hold_out_test
 
 LAYOUT = "PATH/<class>/image.jpg or PATH/{train,test}/<class>/image.jpg"
@@ -59,22 +59,27 @@ def open_folder(path: str | os.PathLike[str]) -> InMemoryDataset:
         where=root,
         remedy="make an empty folder where the split has no image of the class",
     )
-    samples: dict[str, Samples] = {
+    scanned: dict[str, Samples] = {
         split: _scan(root, folder, [class_folders[folder][name] for name in classes], ignored)
         for split, folder in split_folders.items()
     }
-    _check_no_empty_class(root, classes, samples)
-    if tuple(samples) in (("",), ("train",), ("val",)):
-        samples = hold_out_test(next(iter(samples.values())))
+    _check_no_empty_class(root, classes, scanned)
+    samples = scanned
+    if tuple(scanned) in (("",), ("train",), ("val",)):
+        samples = hold_out_test(next(iter(scanned.values())))
+    by_folder = {folder: scanned[split] for split, folder in split_folders.items()}
     return InMemoryDataset(
         name=safe_name(root.resolve().name),
         classes=classes,
         samples=samples,
         ignored=ignored,
-        notes=tuple(
-            f"the folder {name!r} is taken as a class, not as a split"
-            for name in classes
-            if split_of(name)
+        notes=(
+            *(
+                f"the folder {name!r} is taken as a class, not as a split"
+                for name in classes
+                if split_of(name)
+            ),
+            *describe_test_split(by_folder, samples),
         ),
     )
 

@@ -38,7 +38,12 @@ from layercache.extraction.datasets.image_files import (
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
-from layercache.extraction.datasets.splits import choose_splits, drop_unlabelled, order_splits
+from layercache.extraction.datasets.splits import (
+    choose_splits,
+    describe_test_split,
+    drop_unlabelled,
+    order_splits,
+)
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 """Names of a label column that is no ClassLabel, in order of preference."""
@@ -169,13 +174,15 @@ def open_huggingface(location: str) -> InMemoryDataset:
         )
         for split, labels in cells.items()
     }
+    labelled = drop_unlabelled(samples, ignored)
+    chosen = choose_splits(labelled)
     return InMemoryDataset(
         name=safe_name(Path(name).name),
         classes=classes,
-        samples=order_splits(choose_splits(drop_unlabelled(samples, ignored))),
+        samples=order_splits(chosen),
         multi_label=multi_label,
         ignored=ignored,
-        notes=notes,
+        notes=(*notes, *describe_test_split(labelled, chosen)),
     )
 
 

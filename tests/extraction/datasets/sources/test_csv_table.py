@@ -184,6 +184,7 @@ def test_csv_without_a_test_split_uses_validation_as_test(tmp_path):
     text = "path,label,split\na.png,x,Training\nb.png,x,val\nc.png,x,extra\n"
     dataset = open_dataset(table(tmp_path, text))
     assert dataset.splits == ("train", "extra", "test")
+    assert dataset.notes == ("there is no test split: test is the split 'val'",)
     assert dataset.split("test").ids == ["b.png"]
     dataset = open_dataset(table(tmp_path, text + "d.png,x,test\n"))
     assert dataset.splits == ("train", "val", "extra", "test")

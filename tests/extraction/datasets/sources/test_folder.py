@@ -53,9 +53,11 @@ def test_folder_without_test_uses_validation_as_test(tmp_path, pictures, name):
     write_all(tmp_path, pictures, ["train/a/0.png", f"{name}/a/1.png"])
     dataset = open_dataset(f"folder:{tmp_path}")
     pictures.check(dataset, "test", [(f"{name}/a/1.png", "a", 1)])
+    assert dataset.notes == (f"there is no test split: test is the split {name!r}",)
     write_all(tmp_path, pictures, ["test/a/2.png"], 2)
     dataset = open_dataset(f"folder:{tmp_path}")
     assert dataset.splits == ("train", "test", "val")
+    assert dataset.notes == ()
     pictures.check(dataset, "test", [("test/a/2.png", "a", 2)])
     pictures.check(dataset, "val", [(f"{name}/a/1.png", "a", 1)])
 
@@ -81,7 +83,10 @@ def test_folder_with_other_folders_takes_train_as_a_class(tmp_path, pictures):
     write_all(tmp_path, pictures, ["bus/0.png", "train/1.png", "car/2.png"])
     dataset = open_dataset(f"folder:{tmp_path}")
     assert dataset.classes == ("bus", "car", "train")
-    assert dataset.notes == ("the folder 'train' is taken as a class, not as a split",)
+    assert dataset.notes == (
+        "the folder 'train' is taken as a class, not as a split",
+        "there is no test split: test is 20 % of the images, which training does not use",
+    )
 
 
 def test_folder_with_hidden_and_other_files_counts_them_as_ignored(tmp_path, pictures):
