@@ -93,7 +93,6 @@ class RayPool:
         resources: Resources,
         environment: Mapping[str, str],
         on_message: MessageHandler,
-        no_worker_timeout: float = NO_WORKER_TIMEOUT_S,
     ) -> None:
         """Prepare the pool; no worker starts yet.
 
@@ -103,14 +102,12 @@ class RayPool:
             resources: Resources of one worker.
             environment: Environment variables of the workers.
             on_message: Receives the messages of the workers.
-            no_worker_timeout: Seconds without room for a worker after which `run` raises.
         """
         import ray
 
         self._ray = ray
         self._nodes, self._resources = nodes, resources
         self._on_message = on_message
-        self._no_worker_timeout = no_worker_timeout
         self._factory = ray.put(factory)
         self._actor_class: Any = ray.remote(  # type: ignore[call-overload]  # no concurrency_groups in Ray's types
             num_cpus=resources.cpus,
@@ -272,10 +269,10 @@ class RayPool:
                 "waiting for room on the Ray cluster: other jobs hold what a worker needs "
                 f"({self._resources})"
             )
-        elif now - self._last_room > self._no_worker_timeout:
+        elif now - self._last_room > NO_WORKER_TIMEOUT_S:
             raise WorkerError(
                 f"no node of the Ray cluster has had room for a worker ({self._resources}) for "
-                f"{self._no_worker_timeout:.0f} s: nodes were lost, "
+                f"{NO_WORKER_TIMEOUT_S:.0f} s: nodes were lost, "
                 "or none is large enough. Committed work is kept: "
                 "the same command continues, on a cluster with room or with --engine local"
             )
