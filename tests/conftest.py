@@ -20,6 +20,18 @@ settings.register_profile("layercache", deadline=None)
 settings.load_profile("layercache")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `real` unless $LAYERCACHE_REAL names the folder of checkpoint and data."""
+    if "LAYERCACHE_REAL" in os.environ:
+        return
+    skip = pytest.mark.skip(
+        reason="needs LAYERCACHE_REAL, the folder of clip.safetensors and data/"
+    )
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(skip)
+
+
 @pytest.fixture
 def write_cache(tmp_path: Path) -> Callable[..., Any]:
     """`layercache.testing.write_cache` below tmp_path / "root"."""
