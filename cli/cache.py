@@ -148,8 +148,7 @@ def verify(
 
     Exit code 1 if anything is, or if a split is not complete.
     """
-    from tqdm import tqdm
-
+    from layercache._progress import progress_bar
     from layercache.cache.describe import describe
     from layercache.cache.find import cache_folders, open_cache
     from layercache.cache.storage.paths import as_cache_path, cache_root
@@ -171,9 +170,7 @@ def verify(
     must_delete = False
     for folder in folders:
         try:
-            with tqdm(
-                unit="B", unit_scale=True, desc=folder.name, disable=None, leave=False
-            ) as bar:
+            with progress_bar(unit="B", unit_scale=True, desc=folder.name, leave=False) as bar:
                 corruptions = find_corruptions(folder, progress=bar.update)
         except CacheSchemaError as error:
             if not all_:
@@ -286,12 +283,11 @@ def pull(
 
 
 def _copy(found: Cache, to: Any) -> None:
-    from tqdm import tqdm
-
+    from layercache._progress import progress_bar
     from layercache._units import pluralize
     from layercache.cache.copy import copy_cache
 
-    with tqdm(unit="B", unit_scale=True, desc=found.path.name, disable=None, leave=False) as bar:
+    with progress_bar(unit="B", unit_scale=True, desc=found.path.name, leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
     typer.echo(
         f"{done.path}: {pluralize(done.files, 'file')}, {_size(done.bytes)}, each verified where "

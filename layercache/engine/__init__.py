@@ -27,7 +27,7 @@ __all__ = [
     "WorkerFactory",
     "WorkerPool",
     "check_engine",
-    "cluster_device_reason",
+    "cluster_device",
     "open_engine",
 ]
 
@@ -72,8 +72,15 @@ def open_engine(name: str, *, ray_address: str | None = None) -> Iterator[Engine
         yield engine
 
 
-def cluster_device_reason(requested: str, *, gpu: bool) -> str:
-    """Return why workers have a GPU or none; `requested` is "auto", "cpu" or "cuda"."""
-    if requested != "auto":
-        return "as requested"
-    return "the cluster has GPUs" if gpu else "no GPU in the cluster"
+def cluster_device(engine: Engine, requested: str) -> tuple[str, str] | None:
+    """Return the device of an engine's workers and the reason for it.
+
+    None means that workers run in this process, where `resolve_device` applies.
+    """
+    gpu = engine.has_gpu(requested)
+    if gpu is None:
+        return None
+    reason = "as requested"
+    if requested == "auto":
+        reason = "the cluster has GPUs" if gpu else "no GPU in the cluster"
+    return "cuda" if gpu else "cpu", reason

@@ -10,7 +10,7 @@ from layercache._options import read_options
 from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
-from layercache.engine import cluster_device_reason, open_engine
+from layercache.engine import cluster_device, open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.datasets import describe_dataset
 from layercache.extraction.determinism import deterministic
@@ -69,9 +69,8 @@ def extract(
                 reraise_interrupt(lambda: _describe_progress(plan)),
                 open_engine(chosen.engine, ray_address=chosen.ray_address) as engine,
             ):
-                if (gpu := engine.has_gpu(chosen.device)) is not None:
-                    reason = cluster_device_reason(chosen.device, gpu=gpu)
-                    device = "cuda" if gpu else "cpu"
+                if (choice := cluster_device(engine, chosen.device)) is not None:
+                    device, reason = choice
                     plan = assign_device(plan, chosen, device=device, reason=reason)
                 stats = extract_splits(plan, chosen, engine=engine, progress=progress)
         return [

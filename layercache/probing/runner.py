@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from layercache.engine import (
     Engine,
     Progress,
     WorkerPool,
-    cluster_device_reason,
+    cluster_device,
     open_engine,
 )
 from layercache.engine.visibility import wait_until_visible
@@ -74,16 +73,6 @@ def _open_splits(specs: Sequence[ProbeSpec]) -> dict[tuple[CachePath, str], Spli
     return splits
 
 
-@dataclass(frozen=True)
-class _DeviceChoice:
-    device: torch.device | str
-    """Device string for workers."""
-    reason: str
-    """The choice in words."""
-    gpu: bool
-    """Each worker has a GPU of its own."""
-
-
 class _Run:
     """One call of `run_probes`, on an engine."""
 
@@ -96,7 +85,10 @@ class _Run:
     ) -> None:
         self._specs, self._splits, self._options = specs, splits, options
         self._engine = engine
-        self._choice = _choose_device(engine, options.device)
+        device, self._device_reason = cluster_device(engine, options.device) or resolve_device(
+            options.device
+        )
+        self._device = str(device)
         self._display = ProgressDisplay(show=options.progress)
         self._searches: dict[int, SearchState] = {}
         self._device_logged = False
@@ -106,7 +98,7 @@ class _Run:
         options, distributed = self._options, self._engine.distributed
         config = WorkerConfig(
             specs=self._specs,
-            device=str(self._choice.device),
+            device=self._device,
             features=options.features,
             memory_budget=_bytes("memory_budget", options.memory_budget, minimum=1),
             disk_cache=_bytes("disk_cache", options.disk_cache, minimum=0),
@@ -116,7 +108,7 @@ class _Run:
         probes: dict[str, Probe] = {}
         with self._engine.pool(
             config,
-            gpu=self._choice.gpu,
+            gpu=self._device.startswith("cuda"),
             threads=torch.get_num_threads(),
             on_message=self._on_message,
         ) as pool:
@@ -149,7 +141,7 @@ class _Run:
                     probes[spec.id] = probe
                     continue
                 if not self._device_logged:
-                    logger.info("device %s (%s)", self._choice.device, self._choice.reason)
+                    logger.info("device %s (%s)", self._device, self._device_reason)
                     self._device_logged = True
                 split = self._splits[spec.tokens.cache.path, spec.train_split]
                 subset = sample_subset(spec, split)
@@ -208,15 +200,6 @@ class _Run:
 
 def _log_existing(spec: ProbeSpec, probe: Probe) -> None:
     logger.info("%s: already exists, %s (--refresh trains it again)", describe(spec), probe.path)
-
-
-def _choose_device(engine: Engine, requested: str) -> _DeviceChoice:
-    gpu = engine.has_gpu(requested)
-    if gpu is None:
-        device, reason = resolve_device(requested)
-        return _DeviceChoice(device, reason, device.type == "cuda")
-    name = "cuda" if gpu else "cpu"
-    return _DeviceChoice(name, cluster_device_reason(requested, gpu=gpu), gpu)
 
 
 def _bytes(name: str, size: int | str | None, *, minimum: int) -> int | None:

@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import Any, Self
 
+from layercache._progress import progress_bar
+
 MAX_NAME_LENGTH = 60
 """Maximum number of characters of a job's name."""
 
@@ -17,12 +19,8 @@ class Bar:
         self.shown = show and total > 0 and sys.stderr.isatty()
         self._bar: Any = None
         if self.shown:
-            from tqdm import tqdm
-
             layout = "{percentage:3.0f}%|{bar:20}| {elapsed}, {remaining} left | {desc}"
-            self._bar = tqdm(
-                total=total, bar_format=layout, smoothing=0, dynamic_ncols=True, leave=True
-            )
+            self._bar = progress_bar(total=total, bar_format=layout, smoothing=0)
 
     def describe(self, text: str) -> None:
         """Show the name of the current job."""
