@@ -134,9 +134,9 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
 def print_version(requested: bool) -> None:
     """Print the installed version and exit."""
     if requested:
-        from importlib.metadata import version
+        from layercache._version import installed_version
 
-        typer.echo(f"layercache {version('layercache')}")
+        typer.echo(f"layercache {installed_version()}")
         raise typer.Exit
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from layercache.reporting import Report, report
     from layercache.study import read_study, run_study
 
+    __version__: str
+
 __all__ = [
     "Cache",
     "HParams",
@@ -32,6 +34,7 @@ __all__ = [
     "Report",
     "Results",
     "TrainConfig",
+    "__version__",
     "copy_cache",
     "errors",
     "extract",
@@ -67,6 +70,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("layercache._version").installed_version()
     if name == "errors":
         return import_module("layercache.errors")
     if name not in _HOMES:

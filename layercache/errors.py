@@ -34,11 +34,16 @@ class UnknownNameError(LayercacheError, LookupError):
 
 
 class MissingExtraError(LayercacheError, ImportError):
-    """An optional package is not installed; names the extra that installs it."""
+    """An optional package is not installed; names the extra that installs it.
+
+    The remedy is a command for a checkout: on the usual index, the distribution called layercache
+    is another project.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"this needs {package}, which is not installed: pip install 'layercache[{extra}]'"
+            f"this needs {package}, which is not installed: pip install -e '.[{extra}]' in a "
+            f"checkout of layercache, or pip install 'layercache-vit[{extra}]'"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

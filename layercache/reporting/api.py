@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from layercache._units import join_words
+from layercache._version import installed_version
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.storage.paths import CachePath, cache_root
@@ -161,14 +161,10 @@ def _join_names(names: list[str], noun: str) -> str:
 
 
 def _footer() -> str:
-    try:
-        number = version("layercache")
-    except PackageNotFoundError:
-        number = "from source"
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return (
-        f"Written by layercache {number} on {date} from cached tokens and saved probes; no "
-        f"backbone was run. Method and published results: {PAPER}."
+        f"Written by layercache {installed_version()} on {date} from cached tokens and saved "
+        f"probes; no backbone was run. Method and published results: {PAPER}."
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.extraction.fakes import tree
 
 pytestmark = [pytest.mark.slow]
-pytest.importorskip("ray", reason="the extra layercache[ray] is not installed")
+pytest.importorskip("ray", reason="the extra ray is not installed")
 MARK = "LAYERCACHE_TEST_RUN"
 NOTICED = 200.0
 """Seconds until Ray's agents notice that the processes they served were killed, on busy cores."""

@@ -32,7 +32,7 @@ ps -e -o args > processes
 @pytest.fixture
 def folder() -> Path:
     """With a short name: sockets lie in it."""
-    pytest.importorskip("ray", reason="layercache[ray] is not installed")
+    pytest.importorskip("ray", reason="the extra ray is not installed")
     if missing := [
         tool for tool in ("slurmctld", "slurmd", "unshare", "ip") if not shutil.which(tool)
     ]:

@@ -59,7 +59,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 def import_ray() -> Any:
     for name, value in (LOCAL_CLUSTER_ENV | RAY_ENV).items():
         os.environ.setdefault(name, value)
-    return pytest.importorskip("ray", reason="the extra layercache[ray] is not installed")
+    return pytest.importorskip("ray", reason="the extra ray is not installed")
 
 
 def connect(ray: Any, address: str, **options: Any) -> None:

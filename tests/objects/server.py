@@ -34,7 +34,7 @@ class Server:
 def missing(kind: str, folder: Path) -> str | None:
     """Why a server cannot run here; None if it can. folder: where it would keep its objects."""
     if find_spec(kind) is None:
-        return f"{kind} is not installed: pip install 'layercache[test]'"
+        return f"{kind} is not installed: pip install -e '.[test]'"
     if kind == "swift":
         try:
             os.setxattr(folder, "user.layercache", b"")

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip(
-    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
-)
+pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install -e '.[test]'")
 
 from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip(
-    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
-)
+pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install -e '.[test]'")
 
 from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout

@@ -10,9 +10,7 @@ import time
 
 import pytest
 
-pytest.importorskip(
-    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
-)
+pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install -e '.[test]'")
 
 from layercache.cache import open_cache
 from layercache.cache.verify import verify

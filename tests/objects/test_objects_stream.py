@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip(
-    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
-)
+pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install -e '.[test]'")
 
 from layercache.cache import Split, open_cache
 from layercache.cache.format.layout import SplitLayout

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip(
-    "obstore", reason="object storage needs the extra s3: pip install 'layercache[test]'"
-)
+pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install -e '.[test]'")
 
 from layercache import copy_cache
 from layercache.cache import open_cache

@@ -12,7 +12,7 @@ from tests.objects.proxy import FaultyProxy
 
 botocore = pytest.importorskip(
     "botocore.exceptions",
-    reason="the S3 servers of the tests are spoken to with boto3: pip install 'layercache[test]'",
+    reason="the S3 servers of the tests are spoken to with boto3: pip install -e '.[test]'",
 )
 
 
@@ -80,7 +80,7 @@ def test_swift_checks_signatures_through_the_proxy_too(
 
 
 def test_obstore_speaks_with_it(faulty: FaultyProxy, s3_root: str) -> None:
-    obstore = pytest.importorskip("obstore", reason="layercache[s3] is not installed")
+    obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
     from obstore.exceptions import AlreadyExistsError
     from obstore.store import S3Store
 

@@ -142,7 +142,7 @@ def test_run_study_missing_extra_skips_the_report(
     report_with(monkeypatch, missing)
     result, said = run(study, StandIn(), report=True)
     assert (result.page, result.failures) == (None, ())
-    assert "pip install 'layercache[report]'" in said[-1]
+    assert "pip install -e '.[report]'" in said[-1]
 
 
 def test_run_study_report_raises_is_a_failure(

@@ -99,7 +99,7 @@ _NOTES = {
         "60 % and 20 % of 27000, drawn class by class with seed 0 (it has no official split; "
         "sizes as in the paper, other images); 20 % are not used"
     ),
-    "pcam": "needs layercache[pcam]; the validation split is not used",
+    "pcam": "needs the extra pcam; the validation split is not used",
     "voc2007": (
         "trainval and test; an image has the class of its first annotated object. The paper's "
         "7844 images are voc2007_crops"
@@ -141,7 +141,7 @@ SOURCE_FORMS = {
     "wds:PATH": (
         "tars in the clip-benchmark layout: PATH/{train,test}/0.tar.., nshards.txt, classnames.txt"
     ),
-    "hf:NAME": "a Hugging Face dataset, by name or saved on disk; needs layercache[hf]",
+    "hf:NAME": "a Hugging Face dataset, by name or saved on disk; needs the extra hf",
     "csv:FILE": "columns path, label (several joined by ';') and optionally split",
 }
 """Form of a name for the user's own images -> the files that it expects."""

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip(
-    "huggingface_hub", reason="the Hub needs the extra hf: pip install 'layercache[test]'"
+    "huggingface_hub", reason="the Hub needs the extra hf: pip install -e '.[test]'"
 )
 
 from huggingface_hub import CommitOperationAdd
