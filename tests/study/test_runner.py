@@ -14,7 +14,8 @@ from layercache.errors import DataNotFoundError, MissingExtraError
 from layercache.study import runner as module
 from layercache.study.file import Study, parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe
-from layercache.study.runner import StudyResult, run_study, study_status
+from layercache.study.result import StudyResult
+from layercache.study.runner import run_study, study_status
 from tests.logs import logged
 
 TEXT = """
