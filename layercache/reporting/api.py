@@ -182,7 +182,9 @@ def _write(page: Page, out: Path) -> Report:
             tables.append(path)
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f"{PAGE}.partial"
-    partial.write_text(page.html(), encoding="utf-8")
+    partial.unlink(missing_ok=True)
+    with open(partial, "x", encoding="utf-8") as file:  # never through a link
+        file.write(page.html())
     partial.replace(out / PAGE)
     return Report(
         page=out / PAGE, figures=tuple(figures), tables=tuple(tables), headline=tuple(page.headline)

@@ -20,6 +20,7 @@ from layercache.cache.storage.base import FileInfo, Part
 from layercache.cache.storage.local_file import (
     LocalFile,
     make_dir,
+    open_regular,
     sync,
     translate_errors,
     write_all,
@@ -60,8 +61,9 @@ class LocalStore:
         return min(MAX_THREADS, self._cores, -(-nbytes // BYTES_PER_THREAD))
 
     def read(self, key: str) -> bytes:
-        """Return all bytes of a file. Raises FileNotFoundError."""
-        return self.path(key).read_bytes()
+        """Return all bytes of a file. Raises FileNotFoundError, or CacheCorruptError for a pipe."""
+        with os.fdopen(open_regular(self.path(key), os.O_RDONLY), "rb") as file:
+            return file.read()
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return all bytes of each of the files that exists."""
@@ -173,8 +175,7 @@ class LocalStore:
     def _write_temporary(self, parts: Sequence[Part]) -> Path:
         folder = self.path(self.temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{socket.gethostname()}-{os.getpid()}-{next(_SERIAL)}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        temporary, fd = _create_new(folder)
         try:
             write_all(fd, parts)
         except BaseException:
@@ -184,3 +185,11 @@ class LocalStore:
         finally:
             os.close(fd)
         return temporary
+
+
+def _create_new(folder: Path) -> tuple[Path, int]:
+    """Return a new file and its descriptor; never one that is there, which may be a link."""
+    while True:
+        path = folder / f"{socket.gethostname()}-{os.getpid()}-{next(_SERIAL)}"
+        with suppress(FileExistsError):  # left by a killed process of the same number
+            return path, open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

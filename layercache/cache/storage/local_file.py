@@ -1,29 +1,35 @@
-"""Files of this machine: reading ranges, writing, syncing, errors of a full or read-only disk."""
+"""Files of this machine: opening, reading ranges, writing, syncing, errors of a full disk."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from layercache.cache.storage.base import Part, byte_views
-from layercache.errors import StorageError
+from layercache.errors import CacheCorruptError, StorageError
 
 MAX_BUFFERS = 512
 """Buffers of one preadv or writev; Linux allows 1024."""
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT}
+_IRREGULAR = {errno.ELOOP, errno.ENXIO, errno.EISDIR}
+"""Errors of opening a symbolic link that is not followed, a socket or pipe, a folder."""
 
 
 class LocalFile:
-    """A file open for reading ranges; a context manager. Raises FileNotFoundError."""
+    """A regular file open for reading ranges; a context manager.
+
+    Raises FileNotFoundError or CacheCorruptError, see `open_regular`.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = open_regular(path, os.O_RDONLY)
         self._stat = os.fstat(self._fd)
         self.size = self._stat.st_size
 
@@ -52,6 +58,38 @@ class LocalFile:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def open_regular(path: str | Path, flags: int, mode: int = 0o666) -> int:
+    """Return a descriptor of a regular file, opened without blocking.
+
+    Args:
+        path: The file.
+        flags: As of os.open. A symbolic link is followed only to read.
+        mode: Permissions of a file that is made.
+
+    Raises:
+        CacheCorruptError: It is a pipe, a device, a folder or, to be written, a symbolic link: a
+            cache from elsewhere must not block a command or lead it to other files.
+    """
+    nofollow = os.O_NOFOLLOW if flags & (os.O_WRONLY | os.O_RDWR) else 0
+    try:
+        fd = os.open(path, flags | nofollow | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    except OSError as e:
+        if e.errno not in _IRREGULAR:
+            raise
+        raise _not_regular(path) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _not_regular(path)
+    return fd
+
+
+def _not_regular(path: str | Path) -> CacheCorruptError:
+    kind = "a symbolic link" if os.path.islink(path) else "a pipe, device or folder"
+    return CacheCorruptError(
+        f"{path}: expected a regular file, got {kind}: remove it and run the same command again"
+    )
 
 
 def write_all(fd: int, parts: Sequence[Part]) -> None:

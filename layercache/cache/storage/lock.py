@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from layercache.cache.storage.local_file import make_dir, translate_errors
+from layercache.cache.storage.local_file import make_dir, open_regular, translate_errors
 from layercache.cache.storage.paths import CachePath
-from layercache.errors import CacheBusyError
+from layercache.errors import CacheBusyError, CacheCorruptError
 
 _POLL_S = 0.2
+_HOLDER = re.compile(rb"(process \d+ on [^\0-\x1f/]{1,255})?")
+"""Contents of a lock file: who holds it, or nothing."""
 
 _locked_fds: set[int] = set()
 """Descriptors of held locks. A forked child shares them and would keep a lock alive after its
@@ -40,6 +43,8 @@ def file_lock(path: CachePath, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         CacheBusyError: Another process holds it and `wait` is False.
+        CacheCorruptError: The file at `path` is no lock file: a symbolic link, a pipe, or a file
+            with other contents, which stays as it is.
         StorageError: The folder is not writable.
     """
     if not isinstance(path, Path):
@@ -79,19 +84,37 @@ def _try_lock(path: Path) -> int | None:
 
     Also None if another process removed the file meanwhile.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    fd = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_ino == path.stat().st_ino:
+        if os.fstat(fd).st_ino == path.lstat().st_ino:
+            _check_contents(path, fd)  # it may be a hard link to another file
             os.ftruncate(fd, 0)
             return fd
     except (BlockingIOError, FileNotFoundError):
         pass
+    except BaseException:
+        os.close(fd)
+        raise
     os.close(fd)
     return None
 
 
+def _check_contents(path: Path, fd: int) -> None:
+    if not _HOLDER.fullmatch(os.pread(fd, 512, 0)):
+        raise CacheCorruptError(
+            f"{path}: expected an empty lock file, got a file with other contents: move it "
+            "elsewhere and run the same command again"
+        )
+
+
 def _holder(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text(errors="replace") or "another process"
+    with suppress(OSError, CacheCorruptError):
+        fd = open_regular(path, os.O_RDONLY)
+        try:
+            contents = os.pread(fd, 512, 0)
+        finally:
+            os.close(fd)
+        if contents and _HOLDER.fullmatch(contents):
+            return contents.decode(errors="replace")
     return "another process"

@@ -28,7 +28,8 @@ from threading import Lock
 from typing import Self
 
 from layercache.cache.storage.base import Part, Readable, byte_views
-from layercache.cache.storage.local_file import LocalFile, write_all
+from layercache.cache.storage.local_file import LocalFile, open_regular, write_all
+from layercache.errors import CacheCorruptError
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class ReadCache:
         _remove_orphans(base)
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         # Locked under another name: when others find the lock file, it is already held.
-        fd = os.open(self.folder / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_regular(self.folder / "new", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
         (self.folder / "new").rename(self.folder / _LOCK)
         self.close = weakref.finalize(self, _remove, self.folder, fd, os.getpid())
@@ -132,7 +133,7 @@ class ReadCache:
                 return
             self.used += length  # before it is written: another thread may need room meanwhile
         try:
-            fd = os.open(ranges.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = open_regular(ranges.file, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 os.lseek(fd, offset, os.SEEK_SET)
                 write_all(fd, buffers)
@@ -212,8 +213,8 @@ def _remove_orphans(base: Path) -> None:
     """Remove the folders whose process has ended: the kernel has freed their locks."""
     for folder in base.glob(f"{_PREFIX}*"):
         try:
-            fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
+            fd = open_regular(folder / _LOCK, os.O_RDWR)
+        except (OSError, CacheCorruptError):
             continue  # another user's, or just being made
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

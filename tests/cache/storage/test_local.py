@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.cache.format.layout import SplitLayout
+from layercache.cache.storage import local
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.writing.locked_commit import LockedCommit
-from layercache.errors import StorageError
+from layercache.errors import CacheCorruptError, StorageError
 from layercache.testing import make_spec
 from tests.cache.folders import folder_in_memory, tree
 
@@ -181,3 +182,47 @@ def test_put_with_another_error_passes_it_on(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="a") as caught:
         LocalStore(tmp_path).put("a/b", [b"1"])
     assert not isinstance(caught.value, StorageError)
+
+
+def test_put_next_to_a_planted_link_with_the_temporary_name_leaves_its_target(
+    tmp_path: Path,
+) -> None:
+    serial = next(local._SERIAL) + 1
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    store = LocalStore(tmp_path / "cache")
+    (tmp_path / "cache" / "partial").mkdir(parents=True)
+    name = f"{os.uname().nodename}-{os.getpid()}-{serial}"
+    (tmp_path / "cache" / "partial" / name).symlink_to(target)
+    store.put("a", [b"new"])
+    assert store.read("a") == b"new"
+    assert target.read_bytes() == b"precious"
+
+
+def test_put_over_a_link_replaces_the_link(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    store = LocalStore(tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "a").symlink_to(target)
+    store.put("a", [b"new"])
+    assert not (tmp_path / "cache" / "a").is_symlink()
+    assert target.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_read_of_a_pipe_or_device_is_refused_at_once(tmp_path: Path, device: bool) -> None:
+    if device:
+        (tmp_path / "a").symlink_to("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "a")
+    store = LocalStore(tmp_path)
+    for read in (store.read, store.open):
+        with pytest.raises(CacheCorruptError, match="a: expected a regular file, got a "):
+            read("a")
+
+
+def test_read_through_a_link_to_a_file_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"shard")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    assert LocalStore(tmp_path).read("a") == b"shard"
