@@ -13,7 +13,7 @@ from typing import Any
 
 from layercache.cache.cache import Cache, extract_command
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.spec import CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.checkpoint import Provenance
@@ -21,7 +21,7 @@ from layercache.probing.training.config import TrainConfig
 
 BASELINES = ("knn", "logreg")
 HEADS = ("linear", "attentive", "attentive-tokens", "hybrid", *BASELINES)
-SCHEMA = 2
+SCHEMA = 3
 """Increased when a change makes a probe of the same specification come out differently."""
 
 Pairs = tuple[tuple[int, str], ...]
@@ -95,7 +95,11 @@ class ProbeSpec:
         return {
             "schema": SCHEMA,
             "sources": [
-                {"fingerprint": cache.spec.fingerprint, "pairs": [list(pair) for pair in pairs]}
+                {
+                    "fingerprint": cache.spec.fingerprint,
+                    "extraction": describe_extraction(cache.spec),
+                    "pairs": [list(pair) for pair in pairs],
+                }
                 for cache, pairs in self.tokens.sources
             ],
             "head": self.head,
@@ -131,6 +135,22 @@ class ProbeSpec:
             pairs=self.tokens.pairs,
             fingerprints=tuple(cache.spec.fingerprint for cache, _ in self.tokens.sources),
         )
+
+
+def describe_extraction(spec: CacheSpec) -> dict[str, Any]:
+    """Return all that determines a stored token, with nested values as digests of 12 hex digits.
+
+    Caches that differ only in the layers and tokens that they store have this in common.
+    """
+    fields = {
+        name: value
+        for name, value in spec.to_json().items()
+        if name not in ("schema", "model", "layers", "tokens")
+    }
+    return {
+        name: sha256_json(value)[:12] if isinstance(value, dict | list) else value
+        for name, value in {**fields, "weights": spec.weights[:12]}.items()
+    }
 
 
 def select_tokens(

@@ -40,7 +40,7 @@ PROBE_FILE = "probe.json"
 PREDICTIONS_FILE = "predictions.npz"
 SEARCH_FILE = "search.json"
 LOCK_FILE = ".lock"
-SCHEMA = 2
+SCHEMA = 3
 """Of probe.json and search.json."""
 
 Array = np.ndarray[Any, Any]

@@ -43,7 +43,7 @@ def test_read_probe_of_schema_1_names_a_remedy_that_works(planted: Callable[...,
     set_schema(trained.path, 1)
     with pytest.raises(
         ProbeSchemaError,
-        match=r"probe.json: expected schema 2, got schema 1, .* remove the folder and run",
+        match=r"probe.json: expected schema 3, got schema 1, .* remove the folder and run",
     ):
         read_probe(trained.path)
     shutil.rmtree(trained.path)
@@ -72,7 +72,7 @@ def test_search_scores_come_back_unless_of_another_schema(tmp_path: Path) -> Non
     folder.save_search(scores, seconds=2.5)
     assert folder.load_search() == (scores, 2.5)
     file = tmp_path / "probe" / "search.json"
-    file.write_text(file.read_text().replace('"schema": 2', '"schema": 1'))
+    file.write_text(file.read_text().replace('"schema": 3', '"schema": 1'))
     assert folder.load_search() == ([], 0.0)
 
 

@@ -1,0 +1,162 @@
+"""What identifies an experiment, read from the spec of a probe alone.
+
+A spec (`ProbeSpec.to_json`, stored in probe.json) holds everything that determines a probe.
+Whatever averages, pairs, groups or counts probes does it by the functions here, never by names:
+datasets or models of different content can share a name, and one choice of layers has several.
+
+    experiment_key   probes that may be averaged: they differ in their seed only
+    data_key         probes that may be compared: same backbone, images, splits, subset and seed
+    variant_key      probes that were trained in the same way, whatever their head and tokens
+    differences      in which of these ways two probes differ, in words
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from layercache.cache.format.spec import sha256_json
+
+Spec = Mapping[str, Any]
+Words = dict[str, str]
+
+DATA_OF_EXTRACTION = ("weights", "dataset")
+"""Fields of an extraction that say which backbone saw which images, not how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A spec as named values in words, which differ wherever two specs do."""
+
+    data: Words
+    """Backbone, dataset (digests), splits, training subset and seed."""
+    extraction: Words
+    """How the tokens were made: tap, preprocessing, precision ..."""
+    training: Words
+    """Training configuration and grid; empty for the baselines, which have their own."""
+    head: Words
+    """What a head sees and is, with its whole grid."""
+
+
+def experiment_key(spec: Spec) -> str:
+    """Return a digest of all settings but the seed, 12 hex digits.
+
+    Probes that share this key are one experiment with several seeds; those that share the seed as
+    well are one probe that is stored twice.
+    """
+    settings = read_settings(spec)
+    data = {name: value for name, value in settings.data.items() if name != "seed"}
+    return _digest([spec["schema"], {**vars(settings), "data": data}])
+
+
+def data_key(spec: Spec) -> str:
+    """Return a digest of backbone, dataset, splits, training subset and seed, 12 hex digits."""
+    return _digest(read_settings(spec).data)
+
+
+def variant_key(spec: Spec) -> str:
+    """Return a digest of how a probe's tokens were made and its head trained, 12 hex digits.
+
+    Dropout is no part of it, as linear heads have none. The baselines knn and logreg are trained
+    in one way only, so their key depends on the tokens alone.
+    """
+    settings = read_settings(spec)
+    return _digest([settings.extraction, settings.training])
+
+
+def differences(spec: Spec, other: Spec) -> dict[str, tuple[str, str]]:
+    """Return the settings in which the variants of two probes differ: (value, other's value).
+
+    Training is not compared with that of a baseline. No difference means the same variant.
+    """
+    one, two = read_settings(spec), read_settings(other)
+    pairs = [(one.extraction, two.extraction)]
+    if one.training and two.training:
+        pairs.append((one.training, two.training))
+    return {
+        name: (a.get(name, "default"), b.get(name, "default"))
+        for a, b in pairs
+        for name in dict.fromkeys([*a, *b])
+        if a.get(name) != b.get(name)
+    }
+
+
+def read_settings(spec: Spec) -> Settings:
+    """Return the settings in a spec."""
+    sources = spec["sources"]
+    first = sources[0]["extraction"]
+    train_split, test_split = spec["splits"]
+    data = {
+        **{f"{name} digest": str(first[name]) for name in DATA_OF_EXTRACTION},
+        "train split": train_split,
+        "test split": test_split,
+        "shots": _text(spec["shots"], none="all"),
+        "train fraction": _text(spec["train_fraction"], none="all"),
+        "seed": _text(spec["seed"]),
+    }
+    extraction = {
+        {"precision": "extraction precision"}.get(name, name.replace("_", " ")): _text(value)
+        for name, value in first.items()
+        if name not in DATA_OF_EXTRACTION
+    }
+    head = {
+        "head": spec["head"],
+        # the cache that holds a token does not matter, only how it was extracted
+        "inputs": " ".join(
+            f"{layer}:{token}" for source in sources for layer, token in source["pairs"]
+        ),
+        **{
+            {"num_heads": "attention heads"}.get(name, f"head {name}".replace("_", " ")): _text(v)
+            for name, v in spec["head_spec"].items()
+        },
+    }
+    others = [_digest(source["extraction"]) for source in sources[1:]]
+    if any(digest != _digest(first) for digest in others):
+        head["other extractions"] = " ".join(others)
+    training: Words = {}
+    if spec["train_config"] is None:
+        head["baseline grid"] = _text([list(hparams.values()) for hparams in spec["grid"]])
+    else:
+        training = _training(spec)
+        head |= _grid(spec, ("lr", "weight_decay", "dropout"))
+    return Settings(data=data, extraction=extraction, training=training, head=head)
+
+
+def _training(spec: Spec) -> Words:
+    config = {
+        name.replace("_", " "): _text(value, none="off")
+        for name, value in spec["train_config"].items()
+    }
+    return {**config, "precision": spec["precision"], **_grid(spec, ("lr", "weight_decay"))}
+
+
+def _grid(spec: Spec, names: Sequence[str]) -> Words:
+    """Return the values of hyperparameters in the grid, and all points if it is no product."""
+    points = sorted({tuple(hparams[name] for name in names) for hparams in spec["grid"]})
+    values = [sorted(set(column)) for column in zip(*points, strict=True)]
+    words = {
+        f"{name} grid".replace("_", " "): _text(column)
+        for name, column in zip(names, values, strict=True)
+    }
+    if len(points) < prod(map(len, values)):
+        words["grid"] = _text(points)
+    return words
+
+
+def _text(value: Any, *, none: str = "none") -> str:
+    """Return a JSON value as text that differs if the value does."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(v)}" for name, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(
+            f"({_text(v)})" if isinstance(v, list | tuple) else _text(v) for v in value
+        )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return none if value is None else str(value)
+
+
+def _digest(value: Any) -> str:
+    return sha256_json(value)[:12]
