@@ -64,21 +64,13 @@ def study(
     Extracts and trains what is missing and writes the report. If a job fails, the others still run;
     failures are listed at the end (exit code 1). Stop it at any time: the same command continues.
     """
-    from dataclasses import replace
-
-    from layercache.cache.storage.paths import as_cache_path
     from layercache.engine import check_engine
     from layercache.study import read_study, run_study, study_status
     from layercache_cli._log import hide_probe_log
 
     plan = read_study(file)
-    plan = replace(
-        plan,
-        out=out or plan.out,
-        cache=as_cache_path(cache) if cache else plan.cache,
-        engine=engine or plan.engine,
-        ray_address=address or plan.ray_address,
-    )
+    given = {"out": out, "cache": cache, "engine": engine, "ray_address": address}
+    plan = plan.model_copy(update={key: value for key, value in given.items() if value})
     check_engine(plan.engine, plan.ray_address)
     if dry_run:
         _print_statuses(study_status(plan))

@@ -90,7 +90,7 @@ def _training(job: PlannedProbe) -> float:
     if job.head.head == "linear" or not job.head.configs:
         operations = 2.0 * tokens * width * size.classes
     else:
-        heads = job.head.options.get("heads") or (
+        heads = job.head.options.get("num_heads") or (
             8 if job.head.head == "attentive-tokens" else tokens
         )
         # two products over the tokens, the value and output maps of width 2D, the classifier

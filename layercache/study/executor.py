@@ -15,14 +15,6 @@ from layercache.study.plan import PlannedExtraction, PlannedProbe
 
 logger = logging.getLogger(__name__)
 
-PROBE_PARAMETERS = {
-    "heads": "num_heads",
-    "fraction": "train_fraction",
-    "memory": "memory_budget",
-    "group_size": "configs_per_pass",
-}
-"""Key of the file -> parameter of `probe`."""
-
 
 class JobExecutor(Protocol):
     """Runs the jobs of a study. A complete job is not run again."""
@@ -80,7 +72,6 @@ class LocalExecutor:
         from layercache.probing.api import probe
 
         head = job.head
-        options = {**head.options, **job.options}
         return probe(
             cache,
             head=head.head,
@@ -93,7 +84,8 @@ class LocalExecutor:
             progress=self._progress,
             engine=self._engine,
             ray_address=self._ray_address,
-            **{PROBE_PARAMETERS.get(k, k): v for k, v in options.items()},
+            **head.options,
+            **job.options,
         )
 
     def _group(self, job: PlannedExtraction) -> list[PlannedExtraction]:

@@ -12,14 +12,6 @@ from layercache.study.file import HeadPlan, Study
 
 POOLED = frozenset({"cls", "ap"})
 """Token kinds cached for all layers; others are large, so only a head's layers are extracted."""
-EXTRACT_PARAMETERS = {
-    "root": "data_root",
-    "limit_seed": "seed",
-    "store_dtype": "storage_dtype",
-    "codec": "compressor",
-    "wait": "wait_for_lock",
-}
-"""Key of the file -> option of `extract`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +94,7 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
             for head in study.heads:
                 small = set(head.tokens.split("+")) <= POOLED
                 layers, tokens = (
-                    (study.extract.get("layers", "all"), pooled_tokens)
+                    (study.extract.layers or "all", pooled_tokens)
                     if small
                     else (head.layers, head.tokens)
                 )
@@ -129,7 +121,7 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
                         seeds=study.seeds,
                         cache=cache,
                         spatial_cache=spatial_cache,
-                        options=study.probe,
+                        options=study.probe.options(),
                     ),
                 )
     return tuple(jobs)
@@ -144,24 +136,18 @@ def extraction_of(
         OptionError: An option has a wrong value.
     """
     source = study.source(dataset)
-    general = dict(study.extract)
-    if ":" in source:  # has its own path; the root is for named datasets
-        general.pop("root", None)
-    merged = general | dict(study.of_dataset.get(dataset, {})) | dict(study.of_model.get(model, {}))
-    merged.pop("source", None)
+    # a source with its own path has no use for the root of named datasets
+    merged = study.extract.options("share_decode", *(["data_root"] if ":" in source else []))
+    for table in (study.dataset.get(dataset), study.model.get(model)):
+        merged |= table.options("source") if table else {}
     weights = {model: merged.pop("weights")} if "weights" in merged else {}
-    options = {EXTRACT_PARAMETERS.get(key, key): value for key, value in merged.items()} | {
-        "layers": layers,
-        "tokens": tokens.replace("patch", "all"),
-    }
-    if options.get("on_error") == "stop":  # the word of earlier versions
-        options["on_error"] = "raise"
-    if "limit" not in options:
-        options.pop("seed", None)
+    merged |= {"layers": layers, "tokens": tokens.replace("patch", "all")}
+    if "limit" not in merged:
+        merged.pop("seed", None)
     return PlannedExtraction(
         model=model,
         dataset=dataset,
         options=ExtractOptions(
-            models=[model], dataset=source, weights=weights, cache=study.cache, **options
+            models=[model], dataset=source, weights=weights, cache=study.cache, **merged
         ),
     )

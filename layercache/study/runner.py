@@ -84,7 +84,7 @@ def run_study(
                 for status in statuses
                 if isinstance(status.job, PlannedExtraction) and not status.complete
             ]
-            if study.share_decode
+            if study.extract.share_decode
             else []
         )
         executor = executor or LocalExecutor(
@@ -183,8 +183,8 @@ def _report(study: Study) -> tuple[Path | None, Failure | None]:
             root=study.cache,
             model=study.models,
             dataset=[dataset_name(source) for source in sources],
-            load_thumbnail=ImageLookup(sources=sources, root=study.extract.get("root")),
-            **study.report,
+            load_thumbnail=ImageLookup(sources=sources, root=study.extract.data_root),
+            **study.report.options(),
         )
     except MissingExtraError as error:
         logger.info(

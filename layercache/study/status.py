@@ -98,7 +98,7 @@ def _same_training(probe: Probe, job: PlannedProbe) -> bool:
         spec["head"] == head.head
         and spec["seed"] in job.seeds
         and spec["shots"] == options.get("shots")
-        and spec["train_fraction"] == options.get("fraction")
+        and spec["train_fraction"] == options.get("train_fraction")
         and (spec["head_spec"]["embedding_ids"] is not None) == options.get("embedding", False)
     )
     if not same or head.head in BASELINES:
@@ -107,7 +107,7 @@ def _same_training(probe: Probe, job: PlannedProbe) -> bool:
         spec["grid"] == [vars(config) for config in head.configs]
         and spec["train_config"] == _as_json(asdict(head.train_config))
         and spec["precision"] == job.options.get("precision", "fp32")
-        and _same_num_heads(spec["head_spec"], requested=options.get("heads"))
+        and _same_num_heads(spec["head_spec"], requested=options.get("num_heads"))
     )
 
 

@@ -84,7 +84,7 @@ def test_study_complete_prints_table_and_page(
     assert out == "\nthe table\n\n2 of 2 jobs are complete\nreport: o/index.html\n"
     ((study, options),) = calls
     assert (study.cache, study.out, options["confirm"], options["report"]) == (
-        tmp_path,
+        str(tmp_path),
         tmp_path / "r",
         False,
         False,
@@ -106,8 +106,8 @@ def test_study_failed_jobs_are_listed_with_exit_1(
 
 
 def test_study_wrong_file_prints_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file.write_text(TEXT.replace("datasets", "dataset_s"))
+    file.write_text(TEXT.replace("out", "ouut"))
     code, _, err = run(capsys, str(file))
     assert code == 1
-    assert err.startswith(f"error: unknown key in {file} 'dataset_s': did you mean dataset")
+    assert err.startswith(f"error: unknown key in {file} 'ouut': did you mean out")
     assert "Traceback" not in err

@@ -71,7 +71,7 @@ def there(study: Study) -> list[str]:
 
 def records(study: Study) -> dict[Path, int]:
     assert study.cache is not None
-    return {path: path.stat().st_mtime_ns for path in study.cache.rglob(PROBE_FILE)}
+    return {path: path.stat().st_mtime_ns for path in Path(study.cache).rglob(PROBE_FILE)}
 
 
 ON_WAVES = [
@@ -108,13 +108,12 @@ def test_run_study_again_runs_only_what_is_missing(
 
 
 def test_study_status_new_seed_or_truncated_cache_is_missing(text: Callable[..., Study]) -> None:
-    from dataclasses import replace
 
     from layercache.study.plan import PlannedExtraction, plan
 
     study = text()
     run_study(study, report=False)
-    more = replace(study, seeds=(0, 1, 2))
+    more = study.model_copy(update={"seeds": (0, 1, 2)})
     assert there(more) == [ON_WAVES[0], ON_WAVES[2]]
     extraction = plan(study)[0]
     assert isinstance(extraction, PlannedExtraction)

@@ -29,7 +29,7 @@ head = "linear"
 
 def jobs(*, share: bool = True, more: str = "") -> list[PlannedExtraction]:
     study = parse_study(TEXT.format(share=str(share).lower(), more=more), where="s", name="s")
-    assert study.share_decode is share
+    assert study.extract.share_decode is share
     return [job for job in plan(study) if isinstance(job, PlannedExtraction)]
 
 

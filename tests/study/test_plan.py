@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from layercache.errors import OptionError
@@ -96,7 +94,9 @@ def test_plan_own_source_ignores_the_general_root() -> None:
 
 
 def test_plan_wrong_extract_option_raises() -> None:
-    with pytest.raises(OptionError, match="precision: expected fp32 or bf16 or fp16, got 'fp8'"):
+    with pytest.raises(
+        OptionError, match=r"\[model.vit_b16\]: precision: expected 'fp32', 'bf16' or"
+    ):
         plan(study(LINEAR, more='[model.vit_b16]\nprecision = "fp8"\n'))
 
 
@@ -111,7 +111,7 @@ def test_cost_more_work_costs_more() -> None:
         by_name["vit_b16 on flowers: attentive all cls+ap"]
         > 10 * by_name["vit_b16 on flowers: linear last cls"]
     )
-    twice = plan(replace(study(LINEAR, FUSION), seeds=(0, 1, 2, 3)))
+    twice = plan(study(LINEAR, FUSION).model_copy(update={"seeds": (0, 1, 2, 3)}))
     assert cost(twice[-1]) == pytest.approx(2 * cost(jobs[-1]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from layercache.study.file import Study, parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 from layercache.study.result import StudyResult
 from layercache.study.runner import run_study, study_status
+from layercache.study.tables import ReportTable
 from tests.logs import logged
 
 TEXT = """
@@ -55,9 +55,8 @@ class StandIn:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return replace(
-        parse_study(TEXT, where="s", name="s"), cache=tmp_path / "caches", out=tmp_path / "out"
-    )
+    folders = {"cache": str(tmp_path / "caches"), "out": tmp_path / "out"}
+    return parse_study(TEXT, where="s", name="s").model_copy(update=folders)
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +126,9 @@ def test_run_study_report_reads_the_study_s_caches(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = report_with(monkeypatch, lambda: SimpleNamespace(page=Path("page.html")))
-    result, _ = run(replace(study, report={"details": 3}), StandIn(), report=True)
+    result, _ = run(
+        study.model_copy(update={"report": ReportTable(details=3)}), StandIn(), report=True
+    )
     assert result.page == Path("page.html")
     (options,) = calls
     assert (options["out"], options["root"], options["details"]) == (study.out, study.cache, 3)

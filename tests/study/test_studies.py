@@ -21,7 +21,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def test_alf_table1_plans_the_paper_s_table() -> None:
     study = read_study(STUDIES / "alf-table1.toml")
     jobs = plan(study)
-    assert study.models == PAPER_BACKBONES
+    assert study.models == list(PAPER_BACKBONES)
     assert len({paper_dataset(name) for name in study.datasets}) == len(study.datasets) == 20
     assert [(head.head, head.layers, head.tokens) for head in study.heads] == [
         (job.head, job.layers, job.tokens) for job in PAPER_KINDS
@@ -43,7 +43,7 @@ def test_small_needs_no_network() -> None:
     from layercache.extraction.datasets.listing import DATASETS
 
     study = read_study(STUDIES / "small.toml")
-    assert study.models == ("vit_nano",)
+    assert study.models == ["vit_nano"]
     assert [DATASETS[name].how_to_get for name in study.datasets] == ["bundled", "bundled"]
     wanted = {(job.head, job.layers, job.tokens) for job in PAPER_KINDS}
     assert wanted <= {(head.head, head.layers, head.tokens) for head in study.heads}
