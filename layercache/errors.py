@@ -58,6 +58,10 @@ class DataError(LayercacheError, ValueError):
     """A dataset, or a sample of it, cannot be used; names the sample's id."""
 
 
+class DataChangedError(DataError):
+    """An image is no longer what it was when the dataset was opened; nothing skips it."""
+
+
 class DataNotFoundError(DataError, FileNotFoundError):
     """The files of a dataset are missing."""
 

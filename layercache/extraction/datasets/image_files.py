@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -18,7 +18,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from layercache._units import format_bytes
+from layercache.errors import DataError
 from layercache.extraction.datasets.file_kinds import describe_bytes
+from layercache.extraction.datasets.stamps import ABSENT, Stamps, crc32c
 
 MAX_HASHED_BYTES = 1 << 30
 """Total size of a split's images up to which every byte is hashed."""
@@ -66,6 +68,33 @@ class Contents(NamedTuple):
     """Id -> reason for each image that cannot be read."""
     image_hashes: np.ndarray[Any, Any] | None
     """Hash of every image's bytes, uint64 (N,), 0 for an unreadable one; None if not read."""
+    stamps: Stamps
+    """What each image is compared with when it is decoded."""
+
+
+def read_unchanged(
+    contents: Contents | None, row: int, read: Callable[[], tuple[bytes, int | None]]
+) -> bytes:
+    """Return the encoded image `row` if it is what the first pass over its split found.
+
+    Args:
+        contents: Result of the first pass, or None if there was none.
+        row: Row of the image.
+        read: Returns the image's bytes and the modification time of its file in ns, if known.
+
+    Raises:
+        DataChangedError: It has changed.
+        Exception: Whatever `read` raises.
+    """
+    if contents is None:
+        return read()[0]
+    try:
+        encoded, mtime = read()
+    except (DataError, OSError) as error:
+        contents.stamps.check_absent(row, error)
+        raise
+    contents.stamps.check(row, encoded, mtime=mtime)
+    return encoded
 
 
 @dataclass(frozen=True)
@@ -105,29 +134,41 @@ class FileSamples:
 
     @cached_property
     def _contents(self) -> Contents:
+        n = len(self.ids)
         unreadable: dict[str, str] = {}
-        sizes = np.full(len(self.ids), -1, "<i8")
+        sizes, mtimes = np.full(n, ABSENT, "<i8"), np.zeros(n, np.int64)
         for row, sample_id in enumerate(self.ids):
             with _record_os_error(unreadable, sample_id):
-                sizes[row] = os.stat(self.path(row)).st_size
+                status = os.stat(self.path(row))
+                sizes[row], mtimes[row] = status.st_size, status.st_mtime_ns
         digest = hashlib.sha256(sizes.tobytes())
         if sizes.sum() > self.max_hashed_bytes:
-            return Contents(f"sizes:{digest.hexdigest()}", unreadable, None)
-        hashes = np.zeros(len(self.ids), np.uint64)
+            stamps = Stamps(sizes, mtimes=mtimes)
+            return Contents(f"sizes:{digest.hexdigest()}", unreadable, None, stamps)
+        hashes, crcs = np.zeros(n, np.uint64), np.zeros(n, np.uint32)
+        sizes = np.full(n, ABSENT, np.int64)
         for row, sample_id in enumerate(self.ids):
             with _record_os_error(unreadable, sample_id):
                 encoded = read_file(self.path(row))
                 digest.update(encoded)
-                hashes[row] = hash_image(encoded)
-        return Contents(f"bytes:{digest.hexdigest()}", unreadable, hashes)
+                hashes[row], crcs[row] = hash_image(encoded), crc32c(encoded)
+                sizes[row] = len(encoded)
+        stamps = Stamps(sizes, crcs)
+        return Contents(f"bytes:{digest.hexdigest()}", unreadable, hashes, stamps)
 
     def path(self, row: int) -> str:
         """Return the path of image `row`."""
         return os.path.join(self.root, self.ids[row])
 
     def load(self, row: int) -> Image.Image:
-        """Return image `row`, opened from memory so that no file stays open."""
-        return open_encoded(read_file(self.path(row)))
+        """Return image `row`, opened from memory so that no file stays open.
+
+        Raises:
+            DataChangedError: It has changed since `content_digest` was made.
+            Exception: Whatever reading and opening it raise.
+        """
+        contents: Contents | None = self.__dict__.get("_contents")
+        return open_encoded(read_unchanged(contents, row, lambda: _read_stamped(self.path(row))))
 
     def take(self, rows: np.ndarray[Any, Any]) -> Self:
         """Return only the given rows, in the given order."""
@@ -141,6 +182,11 @@ def read_file(path: str) -> bytes:
         OSError: It cannot be read, is larger than MAX_FILE_BYTES, or is a pipe, a device or the
             like, which would block.
     """
+    return _read_stamped(path)[0]
+
+
+def _read_stamped(path: str) -> tuple[bytes, int]:
+    """Return the bytes of a regular file and its modification time in ns after reading them."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -150,7 +196,7 @@ def read_file(path: str) -> bytes:
             size = format_bytes(status.st_size)
             limit = format_bytes(MAX_FILE_BYTES)
             raise OSError(errno.EFBIG, f"expected an image of at most {limit}, got {size}", path)
-        return file.read()
+        return file.read(), os.fstat(descriptor).st_mtime_ns
 
 
 _O_BINARY = getattr(os, "O_BINARY", 0)

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from layercache.errors import DataError, WorkerError
+from layercache.errors import DataChangedError, DataError, WorkerError
 from layercache.extraction.datasets.base import Samples
 
 BITS_PER_SAMPLE = 258
@@ -72,6 +72,9 @@ def decode_rows(
 
     Returns:
         Row -> reason for the rows that could not be decoded; their pixels are zero.
+
+    Raises:
+        DataChangedError: An image is not what it was when the dataset was opened.
     """
     failures: dict[int, str] = {}
     labels = samples.labels
@@ -81,6 +84,8 @@ def decode_rows(
             if labels.ndim == 1 and labels[row] < 0:
                 raise DataError(f"sample {samples.ids[row]!r} has no label")
             _decode_row(samples, row, transforms, pixels)
+        except DataChangedError:
+            raise
         except DataError as error:
             failures[row] = str(error)
             for zeroed in pixels:
@@ -127,7 +132,8 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
         The image in mode RGB.
 
     Raises:
-        DataError: The sample cannot be decoded; the message names its id.
+        DataError: The sample cannot be decoded, or is not what it was when the dataset was opened
+            (DataChangedError); the message names its id.
     """
     try:
         with _ignore_warnings(), samples.load(row) as image:
@@ -136,6 +142,12 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
             return to_rgb(image)
     except MemoryError as error:
         raise _out_of_memory(samples, row) from error
+    except DataChangedError as error:
+        raise DataChangedError(
+            f"sample {samples.ids[row]!r} has changed since the dataset was opened: {error}. "
+            "The same command continues if every image is again as it was, and otherwise makes "
+            "another cache of the images as they then are"
+        ) from error
     except (
         Exception
     ) as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, IndexError ...

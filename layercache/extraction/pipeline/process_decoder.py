@@ -8,7 +8,7 @@ A worker is a fresh interpreter at one end of a socket: neither a fork (unsafe n
 threads) nor multiprocessing's spawn (which imports the caller's main module again). It ends when
 the socket closes, so it never outlives its parent, and it imports neither torch nor timm unless the
 samples do. It receives a Setup, then for every split a SplitSetup and DecodeTasks; it answers every
-task with a DecodeResult, or with a WorkerError or WorkerFailure and ends.
+task with a DecodeResult, or with a LayercacheError or WorkerFailure and ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
 
-from layercache.errors import WorkerError
+from layercache.errors import LayercacheError, WorkerError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.pipeline import shared_memory
 from layercache.extraction.pipeline.decode import RowRange, Transform, decode_rows
@@ -170,7 +170,12 @@ class ProcessDecoder:
     def run(
         self, samples: Samples, transforms: Sequence[Transform], chunks: Sequence[RowRange]
     ) -> Generator[DecodedChunk, None, None]:
-        """Yield the chunks in order. Raises WorkerError when a worker dies or fails."""
+        """Yield the chunks in order.
+
+        Raises:
+            WorkerError: A worker died or failed.
+            DataChangedError: See `decode_rows`.
+        """
         self._samples = samples
         for worker in self._workers:
             self._send(worker, SplitSetup(samples, tuple(transforms)))
@@ -263,16 +268,11 @@ class ProcessDecoder:
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            message: DecodeResult | WorkerError | WorkerFailure = worker.pipe.recv()
+            message: DecodeResult | LayercacheError | WorkerFailure = worker.pipe.recv()
         except (EOFError, OSError):
             raise self._death(worker) from None
-        if isinstance(message, WorkerError):
-            raise message
-        if isinstance(message, WorkerFailure):
-            raise WorkerError(
-                f"a decoding worker failed{self._samples_of(worker)}; workers=0 decodes in this "
-                f"process. Its traceback:\n{message.traceback}"
-            )
+        if not isinstance(message, DecodeResult):
+            raise self._failure(worker, message)
         worker.tasks.popleft()
         with self._changed:
             self._seconds += message.seconds
@@ -286,7 +286,27 @@ class ProcessDecoder:
         try:
             worker.pipe.send(message)
         except OSError:
-            raise self._death(worker) from None
+            raise self._last_error(worker) from None
+
+    def _last_error(self, worker: _Worker) -> LayercacheError:
+        """Return the error that a worker sent before it ended, or that it died."""
+        while True:
+            try:
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                return self._death(worker)
+            if not isinstance(message, DecodeResult):
+                return self._failure(worker, message)
+
+    def _failure(
+        self, worker: _Worker, message: LayercacheError | WorkerFailure
+    ) -> LayercacheError:
+        if isinstance(message, LayercacheError):
+            return message
+        return WorkerError(
+            f"a decoding worker failed{self._samples_of(worker)}; workers=0 decodes in this "
+            f"process. Its traceback:\n{message.traceback}"
+        )
 
     def _death(self, worker: _Worker) -> WorkerError:
         code = worker.process.wait()
@@ -331,7 +351,7 @@ def serve_socket(fd: int) -> None:
         _serve(pipe)
     except (EOFError, ConnectionError):
         pass  # the parent has finished, or is gone
-    except WorkerError as error:
+    except LayercacheError as error:
         pipe.send(error)
     except Exception:
         pipe.send(WorkerFailure(traceback.format_exc()))

@@ -35,6 +35,7 @@ from layercache.extraction.datasets.image_files import (
     hash_image,
     open_encoded,
     read_file,
+    read_unchanged,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
@@ -44,6 +45,7 @@ from layercache.extraction.datasets.splits import (
     drop_unlabelled,
     order_splits,
 )
+from layercache.extraction.datasets.stamps import ABSENT, Stamps, crc32c
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 """Names of a label column that is no ClassLabel, in order of preference."""
@@ -90,6 +92,7 @@ class TableSamples:
     def _contents(self) -> Contents:
         digest = hashlib.sha256()
         sizes: list[int] = []
+        crcs: list[int] = []
         hashes: list[int] = []
         unreadable: dict[str, str] = {}
         total = 0
@@ -98,19 +101,24 @@ class TableSamples:
                 encoded = self.read_bytes(row)
             except (DataError, OSError) as error:
                 unreadable[sample_id] = str(error)
-                sizes.append(-1)
+                sizes.append(ABSENT)
+                crcs.append(0)
                 hashes.append(0)
                 continue
             sizes.append(len(encoded))
+            crcs.append(crc32c(encoded))
             total += len(encoded)
             if total <= MAX_HASHED_BYTES:
                 digest.update(encoded)
                 hashes.append(hash_image(encoded))
-        packed_sizes = np.asarray(sizes, "<i8").tobytes()
+        stamps = Stamps(np.asarray(sizes, "<i8"), np.asarray(crcs, np.uint32))
+        packed_sizes = stamps.sizes.tobytes()
         if total > MAX_HASHED_BYTES:
-            return Contents(f"sizes:{hashlib.sha256(packed_sizes).hexdigest()}", unreadable, None)
+            sizes_digest = hashlib.sha256(packed_sizes).hexdigest()
+            return Contents(f"sizes:{sizes_digest}", unreadable, None, stamps)
         digest.update(packed_sizes)
-        return Contents(f"bytes:{digest.hexdigest()}", unreadable, np.asarray(hashes, np.uint64))
+        image_hashes = np.asarray(hashes, np.uint64)
+        return Contents(f"bytes:{digest.hexdigest()}", unreadable, image_hashes, stamps)
 
     def read_bytes(self, row: int) -> bytes:
         """Return the encoded image `row`.
@@ -126,8 +134,14 @@ class TableSamples:
         return read_file(cell["path"])
 
     def load(self, row: int) -> Image.Image:
-        """Return image `row`."""
-        return open_encoded(self.read_bytes(row))
+        """Return image `row`.
+
+        Raises:
+            DataChangedError: It has changed since `content_digest` was made.
+            Exception: Whatever reading and opening it raise.
+        """
+        contents: Contents | None = self.__dict__.get("_contents")
+        return open_encoded(read_unchanged(contents, row, lambda: (self.read_bytes(row), None)))
 
     def take(self, rows: Array) -> Self:
         """Return only the given rows, in the given order."""

@@ -59,6 +59,11 @@ def read_bytes(path: str, offset: int, size: int) -> bytes:
     return data
 
 
+def modification_time(path: str) -> int:
+    """Return the modification time in ns of the tar that `read_bytes` reads."""
+    return os.fstat(open_tar(path).fd).st_mtime_ns
+
+
 def list_members(path: str, ignored: Counter[str] | None = None) -> Iterator[Member]:
     """Yield the regular files of a tar in their order; a hard link is the file that it names.
 

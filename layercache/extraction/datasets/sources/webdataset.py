@@ -32,16 +32,19 @@ from layercache.extraction.datasets.image_files import (
     Contents,
     hash_image,
     open_encoded,
+    read_unchanged,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
 from layercache.extraction.datasets.names import read_lines
 from layercache.extraction.datasets.sources.tar_index import (
     Member,
     list_members,
+    modification_time,
     open_tar,
     read_bytes,
 )
 from layercache.extraction.datasets.splits import drop_unlabelled, split_of
+from layercache.extraction.datasets.stamps import Stamps, crc32c
 
 VTAB = ("resisc45", "dmlab", "diabetic_retinopathy")
 """Named datasets that the clip-benchmark collection provides as tars."""
@@ -82,16 +85,18 @@ class TarSamples:
 
     @cached_property
     def _contents(self) -> Contents:
-        sizes = self.positions[:, 2]
+        n, sizes = len(self.ids), self.positions[:, 2]
         digest = hashlib.sha256(sizes.astype("<i8").tobytes())
         if int(sizes.sum()) > self.max_hashed_bytes:
-            return Contents(f"sizes:{digest.hexdigest()}", {}, None)
-        hashes = np.zeros(len(self.ids), np.uint64)
-        for row in range(len(self.ids)):
+            mtimes = np.asarray([modification_time(shard) for shard in self.shards], np.int64)
+            stamps = Stamps(sizes, mtimes=mtimes[self.positions[:, 0]])
+            return Contents(f"sizes:{digest.hexdigest()}", {}, None, stamps)
+        hashes, crcs = np.zeros(n, np.uint64), np.zeros(n, np.uint32)
+        for row in range(n):
             encoded = self.read_bytes(row)
             digest.update(encoded)
-            hashes[row] = hash_image(encoded)
-        return Contents(f"bytes:{digest.hexdigest()}", {}, hashes)
+            hashes[row], crcs[row] = hash_image(encoded), crc32c(encoded)
+        return Contents(f"bytes:{digest.hexdigest()}", {}, hashes, Stamps(sizes, crcs))
 
     def read_bytes(self, row: int) -> bytes:
         """Return the encoded image `row`."""
@@ -104,8 +109,17 @@ class TarSamples:
         return read_bytes(self.shards[shard], offset, size)
 
     def load(self, row: int) -> Image.Image:
-        """Return image `row`."""
-        return open_encoded(self.read_bytes(row))
+        """Return image `row`.
+
+        Raises:
+            DataChangedError: It has changed since `content_digest` was made.
+            Exception: Whatever reading and opening it raise.
+        """
+        shard = self.shards[self.positions[row, 0]]
+        contents: Contents | None = self.__dict__.get("_contents")
+        return open_encoded(
+            read_unchanged(contents, row, lambda: (self.read_bytes(row), modification_time(shard)))
+        )
 
     def take(self, rows: Array) -> Self:
         """Return only the given rows, in the given order."""

@@ -1,11 +1,18 @@
 """Datasets written by the `datasets` library itself."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
+from layercache.errors import (
+    DataChangedError,
+    DataError,
+    DataNotFoundError,
+    MissingExtraError,
+    OptionError,
+)
 from layercache.extraction.datasets import (
     check_labels,
     dataset_identity,
@@ -263,6 +270,20 @@ def test_huggingface_with_an_empty_image_cell_lists_it_as_unreadable(tmp_path, p
 def test_huggingface_missing_raises(tmp_path):
     with pytest.raises(DataNotFoundError, match=f"hf:{tmp_path}/nothing: cannot be loaded"):
         open_dataset(f"hf:{tmp_path}/nothing")
+
+
+def test_huggingface_image_that_changed_since_the_digest_raises(tmp_path, pictures):
+    names = hf.ClassLabel(names=["cat", "dog"])
+    table(pictures, [0, 1, 2], [0, 1, 0], names).save_to_disk(tmp_path / "my_set")
+    samples = open_dataset(f"hf:{tmp_path / 'my_set'}").split("train")
+    assert samples.content_digest
+    open_image(samples, 0)
+    row = int(samples.rows[0])
+    others = samples.table.map(lambda _: {"img": {"bytes": pictures.encoded(9), "path": None}})
+    changed = replace(samples, table=others)
+    changed.__dict__["_contents"] = samples._contents
+    with pytest.raises(DataChangedError, match=f"sample 'all/{row:06d}' has changed since"):
+        open_image(changed, 0)
 
 
 def test_huggingface_without_the_library_raises(tmp_path, monkeypatch):
