@@ -35,11 +35,14 @@ COMMANDS = {
 cli/NAME.py holds a function NAME, or a typer app NAME for a group of commands.
 """
 
-INTERRUPTED = 130
+SIGNAL_EXIT = 128
+"""Exit code of a command that a signal stopped, minus the signal's number, as in a shell."""
 
 
 def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
-    """Return a command that prints errors as one line and exits: 1 for an error, 130 for Ctrl-C.
+    """Return a command that prints errors as one line and exits with a code.
+
+    It is 1 for an error, 130 for Ctrl-C and 143 for SIGTERM.
 
     Args:
         command: The command.
@@ -56,10 +59,12 @@ def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except KeyboardInterrupt as interrupt:
+            from layercache._interruption import interrupt_signal
+
             if debug:
                 raise
             typer.echo(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(SIGNAL_EXIT + interrupt_signal(interrupt)) from None
         except Exception as error:
             if debug:
                 raise

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-SHARED = {"errors", "_units", "_devices", "_progress", "_options", "_version"}
+SHARED = {"errors", "_units", "_devices", "_progress", "_options", "_interruption", "_version"}
 """Modules that every room may import."""
 ROOMS = {
     "errors": set(),
@@ -21,6 +21,7 @@ ROOMS = {
     "_devices": set(),
     "_progress": set(),
     "_options": set(),
+    "_interruption": set(),
     "_version": set(),
     "cache": set(),
     "engine": set(),
@@ -42,7 +43,7 @@ FLOORS = {
     ),
     "extraction": (
         {"api"},
-        {"runner", "interruption"},
+        {"runner"},
         {"worker", "plan", "partition", "decode_tuning", "options", "result"},
         {"pipeline"},
         {"models", "datasets"},

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from layercache._interruption import reraise_interrupt, sigterm_as_interrupt
 from layercache._options import read_options
 from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
@@ -14,7 +15,6 @@ from layercache.engine import cluster_device, open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.datasets import describe_dataset
 from layercache.extraction.determinism import deterministic
-from layercache.extraction.interruption import reraise_interrupt, sigterm_as_interrupt
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.plan import ExtractionPlan, Target, assign_device, make_plan
 from layercache.extraction.result import Extraction, RunStats

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from layercache._interruption import Interrupted, interrupt_signal, sigterm_as_interrupt
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import open_engine
@@ -66,7 +67,7 @@ def run_study(
 
     Raises:
         OptionError: `extract` does not take an option of the study.
-        KeyboardInterrupt: Ctrl-C; the text says what is kept.
+        Interrupted: Ctrl-C or SIGTERM; the text says what is kept.
     """
     statuses = study_status(study)
     caches: dict[tuple[str, ...], CachePath] = {}
@@ -77,7 +78,11 @@ def run_study(
     session = open_engine(
         study.engine if missing else "local", ray_address=study.ray_address if missing else None
     )  # reused by every job
-    with session, Bar(total=sum(status.seconds for status in statuses), show=progress) as bar:
+    with (
+        sigterm_as_interrupt(),
+        session,
+        Bar(total=sum(status.seconds for status in statuses), show=progress) as bar,
+    ):
         shared_decode = (
             [
                 status.job
@@ -108,9 +113,10 @@ def run_study(
                     done += 1
                 except KeyboardInterrupt as stop:
                     inside = f" ({stop})" if str(stop) else ""
-                    raise KeyboardInterrupt(
+                    raise Interrupted(
                         f"{done} of {len(statuses)} jobs are complete and kept{inside}; "
-                        "the same command continues"
+                        "the same command continues",
+                        signum=interrupt_signal(stop),
                     ) from None
                 except Exception as error:  # the other jobs do not depend on this one
                     failures[job.name] = Failure(job=job.name, reason=reason(error))

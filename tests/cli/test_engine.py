@@ -86,7 +86,7 @@ def test_a_stopped_command_leaves_no_process_and_is_continued(
     if sig == signal.SIGKILL:
         assert process.returncode == -sig
     else:
-        assert process.returncode == 130, err
+        assert process.returncode == 128 + sig, err
         assert err.startswith("\ninterrupted: ")
         assert "row blocks are committed and kept; the same command continues from there" in err
         assert err.count("\n") == 2

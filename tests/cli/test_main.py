@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import signal
 import subprocess
 import sys
 
 import pytest
 import typer
 
+from layercache._interruption import Interrupted
 from layercache.errors import OptionError
-from layercache_cli.main import COMMANDS, INTERRUPTED, guard, main
+from layercache_cli.main import COMMANDS, guard, main
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -55,9 +57,10 @@ def test_main_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture
         ),
         (
             KeyboardInterrupt("run it again to go on"),
-            INTERRUPTED,
+            130,
             "interrupted: run it again to go on",
         ),
+        (Interrupted("go on", signum=signal.SIGTERM), 143, "interrupted: go on"),
     ],
 )
 def test_guard_exception_prints_one_line_and_exits(

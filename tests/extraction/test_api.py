@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from layercache._interruption import Interrupted
 from layercache.cache.find import open_cache
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.errors import (
@@ -21,7 +22,6 @@ from layercache.errors import (
     NonFiniteError,
     OptionError,
 )
-from layercache.extraction.interruption import Interrupted
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset, expected, tree
 from tests.extraction.runs import MODELS, SPLITS, Run, check
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from layercache._interruption import Interrupted
 from layercache.errors import DataNotFoundError, MissingExtraError
 from layercache.study import runner as module
 from layercache.study.file import Study, parse_study
@@ -97,15 +99,15 @@ def test_run_study_failed_job_does_not_stop_others(study: Study) -> None:
 
 
 def test_run_study_interrupted_stops_and_reports_what_is_kept(study: Study) -> None:
-    work = StandIn(
-        {"vit_b16 on digits: extract": KeyboardInterrupt("2 of 9 row blocks are committed")}
-    )
+    stop = Interrupted("2 of 9 row blocks are committed", signum=signal.SIGTERM)
+    work = StandIn({"vit_b16 on digits: extract": stop})
     with pytest.raises(
-        KeyboardInterrupt,
+        Interrupted,
         match=r"3 of 12 jobs are complete and kept \(2 of 9 row blocks are committed\); "
         r"the same command continues",
-    ):
+    ) as raised:
         run(study, work)
+    assert raised.value.signum == signal.SIGTERM
     assert len(work.calls) == 4
 
 
