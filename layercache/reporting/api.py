@@ -13,6 +13,7 @@ from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
+from layercache.probing.results.probe_store import Probe
 from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
 from layercache.reporting.dependencies import require
 from layercache.reporting.page import FigureBlock, Page, Table
@@ -66,6 +67,7 @@ def report(
     cka_images: int = 2000,
     details: int = 12,
     load_thumbnail: ThumbnailLoader | None = None,
+    probes: Sequence[Probe] | None = None,
 ) -> Report:
     """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv; no backbone is run.
 
@@ -80,6 +82,7 @@ def report(
             all are in the overviews and tables.
         load_thumbnail: Function from (dataset, id of a test image) to a PIL image, or None if the
             image is not available.
+        probes: Probes to include, with the caches of their tokens; all by default.
 
     Raises:
         MissingExtraError: Without the extra `report`.
@@ -93,8 +96,13 @@ def report(
         if value < least:
             raise OptionError(f"{option}: expected at least {least}, got {value}")
     base = cache_root(root)
+    caches = _select_caches(base, models=_as_list(model), datasets=_as_list(dataset))
+    if probes is not None:
+        used = {source["fingerprint"] for p in probes for source in p.spec["sources"]}
+        caches = [cache for cache in caches if cache.spec.fingerprint in used]
     data = load_report_data(
-        _select_caches(base, models=_as_list(model), datasets=_as_list(dataset)),
+        caches,
+        probes=probes,
         root=None if root is None else base,
         load_thumbnail=load_thumbnail,
         per_head=per_head,

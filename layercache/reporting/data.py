@@ -185,25 +185,28 @@ def load_report_data(
     per_head: bool = False,
     cka_images: int = 2000,
     details: int = 12,
+    probes: Sequence[Probe] | None = None,
 ) -> ReportData:
-    """Read the probes of these caches. Arguments as in `report`.
+    """Read the probes of these caches, or those of them in `probes`. Arguments as in `report`.
 
     Raises:
         CacheCorruptError: If a record cannot be read.
     """
     combinations = find_combinations(caches)
-    probes, rows = {}, []
+    included = None if probes is None else {probe.path for probe in probes}
+    by_folder, rows = {}, []
     for combination in combinations:
         for cache in combination.caches:
             for probe in _read_probes(cache):
-                probes[str(probe.path)] = probe
-                rows.append(table_row(probe, combination))
+                if included is None or probe.path in included:
+                    by_folder[str(probe.path)] = probe
+                    rows.append(table_row(probe, combination))
     table = pd.DataFrame(rows, columns=[*COLUMNS, "n_configs"])
     table = table.astype(dict.fromkeys(("accuracy", *OPTION_COLUMNS), float))
     kept = select_variants(table)
     return ReportData(
         combinations={c.key: c for c in combinations},
-        probes=probes,
+        probes=by_folder,
         table=kept[COLUMNS],
         n_excluded=len(table) - len(kept),
         root=root,

@@ -123,14 +123,15 @@ def run_study(
                     logger.error("FAILED %s", failures[job.name])
             bar.advance(status.seconds)
     paths = tuple(caches.values())
-    page, failure = _report(study) if report and probes else (None, None)
+    results = Results(probes)
+    page, failure = _report(study, results) if report and probes else (None, None)
     all_failures = [*failures.values(), *([failure] if failure else [])]
     return StudyResult(
         jobs=len(statuses),
         done=done,
         failures=tuple(all_failures),
         caches=paths,
-        results=Results(probes),
+        results=results,
         page=page,
     )
 
@@ -177,8 +178,11 @@ def _run_job(
     return probes
 
 
-def _report(study: Study) -> tuple[Path | None, Failure | None]:
-    """Write the report; return its page or its failure, or neither if an extra is missing."""
+def _report(study: Study, results: Results) -> tuple[Path | None, Failure | None]:
+    """Write the report on the study's own probes, whatever else lies below the root.
+
+    Returns its page or its failure, or neither if an extra is missing.
+    """
     from layercache.extraction.image_lookup import ImageLookup
     from layercache.reporting import report
 
@@ -190,6 +194,7 @@ def _report(study: Study) -> tuple[Path | None, Failure | None]:
             model=study.models,
             dataset=[dataset_name(source) for source in sources],
             load_thumbnail=ImageLookup(sources=sources, root=study.extract.data_root),
+            probes=tuple(results),
             **study.report.options(),
         )
     except MissingExtraError as error:

@@ -75,6 +75,21 @@ def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
     assert list(select_kind(load_report_data([cache]).standard, FUSION)["accuracy"]) == [0.25, 0.25]
 
 
+def test_load_report_data_of_given_probes_leaves_out_those_of_others(tmp_path):
+    cache = synthetic.make_cache(tmp_path)
+    options = {"head": "attentive", "layers": "all", "tokens": "cls+ap"}
+    for seed in range(3):  # a pilot, which has more seeds
+        synthetic.save_probe(cache, **options, correct=synthetic.first(40), n_configs=3, seed=seed)
+    own = [
+        synthetic.save_probe(cache, **options, correct=synthetic.first(80), seed=seed)
+        for seed in range(2)
+    ]
+    data = load_report_data([cache], probes=own)
+    assert list(data.table["accuracy"]) == [0.5, 0.5]
+    assert set(data.probes) == {str(probe.path) for probe in own}
+    assert data.n_excluded == 0
+
+
 def test_bootstrap_and_predictions_are_paired_over_the_same_images(cache):
     data = load_report_data([cache])
     combination = data.detailed[0]

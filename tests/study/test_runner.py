@@ -124,7 +124,7 @@ def report_with(
     return calls
 
 
-def test_run_study_report_reads_the_study_s_caches(
+def test_run_study_hands_its_own_probes_and_caches_to_the_report(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = report_with(monkeypatch, lambda: SimpleNamespace(page=Path("page.html")))
@@ -135,6 +135,8 @@ def test_run_study_report_reads_the_study_s_caches(
     (options,) = calls
     assert (options["out"], options["root"], options["details"]) == (study.out, study.cache, 3)
     assert (options["model"], options["dataset"]) == (study.models, ["digits", "flowers"])
+    assert options["probes"] == tuple(result.results)
+    assert len(options["probes"]) == 8
 
 
 def test_run_study_missing_extra_skips_the_report(
