@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
 from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
 from layercache.cache.format.spec import SCHEMA, CacheSpec, sha256_json
@@ -20,6 +21,7 @@ from layercache.errors import (
     CacheIncompleteError,
     CacheNotFoundError,
     CacheSchemaError,
+    OptionError,
 )
 
 OTHER_OPTIONS = "(with the other options it was begun with)"
@@ -72,7 +74,7 @@ class Cache:
         """Return the number of committed row blocks of a split and the number of all."""
         layout = SplitLayout(self.spec, split)
         records = self.files.list_files(layout.commits)
-        return sum(layout.record(b) in records for b in range(layout.blocks)), layout.blocks
+        return sum(layout.block_of(key) is not None for key in records), layout.blocks
 
     def complete(self, split: str) -> bool:
         """Return whether the split has its complete record."""
@@ -98,13 +100,12 @@ class Cache:
                 f"To continue, run the same extraction again: {extract_command(self)} "
                 f"{OTHER_OPTIONS}"
             ) from None
-        record = CompleteRecord.from_bytes(data, where=str(path))
-        expected = (self.spec.fingerprint, name, layout.rows)
-        if (record.fingerprint, record.split, record.rows) != expected:
-            raise CacheCorruptError(
-                f"{path}: belongs to another cache or split ({record.fingerprint[:12]}, "
-                f"{record.split!r}); {REPAIR_HINT}"
-            )
+        record = CompleteRecord.of_split(data, layout, where=str(path))
+        if record.compressor is not None:
+            try:
+                Compressor(record.compressor)
+            except OptionError as e:
+                raise CacheCorruptError(f"{path}: {e}; {REPAIR_HINT}") from None
         return Split(layout, self.files, record)
 
 

@@ -170,16 +170,14 @@ def _split_stages(source: FileSource, layout: SplitLayout) -> Iterator[Stage]:
     """Yield the files of a split: shards; records, labels, ids, metadata; the complete record."""
     data = source.read(layout.complete)
     where = str(source.path(layout.complete))
-    complete = CompleteRecord.from_bytes(data, where=where)
-    if complete.fingerprint != layout.spec.fingerprint:
-        raise CacheCorruptError(f"{where}: belongs to another cache; {REPAIR_HINT}")
+    complete = CompleteRecord.of_split(data, layout, where=where)
     records = source.read_many(layout.record(block) for block in range(layout.blocks))
     shards: dict[str, Check] = {}
     for block in range(layout.blocks):
         key = layout.record(block)
         if key not in records:
             raise CacheCorruptError(f"{source.path(key)} is missing; {REPAIR_HINT}")
-        record = BlockRecord.from_bytes(records[key], where=str(source.path(key)))
+        record = BlockRecord.of_block(records[key], layout, block, where=str(source.path(key)))
         shards[layout.shard(block)] = _crc_check(record.crc32c)
     yield shards
     files = {key: digest for key, digest in complete.files.items() if key != SPEC_KEY}
@@ -223,7 +221,7 @@ class _CopyJob:
 
     def count(self, key: str, *, sent: bool) -> None:
         """Count a file that is at the target."""
-        size = self.sizes[key]
+        size = self.sizes.get(key, 0)
         with self._lock:
             self.files += 1
             self.bytes += size
@@ -267,7 +265,7 @@ class _StoreTarget:
             check = stage[key]
             data = None if check else job.read(key, check)
             info = existing.get(key)
-            if info and info.size == job.sizes[key] and self._is_right(key, check, data):
+            if info and info.size == job.sizes.get(key) and self._is_right(key, check, data):
                 job.count(key, sent=False)
                 return
             data = data or job.read(key, check)

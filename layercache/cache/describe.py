@@ -65,7 +65,9 @@ def _describe_split(
         "skipped": split.skipped if split else {},
         "compressor": split.compressor if split else None,
         "blocks": layout.blocks,
-        "blocks_done": sum(layout.record(block) in files for block in range(layout.blocks)),
+        "blocks_done": sum(
+            key.startswith(prefixes[1]) and layout.block_of(key) is not None for key in files
+        ),
         "complete": split is not None,
         "bytes": sum(info.size for key, info in files.items() if key.startswith(prefixes)),
     }

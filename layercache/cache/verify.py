@@ -71,21 +71,23 @@ class _SplitCheck:
     def __init__(self, cache: Cache, layout: SplitLayout, progress: Callable[[int], None]) -> None:
         self._cache, self._layout, self._progress = cache, layout, progress
         self._store: Store = cache.store
-        self._files = self._store.list_files(layout.group) | self._store.list_files(layout.commits)
+        files = self._store.list_files(layout.group) | self._store.list_files(layout.commits)
+        self._irregular = [key for key, info in files.items() if not info.regular]
+        self._files = {key: info for key, info in files.items() if info.regular}
         self._complete: CompleteRecord | None = None
         self._records: dict[str, bytes] = {}
-        """Contents of the block records; of a complete split, of all files but the shards."""
+        """Contents of the block records; of a complete split, of all right files but the shards."""
 
     def run(self) -> list[Corruption]:
         """Return every file of the split that is not as it was written."""
         layout = self._layout
-        blocks = range(layout.blocks)
-        known = {layout.complete, *map(layout.shard, blocks), *map(layout.record, blocks)}
+        known = {key for key in self._files if layout.block_of(key) is not None}
+        known.add(layout.complete)
         if layout.complete in self._files:
             try:
                 data = self._store.read(layout.complete)
                 where = str(self._store.path(layout.complete))
-                self._complete = CompleteRecord.from_bytes(data, where=where)
+                self._complete = CompleteRecord.of_split(data, layout, where=where)
                 self._cache.split(layout.split)
             except CacheCorruptError as e:
                 return [Corruption(self._store.path(layout.complete), str(e))]
@@ -103,6 +105,12 @@ class _SplitCheck:
             for key in self._files
             if key not in known
         ]
+        corruptions += [
+            Corruption(self._store.path(key), "is a pipe or device, expected a regular file")
+            for key in self._irregular
+        ]
+        found = {layout.block_of(key) for key in self._records}
+        blocks = sorted(block for block in found if block is not None)
         threads = self._store.threads(layout.blocks * layout.shard_bytes)
         return corruptions + [
             c for c in map_threads(self._check_block, blocks, threads=threads) if c
@@ -119,29 +127,24 @@ class _SplitCheck:
 
     def _check_small_files(self, complete: CompleteRecord) -> Iterator[Corruption]:
         """Compare all files but the shards with the digests of the complete record."""
-        self._records = self._store.read_many(complete.files)
-        for key, expected in complete.files.items():
+        regular = [key for key in complete.files if key not in self._irregular]
+        self._records = self._store.read_many(regular)
+        for key in regular:
             path = self._store.path(key)
             if key not in self._records:
                 yield Corruption(path, "is missing", exists=False)
-            elif sha256(self._records[key]).hexdigest() != expected:
+            elif sha256(self._records[key]).hexdigest() != complete.files[key]:
                 yield Corruption(path, "SHA-256 is not the one of the complete record")
+                del self._records[key]
 
     def _check_block(self, block: int) -> Corruption | None:
         layout = self._layout
         key = layout.record(block)
-        data = self._records.get(key)
-        if data is None:
-            return None  # of a complete split: already reported; of another: a block still to come
         path = self._store.path(key)
         try:
-            record = BlockRecord.from_bytes(data, where=str(path))
+            record = BlockRecord.of_block(self._records[key], layout, block, where=str(path))
         except CacheCorruptError as e:
-            return None if self._complete else Corruption(path, str(e))
-        expected = (layout.spec.fingerprint, layout.split, block)
-        if (record.fingerprint, record.split, record.block) != expected:
-            owner = f"{record.fingerprint[:12]}, {record.split!r}, {record.block}"
-            return Corruption(path, f"belongs to another cache, split or block ({owner})")
+            return Corruption(path, str(e))
         return self._check_shard(layout.shard(block), record)
 
     def _check_shard(self, key: str, record: BlockRecord) -> Corruption | None:

@@ -37,7 +37,8 @@ def is_complete(path: CachePath, spec: CacheSpec, split: str) -> bool:
     store, layout = open_store(path), SplitLayout(spec, split)
     try:
         open_cache(path).split(split)
-        complete = CompleteRecord.from_bytes(store.read(layout.complete), where=layout.complete)
+        data = store.read(layout.complete)
+        complete = CompleteRecord.of_split(data, layout, where=layout.complete)
     except StorageError:
         raise
     except CacheError:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 from layercache import copy_cache
 from layercache.cache import Cache, find_caches, open_cache
 from layercache.cache.format.layout import ATTACHED, SPEC_KEY, SplitLayout
+from layercache.cache.format.records import CompleteRecord
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.errors import CacheBusyError, CacheCorruptError, CacheIncompleteError, OptionError
@@ -182,3 +187,41 @@ def test_attached_folders_are_those_that_probing_writes() -> None:
 
     assert ATTACHED.marker == probe_store.PROBE_FILE
     assert {probe_store.SEARCH_FILE, probe_store.LOCK_FILE} < set(ATTACHED.temporary)
+
+
+@pytest.mark.parametrize("key", ["../../../../x", "/tmp/x", "train.zarr/../../../../../x"])
+def test_copy_cache_with_a_record_that_names_files_elsewhere_writes_nothing_there(
+    cache: Cache, tmp_path: Path, key: str
+) -> None:
+    layout = SplitLayout(SPEC, "train")
+    secret = tmp_path / "x"
+    secret.write_bytes(b"secret")
+    file = Path(str(cache.path)) / layout.complete
+    record = CompleteRecord.from_bytes(file.read_bytes(), where="")
+    digests = {**record.files, key: sha256(b"secret").hexdigest()}
+    file.write_bytes(replace(record, files=digests).to_bytes())
+    with pytest.raises(CacheCorruptError, match=r"complete\.json: files: expected files of this"):
+        copy_cache(cache, to=tmp_path / "to" / "deep")
+    (problem,) = [c.problem for c in verify(cache) if c.path == file]
+    assert "files: expected files of this split, got" in problem
+    assert [p for p in tmp_path.rglob("x") if p != secret] == []
+
+
+def test_copy_cache_with_a_pipe_among_its_files_raises_at_once(
+    cache: Cache, tmp_path: Path
+) -> None:
+    layout = SplitLayout(SPEC, "train")
+    for key in (layout.label, layout.shard(1), layout.record(1), "probes/aa/head.safetensors"):
+        file = Path(str(cache.path)) / key
+        data = file.read_bytes()
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(CacheCorruptError, match=f"{re.escape(key)}: expected a regular file"):
+            copy_cache(cache, to=tmp_path / "to")
+        file.unlink()
+        file.write_bytes(data)
+
+
+def test_attached_folders_with_keys_elsewhere_are_not_copied() -> None:
+    keys = ["probes/aa/probe.json", "probes/aa/../../../x", "probes/../probe.json", "probes/aa//x"]
+    assert ATTACHED.copy_order([*keys, "probes/aa/\n"]) == [[], ["probes/aa/probe.json"]]

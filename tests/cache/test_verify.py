@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,17 @@ def test_verify_of_a_copied_folder_returns_nothing(cache: Cache, tmp_path: Path)
     assert open_cache(copy).spec == cache.spec
     remove(open_cache(copy))
     assert tmp_path.exists()
+
+
+def test_verify_reports_a_pipe_in_the_place_of_a_file_at_once(cache: Cache) -> None:
+    layout = SplitLayout(cache.spec, "train")
+    for key in (layout.label, layout.shard(0), layout.record(1), layout.valid):
+        file = cache.path / key
+        data = file.read_bytes()
+        file.unlink()
+        os.mkfifo(file)
+        problems = [(c.path, c.problem) for c in verify(cache)]
+        assert (file, "is a pipe or device, expected a regular file") in problems
+        file.unlink()
+        file.write_bytes(data)
+    assert verify(cache) == []

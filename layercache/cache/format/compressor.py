@@ -66,12 +66,14 @@ class Compressor:
         """Return the compressed chunk."""
         return bytes(self._coder.encode(chunk))
 
-    def decode(self, data: bytes) -> bytes:
-        """Return what `encode` was given.
+    def decode(self, data: bytes, *, nbytes: int) -> Array:
+        """Return what `encode` was given, uint8 (nbytes,).
 
-        Raises ValueError or RuntimeError if another codec encoded it.
+        Raises ValueError or RuntimeError if another codec encoded it, or it is more than `nbytes`.
         """
-        return bytes(self._coder.decode(data))
+        out = np.zeros(nbytes, np.uint8)  # never as large as the data claim to be
+        self._coder.decode(data, out=out)
+        return out
 
     @property
     def _coder(self) -> Any:

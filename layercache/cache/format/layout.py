@@ -19,6 +19,7 @@ Shapes: L layers, T token kinds, N images, R images of a row block, D width.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from urllib.parse import quote
 import numpy as np
 
 from layercache.cache.format.spec import CacheSpec
+from layercache.cache.storage.base import is_plain_key
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import UnknownNameError
 
@@ -36,6 +38,7 @@ speed of reading."""
 CRC_BYTES = 4
 SPEC_KEY = "spec.json"
 DIMENSIONS = ("layer", "token", "image", "channel")
+_BLOCK_FILE = re.compile(r"/(?:c\.0\.0\.(\d{1,15})\.0|(\d{8,15})\.json)$")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class AttachedFolders:
 
     def copy_order(self, keys: Iterable[str]) -> list[list[str]]:
         """Return the files of complete folders in two stages: all but the markers; the markers."""
-        parts = [key.split("/") for key in keys if key.startswith(f"{self.parent}/")]
+        attached = (key for key in keys if key.startswith(f"{self.parent}/"))
+        parts = [key.split("/") for key in attached if is_plain_key(key)]
         complete = {tuple(p[:2]) for p in parts if p[2:] == [self.marker]}
         belonging = [
             p for p in parts if tuple(p[:2]) in complete and not set(p[2:]) & set(self.temporary)
@@ -201,6 +205,24 @@ class SplitLayout:
     def record(self, block: int) -> str:
         """Return the commit record of a row block."""
         return f"{self.commits}/{block:08d}.json"
+
+    def block_of(self, key: str) -> int | None:
+        """Return the row block whose shard or commit record this key is, or None."""
+        match = _BLOCK_FILE.search(key)
+        if match is None:
+            return None
+        block = int(match[1] or match[2])
+        is_own = block < self.blocks and key in (self.shard(block), self.record(block))
+        return block if is_own else None
+
+    def is_small_file(self, key: str) -> bool:
+        """Return whether a complete record may list this key: no shard, nothing outside the split.
+
+        It may list the spec, commit records, and the files of the group that are no shards.
+        """
+        in_group = key.startswith(f"{self.group}/") and is_plain_key(key)
+        is_record = self.block_of(key) is not None and key.startswith(f"{self.commits}/")
+        return key == SPEC_KEY or is_record or (in_group and self.block_of(key) is None)
 
     @cached_property
     def rows(self) -> int:

@@ -9,12 +9,16 @@ record is detected too.
 
 from __future__ import annotations
 
+import builtins
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.typed_json import STRICT, load_json, parse_fields, shorten
 from layercache.errors import CacheCorruptError
 
 REPAIR_HINT = (
@@ -24,7 +28,13 @@ REPAIR_HINT = (
 )
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CRCS = re.compile(r"([0-9a-f]{8})+")
+
+
 class _Record:
+    __pydantic_config__ = STRICT
+
     def _values(self) -> dict[str, Any]:
         """Return what goes into the file."""
         return asdict(self)  # type: ignore[call-overload,no-any-return]
@@ -46,13 +56,13 @@ class _Record:
                 computed.
 
         Raises:
-            CacheCorruptError: A byte differs.
+            CacheCorruptError: A byte differs, or a field has another type.
         """
         try:
-            value = json.loads(data)
+            value = load_json(data)
             del value["sha256"]
-            record = cls(**value)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            record = parse_fields(cls, value)
+        except (ValueError, KeyError, TypeError) as e:
             raise CacheCorruptError(f"{where}: not a commit record ({e}); {REPAIR_HINT}") from None
         if not checked and record.to_bytes() != data:
             raise CacheCorruptError(
@@ -84,6 +94,52 @@ class BlockRecord(_Record):
     etags: tuple[str, str] = field(default=("", ""), compare=False)
     """Etags of shard and record on object storage, where known; not part of the file."""
 
+    @classmethod
+    def of_block(
+        cls,
+        data: builtins.bytes,
+        layout: SplitLayout,
+        block: int,
+        *,
+        where: str,
+        checked: bool = False,
+    ) -> Self:
+        """Return the record of one row block of a split. Arguments: see `from_bytes`.
+
+        Raises:
+            CacheCorruptError: It is another block's, or no such block can have these values.
+        """
+        record = cls.from_bytes(data, where=where, checked=checked)
+        if (record.fingerprint, record.split, record.block) != (
+            layout.spec.fingerprint,
+            layout.split,
+            block,
+        ):
+            raise CacheCorruptError(
+                f"{where}: belongs to another cache, split or block ({record.fingerprint[:12]}, "
+                f"{record.split!r}, {record.block}); {REPAIR_HINT}"
+            )
+        start, stop = layout.span(block)
+        _check(
+            where,
+            rows=(record.rows == stop - start, f"{stop - start}", record.rows),
+            # compressed chunks are smaller, or hardly larger, than plain ones
+            bytes=(
+                0 < record.bytes <= 2 * layout.shard_bytes + 2**20,
+                f"about {layout.shard_bytes}",
+                record.bytes,
+            ),
+            crc32c=(_has_crcs(record.crc32c, 1), "8 hex digits", record.crc32c),
+            index_crc32c=(_has_crcs(record.index_crc32c, 1), "8 hex digits", record.index_crc32c),
+            chunk_crc32c=(
+                _has_crcs(record.chunk_crc32c, layout.chunks),
+                f"{layout.chunks} times 8 hex digits",
+                record.chunk_crc32c,
+            ),
+            skipped=_check_rows(record.skipped, start, stop),
+        )
+        return record
+
     def _values(self) -> dict[str, Any]:
         value = super()._values()
         del value["etags"]
@@ -108,3 +164,69 @@ class CompleteRecord(_Record):
     id, valid, block records."""
     skipped: Mapping[str, str]
     """Row number -> reason why there is no token."""
+
+    @classmethod
+    def of_split(cls, data: bytes, layout: SplitLayout, *, where: str) -> Self:
+        """Return the complete record of a split. Arguments: see `from_bytes`.
+
+        Raises:
+            CacheCorruptError: It is another split's, or lists what is no file of the split.
+        """
+        record = cls.from_bytes(data, where=where)
+        if (record.fingerprint, record.split, record.rows) != (
+            layout.spec.fingerprint,
+            layout.split,
+            layout.rows,
+        ):
+            raise CacheCorruptError(
+                f"{where}: belongs to another cache or split ({record.fingerprint[:12]}, "
+                f"{record.split!r}); {REPAIR_HINT}"
+            )
+        foreign = [key for key in record.files if not layout.is_small_file(key)]
+        n_records = sum(layout.block_of(key) is not None for key in record.files)
+        required = (layout.id, layout.label, layout.valid, layout.tokens_metadata)
+        missing = [key for key in required if key not in record.files]
+        malformed = [key for key, digest in record.files.items() if not _SHA256.fullmatch(digest)]
+        _check(
+            where,
+            blocks=(record.blocks == layout.blocks, f"{layout.blocks}", record.blocks),
+            block_rows=(
+                record.block_rows == layout.block_rows,
+                f"{layout.block_rows}",
+                record.block_rows,
+            ),
+            files=(not foreign, "files of this split", foreign[:1]),
+            records=(n_records == layout.blocks, f"{layout.blocks} in files", n_records),
+            arrays=(not missing, f"{', '.join(required)} in files", f"no {missing[:1]}"),
+            digests=(not malformed, "64 hex digits for each file", malformed[:1]),
+            skipped=_check_rows(record.skipped, 0, layout.rows),
+        )
+        return record
+
+
+_Condition = tuple[bool, str, Any]
+"""Whether a value can be, what was expected, the value."""
+
+
+def _check(where: str, **conditions: _Condition) -> None:
+    """Raise CacheCorruptError for the first field that cannot have its value."""
+    for name, (holds, expected, got) in conditions.items():
+        if not holds:
+            raise CacheCorruptError(
+                f"{where}: {name}: expected {expected}, got {shorten(got)}; {REPAIR_HINT}"
+            )
+
+
+def _check_rows(skipped: Iterable[str], start: int, stop: int) -> _Condition:
+    outside = [
+        row
+        for row in skipped
+        if not (row.isascii() and row.isdecimal() and len(row) < 16)
+        or not start <= int(row) < stop
+        or row != str(int(row))
+    ]
+    return not outside, f"rows {start} to {stop - 1}", outside[:1]
+
+
+def _has_crcs(text: str, count: int) -> bool:
+    return len(text) == 8 * count and _CRCS.fullmatch(text) is not None

@@ -102,22 +102,40 @@ def encode_ids(ids: list[str]) -> bytearray:
 
 
 def decode_ids(chunk: bytes) -> list[str]:
-    """Return the ids that `encode_ids` encoded."""
+    """Return the ids that `encode_ids` encoded.
+
+    Raises ValueError if they end early or are not UTF-8.
+    """
     ids = []
     start = 4
     for _ in range(int.from_bytes(chunk[:4], "little")):
         length = int.from_bytes(chunk[start : start + 4], "little")
         start += 4
+        if start + length > len(chunk):
+            raise ValueError(f"expected an id of {length} bytes, the file ends at {len(chunk)}")
         ids.append(chunk[start : start + length].decode())
         start += length
     return ids
 
 
 def decode_labels(chunk: bytes, layout: SplitLayout) -> Array:
-    """Return the labels in the one chunk of `label`: int64 (N,), or uint8 (N, C) if multi-label."""
-    if layout.spec.dataset.multi_label:
-        return np.frombuffer(chunk, np.uint8).reshape(layout.rows, -1)
-    return np.frombuffer(chunk, "<i8").astype(np.int64, copy=False)
+    """Return the labels in the one chunk of `label`: int64 (N,), or uint8 (N, C) if multi-label.
+
+    Raises ValueError if their number is not that of the rows, or one is no class.
+    """
+    n_classes = len(layout.spec.dataset.classes)
+    multi_label = layout.spec.dataset.multi_label
+    expected = layout.rows * (n_classes if multi_label else 8)
+    if len(chunk) != expected:
+        raise ValueError(f"expected {expected} bytes of labels, got {len(chunk)}")
+    if multi_label:
+        return np.frombuffer(chunk, np.uint8).reshape(layout.rows, n_classes)
+    labels = np.frombuffer(chunk, "<i8").astype(np.int64, copy=False)
+    if labels.size and not -1 <= labels.min() <= labels.max() < n_classes:
+        raise ValueError(
+            f"expected labels from 0 to {n_classes - 1}, got {labels.min()} to {labels.max()}"
+        )
+    return labels
 
 
 def encode_valid(rows: int, skipped: Iterable[int]) -> bytes:

@@ -120,12 +120,21 @@ def read_compressed(
     index = _read_index(file, layout, record)
     for k, destination in targets:
         offset, length = index[k].tolist()
+        if not CRC_BYTES <= length <= file.size - offset:
+            raise CacheCorruptError(
+                f"{file.path}: the index gives chunk {k} the bytes {offset} to {offset + length} "
+                f"of {file.size}; {REPAIR_HINT}"
+            )
         data = np.empty(length, np.uint8)
         file.read_into(offset, [data])
         _compare(file, layout, record, k, crc32c(data[:-CRC_BYTES]))
         _compare(file, layout, record, k, int.from_bytes(data[-CRC_BYTES:].tobytes(), "little"))
-        decoded = np.frombuffer(compressor.decode(data[:-CRC_BYTES].tobytes()), layout.dtype)
-        chunk = decoded.reshape(layout.block_rows, layout.spec.width)
+        nbytes = layout.block_rows * layout.row_bytes
+        try:
+            decoded = compressor.decode(data[:-CRC_BYTES].tobytes(), nbytes=nbytes)
+        except (ValueError, RuntimeError) as e:
+            raise CacheCorruptError(f"{file.path}: chunk {k}: {e}; {REPAIR_HINT}") from None
+        chunk = decoded.view(layout.dtype).reshape(layout.block_rows, layout.spec.width)
         destination[...] = chunk[rows[0] : rows[1]]
 
 

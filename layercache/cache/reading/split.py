@@ -65,7 +65,9 @@ class Split:
     def labels(self) -> Array:
         """Labels, int64 (rows,), or uint8 (rows, C) when multi-label. Raises CacheCorruptError."""
         data = self._read_array("label")[self._layout.label]
-        return np.delete(decode_labels(data, self._layout), self._skipped_rows, axis=0)
+        with self._translate_errors(self._layout.label):
+            labels = decode_labels(data, self._layout)
+        return np.delete(labels, self._skipped_rows, axis=0)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -260,14 +262,10 @@ class Split:
     def _record(self, block: int) -> BlockRecord:
         """Return the commit record of a block, checked by the digest in the complete record."""
         key = self._layout.record(block)
-        record = BlockRecord.from_bytes(self._read_file(key), where=key, checked=True)
-        expected = (self.spec.fingerprint, self.name, block)
-        if (record.fingerprint, record.split, record.block) != expected:
-            raise CacheCorruptError(
-                f"{self._files.path(key)}: belongs to another cache, split or block "
-                f"({record.fingerprint[:12]}, {record.split!r}, {record.block}); {REPAIR_HINT}"
-            )
-        return record
+        where = str(self._files.path(key))
+        return BlockRecord.of_block(
+            self._read_file(key), self._layout, block, where=where, checked=True
+        )
 
     def _read_array(self, name: str) -> dict[str, bytes]:
         """Return the files of a small array, metadata included, all of them checked."""
@@ -291,4 +289,17 @@ class Split:
     @cached_property
     def _all_ids(self) -> list[str]:
         """Ids of all samples, skipped ones included."""
-        return decode_ids(self._read_array("id")[self._layout.id])
+        data = self._read_array("id")[self._layout.id]
+        with self._translate_errors(self._layout.id):
+            ids = decode_ids(data)
+            if len(ids) != self._layout.rows:
+                raise ValueError(f"expected {self._layout.rows} ids, got {len(ids)}")
+        return ids
+
+    @contextmanager
+    def _translate_errors(self, key: str) -> Iterator[None]:
+        """Turn ValueError into CacheCorruptError with the path of the file."""
+        try:
+            yield
+        except ValueError as e:
+            raise CacheCorruptError(f"{self._files.path(key)}: {e}; {REPAIR_HINT}") from None

@@ -28,6 +28,8 @@ class FileInfo:
     """Changes with the bytes; "" in a folder."""
     modified: float = 0.0
     """Seconds since 1970."""
+    regular: bool = True
+    """False for a pipe, device or folder in the place of a file."""
 
 
 class Readable(Protocol):
@@ -117,6 +119,11 @@ class Store(FileSource, Protocol):
 
     def remove_temporary(self) -> None:
         """Remove temporary files that a killed process left, where the store has any."""
+
+
+def is_plain_key(key: str) -> bool:
+    """Return whether a key stays below its root: a relative path without empty parts or dots."""
+    return key.isprintable() and "\\" not in key and not {"", ".", ".."} & set(key.split("/"))
 
 
 def byte_views(parts: Sequence[Part]) -> list[memoryview]:

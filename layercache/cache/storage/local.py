@@ -11,12 +11,13 @@ import itertools
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from layercache._devices import available_cores
-from layercache.cache.storage.base import FileInfo, Part
+from layercache.cache.storage.base import FileInfo, Part, is_plain_key
 from layercache.cache.storage.local_file import (
     LocalFile,
     make_dir,
@@ -25,6 +26,7 @@ from layercache.cache.storage.local_file import (
     translate_errors,
     write_all,
 )
+from layercache.errors import CacheCorruptError
 
 MAX_THREADS = 8
 MAX_READERS = 4
@@ -53,7 +55,15 @@ class LocalStore:
         self.temporary = temporary
 
     def path(self, key: str) -> Path:
-        """Return the file behind a key."""
+        """Return the file behind a key.
+
+        Raises CacheCorruptError for a key that leaves the folder, as "../x" or "/x" do.
+        """
+        if key != "." and not is_plain_key(key):
+            raise CacheCorruptError(
+                f"{self.root}: expected the key of a file below this folder, got {key!r}: the "
+                "cache that names it was not written by layercache; do not use it"
+            )
         return self.root / key
 
     def threads(self, nbytes: int) -> int:
@@ -76,7 +86,7 @@ class LocalStore:
     def open(self, key: str) -> LocalFile:
         """Open a file for reading ranges. Raises FileNotFoundError."""
         # pathlib would take a noticeable part of a hundred thousand short reads
-        return LocalFile(f"{self.root}/{key}")
+        return LocalFile(f"{self.root}/{key}" if is_plain_key(key) else str(self.path(key)))
 
     def list_files(self, folder: str) -> dict[str, FileInfo]:
         """Return every file below a folder, sorted by key; empty if there is no such folder."""
@@ -102,10 +112,14 @@ class LocalStore:
     def stat(self, key: str) -> FileInfo | None:
         """Return size and time of a file, or None if it does not exist."""
         try:
-            stat = os.stat(f"{self.root}/{key}")
+            status = os.stat(f"{self.root}/{key}")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return FileInfo(size=stat.st_size, modified=stat.st_mtime)
+        return FileInfo(
+            size=status.st_size,
+            modified=status.st_mtime,
+            regular=stat.S_ISREG(status.st_mode),
+        )
 
     def put(self, key: str, parts: Sequence[Part]) -> None:
         """Store the parts under `key`. Raises StorageError if the disk is full or not writable."""

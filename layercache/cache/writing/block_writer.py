@@ -208,10 +208,9 @@ def parse_record(
     if data is None or shard is None:
         return None
     try:
-        record = BlockRecord.from_bytes(data, where=layout.record(block))
+        record = BlockRecord.of_block(data, layout, block, where=layout.record(block))
     except CacheCorruptError:
         return None
-    expected = (layout.spec.fingerprint, layout.split, block, shard.size)
-    if (record.fingerprint, record.split, record.block, record.bytes) != expected:
+    if record.bytes != shard.size:
         return None
     return replace(record, etags=(shard.etag, etag))

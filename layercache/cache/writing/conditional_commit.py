@@ -246,7 +246,8 @@ def _decode(
 ) -> np.ndarray[Any, np.dtype[Any]] | None:
     """Return the tokens (R, D) of an inner chunk, or None if it cannot be decoded."""
     try:
-        data = compressor.decode(chunk) if compressor else chunk
+        nbytes = layout.block_rows * layout.row_bytes
+        data = compressor.decode(chunk, nbytes=nbytes) if compressor else chunk
         return np.frombuffer(data, layout.dtype).reshape(layout.block_rows, layout.spec.width)
     except (ValueError, RuntimeError):
         return None

@@ -261,11 +261,10 @@ class SplitWriter:
         if self.pending:
             return False
         try:
-            complete = CompleteRecord.from_bytes(data, where=self._layout.complete)
+            complete = CompleteRecord.of_split(data, self._layout, where=self._layout.complete)
         except CacheCorruptError:
             return False
-        is_own = complete.fingerprint == self._layout.spec.fingerprint
-        return is_own and complete.files == self._digests()
+        return complete.files == self._digests()
 
     def _write_group(self, labels: Array) -> None:
         """Make the group, or correct its files.

@@ -226,3 +226,20 @@ def test_read_through_a_link_to_a_file_reads_it(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"shard")
     (tmp_path / "a").symlink_to(tmp_path / "b")
     assert LocalStore(tmp_path).read("a") == b"shard"
+
+
+@pytest.mark.parametrize("key", ["../x", "/tmp/x", "a/../../x", "a//x", "", "a\0", "..", "a/."])
+def test_local_store_with_a_key_outside_its_folder_refuses_it(tmp_path: Path, key: str) -> None:
+    store = LocalStore(tmp_path / "cache")
+    (tmp_path / "x").write_bytes(b"precious")
+    for call in (
+        lambda: store.put(key, [b"new"]),
+        lambda: store.create(key, [b"new"]),
+        lambda: store.read(key),
+        lambda: store.open(key),
+        lambda: store.delete(key),
+    ):
+        with pytest.raises(CacheCorruptError, match="expected the key of a file below this folder"):
+            call()
+    assert (tmp_path / "x").read_bytes() == b"precious"
+    assert not Path("/tmp/x").exists()
