@@ -87,6 +87,14 @@ Projected = Annotated[
 PaperCompat = Annotated[
     bool, typer.Option("--paper-compat", help="Preprocess for DINOv2 and MAE as the paper does.")
 ]
+Background = Annotated[
+    str,
+    typer.Option(
+        help="Transparent pixels: drop the alpha channel, so that the colours it hid appear | put "
+        "them on white | black.",
+        metavar="drop|white|black",
+    ),
+]
 OnError = Annotated[
     str,
     typer.Option(
@@ -148,6 +156,7 @@ def extract(
     compressor: Compressor = None,
     projected: Projected = False,
     paper_compat: PaperCompat = False,
+    background: Background = "drop",
     on_error: OnError = "raise",
     cache: Cache = None,
     compile: Compile = False,
@@ -185,6 +194,7 @@ def extract(
         compressor=compressor,
         projected=projected,
         paper_compat=paper_compat,
+        background=background,
         on_error="raise" if on_error == "stop" else on_error,  # "stop": of earlier versions
         cache=cache,
         compile=compile,

@@ -181,6 +181,7 @@ def extract_command(
         "--tap": spec.tap if spec.tap != "norm2" else None,
         "--layers": layers,
         "--tokens": tokens,
+        "--background": spec.preprocessing.get("background"),
         "--precision": spec.precision if spec.precision != "fp32" else None,
         "--storage-dtype": spec.storage_dtype if spec.storage_dtype != "float16" else None,
         "--cache": root

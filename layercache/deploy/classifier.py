@@ -98,7 +98,8 @@ class Classifier(nn.Module):
             DataError: For an image mode without a defined white level.
         """
         try:
-            return torch.from_numpy(self.preprocessing.resize_and_crop(to_rgb(image)).copy())
+            rgb = to_rgb(image, background=self.preprocessing.background)
+            return torch.from_numpy(self.preprocessing.resize_and_crop(rgb).copy())
         except ValueError as error:
             raise DataError(f"this image cannot be used: {error}") from error
 
@@ -206,6 +207,7 @@ def load_matching_backbone(
             storage_dtype="float32",
             device=device,
             paper_compat=paper_compat,
+            background=provenance.preprocessing.get("background", "drop"),
         )
         if (
             backbone.weights_digest != provenance.weights

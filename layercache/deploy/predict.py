@@ -72,12 +72,13 @@ def predict(
         raise OptionError(f"on_error: expected raise or skip, got {on_error!r}")
     files = find_images(paths)
     samples = _samples(files)
+    background = classifier.preprocessing.background
     skipped: dict[str, str] = {}
     predictions: list[Prediction] = []
 
     def load(row: int) -> Tensor | DataError:
         try:
-            return classifier.pixels(open_image(samples, row))
+            return classifier.pixels(open_image(samples, row, background=background))
         except DataError as error:
             if on_error == "raise":
                 raise

@@ -147,6 +147,7 @@ def _result(plan: ExtractionPlan, target: Target, stats: RunStats) -> Extraction
         dataset=target.spec.dataset.name,
         path=target.path,
         splits=plan.splits,
+        background=target.backbone.preprocessing.background,
         rows=sum(target.spec.dataset.splits[split].rows for split in plan.splits),
         skipped=sum(len(cache.split(split).skipped) for split in plan.splits),
         bytes=sum(size_on_disk(target.path, target.spec, split) for split in plan.splits),

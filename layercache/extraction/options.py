@@ -12,6 +12,7 @@ from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
+from layercache.extraction.models.preprocessing import Background
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnError = Literal["raise", "skip"]
@@ -21,6 +22,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "storage_dtype": get_args(StorageDtype),
     "device": get_args(DeviceName),
     "on_error": get_args(OnError),
+    "background": get_args(Background),
 }
 """Option -> its possible values."""
 MINIMA: Mapping[str, int] = {"limit": 1, "batch_size": 1, "workers": 0, "seed": 0}
@@ -60,6 +62,9 @@ class ExtractOptions:
     """Store CLIP's last layer after its projection."""
     paper_compat: bool = False
     """Preprocess images for DINOv2 and MAE as the paper's own extractor does."""
+    background: Background = "drop"
+    """What transparent pixels become: "drop" the alpha channel, so that the colours it hid appear,
+    or composite the image on "white" or "black"."""
     precision: Precision = "fp32"
     """Arithmetic of the forward: "fp32", "bf16" or "fp16"; tokens are pooled in float32 in any
     case."""

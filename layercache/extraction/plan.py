@@ -153,6 +153,7 @@ def load_model(options: ExtractOptions, model: str, device: str) -> Backbone:
         device=device,
         compile=options.compile,
         paper_compat=options.paper_compat,
+        background=options.background,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layercache._units import format_bytes
+from layercache._units import format_bytes, pluralize
 from layercache.cache.storage.paths import CachePath
+from layercache.extraction.models.preprocessing import Background
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,9 @@ class RunStats:
     """Time that the forward waited for images."""
     write_wait_seconds: float = 0.0
     """Time that the forward waited for the storage, including the last commit."""
+    transparent: int = 0
+    """Images with transparent pixels among those that this run decoded; the same for all models of
+    the run."""
     workers: int = 1
     """Number of workers of the cluster."""
 
@@ -51,6 +55,8 @@ class Extraction(RunStats):
     """Number of samples in these splits, including skipped ones."""
     skipped: int
     """Number of samples that were left out because they cannot be decoded."""
+    background: Background
+    """What transparent pixels became."""
     bytes: int
     """Size of these splits on disk."""
 
@@ -85,5 +91,16 @@ class Extraction(RunStats):
             f"  busy: decode {self.decode_seconds:.1f} s, forward {self.forward_seconds:.1f} s, "
             f"write {self.write_seconds:.1f} s; the forward waited "
             f"{self.decode_wait_seconds:.1f} s for images and {self.write_wait_seconds:.1f} s for "
-            f"storage\n{location}"
+            f"storage\n{self._describe_transparency()}{location}"
+        )
+
+    def _describe_transparency(self) -> str:
+        if not self.transparent:
+            return ""
+        images = pluralize(self.transparent, "image")
+        if self.background != "drop":
+            return f"  transparent pixels of {images} became {self.background}\n"
+        return (
+            f"  {images} with transparent pixels: their alpha channel was dropped, so the colours "
+            "it hid appear; --background white (or black) makes a cache with them on that colour\n"
         )

@@ -128,7 +128,7 @@ class Extractor:
             done += rows
             self._emit(Progress(done, task.rows))
 
-        timings = stream(
+        stream_stats = stream(
             job.samples[task.split],
             models=models,
             transforms=self._transforms,
@@ -143,8 +143,9 @@ class Extractor:
                 decode_seconds=self._decoder.busy_seconds - busy_before,
                 forward_seconds=model.blocks.forward_seconds,
                 write_seconds=model.blocks.write_seconds,
-                decode_wait_seconds=timings.decode_wait,
-                write_wait_seconds=timings.write_wait,
+                decode_wait_seconds=stream_stats.decode_wait,
+                write_wait_seconds=stream_stats.write_wait,
+                transparent=stream_stats.transparent,
             )
             for model, images in zip(models, task.images, strict=True)
         )

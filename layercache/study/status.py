@@ -68,6 +68,7 @@ def _matches(cache: Cache, job: PlannedExtraction) -> bool:
     return (
         (spec.tap, spec.precision, spec.storage_dtype, spec.projected)
         == (options.tap, options.precision, options.storage_dtype, options.projected)
+        and spec.preprocessing.get("background", "drop") == options.background
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
         and spec.layers == parse_layers(str(options.layers), spec.depth)

@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from layercache.cache.format.selection import LAYER_WORDS
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
+from layercache.extraction.models.preprocessing import Background
 from layercache.extraction.options import DeviceName, OnError
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
@@ -205,6 +206,7 @@ class _ModelKeys(_ForwardKeys):
     storage_dtype: StorageDtype | None = also("storage_dtype", "store_dtype")
     projected: bool | None = None
     paper_compat: bool | None = None
+    background: Background | None = None
     compile: bool | None = None
     deterministic: bool | None = None
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_classifier, predict
 from layercache.deploy.predict import find_images
 from layercache.errors import DataError, DataNotFoundError, OptionError
+from layercache.probing.results.checkpoint import load_head
 from tests.deploy.trained import Trained
 
 
@@ -33,6 +36,33 @@ def test_predict_gives_the_probabilities_of_the_probe(
     assert (
         len({image.classes[0] for image in result.images}) == 2
     )  # a constant prediction would fail
+
+
+@pytest.mark.parametrize(("background", "level"), [("white", 255), ("black", 0)])
+def test_predict_composites_on_the_background_of_the_cache(
+    trained: Trained, tmp_path: Path, background: str, level: int
+) -> None:
+    head = load_head(trained.probes["linear"].path)
+    preprocessing = {**head.provenance.preprocessing, "background": background}
+    provenance = replace(head.provenance, preprocessing=preprocessing)
+    classifier = load_classifier(
+        replace(head, provenance=provenance), weights=trained.weights, device="cpu"
+    )
+    rng = np.random.default_rng(0)
+    colours, alpha = (rng.integers(0, 256, (40, 48, n), np.uint8) for n in (3, 1))
+    Image.fromarray(np.concatenate([colours, alpha], 2)).save(tmp_path / "alpha.png")
+    opacity = alpha / 255
+    right = Image.fromarray(np.round(colours * opacity + level * (1 - opacity)).astype(np.uint8))
+    right.save(tmp_path / "right.png")
+    Image.fromarray(colours).save(tmp_path / "dropped.png")
+    got, expected, dropped = predict(
+        classifier, [tmp_path / f"{name}.png" for name in ("alpha", "right", "dropped")]
+    ).images
+    np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=1e-2)
+    assert abs(got.probabilities[0] - dropped.probabilities[0]) > 2e-2, "negative control"
+    with Image.open(tmp_path / "alpha.png") as image:
+        given = classifier.pixels(image).int()
+    assert (given - classifier.pixels(right).int()).abs().max() <= 1
 
 
 def test_predict_with_a_folder_and_top_k_lists_its_images_with_k_classes(

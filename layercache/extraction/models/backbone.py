@@ -7,7 +7,7 @@ D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import OptionError
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
+from layercache.extraction.models.preprocessing import Background
 from layercache.extraction.models.taps import TapPoint, drop_later_blocks, find_taps
 from layercache.extraction.models.timm_source import LoadedModel, has_class_token, load_model
 
@@ -151,6 +152,7 @@ def load_backbone(
     device: str = "cpu",
     compile: bool = False,
     paper_compat: bool = False,
+    background: Background = "drop",
 ) -> Backbone:
     """Load a backbone by its name.
 
@@ -166,6 +168,8 @@ def load_backbone(
         device: Device string of torch.
         compile: Compile the forward with torch.compile.
         paper_compat: Preprocess DINOv2 and MAE as the paper did: bilinear to 256, crop of 224.
+        background: What transparent pixels become: "drop" the alpha channel, or composite on
+            "white" or "black".
 
     Raises:
         UnknownNameError: A name is unknown.
@@ -198,6 +202,7 @@ def load_backbone(
     model = load_model(
         name, weights=weights, projected=projected, paper_compat=paper_compat, check=check
     )
+    model = replace(model, preprocessing=replace(model.preprocessing, background=background))
     return Backbone(
         model=model,
         name=name,

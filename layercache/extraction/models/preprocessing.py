@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CropMode = Literal["center", "squash", "border"]
+Background = Literal["drop", "white", "black"]
 RESAMPLING = {
     name: Image.Resampling[name.upper()]
     for name in ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -36,7 +37,7 @@ class Preprocessing:
     """Everything between an RGB image and the model's input.
 
     Raises:
-        OptionError: The interpolation or crop mode is unknown.
+        OptionError: The interpolation, crop mode or background is unknown.
     """
 
     input_size: tuple[int, int]
@@ -55,6 +56,12 @@ class Preprocessing:
     """Mean per channel, of values in 0..1."""
     std: tuple[float, float, float]
     """Standard deviation per channel, of values in 0..1."""
+    background: Background = "drop"
+    """What transparent pixels become, before the resize.
+
+    "drop": the alpha channel is dropped, so the colours it hid appear; "white", "black": the image
+    is composited on this colour.
+    """
 
     def __post_init__(self) -> None:
         if self.interpolation not in RESAMPLING:
@@ -66,6 +73,11 @@ class Preprocessing:
             raise OptionError(
                 f"preprocessing: expected crop_mode {', '.join(get_args(CropMode))}, "
                 f"got {self.crop_mode!r}"
+            )
+        if self.background not in get_args(Background):
+            raise OptionError(
+                f"preprocessing: expected background {', '.join(get_args(Background))}, "
+                f"got {self.background!r}"
             )
 
     @classmethod
@@ -83,8 +95,11 @@ class Preprocessing:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, for the cache's spec."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Return plain JSON values, for the cache's spec; a background of "drop" is left out."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.background == "drop":
+            del values["background"]  # as in caches written before this option existed
+        return values
 
     def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
         """Return an RGB image as uint8 (3, H, W), resized and cropped, not normalised.

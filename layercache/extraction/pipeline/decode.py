@@ -6,7 +6,8 @@ correction:
 | stored as                         | becomes                                       |
 |-----------------------------------|-----------------------------------------------|
 | grey, 1 bit, palette, CMYK, YCbCr | PIL's conversion                              |
-| alpha (RGBA, LA, palette)         | alpha dropped, as in `pil_loader`             |
+| alpha, transparent colour         | alpha dropped, as in `pil_loader`, or         |
+|                                   | composited on white or black                  |
 | 16-bit grey                       | its high byte; `pil_loader` clips it at 255   |
 | 12-bit grey (TIFF)                | its highest 8 bits                            |
 | several frames                    | the first frame                               |
@@ -31,6 +32,7 @@ from PIL import Image, UnidentifiedImageError
 
 from layercache.errors import DataChangedError, DataError, WorkerError
 from layercache.extraction.datasets.base import Samples
+from layercache.extraction.models.preprocessing import Background
 
 BITS_PER_SAMPLE = 258
 """Tag of a TIFF."""
@@ -51,9 +53,23 @@ class RowRange(NamedTuple):
 class Transform(Protocol):
     """The part of a model's preprocessing that runs where images are decoded. Picklable."""
 
+    @property
+    def background(self) -> Background:
+        """What transparent pixels become; the same for all transforms of a run."""
+        ...
+
     def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
         """Return an RGB image as uint8 (3, H, W)."""
         ...
+
+
+class DecodedRows(NamedTuple):
+    """What was noticed when rows were decoded."""
+
+    failures: dict[int, str]
+    """Row -> reason for the rows that could not be decoded; their pixels are zero."""
+    transparent: int
+    """Number of images with transparent pixels."""
 
 
 def decode_rows(
@@ -61,7 +77,7 @@ def decode_rows(
     transforms: Sequence[Transform],
     rows: RowRange,
     out: Sequence[np.ndarray[Any, Any]],
-) -> dict[int, str]:
+) -> DecodedRows:
     """Open every row once and write the result of transform k for row i to out[k][i - rows.start].
 
     Args:
@@ -70,27 +86,25 @@ def decode_rows(
         rows: Rows to decode.
         out: One uint8 array (rows, 3, H, W) per transform.
 
-    Returns:
-        Row -> reason for the rows that could not be decoded; their pixels are zero.
-
     Raises:
         DataChangedError: An image is not what it was when the dataset was opened.
     """
     failures: dict[int, str] = {}
+    transparent = 0
     labels = samples.labels
     for row in range(rows.start, rows.stop):
         pixels = [array[row - rows.start] for array in out]
         try:
             if labels.ndim == 1 and labels[row] < 0:
                 raise DataError(f"sample {samples.ids[row]!r} has no label")
-            _decode_row(samples, row, transforms, pixels)
+            transparent += _decode_row(samples, row, transforms, pixels)
         except DataChangedError:
             raise
         except DataError as error:
             failures[row] = str(error)
             for zeroed in pixels:
                 zeroed[:] = 0
-    return failures
+    return DecodedRows(failures, transparent)
 
 
 def _decode_row(
@@ -98,9 +112,12 @@ def _decode_row(
     row: int,
     transforms: Sequence[Transform],
     out: Sequence[np.ndarray[Any, Any]],
-) -> None:
-    """Write the result of every transform; whatever fails is a DataError that names the sample."""
-    image = open_image(samples, row)
+) -> bool:
+    """Write the result of every transform; whatever fails is a DataError that names the sample.
+
+    Returns whether the image has transparent pixels.
+    """
+    image, transparent = _open_image(samples, row, background=transforms[0].background)
     try:
         for transform, pixels in zip(transforms, out, strict=True):
             pixels[:] = transform.resize_and_crop(image)
@@ -109,6 +126,7 @@ def _decode_row(
     except Exception as error:  # whatever a file can provoke must name the file
         reason = f"{error}" if isinstance(error, DataError) else _reason(error)
         raise DataError(f"sample {samples.ids[row]!r} cannot be preprocessed: {reason}") from error
+    return transparent
 
 
 def _out_of_memory(samples: Samples, row: int) -> WorkerError:
@@ -119,7 +137,13 @@ def _out_of_memory(samples: Samples, row: int) -> WorkerError:
     )
 
 
-def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = None) -> Image.Image:
+def open_image(
+    samples: Samples,
+    row: int,
+    *,
+    draft: tuple[int, int] | None = None,
+    background: Background = "drop",
+) -> Image.Image:
     """Decode one sample.
 
     Args:
@@ -127,6 +151,7 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
         row: Row of the sample.
         draft: (height, width). Allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size as long
             as the result is no smaller than this: faster, with slightly different pixels.
+        background: What transparent pixels become.
 
     Returns:
         The image in mode RGB.
@@ -135,11 +160,22 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
         DataError: The sample cannot be decoded, or is not what it was when the dataset was opened
             (DataChangedError); the message names its id.
     """
+    return _open_image(samples, row, draft=draft, background=background)[0]
+
+
+def _open_image(
+    samples: Samples,
+    row: int,
+    *,
+    draft: tuple[int, int] | None = None,
+    background: Background,
+) -> tuple[Image.Image, bool]:
+    """Decode one sample; return it in mode RGB, and whether it has transparent pixels."""
     try:
         with _ignore_warnings(), samples.load(row) as image:
             if draft is not None:
                 image.draft("RGB", (draft[1], draft[0]))
-            return to_rgb(image)
+            return _convert(image, background=background)
     except MemoryError as error:
         raise _out_of_memory(samples, row) from error
     except DataChangedError as error:
@@ -156,12 +192,40 @@ def open_image(samples: Samples, row: int, *, draft: tuple[int, int] | None = No
         ) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, background: Background = "drop") -> Image.Image:
     """Return the image in mode RGB, converted as in the table above.
 
     Raises:
         ValueError: The pixels are 32-bit integers or floats, which have no defined white.
     """
+    return _convert(image, background=background)[0]
+
+
+def _convert(image: Image.Image, *, background: Background) -> tuple[Image.Image, bool]:
+    """Return the image in mode RGB, and whether it has transparent pixels."""
+    rgb, opacity = _drop_alpha(image), _opacity(image)
+    if opacity is None or opacity.getextrema() == (255, 255):
+        return rgb, False
+    if background != "drop":
+        canvas = Image.new("RGB", rgb.size, background)
+        canvas.paste(rgb, mask=opacity)
+        rgb = canvas
+    return rgb, True
+
+
+def _opacity(image: Image.Image) -> Image.Image | None:
+    """Return the opacity of every pixel, mode L, or None if the image cannot be transparent."""
+    if not image.has_transparency_data:
+        return None
+    if image.mode.startswith("I;16"):  # PIL has no alpha for these
+        opaque = np.asarray(image) != image.info["transparency"]
+        return Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
+    if "A" not in image.getbands():
+        image = image.convert("RGBA")
+    return image.getchannel("A")
+
+
+def _drop_alpha(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = np.asarray(image.convert("I"))
         bits = _stored_bits(image)

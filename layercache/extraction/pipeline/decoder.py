@@ -27,6 +27,8 @@ class DecodedChunk:
     """uint8 (rows, 3, H, W) per transform; valid until `release`."""
     failures: dict[int, str]
     """Row -> reason, for the rows that could not be decoded; see `decode_rows`."""
+    transparent: int
+    """Number of images with transparent pixels."""
     release: Callable[[], None]
     """Gives the memory back; to be called once."""
 
@@ -84,9 +86,10 @@ class ThreadDecoder:
                         return
                     began = time.perf_counter()
                     pixels = tuple(array[: chunk.rows] for array in slot)
-                    failures = decode_rows(samples, transforms, chunk, pixels)
+                    decoded = decode_rows(samples, transforms, chunk, pixels)
                     self.busy_seconds += time.perf_counter() - began
-                    ready.put(DecodedChunk(chunk, pixels, failures, partial(free.put, slot)))
+                    release = partial(free.put, slot)
+                    ready.put(DecodedChunk(chunk, pixels, *decoded, release))
             except BaseException as error:
                 ready.put(error)
 

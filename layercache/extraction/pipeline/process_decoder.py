@@ -32,7 +32,7 @@ from multiprocessing.connection import Connection, wait
 from layercache.errors import LayercacheError, WorkerError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.pipeline import shared_memory
-from layercache.extraction.pipeline.decode import RowRange, Transform, decode_rows
+from layercache.extraction.pipeline.decode import DecodedRows, RowRange, Transform, decode_rows
 from layercache.extraction.pipeline.decoder import DecodedChunk
 
 TASK_ROWS = 16
@@ -88,8 +88,7 @@ class DecodeResult:
     """A finished task."""
 
     task: DecodeTask
-    failures: dict[int, str]
-    """Row -> reason, see `decode_rows`."""
+    decoded: DecodedRows
     seconds: float
     """Wall time of the task."""
 
@@ -117,6 +116,7 @@ class _PendingChunk:
     missing: int
     """Rows not decoded yet."""
     failures: dict[int, str] = field(default_factory=dict)
+    transparent: int = 0
 
 
 class ProcessDecoder:
@@ -192,7 +192,8 @@ class ProcessDecoder:
             for rows in chunks:
                 chunk = self._wait_for(rows)
                 pixels = tuple(array[: rows.rows] for array in self._slots[chunk.slot])
-                yield DecodedChunk(rows, pixels, chunk.failures, partial(self._release, chunk))
+                release = partial(self._release, chunk)
+                yield DecodedChunk(rows, pixels, chunk.failures, chunk.transparent, release)
         finally:
             self._ended = True
             self._wake()
@@ -277,7 +278,8 @@ class ProcessDecoder:
         with self._changed:
             self._seconds += message.seconds
             chunk = next(c for c in self._pending.values() if c.slot == message.task.slot)
-            chunk.failures.update(message.failures)
+            chunk.failures.update(message.decoded.failures)
+            chunk.transparent += message.decoded.transparent
             chunk.missing -= message.task.rows.rows
             if not chunk.missing:
                 self._changed.notify_all()
@@ -373,5 +375,5 @@ def _serve(pipe: Connection) -> None:
         began = time.perf_counter()
         span = slice(message.offset, message.offset + message.rows.rows)
         out = [array[span] for array in slots[message.slot]]
-        failures = decode_rows(split.samples, split.transforms, message.rows, out)
-        pipe.send(DecodeResult(message, failures, time.perf_counter() - began))
+        decoded = decode_rows(split.samples, split.transforms, message.rows, out)
+        pipe.send(DecodeResult(message, decoded, time.perf_counter() - began))

@@ -37,13 +37,15 @@ class ModelStream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTimings:
-    """Wall seconds that the forwarding thread spent waiting."""
+class StreamStats:
+    """What happened on the way."""
 
     decode_wait: float
-    """Waiting for decoded images."""
+    """Wall seconds that the forwarding thread waited for decoded images."""
     write_wait: float
-    """Waiting for the writer, at the end of the split included."""
+    """Wall seconds that it waited for the writer, at the end of the split included."""
+    transparent: int
+    """Number of decoded images with transparent pixels."""
 
 
 def stream(
@@ -55,7 +57,7 @@ def stream(
     device: Device,
     skip_failures: bool,
     on_progress: Callable[[int], object],
-) -> StageTimings:
+) -> StreamStats:
     """Run every batch of every model and write the tokens; after an exception, commits stay.
 
     Args:
@@ -77,7 +79,7 @@ def stream(
     chunks = decode_chunks(batches)
     assembler = BatchAssembler(batches, [model.transform for model in models])
     decode_wait = write_wait = 0.0
-    decoded = failed = 0
+    decoded = failed = transparent = 0
     with AsyncWriter() as writer, closing(decoder.run(samples, transforms, chunks)) as results:
         while True:
             began = time.perf_counter()
@@ -86,6 +88,7 @@ def stream(
             decode_wait += time.perf_counter() - began
             decoded += chunk.rows.rows
             failed += len(chunk.failures)
+            transparent += chunk.transparent
             if chunk.failures:
                 reason = chunk.failures[min(chunk.failures)]
                 if not skip_failures:
@@ -110,4 +113,4 @@ def stream(
             on_progress(chunk.rows.rows)
         began = time.perf_counter()
     write_wait += time.perf_counter() - began
-    return StageTimings(decode_wait=decode_wait, write_wait=write_wait)
+    return StreamStats(decode_wait=decode_wait, write_wait=write_wait, transparent=transparent)

@@ -67,6 +67,92 @@ def test_open_image_with_alpha_drops_it(tmp_path, mode):
     np.testing.assert_array_equal(got, np.broadcast_to(colour, (12, 10, 3)))
 
 
+def png_chunks(width, height, bits, colour_type, scanlines, *, trns):
+    """A PNG written by hand, for kinds that PIL does not write."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + (chunk(b"tRNS", trns) if trns else b"")
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in scanlines)))
+        + chunk(b"IEND", b"")
+    )
+
+
+ALPHA = RNG.integers(0, 256, (12, 10), np.uint8)
+INDEX = (GREY % 16).astype(np.uint8)
+PALETTE = RNG.integers(0, 256, (16, 3), np.uint8)
+DEEP = RNG.integers(4096, 65536, (12, 10)).astype(np.uint16)
+
+
+def palette_image():
+    image = Image.frombytes("P", (10, 12), INDEX.tobytes())
+    image.putpalette(PALETTE.tobytes())
+    return png_bytes(image, transparency=bytes(range(0, 256, 16)))
+
+
+def deep_grey_alpha():
+    lines = [np.stack([g, a.astype(np.uint16) * 257], 1) for g, a in zip(DEEP, ALPHA, strict=True)]
+    return png_chunks(10, 12, 16, 4, [line.astype(">u2").tobytes() for line in lines], trns=b"")
+
+
+TRANSPARENT = {
+    "RGBA": (png_bytes(Image.fromarray(np.dstack([RGB, ALPHA]), "RGBA")), RGB, ALPHA),
+    "LA": (png_bytes(Image.fromarray(np.dstack([GREY, ALPHA]), "LA")), GREY[..., None], ALPHA),
+    "palette": (palette_image(), PALETTE[INDEX], INDEX * np.uint8(16)),
+    "a transparent colour": (
+        png_bytes(Image.fromarray(RGB), transparency=tuple(RGB[3, 4].tolist())),
+        RGB,
+        (RGB[3, 4] != RGB).any(2) * np.uint8(255),
+    ),
+    "a transparent grey": (
+        png_bytes(Image.fromarray(GREY), transparency=int(GREY[3, 4])),
+        GREY[..., None],
+        (GREY[3, 4] != GREY) * np.uint8(255),
+    ),
+    "16-bit grey and alpha": (deep_grey_alpha(), (DEEP >> 8)[..., None], ALPHA),
+    "a transparent 16-bit grey": (
+        png_chunks(
+            *(10, 12, 16, 0, [line.astype(">u2").tobytes() for line in DEEP]),
+            trns=struct.pack(">H", DEEP[3, 4]),
+        ),
+        (DEEP >> 8)[..., None],
+        (DEEP[3, 4] != DEEP) * np.uint8(255),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+@pytest.mark.parametrize(("background", "level"), [("white", 255), ("black", 0), ("drop", None)])
+def test_open_image_with_transparent_pixels_composites_it(tmp_path, kind, background, level):
+    encoded, colours, alpha = TRANSPARENT[kind]
+    samples = written(tmp_path, encoded)
+    got = np.asarray(open_image(samples, 0, background=background))
+    opacity = alpha[..., None] / 255
+    right = colours if level is None else colours * opacity + level * (1 - opacity)
+    assert np.abs(got - np.broadcast_to(right, got.shape)).max() <= (0 if level is None else 1)
+    out = np.zeros((1, 3, 6, 6), np.uint8)
+    transform = replace(SMALL, background=background)
+    assert decode_rows(samples, [transform], RowRange(0, 1), [out]) == ({}, 1)
+    resized = transform.resize_and_crop(Image.fromarray(got))
+    np.testing.assert_array_equal(out[0], resized)
+
+
+@pytest.mark.parametrize("background", ["white", "drop"])
+def test_decode_rows_of_an_opaque_image_with_alpha_counts_it_not(tmp_path, background):
+    opaque = Image.fromarray(np.dstack([RGB, np.full_like(ALPHA, 255)]), "RGBA")
+    samples = written(tmp_path, opaque)
+    failures, out = decoded(samples, replace(SMALL, background=background))
+    assert failures == ({}, 0)
+    np.testing.assert_array_equal(out, decoded(written(tmp_path, Image.fromarray(RGB)))[1])
+
+
 @pytest.mark.parametrize("transparency", [None, 0, bytes(range(16))])
 def test_open_image_of_a_palette_gives_its_colours_without_a_warning(tmp_path, transparency):
     index = (GREY % 16).astype(np.uint8)
@@ -217,7 +303,7 @@ def test_decode_rows_of_a_very_narrow_image_names_it_and_takes_little_memory(tmp
     failures, out = decoded(samples, large)
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
-    assert failures == {
+    assert failures.failures == {
         0: "sample 'narrow.png' cannot be preprocessed: its 20000 x 1 pixels would be scaled to "
         f"5120000 x 256, expected at most {Image.MAX_IMAGE_PIXELS} pixels: cut it to a less "
         "extreme shape"
@@ -239,7 +325,7 @@ def test_decode_rows_without_memory_raises_with_the_sample(tmp_path, monkeypatch
         patch.setattr(type(SMALL), "resize_and_crop", exhaust)
         with pytest.raises(WorkerError, match=r"sample 'x\.png': the memory did not suffice"):
             decoded(samples)
-    assert decoded(samples)[0] == {}
+    assert decoded(samples)[0].failures == {}
 
 
 def ftyp(brand):
