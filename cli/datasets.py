@@ -26,7 +26,7 @@ def datasets(
     ] = None,
     download: Annotated[
         bool,
-        typer.Option("--download", help="Let torchvision download NAME into the data root first."),
+        typer.Option("--download", help="Download NAME into the data root if it is missing."),
     ] = False,
 ) -> None:
     """List the datasets; with NAME, open that one and show its splits and classes."""
@@ -72,13 +72,16 @@ def _list() -> None:
     for info in DATASETS.values():
         if info.note:
             typer.echo(f"  {info.name.ljust(widths[0])}  {info.note}")
-    typer.echo("\nTo download: layercache datasets NAME --download --data-root ROOT")
+    typer.echo(
+        "\nextract downloads what it needs; to download only: "
+        "layercache datasets NAME --download --data-root ROOT"
+    )
 
 
 def _describe(name: str, root: str | None, *, download: bool) -> None:
     from layercache.extraction.datasets import DATASETS, describe_dataset, open_dataset
 
-    dataset = open_dataset(name, root=root, download=download)
+    dataset = open_dataset(name, root=root, offline=not download)
     sizes = ", ".join(f"{split} {len(dataset.split(split).labels)}" for split in dataset.splits)
     per_image = ", several per image" if dataset.multi_label else ""
     typer.echo(f"{dataset.name}: {len(dataset.classes)} classes{per_image}; {sizes}")

@@ -38,7 +38,15 @@ DataRoot = Annotated[
         help="Folder of the dataset's files; default $LAYERCACHE_DATA.", show_default=False
     ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Download a missing dataset.")]
+Download = Annotated[
+    bool, typer.Option("--download", hidden=True, help="No effect: missing files are downloaded.")
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline", help="Download neither dataset nor weights; also $LAYERCACHE_OFFLINE."
+    ),
+]
 Split = Annotated[
     list[str] | None,
     typer.Option("--split", help="Only this split; repeatable.", show_default="all"),
@@ -142,6 +150,7 @@ def extract(
     weights: Weights = None,
     data_root: DataRoot = None,
     download: Download = False,
+    offline: Offline = False,
     split: Split = None,
     limit: Limit = None,
     seed: Seed = 0,
@@ -179,7 +188,7 @@ def extract(
         dataset=dataset,
         weights=parse_weights(weights or [], model),
         data_root=data_root,
-        download=download,
+        offline=offline,
         splits=split or [],
         limit=limit,
         seed=seed,

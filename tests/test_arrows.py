@@ -13,7 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-SHARED = {"errors", "_units", "_devices", "_progress", "_options", "_interruption", "_version"}
+SHARED = {
+    "errors",
+    "_units",
+    "_devices",
+    "_progress",
+    "_options",
+    "_interruption",
+    "_version",
+    "_offline",
+}
 """Modules that every room may import."""
 ROOMS = {
     "errors": set(),
@@ -23,6 +32,7 @@ ROOMS = {
     "_options": set(),
     "_interruption": set(),
     "_version": set(),
+    "_offline": set(),
     "cache": set(),
     "engine": set(),
     "extraction": {"cache", "engine"},

@@ -34,5 +34,5 @@ def test_demo_without_matplotlib_names_the_extra_before_any_work(
     monkeypatch.setattr(
         demo_module, "extract", lambda **_: pytest.fail("extracted before checking for matplotlib")
     )
-    with pytest.raises(MissingExtraError, match=r"layercache\[report\]"):
+    with pytest.raises(MissingExtraError, match=r"layercache-vit\[report\]"):
         demo(out=tmp_path, cache=tmp_path)

@@ -60,7 +60,7 @@ class ImageLookup:
         source = self._sources.get(dataset, dataset)
         root = None if ":" in source else self._root
         try:
-            samples = open_dataset(source, root=root).split(self._split)
+            samples = open_dataset(source, root=root, offline=True).split(self._split)
             return samples, {sample_id: row for row, sample_id in enumerate(samples.ids)}
         except LayercacheError as error:
             logger.info("no thumbnails of %s: %s", dataset, error)

@@ -43,8 +43,8 @@ class ExtractOptions:
     what timm downloads."""
     data_root: str | Path | None = None
     """Folder of named datasets; default $LAYERCACHE_DATA, else the user's cache folder."""
-    download: bool = False
-    """Download a named dataset that is missing."""
+    offline: bool = False
+    """Forbid downloads of datasets and weights, as $LAYERCACHE_OFFLINE does."""
     splits: Sequence[str] = ()
     """Splits to extract, in order; empty: all of them."""
     limit: int | None = None

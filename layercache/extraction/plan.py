@@ -17,6 +17,7 @@ from layercache.errors import DataError, OptionError, StorageError, UnknownNameE
 from layercache.extraction import datasets
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.timm_source import describe_model
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.resume import has_leftovers, is_complete, size_on_disk
 
@@ -98,13 +99,15 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     """
     if options.compressor is not None:
         Compressor(options.compressor)  # refuses unknown words before anything is read
+    for model in options.models:
+        describe_model(model)  # refuses an unknown model before the dataset is looked for
     device, reason = "cpu", ""
     if options.engine == "local":
         chosen, reason = resolve_device(options.device)
         device = chosen.type
     dataset = options.dataset
     if isinstance(dataset, str):
-        dataset = datasets.open_dataset(dataset, root=options.data_root, download=options.download)
+        dataset = datasets.open_dataset(dataset, root=options.data_root, offline=options.offline)
     for split in options.splits:
         if split not in dataset.splits:
             raise UnknownNameError(f"split of dataset {dataset.name}", split, dataset.splits)
@@ -152,6 +155,7 @@ def load_model(options: ExtractOptions, model: str, device: str) -> Backbone:
         storage_dtype=options.storage_dtype,
         device=device,
         compile=options.compile,
+        offline=options.offline,
         paper_compat=options.paper_compat,
         background=options.background,
     )

@@ -213,7 +213,9 @@ class _ModelKeys(_ForwardKeys):
 
 class _DatasetKeys(_ForwardKeys):
     data_root: Text | None = also("root", "data_root")
-    download: bool | None = None
+    offline: bool | None = None
+    download: Annotated[bool | None, Field(exclude=True)] = None
+    """No effect: a missing dataset is downloaded anyhow, unless `offline` forbids it."""
     limit: Whole | None = None
     seed: Whole | None = also("limit_seed", "seed")
     on_error: Annotated[

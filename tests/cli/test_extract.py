@@ -54,7 +54,7 @@ def test_extract_accepts_the_spellings_of_earlier_versions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("-m", "vit_nano", "-d", "digits", "--limit", "20", "--split", "test", "--layers", "12")
-    old = ("--codec", "zstd", "--store-dtype", "float32", "--on-error", "stop")
+    old = ("--codec", "zstd", "--store-dtype", "float32", "--on-error", "stop", "--download")
     code, _, _ = run(capsys, *words, *old, "--cache", str(tmp_path))
     assert code == 0
     assert open_cache(root=tmp_path).spec.storage_dtype == "float32"
@@ -66,6 +66,14 @@ def test_extract_accepts_the_spellings_of_earlier_versions(
         (
             ("-m", "vit_nanno", "-d", "digits"),
             "error: unknown model 'vit_nanno': did you mean vit_nano",
+        ),
+        (
+            ("-m", "vit_nanno", "-d", "flowers", "--data-root", "/nowhere"),
+            "error: unknown model 'vit_nanno': did you mean vit_nano",
+        ),
+        (
+            ("-m", "vit_nano", "-d", "flowers", "--data-root", "/nowhere", "--offline"),
+            "error: dataset flowers: expected a complete copy below /nowhere, got none",
         ),
         (("-m", "vit_nano", "-d", "digit"), "error: unknown dataset 'digit': did you mean digits"),
         (

@@ -112,6 +112,6 @@ def test_export_onnx_without_onnxruntime_names_the_extra(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(
-        MissingExtraError, match=r"onnxruntime is missing.*pip install 'layercache\[export\]'"
+        MissingExtraError, match=r"onnxruntime is missing.*pip install -e '\.\[export\]'"
     ):
         export_onnx(classifier, tmp_path / "head.onnx")

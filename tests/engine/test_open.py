@@ -24,7 +24,7 @@ def test_open_engine_without_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch
     with (
         pytest.raises(
             MissingExtraError,
-            match=r"this needs ray, which is not installed: pip install 'layercache\[ray\]'",
+            match=r"this needs ray, which is not installed: pip install -e '\.\[ray\]'",
         ),
         open_engine("ray"),
     ):

@@ -292,6 +292,6 @@ def test_s3_without_its_extra_raises_naming_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     with pytest.raises(
         MissingExtraError,
-        match=r"this needs obstore, which is not installed: pip install 'layercache\[s3\]'",
+        match=r"this needs obstore, which is not installed: pip install -e '\.\[s3\]'",
     ):
         open_cache(root="s3://bucket/x")

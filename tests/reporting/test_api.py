@@ -204,7 +204,7 @@ def test_report_with_a_filter_includes_only_matching_caches(tmp_path):
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib", "scipy"])
 def test_report_without_an_extra_package_names_the_extra(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'layercache\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[report\]'"):
         report(tmp_path / "out", root=tmp_path)
 
 

@@ -68,7 +68,7 @@ def test_page_with_template_syntax_in_names_shows_it_as_text():
 
 def test_page_without_jinja2_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingExtraError, match=r"jinja2.*pip install 'layercache\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"jinja2.*pip install -e '\.\[report\]'"):
         render(Text(text="t"))
 
 

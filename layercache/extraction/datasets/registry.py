@@ -6,13 +6,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import platformdirs
 
-from layercache.errors import DataError, LayercacheError, OptionError, UnknownNameError
+from layercache._offline import OFFLINE_ENV, hub_offline, is_offline
+from layercache.errors import (
+    DataError,
+    DataNotFoundError,
+    LayercacheError,
+    OptionError,
+    UnknownNameError,
+)
 from layercache.extraction.datasets.base import Dataset
+from layercache.extraction.datasets.download import download_dataset, finish_move
 from layercache.extraction.datasets.in_memory import safe_name
 from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
+from layercache.extraction.datasets.official import OFFICIAL
 from layercache.extraction.datasets.sources.bundled_digits import open_digits
 from layercache.extraction.datasets.sources.bundled_photos import open_photos
 from layercache.extraction.datasets.sources.csv_table import open_csv
@@ -32,20 +42,20 @@ SOURCES = {
 
 
 def open_dataset(
-    name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False
+    name: str, *, root: str | os.PathLike[str] | None = None, offline: bool = False
 ) -> Dataset:
-    """Open a dataset by its name.
+    """Open a dataset by its name; download a named one whose files are missing.
 
     Args:
         name: A name of DATASETS, or "folder:PATH", "wds:PATH", "hf:NAME_OR_PATH" or "csv:FILE".
         root: Folder of the named datasets' files; by default $LAYERCACHE_DATA, else `data` in the
             user's cache folder.
-        download: Let torchvision download missing files.
+        offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
 
     Raises:
         UnknownNameError: There is no dataset or kind of source of this name.
         OptionError: The name is incomplete, or does not go with `root`.
-        DataNotFoundError: The files are missing.
+        DataNotFoundError: The files are missing and cannot be downloaded, or must not be.
         DataError: The files are not a usable dataset.
         MissingExtraError: An optional package is not installed.
     """
@@ -59,12 +69,12 @@ def open_dataset(
                 f"dataset {name!r} names its own location: "
                 f"leave out the data root {os.fspath(root)!r}"
             )
-        with _readable(name):
+        with _readable(name), hub_offline(kind == "hf" and is_offline(offline)):
             return SOURCES[kind](location)
     if name not in DATASETS:
         raise _unknown(name)
     with _readable(name):
-        return _open_named(name, data_root(root), download=download)
+        return _open_named(name, data_root(root), offline=is_offline(offline))
 
 
 @contextmanager
@@ -81,7 +91,25 @@ def _readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _open_named(name: str, root: Path, *, download: bool) -> Dataset:
+def _open_named(name: str, root: Path, *, offline: bool) -> Dataset:
+    source = OFFICIAL.get(name)
+    if source is None:
+        return _open_files(name, root)
+    finish_move(name, root)
+    try:
+        return _open_files(name, root)
+    except DataNotFoundError as error:
+        if offline:
+            forbidden = f" (unset ${OFFLINE_ENV} first)" if is_offline() else ""
+            raise DataNotFoundError(
+                f"{error}. Give the folder of a copy as data_root, or download it{forbidden}: "
+                f"layercache datasets {name} --download --data-root {quote(str(root))}"
+            ) from error
+    download_dataset(name, source, root)
+    return _open_files(name, root)
+
+
+def _open_files(name: str, root: Path) -> Dataset:
     if name == "digits":
         return open_digits()
     if name == "photos":
@@ -89,8 +117,8 @@ def _open_named(name: str, root: Path, *, download: bool) -> Dataset:
     if name in VTAB:
         return open_vtab(name, root)
     if name in VOC2007:
-        return open_voc2007(name, root, download=download)
-    return open_torchvision(name, root, download=download)
+        return open_voc2007(name, root)
+    return open_torchvision(name, root)
 
 
 def _unknown(name: str) -> OptionError | UnknownNameError:

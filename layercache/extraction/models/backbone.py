@@ -153,6 +153,7 @@ def load_backbone(
     compile: bool = False,
     paper_compat: bool = False,
     background: Background = "drop",
+    offline: bool = False,
 ) -> Backbone:
     """Load a backbone by its name.
 
@@ -170,6 +171,7 @@ def load_backbone(
         paper_compat: Preprocess DINOv2 and MAE as the paper did: bilinear to 256, crop of 224.
         background: What transparent pixels become: "drop" the alpha channel, or composite on
             "white" or "black".
+        offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
 
     Raises:
         UnknownNameError: A name is unknown.
@@ -200,7 +202,12 @@ def load_backbone(
         )
 
     model = load_model(
-        name, weights=weights, projected=projected, paper_compat=paper_compat, check=check
+        name,
+        weights=weights,
+        projected=projected,
+        paper_compat=paper_compat,
+        offline=offline,
+        check=check,
     )
     model = replace(model, preprocessing=replace(model.preprocessing, background=background))
     return Backbone(

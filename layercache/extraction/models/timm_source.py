@@ -15,6 +15,7 @@ from timm.data import resolve_data_config
 from timm.models import get_arch_name, is_model, model_entrypoint
 from torch import nn
 
+from layercache._offline import is_offline
 from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction.models.checkpoint import (
     SkipInit,
@@ -73,6 +74,7 @@ def load_model(
     weights: str | Path | None = None,
     projected: bool = False,
     paper_compat: bool = False,
+    offline: bool = False,
     check: Callable[[nn.Module], object] | None = None,
 ) -> LoadedModel:
     """Load a model with its own weights, or those of a file.
@@ -82,6 +84,7 @@ def load_model(
         weights: A checkpoint file; by default the bundled one, or what timm downloads.
         projected: Also load CLIP's projection into the joint space.
         paper_compat: Use the paper's preprocessing for DINOv2 and MAE.
+        offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
         check: Called with the bare architecture; may raise before weights are read or downloaded.
 
     Raises:
@@ -105,7 +108,7 @@ def load_model(
         check(module)
     state = None
     if weights is None:
-        module = download_model(timm_name, name=name)
+        module = download_model(timm_name, name=name, offline=is_offline(offline))
     else:
         state = read_checkpoint(weights)
 

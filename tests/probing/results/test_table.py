@@ -176,7 +176,7 @@ def test_export_to_parquet_without_pyarrow_names_the_extra(
         patched.setitem(__import__("sys").modules, "pyarrow", None)
         with pytest.raises(
             MissingExtraError,
-            match=r"needs pyarrow, which is not installed: pip install 'layercache\[parquet\]'",
+            match=r"needs pyarrow, which is not installed: pip install -e '\.\[parquet\]'",
         ):
             results.export(tmp_path / "t.parquet")
     pytest.importorskip("pyarrow")

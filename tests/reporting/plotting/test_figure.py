@@ -54,6 +54,6 @@ def test_plot_without_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(
         MissingExtraError,
-        match=r"needs matplotlib, which is not installed: pip install 'layercache\[report\]'",
+        match=r"needs matplotlib, which is not installed: pip install -e '\.\[report\]'",
     ):
         attention_heatmap(np.ones((1, 1)), layers=[1], tokens=["cls"])

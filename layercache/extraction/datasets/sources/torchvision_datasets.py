@@ -1,4 +1,4 @@
-"""Named datasets that torchvision lists, checks and downloads."""
+"""Named datasets that torchvision lists and checks."""
 
 from __future__ import annotations
 
@@ -165,13 +165,12 @@ TORCHVISION: dict[str, FileDataset | ArrayDataset] = {
 """Name -> torchvision class, for the datasets that come with a train and a test split."""
 
 
-def open_torchvision(name: str, root: Path, *, download: bool = False) -> InMemoryDataset:
+def open_torchvision(name: str, root: Path) -> InMemoryDataset:
     """Open the dataset `name` below `root`.
 
     Args:
         name: A key of TORCHVISION, "caltech101" or "eurosat".
         root: Folder that torchvision reads.
-        download: Let torchvision download missing files.
 
     Raises:
         DataNotFoundError: Files are missing or damaged.
@@ -179,16 +178,16 @@ def open_torchvision(name: str, root: Path, *, download: bool = False) -> InMemo
         MissingExtraError: An optional package is not installed.
     """
     if name == "caltech101":
-        return _open_caltech101(root, download=download)
+        return _open_caltech101(root)
     if name == "eurosat":
-        return _open_eurosat(root, download=download)
+        return _open_eurosat(root)
     if name == "pcam":
         torchvision_arrays.import_h5py()  # torchvision's error would look like a missing file
     if name in ("imagenet", "svhn") and (root / name).is_dir():
         root /= name  # torchvision reads these two from root itself
     entry = TORCHVISION[name]
     datasets = {
-        split: construct(name, entry.class_name, root, download=download, **options)
+        split: construct(name, entry.class_name, root, **options)
         for split, options in (("train", entry.train), ("test", entry.test))
     }
     classes = common_classes(
@@ -208,16 +207,16 @@ def open_torchvision(name: str, root: Path, *, download: bool = False) -> InMemo
     return InMemoryDataset(name=name, classes=classes, samples=samples, notes=notes)
 
 
-def _open_caltech101(root: Path, *, download: bool) -> InMemoryDataset:
+def _open_caltech101(root: Path) -> InMemoryDataset:
     """Draw 30 training images of every class and test on the rest, the usual protocol.
 
     102 classes with the background, as in the paper.
     """
     below = "caltech101/101_ObjectCategories"
     # torchvision would make an empty folder
-    if not download and not (root / below).is_dir():
+    if not (root / below).is_dir():
         raise _not_found("caltech101", root, f"no folder {below}")
-    construct("caltech101", "Caltech101", root, download=download)
+    construct("caltech101", "Caltech101", root)
     samples, classes = _scan_class_folders(root, below)
     counts = np.bincount(samples.labels)
     small = [name for name, n in zip(classes, counts, strict=True) if n <= 30]
@@ -237,9 +236,9 @@ def _open_caltech101(root: Path, *, download: bool) -> InMemoryDataset:
     )
 
 
-def _open_eurosat(root: Path, *, download: bool) -> InMemoryDataset:
+def _open_eurosat(root: Path) -> InMemoryDataset:
     """Draw 60 % for training and 20 % for testing class by class: the paper's sizes."""
-    dataset = construct("eurosat", "EuroSAT", root, download=download)
+    dataset = construct("eurosat", "EuroSAT", root)
     samples = FileSamples.from_paths(root, *_pairs(dataset))
     n = len(samples.ids)
     train = draw_stratified(samples.labels, n * 6 // 10, seed=0, key="eurosat train")
@@ -252,27 +251,20 @@ def _open_eurosat(root: Path, *, download: bool) -> InMemoryDataset:
     )
 
 
-def construct(
-    name: str, class_name: str, root: Path, *, download: bool = False, **options: Any
-) -> Any:
+def construct(name: str, class_name: str, root: Path, **options: Any) -> Any:
     """Return an instance of a torchvision class.
 
     Args:
         name: Name of the dataset, for errors.
         class_name: Name of the class in torchvision.datasets.
         root: Folder that torchvision reads.
-        download: Let torchvision download missing files.
         **options: Passed to the class.
 
     Raises:
-        DataNotFoundError: Files are missing or damaged, or torchvision cannot download them.
+        DataNotFoundError: Files are missing or damaged.
     """
     import torchvision
 
-    if download:
-        if DATASETS[name].how_to_get != DOWNLOAD:
-            raise _not_found(name, root, "torchvision cannot download it")
-        options["download"] = True
     try:
         return getattr(torchvision.datasets, class_name)(str(root), **options)
     except LayercacheError:
@@ -284,12 +276,10 @@ def construct(
 
 
 def _not_found(name: str, root: Path, reason: str) -> DataNotFoundError:
-    remedy = DATASETS[name].how_to_get
-    if remedy == DOWNLOAD:
-        remedy = f"layercache datasets {name} --download --data-root {root}"
+    how_to_get = DATASETS[name].how_to_get
+    remedy = "" if how_to_get == DOWNLOAD else f". Give its data root, or get it: {how_to_get}"
     return DataNotFoundError(
-        f"dataset {name}: expected a complete copy below {root}, got none ({reason}). "
-        f"Give its data root, or get it: {remedy}"
+        f"dataset {name}: expected a complete copy below {root}, got none ({reason}){remedy}"
     )
 
 

@@ -82,7 +82,7 @@ class CropSamples:
         return type(self)(self.files.take(rows), self.boxes[rows], self.object_indices[rows])
 
 
-def open_voc2007(name: str, root: Path, *, download: bool = False) -> InMemoryDataset:
+def open_voc2007(name: str, root: Path) -> InMemoryDataset:
     """Open one of the three forms of VOC 2007.
 
     Args:
@@ -91,7 +91,6 @@ def open_voc2007(name: str, root: Path, *, download: bool = False) -> InMemoryDa
             sample per object, as in the paper (7844 to train on; official train and test).
             Difficult objects are included.
         root: Folder that torchvision reads.
-        download: Let torchvision download missing files.
 
     Raises:
         DataNotFoundError: Files are missing or damaged.
@@ -100,9 +99,7 @@ def open_voc2007(name: str, root: Path, *, download: bool = False) -> InMemoryDa
     train = "train" if name == "voc2007_crops" else "trainval"
     samples: dict[str, Samples] = {}
     for split, image_set in (("train", train), ("test", "test")):
-        dataset = construct(
-            name, "VOCDetection", root, download=download, year="2007", image_set=image_set
-        )
+        dataset = construct(name, "VOCDetection", root, year="2007", image_set=image_set)
         images = [
             AnnotatedImage(path, _read_objects(annotation))
             for path, annotation in zip(dataset.images, dataset.annotations, strict=True)

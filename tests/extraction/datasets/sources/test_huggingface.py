@@ -288,5 +288,5 @@ def test_huggingface_image_that_changed_since_the_digest_raises(tmp_path, pictur
 
 def test_huggingface_without_the_library_raises(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"this needs datasets, .*layercache\[hf\]"):
+    with pytest.raises(MissingExtraError, match=r"this needs datasets, .*layercache-vit\[hf\]"):
         open_dataset("hf:x")
