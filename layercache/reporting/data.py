@@ -157,13 +157,15 @@ class ReportData:
                     return ids
         return None
 
-    def bootstrap(self, combination: Combination, kind: ProbeKind) -> PairedBootstrap | None:
-        """Bootstrap the gain over the baseline over test images.
+    def bootstrap(
+        self, combination: Combination, kind: ProbeKind, *, over: ProbeKind = BASELINE
+    ) -> PairedBootstrap | None:
+        """Bootstrap the gain of one kind of probe over another over test images.
 
         Correctness is averaged over seeds. None if one of the probes is missing, if they were
         tested on different images, and for multi-label data.
         """
-        a, b = (self._correctness_of(combination, k) for k in (kind, BASELINE))
+        a, b = (self._correctness_of(combination, k) for k in (kind, over))
         if a is None or b is None or a.ids != b.ids:
             return None
         return paired_bootstrap(a.correct, b.correct, labels=a.targets)

@@ -147,13 +147,17 @@ class Heading:
 
 @dataclass(frozen=True, kw_only=True)
 class CommandHint:
-    """A note on missing results, with the commands that produce them."""
+    """A note on missing results; it unfolds to the commands that produce them."""
 
     macro: ClassVar[str] = "command_hint"
     text: str
     """What is missing."""
     commands: Sequence[str] = ()
     """Commands to run as they are."""
+
+    def command_parts(self) -> list[list[str]]:
+        """Return each command in parts between which a line may break: before each option."""
+        return [re.split(r" (?=--)", command) for command in self.commands]
 
 
 Block = FigureBlock | Table | Gallery | Text | Heading | CommandHint

@@ -56,6 +56,11 @@ class PairedBootstrap:
     n_images: int
     """Number of test images."""
 
+    @property
+    def sign(self) -> int:
+        """1 for a significant gain, -1 for a significant loss, 0 if the interval contains 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
 
 def wilcoxon_greater(differences: ArrayLike) -> WilcoxonResult:
     """Test whether differences are shifted above 0; zeros are left out, as by Wilcoxon.

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 import sys
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -99,3 +101,22 @@ def test_gallery_shows_small_thumbnails_where_images_are_available():
     assert html.count("<img") == 1
     assert html.count("<li>") == 2
     assert len(html) < 5000
+
+
+def test_command_hint_folds_whole_commands():
+    commands = ["layercache probe --model a --head linear", "layercache report --out 'a --b c'"]
+    html = render(CommandHint(text="To train them:", commands=commands))
+    box = html[html.index("<details") : html.index("</details>")]
+    assert "<details open" not in html
+    assert "<summary>To train them:</summary>" in box
+    # the text to select is the commands themselves; a line may break between spans only
+    assert unescape(re.sub("<[^>]*>", "", box[box.index("<pre>") :])) == "\n".join(commands)
+    parts = [unescape(part) for part in re.findall('<span class="part">(.*?)</span>', box)]
+    assert parts[:3] == ["layercache probe", "--model a", "--head linear"]
+    assert re.sub("<span.*?</span>", "", box[box.index("<pre>") + 5 : -6]).split() == []
+
+
+def test_command_hint_without_commands_is_not_folded():
+    html = render(CommandHint(text="There is nothing to test yet."))
+    assert "<details" not in html
+    assert '<p class="missing">There is nothing to test yet.</p>' in html

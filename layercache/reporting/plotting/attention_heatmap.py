@@ -18,9 +18,9 @@ from layercache.reporting.plotting.heatmap import (
     draw_cells,
     draw_colorbar,
     draw_numbers,
-    draw_title,
     token_label,
 )
+from layercache.reporting.plotting.text import text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +62,10 @@ def attention_heatmap(
     cell_width = 0.62 if n_columns <= MAX_NUMBERED else 0.34
     cell_height = min(0.56, max(0.2, 3 / n_rows))
     figure = new_figure(
-        max(4.6, cell_width * n_columns + 1.9, 0.075 * len(subtitle) + 0.9),
-        max(1.9, cell_height * n_rows + 1.35),
+        max(4.6, cell_width * n_columns + 1.9),
+        max(1.4, cell_height * n_rows + 0.85),
+        title=title,
+        subtitle=subtitle,
     )
     axes = figure.add_subplot()
     mesh = draw_cells(
@@ -74,7 +76,6 @@ def attention_heatmap(
         vmin=0.0,
     )
     axes.set_xlabel("layer")
-    draw_title(axes, title, subtitle)
     bar = draw_colorbar(
         figure, mesh, axes, "attention, %", fraction=0.05, pad=0.02, aspect=max(6, 5 * n_rows)
     )
@@ -114,10 +115,11 @@ def attention_overview(
         )
     n_columns = len(layers) * len(tokens)
     numbered = n_columns <= 2 * MAX_NUMBERED
-    label_width = 0.085 * max(len(row) for row in rows)
+    label_width = max(text_width(row, points=9.5) for row in rows)
     figure = new_figure(
         max(5.2, label_width + 1.3 + (0.36 if numbered else 0.24) * n_columns),
-        1.35 + 0.36 * len(rows),
+        1.0 + 0.36 * len(rows),
+        title=title,
     )
     panels = figure.subplots(1, len(tokens), sharey=True, squeeze=False)[0]
     for token, axes, weights_kl in zip(tokens, panels, weights_klt.transpose(2, 0, 1), strict=True):
@@ -135,7 +137,6 @@ def attention_overview(
             draw_numbers(axes, mesh, 100 * weights_kl, decimals=0)
     # the panels share the y axis, which was inverted once per panel
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold")
     draw_colorbar(
         figure,
         mesh,

@@ -14,11 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from layercache.errors import OptionError
 from layercache.reporting.dependencies import require
+from layercache.reporting.formatting import format_points
 from layercache.reporting.plotting.figure import INK, PALETTE, new_figure, styled
+from layercache.reporting.plotting.text import text_width, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PANEL_WIDTH = 1.8
+"""Width of a panel of gains, in inches."""
+MAX_LABEL_WIDTH = 3.0
+"""Width of the label at the end of a curve, in inches; longer ones are broken into lines."""
 
 
 @styled
@@ -49,10 +56,15 @@ def gain_panels(
     p = np.full_like(v, np.nan) if published is None else _as_shape(published, v.shape)
     w = np.zeros((2, *v.shape)) if whiskers is None else _as_shape(whiskers, (2, *v.shape))
     w = np.nan_to_num(w)
-    label_width = 0.082 * max(len(row) for row in rows)
+    label_width = max(text_width(row, points=9.5) for row in rows)
+    headings = [
+        "\n".join(wrap_text(line, inches=PANEL_WIDTH, points=9) for line in panel.split("\n"))
+        for panel in panels
+    ]
     figure = new_figure(
-        max(5.2, label_width + 0.5 + 2.05 * len(panels)),
-        1.5 + 0.32 * len(rows) + 0.16 * max(n.count("\n") for n in panels),
+        max(5.2, label_width + 0.3 + (PANEL_WIDTH + 0.35) * len(panels)),
+        1.15 + 0.32 * len(rows) + 0.16 * max(heading.count("\n") for heading in headings),
+        title=title,
     )
     columns = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
     low, high = _limits(np.concatenate([v - w[0], v + w[1], p]))
@@ -90,22 +102,22 @@ def gain_panels(
                 label="paper",
             )
         for row in y[np.isfinite(v[:, column])]:
+            # outside the axes, where no line of the grid crosses the number
             axes.annotate(
-                f"{v[row, column]:+.1f}",
+                format_points(v[row, column]),
                 (1, row),
+                (4, 0),
                 xycoords=("axes fraction", "data"),
-                ha="right",
+                textcoords="offset points",
                 va="center",
                 fontsize=8,
             )
         axes.set_xlim(low, high)
-        axes.set_title(panels[column], fontsize=9, fontweight="normal", pad=6)
+        axes.set_title(headings[column], fontsize=9, pad=6)
         axes.set_xlabel("gain, points")
         _style_rows(axes, rows)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold")
     if np.isfinite(p).any():
-        handles, labels = columns[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower right", ncols=2, fontsize=8.5)
+        _draw_legend(figure, columns[0])
     return figure
 
 
@@ -137,22 +149,31 @@ def lines(
         MissingExtraError: Without matplotlib.
         OptionError: If a shape does not match `x`.
     """
-    figure = new_figure(6.6, 3.5)
+    labels = {
+        name: wrap_text(name, inches=MAX_LABEL_WIDTH, points=8.5, bold=True)
+        for name in (*series, *(levels or {}))
+    }
+    label_width = max(
+        text_width(line, points=8.5, bold=True)
+        for label in labels.values()
+        for line in label.split("\n")
+    )
+    figure = new_figure(max(6.6, 4.5 + label_width), 3.15, title=title)
     axes = figure.add_subplot()
     ends: list[tuple[float, str, str]] = []
     for colour, (name, values) in zip(_colours(), series.items(), strict=False):
         y = _as_shape(values, (len(x),))
-        axes.plot(x, y, "o-", color=colour)
+        finite = np.isfinite(y)
+        axes.plot(np.asarray(x)[finite], y[finite], "o-", color=colour)
         if deviation is not None and name in deviation:
             half = np.nan_to_num(_as_shape(deviation[name], (len(x),)))
             axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
-        finite = y[np.isfinite(y)]
-        if len(finite):
-            ends.append((float(finite[-1]), name, colour))
+        if finite.any():
+            ends.append((float(y[finite][-1]), labels[name], colour))
     level_colours = (PALETTE[3], PALETTE[5], *PALETTE[6:])
     for colour, (name, level) in zip(level_colours, (levels or {}).items(), strict=False):
         axes.axhline(level, color=colour, linestyle=(0, (5, 2.5)), linewidth=1.5)
-        ends.append((level, name, colour))
+        ends.append((level, labels[name], colour))
     if log_x:
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -160,7 +181,6 @@ def lines(
     _label_ends(axes, ends)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.set_title(title)
     axes.grid(axis="y")
     return figure
 
@@ -184,20 +204,29 @@ def scatter(
     Raises:
         MissingExtraError: Without matplotlib.
     """
-    figure = new_figure(6.0, 3.9)
+    figure = new_figure(6.0, 3.55, title=title)
     axes = figure.add_subplot()
     axes.axhline(0, color=INK, linewidth=0.9)
+    all_x = np.concatenate([np.asarray(x, dtype=np.float64) for x, _, _ in series.values()])
+    middle = (all_x.min() + all_x.max()) / 2
     for colour, (name, (x, y, labels)) in zip(_colours(), series.items(), strict=False):
         xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         axes.plot(xs, ys, "o", color=colour, label=name, markersize=5.5)
-        for px, py, text in zip(xs, ys, labels, strict=True):
-            axes.annotate(text, (px, py), (4, 3), textcoords="offset points", fontsize=7)
+        for px, py, label in zip(xs, ys, labels, strict=True):
+            right_half = px > middle
+            axes.annotate(
+                wrap_text(label, inches=2, points=7),
+                (px, py),
+                (-4 if right_half else 4, 3),
+                textcoords="offset points",
+                ha="right" if right_half else "left",
+                fontsize=7,
+            )
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.set_title(title)
     axes.grid()
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8.5)
+    _draw_legend(figure, axes)
     return figure
 
 
@@ -226,7 +255,8 @@ def dumbbells(
         OptionError: If a shape does not match the labels.
     """
     a, b = _as_shape(before, (len(labels),)), _as_shape(after, (len(labels),))
-    figure = new_figure(6.6, 1.3 + 0.3 * len(labels))
+    label_width = max(text_width(label, points=9.5) for label in labels)
+    figure = new_figure(max(6.6, label_width + 3.6), 0.95 + 0.3 * len(labels), title=title)
     axes = figure.add_subplot()
     y = np.arange(len(labels))
     axes.hlines(y, np.minimum(a, b), np.maximum(a, b), color=PALETTE[5], linewidth=2, alpha=0.6)
@@ -245,9 +275,22 @@ def dumbbells(
     axes.set_xlim(left=min(0.0, -0.02 * float(max(a.max(), b.max()))))
     axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True))
     axes.set_xlabel(xlabel)
-    axes.set_title(title)
-    figure.legend(loc="outside lower right", ncols=2, fontsize=8.5)
+    _draw_legend(figure, axes)
     return figure
+
+
+def _draw_legend(figure: Figure, axes: Axes) -> None:
+    """Draw the legend below the plot, in as many columns as fit."""
+    handles, labels = axes.get_legend_handles_labels()
+    column_width = 0.6 + max(text_width(label, points=8.5) for label in labels)
+    n_columns = max(1, int(figure.get_figwidth() // column_width))
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower right",
+        ncols=min(n_columns, len(labels)),
+        fontsize=8.5,
+    )
 
 
 def _style_rows(axes: Axes, labels: Sequence[str]) -> None:
@@ -267,10 +310,12 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     axes.margins(x=0.03, y=0.08)
     low, high = axes.get_ylim()
     gap = (high - low) * 0.068
-    height = -np.inf
+    height, above = -np.inf, 0.0
     placed = []
     for value, name, colour in sorted(ends):
-        height = max(value, height + gap)
+        half = gap * (1 + name.count("\n")) / 2
+        height = max(value, height + above + half)
+        above = half
         placed.append((height, name, colour))
     overflow = max(0.0, height - high)
     for height, name, colour in placed:
@@ -304,5 +349,4 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
         finite = np.array([1.0])
     low, high = min(float(finite.min()), 0.0), max(float(finite.max()), 0.0)
     margin = max((high - low) * 0.16, 0.4)
-    # the right side needs space for a column of numbers
-    return low - margin, high + 0.34 * (high + margin - low) + margin
+    return low - margin, high + margin

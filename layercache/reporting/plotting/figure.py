@@ -16,6 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from layercache.reporting.dependencies import require
+from layercache.reporting.plotting.text import (
+    FONT,
+    set_fallback_fonts,
+    without_glyph_warnings,
+    wrap_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,18 +34,20 @@ SEQUENTIAL = "viridis"
 """Colour map of magnitudes: perceptually uniform, readable in grey and by the colour-blind."""
 DPI = 160
 """Resolution of PNG files."""
+MARGIN = 0.1
+"""Space around a title, in inches."""
+LINE_SPACING = 1.45
+"""Height of a line of a title, in font sizes."""
 
 _STYLE = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": [FONT],
     "font.size": 9.5,
     "text.color": INK,
+    "text.parse_math": False,  # a $ in a name is a dollar sign
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlepad": 9,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -78,8 +86,9 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     @wraps(draw)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         matplotlib = require("matplotlib")
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(_STYLE), without_glyph_warnings():
             figure = draw(*args, **kwargs)
+            set_fallback_fonts(figure)
             # fix the layout: the engine drifts by a fraction of a pixel each time it runs
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
@@ -88,11 +97,42 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     return wrapper
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches, with constrained layout."""
-    from matplotlib.figure import Figure
+def new_figure(width: float, height: float, *, title: str, subtitle: str = "") -> Figure:
+    """Return a figure with its title and constrained layout for what is below the title.
 
-    return Figure(figsize=(width, height), layout="constrained")
+    The title starts at the left edge and is broken into lines at the right one, so a long name is
+    never cut off and never squeezes the plot.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches without the title.
+        title: Bold title.
+        subtitle: Smaller text below it.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    blocks = [
+        (wrap_text(text, inches=width - 2 * MARGIN, points=size, bold=bold), size, bold)
+        for text, size, bold in ((title, 11, True), (subtitle, 9, False))
+        if text
+    ]
+    heights = [LINE_SPACING * size / 72 * (1 + text.count("\n")) for text, size, _ in blocks]
+    total = height + MARGIN + sum(heights)
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, height / total))
+    figure = Figure(figsize=(width, total), layout=layout)
+    top = total - MARGIN
+    for (text, size, bold), text_height in zip(blocks, heights, strict=True):
+        figure.text(
+            MARGIN / width,
+            top / total,
+            text,
+            va="top",
+            fontsize=size,
+            fontweight="bold" if bold else "normal",
+        )
+        top -= text_height
+    return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
@@ -137,7 +177,7 @@ def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
     matplotlib = require("matplotlib")
     # without a date and with a fixed salt, the same numbers give the same file
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), without_glyph_warnings():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=DPI, transparent=transparent, metadata=metadata)
     return buffer.getvalue()

@@ -94,24 +94,6 @@ def draw_numbers(
             axes.text(column, row + 0.24, text, fontsize=6.5, **style)
 
 
-def draw_title(axes: Axes, title: str, subtitle: str) -> None:
-    """Write a bold title at the left and a subtitle below it."""
-    axes.set_title(title, pad=24 if subtitle else 9)
-    if subtitle:
-        line = axes.annotate(
-            subtitle,
-            (0, 1),
-            (0, 8),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="left",
-            va="bottom",
-            fontsize=9,
-        )
-        # the padding of the title keeps the space; a long line must not squeeze the map
-        line.set_in_layout(False)
-
-
 def draw_colorbar(figure: Figure, mesh: Any, axes: Any, label: str, **layout: Any) -> Any:
     """Add a colour bar without a frame and return it."""
     bar = figure.colorbar(mesh, ax=axes, **layout)

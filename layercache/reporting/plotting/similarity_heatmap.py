@@ -16,7 +16,6 @@ from layercache.reporting.plotting.heatmap import (
     as_matrix,
     draw_cells,
     draw_colorbar,
-    draw_title,
     token_label,
 )
 
@@ -38,8 +37,8 @@ def similarity_heatmap(
     tokens = list(dict.fromkeys(token for _, token in pairs))
     order = sorted(range(len(pairs)), key=lambda i: (tokens.index(pairs[i][1]), pairs[i][0]))
     labels = [f"{token_label(pairs[i][1])} {pairs[i][0]}" for i in order]
-    size = max(3.9, 0.2 * len(pairs) + 1.3)
-    figure = new_figure(max(size + 0.9, 0.075 * len(subtitle) + 1.2), size)
+    size = max(3.4, 0.2 * len(pairs) + 0.8)
+    figure = new_figure(size + 1.4, size, title=title, subtitle=subtitle)
     axes = figure.add_subplot()
     matrix = matrix[np.ix_(order, order)]
     mesh = draw_cells(axes, matrix, columns=labels, rows=labels, vmin=0.0, vmax=1.0)
@@ -50,6 +49,5 @@ def similarity_heatmap(
         axes.axhline(start, color="#ffffff", linewidth=1.6)
         axes.axvline(start, color="#ffffff", linewidth=1.6)
     axes.set_aspect("equal")
-    draw_title(axes, title, subtitle)
     draw_colorbar(figure, mesh, axes, "linear CKA", fraction=0.045, pad=0.02)
     return figure

@@ -153,11 +153,11 @@ def _over_images(data: ReportData) -> list[Block]:
 
 
 def _bootstrap_sentence(name: str, kind: ProbeKind, result: PairedBootstrap) -> str:
-    verdict = "not significant"
-    if result.low > 0:
-        verdict = "a significant gain"
-    elif result.high < 0:
-        verdict = "a significant loss"
+    verdict = {
+        1: "a significant gain",
+        -1: "a significant loss",
+        0: "no difference that these images can show",
+    }[result.sign]
     p = format_p_value(result.p)
     return (
         f"{name}, {kind}: {format_points(100 * result.gain)} points, 95 % interval over the "

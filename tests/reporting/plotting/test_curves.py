@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from layercache.errors import OptionError
 from layercache.reporting.plotting.curves import dumbbells, gain_panels, lines, scatter
@@ -37,6 +38,11 @@ def test_gain_panels_draw_dots_in_their_row_and_panel():
     assert points_of(right, "o").tolist() == [[-2.0, 0.0]]
     assert points_of(left, "D").tolist() == [[0.5, 0.0]]
     assert [t.get_text() for t in left.texts] == ["+1.0", "+3.0"]
+    assert [t.get_text() for t in right.texts] == ["\N{MINUS SIGN}2.0"]
+    # the numbers are beside the grid, not on it
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for axes in (left, right):
+        assert all(t.get_window_extent(renderer).x0 > axes.bbox.x1 for t in axes.texts)
     assert [t.get_text() for t in left.get_yticklabels()] == ["a", "b"]
     whisker = left.collections[0].get_segments()[0]
     assert whisker[:, 0].tolist() == [0.75, 5.0]
@@ -61,6 +67,11 @@ def test_lines_and_levels_have_separate_labels():
 def test_lines_with_missing_values_are_labelled_at_their_last_point():
     figure = lines([1, 2, 3], series={"CLS": [10, 30, np.nan]}, xlabel="layer", title="t")
     assert [t.xy[1] for t in figure.axes[0].texts] == [30]
+
+
+def test_lines_connect_the_points_around_a_missing_one():
+    figure = lines([1, 2, 3], series={"CLS": [10, np.nan, 30]}, xlabel="layer", title="t")
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[1, 10], [3, 30]]
 
 
 def test_dumbbells_connect_before_and_after():
