@@ -1,4 +1,4 @@
-"""Shows log messages of the library on stdout."""
+"""Shows log messages of the library: warnings on stderr, the others on stdout."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from contextlib import contextmanager
 
 
 class LineHandler(logging.Handler):
-    """Prints each log record as a line on stdout, above a progress bar if there is one."""
+    """Prints each log record as a line, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record. Lets BrokenPipeError through, so that a closed pipe ends the command."""
         line = self.format(record)
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         tqdm = sys.modules.get("tqdm")
         if tqdm is not None:
-            tqdm.tqdm.write(line, file=sys.stdout)
+            tqdm.tqdm.write(line, file=stream)
         else:
-            print(line, file=sys.stdout)
+            print(line, file=stream)
 
 
 @contextmanager

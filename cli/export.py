@@ -66,7 +66,7 @@ def export(
         typer.echo(f"card: {card}")
     if onnx is None and torch is None:
         return
-    classifier = load_classifier(checkpoint, weights=weights, device="cpu")
+    classifier = load_classifier(checkpoint, weights=weights, device="cpu", precision="fp32")
     images = read_images(check or [])
     for write, path in ((export_onnx, onnx), (export_torch, torch)):
         if path is None:

@@ -35,7 +35,12 @@ Weights = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
-Precision = Annotated[str, typer.Option(help="Arithmetic of the backbone: fp32 | bf16 | fp16.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="Arithmetic of the backbone: fp32 | bf16 | fp16.", show_default="that of the cache"
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Images per forward pass.")]
 OnError = Annotated[
     str, typer.Option(help="For an image that cannot be decoded: stop | skip (listed at the end).")
@@ -53,7 +58,7 @@ def predict(
     format: Format = "table",
     weights: Weights = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = None,
     batch_size: BatchSize = 32,
     on_error: OnError = "stop",
 ) -> None:

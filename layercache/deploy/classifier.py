@@ -6,6 +6,7 @@ D width, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load
 from layercache.extraction.pipeline.decode import to_rgb
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
 
+logger = logging.getLogger(__name__)
+
 
 class Classifier(nn.Module):
     """A frozen backbone and head: `classifier(classifier.preprocess(images))` returns logits.
@@ -30,13 +33,21 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
-        """Join a head and its backbone.
+        """Join a head and its backbone; logs a warning if their precisions differ.
 
         Raises:
             HeadMismatchError: If the backbone is not the head's own; see `check_compatible`.
         """
         super().__init__()
         check_compatible(checkpoint, backbone)
+        if backbone.precision != checkpoint.provenance.precision:
+            logger.warning(
+                "the tokens that this head was trained on were computed in %s, this %s computes in "
+                "%s: probabilities may differ a little",
+                checkpoint.provenance.precision,
+                backbone.name,
+                backbone.precision,
+            )
         self.checkpoint = checkpoint
         self.classes = checkpoint.classes
         """Class names in the order of the logits."""
@@ -113,7 +124,7 @@ def load_classifier(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str | None = None,
 ) -> Classifier:
     """Load a trained head on its backbone: a module from images (B, 3, H, W) to logits (B, C).
 
@@ -125,7 +136,8 @@ def load_classifier(
         weights: Checkpoint that the tokens were extracted with; by default the weights that ship
             with the package or that timm downloads.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
-        precision: Arithmetic of the backbone: "fp32", "bf16" or "fp16".
+        precision: Arithmetic of the backbone: "fp32", "bf16" or "fp16"; by default that of the
+            cache that the head was trained on.
 
     Raises:
         HeadMismatchError: If the backbone's weights are not those that the head was trained on.
@@ -134,7 +146,10 @@ def load_classifier(
     checkpoint = head if isinstance(head, Checkpoint) else load_head(head)
     device = resolve_device(device)[0].type
     backbone = load_matching_backbone(
-        checkpoint, weights=weights, device=device, precision=precision
+        checkpoint,
+        weights=weights,
+        device=device,
+        precision=precision or checkpoint.provenance.precision,
     )
     return Classifier(checkpoint, backbone)
 

@@ -134,6 +134,7 @@ class ProbeSpec:
             classes=spec.dataset.classes,
             pairs=self.tokens.pairs,
             fingerprints=tuple(cache.spec.fingerprint for cache, _ in self.tokens.sources),
+            precision=spec.precision,
         )
 
 

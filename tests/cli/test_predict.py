@@ -87,6 +87,18 @@ def test_predict_of_an_unreadable_image_stops_or_lists_it(
     assert err.startswith("1 of 3 images skipped:\n  sample")
 
 
+def test_predict_with_another_precision_than_the_cache_says_so_on_stderr(
+    trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, trained, images, "--precision", "bf16", "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)["images"]) == 2
+    assert err == (
+        "the tokens that this head was trained on were computed in fp32, this tiny_vit computes in "
+        "bf16: probabilities may differ a little\n"
+    )
+
+
 def test_predict_with_another_backbone_is_refused_in_one_line(
     trained: Trained, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

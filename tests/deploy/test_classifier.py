@@ -54,6 +54,27 @@ def test_classifier_of_all_patch_and_distillation_tokens_equals_the_cache(tmp_pa
     assert largest_gap(classifier, made, "attentive-tokens") < 4 * FLOAT16
 
 
+def test_load_classifier_computes_in_the_precision_of_the_cache(
+    trained: Trained, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = load_head(trained.probes["linear"].path)
+    half = replace(head, provenance=replace(head.provenance, precision="bf16"))
+    for given, precision, expected in (
+        (head, None, "fp32"),
+        (half, None, "bf16"),
+        (half, "bf16", "bf16"),
+    ):
+        classifier = load_classifier(
+            given, weights=trained.weights, device="cpu", precision=precision
+        )
+        assert classifier.backbone.precision == expected
+        assert next(classifier.vit.parameters()).dtype == classifier.backbone.compute_dtype
+    assert not caplog.messages
+    classifier = load_classifier(half, weights=trained.weights, device="cpu", precision="fp32")
+    assert classifier.backbone.precision == "fp32"
+    assert "were computed in bf16, this tiny_vit computes in fp32" in caplog.text
+
+
 def test_load_classifier_with_one_changed_weight_is_refused(
     trained: Trained, tmp_path: Path
 ) -> None:

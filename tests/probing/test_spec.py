@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from layercache.errors import (
     OptionError,
 )
 from layercache.probing.api import probe
+from layercache.testing import make_cache, make_spec
 from tests.probing.quick import ONE_CONFIG
 
 
@@ -21,3 +24,10 @@ def test_select_tokens_that_are_not_stored_names_the_extraction(
         r"layercache extract .*--layers last --tokens all",
     ):
         probe(planted(), head="attentive-tokens", **ONE_CONFIG)
+
+
+def test_probe_records_the_precision_of_the_forward_in_its_head(tmp_path: Path) -> None:
+    spec = replace(make_spec(), precision="bf16")
+    cache = make_cache(tmp_path, spec, splits=("train", "test"))
+    (trained,) = probe(cache, head="linear", **ONE_CONFIG | {"layers": "last"})
+    assert trained.head().provenance.precision == "bf16"

@@ -51,6 +51,8 @@ class Provenance:
     """(layer, token) of each of the S tokens, in the order of the head's input."""
     fingerprints: tuple[str, ...]
     """Fingerprints of the caches that the head was trained from."""
+    precision: str = "fp32"
+    """Arithmetic of the forward that made the tokens: "fp32", "bf16" or "fp16"."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
