@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
 from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
 from layercache.cache.format.spec import SCHEMA, CacheSpec, sha256_json
+from layercache.cache.format.typed_json import load_json
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.base import FileSource, Store
 from layercache.cache.storage.open import open_source, open_store
@@ -119,14 +119,17 @@ def load_cache(path: CachePath) -> Cache:
     """
     file = path / SPEC_KEY
     try:
-        value = json.loads(open_source(path).read(SPEC_KEY))
+        value = load_json(open_source(path).read(SPEC_KEY))
         _check_schema(path, value)
         fingerprint = value.pop("fingerprint")
         spec = CacheSpec.from_json(value)
     except (FileNotFoundError, NotADirectoryError):
         raise CacheNotFoundError(f"{path} is not a cache: it has no {SPEC_KEY}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CacheCorruptError(f"{file}: not the spec of a cache ({e!r}); {REPAIR_HINT}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        reason = e if isinstance(e, ValueError) else repr(e)
+        raise CacheCorruptError(
+            f"{file}: not the spec of a cache: {reason}; {REPAIR_HINT}"
+        ) from None
     if spec.fingerprint != fingerprint:
         raise CacheCorruptError(
             f"{file}: expected fingerprint {spec.fingerprint[:12]}, got {str(fingerprint)[:12]}; "

@@ -13,9 +13,17 @@ from layercache.cache.format.layout import SPEC_KEY, safe_name
 from layercache.cache.storage.open import open_source
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
 from layercache.cache.storage.threads import map_threads
-from layercache.errors import CacheAmbiguousError, CacheNotFoundError, CacheSchemaError
+from layercache.errors import (
+    CacheAmbiguousError,
+    CacheCorruptError,
+    CacheNotFoundError,
+    CacheSchemaError,
+)
 
 logger = logging.getLogger(__name__)
+
+Unusable = CacheSchemaError | CacheCorruptError
+"""Why a cache cannot be opened."""
 
 MAX_VALUE_CHARS = 60
 """Length at which a value is cut in the list of caches that an ambiguous request matches."""
@@ -58,13 +66,10 @@ def find_caches(
 ) -> list[Cache]:
     """Open all caches below a root, or those of a model or dataset.
 
-    Caches of another schema are skipped and logged.
-
-    Raises:
-        CacheCorruptError: The spec of one is damaged.
+    Caches of another schema, and those whose spec is damaged, are skipped and logged.
     """
-    caches, outdated = _load_all(root, model=model, dataset=dataset)
-    _log_skipped(outdated)
+    caches, unusable = _load_all(root, model=model, dataset=dataset)
+    _log_skipped(unusable)
     return caches
 
 
@@ -78,21 +83,22 @@ def matching_caches(
     """Return the caches that match; `fingerprint` gives the first digits of theirs.
 
     A cache into which a failed extraction committed nothing counts only if no other one matches.
+    Caches of another schema, and those whose spec is damaged, are skipped and logged.
     """
-    caches, outdated = _load_all(root, model=model, dataset=dataset, fingerprint=fingerprint)
-    _log_skipped(outdated)
+    caches, unusable = _load_all(root, model=model, dataset=dataset, fingerprint=fingerprint)
+    _log_skipped(unusable)
     return _prefer_begun(caches)
 
 
 def _load_all(
     root: CachePath, *, model: str | None, dataset: str | None, fingerprint: str | None = None
-) -> tuple[list[Cache], list[CacheSchemaError]]:
-    """Return the caches that match, and an error for each that has another schema."""
+) -> tuple[list[Cache], list[Unusable]]:
+    """Return the caches that match, and an error for each that cannot be opened."""
 
-    def load(folder: CachePath) -> Cache | CacheSchemaError:
+    def load(folder: CachePath) -> Cache | Unusable:
         try:
             return load_cache(folder)
-        except CacheSchemaError as error:
+        except (CacheSchemaError, CacheCorruptError) as error:
             return error
 
     folders = cache_folders(root, model=model, dataset=dataset)
@@ -103,13 +109,13 @@ def _load_all(
         [
             error
             for folder, error in zip(folders, loaded, strict=True)
-            if isinstance(error, CacheSchemaError) and folder.name.startswith(prefix[:12])
+            if isinstance(error, Unusable) and folder.name.startswith(prefix[:12])
         ],
     )
 
 
-def _log_skipped(outdated: Sequence[CacheSchemaError]) -> None:
-    for error in outdated:
+def _log_skipped(unusable: Sequence[Unusable]) -> None:
+    for error in unusable:
         logger.warning("skipped %s", error)
 
 
@@ -141,15 +147,16 @@ def open_cache(
         CacheNotFoundError: None matches.
         CacheAmbiguousError: Several match; the message lists them and how they differ.
         CacheSchemaError: The only ones that match were written with another schema.
-        CacheCorruptError: A spec is damaged.
+        CacheCorruptError: The only one that matches has a damaged spec. Where others match, it is
+            skipped and logged.
     """
     if path is not None:
         return load_cache(as_cache_path(path))
     base = cache_root(root)
-    caches, outdated = _load_all(base, model=model, dataset=dataset, fingerprint=fingerprint)
-    if outdated and not caches:
-        raise outdated[0]
-    _log_skipped(outdated)
+    caches, unusable = _load_all(base, model=model, dataset=dataset, fingerprint=fingerprint)
+    if unusable and not caches:
+        raise unusable[0]
+    _log_skipped(unusable)
     caches = _prefer_begun(caches)
     if len(caches) == 1:
         return caches[0]

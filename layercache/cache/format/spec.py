@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from annotated_types import Interval, MaxLen, MinLen
+
+from layercache.cache.format.typed_json import STRICT, parse_fields, shorten
 
 SCHEMA = 2
 """Version of the files of a cache; part of the fingerprint."""
@@ -23,18 +27,28 @@ Tap = Literal["norm2", "block", "block-norm"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
 
+MAX_ROWS = 10**10
+"""Largest number of samples of a split."""
+MAX_ROW_BYTES = 2**31
+"""Largest size of all stored tokens of one image."""
+TOKEN_NAME = re.compile(r"cls|ap|(?:patch|grid:[1-9]\d{0,3})/\d{1,7}", re.ASCII)
+Name = Annotated[str, MinLen(1), MaxLen(1000)]
+Digest = Annotated[str, MaxLen(1000)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIdentity:
     """Identity of one split of a dataset: what determines its rows."""
 
-    rows: int
+    __pydantic_config__ = STRICT
+
+    rows: Annotated[int, Interval(ge=0, le=MAX_ROWS)]
     """Number of samples N."""
-    ids: str
+    ids: Digest
     """SHA-256 hex over the ids in order."""
-    labels: str
+    labels: Digest
     """SHA-256 hex over the labels' bytes."""
-    content: str
+    content: Digest
     """Digest of the images: "bytes:<sha256>" or, where hashing all bytes would take too long,
     "sizes:<sha256>" or "sample:<sha256>"."""
 
@@ -43,18 +57,20 @@ class SplitIdentity:
 class DatasetIdentity:
     """Identity of a dataset: what determines a cache."""
 
-    name: str
+    __pydantic_config__ = STRICT
+
+    name: Name
     """Name given to `extract` as dataset, a path reduced to its last folder; also the folder's
     name."""
     classes: tuple[str, ...]
     """Class names; label c is classes[c]."""
     multi_label: bool
     """Labels are (N, C) 0/1 instead of (N,) class numbers."""
-    limit: int | None
+    limit: Annotated[int, Interval(ge=0, le=MAX_ROWS)] | None
     """Number of samples kept per split (stratified), or None."""
-    limit_seed: int
+    limit_seed: Annotated[int, Interval(ge=-(2**63), lt=2**63)]
     """Seed of the sampling; 0 where limit is None."""
-    splits: Mapping[str, SplitIdentity]
+    splits: Annotated[Mapping[Name, SplitIdentity], MinLen(1), MaxLen(1000)]
     """Every split of the dataset, extracted or not."""
 
 
@@ -62,21 +78,23 @@ class DatasetIdentity:
 class CacheSpec:
     """Everything that determined the bytes of a cache."""
 
-    model: str
+    __pydantic_config__ = STRICT
+
+    model: Name
     """Name given to `extract` as model; the folder's name, not part of the fingerprint."""
-    architecture: str
+    architecture: Name
     """timm's architecture name."""
-    weights: str
+    weights: Digest
     """SHA-256 hex of the backbone's weights, tensor by tensor."""
-    depth: int
+    depth: Annotated[int, Interval(ge=1, le=10_000)]
     """Number of blocks B."""
-    width: int
+    width: Annotated[int, Interval(ge=1, le=2**20)]
     """D, the length of one token."""
     tap: Tap
     """Point of a block at which its tokens are read (see layercache.extraction.models.taps)."""
-    layers: tuple[int, ...]
+    layers: Annotated[tuple[int, ...], MinLen(1)]
     """Stored layers, ascending, out of 1..B; B is the last."""
-    tokens: tuple[str, ...]
+    tokens: Annotated[tuple[str, ...], MinLen(1)]
     """Stored tokens of a layer in order: "cls", "ap", "grid:K/0".."grid:K/<K*K-1>",
     "patch/0".."patch/<P-1>"."""
     projected: bool
@@ -98,19 +116,28 @@ class CacheSpec:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the spec that `to_json` wrote.
 
-        Raises KeyError or TypeError if fields are missing or unknown.
+        Raises ValueError, with the field's name, if a value is missing, unknown or cannot be.
         """
-        dataset = dict(value["dataset"])
-        dataset["classes"] = tuple(dataset["classes"])
-        splits = dataset["splits"].items()
-        dataset["splits"] = {name: SplitIdentity(**split) for name, split in splits}
-        fields = {
-            **value,
-            "layers": tuple(value["layers"]),
-            "tokens": tuple(value["tokens"]),
-            "dataset": DatasetIdentity(**dataset),
-        }
-        return cls(**fields)
+        spec = parse_fields(cls, value)
+        if (
+            list(spec.layers) != sorted(set(spec.layers))
+            or not 1 <= spec.layers[0] <= spec.layers[-1] <= spec.depth
+        ):
+            raise ValueError(
+                f"layers: expected ascending numbers from 1 to {spec.depth}, got "
+                f"{shorten(list(spec.layers))}"
+            )
+        if unknown := [name for name in spec.tokens if not TOKEN_NAME.fullmatch(name)]:
+            raise ValueError(f"tokens: expected names of tokens, got {shorten(unknown[0])}")
+        if len(set(spec.tokens)) < len(spec.tokens):
+            raise ValueError(f"tokens: expected distinct names, got {shorten(list(spec.tokens))}")
+        row_bytes = len(spec.layers) * len(spec.tokens) * spec.width * 4
+        if row_bytes > MAX_ROW_BYTES:
+            raise ValueError(
+                f"width: expected at most {MAX_ROW_BYTES} bytes of tokens for an image, got "
+                f"{row_bytes}"
+            )
+        return spec
 
     @cached_property
     def fingerprint(self) -> str:
