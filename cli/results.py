@@ -56,7 +56,8 @@ def results(
     """Print or export the table of all probes.
 
     The gain is the test balanced accuracy minus that of a linear head on the last class token of
-    the same model, dataset and seed.
+    the same weights, dataset, splits, seed and training subset, trained in the same way. If only
+    other baselines exist, the difference is named below the table.
     """
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.results.table import read_results

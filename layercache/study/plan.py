@@ -68,6 +68,21 @@ class PlannedProbe:
         """Name in messages."""
         return f"{self.model} on {self.dataset}: {self.head.name}"
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `probe` that say which probes to train."""
+        head = self.head
+        return {
+            "head": head.head,
+            "layers": head.layers,
+            "tokens": head.tokens,
+            "configs": head.configs or None,
+            "train_config": head.train_config,
+            "seeds": self.seeds,
+            "precision": self.options.get("precision", "fp32"),
+            **head.options,
+        }
+
 
 PlannedJob = PlannedExtraction | PlannedProbe
 
