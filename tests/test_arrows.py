@@ -60,7 +60,7 @@ FLOORS = {
     ),
     "probing": (
         {"api"},
-        {"runner", "search_state", "plan"},
+        {"runner", "search_state"},
         {"worker"},
         {"selection", "evaluation", "baselines"},
         {"training", "data", "spec"},
