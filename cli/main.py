@@ -127,14 +127,10 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
             continue
         member = getattr(import_module(f"layercache_cli.{command}"), command)
         if isinstance(member, typer.Typer):
-            own = member.registered_callback  # of a group that is a command itself
-            for info in [*member.registered_commands, *([own] if own else [])]:
+            for info in member.registered_commands:
                 assert info.callback is not None
                 info.callback = guard(info.callback, debug=debug)
-            if own:
-                app.add_typer(member, name=command)
-            else:
-                app.add_typer(member, name=command, help=line, no_args_is_help=True)
+            app.add_typer(member, name=command, help=line, no_args_is_help=True)
         else:
             app.command(command, help=member.__doc__ or line)(guard(member, debug=debug))
     return app

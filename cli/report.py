@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli._options import ProbesRoot, Root
-
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the page, its figures and its tables.")
 ]
@@ -42,6 +40,14 @@ ShowThumbnails = Annotated[
     bool,
     typer.Option("--thumbnails/--no-thumbnails", help="Show test images where available."),
 ]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        help="Root of the caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's "
+        "cache folder.",
+        show_default=False,
+    ),
+]
 
 
 def report(
@@ -55,7 +61,6 @@ def report(
     data_root: DataRoot = None,
     thumbnails: ShowThumbnails = True,
     cache: Root = None,
-    probes: ProbesRoot = None,
 ) -> None:
     """Write a page with figures, tables and statistics from results.
 
@@ -72,7 +77,6 @@ def report(
     result = run(
         out,
         root=cache,
-        probes_root=probes,
         model=model,
         dataset=[dataset_name(name) for name in dataset] if dataset else None,
         per_head=per_head,

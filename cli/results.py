@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-from layercache_cli._options import ProbesRoot, Root
-
-if TYPE_CHECKING:
-    from layercache.probing.results.table import Results
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Only this backbone.", show_default=False)
@@ -18,13 +13,7 @@ Model = Annotated[
 Data = Annotated[
     str | None, typer.Option("--dataset", "-d", help="Only this dataset.", show_default=False)
 ]
-Head = Annotated[
-    str | None,
-    typer.Option(
-        help="Only this head: linear, attentive ..., or the id of a probe or the beginning of it.",
-        show_default=False,
-    ),
-]
+Head = Annotated[str | None, typer.Option(help="Only this head.", show_default=False)]
 Layers = Annotated[
     str | None, typer.Option(help="Only these layers: last, all, 1,5,9 ...", show_default=False)
 ]
@@ -34,13 +23,20 @@ Tokens = Annotated[
 OverSeeds = Annotated[
     bool, typer.Option("--over-seeds", help="One row for all seeds: mean and standard deviation.")
 ]
-Paths = Annotated[bool, typer.Option("--paths", help="Show the folder of each probe.")]
 Out = Annotated[
     Path | None,
     typer.Option(
         "--export",
         "-o",
         help="Write the table to a file that ends in .csv, .parquet, .tex or .md.",
+        show_default=False,
+    ),
+]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of all caches, or s3://BUCKET/PREFIX; "
+        "default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,
     ),
 ]
@@ -54,57 +50,28 @@ def results(
     layers: Layers = None,
     tokens: Tokens = None,
     over_seeds: OverSeeds = False,
-    paths: Paths = False,
     export: Out = None,
     cache: Root = None,
-    probes: ProbesRoot = None,
 ) -> None:
     """Print or export the table of all probes.
 
     The gain is the test balanced accuracy minus that of a linear head on the last class token of
-    the same model, dataset and seed.
+    the same weights, dataset, splits, seed and training subset, trained in the same way. If only
+    other baselines exist, the difference is named below the table.
     """
     from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.results.table import read_results
 
-    all_results = read_results(cache, probes_root=probes)
-    chosen = _select(
-        all_results,
+    all_results = read_results(cache)
+    chosen = all_results.filter(
         model=model,
         dataset=dataset_name(dataset) if dataset else None,
         head=head,
         layers=layers,
         tokens=tokens,
     )
-    typer.echo(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds, paths=paths))
+    typer.echo(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds))
     if export is not None:
         typer.echo(
             f"\nwritten to {chosen.export(export, among=all_results, over_seeds=over_seeds)}"
         )
-
-
-def _select(results: Results, **values: str | None) -> Results:
-    """Return the probes with these values; `head` may also be the beginning of an id.
-
-    Raises:
-        ProbeNotFoundError: No probe has a value, together with those before it.
-    """
-    from layercache.errors import ProbeNotFoundError
-    from layercache.probing.results.table import Results
-
-    given: list[str] = []
-    for name, value in values.items():
-        if value is None:
-            continue
-        selected = results.filter(**{name: value})
-        if not selected and name == "head":
-            selected = Results([probe for probe in results if probe.id.startswith(value)])
-        if not selected:
-            existing = sorted({str(probe.row[name]) for probe in results})
-            raise ProbeNotFoundError(
-                f"no probe has {', '.join([*given, f'{name} {value!r}'])}; "
-                f"expected {name} {' or '.join(existing)}"
-            )
-        results = selected
-        given.append(f"{name} {value!r}")
-    return results

@@ -60,7 +60,7 @@ FLOORS = {
     ),
     "probing": (
         {"api"},
-        {"runner", "search_state"},
+        {"runner", "search_state", "plan"},
         {"worker"},
         {"selection", "evaluation", "baselines"},
         {"training", "data", "spec"},

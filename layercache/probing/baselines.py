@@ -102,7 +102,7 @@ class BaselineTrainer:
         x, y = _matrix(dataset, rows)
         if self.name == "knn":
             return NeighborClassifier(self._knn(int(hparams["k"]), x, y))
-        weight, bias = self._logreg(hparams["C"], x, y)
+        weight, bias, converged = self._logreg(hparams["C"], x, y)
         return FittedHead(
             spec=self.head,
             state_dict={
@@ -111,6 +111,7 @@ class BaselineTrainer:
             },
             hparams=hparams,
             seed=self.seed,
+            converged=converged,
         )
 
     def _classifier(
@@ -118,7 +119,7 @@ class BaselineTrainer:
     ) -> Callable[[Array], Array]:
         if self.name == "knn":
             return self._knn(int(hparams["k"]), x, y)
-        weight, bias = self._logreg(hparams["C"], x, y)
+        weight, bias, _ = self._logreg(hparams["C"], x, y)
         return lambda other: np.asarray(other @ weight.T + bias)
 
     def _knn(self, k: int, x: Array, y: Array) -> Callable[[Array], Array]:
@@ -150,42 +151,52 @@ class BaselineTrainer:
 
         return log_shares
 
-    def _logreg(self, c: float, x: Array, y: Array) -> tuple[Array, Array]:
-        """Return (weight (C, S*D), bias (C,)).
+    def _logreg(self, c: float, x: Array, y: Array) -> tuple[Array, Array, bool]:
+        """Return (weight (C, S*D), bias (C,), whether the solver converged).
 
         Classes are weighted as those of the heads are: N / (C n_c) is scikit-learn's "balanced".
         """
         weight = np.zeros((self.head.classes, x.shape[1]))
         bias = np.full(self.head.classes, ABSENT_CLASS_LOGIT)
         if self.head.multi_label:
+            all_converged = True
             for label in range(self.head.classes):
                 if y[:, label].min() == y[:, label].max():
                     bias[label] = -ABSENT_CLASS_LOGIT if y[0, label] else ABSENT_CLASS_LOGIT
                     continue
-                coefficients, intercepts, _ = _solve(c, x, y[:, label], class_weight=None)
-                weight[label], bias[label] = coefficients[0], intercepts[0]
-            return weight, bias
-        coefficients, intercepts, classes = _solve(c, x, y, class_weight="balanced")
+                model, converged = _solve(c, x, y[:, label], class_weight=None)
+                weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+                all_converged &= converged
+            return weight, bias, all_converged
+        model, converged = _solve(c, x, y, class_weight="balanced")
+        coefficients, intercepts, classes = model.coef_, model.intercept_, model.classes_
         if len(classes) == 2:
             # one row of coefficients for two classes: the second against the first, whose logit is
             # then 0
             coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
             intercepts = np.append(0.0, intercepts)
         weight[classes], bias[classes] = coefficients, intercepts
-        return weight, bias
+        return weight, bias, converged
 
 
-def _solve(c: float, x: Array, y: Array, *, class_weight: str | None) -> tuple[Array, Array, Array]:
+def _solve(c: float, x: Array, y: Array, *, class_weight: str | None) -> tuple[Any, bool]:
+    """Return a fitted LogisticRegression and whether it converged within MAX_ITERATIONS."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
-        # after 1000 iterations of L-BFGS the validation score decides whether the configuration is
-        # any good
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
         model = LogisticRegression(C=c, class_weight=class_weight, max_iter=MAX_ITERATIONS)
         model.fit(x, y)
-    return model.coef_, model.intercept_, model.classes_
+    converged = True
+    for warning in caught:
+        if issubclass(warning.category, ConvergenceWarning):
+            converged = False
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return model, converged
 
 
 def _matrix(dataset: TokenDataset, rows: Rows) -> tuple[Array, Array]:

@@ -89,6 +89,7 @@ def refit_and_test(
         "steps": head.steps if head else None,
         "n_configs": len(configs),
         "n_diverged": sum(config.diverged for config in configs),
+        "converged": head.converged if head else None,
         "n_folds": subset.n_folds,
         "train_rows": dataset.rows,
         "test_rows": len(predictions.targets),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
 
 MEMORY_FRACTION = 0.5
@@ -31,9 +30,6 @@ class Options:
     """
     configs_per_pass: int | None = None
     """Configurations trained together; None: as many as fit into half of the free memory."""
-    probes_root: str | CachePath | None = None
-    """Folder to keep probes in, for a cache that is not writable; None: $LAYERCACHE_PROBES, else
-    the folder of the cache."""
     refresh: bool = False
     """Train probes again that already exist."""
     progress: bool = False

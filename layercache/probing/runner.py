@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -23,12 +22,11 @@ from layercache.engine import (
     open_engine,
 )
 from layercache.engine.visibility import wait_until_visible
-from layercache.errors import CacheIncompleteError, StorageError
+from layercache.errors import CacheIncompleteError
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
-from layercache.probing.results.lookup import PROBES_VARIABLE, probe_folders, resolve_probes_root
-from layercache.probing.results.probe_store import Probe, ProbeFolder, read_probe
+from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
 from layercache.probing.training.memory import describe_passes, pass_bounds
@@ -56,11 +54,9 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
     probes: dict[str, Probe] = {}
     if not options.refresh:
         for spec in unique.values():
-            for folder in probe_folders(spec.tokens.cache, options.probes_root):
-                if (probe := read_probe(folder / spec.id)) is not None:
-                    _log_existing(spec, probe)
-                    probes[spec.id] = probe
-                    break
+            if (probe := read_probe(_folder(spec))) is not None:
+                _log_existing(spec, probe)
+                probes[spec.id] = probe
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
         with open_engine(options.engine, ray_address=options.ray_address) as engine:
             probes |= _Run(missing, splits, options, engine).all()
@@ -88,9 +84,6 @@ class _Run:
         engine: Engine,
     ) -> None:
         self._specs, self._splits, self._options = specs, splits, options
-        self._folders = [
-            probe_folders(spec.tokens.cache, options.probes_root)[0] / spec.id for spec in specs
-        ]
         self._engine = engine
         device, self._device_reason = cluster_device(engine, options.device) or resolve_device(
             options.device
@@ -105,7 +98,6 @@ class _Run:
         options, distributed = self._options, self._engine.distributed
         config = WorkerConfig(
             specs=self._specs,
-            folders=self._folders,
             device=self._device,
             features=options.features,
             memory_budget=_bytes("memory_budget", options.memory_budget, minimum=1),
@@ -138,10 +130,10 @@ class _Run:
         with ExitStack() as stack:
             # Every process locks in the same order, so that two that wait for each other's probes
             # cannot deadlock.
-            for path in sorted((self._folders[n] for n in numbers), key=lambda path: path.name):
-                self._lock(path, stack)
+            for spec in sorted((self._specs[n] for n in numbers), key=lambda spec: spec.id):
+                stack.enter_context(ProbeFolder(_folder(spec)).locked())
             for n in numbers:
-                spec, folder = self._specs[n], ProbeFolder(self._folders[n])
+                spec, folder = self._specs[n], ProbeFolder(_folder(self._specs[n]))
                 if self._options.refresh:
                     folder.clear()
                 if (probe := read_probe(folder.path)) is not None:
@@ -158,20 +150,6 @@ class _Run:
             for search in self._searches.values():
                 probes[search.spec.id] = self._wait_for_probe(search)
         return probes
-
-    def _lock(self, path: CachePath, stack: ExitStack) -> None:
-        try:
-            stack.enter_context(ProbeFolder(path).locked())
-        except StorageError as error:
-            if resolve_probes_root(self._options.probes_root) is not None or not _is_forbidden(
-                error
-            ):
-                raise
-            raise StorageError(
-                f"{path}: cannot be written: the cache is read-only for this user. "
-                "To keep its probes elsewhere, give a folder of your own as probes_root "
-                f"(--probes DIR), also to the commands that read them, or set ${PROBES_VARIABLE}"
-            ) from error
 
     def _run_tasks(self, pool: WorkerPool, *, configs_per_task: int | None) -> None:
         searches = list(self._searches.values())
@@ -224,13 +202,12 @@ def _log_existing(spec: ProbeSpec, probe: Probe) -> None:
     logger.info("%s: already exists, %s (--refresh trains it again)", describe(spec), probe.path)
 
 
-def _is_forbidden(error: StorageError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
 def _bytes(name: str, size: int | str | None, *, minimum: int) -> int | None:
     return None if size is None else parse_bytes(size, name=name, minimum=minimum)
+
+
+def _folder(spec: ProbeSpec) -> CachePath:
+    return spec.tokens.cache.path / PROBES / spec.id
 
 
 def _token_key(tokens: TokenSelection) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layercache._devices import resolve_device
-from layercache.cache.storage.paths import CachePath
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
 from layercache.probing.baselines import BaselineTrainer
@@ -16,7 +15,7 @@ from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.evaluation import refit_and_test
-from layercache.probing.results.probe_store import ProbeFolder
+from layercache.probing.results.probe_store import PROBES, ProbeFolder
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
 
@@ -71,8 +70,6 @@ class WorkerConfig:
 
     specs: Sequence[ProbeSpec]
     """The probes of the run."""
-    folders: Sequence[CachePath]
-    """Folder of each probe."""
     device: str
     """Device to train on."""
     features: str
@@ -115,7 +112,7 @@ class ProbeWorker:
             task.scores,
             search_seconds=task.search_seconds,
             subset=task.subset,
-            folder=ProbeFolder(self._config.folders[task.probe]),
+            folder=ProbeFolder(spec.tokens.cache.path / PROBES / spec.id),
             loader=self._loader,
             trainer=self._trainer(spec),
         )

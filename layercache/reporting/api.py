@@ -68,7 +68,6 @@ def report(
     details: int = 12,
     load_thumbnail: ThumbnailLoader | None = None,
     probes: Sequence[Probe] | None = None,
-    probes_root: str | CachePath | None = None,
 ) -> Report:
     """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv; no backbone is run.
 
@@ -84,7 +83,6 @@ def report(
         load_thumbnail: Function from (dataset, id of a test image) to a PIL image, or None if the
             image is not available.
         probes: Probes to include, with the caches of their tokens; all by default.
-        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
 
     Raises:
         MissingExtraError: Without the extra `report`.
@@ -105,7 +103,6 @@ def report(
     data = load_report_data(
         caches,
         probes=probes,
-        probes_root=probes_root,
         root=None if root is None else base,
         load_thumbnail=load_thumbnail,
         per_head=per_head,

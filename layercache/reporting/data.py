@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids, sha256_json
 from layercache.cache.storage.paths import CachePath, cache_root
+from layercache.errors import ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric
-from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.probe_store import Predictions, Probe
+from layercache.probing.results.table import read_results
 from layercache.reporting.combination import Combination, find_combinations
 from layercache.reporting.error_analysis import is_correct
 from layercache.reporting.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind
@@ -187,7 +188,6 @@ def load_report_data(
     cka_images: int = 2000,
     details: int = 12,
     probes: Sequence[Probe] | None = None,
-    probes_root: str | CachePath | None = None,
 ) -> ReportData:
     """Read the probes of these caches, or those of them in `probes`. Arguments as in `report`.
 
@@ -199,7 +199,7 @@ def load_report_data(
     by_folder, rows = {}, []
     for combination in combinations:
         for cache in combination.caches:
-            for probe in read_all_probes(cache, probes_root):
+            for probe in _read_probes(cache):
                 if included is None or probe.path in included:
                     by_folder[str(probe.path)] = probe
                     rows.append(table_row(probe, combination))
@@ -268,6 +268,13 @@ def select_variants(table: pd.DataFrame) -> pd.DataFrame:
     )
     columns = [*same, "variant"]
     return table.merge(variants[columns], on=columns).reset_index(drop=True)
+
+
+def _read_probes(cache: Cache) -> Sequence[Probe]:
+    try:
+        return read_results(cache).probes
+    except ProbeNotFoundError:
+        return ()
 
 
 def _read_correctness(probes: Sequence[Probe]) -> Correctness | None:

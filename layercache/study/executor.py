@@ -71,21 +71,13 @@ class LocalExecutor:
         """Train what is missing; return the probes, one per seed."""
         from layercache.probing.api import probe
 
-        head = job.head
         return probe(
             cache,
-            head=head.head,
-            layers=head.layers,
-            tokens=head.tokens,
             spatial_cache=spatial_cache,
-            configs=head.configs or None,
-            seeds=job.seeds,
-            train_config=head.train_config,
             progress=self._progress,
             engine=self._engine,
             ray_address=self._ray_address,
-            **head.options,
-            **job.options,
+            **{**job.options, **job.arguments},
         )
 
     def _group(self, job: PlannedExtraction) -> list[PlannedExtraction]:

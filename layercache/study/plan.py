@@ -68,6 +68,21 @@ class PlannedProbe:
         """Name in messages."""
         return f"{self.model} on {self.dataset}: {self.head.name}"
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `probe` that say which probes to train."""
+        head = self.head
+        return {
+            "head": head.head,
+            "layers": head.layers,
+            "tokens": head.tokens,
+            "configs": head.configs or None,
+            "train_config": head.train_config,
+            "seeds": self.seeds,
+            "precision": self.options.get("precision", "fp32"),
+            **head.options,
+        }
+
 
 PlannedJob = PlannedExtraction | PlannedProbe
 
@@ -87,9 +102,6 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
             jobs.append(extraction)
         return extractions[extraction.key]
 
-    probe_options = study.probe.options()
-    if study.probes_root:
-        probe_options["probes_root"] = study.probes_root
     pooled = {word for head in study.heads for word in head.tokens.split("+")} & POOLED
     pooled_tokens = "cls+ap" if "cls" in pooled else "ap"
     for dataset in study.datasets:
@@ -124,7 +136,7 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
                         seeds=study.seeds,
                         cache=cache,
                         spatial_cache=spatial_cache,
-                        options=probe_options,
+                        options=study.probe.options(),
                     ),
                 )
     return tuple(jobs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache._interruption import Interrupted, interrupt_signal, sigterm_as_interrupt
+from layercache._units import join_words
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import open_engine
@@ -73,6 +74,7 @@ def run_study(
     caches: dict[tuple[str, ...], CachePath] = {}
     failures: dict[str, Failure] = {}
     probes: list[Any] = []
+    jobs: dict[CachePath, str] = {}
     done = 0
     missing = any(not status.complete for status in statuses)
     session = open_engine(
@@ -109,7 +111,14 @@ def run_study(
                 )
             else:
                 try:
-                    probes += _run_job(job, executor, caches, complete=status.complete)
+                    trained = _run_job(job, executor, caches, complete=status.complete)
+                    if repeated := {jobs[p.path] for p in trained if p.path in jobs}:
+                        logger.info(
+                            f"{job.name}: the same probes as {join_words(sorted(repeated))}, "
+                            "counted once"
+                        )
+                    jobs |= {probe.path: job.name for probe in trained}
+                    probes += trained
                     done += 1
                 except KeyboardInterrupt as stop:
                     inside = f" ({stop})" if str(stop) else ""
@@ -195,7 +204,6 @@ def _report(study: Study, results: Results) -> tuple[Path | None, Failure | None
             dataset=[dataset_name(source) for source in sources],
             load_thumbnail=ImageLookup(sources=sources, root=study.extract.data_root),
             probes=tuple(results),
-            probes_root=study.probes_root,
             **study.report.options(),
         )
     except MissingExtraError as error:

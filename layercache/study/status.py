@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import LayercacheError
-from layercache.probing.heads import HeadSpec
-from layercache.probing.results.lookup import read_all_probes
-from layercache.probing.results.probe_store import Probe
-from layercache.probing.spec import BASELINES, select_tokens
+from layercache.probing.plan import plan_probes
+from layercache.probing.results.probe_store import PROBES, Probe, read_probe
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 
 SPLITS = ("train", "test")
@@ -37,31 +33,13 @@ def find_cache(job: PlannedExtraction) -> Cache | None:
 
 
 def find_probes(job: PlannedProbe, cache: Cache, spatial_cache: Cache | None = None) -> list[Probe]:
-    """Return the probes of this job stored, at most one per seed."""
-    hybrid = (
-        {
-            "spatial": job.head.options["spatial"],
-            "spatial_layers": job.head.options.get("spatial_layers", "last"),
-        }
-        if spatial_cache
-        else {}
-    )
+    """Return the probes of this job stored in the cache, at most one per seed."""
     try:
-        tokens = select_tokens(
-            cache,
-            head=job.head.head,
-            layers=job.head.layers,
-            tokens=job.head.tokens,
-            spatial_cache=spatial_cache,
-            **hybrid,
-        )
+        specs = plan_probes(cache, spatial_cache=spatial_cache, **job.arguments)
+        probes = [read_probe(cache.path / PROBES / spec.id) for spec in specs]
     except LayercacheError:
         return []  # the run itself reports the error
-    return [
-        probe
-        for probe in read_all_probes(cache, job.options.get("probes_root"))
-        if probe.pairs == tokens.pairs and _same_training(probe, job)
-    ]
+    return [probe for probe in probes if probe is not None]
 
 
 def _matches(cache: Cache, job: PlannedExtraction) -> bool:
@@ -91,37 +69,3 @@ def requested_kinds(words: str) -> set[str]:
 
 def _complete(cache: Cache) -> bool:
     return all(cache.complete(split) for split in SPLITS if split in cache.spec.dataset.splits)
-
-
-def _same_training(probe: Probe, job: PlannedProbe) -> bool:
-    spec, head = probe.spec, job.head
-    options = head.options
-    same = (
-        spec["head"] == head.head
-        and spec["seed"] in job.seeds
-        and spec["shots"] == options.get("shots")
-        and spec["train_fraction"] == options.get("train_fraction")
-        and (spec["head_spec"]["embedding_ids"] is not None) == options.get("embedding", False)
-    )
-    if not same or head.head in BASELINES:
-        return bool(same)
-    return bool(
-        spec["grid"] == [vars(config) for config in head.configs]
-        and spec["train_config"] == _as_json(asdict(head.train_config))
-        and spec["precision"] == job.options.get("precision", "fp32")
-        and _same_num_heads(spec["head_spec"], requested=options.get("num_heads"))
-    )
-
-
-def _same_num_heads(head_spec: dict[str, Any], *, requested: int | None) -> bool:
-    """Return whether a head has the requested number of attention heads, None for the default."""
-    kind = head_spec["kind"]
-    if kind == "linear" or (kind == "hybrid" and requested is None):
-        return True  # the default of a hybrid head depends on its tokens
-    default = HeadSpec(**{**head_spec, "embedding_ids": None, "num_heads": 0})
-    return bool(head_spec["num_heads"] == (requested or default.num_heads))
-
-
-def _as_json(value: dict[str, object]) -> dict[str, object]:
-    """Return the values with tuples as lists, as JSON stores them."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in value.items()}

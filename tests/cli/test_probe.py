@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,22 +59,23 @@ def test_probe_prints_its_choices_and_the_table(
     assert f"cache {cache.path}" in out
     assert "device cpu" in out
     assert "training features resident on cpu: 2 tokens x 240 samples" in out
-    head = next(line for line in out.splitlines() if line.startswith("model"))
+    head = next(line for line in out.splitlines() if line.startswith("head"))
     names = [
         "head",
         "layers",
         "tokens",
-        "lr",
-        "decay",
-        "dropout",
         "accuracy",
         "top-1",
         "parameters",
         "seconds",
     ]
     assert all(word in head for word in names)
-    rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
-    assert [row[2:4] for row in rows] == [
+    rows = [line.split() for line in out.splitlines() if line.startswith(("linear", "attentive"))]
+    shared = (
+        "model vit_small_made, dataset made_up, seed 0, lr 0.03, weight decay 0.0001, dropout 0"
+    )
+    assert f"all rows: {shared}" in out
+    assert [row[:2] for row in rows] == [
         ["linear", "last"],
         ["linear", "all"],
         ["attentive", "last"],
@@ -103,9 +103,9 @@ def test_probe_run_again_shows_existing_probes(
     assert code == 0
     assert "already exists" in second
     assert "configurations train" not in second
-    assert [line for line in first.splitlines() if line.startswith("vit_small")] == [
-        line for line in second.splitlines() if line.startswith("vit_small")
-    ]
+    rows = [line for line in first.splitlines() if line.startswith("linear  ")]
+    assert len(rows) == 1
+    assert rows == [line for line in second.splitlines() if line.startswith("linear  ")]
     assert "already exists" not in run(*words, "--refresh")[1]
 
 
@@ -126,9 +126,22 @@ def test_probe_passes_its_options_on(run: Callable[..., Any], planted: Callable[
         *QUICK,
     )
     assert code == 0
-    rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
-    assert [row[5] for row in rows] == ["4", "7"]
+    rows = [line.split() for line in out.splitlines() if line.startswith("linear  ")]
+    assert [row[3] for row in rows] == ["4", "7"]
+    assert "shots 5" in out
     assert "training features streamed" in out
+
+
+def test_probe_of_a_repeated_seed_or_layer_says_so_and_shows_it_once(
+    run: Callable[..., Any], planted: Callable[..., Any]
+) -> None:
+    planted()
+    code, out, _ = run(
+        "probe", "--head", "linear", "--layers", "last", "--layers", "4", "--seeds", "0,0", *QUICK
+    )
+    assert code == 0
+    assert "3 of the 4 requested probes are repeated, or the same by another name" in out
+    assert len([line for line in out.splitlines() if line.startswith("linear  ")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -159,24 +172,3 @@ def test_parse_numbers_and_seeds_of_lists() -> None:
     for text in ("0", "-1", "a", ""):
         with pytest.raises(OptionError, match="--seeds"):
             parse_seeds(text)
-
-
-def test_probe_rm_deletes_after_a_question_and_takes_no_options_before_it(
-    run: Callable[..., Any], planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planted()
-    assert run("probe", "--head", "knn")[0] == 0
-    _, out, _ = run("results", "--paths")
-    folder = Path(out.split()[-1])
-    code, _, err = run("probe", "--head", "knn", "rm", folder.name)
-    assert code == 1
-    assert "put those of rm after it" in err
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    code, out, _ = run("probe", "rm", folder.name[:8])
-    assert code == 1
-    assert "vit_small_made on made_up, knn, layers all, tokens cls+ap, seed 0" in out
-    assert folder.exists()
-    code, out, err = run("probe", "rm", folder.name[:8], "--yes")
-    assert (code, err) == (0, "")
-    assert out.startswith(f"deleted {folder} (")
-    assert not folder.exists()

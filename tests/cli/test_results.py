@@ -45,7 +45,8 @@ def test_results_shows_the_gain_even_if_a_filter_hides_the_baseline(
 ) -> None:
     code, out, err = run()
     assert (code, err) == (0, "")
-    assert out.count("vit_small_made") == 4
+    assert out.count("linear  ") == 4
+    assert "model vit_small_made, dataset made_up" in out
     code, out, _ = run(
         "--layers",
         "all",
@@ -58,7 +59,7 @@ def test_results_shows_the_gain_even_if_a_filter_hides_the_baseline(
         "--dataset",
         "made_up",
     )
-    rows = [line.split() for line in out.splitlines() if line.startswith("vit_small_made")]
+    rows = [line.split() for line in out.splitlines() if line.startswith("linear  ")]
     assert len(rows) == 2
     assert all(
         any(word.startswith("+") and float(word) > 10 for word in row if word[0] == "+")
@@ -68,9 +69,8 @@ def test_results_shows_the_gain_even_if_a_filter_hides_the_baseline(
 
 def test_results_over_seeds_shows_mean_and_std(run: Callable[..., Any], probed: None) -> None:
     _, out, _ = run("--over-seeds")
-    assert out.count("vit_small_made") == 2
-    assert "test balanced" in out
-    assert "accuracy std (%)" in out
+    assert out.count("linear  ") == 2
+    assert out.count(" ± ") >= 2 * 2
 
 
 def test_results_export_writes_the_file_and_names_it(
@@ -89,35 +89,3 @@ def test_results_without_probes_names_the_command(run: Callable[..., Any]) -> No
     code, _, err = run()
     assert code == 1
     assert "train one with `layercache probe`" in err
-
-
-def test_results_shows_ids_that_head_takes_and_paths(
-    run: Callable[..., Any], probed: None, tmp_path: Path
-) -> None:
-    _, out, _ = run("--layers", "last")
-    assert out.splitlines()[1].split()[-1] == "probe"
-    probe_id = out.splitlines()[3].split()[-1]
-    _, out, _ = run("--head", probe_id[:10], "--paths")
-    (row,) = [line.split() for line in out.splitlines() if "vit_small_made" in line]
-    assert row[-2] == probe_id
-    assert Path(row[-1]) in tmp_path.glob(f"root/*/*/*/probes/{probe_id}")
-
-
-@pytest.mark.parametrize(
-    ("words", "fault"),
-    [
-        (("-d", "made_op"), "no probe has dataset 'made_op'; expected dataset made_up"),
-        (("-m", "vit_b16"), "no probe has model 'vit_b16'; expected model vit_small_made"),
-        (("--tokens", "ap"), "no probe has tokens 'ap'; expected tokens cls or cls+ap"),
-        (
-            ("--layers", "last", "--tokens", "cls+ap"),
-            "no probe has layers 'last', tokens 'cls+ap'; expected tokens cls",
-        ),
-        (("--head", "0" * 12), "no probe has head '000000000000'; expected head linear"),
-    ],
-)
-def test_results_of_what_is_not_there_names_what_is(
-    run: Callable[..., Any], probed: None, words: tuple[str, ...], fault: str
-) -> None:
-    code, out, err = run(*words)
-    assert (code, out, err) == (1, "", f"error: {fault}\n")

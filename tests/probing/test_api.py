@@ -12,7 +12,6 @@ from layercache.errors import (
     OptionError,
     UnknownNameError,
 )
-from layercache.probing import api
 from layercache.probing.api import probe
 from layercache.probing.training.config import HParams, TrainConfig
 from tests.probing.quick import ONE_CONFIG
@@ -214,14 +213,6 @@ def test_probe_with_a_wrong_option_names_it(
 ) -> None:
     with pytest.raises(error, match=message):
         probe(planted(), **{"head": "linear", **ONE_CONFIG, **options})
-
-
-def test_grid_by_default_is_the_papers() -> None:
-    options = {"configs": None, "lr": None, "weight_decay": None, "dropout": None}
-    assert [
-        len(api._grid(head, **options))
-        for head in ("linear", "attentive", "attentive-tokens", "hybrid")
-    ] == [21, 63, 63, 63]
 
 
 def test_probe_of_baselines_agrees_with_scikit_learn(planted: Callable[..., Any]) -> None:

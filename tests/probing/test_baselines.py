@@ -91,6 +91,23 @@ def test_logreg_returns_a_linear_head(memory_split: Callable[..., Any], classes:
     )
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("converged", [True, False])
+def test_logreg_records_whether_it_converged(
+    memory_split: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    multi_label: bool,
+    converged: bool,
+) -> None:
+    split, rows = memory_split(), np.arange(60)
+    if multi_label:
+        split.labels = (np.arange(300).reshape(100, 3) % 2).astype(np.uint8)
+    monkeypatch.setattr("layercache.probing.baselines.MAX_ITERATIONS", 1000 if converged else 1)
+    trainer = baseline("logreg", multi_label=multi_label)
+    trained = trainer.train(features(split), {"C": 10.0}, rows=rows, epochs=None)
+    assert trained.converged is converged
+
+
 def test_baseline_never_predicts_a_class_without_samples(memory_split: Callable[..., Any]) -> None:
     split, rows = memory_split(), np.arange(100)
     for name, hparams in (("knn", {"k": 5}), ("logreg", {"C": 1.0})):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from layercache.probing.options import Options
+from layercache.probing.plan import plan_probes
 from layercache.probing.results.probe_store import PROBE_FILE
+from layercache.probing.runner import run_probes
 from layercache.study import Study, run_study, study_status
 from layercache.study.file import parse_study
-from layercache.study.status import find_cache
+from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
+from layercache.study.status import find_cache, find_probes
 from tests.deploy.trained import draw_images, save_random
+from tests.logs import logged
 
 TEXT = """
 models = ["tiny_vit"]
@@ -59,8 +65,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     draw_images(root / "waves")
     save_random("tiny_vit", root / "tiny_vit.pt")
 
-    def make(*, epochs: int = 2, limit: int = 22) -> Study:
-        return parse_study(TEXT.format(root=root, epochs=epochs, limit=limit), where="s", name="s")
+    def make(*, epochs: int = 2, limit: int = 22, more: str = "") -> Study:
+        content = TEXT.format(root=root, epochs=epochs, limit=limit) + more
+        return parse_study(content, where="s", name="s")
 
     return make
 
@@ -127,3 +134,31 @@ def test_study_status_new_seed_or_truncated_cache_is_missing(text: Callable[...,
         assert there(study) == [ON_WAVES[2]]
     finally:
         record.write_bytes(kept)
+
+
+def test_run_study_counts_two_names_of_a_head_once_and_says_so(
+    text: Callable[..., Study],
+) -> None:
+    study = text(more='[[heads]]\nhead = "linear"\nlayers = "4"\ntokens = "cls"\n')
+    with logged() as said:
+        result = run_study(study, report=False)
+    assert len(result.results) == len(run_study(text(), report=False).results)
+    assert (
+        "tiny_vit on waves: linear 4 cls: the same probes as tiny_vit on waves: linear last cls, "
+        "counted once"
+    ) in said
+
+
+def test_study_status_of_probes_on_another_split_is_missing(text: Callable[..., Study]) -> None:
+    study = text(epochs=4)
+    run_study(text(), report=False)
+    extraction, linear = plan(study)[:2]
+    assert isinstance(extraction, PlannedExtraction)
+    assert isinstance(linear, PlannedProbe)
+    cache = find_cache(extraction)
+    assert cache is not None
+    specs = plan_probes(cache, **linear.arguments)
+    run_probes([replace(spec, test_split="train") for spec in specs], Options(device="cpu"))
+    assert find_probes(linear, cache) == []
+    run_probes(specs, Options(device="cpu"))
+    assert [probe.id for probe in find_probes(linear, cache)] == [spec.id for spec in specs]

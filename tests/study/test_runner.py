@@ -52,7 +52,7 @@ class StandIn:
     def train(self, job: PlannedProbe, cache: Path, spatial_cache: Path | None) -> Any:
         self._do(job.name)
         assert cache == Path("/caches") / job.dataset / job.model
-        return [SimpleNamespace(row={"test_balanced_accuracy": 0.5})]
+        return [SimpleNamespace(row={"test_balanced_accuracy": 0.5}, path=Path(job.name))]
 
 
 @pytest.fixture

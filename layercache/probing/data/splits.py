@@ -23,6 +23,9 @@ VALIDATION_FRACTION = 0.2
 """Fraction of the training rows that selects the configuration (arXiv 2601.09322, appendix on
 hyperparameters)."""
 
+MIN_SHOTS_OF_ONE_FOLD = 5
+"""Shots from which one part is held out, as without a limit, instead of several folds."""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -173,6 +176,19 @@ def subset(labels: Labels, *, shots: int | None, fraction: float | None, seed: i
     return rows
 
 
+def is_whole_split(labels: Labels, *, shots: int | None, fraction: float | None) -> bool:
+    """Return whether a subset is no other than all rows, scored on the same folds.
+
+    Arguments as in `subset`.
+
+    Raises:
+        OptionError: Both are given, or one is out of range.
+    """
+    if shots is not None and shots < MIN_SHOTS_OF_ONE_FOLD:
+        return False
+    return len(subset(labels, shots=shots, fraction=fraction, seed=0)) == len(labels)
+
+
 def folds(labels: Labels, rows: Rows, *, shots: int | None, seed: int) -> list[Fold]:
     """Return the folds that score the configurations, without the test split.
 
@@ -190,7 +206,7 @@ def folds(labels: Labels, rows: Rows, *, shots: int | None, seed: int) -> list[F
     Raises:
         ProbeError: There are too few rows to hold any out.
     """
-    if shots is None or shots >= 5:
+    if shots is None or shots >= MIN_SHOTS_OF_ONE_FOLD:
         train, val = stratified(labels, rows, fraction=VALIDATION_FRACTION, seed=seed)
         if not len(val):
             raise ProbeError(

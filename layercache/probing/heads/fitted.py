@@ -42,6 +42,8 @@ class FittedHead:
     """Optimizer steps behind `state_dict`."""
     epochs: int | None = None
     """Epochs behind `state_dict` (with early stopping: the best one, counted from 1)."""
+    converged: bool | None = None
+    """The solver of a logistic regression converged; None for other heads."""
 
     @property
     def diverged(self) -> bool:

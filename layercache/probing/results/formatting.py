@@ -11,17 +11,7 @@ from layercache.errors import MissingExtraError, OptionError
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXT_COLUMNS = {
-    "probe",
-    "path",
-    "model",
-    "dataset",
-    "head",
-    "layers",
-    "tokens",
-    "spatial",
-    "config",
-}
+TEXT_COLUMNS = {"model", "dataset", "head", "layers", "tokens", "spatial", "config"}
 """Columns that are aligned to the left."""
 ACCURACIES = {
     "val_balanced_accuracy": "val balanced accuracy",
@@ -36,6 +26,8 @@ ACCURACIES = {
 HEADINGS = {
     "num_heads": "heads",
     "train_fraction": "train fraction",
+    "train_split": "train split",
+    "test_split": "test split",
     "weight_decay": "weight decay",
     "gain": "gain (pp)",
     "n_params": "parameters",
@@ -50,6 +42,8 @@ def format_value(name: str, value: Any) -> str:
     """Return a value as text: accuracies in percent, a gain with its sign, "-" if missing."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return "-"
+    if isinstance(value, str):
+        return value
     if name == "gain":
         return f"{100 * value:+.2f}"
     if name.removesuffix("_mean").removesuffix("_std") in ACCURACIES:
@@ -76,6 +70,8 @@ def heading(name: str) -> str:
 def format_table(table: pd.DataFrame, form: str) -> str:
     """Return the table as "text", "markdown" or "latex" (booktabs).
 
+    The headings of a text do not repeat that accuracies are in percent.
+
     Raises:
         OptionError: Another form is given.
     """
@@ -85,6 +81,8 @@ def format_table(table: pd.DataFrame, form: str) -> str:
     for name in table.columns:
         shown[name] = [format_value(name, value) for value in table[name]]
     headings = [heading(name) for name in table.columns]
+    if form == "text":
+        headings = [text.removesuffix(" (%)") for text in headings]
     right = [name not in TEXT_COLUMNS for name in table.columns]
     if form == "latex":
         column_format = "".join("r" if r else "l" for r in right)
@@ -96,9 +94,11 @@ def format_table(table: pd.DataFrame, form: str) -> str:
         rule = [f"{'-' * (n - 1)}{':' if r else '-'}" for n, r in zip(widths, right, strict=True)]
         lines = [headings, rule, *rows]
         return "\n".join(f"| {' | '.join(_pad(line, widths, right))} |" for line in lines)
-    top, bottom = zip(*map(_two_lines, headings), strict=True)
-    widths = [max(map(len, column)) for column in zip(top, bottom, *rows, strict=True)]
-    lines = [list(top), list(bottom), ["-" * n for n in widths], *rows]
+    top = [list(line) for line in zip(*map(_three_lines, headings), strict=True)]
+    while not any(top[0]):
+        del top[0]
+    widths = [max(map(len, column)) for column in zip(*top, *rows, strict=True)]
+    lines = [*top, ["-" * n for n in widths], *rows]
     return "\n".join("  ".join(_pad(line, widths, right)).rstrip() for line in lines)
 
 
@@ -109,11 +109,15 @@ def _pad(words: list[str], widths: list[int], right: list[bool]) -> list[str]:
     ]
 
 
-def _two_lines(text: str) -> tuple[str, str]:
-    """Return a heading on two lines that are as short as possible; one word goes to the second."""
+def _three_lines(text: str) -> tuple[str, str, str]:
+    """Return a heading on three lines that are as short as possible, the last filled first."""
     words = text.split()
-    splits = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(len(words))]
-    return min(splits, key=lambda lines: max(map(len, lines)))
+    splits = [
+        (" ".join(words[:i]), " ".join(words[i:j]), " ".join(words[j:]))
+        for j in range(len(words))
+        for i in range(j + 1)
+    ]
+    return min(splits, key=lambda lines: (max(map(len, lines)), sum(map(bool, lines))))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -20,7 +20,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -30,14 +29,7 @@ from layercache.cache.storage.lock import file_lock
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
-from layercache.errors import (
-    CacheBusyError,
-    CacheCorruptError,
-    ProbeError,
-    ProbeNotFoundError,
-    ProbeSchemaError,
-    StorageError,
-)
+from layercache.errors import CacheCorruptError, ProbeError, ProbeSchemaError, StorageError
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
 
@@ -229,47 +221,14 @@ class ProbeFolder:
         self._store = open_store(path)
 
     @contextmanager
-    def locked(self, *, wait: bool = True) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Lock the probe against other processes, after waiting for one that holds it.
 
         On object storage, which has no locks, two processes may train the same probe. Each writes
         whole files, the record last, and both are the same probe.
         """
-        with file_lock(self._store.path(LOCK_FILE), wait=wait):
+        with file_lock(self._store.path(LOCK_FILE), wait=True):
             yield
-
-    def size(self) -> int:
-        """Return the bytes of its files.
-
-        Raises:
-            ProbeNotFoundError: The folder holds no probe, finished or not.
-        """
-        files = self._store.list_files(".")
-        linked = isinstance(self.path, Path) and self.path.is_symlink()
-        if linked or not {PROBE_FILE, SEARCH_FILE} & set(files):
-            raise ProbeNotFoundError(
-                f"{self.path}: expected the folder of a probe, with {PROBE_FILE} or {SEARCH_FILE} "
-                "in it; `layercache results` lists the probes with their ids"
-            )
-        return sum(info.size for info in files.values())
-
-    def remove(self) -> None:
-        """Delete the probe with its folder, its record first.
-
-        Raises:
-            ProbeNotFoundError: The folder holds no probe, finished or not.
-            CacheBusyError: Another process is training it.
-        """
-        self.size()
-        try:
-            with self.locked(wait=False):
-                self.clear()
-                self._store.delete_all()
-        except CacheBusyError:
-            raise CacheBusyError(
-                f"{self.path}: another process is training this probe: wait for it to end, or "
-                "stop it, and run the command again"
-            ) from None
 
     def clear(self) -> None:
         """Delete the probe, its record first."""

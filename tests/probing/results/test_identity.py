@@ -1,56 +1,20 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from layercache.cache import Cache
-from layercache.probing.heads import HeadSpec
 from layercache.probing.results.identity import (
     data_key,
     differences,
     experiment_key,
     variant_key,
 )
-from layercache.probing.spec import ProbeSpec, select_tokens
-from layercache.probing.training.config import Noise, TrainConfig, paper_grid
-from layercache.testing import make_spec
+from layercache.probing.training.config import Noise, TrainConfig
+from tests.probing.probe_specs import grid, make_probe_spec
 
 KEYS = (experiment_key, data_key, variant_key)
-
-
-def make_probe_spec(root: Path, *, cache: dict[str, Any] | None = None, **changes: Any) -> Any:
-    """Return the spec of a probe as probe.json stores it."""
-    opened = Cache(root, make_spec(**(cache or {})))  # nothing is read
-    head = changes.pop("head", "linear")
-    selection = select_tokens(
-        opened,
-        head=head,
-        layers=changes.pop("layers", "last"),
-        tokens=changes.pop("tokens", "cls"),
-    )
-    kind = "linear" if head in ("knn", "logreg") else head
-    spec = ProbeSpec(
-        tokens=selection,
-        head=head,
-        head_spec=HeadSpec(kind=kind, tokens=len(selection.pairs), width=8, classes=3),
-        grid=tuple(dict(vars(hparams)) for hparams in paper_grid(kind)),
-        seed=0,
-        shots=None,
-        train_fraction=None,
-        train_config=TrainConfig(),
-        precision="fp32",
-    )
-    return json.loads(json.dumps(replace(spec, **changes).to_json()))
-
-
-def grid(*points: tuple[float, float, float]) -> tuple[dict[str, float], ...]:
-    names = ("lr", "weight_decay", "dropout")
-    return tuple(dict(zip(names, point, strict=True)) for point in points)
 
 
 @pytest.mark.parametrize(
@@ -84,17 +48,17 @@ def grid(*points: tuple[float, float, float]) -> tuple[dict[str, float], ...]:
     ],
 )
 def test_keys_change_with_what_they_stand_for(
-    tmp_path: Path, changes: dict[str, Any], same: Sequence[bool]
+    changes: dict[str, Any], same: Sequence[bool]
 ) -> None:
-    one = make_probe_spec(tmp_path / "one")
-    other = make_probe_spec(tmp_path / "other", **changes)
+    one = make_probe_spec()
+    other = make_probe_spec(**changes)
     assert tuple(key(one) == key(other) for key in KEYS) == tuple(same)
     assert bool(differences(one, other)) is not same[2]
 
 
-def test_keys_tell_grids_of_equal_values_apart(tmp_path: Path) -> None:
+def test_keys_tell_grids_of_equal_values_apart() -> None:
     crossed = [
-        make_probe_spec(tmp_path / str(i), head="attentive", grid=points)
+        make_probe_spec(head="attentive", grid=points)
         for i, points in enumerate(
             [
                 grid((0.1, 1e-4, 0.0), (0.01, 1e-3, 0.0)),
@@ -110,10 +74,9 @@ def test_keys_tell_grids_of_equal_values_apart(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_differences_name_setting_and_both_values(tmp_path: Path) -> None:
-    one = make_probe_spec(tmp_path / "one")
+def test_differences_name_setting_and_both_values() -> None:
+    one = make_probe_spec()
     other = make_probe_spec(
-        tmp_path / "other",
         cache={"tap": "block"},
         train_config=TrainConfig(epochs=1, noise=None),
         grid=grid((0.1, 1e-4, 0.0), (0.01, 1e-4, 0.0)),
@@ -126,10 +89,10 @@ def test_differences_name_setting_and_both_values(tmp_path: Path) -> None:
     assert set(found) == {"tap", "epochs", "noise", "lr grid", "weight decay grid"}
 
 
-def test_training_of_a_baseline_is_not_compared_with_that_of_a_head(tmp_path: Path) -> None:
-    linear = make_probe_spec(tmp_path / "one", train_config=TrainConfig(epochs=1))
-    assert differences(make_probe_spec(tmp_path / "two", head="knn"), linear) == {}
-    logreg = make_probe_spec(tmp_path / "three", head="logreg", cache={"tap": "block"})
+def test_training_of_a_baseline_is_not_compared_with_that_of_a_head() -> None:
+    linear = make_probe_spec(train_config=TrainConfig(epochs=1))
+    assert differences(make_probe_spec(head="knn"), linear) == {}
+    logreg = make_probe_spec(head="logreg", cache={"tap": "block"})
     assert differences(logreg, linear) == {"tap": ("block", "norm2")}
 
 

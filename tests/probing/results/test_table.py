@@ -11,98 +11,69 @@ import pytest
 from layercache.errors import MissingExtraError, OptionError, ProbeNotFoundError
 from layercache.probing.api import probe
 from layercache.probing.results.formatting import format_table
-from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table import COLUMNS, Results, read_results
-
-ROW = {
-    "probe": "0", "model": "m", "dataset": "d", "head": "linear", "layers": "last",
-    "tokens": "cls", "spatial": "", "n_tokens": 1, "num_heads": 0, "embedding": False, "seed": 0,
-    "shots": None, "train_fraction": None, "lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0,
-    "config": "", "val_balanced_accuracy": 0.5, "test_balanced_accuracy": 0.5,
-    "test_top1_accuracy": 0.5, "test_top5_accuracy": 0.9, "test_mean_average_precision": None,
-    "test_ci95_low": 0.4, "test_ci95_high": 0.6, "n_params": 1234, "n_configs": 21,
-    "train_seconds": 1.25, "precision": "fp32", "epochs": 40, "tap": "norm2", "fingerprint": "f",
-    "weights_digest": "w", "dataset_digest": "x", "train_config_digest": "p", "grid_digest": "g",
-}  # fmt: skip
-
-
-def made(**changes: Any) -> Probe:
-    row = {**ROW, **changes}
-    return Probe(path=Path(f"/nowhere/probes/{row['probe']}"), spec={}, row=row, configs=())
+from layercache.probing.training.config import TrainConfig
+from tests.probing.probe_specs import grid
+from tests.probing.results.made import made
 
 
 def test_table_has_one_row_per_probe_and_every_column() -> None:
-    table = Results([made(probe="1"), made(probe="2", shots=5)]).table
+    table = Results([made("1"), made("2", shots=5)]).table
     assert tuple(table.columns) == COLUMNS
     assert table["path"].tolist() == ["/nowhere/probes/1", "/nowhere/probes/2"]
     assert table["test_mean_average_precision"].isna().all()
 
 
+def test_results_of_a_probe_given_twice_has_it_once() -> None:
+    results = Results([made("1"), made("2", seed=1), made("1")])
+    assert [probe.id for probe in results] == ["1", "2"]
+    assert len(results.table) == 2
+
+
 def test_over_seeds_averages_probes_that_differ_in_the_seed_only() -> None:
     scores = [0.5, 0.6, 0.8]
-    probes = [made(probe=str(s), seed=s, test_balanced_accuracy=v) for s, v in enumerate(scores)]
-    table = Results(
-        [
-            *probes,
-            made(probe="9", layers="all", test_balanced_accuracy=0.9),
-            made(probe="8", shots=1),
-            made(probe="7", seed=7, grid_digest="h"),
-        ]
-    ).over_seeds()
-    assert table["n_seeds"].tolist() == [3, 1, 1, 1], "another grid is another experiment"
+    probes = [made(str(s), seed=s, test_balanced_accuracy=v) for s, v in enumerate(scores)]
+    others = [
+        made("9", layers="6,12", test_balanced_accuracy=0.9),
+        made("8", shots=1),
+        made("7", seed=7, spec={"grid": grid((0.2, 1e-4, 0.0))}),
+        made("6", seed=7, test_split="val"),
+        made("5", seed=7, spec={"cache": {"rows": 60}}),
+        made("4", seed=7, spec={"train_config": TrainConfig(epochs=1)}),
+    ]
+    table = Results([*probes, *others]).over_seeds()
+    assert table["n_seeds"].tolist() == [3, 1, 1, 1, 1, 1, 1]
     assert table["test_balanced_accuracy_mean"][0] == pytest.approx(np.mean(scores))
     assert table["test_balanced_accuracy_std"][0] == pytest.approx(np.std(scores, ddof=1))
     assert np.isnan(table["test_balanced_accuracy_std"][1])
+    assert table["experiment"].is_unique
 
 
-def test_gain_is_over_the_linear_head_of_the_same_model_dataset_and_seed() -> None:
-    probes = [
-        made(probe="base0", test_balanced_accuracy=0.5),
-        made(probe="base1", seed=1, test_balanced_accuracy=0.6),
-        made(
-            probe="a", head="attentive", layers="all", tokens="cls+ap", test_balanced_accuracy=0.9
-        ),
-        made(
-            probe="b",
-            head="attentive",
-            layers="all",
-            tokens="cls+ap",
-            seed=1,
-            test_balanced_accuracy=0.9,
-        ),
-        made(
-            probe="c",
-            head="attentive",
-            layers="all",
-            tokens="cls+ap",
-            seed=2,
-            test_balanced_accuracy=0.9,
-        ),
-        made(probe="d", head="attentive", dataset_digest="y", test_balanced_accuracy=0.9),
-        made(probe="e", head="attentive", weights_digest="v", test_balanced_accuracy=0.9),
-        made(probe="f", head="attentive", shots=5, test_balanced_accuracy=0.9),
-    ]
-    table = Results(probes).with_gain()
-    assert table["baseline"].tolist()[:4] == ["base0", "base1", "base0", "base1"]
-    np.testing.assert_allclose(table["gain"][:4], [0, 0, 0.4, 0.3])
-    assert table["gain"][4:].isna().all()
-    alone = Results(probes[2:3])
-    assert alone.with_gain()["gain"].isna().all()
-    np.testing.assert_allclose(alone.with_gain(among=Results(probes))["gain"], [0.4])
+def test_over_seeds_counts_a_probe_that_is_stored_twice_once() -> None:
+    # the same tokens in a second cache, which stores fewer layers
+    copy = made("9", seed=1, spec={"cache": {"layers": (12,)}}, test_balanced_accuracy=0.6)
+    probes = [made(str(s), seed=s, test_balanced_accuracy=v) for s, v in enumerate((0.5, 0.6, 0.8))]
+    results = Results([*probes, copy])
+    assert results.over_seeds()["n_seeds"].tolist() == [3]
+    std = results.over_seeds()["test_balanced_accuracy_std"][0]
+    assert std == pytest.approx(np.std([0.5, 0.6, 0.8], ddof=1))
+    assert "1 probe stored twice, counted once" in results.to_text(over_seeds=True)
 
 
-def test_gain_prefers_the_baseline_of_the_same_cache_and_training() -> None:
-    probes = [
-        made(probe="large", n_configs=99, train_config_digest="q", test_balanced_accuracy=0.1),
-        made(probe="same", test_balanced_accuracy=0.5),
-        made(probe="elsewhere", fingerprint="g", test_balanced_accuracy=0.2),
-        made(probe="x", head="attentive", test_balanced_accuracy=0.9),
-    ]
-    assert Results(probes).with_gain()["baseline"][3] == "same"
+def test_to_text_names_the_test_split_where_it_is_not_test() -> None:
+    probes = [made(s, test_split=s) for s in ("train", "val", "test")]
+    for over_seeds in (False, True):
+        text = Results(probes).to_text(over_seeds=over_seeds)
+        heading = text[: text.index("---")]
+        assert "split" in heading
+        assert all(f"cls     {s:>5}" in text for s in ("train", "val", "test"))
+    assert "test split val" in Results(probes[1:2]).to_text()
+    assert "split" not in Results(probes[2:]).to_text()
+    assert "tested on split val" in Results(probes[1:2]).summary()
 
 
 def test_filter_by_columns_keeps_matching_probes() -> None:
-    results = Results([made(probe="1"), made(probe="2", head="attentive")])
+    results = Results([made("1"), made("2", head="attentive")])
     assert [p.id for p in results.filter(head="attentive")] == ["2"]
     assert len(results.filter(model=None)) == 2
     assert not len(results.filter(model="another"))
@@ -112,29 +83,21 @@ def test_filter_by_columns_keeps_matching_probes() -> None:
 
 def test_to_text_shows_what_differs_and_scores_in_percent() -> None:
     text = Results(
-        [made(probe="1"), made(probe="2", head="attentive", seed=1, test_balanced_accuracy=0.75)]
+        [made("1"), made("2", head="attentive", seed=1, test_balanced_accuracy=0.75)]
     ).to_text()
-    top, bottom, rule, first, second = text.splitlines()
-    assert bottom.split("  ")[0] == "model"
-    assert "test balanced" in top
-    assert "accuracy (%)" in bottom
-    assert [w for w in ("seed", "lr", "decay", "parameters", "seconds") if w not in bottom] == []
+    _, middle, bottom, rule, first, second, _, shared, units = text.splitlines()
+    assert bottom.split()[:4] == ["head", "layers", "tokens", "seed"]
+    assert middle.split() == ["balanced", "balanced", "test"]
     assert set(rule) == {"-", " "}
     assert "50.00" in first
-    assert "1,234" in first
     assert "75.00" in second
-    assert (bottom.split()[-1], first.split()[-1], second.split()[-1]) == ("probe", "1", "2")
-    with_paths = Results([made(probe="1")]).to_text(paths=True)
-    assert with_paths.splitlines()[-1].endswith("  1      /nowhere/probes/1")
-    assert "seed" not in Results([made()]).to_text(), (
-        "a column that is the same everywhere is left out"
+    assert shared == (
+        "all rows: model m, dataset d, lr 0.1, weight decay 0.0001, dropout 0, parameters 1,234"
     )
+    assert units == "scores in percent"
+    alone = Results([made(shots=5)]).to_text()
+    assert "with model m, dataset d, shots 5, seed 0" in alone, "what is not usual is named"
     assert Results([]).to_text() == "no probes match"
-    alike = (
-        Results([made(probe="1"), made(probe="2", epochs=5, num_heads=3)]).to_text().splitlines()[1]
-    )
-    assert "heads" in alike, "rows that would look alike show what differs"
-    assert "epochs" not in alike, "and no more than that"
 
 
 def test_format_table_as_markdown_and_latex_holds_the_same_values() -> None:
@@ -159,9 +122,7 @@ def test_format_table_as_markdown_and_latex_holds_the_same_values() -> None:
 
 
 def test_export_to_csv_markdown_and_latex_holds_the_table(tmp_path: Path) -> None:
-    results = Results(
-        [made(probe="1"), made(probe="2", head="attentive", test_balanced_accuracy=0.75)]
-    )
+    results = Results([made("1"), made("2", head="attentive", test_balanced_accuracy=0.75)])
     back = pd.read_csv(results.export(tmp_path / "t.csv"))
     np.testing.assert_allclose(back["gain"], [0, 0.25])
     assert back["head"].tolist() == ["linear", "attentive"]
@@ -206,9 +167,7 @@ def test_read_results_finds_probes_below_a_root_and_of_a_cache(
 
 
 def test_summary_gives_the_best_probe_its_interval_and_the_folder() -> None:
-    said = Results(
-        [made(probe="1"), made(probe="2", head="attentive", test_balanced_accuracy=0.75)]
-    ).summary()
+    said = Results([made("1"), made("2", head="attentive", test_balanced_accuracy=0.75)]).summary()
     assert "highest test balanced accuracy 75.00 %: attentive" in said
     assert "95 % bootstrap interval over test images 40.00 to 60.00 %" in said
     assert said.endswith("stored in /nowhere/probes")

@@ -1,0 +1,215 @@
+"""Plans the probes of a request: heads x layers x tokens x training subsets x seeds, each once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from layercache._units import join_words
+from layercache.cache.cache import Cache
+from layercache.cache.find import open_cache
+from layercache.cache.storage.paths import CachePath
+from layercache.errors import HeadMismatchError, OptionError
+from layercache.probing.baselines import GRIDS
+from layercache.probing.data.cache_lookup import find_spatial_cache
+from layercache.probing.data.splits import is_whole_split
+from layercache.probing.heads import HeadSpec
+from layercache.probing.progress import describe
+from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
+from layercache.probing.training.config import (
+    DROPOUTS,
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    HParams,
+    TrainConfig,
+    grid,
+)
+
+logger = logging.getLogger(__name__)
+
+Words = str | Sequence[str]
+Numbers = float | Sequence[float]
+MAX_LISTED_PROBES = 5
+
+
+def plan_probes(
+    cache: Cache | str | CachePath,
+    *,
+    head: Words = "attentive",
+    layers: Words | None = None,
+    tokens: Words | None = None,
+    spatial: str | None = None,
+    spatial_layers: str = "last",
+    spatial_cache: Cache | str | CachePath | None = None,
+    embedding: bool = False,
+    num_heads: int | None = None,
+    configs: Sequence[HParams] | None = None,
+    lr: Numbers | None = None,
+    weight_decay: Numbers | None = None,
+    dropout: Numbers | None = None,
+    seeds: int | Sequence[int] = 1,
+    shots: int | Sequence[int] | None = None,
+    train_fraction: Numbers | None = None,
+    epochs: int | None = None,
+    train_config: TrainConfig | None = None,
+    precision: str = "fp32",
+    test_split: str = "test",
+) -> list[ProbeSpec]:
+    """Return the probes that `probe` trains, in order and each once. Arguments as in `probe`.
+
+    Probes that are requested repeatedly (seeds 0,0; layers last and 12) are logged. Shots or a
+    fraction that take all training samples are the same as neither.
+
+    Raises:
+        OptionError: An option is wrong.
+        UnknownNameError: There is no head, layer choice or token kind of this name.
+        HeadMismatchError: The cache of the spatial tokens has other weights or images.
+    """
+    cache = _open(cache)
+    other = None if spatial_cache is None else _open(spatial_cache)
+    if other is not None and other.path == cache.path:
+        other = cache
+    if other is not None:
+        _check_same_images(cache, other)
+    config = train_config or TrainConfig()
+    if epochs is not None:
+        config = replace(config, epochs=epochs)
+    subsets = _subsets(cache, shots=shots, train_fraction=train_fraction)
+    specs = []
+    for name, layer_choice, token_choice in product(
+        _listed(head), _listed(layers), _listed(tokens)
+    ):
+        hybrid: dict[str, Any] = {}
+        if name == "hybrid" and spatial is not None:
+            other = other or find_spatial_cache(cache, spatial=spatial, layers=spatial_layers)
+            hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "spatial_cache": other}
+        selection = select_tokens(
+            cache, head=name, layers=layer_choice, tokens=token_choice, **hybrid
+        )
+        head_spec = _head_spec(name, selection, num_heads=num_heads, embedding=embedding)
+        points = make_grid(name, configs=configs, lr=lr, weight_decay=weight_decay, dropout=dropout)
+        seed_list = range(seeds) if isinstance(seeds, int) else seeds
+        for (n, fraction), seed in product(subsets, seed_list):
+            specs.append(
+                ProbeSpec(
+                    tokens=selection,
+                    head=name,
+                    head_spec=head_spec,
+                    grid=points,
+                    seed=seed,
+                    shots=n,
+                    train_fraction=fraction,
+                    train_config=config,
+                    precision=precision,
+                    test_split=test_split,
+                )
+            )
+    return _unique(specs)
+
+
+def _unique(specs: Sequence[ProbeSpec]) -> list[ProbeSpec]:
+    unique = {spec.id: spec for spec in specs}
+    repeated = [(unique[i], n) for i, n in Counter(spec.id for spec in specs).items() if n > 1]
+    if repeated:
+        listed = [f"{describe(spec)} ({n} times)" for spec, n in repeated[:MAX_LISTED_PROBES]]
+        if len(repeated) > MAX_LISTED_PROBES:
+            listed.append(f"{len(repeated) - MAX_LISTED_PROBES} more")
+        logger.info(
+            "%d of the %d requested probes are repeated, or the same by another name; each is "
+            "trained and counted once: %s",
+            len(specs) - len(unique),
+            len(specs),
+            join_words(listed),
+        )
+    return list(unique.values())
+
+
+def _subsets(
+    cache: Cache, *, shots: int | Sequence[int] | None, train_fraction: Numbers | None
+) -> list[tuple[int | None, float | None]]:
+    """Return (shots, fraction) of each training subset; (None, None) stands for all samples."""
+    subsets: list[tuple[int | None, float | None]] = []
+    for n, fraction in product(_listed(shots), _listed(train_fraction)):
+        if (n, fraction) != (None, None):
+            labels = cache.split(ProbeSpec.train_split).labels
+            if is_whole_split(labels, shots=n, fraction=fraction):
+                logger.info(
+                    "%s takes all %d training samples: the same as without it",
+                    f"train_fraction {fraction:g}" if n is None else f"shots {n}",
+                    len(labels),
+                )
+                n, fraction = None, None
+        subsets.append((n, fraction))
+    return subsets
+
+
+def _open(cache: Cache | str | CachePath) -> Cache:
+    return cache if isinstance(cache, Cache) else open_cache(cache)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """Return the values of a sequence; a single value (also None) is a sequence of one."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value)
+    return (value,)
+
+
+def _head_spec(
+    head: str, tokens: TokenSelection, *, num_heads: int | None, embedding: bool
+) -> HeadSpec:
+    spec = tokens.cache.spec
+    kind = "linear" if head in BASELINES else head
+    if kind == "linear":
+        num_heads = None
+    elif head == "hybrid":
+        num_heads = num_heads or tokens.pooled
+    return HeadSpec(
+        kind=kind,
+        tokens=len(tokens.pairs),
+        width=spec.width,
+        classes=len(spec.dataset.classes),
+        num_heads=num_heads or 0,
+        multi_label=spec.dataset.multi_label,
+        embedding_ids=tokens.embedding_ids if embedding and head == "hybrid" else None,
+    )
+
+
+def make_grid(
+    head: str,
+    *,
+    configs: Sequence[HParams] | None,
+    lr: Numbers | None,
+    weight_decay: Numbers | None,
+    dropout: Numbers | None,
+) -> tuple[dict[str, float], ...]:
+    """Return the configurations to search as plain values, in order, without duplicates."""
+    if head in BASELINES:
+        return tuple(dict(hparams) for hparams in GRIDS[head])
+    if configs is not None and (lr, weight_decay, dropout) != (None, None, None):
+        raise OptionError("give configs, or lr, weight_decay and dropout, not both")
+    if configs is None:
+        dropouts = DROPOUTS if dropout is None else _listed(dropout)
+        configs = grid(
+            lr=LEARNING_RATES if lr is None else _listed(lr),
+            weight_decay=WEIGHT_DECAYS if weight_decay is None else _listed(weight_decay),
+            dropout=(0.0,) if head == "linear" else dropouts,
+        )
+    if not configs:
+        raise OptionError(
+            "the grid is empty: give at least one value each of lr, weight_decay and dropout"
+        )
+    points = [{name: float(value) for name, value in vars(hparams).items()} for hparams in configs]
+    return tuple(dict(point) for point in dict.fromkeys(tuple(p.items()) for p in points))
+
+
+def _check_same_images(cache: Cache, spatial_cache: Cache) -> None:
+    for name in ("weights", "width", "dataset"):
+        if getattr(cache.spec, name) != getattr(spatial_cache.spec, name):
+            raise HeadMismatchError(
+                f"spatial_cache: expected a cache of the same {name} as {cache.path}, got "
+                f"{spatial_cache.path}: extract both with the same options"
+            )

@@ -1,0 +1,74 @@
+"""Remarks on probes that a careful reader needs, as lines below the results table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from layercache._units import pluralize
+from layercache.probing.config_score import ConfigScore
+from layercache.probing.metrics import selection_metric
+from layercache.probing.results.probe_store import Probe
+
+LOWEST_POSSIBLE = {"weight_decay": 0.0, "dropout": 0.0, "k": 1.0}
+"""Values below which there are none, so that a grid cannot be wider there."""
+MAX_LISTED = 6
+
+
+def describe_selection(probes: Iterable[Probe]) -> list[str]:
+    """Return a line on configurations at the edge of their grid, and one on failed convergence."""
+    edges: Counter[str] = Counter()
+    unconverged: Counter[str] = Counter()
+    for probe in probes:
+        edges.update(f"{name.replace('_', ' ')} {value:g}" for name, value in at_edge(probe))
+        if probe.row.get("converged") is False:
+            unconverged[str(probe.row["config"])] += 1
+    lines = []
+    if edges:
+        lines.append(
+            "selected at the edge of the grid, a wider one may score higher: " + _listed(edges)
+        )
+    if unconverged:
+        lines.append("logistic regression stopped before it converged: " + _listed(unconverged))
+    return lines
+
+
+def at_edge(probe: Probe) -> list[tuple[str, float]]:
+    """Return the hyperparameters whose selected value is the lowest or highest of the grid.
+
+    Those are left out for which another value scored as well.
+    """
+    selected = _selected(probe)
+    metric = selection_metric(multi_label=probe.spec["head_spec"]["multi_label"])
+    if selected is None or metric not in (selected.val_metrics or {}):
+        return []
+    found = []
+    for name, value in selected.hparams.items():
+        scores: dict[float, float] = {}
+        for config in probe.configs:
+            score = (config.val_metrics or {}).get(metric, float("-inf"))
+            tried = config.hparams[name]
+            scores[tried] = max(score, scores.get(tried, score))
+        others = [score for tried, score in scores.items() if tried != value]
+        at_end = value == max(scores) or value == min(scores) != LOWEST_POSSIBLE.get(name)
+        if others and at_end and scores[value] > max(others):
+            found.append((name, value))
+    return found
+
+
+def _selected(probe: Probe) -> ConfigScore | None:
+    """Return the selected configuration, or None if the record does not say which."""
+    for config in probe.configs:
+        words = ", ".join(f"{name}={value:g}" for name, value in config.hparams.items())
+        if probe.row.get("config") == words or all(
+            probe.row.get(name) == value for name, value in config.hparams.items()
+        ):
+            return config
+    return None
+
+
+def _listed(counts: Counter[str]) -> str:
+    words = [f"{text} ({pluralize(n, 'probe')})" for text, n in counts.most_common(MAX_LISTED)]
+    if len(counts) > MAX_LISTED:
+        words.append(f"{len(counts) - MAX_LISTED} more")
+    return ", ".join(words)

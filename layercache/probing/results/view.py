@@ -1,0 +1,136 @@
+"""The part of the results table that people see: where its rows differ, and what all share.
+
+Columns in which no rows differ are left out of a text and named once below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from layercache._units import join_words
+from layercache.probing.results.formatting import (
+    ACCURACIES,
+    format_table,
+    format_value,
+    heading,
+)
+from layercache.probing.results.identity import read_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALWAYS_SHOWN = ("model", "dataset", "head", "layers", "tokens")
+DEFAULTS: Mapping[str, Any] = {
+    "train_split": "train",
+    "test_split": "test",
+    "spatial": "",
+    "shots": None,
+    "train_fraction": None,
+    "seed": None,
+}
+"""Columns that are shown if they differ between rows, and named if they are not the default."""
+HPARAMS = ("lr", "weight_decay", "dropout", "config")
+MAX_WIDTH = 100
+"""Characters of a line of text."""
+OPTIONAL = (
+    "train_seconds", "n_params", "test_top5_accuracy", "test_top1_accuracy", "dropout",
+    "weight_decay", "lr", "val_balanced_accuracy", "val_mean_average_precision",
+)  # fmt: skip
+"""Columns that make way if a text would be wider, the first of them first."""
+
+
+def identity_columns(
+    table: pd.DataFrame, specs: Sequence[Mapping[str, Any]]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the columns that tell the rows apart, as few as possible.
+
+    Args:
+        table: Rows with the columns of the results table.
+        specs: Spec of each row.
+
+    Returns:
+        The table, with a column for every setting without which rows would look alike, and the
+        names of the columns.
+    """
+    names = [*ALWAYS_SHOWN]
+    names += [n for n in DEFAULTS if n in table and _n_values(table[n]) > 1]
+    if not table.duplicated(names).any():
+        return table, names
+    rows = [_settings_of_row(spec) for spec in specs]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        extended = table.assign(**{name: [row.get(name, "") for row in rows]})
+        if extended.groupby(names, dropna=False)[name].nunique().max() > 1:
+            table, names = extended, [*names, name]
+    return table, names
+
+
+def to_text(table: pd.DataFrame, identity: Sequence[str], values: Sequence[str]) -> str:
+    """Return a table that fits MAX_WIDTH, and below it what all of its rows share.
+
+    Args:
+        table: Rows, with at least these columns.
+        identity: Columns that tell the rows apart.
+        values: Further columns, the selected hyperparameters and the scores.
+    """
+    several = len(table) > 1
+    shared = [n for n in ("model", "dataset") if _n_values(table[n]) == 1]
+    shared += [n for n in DEFAULTS if n in table and n not in identity]
+    shared += [n for n in (*HPARAMS, "n_params") if several and n in values and _same(table[n])]
+    names = [n for n in (*identity, *values) if n not in shared]
+    dropped = []
+    for name in OPTIONAL:
+        if _width(text := format_table(table[names], "text")) <= MAX_WIDTH:
+            break
+        if name in names:
+            names.remove(name)
+            dropped.append(name)
+    text = format_table(table[names], "text")
+    lines = [text, ""]
+    if words := _shared_values(table, shared):
+        lines.append(f"{'all rows:' if several else 'with'} {', '.join(words)}")
+    if dropped:
+        lines.append(f"left out for width: {join_words([heading(name) for name in dropped])}")
+    return "\n".join(lines)
+
+
+def combine_mean_and_std(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a column of text for each score: "85.10 ± 0.42", in percent."""
+    scores = [name for name in ACCURACIES if f"{name}_mean" in table]
+    columns = {}
+    for name in scores:
+        pairs = zip(table[f"{name}_mean"], table[f"{name}_std"], strict=True)
+        columns[name] = [
+            " ± ".join(text for v in pair if (text := format_value(name, v)) != "-")
+            for pair in pairs
+        ]
+    return table.assign(**columns)
+
+
+def _settings_of_row(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that no column of DEFAULTS has, those of training first."""
+    settings = read_settings(spec)
+    digests = {name: value for name, value in settings.data.items() if name.endswith("digest")}
+    return {**settings.training, **settings.head, **settings.extraction, **digests}
+
+
+def _shared_values(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    row = table.iloc[0]
+    words = []
+    for name in names:
+        text = format_value(name, row[name])
+        if text != "-" and row[name] != DEFAULTS.get(name):
+            words.append(f"{heading(name)} {text}")
+    return words
+
+
+def _n_values(column: pd.Series[Any]) -> int:
+    return int(column.nunique(dropna=False))
+
+
+def _same(column: pd.Series[Any]) -> bool:
+    return _n_values(column) == 1
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
