@@ -167,7 +167,7 @@ def verify(
         found = open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint)
         folders = [found.path]
     n_checked = n_faulty = 0
-    must_delete = False
+    must_delete = must_extract = False
     for folder in folders:
         try:
             with progress_bar(unit="B", unit_scale=True, desc=folder.name, leave=False) as bar:
@@ -179,7 +179,9 @@ def verify(
             continue
         n_checked += 1
         n_faulty += bool(corruptions)
-        must_delete |= any(corruption.exists for corruption in corruptions)
+        in_splits = [corruption for corruption in corruptions if not corruption.probe]
+        must_extract |= bool(in_splits)
+        must_delete |= any(corruption.exists for corruption in in_splits)
         for corruption in corruptions:
             problem = corruption.problem.removeprefix(f"{corruption.path}: ")
             typer.echo(f"{corruption.path}: {problem}")
@@ -194,11 +196,10 @@ def verify(
     if n_faulty:
         verb = "has" if n_faulty == 1 else "have"
         delete = "delete the files named above and " if must_delete else ""
-        typer.echo(
-            f"{n_faulty} of {n_checked} caches {verb} faults: {delete}run the same extraction "
-            "again, which makes only what is missing",
-            err=True,
-        )
+        remedy = "follow the lines above"
+        if must_extract:
+            remedy = f"{delete}run the same extraction again, which makes only what is missing"
+        typer.echo(f"{n_faulty} of {n_checked} caches {verb} faults: {remedy}", err=True)
         raise typer.Exit(1)
 
 
@@ -237,7 +238,8 @@ def push(
 ) -> None:
     """Copy one cache with its probes to another root.
 
-    Verified on arrival; if stopped, the same command continues.
+    Verified on arrival; if stopped, the same command continues. Exit code 1 if a probe is damaged,
+    and therefore not copied.
     """
     from layercache.cache.find import open_cache
 
@@ -268,7 +270,8 @@ def pull(
 ) -> None:
     """Copy one cache with its probes from another root.
 
-    Verified on arrival; if stopped, the same command continues.
+    Verified on arrival; if stopped, the same command continues. Exit code 1 if a probe is damaged,
+    and therefore not copied.
     """
     from layercache.cache.cache import load_cache
     from layercache.cache.find import open_cache
@@ -296,6 +299,10 @@ def _copy(found: Cache, to: Any) -> None:
     n_existing = done.files - done.sent_files
     existing = f"; {n_existing} existed already" if n_existing else ""
     typer.echo(f"sent {pluralize(done.sent_files, 'file')}, {_size(done.sent_bytes)}{existing}")
+    if done.damaged_probes:
+        for problem in done.damaged_probes.values():
+            typer.echo(f"not copied: {problem}", err=True)
+        raise typer.Exit(1)
 
 
 def _limit(d: dict[str, Any]) -> str:
@@ -306,9 +313,9 @@ def _limit(d: dict[str, Any]) -> str:
 
 def _probes(found: Cache) -> str:
     from layercache._units import pluralize
-    from layercache.cache.format.layout import ATTACHED
+    from layercache.cache.format.attached import PARENT
 
-    count = len(found.files.list_dirs(ATTACHED.parent))
+    count = len(found.files.list_dirs(PARENT))
     return f", with {pluralize(count, 'probe')}" if count else ""
 
 

@@ -113,6 +113,11 @@ class ProbeError(LayercacheError, ValueError):
 class ProbeSchemaError(ProbeError):
     """A probe or saved head was written with another schema version; says what to do."""
 
+    def __init__(self, message: str, *, schema: object = None) -> None:
+        super().__init__(message)
+        self.schema = schema
+        """The other version."""
+
 
 class ProbeNotFoundError(LayercacheError, FileNotFoundError):
     """There is no such probe or saved head."""

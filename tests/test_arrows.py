@@ -47,7 +47,7 @@ ROOMS = {
 """Room -> rooms that its files may import."""
 FLOORS = {
     "cache": (
-        {"cache", "find", "verify", "describe", "remove", "copy", "hub", "__init__"},
+        {"cache", "find", "verify", "describe", "remove", "copy", "copy_stages", "hub", "__init__"},
         {"reading", "writing"},
         {"format", "storage"},
     ),

@@ -3,31 +3,33 @@
 A root is a folder, object storage or a dataset repository of the Hugging Face Hub.
 
 Order: the spec; of each split the shards, then records, labels, ids and metadata, then the complete
-record; last the attached folders (probes), each with its marker last. So at every moment the target
-is what a stopped extraction leaves: incomplete, or true. Every file is compared with its checksum
-when it is read (crc32c of the block's record, SHA-256 of the complete record) and again where it
+record; last the probes, each with its record last. So at every moment the target is what a stopped
+extraction leaves: incomplete, or true. Every file is compared with its checksum when it is read
+(crc32c of the block's record, SHA-256 of the complete record or of the probe's) and again where it
 arrived. A file that exists there with its checksum is not sent again.
+
+Of a probe, only the files that its record lists are sent. A damaged probe does not stop the others:
+it is left out and named, and so is what lies behind a symbolic link below probes/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import sha256
 from threading import Lock
 from typing import Protocol
 
 from layercache.cache.cache import Cache, load_cache
+from layercache.cache.copy_stages import Check, Stage, find_probes, split_stages
+from layercache.cache.format.attached import PARENT, RETRAIN_HINT
 from layercache.cache.format.layout import (
-    ATTACHED,
     SPEC_KEY,
     SplitLayout,
     cache_folder,
     spec_bytes,
 )
-from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
-from layercache.cache.format.shard import crc32c
+from layercache.cache.format.records import REPAIR_HINT
 from layercache.cache.storage.base import FileInfo, FileSource, Store
 from layercache.cache.storage.hub import HubRepository, has_digest
 from layercache.cache.storage.lock import file_lock
@@ -47,12 +49,6 @@ MAX_COMMIT_FILES = 64
 MAX_COMMIT_BYTES = 2**29
 """Bytes of one commit on the Hub, but for its last file."""
 
-Check = Callable[[bytes], bool]
-"""Returns whether these are the bytes that a file must have."""
-Stage = Mapping[str, Check | None]
-"""Files that are sent together, in any order; None for a file whose bytes no record gives: then the
-source's are believed."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
@@ -69,6 +65,8 @@ class Transfer:
     """Number of the files that did not exist at the target yet."""
     sent_bytes: int
     """Size of these."""
+    damaged_probes: Mapping[str, str]
+    """Id -> problem of the probes that were not copied."""
 
 
 def copy_cache(
@@ -113,25 +111,28 @@ def copy_cache(
             )
     layouts = [SplitLayout(cache.spec, split) for split in cache.splits]
     sizes = {key: info.size for key, info in cache.files.list_files(".").items()}
-    attached = ATTACHED.copy_order(sizes)
+    probes = find_probes(cache.files, cache.spec.fingerprint, sizes)
     if total:
         prefixes = tuple(f"{name}/" for lay in layouts for name in (lay.group, lay.commits))
         keys = [key for key in sizes if key == SPEC_KEY or key.startswith(prefixes)]
-        total(sum(sizes[key] for key in [*keys, *attached[0], *attached[1]]))
+        total(sum(sizes[key] for key in [*keys, *probes.files, *probes.records]))
     job = _CopyJob(cache.files, sizes, progress or (lambda _: None))
     target = _open_target(path)
     with ExitStack() as locks:
         for layout in layouts:
             locks.enter_context(file_lock(target.files.path(layout.lock)))
+        target.sweep()
         existing = target.files.list_files(".")
         _check_target(cache, target.files, existing)
         spec = spec_bytes(cache.spec)
         target.send(job, {SPEC_KEY: lambda data: data == spec}, existing)
         for layout in layouts:
-            for stage in _split_stages(cache.files, layout):
+            for stage in split_stages(cache.files, layout):
                 target.send(job, stage, existing)
-        for keys in attached:
-            target.send(job, dict.fromkeys(keys), existing)
+        target.send(job, probes.files, existing)
+        for key in [key for key in job.damaged if key in probes.files]:
+            probes.leave_out(key, job.damaged[key])
+        target.send(job, probes.records, existing)
     return Transfer(
         source=cache.path,
         path=path,
@@ -139,6 +140,7 @@ def copy_cache(
         bytes=job.bytes,
         sent_files=job.sent_files,
         sent_bytes=job.sent_bytes,
+        damaged_probes=probes.damaged,
     )
 
 
@@ -166,33 +168,6 @@ def _check_target(cache: Cache, target: FileSource, existing: Mapping[str, FileI
             )
 
 
-def _split_stages(source: FileSource, layout: SplitLayout) -> Iterator[Stage]:
-    """Yield the files of a split: shards; records, labels, ids, metadata; the complete record."""
-    data = source.read(layout.complete)
-    where = str(source.path(layout.complete))
-    complete = CompleteRecord.of_split(data, layout, where=where)
-    records = source.read_many(layout.record(block) for block in range(layout.blocks))
-    shards: dict[str, Check] = {}
-    for block in range(layout.blocks):
-        key = layout.record(block)
-        if key not in records:
-            raise CacheCorruptError(f"{source.path(key)} is missing; {REPAIR_HINT}")
-        record = BlockRecord.of_block(records[key], layout, block, where=str(source.path(key)))
-        shards[layout.shard(block)] = _crc_check(record.crc32c)
-    yield shards
-    files = {key: digest for key, digest in complete.files.items() if key != SPEC_KEY}
-    yield {key: _digest_check(digest) for key, digest in files.items()}
-    yield {layout.complete: lambda arrived: arrived == data}
-
-
-def _crc_check(expected: str) -> Check:
-    return lambda data: f"{crc32c(data):08x}" == expected
-
-
-def _digest_check(expected: str) -> Check:
-    return lambda data: sha256(data).hexdigest() == expected
-
-
 class _CopyJob:
     """The files of the source, and the count of those that are at the target."""
 
@@ -202,22 +177,32 @@ class _CopyJob:
         self.source, self.sizes = source, sizes
         self._progress = progress
         self._lock = Lock()
+        self.damaged: dict[str, str] = {}
+        """Key -> problem of the files of probes that are not sent."""
         self.files = self.bytes = self.sent_files = self.sent_bytes = 0
 
-    def read(self, key: str, check: Check | None) -> bytes:
-        """Return a file of the source.
+    def read(self, key: str, check: Check) -> bytes | None:
+        """Return a file of the source, or None if it is damaged and of a probe.
 
-        Raises CacheCorruptError if it is missing or not what its record says.
+        Raises CacheCorruptError if another file is missing or not what its record says.
         """
+        of_probe = key.startswith(f"{PARENT}/")
+        path = self.source.path(key)
+        hint = RETRAIN_HINT.format(folder=path.parent) if of_probe else REPAIR_HINT
         try:
             data = self.source.read(key)
+            if not check(data):
+                raise CacheCorruptError(f"{path}: not what its record says; {hint}")
         except FileNotFoundError:
-            raise CacheCorruptError(f"{self.source.path(key)} is missing; {REPAIR_HINT}") from None
-        if check and not check(data):
-            raise CacheCorruptError(
-                f"{self.source.path(key)}: not what its record says; {REPAIR_HINT}"
-            )
-        return data
+            error = CacheCorruptError(f"{path} is missing; {hint}")
+        except CacheCorruptError as e:
+            error = e
+        else:
+            return data
+        if not of_probe:
+            raise error
+        self.damaged[key] = str(error)
+        return None
 
     def count(self, key: str, *, sent: bool) -> None:
         """Count a file that is at the target."""
@@ -241,6 +226,9 @@ class _Target(Protocol):
     def send(self, job: _CopyJob, stage: Stage, existing: Mapping[str, FileInfo]) -> None:
         """Send the files of a stage that do not exist or are not right, and verify them."""
 
+    def sweep(self) -> None:
+        """Remove temporary files of copies that were killed."""
+
 
 def _open_target(path: CachePath) -> _Target:
     if isinstance(path, RemotePath) and path.scheme == "hf":
@@ -263,26 +251,30 @@ class _StoreTarget:
 
         def send_one(key: str) -> None:
             check = stage[key]
-            data = None if check else job.read(key, check)
             info = existing.get(key)
-            if info and info.size == job.sizes.get(key) and self._is_right(key, check, data):
+            if info and info.size == job.sizes.get(key) and self._is_right(key, check):
                 job.count(key, sent=False)
                 return
-            data = data or job.read(key, check)
+            data = job.read(key, check)
+            if data is None:
+                return
             self.files.put(key, [data])
-            if not self._is_right(key, check, data):
+            if not self._is_right(key, check):
                 raise _not_arrived(self.files.path(key))
             job.count(key, sent=True)
 
         threads = max(job.source.transfers, self.files.transfers)
         in_threads(send_one, list(stage), threads=threads)
 
-    def _is_right(self, key: str, check: Check | None, data: bytes | None) -> bool:
+    def sweep(self) -> None:
+        """Remove temporary files of copies that were killed."""
+        self.files.remove_temporary()
+
+    def _is_right(self, key: str, check: Check) -> bool:
         try:
-            arrived = self.files.read(key)
+            return check(self.files.read(key))
         except FileNotFoundError:
             return False
-        return check(arrived) if check else arrived == data
 
 
 class _HubTarget:
@@ -296,6 +288,8 @@ class _HubTarget:
         batch: dict[str, bytes] = {}
         for key, check in stage.items():
             data = job.read(key, check)
+            if data is None:
+                continue
             if has_digest(existing.get(key), data):
                 job.count(key, sent=False)
                 continue
@@ -305,6 +299,9 @@ class _HubTarget:
                 batch = {}
         if batch:
             self._commit(job, batch)
+
+    def sweep(self) -> None:
+        """Do nothing: a commit that did not end leaves nothing."""
 
     def _commit(self, job: _CopyJob, batch: Mapping[str, bytes]) -> None:
         message = f"layercache: {len(batch)} files of {job.source.root.name}"

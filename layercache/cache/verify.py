@@ -9,13 +9,15 @@ from hashlib import sha256
 import numpy as np
 
 from layercache.cache.cache import OTHER_OPTIONS, Cache, extract_command, load_cache
+from layercache.cache.format import attached
+from layercache.cache.format.attached import scan
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, spec_bytes
 from layercache.cache.format.records import BlockRecord, CompleteRecord
 from layercache.cache.format.shard import crc32c
 from layercache.cache.storage.base import FileInfo, Store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import map_threads
-from layercache.errors import CacheCorruptError
+from layercache.errors import CacheCorruptError, ProbeSchemaError
 
 
 @dataclass(frozen=True, order=True)
@@ -27,12 +29,16 @@ class Corruption:
     """One line: what was expected, what was found."""
     exists: bool = True
     """False if the file is missing, so that nothing need be deleted before it is written again."""
+    probe: bool = False
+    """It belongs to a probe, which no extraction writes again; the problem says what does."""
 
 
 def verify(
     cache: Cache | CachePath, *, progress: Callable[[int], None] | None = None
 ) -> list[Corruption]:
-    """Read every byte of every split that was begun.
+    """Read every byte of every split that was begun, and of every probe.
+
+    Probes that another version of layercache wrote cannot be checked; a warning names them.
 
     Args:
         cache: A cache, its folder or its address.
@@ -62,7 +68,36 @@ def verify(
     if not cache.splits:
         problem = f"holds no split; begin with: {extract_command(cache)} {OTHER_OPTIONS}"
         corruptions.append(Corruption(cache.path, problem, exists=False))
+    corruptions += _check_probes(cache, progress or (lambda _: None))
     return sorted(corruptions, key=lambda c: (str(c.path), c.problem))
+
+
+def _check_probes(cache: Cache, progress: Callable[[int], None]) -> Iterator[Corruption]:
+    """Yield every file of a probe that is not as it was written, but for unfinished ones."""
+    store = cache.store
+    found = scan(store, attached.PARENT, fingerprint=cache.spec.fingerprint)
+    found.warn_outdated()
+    for name, problem in found.damaged.items():
+        path = store.path(f"{attached.PARENT}/{name}/{attached.RECORD}")
+        yield Corruption(path, problem, probe=True)
+    for name in store.list_dirs(attached.PARENT):
+        folder = f"{attached.PARENT}/{name}"
+        try:
+            attached.read_state(store, folder)
+        except CacheCorruptError as e:
+            yield Corruption(store.path(f"{folder}/{attached.STATE}"), str(e), probe=True)
+        except ProbeSchemaError:
+            pass  # a search that starts again
+        if (record := found.records.get(name)) is None:
+            continue
+        for file, digest in record.files.items():
+            try:
+                progress(len(attached.read_file(store, file, digest, folder=folder)))
+            except CacheCorruptError as e:
+                yield Corruption(store.path(f"{folder}/{file}"), str(e), probe=True)
+        for key in store.list_files(folder):
+            if not attached.belongs(key.removeprefix(f"{folder}/"), record):
+                yield Corruption(store.path(key), "does not belong here", probe=True)
 
 
 class _SplitCheck:

@@ -220,7 +220,7 @@ def other_seeds(probe: Probe) -> list[Probe]:
     """Return this probe and those of the same cache that differ from it only in their seed."""
     return [
         other
-        for other in read_probes(probe.path.parent, skip_damaged=True)
+        for other in read_probes(probe.path.parent)
         if _without_seed(other.spec) == _without_seed(probe.spec)
     ]
 

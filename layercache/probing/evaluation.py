@@ -27,7 +27,8 @@ from layercache.probing.metrics import (
     mean_average_precision,
 )
 from layercache.probing.results.checkpoint import Checkpoint
-from layercache.probing.results.probe_store import Predictions, ProbeFolder
+from layercache.probing.results.predictions import Predictions
+from layercache.probing.results.probe_store import ProbeFolder
 from layercache.probing.selection import rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer
@@ -52,7 +53,7 @@ def refit_and_test(
     folder: ProbeFolder,
     loader: DatasetLoader,
     trainer: ProbeTrainer,
-) -> None:
+) -> str:
     """Select a configuration, train it on all training samples, test it once and write the probe.
 
     The test split is opened only after the selected head is trained.
@@ -65,6 +66,9 @@ def refit_and_test(
         folder: Folder to write the probe to.
         loader: Source of the tokens.
         trainer: Trains the head.
+
+    Returns:
+        The checksum of the probe's record.
 
     Raises:
         ProbeError: All configurations diverged.
@@ -98,7 +102,7 @@ def refit_and_test(
         "device": str(loader.device) if spec.head not in BASELINES else "cpu",
         "features": dataset.mode,
     }
-    folder.write(
+    return folder.write(
         spec=spec.to_json(),
         row=row,
         configs=configs,

@@ -12,6 +12,7 @@ import torch
 
 from layercache._devices import resolve_device
 from layercache._units import parse_bytes
+from layercache.cache.format.attached import SCHEMA
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import (
@@ -22,7 +23,7 @@ from layercache.engine import (
     open_engine,
 )
 from layercache.engine.visibility import wait_until_visible
-from layercache.errors import CacheIncompleteError
+from layercache.errors import CacheCorruptError, CacheIncompleteError, ProbeSchemaError
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
@@ -54,8 +55,8 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
     probes: dict[str, Probe] = {}
     if not options.refresh:
         for spec in unique.values():
-            if (probe := read_probe(_folder(spec))) is not None:
-                _log_existing(spec, probe)
+            if (probe := _read_existing(spec)) is not None:
+                ProbeFolder(probe.path).sweep()
                 probes[spec.id] = probe
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
         with open_engine(options.engine, ray_address=options.ray_address) as engine:
@@ -134,18 +135,22 @@ class _Run:
                 stack.enter_context(ProbeFolder(_folder(spec)).locked())
             for n in numbers:
                 spec, folder = self._specs[n], ProbeFolder(_folder(self._specs[n]))
-                if self._options.refresh:
-                    folder.clear()
-                if (probe := read_probe(folder.path)) is not None:
-                    _log_existing(spec, probe)  # another process was faster
-                    probes[spec.id] = probe
+                probe = _read_existing(spec, refresh=self._options.refresh, explain=True)
+                if probe is not None and not self._options.refresh:
+                    probes[spec.id] = probe  # another process was faster
                     continue
                 if not self._device_logged:
                     logger.info("device %s (%s)", self._device, self._device_reason)
                     self._device_logged = True
                 split = self._splits[spec.tokens.cache.path, spec.train_split]
                 subset = sample_subset(spec, split)
-                self._searches[n] = SearchState(n, spec, folder=folder, subset=subset)
+                self._searches[n] = SearchState(
+                    n,
+                    spec,
+                    folder=folder,
+                    subset=subset,
+                    replaces=None if probe is None else probe.sha256,
+                )
             self._run_tasks(pool, configs_per_task=configs_per_task)
             for search in self._searches.values():
                 probes[search.spec.id] = self._wait_for_probe(search)
@@ -179,6 +184,8 @@ class _Run:
                     # first in the queue, while the worker holds the tokens
                     tasks.extendleft(search.next_tasks())
                     self._display.on_done(task)
+                else:
+                    self._searches[task.probe].written = result
 
     def _on_message(self, task: Any, message: Any) -> None:
         if isinstance(message, SearchResult):
@@ -189,7 +196,12 @@ class _Run:
     def _wait_for_probe(self, search: SearchState) -> Probe:
         """Return the probe that a worker has written, once it is visible on this machine."""
         path = search.folder.path
-        probe = wait_until_visible(lambda: read_probe(path), distributed=self._engine.distributed)
+
+        def read() -> Probe | None:
+            probe = read_probe(path)
+            return probe if probe is not None and probe.sha256 == search.written else None
+
+        probe = wait_until_visible(read, distributed=self._engine.distributed)
         if probe is None:
             raise CacheIncompleteError(
                 f"{path}: expected the probe that a worker has written, got no such file: "
@@ -198,8 +210,35 @@ class _Run:
         return probe
 
 
-def _log_existing(spec: ProbeSpec, probe: Probe) -> None:
-    logger.info("%s: already exists, %s (--refresh trains it again)", describe(spec), probe.path)
+def _read_existing(
+    spec: ProbeSpec, *, refresh: bool = False, explain: bool = False
+) -> Probe | None:
+    """Return the complete probe of a specification, if it exists and can be used.
+
+    Args:
+        spec: The probe.
+        refresh: It is trained again in any case.
+        explain: Log why an existing one cannot be used.
+
+    Raises:
+        ProbeSchemaError: A newer version of layercache wrote it.
+    """
+    folder = _folder(spec)
+    try:
+        probe = read_probe(folder, fingerprint=spec.tokens.cache.spec.fingerprint)
+    except ProbeSchemaError as e:
+        if isinstance(e.schema, int) and e.schema > SCHEMA:
+            raise
+        if explain:
+            logger.info("%s: trained again: %s", describe(spec), e)
+        return None
+    except CacheCorruptError as e:
+        if explain:
+            logger.warning("%s: trained again, as its record is damaged: %s", describe(spec), e)
+        return None
+    if probe is not None and not refresh:
+        logger.info("%s: already exists, %s (--refresh trains it again)", describe(spec), folder)
+    return probe
 
 
 def _bytes(name: str, size: int | str | None, *, minimum: int) -> int | None:

@@ -16,7 +16,13 @@ class SearchState:
     """Resumes a killed search: scores are written to disk as soon as they arrive."""
 
     def __init__(
-        self, number: int, spec: ProbeSpec, *, folder: ProbeFolder, subset: TrainSubset
+        self,
+        number: int,
+        spec: ProbeSpec,
+        *,
+        folder: ProbeFolder,
+        subset: TrainSubset,
+        replaces: str | None = None,
     ) -> None:
         """Load the scores of an earlier run.
 
@@ -25,10 +31,14 @@ class SearchState:
             spec: The probe.
             folder: Its folder.
             subset: Its training samples and folds.
+            replaces: Checksum of the complete probe that this one is to replace.
         """
+        self.written = ""
+        """Checksum of the record that a worker has written."""
+        self._replaces = replaces
         self.spec, self.folder = spec, folder
         self._number, self._subset = number, subset
-        scores, self._earlier_seconds = folder.load_search()
+        scores, self._earlier_seconds = folder.load_search(replaces=replaces)
         self._scores: dict[tuple[int | None, ConfigKey], ConfigScore] = {}
         self._seconds: dict[SearchTask, float] = {}
         self._add(scores)
@@ -57,7 +67,11 @@ class SearchState:
         self._seconds[task] = result.seconds
         if new:
             self._add(new)
-            self.folder.save_search(list(self._scores.values()), seconds=self._search_seconds)
+            self.folder.save_search(
+                list(self._scores.values()),
+                seconds=self._search_seconds,
+                replaces=self._replaces,
+            )
 
     def next_tasks(self) -> list[SearchTask | RefitTask]:
         """Return the refit if every configuration has its score on every fold, else nothing."""

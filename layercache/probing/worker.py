@@ -39,7 +39,10 @@ class SearchTask:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RefitTask:
-    """Select by the scores, train on all samples, test and write the probe; it returns nothing."""
+    """Select by the scores, train on all samples, test and write the probe.
+
+    Its result is the checksum of the probe's record.
+    """
 
     probe: int
     """Number of the probe among those of the run."""
@@ -102,12 +105,12 @@ class ProbeWorker:
             disk_budget=config.disk_cache,
         )
 
-    def __call__(self, task: SearchTask | RefitTask) -> SearchResult | None:
-        """Run one task."""
+    def __call__(self, task: SearchTask | RefitTask) -> SearchResult | str:
+        """Run one task; of a RefitTask, return the checksum of the probe's record."""
         spec = self._config.specs[task.probe]
         if isinstance(task, SearchTask):
             return self._search(spec, task)
-        refit_and_test(
+        return refit_and_test(
             spec,
             task.scores,
             search_seconds=task.search_seconds,
@@ -116,7 +119,6 @@ class ProbeWorker:
             loader=self._loader,
             trainer=self._trainer(spec),
         )
-        return None
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

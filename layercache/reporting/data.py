@@ -21,7 +21,8 @@ from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric
-from layercache.probing.results.probe_store import Predictions, Probe
+from layercache.probing.results.predictions import Predictions
+from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table import read_results
 from layercache.reporting.combination import Combination, find_combinations
 from layercache.reporting.error_analysis import is_correct

@@ -9,8 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from layercache.cache import CacheSpec
+from layercache.cache import Cache, CacheSpec
 from layercache.cache.format.spec import sha256_json
+from layercache.cache.storage.open import open_store
+from layercache.cache.writing.result import write_result
+
+PROBE = f"probes/{sha256_json({})[:12]}"
+"""Folder of the probe that `write_probe` writes."""
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -30,6 +35,15 @@ def folder_in_memory() -> Iterator[Path]:
     """
     with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
         yield Path(name)
+
+
+def write_probe(cache: Cache, **files: bytes) -> None:
+    """Write what the cache knows of a complete probe: a record, and files; by default a head."""
+    contents = {name.replace("_", "."): data for name, data in files.items()}
+    values = {"fingerprint": cache.spec.fingerprint, "spec": {}}
+    write_result(
+        open_store(cache.path / PROBE), values, contents or {"head.safetensors": b"weights"}
+    )
 
 
 def make_schema_1_cache(root: Path, spec: CacheSpec) -> Path:

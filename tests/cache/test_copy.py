@@ -13,13 +13,13 @@ import pytest
 
 from layercache import copy_cache
 from layercache.cache import Cache, find_caches, open_cache
-from layercache.cache.format.layout import ATTACHED, SPEC_KEY, SplitLayout
+from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.records import CompleteRecord
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.errors import CacheBusyError, CacheCorruptError, CacheIncompleteError, OptionError
 from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
-from tests.cache.folders import tree
+from tests.cache.folders import PROBE, tree, write_probe
 
 SPEC = make_spec(50)
 
@@ -28,13 +28,10 @@ SPEC = make_spec(50)
 def cache(tmp_path: Path, small_blocks: int) -> Cache:
     """Complete, with a probe, one that is being trained, and what belongs to nobody else."""
     made = make_cache(tmp_path / "from", SPEC, splits=("train", "test"), skipped={9: "truncated"})
-    for key in (
-        "probes/aa/probe.json",
-        "probes/aa/head.safetensors",
-        "probes/aa/.lock",
-        "probes/bb/search.json",
-    ):
-        LocalStore(made.path).put(key, [key.encode()])
+    write_probe(made)
+    store = LocalStore(made.path)
+    for key in (f"{PROBE}/.lock", f"{PROBE}/search.json", "probes/bb/search.json"):
+        store.put(key, [key.encode()])
     return made
 
 
@@ -118,7 +115,7 @@ def test_copy_cache_sends_markers_and_complete_records_last(
     )
     copy_cache(cache, to=tmp_path / "to")
     assert order[0] == SPEC_KEY
-    assert order[-1] == "probes/aa/probe.json"
+    assert order[-1] == f"{PROBE}/probe.json"
     for lay in (SplitLayout(SPEC, "train"), SplitLayout(SPEC, "test")):
         split_keys = [key for key in order if key.startswith((f"{lay.group}/", f"{lay.commits}/"))]
         assert split_keys[-1] == lay.complete
@@ -182,13 +179,6 @@ def test_copy_cache_continues_equal_blocks_of_an_extraction(cache: Cache, tmp_pa
     assert files(open_cache(done.path)) == files(cache)
 
 
-def test_attached_folders_are_those_that_probing_writes() -> None:
-    from layercache.probing.results import probe_store
-
-    assert ATTACHED.marker == probe_store.PROBE_FILE
-    assert {probe_store.SEARCH_FILE, probe_store.LOCK_FILE} < set(ATTACHED.temporary)
-
-
 @pytest.mark.parametrize("key", ["../../../../x", "/tmp/x", "train.zarr/../../../../../x"])
 def test_copy_cache_with_a_record_that_names_files_elsewhere_writes_nothing_there(
     cache: Cache, tmp_path: Path, key: str
@@ -211,7 +201,7 @@ def test_copy_cache_with_a_pipe_among_its_files_raises_at_once(
     cache: Cache, tmp_path: Path
 ) -> None:
     layout = SplitLayout(SPEC, "train")
-    for key in (layout.label, layout.shard(1), layout.record(1), "probes/aa/head.safetensors"):
+    for key in (layout.label, layout.shard(1), layout.record(1)):
         file = Path(str(cache.path)) / key
         data = file.read_bytes()
         file.unlink()
@@ -220,8 +210,3 @@ def test_copy_cache_with_a_pipe_among_its_files_raises_at_once(
             copy_cache(cache, to=tmp_path / "to")
         file.unlink()
         file.write_bytes(data)
-
-
-def test_attached_folders_with_keys_elsewhere_are_not_copied() -> None:
-    keys = ["probes/aa/probe.json", "probes/aa/../../../x", "probes/../probe.json", "probes/aa//x"]
-    assert ATTACHED.copy_order([*keys, "probes/aa/\n"]) == [[], ["probes/aa/probe.json"]]

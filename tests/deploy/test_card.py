@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from layercache.deploy.card import other_seeds, weights_licence, write_card
 from layercache.probing.results.checkpoint import load_head
 from layercache.probing.results.probe_store import read_probe
 from tests.deploy.trained import Trained
+from tests.probing.sealed import edit_sealed
 
 
 def test_card_states_the_results_of_the_probe_record(trained: Trained) -> None:
@@ -60,15 +60,14 @@ def test_card_of_a_head_file_alone_says_that_results_are_not_known(
 
 def test_card_of_a_multi_label_head_names_its_metric(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.probes["linear"].path, tmp_path / "probe")
-    record = json.loads((tmp_path / "probe" / "probe.json").read_text())
-    record["row"] |= {
+    scores = {
         "test_mean_average_precision": 0.75,
         "val_mean_average_precision": 0.5,
         "test_balanced_accuracy": None,
         "test_top1_accuracy": None,
         "test_top5_accuracy": None,
     }
-    (tmp_path / "probe" / "probe.json").write_text(json.dumps(record))
+    edit_sealed(tmp_path / "probe" / "probe.json", lambda record: record["row"].update(scores))
     assert read_probe(tmp_path / "probe") is not None
     head = load_head(tmp_path / "probe")
     card = write_card(replace(head, spec=replace(head.spec, multi_label=True)), tmp_path / "probe")

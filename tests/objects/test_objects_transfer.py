@@ -11,12 +11,11 @@ pytest.importorskip("obstore", reason="object storage needs the extra s3: pip in
 from layercache import copy_cache
 from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.errors import StorageError
 from layercache.testing import make_cache, make_spec
 from layercache_cli.main import main
-from tests.cache.folders import tree
+from tests.cache.folders import tree, write_probe
 from tests.objects.making import objects, put
 from tests.objects.proxy import FaultyProxy, Refuse
 
@@ -39,7 +38,7 @@ def test_push_and_pull_end_with_the_same_bytes(
     s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = make_cache(tmp_path / "from", SPEC, splits=("train", "test"))
-    LocalStore(cache.path).put("probes/aa/probe.json", [b"{}"])
+    write_probe(cache)
     whole = {
         key: data for key, data in tree(Path(str(cache.path))).items() if not key.endswith(".lock")
     }

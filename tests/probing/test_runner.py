@@ -9,6 +9,7 @@ from layercache.errors import (
     CacheIncompleteError,
 )
 from layercache.probing.api import probe
+from layercache.probing.results.probe_store import read_probe
 from layercache.probing.training import fit as fit_module
 from layercache.probing.training import trainer
 from tests.logs import logged
@@ -56,14 +57,14 @@ def test_run_probes_after_a_kill_resumes_the_search(
     with pytest.raises(KeyboardInterrupt):
         probe(cache, head="linear", refresh=True, **options)
     assert trained == [0.03, 0.01]
-    assert not (whole.path / "probe.json").exists()
+    assert read_probe(whole.path).row == whole.row, "the old probe stays until the new one is there"
     after: list[tuple[float, bool]] = []
     monkeypatch.setattr(
         fit_module,
         "_fit_pass",
         lambda *a, **k: after.append((k["configs"][0].lr, k["val"] is None)) or fit_pass(*a, **k),
     )
-    (continued,) = probe(cache, head="linear", **options)
+    (continued,) = probe(cache, head="linear", refresh=True, **options)
     assert after == [(0.003, False), (whole.row["lr"], True)], (
         "only what was missing, then the final fit"
     )

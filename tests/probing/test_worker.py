@@ -86,9 +86,10 @@ def test_worker_refits_the_best_configuration_and_writes_the_probe(spec: ProbeSp
     result = worker(task)
     assert result is not None
     refit = RefitTask(probe=0, subset=task.subset, scores=result.scores, search_seconds=100.0)
-    assert worker(refit) is None
+    written = worker(refit)
     probe = read_probe(spec.tokens.cache.path / PROBES / spec.id)
     assert probe is not None
+    assert probe.sha256 == written
     best = max(result.scores, key=lambda score: (score.val_metrics or {})["balanced_accuracy"])
     assert probe.head().hparams == best.hparams
     assert probe.row["train_seconds"] > 100

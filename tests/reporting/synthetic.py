@@ -20,9 +20,9 @@ from layercache.cache import (
 from layercache.probing.api import probe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
+from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import (
     PROBES,
-    Predictions,
     Probe,
     ProbeFolder,
     read_probe,

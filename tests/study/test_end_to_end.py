@@ -10,7 +10,6 @@ import pytest
 
 from layercache.probing.options import Options
 from layercache.probing.plan import plan_probes
-from layercache.probing.results.probe_store import PROBE_FILE
 from layercache.probing.runner import run_probes
 from layercache.study import Study, run_study, study_status
 from layercache.study.file import parse_study
@@ -78,7 +77,7 @@ def there(study: Study) -> list[str]:
 
 def records(study: Study) -> dict[Path, int]:
     assert study.cache is not None
-    return {path: path.stat().st_mtime_ns for path in Path(study.cache).rglob(PROBE_FILE)}
+    return {path: path.stat().st_mtime_ns for path in Path(study.cache).rglob("probe.json")}
 
 
 ON_WAVES = [

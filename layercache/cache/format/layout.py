@@ -8,7 +8,8 @@
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
         partial-<split>/             files being written; removed by the next writer
-        probes/<id>/                 results that another stage keeps with the tokens (ATTACHED)
+        probes/<id>/                 results that another stage keeps with the tokens, see
+                                     attached.py
 
 Commit records are next to the group, not in it: zarr and xarray warn about folders of a group that
 are not nodes.
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote
@@ -39,33 +39,6 @@ CRC_BYTES = 4
 SPEC_KEY = "spec.json"
 DIMENSIONS = ("layer", "token", "image", "channel")
 _BLOCK_FILE = re.compile(r"/(?:c\.0\.0\.(\d{1,15})\.0|(\d{8,15})\.json)$")
-
-
-@dataclass(frozen=True)
-class AttachedFolders:
-    """Folders of results that another stage keeps in the folder of a cache, one for each result."""
-
-    parent: str
-    """Folder that holds them."""
-    marker: str
-    """File that is written last: a folder that has it is complete."""
-    temporary: tuple[str, ...]
-    """Files and folders that exist only while a result is being made."""
-
-    def copy_order(self, keys: Iterable[str]) -> list[list[str]]:
-        """Return the files of complete folders in two stages: all but the markers; the markers."""
-        attached = (key for key in keys if key.startswith(f"{self.parent}/"))
-        parts = [key.split("/") for key in attached if is_plain_key(key)]
-        complete = {tuple(p[:2]) for p in parts if p[2:] == [self.marker]}
-        belonging = [
-            p for p in parts if tuple(p[:2]) in complete and not set(p[2:]) & set(self.temporary)
-        ]
-        markers = ["/".join(p) for p in belonging if p[2:] == [self.marker]]
-        return [["/".join(p) for p in belonging if p[2:] != [self.marker]], markers]
-
-
-ATTACHED = AttachedFolders("probes", "probe.json", ("search.json", ".lock", "partial"))
-"""Probes: trained heads, predictions and results."""
 
 
 def block_rows(spec: CacheSpec, rows: int) -> int:

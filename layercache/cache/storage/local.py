@@ -183,8 +183,19 @@ class LocalStore:
         shutil.rmtree(self.root)
 
     def remove_temporary(self) -> None:
-        """Remove what a killed process left in the folder for temporary files."""
-        shutil.rmtree(self.path(self.temporary), ignore_errors=True)
+        """Remove what killed processes left in the folder for temporary files."""
+        folder = self.path(self.temporary)
+        if folder.is_symlink():
+            return
+        with suppress(OSError):
+            for path in list(folder.iterdir()):
+                if _is_in_use(path.name):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            folder.rmdir()
 
     def _write_temporary(self, parts: Sequence[Part]) -> Path:
         folder = self.path(self.temporary)
@@ -207,3 +218,18 @@ def _create_new(folder: Path) -> tuple[Path, int]:
         path = folder / f"{socket.gethostname()}-{os.getpid()}-{next(_SERIAL)}"
         with suppress(FileExistsError):  # left by a killed process of the same number
             return path, open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+
+def _is_in_use(temporary: str) -> bool:
+    """Return whether another process of this machine that still runs has made a temporary file."""
+    host, _, rest = temporary.partition(f"{socket.gethostname()}-")
+    pid = rest.partition("-")[0]
+    if host or not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

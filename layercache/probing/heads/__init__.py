@@ -13,7 +13,7 @@ from layercache.probing.heads.hybrid import EmbeddingHead
 from layercache.probing.heads.linear import LinearHead
 from layercache.probing.heads.spec import KINDS, HeadSpec
 
-__all__ = ["KINDS", "Head", "HeadSpec", "build"]
+__all__ = ["KINDS", "Head", "HeadSpec", "build", "parameter_shapes"]
 
 
 class Head(typing.Protocol):
@@ -51,3 +51,11 @@ def build(spec: HeadSpec) -> Head:
     if spec.kind == "linear":
         return LinearHead(spec)
     return AttentiveHead(spec) if spec.embedding_ids is None else EmbeddingHead(spec)
+
+
+def parameter_shapes(spec: HeadSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter and buffer of one head; takes no memory for them."""
+    head = build(spec)
+    with torch.device("meta"):
+        parameters = head.init_parameters(torch.Generator())
+    return {name: tuple(p.shape) for name, p in parameters.items()}

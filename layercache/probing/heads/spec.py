@@ -71,7 +71,7 @@ class HeadSpec:
                 f"only the hybrid head learns embeddings, got embedding_ids for {self.kind!r}: "
                 "leave them out"
             )
-        if len(ids) != self.tokens or sorted(set(ids)) != list(range(max(ids) + 1)):
+        if len(ids) != self.tokens or sorted(set(ids)) != list(range(len(set(ids)))):
             raise OptionError(
                 "expected embedding_ids to hold one index for each of the "
                 f"{self.tokens} tokens, counted from 0 without gaps, got {ids}"

@@ -1,19 +1,25 @@
 """A trained head as one safetensors file.
 
-It holds the state dict, and in its metadata all that is needed to use the head on its backbone.
+It holds the state dict, and in its metadata all that is needed to use the head on its backbone,
+with a checksum of both.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from hashlib import sha256
 from typing import Any
 
+from torch import Tensor
+
+from layercache.cache.format.attached import read_file, read_record
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path
 from layercache.errors import HeadMismatchError, ProbeNotFoundError, ProbeSchemaError
-from layercache.probing.heads import HeadSpec
+from layercache.probing.heads import HeadSpec, parameter_shapes
 from layercache.probing.heads.fitted import FittedHead
 
 HeadPath = CachePath
@@ -21,8 +27,13 @@ HeadPath = CachePath
 
 HEAD_FILE = "head.safetensors"
 METADATA_KEY = "layercache"
-SCHEMA = 2
+SCHEMA = 3
 MAX_SHOWN_TOKENS = 6
+STEP_COUNTER = "batch_norm.num_batches_tracked"
+"""Buffer of the textbook module that no head needs."""
+MAX_HEADER_BYTES = 2**26
+"""Size above which a header is not read."""
+TRAIN_AGAIN = "run the same `layercache probe` again with refresh=True (--refresh)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +111,150 @@ class Checkpoint(FittedHead):
             "spec": asdict(self.spec),
             "provenance": asdict(self.provenance),
         }
+        metadata["sha256"] = _digest(json.dumps(metadata), self.state_dict)
         content: bytes = save(
             {name: p.contiguous() for name, p in self.state_dict.items()},
             metadata={METADATA_KEY: json.dumps(metadata)},
         )
         return content
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: HeadPath) -> Checkpoint:
+        """Return the head that `to_bytes` wrote.
+
+        Args:
+            data: Content of the file.
+            where: Path of the file, for messages.
+
+        Raises:
+            HeadMismatchError: It is damaged, or not a head that layercache wrote.
+            ProbeSchemaError: Another version of layercache wrote it.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        header, metadata = _read_header(data, where=where)
+        digest = metadata.pop("sha256", None)
+        text = json.dumps(metadata)
+        try:
+            head = _parse(metadata)
+            shapes = parameter_shapes(head.spec)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as e:
+            raise HeadMismatchError(
+                f"{where}: its metadata is not that of a head ({_first_line(e)}): {TRAIN_AGAIN}"
+            ) from None
+        _check_tensors(header, shapes, size=len(data), where=where)
+        try:
+            state_dict = load(data)
+        except SafetensorError as e:
+            raise HeadMismatchError(
+                f"{where} is not a safetensors file ({e}): {TRAIN_AGAIN}"
+            ) from None
+        if digest != _digest(text, state_dict):
+            raise HeadMismatchError(f"{where}: does not match its own checksum: {TRAIN_AGAIN}")
+        if not all(bool(p.isfinite().all()) for p in state_dict.values()):
+            raise HeadMismatchError(
+                f"{where}: expected finite weights, got NaN or infinity: {TRAIN_AGAIN}"
+            )
+        return replace(head, state_dict=state_dict)
+
+
+def _read_header(data: bytes, *, where: HeadPath) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header of a safetensors file, without its metadata, and layercache's metadata."""
+    size = int.from_bytes(data[:8], "little")
+    try:
+        if size > min(len(data) - 8, MAX_HEADER_BYTES):
+            raise ValueError(f"its header claims {size} bytes")
+        header = json.loads(data[8 : 8 + size])
+        text = header.pop("__metadata__", {}).get(METADATA_KEY)
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise HeadMismatchError(f"{where} is not a safetensors file ({e}): {TRAIN_AGAIN}") from None
+    if text is None:
+        raise HeadMismatchError(
+            f"{where} has no {METADATA_KEY!r} entry in its metadata: it is not a head saved by "
+            "layercache"
+        )
+    try:
+        metadata = json.loads(text)
+        schema = metadata["schema"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise HeadMismatchError(
+            f"{where}: its metadata is not that of a head ({e!r}): {TRAIN_AGAIN}"
+        ) from None
+    if schema != SCHEMA:
+        raise ProbeSchemaError(
+            f"{where}: expected a head of schema {SCHEMA}, got schema {schema}, which another "
+            "version of layercache wrote: run the same `layercache probe` again and use the head "
+            "that it writes",
+            schema=schema,
+        )
+    return header, metadata
+
+
+def _parse(metadata: dict[str, Any]) -> Checkpoint:
+    """Return the head, still without its tensors."""
+    del metadata["schema"]
+    spec, provenance = dict(metadata.pop("spec")), dict(metadata.pop("provenance"))
+    if spec["embedding_ids"] is not None:
+        spec["embedding_ids"] = tuple(spec["embedding_ids"])
+    for name in ("classes", "fingerprints"):
+        provenance[name] = tuple(provenance[name])
+    provenance["pairs"] = tuple((int(layer), str(token)) for layer, token in provenance["pairs"])
+    losses = tuple(metadata.pop("losses"))
+    head = Checkpoint(
+        **metadata,
+        losses=losses,
+        spec=HeadSpec(**spec),
+        state_dict={},
+        provenance=Provenance(**provenance),
+    )
+    for name, expected, names in (
+        ("classes", head.spec.classes, head.classes),
+        ("tokens", head.spec.tokens, head.pairs),
+    ):
+        if len(names) != expected:
+            raise ValueError(f"expected {expected} {name}, got {len(names)}")
+    return head
+
+
+def _check_tensors(
+    header: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    size: int,
+    where: HeadPath,
+) -> None:
+    """Raise HeadMismatchError unless these are the tensors of the head, in float32."""
+    for name in sorted((set(header) ^ set(shapes)) - {STEP_COUNTER}):
+        state = "missing" if name in shapes else "not one of the head's"
+        raise HeadMismatchError(f"{where}: tensor {name!r} is {state}: {TRAIN_AGAIN}")
+    for name, entry in header.items():
+        dtype, shape = ("I64", []) if name == STEP_COUNTER else ("F32", list(shapes[name]))
+        got = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+        if got != (dtype, shape):
+            raise HeadMismatchError(
+                f"{where}: expected tensor {name!r} to be {dtype} {shape}, got {got[0]} "
+                f"{got[1]}: {TRAIN_AGAIN}"
+            )
+    expected = 4 * sum(map(math.prod, shapes.values()))
+    if expected > size:
+        raise HeadMismatchError(
+            f"{where}: expected {expected} bytes of weights, got a file of {size} bytes: "
+            f"{TRAIN_AGAIN}"
+        )
+
+
+def _digest(metadata: str, state_dict: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 hex over metadata, and name and values of every tensor."""
+    digest = sha256(metadata.encode())
+    for name in sorted(state_dict):
+        digest.update(name.encode())
+        digest.update(state_dict[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 def head_path(path: str | HeadPath) -> HeadPath:
@@ -121,58 +271,29 @@ def head_file(path: HeadPath) -> HeadPath:
 def load_head(path: str | HeadPath) -> Checkpoint:
     """Load the trained head of a probe.
 
+    In the folder of a probe, the file must be the one of the probe's record.
+
     Args:
         path: The probe's folder (CACHE/probes/ID) or its head.safetensors, here or on object
             storage.
 
     Raises:
-        HeadMismatchError: The file is not a head that layercache wrote.
+        HeadMismatchError: The file is damaged, or not a head that layercache wrote.
+        CacheCorruptError: The probe is damaged.
         ProbeSchemaError: Another version of layercache wrote it.
         ProbeNotFoundError: There is no such file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     file = head_file(head_path(path))
+    store = open_store(file.parent)
+    record = read_record(store) if file.name == HEAD_FILE else None
     try:
-        data = open_store(file.parent).read(file.name)
+        if record and HEAD_FILE in record.files:
+            data = read_file(store, HEAD_FILE, record.files[HEAD_FILE])
+        else:
+            data = store.read(file.name)
     except FileNotFoundError:
         raise ProbeNotFoundError(
             f"{file}: expected a trained head here, got no such file (a knn baseline has none); "
             "`layercache results` lists the probes and their folders"
         ) from None
-    try:
-        state_dict = load(data)
-    except SafetensorError as e:
-        raise HeadMismatchError(
-            f"{file} is not a safetensors file ({e}): train the probe again with refresh=True "
-            "(--refresh)"
-        ) from e
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    text = header.get("__metadata__", {}).get(METADATA_KEY)
-    if text is None:
-        raise HeadMismatchError(
-            f"{file} has no {METADATA_KEY!r} entry in its metadata: it is not a head saved by "
-            "layercache"
-        )
-    metadata = json.loads(text)
-    if (schema := metadata.pop("schema")) != SCHEMA:
-        raise ProbeSchemaError(
-            f"{file}: expected a head of schema {SCHEMA}, got schema {schema}, which another "
-            "version of layercache wrote: run the same `layercache probe` again and use the head "
-            "that it writes"
-        )
-    spec = metadata.pop("spec")
-    if spec["embedding_ids"] is not None:
-        spec["embedding_ids"] = tuple(spec["embedding_ids"])
-    provenance = metadata.pop("provenance")
-    for name in ("classes", "fingerprints"):
-        provenance[name] = tuple(provenance[name])
-    provenance["pairs"] = tuple((int(layer), str(token)) for layer, token in provenance["pairs"])
-    metadata["losses"] = tuple(metadata["losses"])
-    return Checkpoint(
-        **metadata,
-        spec=HeadSpec(**spec),
-        state_dict=state_dict,
-        provenance=Provenance(**provenance),
-    )
+    return Checkpoint.from_bytes(data, where=file)

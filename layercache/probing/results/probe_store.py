@@ -1,77 +1,55 @@
 """Storage of a probe in CACHE/probes/<probe id>/.
 
-    probe.json          specification, row of the table, validation score of every configuration
+    probe.json          specification, row of the table, validation score of every configuration,
+                        size and SHA-256 of the other files
     head.safetensors    the trained head (not for a knn baseline)
     predictions.npz     logits (N, C) float32, targets, digest of the ids; for heads with attention
                         also its mean and standard deviation (H, S)
     search.json         only while the probe is not complete: the scores so far
 
-`probe.json` is written last: its existence says that the probe is complete.
+`probe.json` is written last: its existence says that the probe is complete. It carries its own
+checksum (cache/format/attached.py).
 
 Shapes: N test images, C classes, H attention heads, S tokens.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from layercache.cache.format.attached import (
+    LOCK,
+    PARENT,
+    RECORD,
+    RETRAIN_HINT,
+    AttachedRecord,
+    FileDigest,
+    read_file,
+    read_record,
+    read_state,
+    scan,
+)
 from layercache.cache.storage.lock import file_lock
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
-from layercache.cache.storage.threads import in_threads
-from layercache.errors import CacheCorruptError, ProbeError, ProbeSchemaError, StorageError
+from layercache.cache.writing.result import has_litter, sweep, write_result, write_state
+from layercache.errors import CacheCorruptError, CacheError, ProbeError, ProbeSchemaError
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
+from layercache.probing.results.predictions import Attention, Predictions
 
 logger = logging.getLogger(__name__)
 
-PROBES = "probes"
-PROBE_FILE = "probe.json"
+PROBES = PARENT
 PREDICTIONS_FILE = "predictions.npz"
-SEARCH_FILE = "search.json"
-LOCK_FILE = ".lock"
-SCHEMA = 3
-"""Of probe.json and search.json."""
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Attention:
-    """Attention weights over the test images."""
-
-    pairs: tuple[tuple[int, str], ...]
-    """(layer, token) of the S columns."""
-    mean: Array
-    """Mean weight of each attention head on each token, (H, S) float32; a row sums to 1."""
-    std: Array
-    """Standard deviation over the images, (H, S) float32."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Predictions:
-    """Output of a probe on the test images."""
-
-    logits: Array
-    """(N, C) float32; for a knn baseline the logarithm of its vote shares."""
-    targets: Array
-    """(N,) int64 or (N, C) uint8."""
-    ids: str
-    """SHA-256 hex of the test images' ids in order; equal digests mean the same images."""
-    attention_mean: Array | None = None
-    """(H, S) float32, see Attention."""
-    attention_std: Array | None = None
-    """(H, S) float32, see Attention."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,6 +64,11 @@ class Probe:
     """Its row of the results table."""
     configs: tuple[ConfigScore, ...]
     """Mean validation score of every configuration of the grid."""
+
+    files: Mapping[str, FileDigest] = field(default_factory=dict)
+    """Name -> size and SHA-256 of its files."""
+    sha256: str = ""
+    """Checksum of its record."""
 
     @property
     def id(self) -> str:
@@ -105,6 +88,7 @@ class Probe:
         """Load the trained head.
 
         Raises:
+            CacheCorruptError: The file is damaged.
             ProbeNotFoundError: It is a knn baseline, which has none.
         """
         return load_head(self.path)
@@ -113,20 +97,20 @@ class Probe:
         """Load logits and targets of the test images.
 
         Raises:
-            CacheCorruptError: The file cannot be read.
+            CacheCorruptError: The file is damaged.
         """
+        store = open_store(self.path)
+        data = read_file(store, PREDICTIONS_FILE, self.files[PREDICTIONS_FILE])
+        shape = self.spec["head_spec"]
         try:
-            data = io.BytesIO(open_store(self.path).read(PREDICTIONS_FILE))
-            with np.load(data, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except StorageError:
-            raise
-        except (OSError, ValueError, BadZipFile) as e:
+            return Predictions.from_bytes(
+                data, classes=shape["classes"], heads=shape["num_heads"], tokens=shape["tokens"]
+            )
+        except ValueError as e:
             raise CacheCorruptError(
-                f"{self.path / PREDICTIONS_FILE} cannot be read ({e}): train the probe again with "
-                "refresh=True (--refresh)"
+                f"{self.path / PREDICTIONS_FILE} cannot be read ({e}): "
+                f"{RETRAIN_HINT.format(folder=self.path)}"
             ) from e
-        return Predictions(**{**arrays, "ids": str(arrays["ids"])})
 
     def attention(self) -> Attention:
         """Load the mean attention over the test images.
@@ -142,74 +126,57 @@ class Probe:
         return Attention(pairs=self.pairs, mean=stored.attention_mean, std=stored.attention_std)
 
 
-def read_probes(folder: CachePath, *, skip_damaged: bool = False) -> list[Probe]:
+def read_probes(folder: CachePath, *, fingerprint: str | None = None) -> list[Probe]:
     """Load the complete probes in CACHE/probes, by id.
 
-    Probes of another schema are left out, counted and named in a warning.
+    Probes whose record is damaged or of another schema are left out and named in a warning.
 
     Args:
         folder: The folder CACHE/probes.
-        skip_damaged: Leave out probes whose record cannot be read.
-
-    Raises:
-        CacheCorruptError: A record cannot be read, unless `skip_damaged`.
+        fingerprint: The cache's; None: probes of any cache.
     """
-    store = open_store(folder)
-    ids = store.list_dirs(".")
-    probes: dict[str, Probe | None] = {}
-    outdated: list[str] = []
-
-    def read(name: str) -> None:
+    found = scan(open_store(folder), fingerprint=fingerprint)
+    probes = []
+    for name, record in list(found.records.items()):
         try:
-            probes[name] = read_probe(folder / name)
-        except ProbeSchemaError:
-            outdated.append(name)
-        except CacheCorruptError:
-            if not skip_damaged:
-                raise
-
-    in_threads(read, ids, threads=store.requests)
-    if outdated:
-        logger.warning(
-            "%s: %d of %d probes left out, which another version of layercache wrote (expected "
-            "schema %d): %s; to have them again, run the same `layercache probe` again",
-            folder,
-            len(outdated),
-            len(ids),
-            SCHEMA,
-            ", ".join(sorted(outdated)),
-        )
-    return [probe for name in ids if (probe := probes.get(name)) is not None]
+            probes.append(_probe(folder / name, record))
+        except CacheCorruptError as e:
+            found.damaged[name] = str(e)
+            del found.records[name]
+    found.warn()
+    return probes
 
 
-def read_probe(folder: CachePath) -> Probe | None:
+def read_probe(folder: CachePath, *, fingerprint: str | None = None) -> Probe | None:
     """Load the complete probe in a folder, or return None if there is none.
 
+    Args:
+        folder: CACHE/probes/<probe id>.
+        fingerprint: The cache's; None: of any cache.
+
     Raises:
-        CacheCorruptError: Its record cannot be read.
+        CacheCorruptError: Its record is damaged.
         ProbeSchemaError: Another version of layercache wrote it.
     """
-    file = folder / PROBE_FILE
+    record = read_record(open_store(folder), fingerprint=fingerprint)
+    return None if record is None else _probe(folder, record)
+
+
+def _probe(folder: CachePath, record: AttachedRecord) -> Probe:
     try:
-        record = json.loads(open_store(folder).read(PROBE_FILE))
-    except FileNotFoundError:
-        return None
-    except ValueError as e:
-        raise CacheCorruptError(
-            f"{file} is not valid JSON ({e}): remove the folder and probe again"
-        ) from e
-    if record.get("schema") != SCHEMA:
-        raise ProbeSchemaError(
-            f"{file}: expected schema {SCHEMA}, got schema {record.get('schema')}, which another "
-            "version of layercache wrote: remove the folder and run the same `layercache probe` "
-            "again"
+        return Probe(
+            path=folder,
+            spec=record.values["spec"],
+            row=record.values["row"],
+            configs=tuple(ConfigScore(**score) for score in record.values["configs"]),
+            files=record.files,
+            sha256=record.digest.sha256,
         )
-    return Probe(
-        path=folder,
-        spec=record["spec"],
-        row=record["row"],
-        configs=tuple(ConfigScore(**score) for score in record["configs"]),
-    )
+    except (KeyError, TypeError) as e:
+        raise CacheCorruptError(
+            f"{folder / RECORD}: is not the record of a probe ({e!r}): "
+            f"{RETRAIN_HINT.format(folder=folder)}"
+        ) from e
 
 
 class ProbeFolder:
@@ -224,31 +191,52 @@ class ProbeFolder:
     def locked(self) -> Iterator[None]:
         """Lock the probe against other processes, after waiting for one that holds it.
 
+        What killed processes left in the folder is removed.
+
         On object storage, which has no locks, two processes may train the same probe. Each writes
         whole files, the record last, and both are the same probe.
         """
-        with file_lock(self._store.path(LOCK_FILE), wait=True):
+        with file_lock(self._store.path(LOCK), wait=True):
+            self._store.remove_temporary()
             yield
 
-    def clear(self) -> None:
-        """Delete the probe, its record first."""
-        for key in (PROBE_FILE, SEARCH_FILE, HEAD_FILE, PREDICTIONS_FILE):
-            self._store.delete(key)
+    def sweep(self) -> None:
+        """Remove what killed processes left in the folder of a complete probe.
 
-    def load_search(self) -> tuple[list[ConfigScore], float]:
-        """Return what `save_search` wrote: scores and seconds; none if they cannot be read."""
+        Nothing is done to a probe that another process has locked, or that cannot be written.
+        """
+        if not isinstance(self.path, Path) or not has_litter(self._store):
+            return
+        with suppress(CacheError), file_lock(self.path / LOCK):
+            sweep(self._store)
+
+    def load_search(self, *, replaces: str | None = None) -> tuple[list[ConfigScore], float]:
+        """Return what `save_search` wrote, scores and seconds; none if it is of no use.
+
+        Args:
+            replaces: Checksum of the complete probe that the new one is to replace.
+        """
         try:
-            state = json.loads(self._store.read(SEARCH_FILE))
-        except (FileNotFoundError, ValueError):
+            state = read_state(self._store)
+            if state is None or state["replaces"] != replaces:
+                return [], 0.0
+            return [ConfigScore(**score) for score in state["scores"]], float(state["seconds"])
+        except ProbeSchemaError:
             return [], 0.0
-        if state.get("schema") != SCHEMA:
+        except (CacheCorruptError, KeyError, TypeError, ValueError) as e:
+            logger.warning("the search of this probe starts again: %s", e)
             return [], 0.0
-        return [ConfigScore(**score) for score in state["scores"]], float(state["seconds"])
 
-    def save_search(self, scores: Sequence[ConfigScore], *, seconds: float) -> None:
-        """Write the scores so far, and the seconds behind them."""
-        state = {"schema": SCHEMA, "scores": [asdict(s) for s in scores], "seconds": seconds}
-        self._store.put(SEARCH_FILE, [_json_bytes(state)])
+    def save_search(
+        self, scores: Sequence[ConfigScore], *, seconds: float, replaces: str | None = None
+    ) -> None:
+        """Write the scores so far, and the seconds behind them; `replaces` as in `load_search`."""
+        state = {
+            "scores": [asdict(score) for score in scores],
+            "seconds": seconds,
+            "replaces": replaces,
+        }
+        write_state(self._store, _plain(state))
 
     def write(
         self,
@@ -258,27 +246,24 @@ class ProbeFolder:
         configs: Sequence[ConfigScore],
         head: Checkpoint | None,
         predictions: Predictions,
-    ) -> None:
-        """Write the probe, its record last, and delete what the search has left."""
-        if head is not None:
-            self._store.put(HEAD_FILE, [head.to_bytes()])
-        arrays = {k: np.asarray(v) for k, v in vars(predictions).items() if v is not None}
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        self._store.put(PREDICTIONS_FILE, [buffer.getvalue()])
+    ) -> str:
+        """Write the probe, its record last, and delete what the search has left.
+
+        A complete probe is replaced in one step.
+
+        Returns:
+            The checksum of its record.
+        """
         record = {
-            "schema": SCHEMA,
+            "fingerprint": spec["sources"][0]["fingerprint"],
             "spec": spec,
             "row": row,
             "configs": [asdict(config) for config in configs],
         }
-        self._store.put(PROBE_FILE, [_json_bytes(record)])
-        self._store.delete(SEARCH_FILE)
-        self._store.remove_temporary()
-
-
-def _json_bytes(value: Any) -> bytes:
-    return json.dumps(_plain(value), indent=1, allow_nan=False).encode()
+        files = {PREDICTIONS_FILE: predictions.to_bytes()}
+        if head is not None:
+            files[HEAD_FILE] = head.to_bytes()
+        return write_result(self._store, _plain(record), files)
 
 
 def _plain(value: Any) -> Any:

@@ -282,7 +282,7 @@ def _values(table: pd.DataFrame) -> list[str]:
 def read_results(where: str | CachePath | Cache | None = None) -> Results:
     """Load all complete probes, sorted by dataset, model, head, layers, tokens and seed.
 
-    Probes that another version wrote are left out, and logged.
+    Probes that are damaged or that another version wrote are left out and named in a warning.
 
     Args:
         where: A cache root (None: the default one), or a cache.
@@ -291,7 +291,11 @@ def read_results(where: str | CachePath | Cache | None = None) -> Results:
         ProbeNotFoundError: There is none.
     """
     caches = [where] if isinstance(where, Cache) else find_caches(cache_root(where))
-    probes = [probe for cache in caches for probe in read_probes(cache.path / PROBES)]
+    probes = [
+        probe
+        for cache in caches
+        for probe in read_probes(cache.path / PROBES, fingerprint=cache.spec.fingerprint)
+    ]
     if not probes:
         folder = where.path if isinstance(where, Cache) else cache_root(where)
         raise ProbeNotFoundError(

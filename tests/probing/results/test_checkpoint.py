@@ -97,6 +97,6 @@ def test_load_head_of_schema_1_names_the_remedy(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, str(file), metadata={"layercache": '{"schema": 1}'})
     with pytest.raises(
         ProbeSchemaError,
-        match=r"expected a head of schema 2, got schema 1.*`layercache probe` again",
+        match=r"expected a head of schema 3, got schema 1.*`layercache probe` again",
     ):
         load_head(file)

@@ -1,0 +1,133 @@
+"""Output of a probe on the test images, and its file.
+
+Shapes: N test images, C classes, H attention heads, S tokens.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+OPTIONAL = {"attention_mean", "attention_std"}
+"""Arrays that only heads with attention have."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attention:
+    """Attention weights over the test images."""
+
+    pairs: tuple[tuple[int, str], ...]
+    """(layer, token) of the S columns."""
+    mean: Array
+    """Mean weight of each attention head on each token, (H, S) float32; a row sums to 1."""
+    std: Array
+    """Standard deviation over the images, (H, S) float32."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Predictions:
+    """Output of a probe on the test images."""
+
+    logits: Array
+    """(N, C) float32; for a knn baseline the logarithm of its vote shares."""
+    targets: Array
+    """(N,) int64 or (N, C) uint8."""
+    ids: str
+    """SHA-256 hex of the test images' ids in order; equal digests mean the same images."""
+    attention_mean: Array | None = None
+    """(H, S) float32, see Attention."""
+    attention_std: Array | None = None
+    """(H, S) float32, see Attention."""
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file, an uncompressed npz."""
+        arrays = {name: np.asarray(v, order="C") for name, v in vars(self).items() if v is not None}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, classes: int, heads: int, tokens: int) -> Predictions:
+        """Return the predictions that `to_bytes` wrote.
+
+        Args:
+            data: Content of the file.
+            classes: C.
+            heads: H.
+            tokens: S.
+
+        Raises:
+            ValueError: It is another file, or dtypes, shapes or values are not those of a probe.
+        """
+        arrays = read_npz(data)
+        required = {field.name for field in fields(cls)} - OPTIONAL
+        if not required <= set(arrays) <= required | OPTIONAL:
+            raise ValueError(f"expected logits, targets and ids, got {', '.join(sorted(arrays))}")
+        ids = arrays.pop("ids")
+        if ids.shape or ids.dtype.kind != "U":
+            raise ValueError(f"ids: expected text, got {ids.dtype} {ids.shape}")
+        stored = cls(**arrays, ids=str(ids))
+        n = len(stored.logits) if stored.logits.ndim else 0
+        _check("logits", stored.logits, shape=(n, classes), dtype="float32")
+        multi_label = stored.targets.ndim == 2
+        shape = (n, classes) if multi_label else (n,)
+        _check("targets", stored.targets, shape=shape, dtype="uint8" if multi_label else "int64")
+        limit = 2 if multi_label else classes
+        if n and not 0 <= stored.targets.min() <= stored.targets.max() < limit:
+            raise ValueError(f"targets: expected 0 to {limit - 1}, got others")
+        for name in ("attention_mean", "attention_std"):
+            if (weights := getattr(stored, name)) is not None:
+                _check(name, weights, shape=(heads, tokens), dtype="float32")
+        return stored
+
+
+def _check(name: str, array: Array, *, shape: tuple[int, ...], dtype: str) -> None:
+    if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
+        raise ValueError(f"{name}: expected {dtype} {shape}, got {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def read_npz(data: bytes) -> dict[str, Array]:
+    """Return the arrays of an uncompressed npz.
+
+    An array whose shape or file claims more bytes than `data` has is refused before memory is
+    allocated for it.
+
+    Raises:
+        ValueError: It is another file.
+    """
+    try:
+        with ZipFile(io.BytesIO(data)) as file:
+            members = file.infolist()
+            if any(member.compress_type != ZIP_STORED for member in members):
+                raise ValueError("expected uncompressed arrays, got compressed ones")
+            if sum(member.file_size for member in members) > len(data):
+                raise ValueError(f"expected arrays of at most {len(data)} bytes, got larger ones")
+            return {
+                member.filename.removesuffix(".npy"): _read_npy(file.read(member))
+                for member in members
+            }
+    except (BadZipFile, EOFError, NotImplementedError, OSError) as e:
+        raise ValueError(f"not an npz file: {e}") from e
+
+
+def _read_npy(data: bytes) -> Array:
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"expected an npy file of version 1.0, got {version}")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.hasobject or fortran_order:
+        raise ValueError(f"expected numbers or text in C order, got {dtype}")
+    expected, size = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if expected != size:
+        raise ValueError(f"expected {expected} bytes of {dtype} {shape}, got {size}")
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).copy()
