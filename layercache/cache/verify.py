@@ -89,6 +89,8 @@ def _check_probes(cache: Cache, progress: Callable[[int], None]) -> Iterator[Cor
         except ProbeSchemaError:
             pass  # a search that starts again
         if (record := found.records.get(name)) is None:
+            if name not in found.damaged and name not in found.outdated:
+                yield from _check_unfinished(store, folder)
             continue
         for file, digest in record.files.items():
             try:
@@ -98,6 +100,15 @@ def _check_probes(cache: Cache, progress: Callable[[int], None]) -> Iterator[Cor
         for key in store.list_files(folder):
             if not attached.belongs(key.removeprefix(f"{folder}/"), record):
                 yield Corruption(store.path(key), "does not belong here", probe=True)
+
+
+def _check_unfinished(store: Store, folder: str) -> Iterator[Corruption]:
+    """Yield the record of a probe if it is missing: a search would have left its state."""
+    names = {key.removeprefix(f"{folder}/") for key in store.list_files(folder)}
+    if attached.STATE not in names and any("/" not in name for name in names - {attached.LOCK}):
+        path = store.path(f"{folder}/{attached.RECORD}")
+        problem = f"is missing: {attached.RETRAIN_HINT.format(folder=path.parent)}"
+        yield Corruption(path, problem, exists=False, probe=True)
 
 
 class _SplitCheck:

@@ -115,7 +115,7 @@ def read_npz(data: bytes) -> dict[str, Array]:
                 member.filename.removesuffix(".npy"): _read_npy(file.read(member))
                 for member in members
             }
-    except (BadZipFile, EOFError, NotImplementedError, OSError) as e:
+    except (BadZipFile, EOFError, RuntimeError, OSError) as e:
         raise ValueError(f"not an npz file: {e}") from e
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,90 @@ def test_load_head_of_schema_1_names_the_remedy(tmp_path: Path) -> None:
         match=r"expected a head of schema 3, got schema 1.*`layercache probe` again",
     ):
         load_head(file)
+
+
+def edited(head: Checkpoint, **changes: Any) -> bytes:
+    """The file of a head with other tensors, or without them (None), and a matching checksum."""
+    tensors = {name: p for name, p in {**head.state_dict, **changes}.items() if p is not None}
+    return replace(head, state_dict=tensors).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"classifier.weight": torch.zeros(2, 16)},
+            r"expected tensor 'classifier.weight' to be F32 \[3, 16\], got F32 \[2, 16\]",
+        ),
+        (
+            {"classifier.bias": torch.zeros(3, dtype=torch.float16)},
+            r"expected tensor 'classifier.bias' to be F32 \[3\], got F16 \[3\]",
+        ),
+        ({"classifier.bias": None}, "tensor 'classifier.bias' is missing"),
+        ({"other": torch.zeros(3)}, "tensor 'other' is not one of the head's"),
+        ({"classifier.bias": torch.tensor([0, float("nan"), 0])}, "expected finite weights"),
+        ({"classifier.bias": torch.tensor([0, float("inf"), 0])}, "expected finite weights"),
+    ],
+)
+def test_load_head_with_other_tensors_names_them(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    file = tmp_path / "head.safetensors"
+    file.write_bytes(edited(made("linear"), **changes))
+    with pytest.raises(HeadMismatchError, match=f"{problem}.*: run the same"):
+        load_head(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"classes": ("x", "y")}, "expected 3 classes, got 2"),
+        ({"pairs": ((1, "cls"),)}, "expected 2 tokens, got 1"),
+    ],
+)
+def test_load_head_whose_provenance_does_not_fit_says_so(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    file = tmp_path / "head.safetensors"
+    head = made("linear")
+    file.write_bytes(replace(head, provenance=replace(ORIGIN, **changes)).to_bytes())
+    with pytest.raises(HeadMismatchError, match=problem):
+        load_head(file)
+
+
+def test_load_head_that_claims_more_than_its_file_takes_no_memory_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    data = made("linear").to_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    for classes in (10**9, 10**30, -3, "3", None, [3]):
+        metadata = json.loads(header["__metadata__"]["layercache"])
+        metadata["spec"]["classes"] = classes
+        forged = {
+            **header,
+            "__metadata__": {"layercache": json.dumps(metadata)},
+            "classifier.weight": {**header["classifier.weight"], "shape": [classes, 16]},
+        }
+        text = json.dumps(forged).encode()
+        file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+        with pytest.raises(HeadMismatchError):
+            load_head(file)
+    for claim in (2**63, len(data), 0):
+        file.write_bytes(struct.pack("<Q", claim) + data[8:])
+        with pytest.raises(HeadMismatchError, match="is not a safetensors file"):
+            load_head(file)
+
+
+def test_load_head_with_any_flipped_byte_raises(tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    data = made("linear").to_bytes()
+    for place in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        try:
+            head = load_head(file)
+        except (HeadMismatchError, ProbeSchemaError):
+            continue
+        assert head.provenance == ORIGIN, place
+        assert head.to_bytes() == data, place  # white space, or the padding of the header
