@@ -199,8 +199,6 @@ def _identity(spec: ProbeSpec) -> Row:
         "seed": spec.seed,
         "shots": spec.shots,
         "train_fraction": spec.train_fraction,
-        "train_split": spec.train_split,
-        "test_split": spec.test_split,
         "precision": spec_json["precision"],
         "fingerprint": cache_spec.fingerprint[:12],
         "weights_digest": cache_spec.weights[:12],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from layercache.cache.find import find_caches
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import write_table
-from layercache.probing.results.gain import Gain, describe_obstacles, find_gains, score_of
+from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
 from layercache.probing.results.identity import experiment_key
 from layercache.probing.results.notes import describe_selection
 from layercache.probing.results.probe_store import PROBES, Probe, read_probes
@@ -54,8 +54,8 @@ SCORES = (
     "test_top1_accuracy", "test_top5_accuracy", "test_mean_average_precision",
 )
 SORT_KEYS = (
-    "dataset", "model", "head", "n_tokens", "layers", "tokens", "shots", "train_fraction", "seed",
-    "probe",
+    "dataset", "model", "head", "n_tokens", "layers", "tokens", "shots", "train_fraction",
+    "train_split", "test_split", "experiment", "seed", "probe",
 )
 # fmt: on
 BASELINE_NAME = "a linear head on the last layer's class token"
@@ -87,10 +87,7 @@ class Results:
         """One row per probe with COLUMNS; missing values are NaN (None in columns of text)."""
         import pandas as pd
 
-        rows = [
-            {**p.row, "path": str(p.path), "experiment": experiment_key(p.spec)}
-            for p in self.probes
-        ]
+        rows = [_full_row(probe) for probe in self.probes]
         return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}).astype(
             dict.fromkeys((*SCORES, "lr", "weight_decay"), float)
         )
@@ -112,7 +109,7 @@ class Results:
             [
                 probe
                 for probe in self.probes
-                if all(v is None or str(probe.row.get(k)) == str(v) for k, v in values.items())
+                if all(v is None or str(_full_row(probe)[k]) == str(v) for k, v in values.items())
             ]
         )
 
@@ -149,11 +146,9 @@ class Results:
         Args:
             among: Probes to look for the baseline in; default: these.
         """
-        return self._with_gain(find_gains(self, among=among or self))
-
-    def _with_gain(self, gains: Sequence[Gain]) -> pd.DataFrame:
         import pandas as pd
 
+        gains = find_gains(self, among=among or self)
         names = [gain.baseline.id if gain.baseline else None for gain in gains]
         return self.table.assign(
             baseline=pd.Series(names, dtype=object),
@@ -176,22 +171,17 @@ class Results:
         """
         if not self.probes:
             return "no probes match"
-        notes = []
+        table, identity, values = self._view(gain=gain, among=among, over_seeds=over_seeds)
+        notes = ["scores in percent"]
         if over_seeds:
-            table, specs = self._over_seeds_with_specs()
             table = combine_mean_and_std(table)
-            values = ["n_seeds", *(name for name in SCORES if (table[name] != "").any())]
-            notes.append("scores in percent: mean ± standard deviation over seeds")
+            values = ["n_seeds", *(n for n in SCORES if f"{n}_mean" in values)]
+            notes = ["scores in percent: mean ± standard deviation over seeds"]
             if repeated := len(self) - int(table["n_seeds"].sum()):
                 notes.append(f"{pluralize(repeated, 'probe')} stored twice, counted once")
-        else:
-            gains = find_gains(self, among=among or self) if gain else []
-            table = self._with_gain(gains) if gain else self.table
-            specs = [probe.spec for probe in self.probes]
-            values = _values(table)
-            notes.append(f"scores in percent{f', gains over {BASELINE_NAME}' if gain else ''}")
-            notes += describe_obstacles(gains)
-        table, identity = identity_columns(table, specs)
+        elif gain:
+            notes = [f"scores in percent, gains over {BASELINE_NAME}"]
+            notes += describe_obstacles(find_gains(self, among=among or self))
         notes += describe_selection(self)
         return "\n".join([to_text(table, identity, values), *notes])
 
@@ -204,7 +194,8 @@ class Results:
         metric = "balanced accuracy"
         if row["test_balanced_accuracy"] is None:
             metric = "mean average precision"
-        split = "" if row["test_split"] == "test" else f", tested on split {row['test_split']}"
+        _, test_split = best.spec["splits"]
+        split = "" if test_split == "test" else f", tested on split {test_split}"
         low, high = 100 * row["test_ci95_low"], 100 * row["test_ci95_high"]
         folders = ", ".join(dict.fromkeys(str(probe.path.parent) for probe in self.probes))
         return (
@@ -238,7 +229,8 @@ class Results:
         """
         file = Path(path)
         if file.suffix in (".tex", ".md"):
-            table = self._shown(gain=gain, among=among, over_seeds=over_seeds)
+            table, identity, values = self._view(gain=gain, among=among, over_seeds=over_seeds)
+            table = table[[*identity, *values]]
         elif over_seeds:
             table = self.over_seeds()
         else:
@@ -246,26 +238,37 @@ class Results:
         write_table(table, file)
         return file
 
-    def _shown(self, *, gain: bool, among: Results | None, over_seeds: bool) -> pd.DataFrame:
+    def _view(
+        self, *, gain: bool, among: Results | None, over_seeds: bool
+    ) -> tuple[pd.DataFrame, list[str], list[str]]:
+        """Return a table, its columns that tell the rows apart, and those with results."""
+        specs: Iterable[Mapping[str, Any]] = (probe.spec for probe in self.probes)
         if over_seeds:
-            table, specs = self._over_seeds_with_specs()
+            table = self.over_seeds()
+            by_key = {experiment_key(spec): spec for spec in specs}
+            specs = (by_key[key] for key in table["experiment"])
             scores = [f"{score}_{statistic}" for score in SCORES for statistic in ("mean", "std")]
-            values = ["n_seeds", *(name for name in scores if table[name].notna().any())]
+            values = ["n_seeds", *(n for n in scores if table[n].notna().any())]
         else:
             table = self.with_gain(among=among) if gain else self.table
-            specs = [probe.spec for probe in self.probes]
-            values = _values(table)
-        table, identity = identity_columns(table, specs)
-        return table[[*identity, *values]]
-
-    def _over_seeds_with_specs(self) -> tuple[pd.DataFrame, list[Mapping[str, Any]]]:
-        """Return the table over seeds, and the spec of one probe of each row."""
-        table = self.over_seeds()
-        specs = {experiment_key(probe.spec): probe.spec for probe in self.probes}
-        return table, [specs[key] for key in table["experiment"]]
+            values = _result_columns(table)
+        table, identity = identity_columns(table, list(specs))
+        return table, identity, values
 
 
-def _values(table: pd.DataFrame) -> list[str]:
+def _full_row(probe: Probe) -> dict[str, Any]:
+    """Return the stored row with the columns that the spec and the folder give."""
+    train_split, test_split = probe.spec["splits"]
+    return {
+        **probe.row,
+        "train_split": train_split,
+        "test_split": test_split,
+        "experiment": experiment_key(probe.spec),
+        "path": str(probe.path),
+    }
+
+
+def _result_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of selected configuration, scores and costs that have values."""
     names = ["lr", "weight_decay", "dropout"]
     if (table["config"] != "").any():
@@ -304,11 +307,12 @@ def read_results(where: str | CachePath | Cache | None = None) -> Results:
         )
 
     def sort_key(probe: Probe) -> tuple[Any, ...]:
+        row = _full_row(probe)
         # None and numbers do not compare: all samples come before a subset
         return tuple(
-            (probe.row[name] is not None, probe.row[name] or 0)
+            (row[name] is not None, row[name] or 0)
             if name in ("shots", "train_fraction")
-            else probe.row[name]
+            else row[name]
             for name in SORT_KEYS
         )
 

@@ -77,6 +77,8 @@ def test_filter_by_columns_keeps_matching_probes() -> None:
     assert [p.id for p in results.filter(head="attentive")] == ["2"]
     assert len(results.filter(model=None)) == 2
     assert not len(results.filter(model="another"))
+    on_val = Results([made("1"), made("2", test_split="val")]).filter(test_split="val")
+    assert [p.id for p in on_val] == ["2"]
     with pytest.raises(OptionError, match=r"expected names of columns .* got colour"):
         results.filter(colour="red")
 
