@@ -15,7 +15,7 @@ from layercache.engine import cluster_device, open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.datasets import describe_dataset
 from layercache.extraction.determinism import deterministic
-from layercache.extraction.options import ExtractOptions
+from layercache.extraction.options import ExtractOptions, with_lists
 from layercache.extraction.plan import ExtractionPlan, Target, assign_device, make_plan
 from layercache.extraction.result import Extraction, RunStats
 from layercache.extraction.resume import remove_leftovers, size_on_disk
@@ -43,7 +43,8 @@ def extract(
             question, True to raise OptionError, False to write it without asking.
         confirm_above: Bytes to be written above which a cache is large.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
-        **options: The fields of `ExtractOptions`; `models` and `dataset` are required.
+        **options: The fields of `ExtractOptions`; `models` and `dataset` are required. A single
+            model, split, layer number or checkpoint needs no list.
 
     Returns:
         One Extraction per model, in the order of `models`.
@@ -54,7 +55,7 @@ def extract(
             continues.
         Interrupted: Ctrl-C or SIGTERM. What is committed is kept and the same call continues.
     """
-    chosen = read_options(ExtractOptions, options, function="extract")
+    chosen = read_options(ExtractOptions, with_lists(options), function="extract")
     with deterministic(chosen.deterministic), sigterm_as_interrupt():
         plan = make_plan(chosen)
         for target in plan.targets:

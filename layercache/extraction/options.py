@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.storage.paths import CachePath
@@ -100,10 +100,8 @@ class ExtractOptions:
     alone."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.models, str) or not self.models:
-            raise OptionError(f"models: expected a list of at least one model, got {self.models!r}")
-        if isinstance(self.splits, str):
-            raise OptionError(f"splits: expected a list of names, got {self.splits!r}")
+        if not self.models:
+            raise OptionError("models: expected at least one model, got none")
         for option, names in (("models", self.models), ("splits", self.splits)):
             if len(set(names)) < len(names):
                 raise OptionError(f"{option}: expected each once, got {', '.join(names)}")
@@ -120,6 +118,26 @@ class ExtractOptions:
         for model in self.weights:
             if model not in self.models:
                 raise UnknownNameError("model of weights", model, self.models)
+
+
+def with_lists(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `ExtractOptions` with lists where a single value was given.
+
+    A single model or split, a layer number, and the checkpoint of the only model are accepted.
+
+    Raises:
+        OptionError: One checkpoint is given for several models.
+    """
+    listed = dict(options)
+    for name in ("models", "splits"):
+        if isinstance(listed.get(name), str):
+            listed[name] = [listed[name]]
+    if isinstance(listed.get("layers"), int):
+        listed["layers"] = [listed["layers"]]
+    weights = listed.get("weights")
+    if isinstance(weights, str | Path):
+        listed["weights"] = parse_weights([str(weights)], listed.get("models", []))
+    return listed
 
 
 def parse_weights(arguments: Sequence[str], models: Sequence[str]) -> dict[str, str | Path]:

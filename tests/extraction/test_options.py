@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from layercache.errors import OptionError, UnknownNameError
+from layercache.extraction.options import with_lists
 from tests.extraction.runs import MODELS, Run
 
 
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"models": []}, OptionError, "models: expected a list of at least one model"),
-        ({"models": "vit_nano"}, OptionError, "models: expected a list"),
+        ({"models": []}, OptionError, "models: expected at least one model"),
         ({"models": ["fake", "fake"]}, OptionError, "models: expected each once"),
         ({"limit": 0}, OptionError, "limit: expected at least 1, got 0"),
         ({"batch_size": 0}, OptionError, "batch_size: expected at least 1"),
@@ -53,3 +53,23 @@ def test_extract_with_a_wrong_option_is_refused_before_any_work(
         run(**options)
     assert MODELS["fake"].seen == []
     assert not list(tmp_path.rglob("tokens/c.*"))
+
+
+def test_with_lists_takes_a_single_model_split_layer_and_checkpoint() -> None:
+    given = {"models": "vit_b16", "splits": "test", "layers": 12, "weights": Path("w.pt")}
+    assert with_lists(given) == {
+        "models": ["vit_b16"],
+        "splits": ["test"],
+        "layers": [12],
+        "weights": {"vit_b16": "w.pt"},
+    }
+
+
+def test_with_lists_of_one_checkpoint_for_several_models_raises() -> None:
+    with pytest.raises(OptionError, match="with 2 models, expected MODEL=FILE"):
+        with_lists({"models": ["vit_b16", "vit_s16"], "weights": "w.pt"})
+
+
+def test_extract_takes_one_model_and_one_layer_without_lists(run: Run) -> None:
+    (done,) = run(models="fake", layers=2, splits="test")
+    assert (done.model, done.splits) == ("fake", ("test",))

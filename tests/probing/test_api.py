@@ -96,6 +96,22 @@ def test_probe_with_seeds_shots_and_fractions_returns_a_row_each(
     assert table.loc[table["shots"] == 1, "test_balanced_accuracy"].mean() < full
 
 
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (2, ["2"]),
+        ([1, 2], ["1,2"]),
+        (["last", 2], ["last", "2"]),
+        ([[1], [2], [1, 2]], ["1", "2", "1,2"]),
+    ],
+)
+def test_probe_takes_layers_as_words_numbers_and_lists_of_numbers(
+    planted: Callable[..., Any], layers: Any, expected: list[str]
+) -> None:
+    table = probe(planted(), head="knn", layers=layers).table
+    assert table["layers"].tolist() == expected
+
+
 def test_probe_of_one_shot_takes_the_middle_of_the_grid(planted: Callable[..., Any]) -> None:
     (trained,) = probe(
         planted(),
