@@ -9,7 +9,7 @@ from layercache._options import read_options
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
 from layercache.probing.options import Options
-from layercache.probing.plan import Numbers, Words, plan_probes
+from layercache.probing.plan import Layers, Numbers, Words, plan_probes
 from layercache.probing.results.table import Results
 from layercache.probing.runner import run_probes
 from layercache.probing.training.config import HParams, TrainConfig
@@ -19,7 +19,7 @@ def probe(
     cache: Cache | str | CachePath,
     *,
     head: Words = "attentive",
-    layers: Words | None = None,
+    layers: Layers | None = None,
     tokens: Words | None = None,
     spatial: str | None = None,
     spatial_layers: str = "last",
@@ -51,8 +51,9 @@ def probe(
     Args:
         cache: A cache or its folder.
         head: linear, attentive, attentive-tokens, hybrid, knn or logreg, or several of them.
-        layers: last, mid-last, quarter, all or numbers ("1,5,9"), or several of these. Default:
-            all; for attentive-tokens: last.
+        layers: last, mid-last, quarter, all, a number or numbers ("1,5,9" or [1, 5, 9]: one probe
+            on three layers), or a list of several of these (["last", "all"], [[1], [5], [9]]: a
+            probe for each). Default: all; for attentive-tokens: last.
         tokens: Token kinds such as cls, ap, cls+ap, or several of these. Default: cls+ap; for
             attentive-tokens: all.
         spatial: Spatial tokens of the hybrid head, grid:K or patch.

@@ -32,6 +32,7 @@ from layercache.probing.training.config import (
 logger = logging.getLogger(__name__)
 
 Words = str | Sequence[str]
+Layers = str | int | Sequence[str | int | Sequence[int]]
 Numbers = float | Sequence[float]
 MAX_LISTED_PROBES = 5
 
@@ -40,7 +41,7 @@ def plan_probes(
     cache: Cache | str | CachePath,
     *,
     head: Words = "attentive",
-    layers: Words | None = None,
+    layers: Layers | None = None,
     tokens: Words | None = None,
     spatial: str | None = None,
     spatial_layers: str = "last",
@@ -81,7 +82,7 @@ def plan_probes(
     subsets = _subsets(cache, shots=shots, train_fraction=train_fraction)
     specs = []
     for name, layer_choice, token_choice in product(
-        _listed(head), _listed(layers), _listed(tokens)
+        _listed(head), _layer_choices(layers), _listed(tokens)
     ):
         hybrid: dict[str, Any] = {}
         if name == "hybrid" and spatial is not None:
@@ -156,6 +157,17 @@ def _listed(value: Any) -> tuple[Any, ...]:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(value)
     return (value,)
+
+
+def _layer_choices(layers: Layers | None) -> tuple[str | None, ...]:
+    """Return each layer choice as a word or numbers, "1,5,9"; a list of numbers is one choice."""
+    choices = _listed(layers)
+    if choices and all(isinstance(choice, int) for choice in choices):
+        choices = (choices,)
+    return tuple(
+        choice if choice is None or isinstance(choice, str) else ",".join(map(str, _listed(choice)))
+        for choice in choices
+    )
 
 
 def _head_spec(
