@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from layercache_cli._terminal import confirm, echo, echo_lines
+
 if TYPE_CHECKING:
     from layercache.cache import Cache
 
@@ -78,13 +80,13 @@ def ls(
             for d in rows
         ]
         _print_table(columns)
-        typer.echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
+        echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
     elif not results:
-        typer.echo(f"no cache below {base}; make one with: layercache extract")
+        echo(f"no cache below {base}; make one with: layercache extract")
     for error in outdated:
-        typer.echo(f"skipped: {error}", err=True)
+        echo(f"skipped: {error}", err=True)
     for error in unreadable:
-        typer.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
     if unreadable:
         raise typer.Exit(1)
 
@@ -126,9 +128,9 @@ def info(
     )
     for name, split in d["splits"].items():
         for sample, reason in list(split["skipped"].items())[:MAX_SKIPPED_SHOWN]:
-            typer.echo(f"skipped in {name}: {sample}: {reason.removeprefix(f'sample {sample!r} ')}")
+            echo(f"skipped in {name}: {sample}: {reason.removeprefix(f'sample {sample!r} ')}")
         if len(split["skipped"]) > MAX_SKIPPED_SHOWN:
-            typer.echo(
+            echo(
                 f"skipped in {name}: {len(split['skipped']) - MAX_SKIPPED_SHOWN} more, all listed "
                 "by --json"
             )
@@ -175,7 +177,7 @@ def verify(
         except CacheSchemaError as error:
             if not all_:
                 raise
-            typer.echo(f"skipped: {error}", err=True)
+            echo(f"skipped: {error}", err=True)
             continue
         n_checked += 1
         n_faulty += bool(corruptions)
@@ -184,22 +186,22 @@ def verify(
         must_delete |= any(corruption.exists for corruption in in_splits)
         for corruption in corruptions:
             problem = corruption.problem.removeprefix(f"{corruption.path}: ")
-            typer.echo(f"{corruption.path}: {problem}")
+            echo(f"{corruption.path}: {problem}")
         if not corruptions:
             d = describe(open_cache(folder))
-            typer.echo(
+            echo(
                 f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; "
                 f"{_size(d['bytes'])})"
             )
     if not folders:
-        typer.echo("no cache matches")
+        echo("no cache matches")
     if n_faulty:
         verb = "has" if n_faulty == 1 else "have"
         delete = "delete the files named above and " if must_delete else ""
         remedy = "follow the lines above"
         if must_extract:
             remedy = f"{delete}run the same extraction again, which makes only what is missing"
-        typer.echo(f"{n_faulty} of {n_checked} caches {verb} faults: {remedy}", err=True)
+        echo(f"{n_faulty} of {n_checked} caches {verb} faults: {remedy}", err=True)
         raise typer.Exit(1)
 
 
@@ -221,9 +223,9 @@ def rm(
     found = open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint)
     size = _size(describe(found)["bytes"])
     if not yes:
-        typer.confirm(f"Delete {found.path} ({size}{_probes(found)})?", abort=True)
+        confirm(f"Delete {found.path} ({size}{_probes(found)})?", abort=True)
     remove(found)
-    typer.echo(f"deleted {found.path} ({size})")
+    echo(f"deleted {found.path} ({size})")
 
 
 @cache.command()
@@ -292,16 +294,16 @@ def _copy(found: Cache, to: Any) -> None:
 
     with progress_bar(unit="B", unit_scale=True, desc=found.path.name, leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
-    typer.echo(
+    echo(
         f"{done.path}: {pluralize(done.files, 'file')}, {_size(done.bytes)}, each verified where "
         "it arrived"
     )
     n_existing = done.files - done.sent_files
     existing = f"; {n_existing} existed already" if n_existing else ""
-    typer.echo(f"sent {pluralize(done.sent_files, 'file')}, {_size(done.sent_bytes)}{existing}")
+    echo(f"sent {pluralize(done.sent_files, 'file')}, {_size(done.sent_bytes)}{existing}")
     if done.damaged_probes:
         for problem in done.damaged_probes.values():
-            typer.echo(f"not copied: {problem}", err=True)
+            echo(f"not copied: {problem}", err=True)
         raise typer.Exit(1)
 
 
@@ -348,12 +350,15 @@ def _size(n_bytes: int) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
+    from layercache._printable import escape_control
+
+    rows = [tuple(map(escape_control, row)) for row in rows]
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
 def _print_json(value: Any) -> None:
     import json
 
-    typer.echo(json.dumps(value, indent=2))
+    echo_lines(json.dumps(value, indent=2))

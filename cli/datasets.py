@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._terminal import echo, echo_lines
+
 
 def datasets(
     name: Annotated[
@@ -61,18 +63,18 @@ def _list() -> None:
     for name, *numbers, labels, how_to_get in rows:
         aligned = [number.rjust(w) for number, w in zip(numbers, widths[1:4], strict=True)]
         columns = [name.ljust(widths[0]), *aligned, labels.ljust(widths[4]), how_to_get]
-        typer.echo("  ".join(columns))
-    typer.echo("\nYour own images:")
+        echo("  ".join(columns))
+    echo_lines("\nYour own images:")
     for form, expected_files in SOURCE_FORMS.items():
-        typer.echo(f"  {form.ljust(12)}  {expected_files}")
-    typer.echo(
+        echo(f"  {form.ljust(12)}  {expected_files}")
+    echo_lines(
         "\nSplits, and sizes that differ from the paper's "
         "(the probe holds out 20 % of train for validation):"
     )
     for info in DATASETS.values():
         if info.note:
-            typer.echo(f"  {info.name.ljust(widths[0])}  {info.note}")
-    typer.echo(
+            echo(f"  {info.name.ljust(widths[0])}  {info.note}")
+    echo_lines(
         "\nextract downloads what it needs; to download only: "
         "layercache datasets NAME --download --data-root ROOT"
     )
@@ -84,8 +86,8 @@ def _describe(name: str, root: str | None, *, download: bool) -> None:
     dataset = open_dataset(name, root=root, offline=not download)
     sizes = ", ".join(f"{split} {len(dataset.split(split).labels)}" for split in dataset.splits)
     per_image = ", several per image" if dataset.multi_label else ""
-    typer.echo(f"{dataset.name}: {len(dataset.classes)} classes{per_image}; {sizes}")
+    echo(f"{dataset.name}: {len(dataset.classes)} classes{per_image}; {sizes}")
     if name in DATASETS and DATASETS[name].note:
-        typer.echo(DATASETS[name].note)
+        echo(DATASETS[name].note)
     for line in describe_dataset(dataset):
-        typer.echo(line)
+        echo(line)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._terminal import echo, echo_lines
+
 Out = Annotated[Path, typer.Option(help="Folder of the attention heatmap.")]
 Cache = Annotated[
     str | None,
@@ -29,9 +31,9 @@ def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:
 
     with hide_probe_log():
         result = run(out=out, cache=cache)
-    typer.echo(f"\n{result.results.to_text()}\n")
-    typer.echo(
+    echo_lines(f"\n{result.results.to_text()}\n")
+    echo(
         "gain in test balanced accuracy of attentive fusion over the last layer's CLS: "
         f"{result.gain:+.2f} points"
     )
-    typer.echo(f"attention by layer and token: {result.heatmap}")
+    echo(f"attention by layer and token: {result.heatmap}")

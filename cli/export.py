@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._terminal import echo
+
 Head = Annotated[
     str,
     typer.Argument(
@@ -63,7 +65,7 @@ def export(
     card_text = write_card(checkpoint, head)
     if card is not None:
         card.write_text(card_text)
-        typer.echo(f"card: {card}")
+        echo(f"card: {card}")
     if onnx is None and torch is None:
         return
     classifier = load_classifier(checkpoint, weights=weights, device="cpu", precision="fp32")
@@ -74,8 +76,9 @@ def export(
         result = write(classifier, path, images=images)
         card_path = path.with_name(path.name + ".md")
         card_path.write_text(card_text)
-        typer.echo(
+        echo(
             f"{result.path}: {format_bytes(result.bytes)}; on {result.images} real images, in one "
             "batch and one at a time, the logits differ from the original's by at most "
-            f"{result.max_difference:.1g}\ncard: {card_path}"
+            f"{result.max_difference:.1g}"
         )
+        echo(f"card: {card_path}")

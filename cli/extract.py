@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._terminal import confirm, echo
+
 Model = Annotated[
     list[str],
     typer.Option(
@@ -208,10 +210,10 @@ def extract(
         cache=cache,
         compile=compile,
         deterministic=deterministic,
-        confirm=not yes and (typer.confirm if sys.stdin.isatty() else True),
+        confirm=not yes and (confirm if sys.stdin.isatty() else True),
         wait_for_lock=wait,
         engine=engine,
         ray_address=address,
     )
     for extraction in done:
-        typer.echo(extraction.summary())
+        echo(extraction.summary())

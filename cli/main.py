@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from layercache_cli._log import log_to_stdout
+from layercache_cli._terminal import echo
 
 COMMANDS = {
     "demo": "Try every step in a minute, offline: vit_nano on handwritten digits.",
@@ -63,12 +64,13 @@ def guard(command: Callable[..., Any], *, debug: bool) -> Callable[..., Any]:
 
             if debug:
                 raise
-            typer.echo(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", err=True)
+            echo(err=True)
+            echo(f"interrupted{': ' + str(interrupt) if str(interrupt) else ''}", err=True)
             raise typer.Exit(SIGNAL_EXIT + interrupt_signal(interrupt)) from None
         except Exception as error:
             if debug:
                 raise
-            typer.echo(describe(error), err=True)
+            echo(describe(error), err=True)
             raise typer.Exit(1) from None
 
     return guarded
@@ -90,7 +92,7 @@ def describe(error: Exception) -> str:
         return f"error: {error}"
     return (
         f"error: unexpected {type(error).__name__}: {error}\n"
-        "Run the command again with --debug for the traceback, and please report it."
+        "  Run the command again with --debug for the traceback, and please report it."
     )
 
 
@@ -141,7 +143,7 @@ def print_version(requested: bool) -> None:
     if requested:
         from layercache._version import installed_version
 
-        typer.echo(f"layercache {installed_version()}")
+        echo(f"layercache {installed_version()}")
         raise typer.Exit
 
 

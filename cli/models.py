@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layercache_cli._terminal import echo, echo_lines
+
 if TYPE_CHECKING:
     from layercache.extraction.models.registry import ModelInfo
 
@@ -54,8 +56,8 @@ def _list(infos: Iterable[ModelInfo]) -> None:
             text.rjust(width) if 2 <= i <= 6 else text.ljust(width)
             for i, (text, width) in enumerate(zip(row[:8], widths, strict=True))
         ]
-        typer.echo("  ".join([*columns, row[8]]))
-    typer.echo(
+        echo("  ".join([*columns, row[8]]))
+    echo_lines(
         "\nAny other ViT goes by its timm name: "
         "layercache models vit_base_patch16_siglip_224.webli\n"
         "timm downloads weights on first use; "
@@ -75,6 +77,6 @@ def _describe(info: ModelInfo) -> None:
         "tokens": ", ".join(info.tokens) + no_class_token,
         "weights": info.note,
     }
-    typer.echo(info.name)
+    echo(info.name)
     for heading, fact in facts.items():
-        typer.echo(f"  {heading.ljust(18)} {fact}")
+        echo(f"  {heading.ljust(18)} {fact}")

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layercache._printable import escape_control, guard_cell
+from layercache_cli._terminal import echo, echo_lines
+
 if TYPE_CHECKING:
     from layercache.deploy import PredictionResult
 
@@ -86,19 +89,20 @@ def predict(
     {"table": _print_table, "csv": _print_csv, "json": _print_json}[format](result)
     if result.skipped:
         n_images = len(result.skipped) + len(result.images)
-        typer.echo(f"{len(result.skipped)} of {n_images} images skipped:", err=True)
+        echo(f"{len(result.skipped)} of {n_images} images skipped:", err=True)
         for message in result.skipped.values():
-            typer.echo(f"  {message}", err=True)
+            echo(f"  {message}", err=True)
 
 
 def _print_table(result: PredictionResult) -> None:
-    width = max((len(image.image) for image in result.images), default=0)
-    for image in result.images:
+    files = [escape_control(image.image) for image in result.images]
+    width = max(map(len, files), default=0)
+    for file, image in zip(files, result.images, strict=True):
         classes = "  ".join(
-            f"{name} {100 * p:.1f} %"
+            f"{escape_control(name)} {100 * p:.1f} %"
             for name, p in zip(image.classes, image.probabilities, strict=True)
         )
-        typer.echo(f"{image.image:<{width}}  {classes}")
+        echo(f"{file:<{width}}  {classes}")
 
 
 def _print_csv(result: PredictionResult) -> None:
@@ -106,7 +110,8 @@ def _print_csv(result: PredictionResult) -> None:
     writer.writerow(["image", "rank", "class", "probability"])
     for image in result.images:
         for rank, (name, p) in enumerate(zip(image.classes, image.probabilities, strict=True), 1):
-            writer.writerow([image.image, rank, name, f"{p:.6f}"])
+            cells = [guard_cell(escape_control(text)) for text in (image.image, name)]
+            writer.writerow([cells[0], rank, cells[1], f"{p:.6f}"])
 
 
 def _print_json(result: PredictionResult) -> None:
@@ -121,4 +126,4 @@ def _print_json(result: PredictionResult) -> None:
         for image in result.images
     ]
     content = {"images": images, "skipped": dict(result.skipped)}
-    typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    echo_lines(json.dumps(content, indent=1))

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from layercache_cli._terminal import echo, echo_lines
+
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Backbone whose cache to use.", show_default="the only one"),
@@ -198,7 +200,7 @@ def probe(
         layers=layers,
         tokens=tokens,
     )
-    typer.echo(f"cache {opened.path}")
+    echo(f"cache {opened.path}")
     results = run(
         opened,
         head=head,
@@ -230,9 +232,10 @@ def probe(
         ray_address=ray_address,
         progress=sys.stderr.isatty(),
     )
-    typer.echo("")
-    typer.echo(results.to_text())
-    typer.echo(f"\n{results.summary()}")
+    echo()
+    echo_lines(results.to_text())
+    echo()
+    echo_lines(results.summary())
 
 
 def parse_numbers(text: str | None, *, option: str, integers: bool = False) -> Any:

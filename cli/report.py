@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._terminal import echo
+
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the page, its figures and its tables.")
 ]
@@ -85,8 +87,7 @@ def report(
         load_thumbnail=load_thumbnail,
     )
     for sentence in result.headline:
-        typer.echo(sentence)
-    typer.echo(
-        f"\npage: {result.page}\n"
-        f"{len(result.figures)} figures and {len(result.tables)} tables next to it"
-    )
+        echo(sentence)
+    echo()
+    echo(f"page: {result.page}")
+    echo(f"{len(result.figures)} figures and {len(result.tables)} tables next to it")

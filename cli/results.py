@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._terminal import echo, echo_lines
+
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Only this backbone.", show_default=False)
 ]
@@ -70,8 +72,7 @@ def results(
         layers=layers,
         tokens=tokens,
     )
-    typer.echo(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds))
+    echo_lines(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds))
     if export is not None:
-        typer.echo(
-            f"\nwritten to {chosen.export(export, among=all_results, over_seeds=over_seeds)}"
-        )
+        echo()
+        echo(f"written to {chosen.export(export, among=all_results, over_seeds=over_seeds)}")

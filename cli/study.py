@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layercache_cli._terminal import echo, echo_lines
+
 if TYPE_CHECKING:
     from layercache.study import Status, StudyResult
 
@@ -84,23 +86,23 @@ def study(
 
 def _print_statuses(statuses: tuple[Status, ...]) -> None:
     for status in statuses:
-        typer.echo(f"{'complete' if status.complete else 'missing '}  {status.job.name}")
+        echo(f"{'complete' if status.complete else 'missing '}  {status.job.name}")
     complete = sum(status.complete for status in statuses)
     missing = len(statuses) - complete
-    typer.echo(f"{len(statuses)} jobs, {complete} complete, {missing} missing")
+    echo(f"{len(statuses)} jobs, {complete} complete, {missing} missing")
 
 
 def _print_result(result: StudyResult) -> None:
     if len(result.results):
-        typer.echo(f"\n{result.results.to_text()}")
-    typer.echo(f"\n{result.done} of {result.jobs} jobs are complete")
+        echo_lines(f"\n{result.results.to_text()}")
+    echo_lines(f"\n{result.done} of {result.jobs} jobs are complete")
     if result.page is not None:
-        typer.echo(f"report: {result.page}")
+        echo(f"report: {result.page}")
     if result.failures:
-        typer.echo(f"\n{len(result.failures)} failed:", err=True)
+        echo_lines(f"\n{len(result.failures)} failed:", err=True)
         for failure in result.failures:
-            typer.echo(f"  {failure}", err=True)
-        typer.echo(
+            echo(f"  {failure}", err=True)
+        echo(
             "Run the same command again once they are fixed; complete jobs are not run again.",
             err=True,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from layercache._printable import escape_control
+
 
 def progress_bar(*, show: bool = True, **options: Any) -> Any:
     """Return a tqdm bar; a context manager.
@@ -14,4 +16,6 @@ def progress_bar(*, show: bool = True, **options: Any) -> Any:
     """
     from tqdm import tqdm
 
+    if "desc" in options:
+        options["desc"] = escape_control(options["desc"])
     return tqdm(disable=None if show else True, dynamic_ncols=True, **options)

@@ -11,9 +11,17 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from layercache._printable import redact
+
 
 class LayercacheError(Exception):
-    """Base class of all errors that the library raises on purpose."""
+    """Base class of all errors that the library raises on purpose.
+
+    Its message shows no password that an address holds.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class OptionError(LayercacheError, ValueError):

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from statistics import mean, stdev
 from typing import Any
 
+from layercache._printable import escape_control
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, head_file, head_path
+from layercache.probing.results.formatting import escape_markdown
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
 MAX_CLASSES = 40
@@ -36,7 +38,7 @@ def write_card(head: Checkpoint, path: str | HeadPath) -> str:
         _limits(head),
         _use(path),
     ]
-    return "\n".join(line for part in parts for line in (*part, ""))
+    return "\n".join(escape_control(line) for part in parts for line in (*part, ""))
 
 
 def weights_licence(model: str) -> str | None:
@@ -97,12 +99,12 @@ def _backbone(head: Checkpoint) -> Iterator[str]:
     yield "|---|---|"
     architecture = info.architecture if info else provenance.architecture
     tap = f"{provenance.tap}, last layer projected" if provenance.projected else provenance.tap
-    yield f"| model | {provenance.model} ({architecture}) |"
+    yield f"| model | {escape_markdown(f'{provenance.model} ({architecture})')} |"
     if info:
         yield f"| trained on | {info.note} |"
     yield f"| SHA-256 of the weights | `{provenance.weights}` |"
     yield f"| tokens read at | {tap} |"
-    yield f"| preprocessing | {preprocessing} |"
+    yield f"| preprocessing | {escape_markdown(preprocessing)} |"
     yield f"| licence of the weights | {licence} |"
     yield ""
     yield "The head refuses a backbone with any other weights."

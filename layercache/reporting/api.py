@@ -13,6 +13,7 @@ from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
+from layercache.probing.results.formatting import write_csv
 from layercache.probing.results.probe_store import Probe
 from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
 from layercache.reporting.dependencies import require
@@ -186,7 +187,7 @@ def _write(page: Page, out: Path) -> Report:
         elif isinstance(block, Table):
             path = out / TABLES / f"{block.name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            block.frame.to_csv(path, index=False)
+            write_csv(block.frame, path)
             tables.append(path)
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f"{PAGE}.partial"

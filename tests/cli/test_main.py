@@ -53,7 +53,7 @@ def test_main_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture
         (
             ZeroDivisionError("by zero"),
             1,
-            "unexpected ZeroDivisionError: by zero\nRun the command again with --debug",
+            "unexpected ZeroDivisionError: by zero\n  Run the command again with --debug",
         ),
         (
             KeyboardInterrupt("run it again to go on"),

@@ -27,9 +27,9 @@ class RemotePath:
 
     def __post_init__(self) -> None:
         scheme, _, rest = self.url.partition("://")
-        if "@" in rest.partition("/")[0]:
+        if {":", "@"} & set(self.bucket.partition("/")[0]):
             raise OptionError(
-                f"{scheme}://...@...: expected an address without credentials; they are taken from "
+                f"{scheme}://***@...: expected an address without credentials; they are taken from "
                 "the environment "
                 "(AWS_PROFILE, ~/.aws)"
             )

@@ -11,6 +11,7 @@ from shlex import quote
 import platformdirs
 
 from layercache._offline import OFFLINE_ENV, hub_offline, is_offline
+from layercache._printable import has_credentials
 from layercache.errors import (
     DataError,
     DataNotFoundError,
@@ -60,6 +61,11 @@ def open_dataset(
         MissingExtraError: An optional package is not installed.
     """
     kind, colon, location = name.partition(":")
+    if has_credentials(name):
+        raise OptionError(
+            f"dataset {name!r}: expected an address without a user and a password, which would be "
+            "recorded: log in with the tool of the place instead (hf auth login, AWS_PROFILE)"
+        )
     if colon and kind in SOURCES:
         if not location:
             expected = next(form for form in SOURCE_FORMS if form.startswith(f"{kind}:"))

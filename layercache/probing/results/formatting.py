@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layercache._printable import escape_control, guard_cell
 from layercache.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def format_table(table: pd.DataFrame, form: str) -> str:
         raise OptionError(f"form: expected text, markdown or latex, got {form!r}")
     shown = table.astype(object).copy()
     for name in table.columns:
-        shown[name] = [format_value(name, value) for value in table[name]]
+        shown[name] = [escape_control(format_value(name, value)) for value in table[name]]
     headings = [heading(name) for name in table.columns]
     if form == "text":
         headings = [text.removesuffix(" (%)") for text in headings]
@@ -90,6 +91,7 @@ def format_table(table: pd.DataFrame, form: str) -> str:
         return shown.to_latex(index=False, escape=True, column_format=column_format).strip()
     rows = shown.to_numpy().tolist()
     if form == "markdown":
+        rows = [[escape_markdown(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
         rule = [f"{'-' * (n - 1)}{':' if r else '-'}" for n, r in zip(widths, right, strict=True)]
         lines = [headings, rule, *rows]
@@ -100,6 +102,11 @@ def format_table(table: pd.DataFrame, form: str) -> str:
     widths = [max(map(len, column)) for column in zip(*top, *rows, strict=True)]
     lines = [*top, ["-" * n for n in widths], *rows]
     return "\n".join("  ".join(_pad(line, widths, right)).rstrip() for line in lines)
+
+
+def escape_markdown(cell: str) -> str:
+    """Return text as a cell of a Markdown table, on one line and without bars of its own."""
+    return escape_control(cell).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _pad(words: list[str], widths: list[int], right: list[bool]) -> list[str]:
@@ -132,7 +139,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             f"{path}: expected a file that ends in {', '.join(SUFFIXES)}, got {path.suffix!r}"
         )
     if path.suffix == ".csv":
-        table.to_csv(path, index=False)
+        write_csv(table, path)
     elif path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -142,3 +149,12 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     else:
         form = "latex" if path.suffix == ".tex" else "markdown"
         path.write_text(format_table(table, form) + "\n")
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write the table as CSV; text that a spreadsheet would take for a formula is guarded."""
+    guarded = table.astype(object).map(
+        lambda value: guard_cell(value) if isinstance(value, str) else value
+    )
+    guarded.columns = [guard_cell(str(name)) for name in table.columns]
+    guarded.to_csv(path, index=False)

@@ -17,7 +17,7 @@ from layercache.cache.storage.paths import (
 from layercache.errors import OptionError
 
 PART = st.text(
-    st.characters(blacklist_characters="/@", blacklist_categories=("Cs",)), min_size=1, max_size=8
+    st.characters(blacklist_characters="/@:", blacklist_categories=("Cs",)), min_size=1, max_size=8
 )
 
 

@@ -1,0 +1,23 @@
+"""What the commands print: every text passes through here."""
+
+from __future__ import annotations
+
+import typer
+
+from layercache._printable import escape_message
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print a message, see `escape_message`: lines after the first are indented, or escaped."""
+    typer.echo(escape_message(text), err=err)
+
+
+def echo_lines(text: str, *, err: bool = False) -> None:
+    """Print several lines, such as a table, in whose cells line breaks are escaped already."""
+    for line in text.split("\n"):
+        echo(line, err=err)
+
+
+def confirm(question: str, *, abort: bool = False) -> bool:
+    """Ask a question, see `echo`."""
+    return typer.confirm(escape_message(question), abort=abort)
