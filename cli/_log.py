@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layercache._printable import escape_message
-
 
 class LineHandler(logging.Handler):
     """Prints each log record as a line, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record. Lets BrokenPipeError through, so that a closed pipe ends the command."""
+        from layercache._printable import escape_message
+
         line = escape_message(self.format(record))
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         tqdm = sys.modules.get("tqdm")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from layercache._printable import escape_message
-
 
 def echo(text: str = "", *, err: bool = False) -> None:
     """Print a message, see `escape_message`: lines after the first are indented, or escaped."""
+    from layercache._printable import escape_message
+
     typer.echo(escape_message(text), err=err)
 
 
@@ -20,4 +20,6 @@ def echo_lines(text: str, *, err: bool = False) -> None:
 
 def confirm(question: str, *, abort: bool = False) -> bool:
     """Ask a question, see `echo`."""
+    from layercache._printable import escape_message
+
     return typer.confirm(escape_message(question), abort=abort)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layercache._printable import escape_control, guard_cell
 from layercache_cli._terminal import echo, echo_lines
 
 if TYPE_CHECKING:
@@ -95,6 +94,8 @@ def predict(
 
 
 def _print_table(result: PredictionResult) -> None:
+    from layercache._printable import escape_control
+
     files = [escape_control(image.image) for image in result.images]
     width = max(map(len, files), default=0)
     for file, image in zip(files, result.images, strict=True):
@@ -106,6 +107,8 @@ def _print_table(result: PredictionResult) -> None:
 
 
 def _print_csv(result: PredictionResult) -> None:
+    from layercache._printable import escape_control, guard_cell
+
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
     for image in result.images:

@@ -22,6 +22,7 @@ SHARED = {
     "_interruption",
     "_version",
     "_offline",
+    "_printable",
 }
 """Modules that every room may import."""
 ROOMS = {
@@ -33,6 +34,7 @@ ROOMS = {
     "_interruption": set(),
     "_version": set(),
     "_offline": set(),
+    "_printable": set(),
     "cache": set(),
     "engine": set(),
     "extraction": {"cache", "engine"},
