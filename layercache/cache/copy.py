@@ -133,6 +133,7 @@ def copy_cache(
         for key in [key for key in job.damaged if key in probes.files]:
             probes.leave_out(key, job.damaged[key])
         target.send(job, probes.records, existing)
+        target.sweep()
     return Transfer(
         source=cache.path,
         path=path,

@@ -5,6 +5,7 @@ Nothing is computed from images here, and no backbone is run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids, sha256_json
 from layercache.cache.storage.paths import CachePath, cache_root
-from layercache.errors import ProbeNotFoundError
+from layercache.errors import CacheCorruptError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric
 from layercache.probing.results.predictions import Predictions
@@ -29,6 +30,8 @@ from layercache.reporting.error_analysis import is_correct
 from layercache.reporting.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind
 from layercache.reporting.published import BASELINE, ProbeKind
 from layercache.reporting.statistics import PairedBootstrap, paired_bootstrap
+
+logger = logging.getLogger(__name__)
 
 OPTION_COLUMNS = ["shots", "train_fraction", "num_heads"]
 """Training options; NaN for the default."""
@@ -273,9 +276,19 @@ def select_variants(table: pd.DataFrame) -> pd.DataFrame:
 
 def _read_probes(cache: Cache) -> Sequence[Probe]:
     try:
-        return read_results(cache).probes
+        return [probe for probe in read_results(cache) if _is_readable(probe)]
     except ProbeNotFoundError:
         return ()
+
+
+def _is_readable(probe: Probe) -> bool:
+    """Return whether the predictions can be read, and log it if not."""
+    try:
+        probe.predictions()
+    except CacheCorruptError as e:
+        logger.warning("left out a damaged probe: %s", e)
+        return False
+    return True
 
 
 def _read_correctness(probes: Sequence[Probe]) -> Correctness | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,10 +15,14 @@ import pytest
 
 from layercache import copy_cache
 from layercache.cache import Cache, find_caches, open_cache
+from layercache.cache.format.attached import read_file, read_record
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.records import CompleteRecord
+from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
+from layercache.cache.writing import result
+from layercache.cache.writing.result import write_result
 from layercache.errors import CacheBusyError, CacheCorruptError, CacheIncompleteError, OptionError
 from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
 from tests.cache.folders import PROBE, tree, write_probe
@@ -210,3 +216,84 @@ def test_copy_cache_with_a_pipe_among_its_files_raises_at_once(
             copy_cache(cache, to=tmp_path / "to")
         file.unlink()
         file.write_bytes(data)
+
+
+def write_three_probes(cache: Cache) -> list[Path]:
+    """Replace the probe of a cache by three others; returns their folders."""
+    folders = []
+    for number in range(3):
+        spec = {"number": number}
+        folder = Path(str(cache.path)) / "probes" / sha256_json(spec)[:12]
+        values = {"fingerprint": cache.spec.fingerprint, "spec": spec}
+        write_result(LocalStore(folder), values, {"head": b"weights", "logits": b"numbers"})
+        folders.append(folder)
+    return folders
+
+
+def test_copy_cache_leaves_out_damaged_probes_and_names_them(cache: Cache, tmp_path: Path) -> None:
+    one, two, three = write_three_probes(cache)
+    (one / "head").write_bytes(b"WEIGHTS")
+    record = two / "probe.json"
+    record.write_bytes(record.read_bytes().replace(b"number", b"nomber"))
+    transfer = copy_cache(cache, to=tmp_path / "to")
+    assert set(transfer.damaged_probes) == {one.name, two.name}
+    assert (
+        f"{one}/head: not what its record says; remove {one} and run the same"
+        in (transfer.damaged_probes[one.name])
+    )
+    assert "does not match its own checksum" in transfer.damaged_probes[two.name]
+    copied = {key for key in tree(transfer.path) if key.endswith("probe.json")}
+    assert copied == {f"probes/{three.name}/probe.json", f"{PROBE}/probe.json"}
+    assert [c for c in verify(open_cache(transfer.path)) if three.name in str(c.path)] == []
+    for folder in (one, two):
+        shutil.rmtree(folder)
+    write_three_probes(cache)
+    again = copy_cache(cache, to=tmp_path / "to")
+    assert again.damaged_probes == {}
+    assert verify(open_cache(again.path)) == []
+
+
+@pytest.mark.parametrize("link", ["file", "folder", "probes"])
+def test_copy_cache_follows_no_link_below_probes(cache: Cache, tmp_path: Path, link: str) -> None:
+    one, *_ = write_three_probes(cache)
+    secret = tmp_path / "secret"
+    linked = {"file": one / "head", "folder": one, "probes": one.parent}[link]
+    linked.rename(secret)
+    linked.symlink_to(secret)
+    (one / "notes.txt").symlink_to("/etc/hostname")
+    transfer = copy_cache(cache, to=tmp_path / "to")
+    name = "probes" if link == "probes" else one.name
+    assert transfer.damaged_probes[name].startswith(f"{linked}: is a symbolic link")
+    sent = tree(transfer.path)
+    assert not any(key.startswith(f"probes/{one.name}/probe.json") for key in sent)
+    assert not any("notes" in key for key in sent)
+    if link == "probes":
+        assert not any(key.startswith("probes/") for key in sent)
+
+
+def test_copy_cache_in_the_middle_of_a_replacement_copies_a_whole_probe(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, *_ = write_three_probes(cache)
+    values = {"fingerprint": cache.spec.fingerprint, "spec": {"number": 0}}
+    with monkeypatch.context() as patch:
+        patch.setattr(result, "sweep", lambda store: None)  # killed before it
+        write_result(LocalStore(one), values, {"head": b"new", "logits": b"newer"})
+    transfer = copy_cache(cache, to=tmp_path / "to")
+    assert transfer.damaged_probes == {}
+    copy = LocalStore(transfer.path / "probes" / one.name)
+    record = read_record(copy)
+    assert record is not None
+    assert {name: read_file(copy, name, d) for name, d in record.files.items()} == {
+        "head": b"new",
+        "logits": b"newer",
+    }
+    assert verify(open_cache(transfer.path)) == []
+
+
+def test_copy_cache_removes_what_killed_copies_left(cache: Cache, tmp_path: Path) -> None:
+    path = copy_cache(cache, to=tmp_path / "to").path
+    (path / "partial").mkdir()
+    (path / "partial" / f"{socket.gethostname()}-{2**22 + 1}-3").write_bytes(b"half")
+    copy_cache(cache, to=tmp_path / "to")
+    assert not (path / "partial").exists()

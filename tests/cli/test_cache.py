@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
 from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
 from layercache_cli.main import main
-from tests.cache.folders import folder_in_memory, make_schema_1_cache
+from tests.cache.folders import PROBE, folder_in_memory, make_schema_1_cache, write_probe
 
 
 @pytest.fixture
@@ -232,3 +233,37 @@ def test_ls_and_verify_all_skip_a_cache_of_schema_1_and_say_so(
     assert err.startswith(f"error: {outdated}: expected a cache of schema 2, got schema 1")
     code, out, err = run(capsys, "info", str(outdated))
     assert (code, out) == (1, "")
+
+
+def test_verify_of_a_damaged_probe_names_it_and_a_remedy_that_works(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = make_cache(root, make_spec(30), splits=("train", "test"))
+    write_probe(whole)
+    folder = Path(str(whole.path)) / PROBE
+    flip(folder / "head.safetensors", 2)
+    code, out, err = run(capsys, "verify", str(whole.path))
+    assert code == 1
+    assert out == (
+        f"{folder}/head.safetensors: SHA-256 is not the one of its record: remove {folder} and "
+        "run the same `layercache probe` again\n"
+    )
+    assert err == "1 of 1 caches has faults: follow the lines above\n"
+    shutil.rmtree(folder)
+    write_probe(whole)
+    code, out, err = run(capsys, "verify", str(whole.path))
+    assert (code, err) == (0, "")
+
+
+def test_push_of_a_damaged_probe_names_it_and_exits_1(
+    root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole = make_cache(root, make_spec(30), splits=("train", "test"))
+    write_probe(whole)
+    file = Path(str(whole.path)) / PROBE / "head.safetensors"
+    flip(file, 2)
+    code, out, err = run(capsys, "push", str(whole.path), "--to", str(tmp_path / "to"))
+    assert code == 1
+    assert err.startswith(f"not copied: {file}: not what its record says; remove {file.parent} and")
+    assert "each verified where it arrived" in out
+    assert find_caches(tmp_path / "to")[0].complete("train")

@@ -9,9 +9,10 @@ from layercache.errors import (
     CacheIncompleteError,
 )
 from layercache.probing.api import probe
-from layercache.probing.results.probe_store import read_probe
+from layercache.probing.results.probe_store import ProbeFolder, read_probe
 from layercache.probing.training import fit as fit_module
 from layercache.probing.training import trainer
+from tests.cache.folders import tree
 from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG
 
@@ -105,3 +106,47 @@ def test_run_probes_of_an_incomplete_cache_raises_before_any_work(
     monkeypatch.setattr(trainer, "fit", lambda *a, **k: pytest.fail("nothing may be trained"))
     with pytest.raises(CacheIncompleteError, match="run the same extraction again"):
         probe(planted(finish=False), head="linear", **ONE_CONFIG)
+
+
+def test_run_probes_with_refresh_keeps_the_old_probe_until_the_new_one_is_written(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = planted()
+    (old,) = probe(cache, head="linear", **ONE_CONFIG)
+    before = tree(old.path)
+    train = trainer.SGDTrainer.train
+
+    def look(*args: Any, **kwargs: Any) -> Any:
+        now = {name: data for name, data in tree(old.path).items() if name in before}
+        assert {**now, ".lock": b""} == before
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.SGDTrainer, "train", look)
+    (new,) = probe(cache, head="linear", refresh=True, **ONE_CONFIG)
+    assert set(tree(new.path)) == set(before)
+    assert new.sha256 != old.sha256 or new.row == old.row
+    new.head()
+    new.predictions()
+
+
+def test_run_probes_removes_what_killed_runs_left_of_a_complete_probe(
+    planted: Callable[..., Any],
+) -> None:
+    cache = planted()
+    (whole,) = probe(cache, head="knn", device="cpu")
+    before = tree(whole.path)
+    litter = [
+        "search.json",
+        "partial/half",
+        f"predictions.npz.{'0' * 12}",
+    ]
+    for name in litter:
+        (whole.path / name).parent.mkdir(exist_ok=True)
+        (whole.path / name).write_bytes(b"?")
+    with ProbeFolder(whole.path).locked():
+        (whole.path / "partial").mkdir(exist_ok=True)
+        probe(cache, head="knn", device="cpu")  # another process may be writing: nothing is done
+        assert (whole.path / "search.json").exists()
+    probe(cache, head="knn", device="cpu")
+    assert tree(whole.path) == before
+    assert sorted(p.name for p in whole.path.iterdir()) == sorted(before)

@@ -125,3 +125,20 @@ def test_probe_command_quotes_names_and_has_the_cache_option(tmp_path):
         f"--tokens cls+ap --cache '{tmp_path / 'my caches'}'"
     )
     assert np.isnan(data.table["shots"].to_numpy()).all()
+
+
+def test_load_report_data_leaves_out_a_probe_with_damaged_predictions(tmp_path, caplog):
+    cache = synthetic.make_cache(tmp_path)
+    options = {"head": "linear", "layers": "last", "tokens": "cls"}
+    damaged, whole = (
+        synthetic.save_probe(cache, **options, correct=synthetic.first(20), seed=seed)
+        for seed in (0, 1)
+    )
+    file = damaged.path / "predictions.npz"
+    file.write_bytes(file.read_bytes().replace(b"logits", b"lagits"))
+    with caplog.at_level("WARNING", logger="layercache"):
+        data = load_report_data([cache])
+    assert list(data.probes) == [str(whole.path)]
+    (warning,) = caplog.messages
+    assert f"left out a damaged probe: {file}: SHA-256 is not the one of its record" in warning
+    assert f"remove {damaged.path} and run the same `layercache probe` again" in warning

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass, fields
+from tokenize import TokenError
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
@@ -124,7 +125,10 @@ def _read_npy(data: bytes) -> Array:
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
         raise ValueError(f"expected an npy file of version 1.0, got {version}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    try:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (SyntaxError, TypeError, TokenError) as e:
+        raise ValueError(f"expected the header of an npy file, got {e}") from None
     if dtype.hasobject or fortran_order:
         raise ValueError(f"expected numbers or text in C order, got {dtype}")
     expected, size = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()

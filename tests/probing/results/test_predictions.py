@@ -61,6 +61,16 @@ def test_predictions_of_another_shape_or_with_other_values_are_refused(
         read(replace(STORED, **changes).to_bytes())
 
 
+def test_predictions_with_a_forged_header_are_refused() -> None:
+    file = io.BytesIO()
+    np.save(file, STORED.logits)
+    data = file.getvalue()
+    for header in (b"{'descr': (<", b"{'descr': [1, b'a']", b"{1: 2, b'a': 3}", b"(" * 60):
+        forged = data[:10] + header + data[10 + len(header) :]
+        with pytest.raises(ValueError, match=r"header|descr"):
+            read(_npz(forged, b"", 0))
+
+
 def _npz(header: bytes, data: bytes, compression: int) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as file:
