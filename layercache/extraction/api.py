@@ -18,7 +18,7 @@ from layercache.extraction.determinism import deterministic
 from layercache.extraction.options import ExtractOptions, with_lists
 from layercache.extraction.plan import ExtractionPlan, Target, assign_device, make_plan
 from layercache.extraction.result import Extraction, RunStats
-from layercache.extraction.resume import remove_leftovers, size_on_disk
+from layercache.extraction.resume import remove_leftovers, saved_rows, size_on_disk
 from layercache.extraction.runner import extract_splits
 
 Confirm = Callable[[str], bool]
@@ -126,7 +126,7 @@ def _confirm(plan: ExtractionPlan, confirm: Confirm | bool, *, above: int) -> No
 
 
 def _describe_progress(plan: ExtractionPlan) -> str:
-    committed = total = 0
+    committed = total = rows = 0
     for target in plan.targets:
         for split in plan.splits:
             try:
@@ -135,9 +135,11 @@ def _describe_progress(plan: ExtractionPlan) -> str:
                 split_committed, split_total = 0, 1
             committed += split_committed
             total += split_total
+            rows += saved_rows(target.path, target.spec, split)
+    unfinished = f", with {pluralize(rows, 'image')} of the next" if rows else ""
     return (
         f"{committed} of {total} row blocks are committed and kept; the same command continues "
-        "from there"
+        f"from there{unfinished}"
     )
 
 

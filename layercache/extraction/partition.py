@@ -28,9 +28,7 @@ class ExtractionTask:
     blocks: tuple[tuple[int, ...], ...]
     """Row blocks of each model, ascending; a model may have none."""
     rows: int
-    """Number of images to decode."""
-    images: tuple[int, ...]
-    """Number of images that go through each model."""
+    """Number of images to decode, if no rows of a block are saved."""
 
     def __str__(self) -> str:
         """Return the task as named in messages."""
@@ -115,5 +113,4 @@ def _task(
         split=split,
         blocks=blocks,
         rows=sum(chunk.rows for chunk in decode_chunks(batches)),
-        images=tuple(sum(batch.rows for batch in ranges) for ranges in batches),
     )

@@ -2,7 +2,7 @@
 
 `is_complete` decides for a whole split: one that is not complete is opened for writing, and
 `SplitWriter.pending` of the cache then names its row blocks that are not committed. Committed row
-blocks are never computed again.
+blocks are never computed again, nor are the rows of a block that were saved before it was full.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import parse_record
+from layercache.cache.writing.partial_block import read_partials
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.errors import CacheBusyError, CacheError, StorageError
 from layercache.extraction.datasets.base import Samples
@@ -75,6 +76,15 @@ def remove_leftovers(root: CachePath, spec: CacheSpec, split: str, samples: Samp
         SplitWriter(root, spec, split, ids=samples.ids, labels=samples.labels),
     ):
         pass
+
+
+def saved_rows(path: CachePath, spec: CacheSpec, split: str) -> int:
+    """Return the rows that are saved of blocks which are not full; see `BlockWriter`."""
+    if not isinstance(path, Path):
+        return 0
+    layout = SplitLayout(spec, split)
+    partials = read_partials(open_store(path), layout, range(layout.blocks))
+    return sum(partial.rows for partial in partials.values())
 
 
 def size_on_disk(path: CachePath, spec: CacheSpec, split: str) -> int:

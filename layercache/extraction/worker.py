@@ -28,6 +28,7 @@ from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import ExtractionTask, model_batches
 from layercache.extraction.pipeline.async_writer import BlockAssembler
+from layercache.extraction.pipeline.batching import decode_chunks, drop_saved
 from layercache.extraction.pipeline.decode import open_image
 from layercache.extraction.pipeline.forward import FixedBatch, Forward, open_device
 from layercache.extraction.pipeline.stream import ModelStream, stream
@@ -121,7 +122,12 @@ class Extractor:
             records.append(committed)
             pending = [block for block in blocks if block not in committed]
             models.append(self._model_stream(spec, backbone, task.split, writer, pending))
-        done = 0
+        # a task's rows are all those of its blocks; some may be saved from an earlier run
+        done = task.rows - sum(
+            chunk.rows for chunk in decode_chunks([model.batches for model in models])
+        )
+        if done:
+            self._emit(Progress(done, task.rows))
 
         def on_progress(rows: int) -> None:
             nonlocal done
@@ -139,7 +145,7 @@ class Extractor:
         )
         stats = tuple(
             RunStats(
-                images=images,
+                images=sum(batch.rows for batch in model.batches),
                 decode_seconds=self._decoder.busy_seconds - busy_before,
                 forward_seconds=model.blocks.forward_seconds,
                 write_seconds=model.blocks.write_seconds,
@@ -147,7 +153,7 @@ class Extractor:
                 write_wait_seconds=stream_stats.write_wait,
                 transparent=stream_stats.transparent,
             )
-            for model, images in zip(models, task.images, strict=True)
+            for model in models
         )
         return BlocksDone(
             records=tuple(
@@ -171,6 +177,14 @@ class Extractor:
     ) -> ModelStream:
         batch_size = self._job.batch_size
         batches, batch = model_batches(spec, split, pending, batch_size=batch_size)
+        # batches must be cut as in an uninterrupted run, so that the bytes are the same
+        partials = {
+            block: partial.first(rows, start=block * writer.block_rows)
+            for block, partial in writer.read_partials(pending).items()
+            if (rows := partial.rows // batch * batch)
+        }
+        saved_rows = {block: partial.rows for block, partial in partials.items()}
+        batches = drop_saved(batches, saved_rows, block_rows=writer.block_rows)
         forward: Forward = backbone
         if self._job.options.compile:
             forward = FixedBatch(backbone, rows=batch)
@@ -178,7 +192,9 @@ class Extractor:
             backbone=forward,
             transform=self._transforms.index(backbone.preprocessing),
             batches=batches,
-            blocks=BlockAssembler(writer, pending=pending, max_uploads=writer.store.transfers),
+            blocks=BlockAssembler(
+                writer, pending=pending, partials=partials, max_uploads=writer.store.transfers
+            ),
         )
 
 

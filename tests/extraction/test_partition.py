@@ -79,7 +79,7 @@ def test_partition_holds_every_block_once_and_cuts_no_batch(
         ]
         assert divided == whole, "a batch that spans two tasks would be done twice"
     for task in tasks:
-        assert task.rows >= max(task.images) > 0
+        assert task.rows > 0
     if workers is None:
         assert len(tasks) <= 1
 

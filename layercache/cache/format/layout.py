@@ -7,6 +7,7 @@
             D)
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
+        commits/<split>.00000000.part  first rows of a block that is not full, while it is computed
         partial-<split>/             files being written; removed by the next writer
         probes/<id>/                 results that another stage keeps with the tokens, see
                                      attached.py
@@ -136,6 +137,10 @@ class SplitLayout:
     def lock(self) -> str:
         """Lock file, held while the split is written."""
         return f"commits/{self.name}.lock"
+
+    def partial_block(self, block: int) -> str:
+        """Return the file with the first rows of a block that is not committed yet."""
+        return f"commits/{self.name}.{block:08d}.part"
 
     @property
     def partial(self) -> str:

@@ -147,6 +147,21 @@ class BlockRecord(_Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartialRecord(_Record):
+    """The first rows of a row block that is not committed yet."""
+
+    fingerprint: str
+    split: str
+    block: int
+    rows: int
+    """Number of rows."""
+    crc32c: str
+    """crc32c of their tokens, 8 hex digits."""
+    skipped: Mapping[str, str]
+    """Row number (of the split) -> reason why there is no token."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompleteRecord(_Record):
     """The record of a split, written last: the split is complete."""
 

@@ -22,6 +22,12 @@ from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.base import FileInfo, Store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.commit import open_commit
+from layercache.cache.writing.partial_block import (
+    PartialBlock,
+    read_partials,
+    remove_partials,
+    save_partial,
+)
 from layercache.errors import CacheCorruptError, NonFiniteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -63,6 +69,8 @@ class BlockWriter:
         self.commit = open_commit(
             cache_folder(root, spec), self._layout, compressor=self.compressor
         )
+        self._partials: set[int] = set()
+        """Blocks of which this writer has read or saved the first rows."""
 
     @property
     def store(self) -> Store:
@@ -105,7 +113,31 @@ class BlockWriter:
             chunk_crc32c="".join(f"{c:08x}" for c in shard.chunk_crcs),
             skipped={str(row): skipped[row] for row in sorted(skipped)},
         )
-        return self.commit.commit(record, shard.parts)
+        record = self.commit.commit(record, shard.parts)
+        if block in self._partials:
+            remove_partials(self.store, layout, [block])
+        return record
+
+    def save_partial(
+        self, block: int, tokens_ltnd: Array, *, skipped: Mapping[int, str] | None = None
+    ) -> None:
+        """Save the first n rows of a block, (L, T, n, D); does nothing on object storage.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        if self.commit.exclusive:
+            self._partials.add(block)
+            partial = PartialBlock(tokens_ltnd, skipped or {})
+            save_partial(self.store, self._layout, block, partial)
+
+    def read_partials(self, blocks: Sequence[int]) -> dict[int, PartialBlock]:
+        """Return what `save_partial` has kept of these blocks, perhaps in an earlier process."""
+        if not self.commit.exclusive:
+            return {}
+        partials = read_partials(self.store, self._layout, blocks)
+        self._partials |= set(partials)
+        return partials
 
     def committed(
         self, blocks: Sequence[int], *, record_infos: Mapping[str, FileInfo] | None = None

@@ -31,6 +31,7 @@ from layercache.cache.format.zarr_group import encode_valid, write_group
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
 from layercache.cache.writing.block_writer import BlockWriter
+from layercache.cache.writing.partial_block import remove_partials
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -193,6 +194,7 @@ class SplitWriter:
         if self._commit.exclusive and self.complete:
             return
         self._committed = self._commit.reconcile(self._committed)
+        self._remove_partials()
         skipped = {
             row: reason
             for block in range(layout.blocks)
@@ -210,6 +212,11 @@ class SplitWriter:
             skipped=skipped,
         )
         self._put_if_different(layout.complete, complete.to_bytes())
+
+    def _remove_partials(self) -> None:
+        """Remove the first rows of blocks that were committed by a writer killed right then."""
+        if self._commit.exclusive:
+            remove_partials(self._store, self._layout, list(self._committed))
 
     def _put_if_different(self, key: str, data: bytes) -> None:
         if self._store.read_many([key]).get(key) != data:

@@ -17,10 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from layercache.cache.format.records import BlockRecord
+from layercache.cache.writing.partial_block import PartialBlock
 from layercache.extraction.pipeline.forward import Tokens
 
 QUEUE_SIZE = 4
 """Largest number of batches that wait to be written."""
+SAVE_INTERVAL_S = 60.0
+"""Seconds after which the rows of a row block that is not full are saved: a CPU may need many
+minutes for a block."""
 
 
 class RowBlockWriter(Protocol):
@@ -46,23 +50,43 @@ class RowBlockWriter(Protocol):
         """Commit a row block and return its record."""
         ...
 
+    def save_partial(
+        self,
+        block: int,
+        tokens_ltnd: np.ndarray[Any, Any],
+        *,
+        skipped: Mapping[int, str] | None = None,
+    ) -> None:
+        """Save the first rows of a row block, where the store allows it."""
+        ...
+
 
 class BlockAssembler:
     """Collects the rows of one split of one model, in order, and writes each full row block."""
 
     def __init__(
-        self, writer: RowBlockWriter, *, pending: Collection[int], max_uploads: int = 1
+        self,
+        writer: RowBlockWriter,
+        *,
+        pending: Collection[int],
+        partials: Mapping[int, PartialBlock] | None = None,
+        max_uploads: int = 1,
     ) -> None:
         """Prepare to write some row blocks.
 
         Args:
             writer: Commits the blocks.
             pending: Numbers of the blocks to write; rows of others are ignored.
+            partials: Block -> its first rows, which need not be added.
             max_uploads: Blocks that may be written at the same time, each from its own memory. With
                 1, `add` writes them itself.
         """
         self._writer = writer
         self._pending = frozenset(pending)
+        self._partials = dict(partials or {})
+        self._unsaved: tuple[int, np.ndarray[Any, Any]] | None = None
+        """The block that is not full, and its rows so far."""
+        self._saved_at = time.monotonic()
         self._buffers: list[np.ndarray[Any, Any] | None] = [None] * max_uploads
         self._buffer = 0
         self._pool: ThreadPoolExecutor | None = None
@@ -94,19 +118,38 @@ class BlockAssembler:
             block_start, block_stop = block * size, min((block + 1) * size, rows)
             first, last = max(start, block_start), min(stop, block_stop)
             block_tokens = self._current_buffer(tokens, block_stop - block_start)
+            if (partial := self._partials.pop(block, None)) is not None:
+                block_tokens[:, :, : partial.rows] = partial.tokens
+                self._skipped |= partial.skipped
             block_tokens[:, :, first - block_start : last - block_start] = tokens[
                 :, :, first - start : last - start
             ]
             self._skipped |= {row: reason for row, reason in skipped.items() if first <= row < last}
             if last == block_stop:
+                self._unsaved = None
                 self._finish_block(block, block_tokens)
+                self._saved_at = time.monotonic()
+                continue
+            self._unsaved = block, block_tokens[:, :, : last - block_start]
+            if time.monotonic() - self._saved_at >= SAVE_INTERVAL_S:
+                self._save_partial()
 
     def finish(self) -> None:
-        """Wait until every block is written. Raises the first exception of a write."""
+        """Wait until every block is written, and save the rows of one that is not full.
+
+        Raises the first exception of a write.
+        """
+        self._save_partial()
         if self._pool is not None:
             self._pool.shutdown()
         while self._uploads:
             self._uploads.popleft().result()
+
+    def _save_partial(self) -> None:
+        if self._unsaved is not None:
+            (block, tokens), self._unsaved = self._unsaved, None
+            self._writer.save_partial(block, tokens, skipped=self._skipped)
+            self._saved_at = time.monotonic()
 
     def _finish_block(self, block: int, tokens: np.ndarray[Any, Any]) -> None:
         skipped, self._skipped = self._skipped, {}

@@ -8,7 +8,7 @@ batch in every run, hence the same bytes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -56,6 +56,23 @@ def batch_ranges(
         RowRange(start, min(start + batch, first + stride, rows))
         for first in starts
         for start in range(first, min(first + stride, rows), batch)
+    ]
+
+
+def drop_saved(
+    batches: Sequence[RowRange], saved_rows: Mapping[int, int], *, block_rows: int
+) -> list[RowRange]:
+    """Return the batches without those whose rows are saved already.
+
+    Args:
+        batches: Batches of up to a row block, from `batch_ranges`.
+        saved_rows: Row block -> number of its first rows that are saved, a multiple of the batch.
+        block_rows: Rows of a row block.
+    """
+    return [
+        batch
+        for batch in batches
+        if batch.start % block_rows >= saved_rows.get(batch.start // block_rows, 0)
     ]
 
 

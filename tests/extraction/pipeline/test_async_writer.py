@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layercache.cache.writing.partial_block import PartialBlock
 from layercache.errors import StorageError
 from layercache.extraction.pipeline.async_writer import QUEUE_SIZE, AsyncWriter, BlockAssembler
 from layercache.extraction.pipeline.batching import batch_ranges, batch_rows
@@ -22,6 +23,7 @@ class Writer:
     def __init__(self, rows: int, block_rows: int) -> None:
         self.rows, self.block_rows = rows, block_rows
         self.got: dict[int, tuple[np.ndarray[Any, Any], dict[int, str]]] = {}
+        self.saved: dict[int, PartialBlock] = {}
 
     def write(
         self,
@@ -34,6 +36,15 @@ class Writer:
         assert tokens_ltnd.flags.c_contiguous
         self.got[block] = tokens_ltnd.copy(), dict(skipped or {})
         return block
+
+    def save_partial(
+        self,
+        block: int,
+        tokens_ltnd: np.ndarray[Any, Any],
+        *,
+        skipped: Mapping[int, str] | None = None,
+    ) -> None:
+        self.saved[block] = PartialBlock(tokens_ltnd.copy(), dict(skipped or {}))
 
 
 def tokens(start: int, stop: int) -> np.ndarray[Any, Any]:
