@@ -129,7 +129,9 @@ DiskCache = Annotated[
 ConfigsPerPass = Annotated[
     int | None,
     typer.Option(
-        "--group-size", help="Configurations trained together.", show_default="as many as fit"
+        "--group-size",
+        help="Largest number of configurations trained together.",
+        show_default="as many as fit; on a CPU, up to 512 MiB",
     ),
 ]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that already exist.")]

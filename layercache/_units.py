@@ -48,6 +48,13 @@ def parse_bytes(text: str | int, *, name: str, minimum: int = 1) -> int:
     return int(float(match[1]) * BYTES[match[2].upper()])
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration in one unit, such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def pluralize(count: int, noun: str) -> str:
     """Return a count with its noun, such as "1 dataset" or "1,200 datasets"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from layercache._interruption import sigterm_as_interrupt
 from layercache._options import read_options
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
@@ -45,8 +46,8 @@ def probe(
     For every seed, a stratified 20 % of the training samples score the configurations by balanced
     accuracy (mean average precision for multi-label; ties go to the first in the order lr, weight
     decay, dropout). The best one is trained again on all training samples and tested once. Probes
-    are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained, and a killed
-    search resumes.
+    are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained. A killed
+    search continues: scores are kept as they arrive, and training is saved every few minutes.
 
     Args:
         cache: A cache or its folder.
@@ -87,6 +88,7 @@ def probe(
         ProbeError: The labels allow no probe, or all configurations diverged.
         CacheError: The cache is not complete.
         NonFiniteError: A token is not finite.
+        Interrupted: Ctrl-C or SIGTERM; the message says what is kept. The same call continues.
 
     >>> import layercache  # doctest: +SKIP
     >>> cache = layercache.open_cache(model="vit_nano", dataset="digits")  # doctest: +SKIP
@@ -116,4 +118,5 @@ def probe(
         precision=run_options.precision,
         test_split=test_split,
     )
-    return Results(run_probes(specs, run_options))
+    with sigterm_as_interrupt():
+        return Results(run_probes(specs, run_options))

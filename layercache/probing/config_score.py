@@ -22,6 +22,8 @@ class ConfigScore:
     """Loss, gradient or parameters were not finite, during the search or the refit."""
     epochs: int | None = None
     """Epochs behind the score (fewer with early stopping); None for the baselines."""
+    configs_per_pass: int | None = None
+    """Configurations that trained together with it, itself included; None for the baselines."""
 
     @property
     def key(self) -> ConfigKey:

@@ -92,6 +92,9 @@ def refit_and_test(
         "batch_size": head.batch_size if head else None,
         "steps": head.steps if head else None,
         "n_configs": len(configs),
+        "configs_per_pass": max(
+            (c.configs_per_pass for c in configs if c.configs_per_pass is not None), default=None
+        ),
         "n_diverged": sum(config.diverged for config in configs),
         "converged": head.converged if head else None,
         "n_folds": subset.n_folds,

@@ -29,7 +29,11 @@ class Options:
     folder for temporary files.
     """
     configs_per_pass: int | None = None
-    """Configurations trained together; None: as many as fit into half of the free memory."""
+    """Largest number of configurations trained together.
+
+    None: as many as fit into half of the free memory; on a CPU at most 512 MiB of them, because
+    larger groups are slower. The size does not change which configuration is selected.
+    """
     refresh: bool = False
     """Train probes again that already exist."""
     progress: bool = False

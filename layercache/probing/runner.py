@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from layercache._devices import resolve_device
+from layercache._interruption import reraise_interrupt
 from layercache._units import parse_bytes
 from layercache.cache.format.attached import SCHEMA
 from layercache.cache.reading.split import Split
@@ -28,6 +29,7 @@ from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
 from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
+from layercache.probing.results.saved_passes import SavedPass
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
 from layercache.probing.training.memory import describe_passes, pass_bounds
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT_PROBES = 256
 """Probes that are locked, with one open lock file each, and trained at the same time."""
+MAX_DESCRIBED = 3
+"""Unfinished probes that are described one by one when a run is interrupted."""
 
 
 def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
@@ -92,6 +96,7 @@ class _Run:
         self._device = str(device)
         self._display = ProgressDisplay(show=options.progress)
         self._searches: dict[int, SearchState] = {}
+        self._n_complete = 0
         self._device_logged = False
 
     def all(self) -> dict[str, Probe]:
@@ -107,12 +112,15 @@ class _Run:
         )
         size = MAX_CONCURRENT_PROBES if distributed else 1
         probes: dict[str, Probe] = {}
-        with self._engine.pool(
-            config,
-            gpu=self._device.startswith("cuda"),
-            threads=torch.get_num_threads(),
-            on_message=self._on_message,
-        ) as pool:
+        with (
+            reraise_interrupt(self._describe_kept),
+            self._engine.pool(
+                config,
+                gpu=self._device.startswith("cuda"),
+                threads=torch.get_num_threads(),
+                on_message=self._on_message,
+            ) as pool,
+        ):
             for first in range(0, len(self._specs), size):
                 numbers = range(first, min(first + size, len(self._specs)))
                 probes |= self._train(
@@ -144,17 +152,38 @@ class _Run:
                     self._device_logged = True
                 split = self._splits[spec.tokens.cache.path, spec.train_split]
                 subset = sample_subset(spec, split)
-                self._searches[n] = SearchState(
+                search = self._searches[n] = SearchState(
                     n,
                     spec,
                     folder=folder,
                     subset=subset,
                     replaces=None if probe is None else probe.sha256,
+                    device=self._device,
+                    configs_per_pass=self._options.configs_per_pass,
                 )
+                if kept := search.describe_kept():
+                    logger.info("%s continues: %s", describe(spec), kept)
             self._run_tasks(pool, configs_per_task=configs_per_task)
             for search in self._searches.values():
                 probes[search.spec.id] = self._wait_for_probe(search)
+        self._searches = {}
+        self._n_complete += len(probes)
         return probes
+
+    def _describe_kept(self) -> str:
+        """Return what an interrupted run leaves, in one line."""
+        parts = []
+        if len(self._specs) > 1:
+            parts.append(f"{self._n_complete} of {len(self._specs)} probes are trained")
+        kept = {n: text for n, s in self._searches.items() if (text := s.describe_kept())}
+        parts += [
+            f"{describe(self._specs[n])}: {text}" for n, text in list(kept.items())[:MAX_DESCRIBED]
+        ]
+        if len(kept) > MAX_DESCRIBED:
+            parts.append(f"{len(kept) - MAX_DESCRIBED} more probes have begun")
+        if not parts:
+            return "no configuration is scored or saved yet; the same command starts again"
+        return f"{'; '.join(parts)}; the same command continues from there"
 
     def _run_tasks(self, pool: WorkerPool, *, configs_per_task: int | None) -> None:
         searches = list(self._searches.values())
@@ -190,6 +219,8 @@ class _Run:
     def _on_message(self, task: Any, message: Any) -> None:
         if isinstance(message, SearchResult):
             self._searches[task.probe].record(task, message)
+        elif isinstance(message, SavedPass):
+            self._searches[task.probe].record_saved(message)
         elif isinstance(message, Progress):
             self._display.on_progress(task, message)
 

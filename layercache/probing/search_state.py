@@ -1,19 +1,28 @@
-"""The search of one probe: its open tasks, and the scores so far, which are kept on disk."""
+"""The search of one probe: its open tasks, and what is kept of it on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
 
 from layercache.probing.config_score import ConfigKey, ConfigScore, config_key
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.results.probe_store import ProbeFolder
+from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.memory import pass_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask
 
+logger = logging.getLogger(__name__)
+
 
 class SearchState:
-    """Resumes a killed search: scores are written to disk as soon as they arrive."""
+    """Resumes a killed search: scores are written to disk as soon as they arrive.
+
+    Configurations in training are saved by the worker every few minutes (`training.autosave`).
+    """
 
     def __init__(
         self,
@@ -23,8 +32,10 @@ class SearchState:
         folder: ProbeFolder,
         subset: TrainSubset,
         replaces: str | None = None,
+        device: str = "cpu",
+        configs_per_pass: int | None = None,
     ) -> None:
-        """Load the scores of an earlier run.
+        """Load the scores and the unfinished training of an earlier run.
 
         Args:
             number: Number of the probe among those of the run.
@@ -32,6 +43,8 @@ class SearchState:
             folder: Its folder.
             subset: Its training samples and folds.
             replaces: Checksum of the complete probe that this one is to replace.
+            device: Device to train on.
+            configs_per_pass: Maximum number of configurations that train together, or None.
         """
         self.written = ""
         """Checksum of the record that a worker has written."""
@@ -42,6 +55,10 @@ class SearchState:
         self._scores: dict[tuple[int | None, ConfigKey], ConfigScore] = {}
         self._seconds: dict[SearchTask, float] = {}
         self._add(scores)
+        self._saved_passes = SavedPasses(folder.path)
+        self._saved: dict[str, SavedPass] = {}
+        for saved in self._saved_passes.all():
+            self._add_saved(saved, device=device, configs_per_pass=configs_per_pass)
 
     def first_tasks(self, *, configs_per_task: int | None) -> list[SearchTask | RefitTask]:
         """Return the tasks to begin with: the missing scores of each fold, or else the refit.
@@ -52,11 +69,15 @@ class SearchState:
         tasks: list[SearchTask | RefitTask] = []
         for fold in range(self._subset.n_folds):
             missing = [c for c in self.spec.grid if (fold, config_key(c)) not in self._scores]
+            for saved in self._saved.values():
+                if saved.fold == fold:
+                    tasks.append(self._search_task(fold, saved.configs, saved=saved))
+                    missing = [c for c in missing if c not in saved.configs]
             size = len(missing)
             if configs_per_task is not None and self.spec.head not in BASELINES:
                 size = configs_per_task
             tasks += [
-                SearchTask(probe=self._number, subset=self._subset, fold=fold, configs=missing[a:b])
+                self._search_task(fold, missing[a:b])
                 for a, b in (pass_bounds(len(missing), size) if missing else ())
             ]
         return tasks or [self._refit()]
@@ -64,7 +85,7 @@ class SearchState:
     def record(self, task: SearchTask, result: SearchResult) -> None:
         """Keep the scores that a task has so far."""
         new = [s for s in result.scores if (s.fold, s.key) not in self._scores]
-        self._seconds[task] = result.seconds
+        self._seconds[task] = result.seconds + (task.saved.seconds if task.saved else 0.0)
         if new:
             self._add(new)
             self.folder.save_search(
@@ -72,6 +93,26 @@ class SearchState:
                 seconds=self._search_seconds,
                 replaces=self._replaces,
             )
+            for saved in list(self._saved.values()):
+                if self._is_scored(saved):
+                    self._saved_passes.delete(self._saved.pop(saved.key))
+
+    def record_saved(self, saved: SavedPass) -> None:
+        """Note that a worker has saved its training."""
+        self._saved[saved.key] = saved
+
+    def describe_kept(self) -> str:
+        """Return in words what a kill would leave, or "" if that is nothing."""
+        n_fits = len(self.spec.grid) * self._subset.n_folds
+        unit = "configurations" if self._subset.n_folds == 1 else "fits of the search"
+        parts = []
+        if self._scores:
+            parts.append(f"{len(self._scores)} of {n_fits} {unit} are scored")
+        for saved in self._saved.values():
+            trained = "the final fit" if saved.fold is None else f"{len(saved.configs)} {unit}"
+            verb = "is" if saved.fold is None else "are"
+            parts.append(f"{trained} {verb} saved at step {saved.step} of {saved.steps}")
+        return ", ".join(parts)
 
     def next_tasks(self) -> list[SearchTask | RefitTask]:
         """Return the refit if every configuration has its score on every fold, else nothing."""
@@ -86,13 +127,54 @@ class SearchState:
     def _search_seconds(self) -> float:
         return self._earlier_seconds + sum(self._seconds.values())
 
+    def _search_task(
+        self,
+        fold: int,
+        configs: Sequence[Mapping[str, float]],
+        *,
+        saved: SavedPass | None = None,
+    ) -> SearchTask:
+        return SearchTask(
+            probe=self._number, subset=self._subset, fold=fold, configs=configs, saved=saved
+        )
+
     def _refit(self) -> RefitTask:
+        refit_seconds = sum(saved.seconds for saved in self._saved.values() if saved.fold is None)
         return RefitTask(
             probe=self._number,
             subset=self._subset,
             scores=tuple(self._scores.values()),
-            search_seconds=self._search_seconds,
+            search_seconds=self._search_seconds + refit_seconds,
         )
+
+    def _add_saved(self, saved: SavedPass, *, device: str, configs_per_pass: int | None) -> None:
+        """Take over a pass of an earlier run if it can be continued."""
+        searched = {key for other in self._saved.values() for key in _score_keys(other)}
+        if searched & _score_keys(saved) or self._is_scored(saved):
+            return
+        reason = ""
+        if saved.device != torch.device(device).type:
+            reason = f"it trained on {saved.device}, this run on {device}"
+        elif configs_per_pass is not None and len(saved.configs) > configs_per_pass:
+            reason = f"configs_per_pass is {configs_per_pass}"
+        if reason:
+            logger.warning(
+                "%d configurations that were saved at step %d of %d train again from the start: %s",
+                len(saved.configs),
+                saved.step,
+                saved.steps,
+                reason,
+            )
+            return
+        self._saved[saved.key] = saved
+
+    def _is_scored(self, saved: SavedPass) -> bool:
+        """Return whether a score of a saved pass is known, so that it is of no use any more."""
+        return bool(_score_keys(saved) & self._scores.keys())
 
     def _add(self, scores: Sequence[ConfigScore]) -> None:
         self._scores |= {(score.fold, score.key): score for score in scores}
+
+
+def _score_keys(saved: SavedPass) -> set[tuple[int | None, ConfigKey]]:
+    return {(saved.fold, config_key(hparams)) for hparams in saved.configs}

@@ -33,6 +33,9 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
         else {name: float(np.mean([values[name] for values in metrics])) for name in names},
         diverged=diverged,
         epochs=max((s.epochs for s in scores if s.epochs is not None), default=None),
+        configs_per_pass=max(
+            (s.configs_per_pass for s in scores if s.configs_per_pass is not None), default=None
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layercache._devices import resolve_device
+from layercache.cache.storage.paths import CachePath
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
 from layercache.probing.baselines import BaselineTrainer
@@ -16,7 +17,9 @@ from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.evaluation import refit_and_test
 from layercache.probing.results.probe_store import PROBES, ProbeFolder
+from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.training.autosave import Autosave
 from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
 
 
@@ -32,6 +35,8 @@ class SearchTask:
     """Number of the fold."""
     configs: Sequence[Mapping[str, float]]
     """Configurations to score."""
+    saved: SavedPass | None = None
+    """The pass of an earlier run that it continues; its configurations train together."""
 
     def __str__(self) -> str:
         return f"{len(self.configs)} configurations of probe {self.probe + 1}"
@@ -115,9 +120,9 @@ class ProbeWorker:
             task.scores,
             search_seconds=task.search_seconds,
             subset=task.subset,
-            folder=ProbeFolder(spec.tokens.cache.path / PROBES / spec.id),
+            folder=ProbeFolder(_folder(spec)),
             loader=self._loader,
-            trainer=self._trainer(spec),
+            trainer=self._trainer(spec, fold=None),
         )
 
     def close(self) -> None:
@@ -133,7 +138,7 @@ class ProbeWorker:
 
         dataset = self._loader.train(spec.tokens, spec.train_split, rows=task.subset.rows)
         fold = task.subset.fold(task.fold)
-        self._trainer(spec).score(
+        self._trainer(spec, fold=task.fold, saved=task.saved).score(
             dataset,
             task.configs,
             train=fold.train,
@@ -143,7 +148,9 @@ class ProbeWorker:
         )
         return SearchResult(scores=scores, seconds=time.perf_counter() - started)
 
-    def _trainer(self, spec: ProbeSpec) -> ProbeTrainer:
+    def _trainer(
+        self, spec: ProbeSpec, *, fold: int | None, saved: SavedPass | None = None
+    ) -> ProbeTrainer:
         def on_progress(done: int, total: int) -> None:
             self._emit(Progress(done, total))
 
@@ -157,6 +164,17 @@ class ProbeWorker:
             seed=spec.seed,
             device=self._loader.device,
             precision=spec.precision,
-            configs_per_pass=self._config.configs_per_pass,
+            configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
             on_progress=on_progress,
+            saver=Autosave(
+                SavedPasses(_folder(spec)),
+                probe=spec.id,
+                fold=fold,
+                device=self._loader.device.type,
+                on_saved=self._emit,
+            ),
         )
+
+
+def _folder(spec: ProbeSpec) -> CachePath:
+    return spec.tokens.cache.path / PROBES / spec.id

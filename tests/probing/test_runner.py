@@ -10,8 +10,8 @@ from layercache.errors import (
 )
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import ProbeFolder, read_probe
-from layercache.probing.training import fit as fit_module
 from layercache.probing.training import trainer
+from layercache.probing.training.training_pass import TrainingPass
 from tests.cache.folders import tree
 from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG
@@ -45,25 +45,25 @@ def test_run_probes_after_a_kill_resumes_the_search(
     cache = planted()
     options = {**ONE_CONFIG, "lr": [0.03, 0.01, 0.003], "configs_per_pass": 1}
     (whole,) = probe(cache, head="linear", **options)
-    fit_pass = fit_module._fit_pass
+    run = TrainingPass.run
     trained: list[float] = []
 
-    def dying(*args: Any, **kwargs: Any) -> Any:
+    def dying(self: TrainingPass, **kwargs: Any) -> Any:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(kwargs["configs"][0].lr)
-        return fit_pass(*args, **kwargs)
+        trained.append(self.configs[0].lr)
+        return run(self, **kwargs)
 
-    monkeypatch.setattr(fit_module, "_fit_pass", dying)
+    monkeypatch.setattr(TrainingPass, "run", dying)
     with pytest.raises(KeyboardInterrupt):
         probe(cache, head="linear", refresh=True, **options)
     assert trained == [0.03, 0.01]
     assert read_probe(whole.path).row == whole.row, "the old probe stays until the new one is there"
     after: list[tuple[float, bool]] = []
     monkeypatch.setattr(
-        fit_module,
-        "_fit_pass",
-        lambda *a, **k: after.append((k["configs"][0].lr, k["val"] is None)) or fit_pass(*a, **k),
+        TrainingPass,
+        "run",
+        lambda self, **k: after.append((self.configs[0].lr, self._val is None)) or run(self, **k),
     )
     (continued,) = probe(cache, head="linear", refresh=True, **options)
     assert after == [(0.003, False), (whole.row["lr"], True)], (
@@ -138,6 +138,7 @@ def test_run_probes_removes_what_killed_runs_left_of_a_complete_probe(
     litter = [
         "search.json",
         "partial/half",
+        "training/0123456789abcdef",
         f"predictions.npz.{'0' * 12}",
     ]
     for name in litter:
@@ -150,3 +151,20 @@ def test_run_probes_removes_what_killed_runs_left_of_a_complete_probe(
     probe(cache, head="knn", device="cpu")
     assert tree(whole.path) == before
     assert sorted(p.name for p in whole.path.iterdir()) == sorted(before)
+
+
+def test_run_probes_with_another_group_size_selects_the_same_configuration_and_records_it(
+    planted: Callable[..., Any],
+) -> None:
+    cache = planted()
+    options = {**ONE_CONFIG, "lr": [0.03, 0.001], "dropout": [0.0, 0.3], "epochs": 4}
+    probes = [
+        probe(cache, head="attentive", refresh=True, configs_per_pass=size, **options).probes[0]
+        for size in (4, 3)
+    ]
+    selected = [[p.row[name] for name in ("lr", "weight_decay", "dropout")] for p in probes]
+    assert selected[0] == selected[1]
+    assert [p.row["configs_per_pass"] for p in probes] == [4, 2]
+    assert [{config.configs_per_pass for config in p.configs} for p in probes] == [{4}, {2}]
+    for one, other in zip(probes[0].configs, probes[1].configs, strict=True):
+        assert one.val_metrics == pytest.approx(other.val_metrics, abs=0.03)

@@ -11,17 +11,19 @@ from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.probe_store import ProbeFolder
+from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import ProbeSpec, select_tokens
 from layercache.probing.training.config import TrainConfig
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask
+from tests.logs import logged
 
 GRID = tuple({"lr": lr} for lr in (0.1, 0.2, 0.3))
 
 
 @pytest.fixture
 def new_state(planted: Callable[..., Any], tmp_path: Path) -> Callable[..., SearchState]:
-    """new_state(n_folds=): a SearchState of GRID on the same folder each time."""
+    """new_state(n_folds=, ...): a SearchState of GRID on the same folder each time."""
     spec = ProbeSpec(
         tokens=select_tokens(planted(), head="linear", layers="last", tokens="cls"),
         head="linear",
@@ -34,9 +36,10 @@ def new_state(planted: Callable[..., Any], tmp_path: Path) -> Callable[..., Sear
         precision="fp32",
     )
 
-    def make(n_folds: int = 1) -> SearchState:
+    def make(n_folds: int = 1, **options: Any) -> SearchState:
         subset = TrainSubset(roles=np.zeros(4, np.int8), n_folds=n_folds, empty_classes=())
-        return SearchState(7, spec, folder=ProbeFolder(tmp_path / "probe"), subset=subset)
+        folder = ProbeFolder(tmp_path / "probe")
+        return SearchState(7, spec, folder=folder, subset=subset, **options)
 
     return make
 
@@ -89,3 +92,81 @@ def test_record_counts_a_repeated_score_once(new_state: Callable[..., SearchStat
     assert isinstance(refit, RefitTask)
     assert len(refit.scores) == 3
     assert refit.search_seconds == 1.5
+
+
+def save_pass(state: SearchState, *lrs: float, fold: int | None = 0, device: str = "cpu") -> None:
+    """Save training at step 40 of 100, as a worker does."""
+    saved = SavedPass(
+        probe=state.spec.id,
+        fold=fold,
+        configs=tuple({"lr": lr} for lr in lrs),
+        device=device,
+        step=40,
+        steps=100,
+        seconds=10.0,
+    )
+    SavedPasses(state.folder.path).save(saved, {"step": 40})
+    state.record_saved(saved)
+
+
+def test_saved_pass_is_continued_by_a_task_of_its_own(
+    new_state: Callable[..., SearchState],
+) -> None:
+    state = new_state()
+    assert state.describe_kept() == ""
+    save_pass(state, 0.1, 0.3)
+    resumed = new_state()
+    first, rest = resumed.first_tasks(configs_per_task=None)
+    assert isinstance(first, SearchTask)
+    assert isinstance(rest, SearchTask)
+    assert (list(first.configs), first.saved is not None) == ([{"lr": 0.1}, {"lr": 0.3}], True)
+    assert (list(rest.configs), rest.saved) == ([{"lr": 0.2}], None)
+    assert resumed.describe_kept() == "2 configurations are saved at step 40 of 100"
+    resumed.record(rest, result(0.2))
+    assert resumed.describe_kept() == (
+        "1 of 3 configurations are scored, 2 configurations are saved at step 40 of 100"
+    )
+    resumed.record(first, result(0.1, 0.3))
+    assert resumed.describe_kept() == "3 of 3 configurations are scored"
+    assert SavedPasses(resumed.folder.path).all() == [], "deleted once the scores are kept"
+    (refit,) = resumed.next_tasks()
+    assert isinstance(refit, RefitTask)
+    assert refit.search_seconds == 10.0 + 1.5 + 1.5
+
+
+def test_saved_final_fit_counts_the_time_that_it_took(
+    new_state: Callable[..., SearchState],
+) -> None:
+    state = new_state()
+    (task,) = state.first_tasks(configs_per_task=None)
+    assert isinstance(task, SearchTask)
+    state.record(task, result(0.1, 0.2, 0.3))
+    save_pass(state, 0.2, fold=None)
+    resumed = new_state()
+    assert resumed.describe_kept() == (
+        "3 of 3 configurations are scored, the final fit is saved at step 40 of 100"
+    )
+    (refit,) = resumed.first_tasks(configs_per_task=None)
+    assert isinstance(refit, RefitTask)
+    assert refit.search_seconds == 11.5
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"configs_per_pass": 1}, "configs_per_pass is 1"),
+        ({"device": "cuda:0"}, "it trained on cpu, this run on cuda:0"),
+    ],
+)
+def test_saved_pass_that_this_run_cannot_continue_is_trained_again_with_a_warning(
+    new_state: Callable[..., SearchState], options: dict[str, Any], reason: str
+) -> None:
+    save_pass(new_state(), 0.1, 0.3)
+    with logged() as lines:
+        state = new_state(**options)
+    assert lines == [
+        "2 configurations that were saved at step 40 of 100 train again from the start: " + reason
+    ]
+    (task,) = state.first_tasks(configs_per_task=None)
+    assert isinstance(task, SearchTask)
+    assert (list(task.configs), task.saved) == (list(GRID), None)

@@ -77,6 +77,7 @@ def test_worker_scores_do_not_depend_on_the_passes(spec: ProbeSpec) -> None:
     assert parts is not None
     for one, other in zip(whole.scores, parts.scores, strict=True):
         assert one.val_metrics == pytest.approx(other.val_metrics)
+        assert (one.configs_per_pass, other.configs_per_pass) == (3, 1)
 
 
 def test_worker_refits_the_best_configuration_and_writes_the_probe(spec: ProbeSpec) -> None:

@@ -25,7 +25,8 @@ class FittedHead:
     spec: HeadSpec
     """Kind and shape; a logistic regression is a linear head."""
     state_dict: Mapping[str, Tensor]
-    """State dict of the reference module, float32 on the CPU; empty if training diverged."""
+    """State dict of the reference module, float32 on the CPU; empty if training diverged or
+    only the metrics were asked for."""
     hparams: Mapping[str, float]
     """Hyperparameters by name."""
     seed: int

@@ -6,6 +6,7 @@
     predictions.npz     logits (N, C) float32, targets, digest of the ids; for heads with attention
                         also its mean and standard deviation (H, S)
     search.json         only while the probe is not complete: the scores so far
+    training/           likewise: the states of unfinished training (saved_passes.py)
 
 `probe.json` is written last: its existence says that the probe is complete. It carries its own
 checksum (cache/format/attached.py).
@@ -45,6 +46,7 @@ from layercache.errors import CacheCorruptError, CacheError, ProbeError, ProbeSc
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
 from layercache.probing.results.predictions import Attention, Predictions
+from layercache.probing.results.saved_passes import SavedPasses
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +265,9 @@ class ProbeFolder:
         files = {PREDICTIONS_FILE: predictions.to_bytes()}
         if head is not None:
             files[HEAD_FILE] = head.to_bytes()
-        return write_result(self._store, _plain(record), files)
+        digest = write_result(self._store, _plain(record), files)
+        SavedPasses(self.path).clear()
+        return digest
 
 
 def _plain(value: Any) -> Any:

@@ -60,6 +60,14 @@ class AdamW:
             for name in moments:
                 moments[name] = moments[name][rows]
 
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return the moments, not copied."""
+        return {"first": self.first, "second": self.second}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue with the moments of `state_dict`, which must be on the parameters' device."""
+        self.first, self.second = dict(state["first"]), dict(state["second"])
+
     @torch.no_grad()
     def step(
         self,

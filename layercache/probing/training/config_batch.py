@@ -7,7 +7,8 @@ heads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -229,8 +230,34 @@ class ConfigBatch:
         ).all(0)
         self.faulty = torch.where(~finite & (self.faulty < 0), step, self.faulty)
 
-    def state(self, row: int, *, steps: int) -> dict[str, Tensor]:
-        """Return a copy of one configuration's state dict on the CPU, as of the textbook module.
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on; the tensors are not copied."""
+        rng = self.dropout_generator
+        return {
+            "parameters": self.parameters,
+            "optimizer": self.optimizer.state_dict(),
+            "active": self.active,
+            "faulty": self.faulty,
+            "diverged_at": self.diverged_at,
+            "dropout_rng": None if rng is None else rng.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict` of the same configurations, with tensors on any device."""
+        moved = {
+            name: {key: value.to(self.device) for key, value in values.items()}
+            for name, values in {"parameters": state["parameters"], **state["optimizer"]}.items()
+        }
+        self.parameters = moved.pop("parameters")
+        self.optimizer.load_state_dict(moved)
+        self.active, self.diverged_at = state["active"], list(state["diverged_at"])
+        self._update_active()
+        self.faulty = state["faulty"].to(self.device)
+        if self.dropout_generator is not None:
+            self.dropout_generator.set_state(state["dropout_rng"])
+
+    def head_state_dict(self, row: int, *, steps: int) -> dict[str, Tensor]:
+        """Return a copy of one configuration's parameters on the CPU, as of the textbook module.
 
         Args:
             row: Position along G.

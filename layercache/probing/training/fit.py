@@ -1,15 +1,13 @@
-"""Trains G configurations of one head in one pass over the tokens; nothing is read or written.
+"""Trains configurations of one head, in as many passes as memory requires.
 
-Shapes: N rows of the dataset, S tokens of a row, D width, C classes, G configurations, B rows of a
-batch.
+Shapes: N rows of the dataset, C classes.
 """
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,55 +15,23 @@ from torch import Tensor
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.metrics import class_ranks, evaluate, evaluate_ranks, selection_metric
 from layercache.probing.training.allocator import retain_freed_memory
-from layercache.probing.training.config import HParams, Noise, TrainConfig
-from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
+from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.memory import plan_passes
-from layercache.probing.training.schedule import Schedule
+from layercache.probing.training.token_loader import TokenLoader
+from layercache.probing.training.training_pass import TrainingPass
 
 PRECISIONS = ("fp32", "bf16")
 
 
-class TokenLoader(typing.Protocol):
-    """Tokens and labels of one split, in batches."""
+class PassSaver(Protocol):
+    """Keeps the states of unfinished passes, so that killed training can be resumed."""
 
-    @property
-    def rows(self) -> int:
-        """N."""
+    def load(self, configs: Sequence[HParams]) -> Mapping[str, Any] | None:
+        """Return the last state of a pass over these configurations, or None."""
 
-    @property
-    def tokens(self) -> int:
-        """S."""
-
-    @property
-    def width(self) -> int:
-        """D."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 (N,), or 0/1 (N, C) if multi-label; on any device."""
-
-    def iter_batches(
-        self,
-        rows: Tensor,
-        *,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        noise: Noise | None,
-        train: bool,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield x float32 (B, S, D), each token L2-normalized, and its labels, on the device.
-
-        Args:
-            rows: Rows of the dataset, int64 on the CPU.
-            batch_size: Rows of every batch but the last.
-            seed: Seed of order and noise.
-            epoch: Number of the epoch; order and noise are functions of (seed, epoch) alone.
-            noise: Noise of training batches.
-            train: Shuffle and add noise; otherwise rows come in the given order.
-        """
+    def save_if_due(self, training: TrainingPass) -> None:
+        """Store the state of a pass if it is time; called after every step."""
 
 
 def fit(
@@ -82,6 +48,8 @@ def fit(
     configs_per_pass: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_fitted: Callable[[Sequence[FittedHead]], None] | None = None,
+    saver: PassSaver | None = None,
+    keep_parameters: bool = True,
 ) -> list[FittedHead]:
     """Train every configuration and evaluate it; return their heads in order.
 
@@ -95,10 +63,12 @@ def fit(
         train_config: Schedule, batch size, noise and loss.
         device: Device to train on.
         precision: Arithmetic of the products over tokens, fp32 or bf16.
-        configs_per_pass: Configurations trained together; None: as many as fit into memory.
+        configs_per_pass: Configurations trained together; None: see `plan_passes`.
         on_progress: Called after every step with (steps done, steps in total), over all passes.
-        on_fitted: Called with the heads of each pass when it ends, so that a killed search can be
-            resumed.
+        on_fitted: Called with the heads of each pass when it ends.
+        saver: Keeps the states of unfinished passes; None: a killed pass starts again.
+        keep_parameters: False leaves the state dicts of the heads empty, for a search that needs
+            the metrics alone.
 
     Raises:
         OptionError: An option is invalid.
@@ -118,25 +88,31 @@ def fit(
     )
     heads: list[FittedHead] = []
     for number, (first, last) in enumerate(passes):
+        training = TrainingPass(
+            dataset,
+            head=head,
+            configs=configs[first:last],
+            train=train,
+            val=val,
+            seed=seed,
+            train_config=train_config,
+            schedule=schedule,
+            device=device,
+            precision=precision,
+            keep_parameters=keep_parameters,
+        )
+        if saver and (state := saver.load(training.configs)) is not None:
+            training.load_state_dict(state)
 
-        def on_step(n_steps: int, *, n_before: int = schedule.steps * number) -> None:
+        def on_step(*, training: TrainingPass = training, number: int = number) -> None:
             if on_progress:
-                on_progress(n_before + n_steps, schedule.steps * len(passes))
+                n_before = schedule.steps * number
+                on_progress(n_before + training.step, schedule.steps * len(passes))
+            if saver:
+                saver.save_if_due(training)
 
         with retain_freed_memory() if device.type == "cpu" else nullcontext():
-            fitted = _fit_pass(
-                dataset,
-                head=head,
-                configs=configs[first:last],
-                train=train,
-                val=val,
-                seed=seed,
-                train_config=train_config,
-                schedule=schedule,
-                device=device,
-                precision=precision,
-                on_step=on_step,
-            )
+            fitted = training.run(on_step=on_step)
         heads += fitted
         if on_fitted:
             on_fitted(fitted)
@@ -175,172 +151,6 @@ def predict(
                 preprocessed = preprocessed.bfloat16()
             parts.append(model.logits(parameters, preprocessed, train=False)[0].float().cpu())
     return torch.cat(parts)
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """A configuration at the end of its training, or at its best epoch so far."""
-
-    state: dict[str, Tensor]
-    metrics: dict[str, float] | None
-    epochs: int
-
-
-def _fit_pass(
-    dataset: TokenLoader,
-    *,
-    head: HeadSpec,
-    configs: Sequence[HParams],
-    train: Tensor,
-    val: Tensor | None,
-    seed: int,
-    train_config: TrainConfig,
-    schedule: Schedule,
-    device: torch.device,
-    precision: str,
-    on_step: Callable[[int], None],
-) -> list[FittedHead]:
-    """Train configurations that fit into memory; those that diverge or stop early are removed."""
-    weights = None
-    if train_config.class_weights and not head.multi_label:
-        labels = dataset.labels[train.to(dataset.labels.device)]
-        weights = balanced_class_weights(labels, head.classes).to(device)
-    batch = ConfigBatch(
-        head,
-        configs,
-        seed=seed,
-        train_config=train_config,
-        steps=schedule.steps,
-        class_weights=weights,
-        device=device,
-        precision=precision,
-    )
-    losses: list[list[float]] = [[] for _ in configs]
-    snapshots: dict[int, _Snapshot] = {}
-    step = 0
-    for epoch in range(schedule.epochs):
-        loss_sums = torch.zeros(len(batch.active), device=device)
-        for x, y in dataset.iter_batches(
-            train,
-            batch_size=schedule.batch_size,
-            seed=seed,
-            epoch=epoch,
-            noise=train_config.noise,
-            train=True,
-        ):
-            loss_sums += batch.step(x, y, step=step)
-            step += 1
-            on_step(step)
-        mean_losses = (loss_sums / schedule.steps_per_epoch).tolist()
-        for index, loss in zip(batch.active.tolist(), mean_losses, strict=True):
-            losses[index].append(loss)
-        is_last = epoch + 1 == schedule.epochs
-        if is_last:
-            batch.check_finite(step=step - 1)
-        batch.drop_diverged()
-        if is_last or (val is not None and train_config.patience is not None):
-            metrics = None
-            if val is not None and len(batch.active):
-                metrics = _evaluate(batch, dataset, val, batch_size=train_config.batch)
-            _update_snapshots(
-                batch,
-                snapshots,
-                metrics,
-                step=step,
-                epochs=epoch + 1,
-                patience=train_config.patience,
-            )
-        if not len(batch.active):
-            break
-    return [
-        _fitted_head(
-            head,
-            config,
-            seed=seed,
-            losses=losses[i],
-            snapshot=snapshots.get(i),
-            diverged_at=batch.diverged_at[i],
-            schedule=schedule,
-        )
-        for i, config in enumerate(configs)
-    ]
-
-
-def _update_snapshots(
-    batch: ConfigBatch,
-    snapshots: dict[int, _Snapshot],
-    metrics: list[dict[str, float]] | None,
-    *,
-    step: int,
-    epochs: int,
-    patience: int | None,
-) -> None:
-    """Store the configurations that improved, and remove those that have run out of patience."""
-    key = selection_metric(multi_label=batch.spec.multi_label)
-    rows = []
-    for row, index in enumerate(batch.active.tolist()):
-        current = metrics[row] if metrics else None
-        best = snapshots.get(index)
-        if (
-            patience is None
-            or current is None
-            or best is None
-            or current[key] > (best.metrics or current)[key]
-        ):
-            best = _Snapshot(batch.state(row, steps=step), current, epochs)
-            snapshots[index] = best
-        if patience is None or epochs - best.epochs < patience:
-            rows.append(row)
-    if len(rows) < len(batch.active):
-        batch.retain(torch.tensor(rows, dtype=torch.int64))
-
-
-def _fitted_head(
-    head: HeadSpec,
-    config: HParams,
-    *,
-    seed: int,
-    losses: list[float],
-    snapshot: _Snapshot | None,
-    diverged_at: int | None,
-    schedule: Schedule,
-) -> FittedHead:
-    if diverged_at is not None:
-        snapshot = None
-    epochs = snapshot.epochs if snapshot else len(losses)
-    return FittedHead(
-        spec=head,
-        state_dict=snapshot.state if snapshot else {},
-        hparams=dict(vars(config)),
-        seed=seed,
-        losses=tuple(losses),
-        val_metrics=snapshot.metrics if snapshot else None,
-        diverged_at=diverged_at,
-        batch_size=schedule.batch_size,
-        steps=epochs * schedule.steps_per_epoch,
-        epochs=epochs,
-    )
-
-
-def _evaluate(
-    batch: ConfigBatch, dataset: TokenLoader, rows: Tensor, *, batch_size: int
-) -> list[dict[str, float]]:
-    """Return the metrics of every configuration.
-
-    Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C).
-    """
-    multi_label = batch.spec.multi_label
-    parts, labels = [], []
-    for x, y in dataset.iter_batches(
-        rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
-    ):
-        logits = batch.logits(x)
-        parts.append((logits if multi_label else class_ranks(logits, y)).cpu())
-        labels.append(y.cpu())
-    values, y_n = torch.cat(parts, dim=1).numpy(), torch.cat(labels).numpy()
-    if multi_label:
-        return [evaluate(logits, y_n, multi_label=True) for logits in values]
-    return [evaluate_ranks(ranks, y_n) for ranks in values]
 
 
 def _check_options(

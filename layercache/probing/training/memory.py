@@ -15,6 +15,12 @@ from layercache.probing.heads import HeadSpec, build
 logger = logging.getLogger(__name__)
 
 FLOAT_BYTES = 4
+MAX_PASS_BYTES = {"cpu": 2**29}
+"""Largest size of the configurations of one pass, by device type.
+
+Larger passes are slower on a CPU (benchmarks/group_size.py), take more memory, and have more to
+save every few minutes. A GPU needs all the configurations that it can hold to be busy.
+"""
 ACTIVATION_COPIES = 4
 """Copies of the largest activations of one configuration that are set aside."""
 
@@ -48,17 +54,21 @@ def plan_passes(
         n_configs: Number of configurations.
         batch_size: Rows of a batch.
         device: Device to train on.
-        configs_per_pass: Maximum per pass; None: as many as fit into half of the free memory.
+        configs_per_pass: Maximum per pass; None: as many as fit into MAX_PASS_BYTES and half of the
+            free memory.
     """
     if configs_per_pass is None:
         each = config_bytes(head)
         activations = ACTIVATION_COPIES * batch_size * activation_row_bytes(head)
         available = free_memory(device) // 2 - activations
-        max_configs = max(1, min(n_configs, available // each))
-        reason = (
-            f"{format_bytes(each)} each, half of the free memory of {device} is "
-            f"{format_bytes(max(available, 0))}"
-        )
+        limit = min(available, MAX_PASS_BYTES.get(device.type, available))
+        max_configs = max(1, min(n_configs, limit // each))
+        reason = f"{format_bytes(each)} each, at most {format_bytes(limit)} together"
+        if limit == available:
+            reason = (
+                f"{format_bytes(each)} each, half of the free memory of {device} is "
+                f"{format_bytes(max(available, 0))}"
+            )
     else:
         max_configs, reason = configs_per_pass, "as requested"
     bounds = pass_bounds(n_configs, max_configs)

@@ -15,7 +15,7 @@ from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.training.config import HParams, TrainConfig
-from layercache.probing.training.fit import fit
+from layercache.probing.training.fit import PassSaver, fit
 
 ProgressCallback = Callable[[int, int], None]
 """(steps done, steps in total)."""
@@ -94,9 +94,11 @@ class SGDTrainer:
     precision: str
     """Arithmetic of the products over tokens, fp32 or bf16."""
     configs_per_pass: int | None
-    """Configurations trained together; None: as many as fit into free memory."""
+    """Configurations trained together; None: see `plan_passes`."""
     on_progress: ProgressCallback | None
     """Called after every step."""
+    saver: PassSaver | None = None
+    """Keeps the states of unfinished training."""
 
     def score(
         self,
@@ -119,6 +121,7 @@ class SGDTrainer:
                         val_metrics=None if head.diverged else head.val_metrics,
                         diverged=head.diverged,
                         epochs=head.epochs,
+                        configs_per_pass=len(heads),
                     )
                     for head in heads
                 ]
@@ -137,6 +140,8 @@ class SGDTrainer:
             configs_per_pass=self.configs_per_pass,
             on_progress=self.on_progress,
             on_fitted=report,
+            saver=self.saver,
+            keep_parameters=False,
         )
 
     def train(
@@ -170,5 +175,6 @@ class SGDTrainer:
             device=self.device,
             precision=self.precision,
             on_progress=self.on_progress,
+            saver=self.saver,
         )
         return head

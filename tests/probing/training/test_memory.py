@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from layercache.probing.training.memory import (
     pass_bounds,
     plan_passes,
 )
+from tests.logs import logged
 
 HEAD = HeadSpec(kind="linear", tokens=2, width=8, classes=3)
 ACTIVATIONS = 4 * 10 * activation_row_bytes(HEAD)
@@ -39,6 +42,21 @@ def test_plan_passes_fits_into_half_of_the_free_memory(
     monkeypatch.setattr("layercache.probing.training.memory.free_memory", lambda _: free)
     bounds = plan_passes(HEAD, 6, batch_size=10, device=torch.device("cpu"), configs_per_pass=None)
     assert max(b - a for a, b in bounds) == largest
+
+
+def test_plan_passes_of_wide_tokens_bounds_the_memory_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("layercache.probing.training.memory.free_memory", lambda _: 2**40)
+    head = HeadSpec(kind="attentive", tokens=24, width=768, classes=10)
+    options: dict[str, Any] = {"batch_size": 46, "configs_per_pass": None}
+    with logged() as lines:
+        bounds = plan_passes(head, 63, device=torch.device("cpu"), **options)
+    assert {last - first for first, last in bounds} == {7}
+    assert lines == [
+        "63 configurations train in 9 groups of at most 7 (75.8 MB each, at most 537 MB together)"
+    ]
+    assert plan_passes(head, 63, device=torch.device("cuda"), **options) == [(0, 63)]
 
 
 def test_describe_passes_names_number_and_size() -> None:

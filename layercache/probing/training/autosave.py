@@ -1,0 +1,87 @@
+"""Saves the state of training every few minutes, so that a killed search continues from there."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from layercache.errors import StorageError
+from layercache.probing.results.saved_passes import SavedPass, SavedPasses
+from layercache.probing.training.config import HParams
+from layercache.probing.training.training_pass import TrainingPass
+
+logger = logging.getLogger(__name__)
+
+SAVE_INTERVAL_S = 120.0
+"""Seconds of training between two saves."""
+MAX_SAVE_SHARE = 0.05
+"""Largest share of the time that is spent on saving; slow storage is written to less often."""
+
+
+class Autosave:
+    """Saves the passes of one fold, or of the final fit; see `PassSaver`."""
+
+    def __init__(
+        self,
+        saved_passes: SavedPasses,
+        *,
+        probe: str,
+        fold: int | None,
+        device: str,
+        on_saved: Callable[[SavedPass], None],
+    ) -> None:
+        """Start the clock.
+
+        Args:
+            saved_passes: Where states are stored.
+            probe: Id of the probe.
+            fold: Number of the fold; None for the final fit.
+            device: Type of the device.
+            on_saved: Called after each save.
+        """
+        self._saved_passes, self._on_saved = saved_passes, on_saved
+        self._probe, self._fold, self._device = probe, fold, device
+        self._earlier_seconds = 0.0
+        self._started = time.monotonic()
+        self._next_save = self._started + SAVE_INTERVAL_S
+
+    def load(self, configs: Sequence[HParams]) -> Mapping[str, Any] | None:
+        """Return the last state of a pass over these configurations, or None."""
+        found = self._saved_passes.load(
+            self._probe, fold=self._fold, configs=_plain(configs), device=self._device
+        )
+        self._earlier_seconds = found[0].seconds if found else 0.0
+        self._started = time.monotonic()
+        self._next_save = self._started + SAVE_INTERVAL_S
+        return found[1] if found else None
+
+    def save_if_due(self, training: TrainingPass) -> None:
+        """Store the state of a pass if the last save is long enough ago."""
+        now = time.monotonic()
+        if now < self._next_save:
+            return
+        saved = SavedPass(
+            probe=self._probe,
+            fold=self._fold,
+            configs=_plain(training.configs),
+            device=self._device,
+            step=training.step,
+            steps=training.schedule.steps,
+            seconds=self._earlier_seconds + now - self._started,
+        )
+        try:
+            self._saved_passes.save(saved, training.state_dict())
+        except StorageError as e:
+            logger.warning("training goes on, but its state cannot be saved: %s", e)
+            self._next_save = math.inf
+            return
+        self._on_saved(saved)
+        duration = time.monotonic() - now
+        self._next_save = now + max(SAVE_INTERVAL_S, duration / MAX_SAVE_SHARE)
+
+
+def _plain(configs: Sequence[HParams]) -> list[dict[str, float]]:
+    return [dict(vars(hparams)) for hparams in configs]

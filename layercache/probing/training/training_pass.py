@@ -1,0 +1,205 @@
+"""Configurations that train together: one pass over the tokens per epoch serves all of them.
+
+Shapes: C classes, G configurations, N rows to evaluate on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.metrics import class_ranks, evaluate, evaluate_ranks, selection_metric
+from layercache.probing.training.config import HParams, TrainConfig
+from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
+from layercache.probing.training.schedule import Schedule
+from layercache.probing.training.token_loader import TokenLoader
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A configuration at the end of its training, or at its best epoch so far."""
+
+    state: dict[str, Tensor]
+    metrics: dict[str, float] | None
+    epochs: int
+
+
+class TrainingPass:
+    """The training of G configurations, from which those that diverge or stop early are removed.
+
+    `state_dict` is all that the rest of the training depends on: loaded into a new pass of the same
+    arguments, it ends with the same numbers. Only a streamed dataset may differ: its order within
+    an epoch depends on the memory that it is given.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenLoader,
+        *,
+        head: HeadSpec,
+        configs: Sequence[HParams],
+        train: Tensor,
+        val: Tensor | None,
+        seed: int,
+        train_config: TrainConfig,
+        schedule: Schedule,
+        device: torch.device,
+        precision: str,
+        keep_parameters: bool,
+    ) -> None:
+        """Draw the initial parameters; for the arguments see `fit`."""
+        self.configs, self.schedule = tuple(configs), schedule
+        self.step = 0
+        """Steps taken."""
+        self._dataset, self._train, self._val = dataset, train, val
+        self._seed, self._train_config = seed, train_config
+        self._keep_parameters = keep_parameters
+        weights = None
+        if train_config.class_weights and not head.multi_label:
+            labels = dataset.labels[train.to(dataset.labels.device)]
+            weights = balanced_class_weights(labels, head.classes).to(device)
+        self._batch = ConfigBatch(
+            head,
+            configs,
+            seed=seed,
+            train_config=train_config,
+            steps=schedule.steps,
+            class_weights=weights,
+            device=device,
+            precision=precision,
+        )
+        self._epochs_done = 0
+        self._loss_sums = torch.zeros(len(configs), device=device)
+        self._losses: list[list[float]] = [[] for _ in configs]
+        self._snapshots: dict[int, _Snapshot] = {}
+
+    def run(self, *, on_step: Callable[[], None]) -> list[FittedHead]:
+        """Train to the end; return the head of each configuration.
+
+        Args:
+            on_step: Called after every step.
+        """
+        for epoch in range(self._epochs_done, self.schedule.epochs):
+            self._run_epoch(epoch, on_step=on_step)
+            if not len(self._batch.active):
+                break
+        return [self._fitted_head(i) for i in range(len(self.configs))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after the last step, for `torch.save`; tensors are not copied."""
+        return {
+            "batch": self._batch.state_dict(),
+            "step": self.step,
+            "epochs_done": self._epochs_done,
+            "loss_sums": self._loss_sums,
+            "losses": self._losses,
+            "snapshots": {index: vars(snapshot) for index, snapshot in self._snapshots.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the `state_dict` of a pass of the same arguments."""
+        self._batch.load_state_dict(state["batch"])
+        self.step, self._epochs_done = state["step"], state["epochs_done"]
+        self._loss_sums = state["loss_sums"].to(self._batch.device)
+        self._losses = state["losses"]
+        self._snapshots = {
+            index: _Snapshot(**values) for index, values in state["snapshots"].items()
+        }
+
+    def _run_epoch(self, epoch: int, *, on_step: Callable[[], None]) -> None:
+        """Train one epoch, or the rest of one that was begun, and evaluate if it is time."""
+        batch, schedule, train_config = self._batch, self.schedule, self._train_config
+        batches = self._dataset.iter_batches(
+            self._train,
+            batch_size=schedule.batch_size,
+            seed=self._seed,
+            epoch=epoch,
+            noise=train_config.noise,
+            train=True,
+        )
+        for x, y in islice(batches, self.step - epoch * schedule.steps_per_epoch, None):
+            self._loss_sums += batch.step(x, y, step=self.step)
+            self.step += 1
+            on_step()
+        mean_losses = (self._loss_sums / schedule.steps_per_epoch).tolist()
+        for index, loss in zip(batch.active.tolist(), mean_losses, strict=True):
+            self._losses[index].append(loss)
+        is_last = epoch + 1 == schedule.epochs
+        if is_last:
+            batch.check_finite(step=self.step - 1)
+        batch.drop_diverged()
+        if is_last or (self._val is not None and train_config.patience is not None):
+            metrics = None
+            if self._val is not None and len(batch.active):
+                metrics = _evaluate(batch, self._dataset, self._val, batch_size=train_config.batch)
+            self._update_snapshots(metrics, epochs=epoch + 1)
+        self._epochs_done = epoch + 1
+        self._loss_sums = torch.zeros(len(batch.active), device=batch.device)
+
+    def _update_snapshots(self, metrics: list[dict[str, float]] | None, *, epochs: int) -> None:
+        """Store the configurations that improved, and remove those that ran out of patience."""
+        batch, patience = self._batch, self._train_config.patience
+        key = selection_metric(multi_label=batch.spec.multi_label)
+        rows = []
+        for row, index in enumerate(batch.active.tolist()):
+            current = metrics[row] if metrics else None
+            best = self._snapshots.get(index)
+            if (
+                patience is None
+                or current is None
+                or best is None
+                or current[key] > (best.metrics or current)[key]
+            ):
+                state = {}
+                if self._keep_parameters:
+                    state = batch.head_state_dict(row, steps=self.step)
+                best = self._snapshots[index] = _Snapshot(state, current, epochs)
+            if patience is None or epochs - best.epochs < patience:
+                rows.append(row)
+        if len(rows) < len(batch.active):
+            batch.retain(torch.tensor(rows, dtype=torch.int64))
+
+    def _fitted_head(self, index: int) -> FittedHead:
+        losses, diverged_at = self._losses[index], self._batch.diverged_at[index]
+        snapshot = self._snapshots.get(index) if diverged_at is None else None
+        epochs = snapshot.epochs if snapshot else len(losses)
+        return FittedHead(
+            spec=self._batch.spec,
+            state_dict=snapshot.state if snapshot else {},
+            hparams=dict(vars(self.configs[index])),
+            seed=self._seed,
+            losses=tuple(losses),
+            val_metrics=snapshot.metrics if snapshot else None,
+            diverged_at=diverged_at,
+            batch_size=self.schedule.batch_size,
+            steps=epochs * self.schedule.steps_per_epoch,
+            epochs=epochs,
+        )
+
+
+def _evaluate(
+    batch: ConfigBatch, dataset: TokenLoader, rows: Tensor, *, batch_size: int
+) -> list[dict[str, float]]:
+    """Return the metrics of every configuration.
+
+    Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C).
+    """
+    multi_label = batch.spec.multi_label
+    parts, labels = [], []
+    for x, y in dataset.iter_batches(
+        rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
+    ):
+        logits = batch.logits(x)
+        parts.append((logits if multi_label else class_ranks(logits, y)).cpu())
+        labels.append(y.cpu())
+    values, y_n = torch.cat(parts, dim=1).numpy(), torch.cat(labels).numpy()
+    if multi_label:
+        return [evaluate(logits, y_n, multi_label=True) for logits in values]
+    return [evaluate_ranks(ranks, y_n) for ranks in values]
