@@ -6,7 +6,7 @@ not known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import mean, stdev
 from typing import Any
 
@@ -14,6 +14,7 @@ from layercache._printable import escape_control
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, head_file, head_path
 from layercache.probing.results.formatting import escape_markdown
+from layercache.probing.results.identity import experiment_key
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
 MAX_CLASSES = 40
@@ -156,11 +157,13 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     row = probe.row
     metric, name = _metric(head)
     definition = "average precision" if head.spec.multi_label else "recall"
+    _, test_split = probe.spec["splits"]
+    split = "" if test_split == "test" else f" (split {escape_markdown(test_split)})"
     yield "| metric | value | meaning |"
     yield "|---|---|---|"
     yield (
         f"| test {name} | {_percent(row[f'test_{metric}'])} | mean over classes of {definition}, "
-        f"on {row['test_rows']} test images, evaluated once |"
+        f"on {row['test_rows']} test images{split}, evaluated once |"
     )
     yield (
         f"| 95 % interval | {_percent(row['test_ci95_low'])} to {_percent(row['test_ci95_high'])} "
@@ -220,15 +223,9 @@ def _use(path: HeadPath) -> Iterator[str]:
 
 def other_seeds(probe: Probe) -> list[Probe]:
     """Return this probe and those of the same cache that differ from it only in their seed."""
-    return [
-        other
-        for other in read_probes(probe.path.parent)
-        if _without_seed(other.spec) == _without_seed(probe.spec)
-    ]
-
-
-def _without_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in spec.items() if name != "seed"}
+    key = experiment_key(probe.spec)
+    same = [p for p in read_probes(probe.path.parent) if experiment_key(p.spec) == key]
+    return list({p.spec["seed"]: p for p in [*same, probe]}.values())
 
 
 def _metric(head: Checkpoint) -> tuple[str, str]:

@@ -8,8 +8,10 @@ from statistics import mean, stdev
 import pytest
 
 from layercache.deploy.card import other_seeds, weights_licence, write_card
+from layercache.probing.api import probe as train_probe
 from layercache.probing.results.checkpoint import load_head
 from layercache.probing.results.probe_store import read_probe
+from layercache.probing.training.config import TrainConfig
 from tests.deploy.trained import Trained
 from tests.probing.sealed import edit_sealed
 
@@ -46,6 +48,25 @@ def test_card_with_several_seeds_states_mean_and_deviation(trained: Trained) -> 
     assert f"| over 2 seeds | {mean(scores):.2f} % ± {stdev(scores):.2f} % |" in write_card(
         load_head(probe.path), probe.path
     )
+
+
+def test_card_of_a_probe_on_another_split_names_it_and_counts_its_own_seeds(
+    trained: Trained,
+) -> None:
+    options = {"layers": "last", "tokens": "cls", "lr": 0.01, "weight_decay": 1e-4}
+    config = TrainConfig(epochs=1, min_steps=0)
+    (probe, *others) = [
+        *train_probe(
+            trained.cache, head="linear", test_split="train", train_config=config, **options
+        ),
+        *train_probe(trained.cache, head="linear", seeds=[1], train_config=config, **options),
+    ]
+    try:
+        assert [p.id for p in other_seeds(probe)] == [probe.id]
+        assert "on 22 test images (split train)" in write_card(load_head(probe.path), probe.path)
+    finally:
+        for made in (probe, *others):
+            shutil.rmtree(made.path)
 
 
 def test_card_of_a_head_file_alone_says_that_results_are_not_known(
