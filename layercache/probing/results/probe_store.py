@@ -210,6 +210,7 @@ class ProbeFolder:
         if not isinstance(self.path, Path) or not has_litter(self._store):
             return
         with suppress(CacheError), file_lock(self.path / LOCK):
+            SavedPasses(self.path).clear()
             sweep(self._store)
 
     def load_search(self, *, replaces: str | None = None) -> tuple[list[ConfigScore], float]:
