@@ -31,6 +31,13 @@ Details = Annotated[
 CkaImages = Annotated[
     int, typer.Option(help="Number of test images for the similarity of layers at most.")
 ]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        help="First digits of a way of training (grid, epochs, splits ...), as listed on the page.",
+        show_default="the newest with a fusion probe and a baseline",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -60,6 +67,7 @@ def report(
     per_head: PerHead = False,
     details: Details = 12,
     cka_images: CkaImages = 2000,
+    variant: Variant = None,
     data_root: DataRoot = None,
     thumbnails: ShowThumbnails = True,
     cache: Root = None,
@@ -84,6 +92,7 @@ def report(
         per_head=per_head,
         details=details,
         cka_images=cka_images,
+        variant=variant,
         load_thumbnail=load_thumbnail,
     )
     for sentence in result.headline:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from layercache._units import join_words
+from layercache._units import join_words, pluralize
 from layercache._version import installed_version
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
@@ -69,6 +69,7 @@ def report(
     details: int = 12,
     load_thumbnail: ThumbnailLoader | None = None,
     probes: Sequence[Probe] | None = None,
+    variant: str | None = None,
 ) -> Report:
     """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv; no backbone is run.
 
@@ -84,6 +85,9 @@ def report(
         load_thumbnail: Function from (dataset, id of a test image) to a PIL image, or None if the
             image is not available.
         probes: Probes to include, with the caches of their tokens; all by default.
+        variant: First digits of a way of training (grid, epochs, splits ...), as listed on the
+            page; by default the newest with a fusion probe and a baseline, separately for each
+            backbone and dataset. What was trained in another way is left out and listed.
 
     Raises:
         MissingExtraError: Without the extra `report`.
@@ -104,6 +108,7 @@ def report(
     data = load_report_data(
         caches,
         probes=probes,
+        variant=variant,
         root=None if root is None else base,
         load_thumbnail=load_thumbnail,
         per_head=per_head,
@@ -122,8 +127,14 @@ def compose(data: ReportData) -> Page:
             "combinations of backbone and dataset; choose others with --model, --dataset or "
             "--details."
         )
-    models = _join_names([c.model for c in data.combinations.values()], "backbones")
-    datasets = _join_names([c.dataset for c in data.combinations.values()], "datasets")
+    if data.left_out:
+        n_left_out = sum(left.n_probes for left in data.left_out)
+        sentences.append(
+            f"Left out: {pluralize(n_left_out, 'probe')} trained in another way, listed with the "
+            "differences below the gains."
+        )
+    models = _join_names([c.model_label for c in data.combinations.values()], "backbones")
+    datasets = _join_names([c.dataset_label for c in data.combinations.values()], "datasets")
     return Page(
         title=f"Layer fusion: {models} on {datasets}",
         headline=sentences,

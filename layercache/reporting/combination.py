@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layercache.cache.cache import Cache
 from layercache.cache.format.spec import sha256_json
+from layercache.probing.spec import describe_extraction
+from layercache.reporting.labels import DIGEST_LENGTH, label_datasets, label_models, slugify
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,6 +20,12 @@ class Combination:
     """Digest of everything that the caches have in common."""
     name: str
     """Name for people: "vit_nano on digits"."""
+    slug: str
+    """Name in file names and element ids."""
+    model_label: str
+    """Name of the backbone; no other weights of the report have it."""
+    dataset_label: str
+    """Name of the dataset; no other data of the report have it."""
     caches: tuple[Cache, ...]
     """Caches, the one with most layers first."""
 
@@ -28,24 +36,28 @@ class Combination:
 
     @property
     def model(self) -> str:
-        """Name of the backbone."""
+        """Name of the backbone, as given to `extract`."""
         return self.cache.spec.model
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset."""
+        """Name of the dataset, as given to `extract`."""
         return self.cache.spec.dataset.name
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the backbone's weights, as in the results table."""
+        return weights_digest(self.cache)
+
+    @property
+    def dataset_digest(self) -> str:
+        """Digest of the dataset's identity, as in the results table."""
+        return dataset_digest(self.cache)
 
     @property
     def depth(self) -> int:
         """Number of the last layer."""
         return self.cache.spec.depth
-
-    @property
-    def slug(self) -> str:
-        """Name in file names and element ids."""
-        words = re.findall(r"[a-z0-9_.]+", self.name.replace(" on ", " ").lower())
-        return "-".join(words).replace(".", "-")
 
     @property
     def has_class_token(self) -> bool:
@@ -57,17 +69,41 @@ def find_combinations(caches: Sequence[Cache]) -> list[Combination]:
     """Group caches that differ only in layers and tokens."""
     by_key: dict[str, list[Cache]] = {}
     for cache in caches:
-        common = {k: v for k, v in cache.spec.to_json().items() if k not in ("layers", "tokens")}
-        by_key.setdefault(sha256_json(common), []).append(cache)
+        by_key.setdefault(sha256_json(describe_extraction(cache.spec)), []).append(cache)
     for group in by_key.values():
         group.sort(key=lambda c: (-len(c.spec.layers), "cls" not in c.spec.tokens, c.path))
-    names = {key: f"{c[0].spec.model} on {c[0].spec.dataset.name}" for key, c in by_key.items()}
-    duplicated = {name for name in names.values() if list(names.values()).count(name) > 1}
+    first = {key: group[0] for key, group in by_key.items()}
+    models = label_models({weights_digest(c): c.spec.model for c in first.values()})
+    datasets = label_datasets({dataset_digest(c): c.spec.dataset for c in first.values()})
+    names = {
+        key: f"{models[weights_digest(c)]} on {datasets[dataset_digest(c)]}"
+        for key, c in first.items()
+    }
+    n_namesakes = Counter(names.values())
+    names = {
+        key: f"{name} ({first[key].path.name})" if n_namesakes[name] > 1 else name
+        for key, name in names.items()
+    }
+    slugs = {key: slugify(name) for key, name in names.items()}
+    n_slugs = Counter(slugs.values())
     return [
         Combination(
             key=key,
-            name=f"{name} ({by_key[key][0].path.name})" if name in duplicated else name,
+            name=name,
+            slug=f"{slugs[key]}-{key[:DIGEST_LENGTH]}" if n_slugs[slugs[key]] > 1 else slugs[key],
+            model_label=models[weights_digest(first[key])],
+            dataset_label=datasets[dataset_digest(first[key])],
             caches=tuple(by_key[key]),
         )
         for key, name in names.items()
     ]
+
+
+def weights_digest(cache: Cache) -> str:
+    """Return the digest of the backbone's weights, 12 hex digits."""
+    return str(describe_extraction(cache.spec)["weights"])
+
+
+def dataset_digest(cache: Cache) -> str:
+    """Return the digest of the dataset's identity, 12 hex digits."""
+    return str(describe_extraction(cache.spec)["dataset"])

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from layercache.cache.cache import Cache
-from layercache.cache.format.spec import digest_ids, sha256_json
+from layercache.cache.format.spec import digest_ids
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheCorruptError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
@@ -28,13 +28,17 @@ from layercache.probing.results.table import read_results
 from layercache.reporting.combination import Combination, find_combinations
 from layercache.reporting.error_analysis import is_correct
 from layercache.reporting.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind
+from layercache.reporting.probe_selection import (
+    OPTION_COLUMNS,
+    LeftOut,
+    select_probes,
+    training_variant,
+)
 from layercache.reporting.published import BASELINE, ProbeKind
 from layercache.reporting.statistics import PairedBootstrap, paired_bootstrap
 
 logger = logging.getLogger(__name__)
 
-OPTION_COLUMNS = ["shots", "train_fraction", "num_heads"]
-"""Training options; NaN for the default."""
 COLUMNS = [
     *COMBINATION_COLUMNS,
     *KIND_COLUMNS,
@@ -71,8 +75,8 @@ class ReportData:
     """Probes by folder."""
     table: pd.DataFrame
     """One row per probe, with columns COLUMNS."""
-    n_excluded: int = 0
-    """Number of probes left out by `select_variants`."""
+    left_out: Sequence[LeftOut] = ()
+    """Probes left out by `select_probes`."""
     root: CachePath | None = None
     """Root of the caches if one was given, for the commands on the page."""
     load_thumbnail: ThumbnailLoader | None = None
@@ -83,7 +87,7 @@ class ReportData:
     """Number of test images for CKA at most."""
     details: int = 12
     """Number of combinations with figures of their own at most."""
-    _correctness: dict[tuple[str, ProbeKind], Correctness | None] = field(
+    _correctness: dict[tuple[str, ProbeKind, tuple[int, ...]], Correctness | None] = field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -166,20 +170,27 @@ class ReportData:
     ) -> PairedBootstrap | None:
         """Bootstrap the gain of one kind of probe over another over test images.
 
-        Correctness is averaged over seeds. None if one of the probes is missing, if they were
+        Correctness is averaged over the seeds that both have. None if they share none, if they were
         tested on different images, and for multi-label data.
         """
-        a, b = (self._correctness_of(combination, k) for k in (kind, over))
+        seeds = set.intersection(
+            *({int(p.spec["seed"]) for p in self.probes_of(combination, k)} for k in (kind, over))
+        )
+        a, b = (self._correctness_of(combination, k, tuple(sorted(seeds))) for k in (kind, over))
         if a is None or b is None or a.ids != b.ids:
             return None
         return paired_bootstrap(a.correct, b.correct, labels=a.targets)
 
-    def _correctness_of(self, combination: Combination, kind: ProbeKind) -> Correctness | None:
+    def _correctness_of(
+        self, combination: Combination, kind: ProbeKind, seeds: tuple[int, ...]
+    ) -> Correctness | None:
         """Read predictions once per kind: logits take many times the memory of correctness."""
-        key = (combination.key, kind)
+        key = (combination.key, kind, seeds)
         if key not in self._correctness:
             probes = self.probes_of(combination, kind)
-            self._correctness[key] = _read_correctness(probes)
+            self._correctness[key] = _read_correctness(
+                [probe for probe in probes if probe.spec["seed"] in seeds]
+            )
         return self._correctness[key]
 
 
@@ -192,11 +203,13 @@ def load_report_data(
     cka_images: int = 2000,
     details: int = 12,
     probes: Sequence[Probe] | None = None,
+    variant: str | None = None,
 ) -> ReportData:
     """Read the probes of these caches, or those of them in `probes`. Arguments as in `report`.
 
     Raises:
         CacheCorruptError: If a record cannot be read.
+        OptionError: If no probe was trained in the way of `variant`.
     """
     combinations = find_combinations(caches)
     included = None if probes is None else {probe.path for probe in probes}
@@ -207,14 +220,13 @@ def load_report_data(
                 if included is None or probe.path in included:
                     by_folder[str(probe.path)] = probe
                     rows.append(table_row(probe, combination))
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "n_configs"])
-    table = table.astype(dict.fromkeys(("accuracy", *OPTION_COLUMNS), float))
-    kept = select_variants(table)
+    selected, left_out = select_probes(rows, by_folder, variant=variant)
+    table = pd.DataFrame(selected, columns=COLUMNS)
     return ReportData(
         combinations={c.key: c for c in combinations},
         probes=by_folder,
-        table=kept[COLUMNS],
-        n_excluded=len(table) - len(kept),
+        table=table.astype(dict.fromkeys(("accuracy", *OPTION_COLUMNS), float)),
+        left_out=left_out,
         root=root,
         load_thumbnail=load_thumbnail,
         per_head=per_head,
@@ -224,7 +236,7 @@ def load_report_data(
 
 
 def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
-    """Return the row of a probe: COLUMNS and the size of its grid, n_configs."""
+    """Return the row of a probe, with COLUMNS."""
     spec, row = probe.spec, probe.row
     metric = selection_metric(multi_label=combination.cache.spec.dataset.multi_label)
     shape = {**spec["head_spec"], "embedding_ids": None}
@@ -235,10 +247,12 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
         tokens.append(row["spatial"])
     if row.get("embedding"):
         tokens.append("embedding")
-    training = {name: spec[name] for name in ("grid", "train_config", "precision", "splits")}
     return {
-        "dataset": combination.dataset,
-        "model": combination.model,
+        "dataset": combination.dataset_label,
+        "dataset_name": combination.dataset,
+        "dataset_digest": combination.dataset_digest,
+        "model": combination.model_label,
+        "weights_digest": combination.weights_digest,
         "combination": combination.key,
         "head": spec["head"],
         "layers": row["layers"],
@@ -250,28 +264,8 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
         "accuracy": row[f"test_{metric}"],
         "metric": metric,
         "probe": str(probe.path),
-        "variant": sha256_json(training),
-        "n_configs": len(spec["grid"]),
+        "variant": training_variant(spec),
     }
-
-
-def select_variants(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep one way of training (grid, epochs ...) per kind of probe: most seeds, then largest grid.
-
-    Otherwise two ways of training would count as two seeds of one.
-    """
-    if table.empty:
-        return table
-    same = ["combination", *KIND_COLUMNS, *OPTION_COLUMNS]
-    variants = (
-        table.groupby([*same, "variant"], dropna=False, sort=True)
-        .agg(n_seeds=("seed", "nunique"), n_configs=("n_configs", "max"))
-        .reset_index()
-        .sort_values(["n_seeds", "n_configs", "variant"], ascending=[False, False, True])
-        .drop_duplicates(same)
-    )
-    columns = [*same, "variant"]
-    return table.merge(variants[columns], on=columns).reset_index(drop=True)
 
 
 def _read_probes(cache: Cache) -> Sequence[Probe]:

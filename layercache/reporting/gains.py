@@ -22,7 +22,11 @@ from layercache.reporting.published import (
 from layercache.reporting.statistics import benjamini_hochberg, wilcoxon_greater
 
 KIND_COLUMNS = ["head", "layers", "tokens"]
-COMBINATION_COLUMNS = ["dataset", "model", "combination"]
+DATASET_COLUMNS = ["dataset", "dataset_name", "dataset_digest"]
+"""Label, which is distinct in a report; name given to `extract`; digest of the identity."""
+MODEL_COLUMNS = ["model", "weights_digest"]
+"""Label, which is distinct in a report; digest of the weights."""
+COMBINATION_COLUMNS = [*DATASET_COLUMNS, *MODEL_COLUMNS, "combination"]
 
 
 def mean_accuracies(table: pd.DataFrame) -> pd.DataFrame:
@@ -38,19 +42,31 @@ def mean_accuracies(table: pd.DataFrame) -> pd.DataFrame:
 def gains_over_baseline(table: pd.DataFrame, *, baseline: ProbeKind = BASELINE) -> pd.DataFrame:
     """Compute gains: one row per combination that has the baseline and per other kind of probe.
 
+    A probe is compared with the baseline of the same seed, as in the results table; seeds that only
+    one of them has do not count.
+
     Returns:
         Columns accuracy and baseline (fractions), gain and paper_gain (points).
     """
-    means = mean_accuracies(table)
-    is_baseline = _is_kind(means, baseline)
-    reference = means[is_baseline].set_index(COMBINATION_COLUMNS)["accuracy"].rename("baseline")
-    gains = means[~is_baseline].join(reference, on=COMBINATION_COLUMNS, how="inner")
-    gains = gains.reset_index(drop=True)
+    is_baseline = _is_kind(table, baseline)
+    same_seed = [*COMBINATION_COLUMNS, "seed"]
+    baselines = table[is_baseline].rename(columns={"accuracy": "baseline"})
+    paired = table[~is_baseline].merge(baselines[[*same_seed, "baseline"]], on=same_seed)
+    gains = (
+        paired.groupby([*COMBINATION_COLUMNS, *KIND_COLUMNS], sort=False)
+        .agg(
+            accuracy=("accuracy", "mean"),
+            seed_std=("accuracy", "std"),
+            n_seeds=("accuracy", "size"),
+            baseline=("baseline", "mean"),
+        )
+        .reset_index()
+    )
     gains["gain"] = 100 * (gains["accuracy"] - gains["baseline"])
     gains["paper_gain"] = [
         published_gain(str(dataset), kind=kind, model=str(model))
         for dataset, model, kind in zip(
-            gains["dataset"], gains["model"], row_kinds(gains), strict=True
+            gains["dataset_name"], gains["model"], row_kinds(gains), strict=True
         )
     ]
     return gains.astype({"paper_gain": float})
@@ -68,7 +84,7 @@ def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
     by_model = _average_by_model(gains)
     by_model["paper_backbone"] = by_model["model"].isin(PAPER_BACKBONES)
     means = (
-        by_model.groupby(["dataset", *KIND_COLUMNS], sort=False)
+        by_model.groupby([*DATASET_COLUMNS, *KIND_COLUMNS], sort=False)
         .agg(
             n_models=("model", "size"),
             n_paper_backbones=("paper_backbone", "sum"),
@@ -81,7 +97,7 @@ def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
     )
     means["paper_gain"] = [
         published_gain(str(dataset), kind=kind)
-        for dataset, kind in zip(means["dataset"], row_kinds(means), strict=True)
+        for dataset, kind in zip(means["dataset_name"], row_kinds(means), strict=True)
     ]
     return means.astype({"paper_gain": float})
 
@@ -96,7 +112,7 @@ def wilcoxon_over_models(gains: pd.DataFrame) -> pd.DataFrame:
         Columns n_models, median_gain, p, smallest_p_possible and p_adjusted.
     """
     rows = []
-    columns = ["dataset", *KIND_COLUMNS]
+    columns = [*DATASET_COLUMNS, *KIND_COLUMNS]
     for key, group in _average_by_model(gains).groupby(columns, sort=False):
         if len(group) < 2:
             continue
@@ -144,5 +160,5 @@ def _is_kind(table: pd.DataFrame, kind: ProbeKind) -> pd.Series[bool]:
 
 
 def _average_by_model(gains: pd.DataFrame) -> pd.DataFrame:
-    grouped = gains.groupby(["dataset", *KIND_COLUMNS, "model"], sort=False)
+    grouped = gains.groupby([*DATASET_COLUMNS, *KIND_COLUMNS, *MODEL_COLUMNS], sort=False)
     return grouped[["gain", "accuracy", "baseline"]].mean().reset_index()

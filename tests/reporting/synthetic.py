@@ -17,6 +17,7 @@ from layercache.cache import (
     digest_labels,
     open_cache,
 )
+from layercache.cache.format.spec import sha256_json
 from layercache.probing.api import probe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
@@ -51,6 +52,8 @@ def make_spec(
     width: int,
     layers: tuple[int, ...],
     tokens: tuple[str, ...],
+    limit: int | None = None,
+    weights: str = "",
 ) -> CacheSpec:
     splits = {
         s: SplitIdentity(
@@ -62,12 +65,12 @@ def make_spec(
         for s in ROWS
     }
     identity = DatasetIdentity(
-        name=dataset, classes=CLASSES, multi_label=False, limit=None, limit_seed=0, splits=splits
+        name=dataset, classes=CLASSES, multi_label=False, limit=limit, limit_seed=0, splits=splits
     )
     return CacheSpec(
         model=model,
         architecture="vit",
-        weights=(model.encode().hex() * 20)[:64],
+        weights=((weights or model).encode().hex() * 64)[:64],
         depth=depth,
         width=width,
         tap="norm2",
@@ -92,11 +95,20 @@ def make_cache(
     tokens: tuple[str, ...] = ("cls", "ap"),
     seed: int = 0,
     test: bool = True,
+    limit: int | None = None,
+    weights: str = "",
 ) -> Cache:
     """Plant half of the class information in the AP of middle layers, half in the last CLS."""
     layers = layers or tuple(range(1, depth + 1))
     spec = make_spec(
-        model=model, dataset=dataset, depth=depth, width=width, layers=layers, tokens=tokens
+        model=model,
+        dataset=dataset,
+        depth=depth,
+        width=width,
+        layers=layers,
+        tokens=tokens,
+        limit=limit,
+        weights=weights,
     )
     rng = np.random.default_rng([seed, *model.encode(), *dataset.encode()])
     one, two = rng.normal(size=(2, 2, width))
@@ -156,6 +168,9 @@ def save_probe(
     shots: int | None = None,
     num_heads: int = 0,
     n_configs: int = 1,
+    dropouts: tuple[float, ...] = (0.0,),
+    epochs: int = 40,
+    test_split: str = "test",
     attention: np.ndarray[Any, Any] | None = None,
 ) -> Probe:
     """Save a complete probe with these predictions, untrained; `attention` (H, S), else uniform."""
@@ -168,7 +183,13 @@ def save_probe(
         classes=len(CLASSES),
         num_heads=num_heads,
     )
-    grid = tuple({"lr": 10.0**-i, "weight_decay": 0.0, "dropout": 0.0} for i in range(n_configs))
+    grid: tuple[dict[str, float], ...] = tuple(
+        {"lr": 10.0**-i, "weight_decay": 0.0, "dropout": dropout}
+        for i in range(n_configs)
+        for dropout in dropouts
+    )
+    if head == "knn":
+        grid = ({"k": 1},)
     probe_spec = ProbeSpec(
         tokens=selection,
         head=head,
@@ -177,8 +198,9 @@ def save_probe(
         seed=seed,
         shots=shots,
         train_fraction=None,
-        train_config=TrainConfig(),
+        train_config=TrainConfig(epochs=epochs),
         precision="fp32",
+        test_split=test_split,
     )
     logits, targets = logits_of(correct), labels_of("test")
     mean = None
@@ -209,6 +231,11 @@ def save_probe(
         "seed": seed,
         "shots": shots,
         "train_fraction": None,
+        "fingerprint": cache.spec.fingerprint[:12],
+        "weights_digest": cache.spec.weights[:12],
+        "dataset_digest": sha256_json(cache.spec.to_json()["dataset"])[:12],
+        "train_config_digest": str(epochs),
+        "n_configs": len(grid),
         **{f"test_{name}": value for name, value in evaluate(logits, targets).items()},
         "test_mean_average_precision": None,
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from layercache.probing.results.table import read_results
 from layercache.reporting.data import load_report_data
 from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.published import BASELINE, FUSION, ProbeKind
@@ -32,47 +33,15 @@ def test_load_report_data_has_one_row_per_probe(cache):
     assert len(data.standard) == len(data.table) - 5
 
 
-def test_gains_of_several_seeds_are_of_their_mean(cache):
+def test_gains_are_those_of_the_results_table(cache):
+    """The fusion probe has seeds 0 and 1, the baseline only seed 0."""
     result = select_kind(gains_over_baseline(load_report_data([cache]).standard), FUSION).iloc[0]
-    assert result["gain"] == pytest.approx(100 * (0.775 - 0.5))
-    assert result["n_seeds"] == 2
-
-
-def test_load_report_data_with_two_ways_of_training_keeps_one(tmp_path):
-    cache = synthetic.make_cache(tmp_path)
-    synthetic.save_probe(
-        cache,
-        head="attentive",
-        layers="all",
-        tokens="cls+ap",
-        correct=synthetic.first(40),
-        n_configs=1,
-    )
-    synthetic.save_probe(
-        cache,
-        head="attentive",
-        layers="all",
-        tokens="cls+ap",
-        correct=synthetic.first(80),
-        n_configs=3,
-    )
-    synthetic.save_probe(
-        cache, head="linear", layers="last", tokens="cls", correct=synthetic.first(20)
-    )
-    data = load_report_data([cache])
-    assert data.n_excluded == 1
-    assert list(select_kind(data.standard, FUSION)["accuracy"]) == [0.5]
-    # more seeds take precedence over a larger grid
-    synthetic.save_probe(
-        cache,
-        head="attentive",
-        layers="all",
-        tokens="cls+ap",
-        correct=synthetic.first(40),
-        n_configs=1,
-        seed=1,
-    )
-    assert list(select_kind(load_report_data([cache]).standard, FUSION)["accuracy"]) == [0.25, 0.25]
+    assert result["gain"] == pytest.approx(25)
+    assert result["n_seeds"] == 1
+    expected = read_results(cache).with_gain()
+    expected = expected[expected["shots"].isna() & (expected["num_heads"] != 2)]
+    expected = select_kind(expected, FUSION)["gain"]
+    assert result["gain"] == pytest.approx(100 * expected.mean())
 
 
 def test_load_report_data_of_given_probes_leaves_out_those_of_others(tmp_path):
@@ -87,7 +56,7 @@ def test_load_report_data_of_given_probes_leaves_out_those_of_others(tmp_path):
     data = load_report_data([cache], probes=own)
     assert list(data.table["accuracy"]) == [0.5, 0.5]
     assert set(data.probes) == {str(probe.path) for probe in own}
-    assert data.n_excluded == 0
+    assert data.left_out == []
 
 
 def test_bootstrap_and_predictions_are_paired_over_the_same_images(cache):
@@ -95,7 +64,7 @@ def test_bootstrap_and_predictions_are_paired_over_the_same_images(cache):
     combination = data.detailed[0]
     result = data.bootstrap(combination, FUSION)
     assert result.n_images == 160
-    assert result.gain == pytest.approx(0.275)
+    assert result.gain == pytest.approx(0.25)  # seed 0, which both have
     assert data.bootstrap(combination, ProbeKind(head="hybrid", layers="all", tokens="cls")) is None
     fusion, baseline = data.paired_predictions(combination, FUSION)
     assert (

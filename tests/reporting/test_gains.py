@@ -20,7 +20,10 @@ QUARTER = ProbeKind(head="attentive", layers="quarter", tokens="cls+ap")
 def make_row(dataset, model, kind, accuracy, *, seed=0, combination=None):
     return {
         "dataset": dataset,
+        "dataset_name": dataset,
+        "dataset_digest": f"digest of {dataset}",
         "model": model,
+        "weights_digest": f"digest of {model}",
         "combination": combination or f"{dataset}/{model}",
         "head": kind.head,
         "layers": kind.layers,
@@ -33,7 +36,8 @@ def make_row(dataset, model, kind, accuracy, *, seed=0, combination=None):
 @pytest.fixture
 def table():
     rows = [
-        make_row("flowers", "clip_b16", BASELINE, 0.9),
+        make_row("flowers", "clip_b16", BASELINE, 0.89),
+        make_row("flowers", "clip_b16", BASELINE, 0.91, seed=1),
         make_row("flowers", "clip_b16", FUSION, 0.94),
         make_row("flowers", "clip_b16", FUSION, 0.96, seed=1),
     ]
@@ -65,6 +69,31 @@ def test_gains_are_over_the_same_combination_next_to_the_published_ones(table):
     assert by["vit_nano", "all"].gain == pytest.approx(20)
     assert np.isnan(by["vit_nano", "all"].paper_gain)
     assert by["vit_nano", "quarter"].baseline == 0.5
+
+
+def test_gains_are_of_the_seeds_that_both_have(table):
+    unpaired = table[(table["layers"] != "last") | (table["seed"] == 0)]
+    result = gains_over_baseline(unpaired).set_index(["model", "layers"])
+    fusion = result.loc[("clip_b16", "all")]
+    assert (fusion["accuracy"], fusion["baseline"], fusion["n_seeds"]) == (0.94, 0.89, 1)
+    assert fusion["gain"] == pytest.approx(5)
+    no_seed_in_common = table[(table["layers"] != "last") ^ (table["seed"] == 1)]
+    assert set(gains_over_baseline(no_seed_in_common)["model"]) == set()
+
+
+def test_mean_gains_and_tests_keep_datasets_and_weights_of_one_name_apart():
+    rows = []
+    for digest, gain in (("5 classes", 0.1), ("12 classes", 0.3)):
+        for weights in ("w1", "w2"):
+            for kind, accuracy in ((BASELINE, 0.5), (FUSION, 0.5 + gain)):
+                row = make_row("labels.csv", "vit", kind, accuracy, combination=digest + weights)
+                rows.append({**row, "dataset_digest": digest, "weights_digest": weights})
+    gains = gains_over_baseline(pd.DataFrame(rows))
+    means = mean_gains(gains).set_index("dataset_digest")
+    assert means["gain"].to_dict() == pytest.approx({"5 classes": 10, "12 classes": 30})
+    assert set(means["n_models"]) == {2}
+    tests = wilcoxon_over_models(gains).set_index("dataset_digest")
+    assert tests["n_models"].to_dict() == {"5 classes": 2, "12 classes": 2}
 
 
 def test_mean_gains_are_next_to_the_published_mean(table):

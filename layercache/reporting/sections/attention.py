@@ -13,6 +13,7 @@ from layercache.reporting.attention_weights import (
 from layercache.reporting.combination import Combination
 from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import format_percent
+from layercache.reporting.labels import slugify
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap, attention_overview
 from layercache.reporting.plotting.heatmap import token_label
@@ -35,8 +36,8 @@ def attention_section(data: ReportData) -> Section:
         )
         return Section(title=TITLE, blocks=[hint])
     blocks: list[Block] = []
-    for model in dict.fromkeys(combination.model for combination in maps):
-        blocks += _by_dataset(model, {c: m for c, m in maps.items() if c.model == model})
+    for model in dict.fromkeys(combination.model_label for combination in maps):
+        blocks += _by_dataset(model, {c: m for c, m in maps.items() if c.model_label == model})
     for combination in data.detailed:
         if combination in maps:
             blocks += _one_combination(combination, maps[combination], per_head=data.per_head)
@@ -76,7 +77,7 @@ def _by_dataset(model: str, maps: dict[Combination, AttentionMap]) -> list[Block
         "Percentage of attention on each token: mean over attention heads and test images; each "
         "row adds up to 100."
     )
-    name = f"attention-{model.replace('.', '-')}"
+    name = f"attention-{slugify(model)}"
     return [FigureBlock(name=name, figure=figure, caption=caption)]
 
 

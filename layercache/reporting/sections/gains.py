@@ -12,7 +12,9 @@ from layercache._units import join_words, pluralize
 from layercache.cache.cache import extract_command
 from layercache.reporting.data import ReportData
 from layercache.reporting.gains import (
+    DATASET_COLUMNS,
     KIND_COLUMNS,
+    MODEL_COLUMNS,
     gains_over_baseline,
     mean_gains,
     ordered_kinds,
@@ -36,11 +38,12 @@ def gains_section(data: ReportData) -> Section:
     if gains.empty:
         combination = data.detailed[0] if data.detailed else None
         hint = CommandHint(
-            text="A gain needs the baseline and another probe of the same backbone and dataset. To "
-            "train them:",
+            text="A gain needs the baseline and another probe of the same backbone and dataset, "
+            "trained in the same way with the same seed. To train them:",
             commands=[data.probe_command(combination, kind) for kind in (BASELINE, FUSION)],
         )
-        return Section(title=TITLE, blocks=[*_without_class_token(data), hint])
+        blocks: list[Block] = [*_without_class_token(data), hint, *_left_out(data)]
+        return Section(title=TITLE, blocks=blocks)
     means = mean_gains(gains)
     kinds = ordered_kinds(means)
     kinds = [kind for kind in kinds if kind in PAPER_KINDS] or kinds[:6]
@@ -51,7 +54,7 @@ def gains_section(data: ReportData) -> Section:
         of_mean = f" paper_gain: mean over nine backbones as published ({PAPER})."
     if gains["paper_gain"].notna().any():
         of_backbone = f" paper_gain: gain of the same backbone as published ({PAPER})."
-    blocks: list[Block] = [
+    blocks = [
         gain_figure(data, "gains", kinds=kinds, title="Gain in balanced accuracy"),
         Table(
             name="gains-mean",
@@ -68,28 +71,51 @@ def gains_section(data: ReportData) -> Section:
         ),
         *_without_class_token(data),
         *_missing_kinds(data),
+        *_left_out(data),
     ]
-    if data.n_excluded:
+    if others := differently_trained(data):
         text = (
-            f"Excluded: {pluralize(data.n_excluded, 'probe')} of the same kind trained with "
-            "another grid or number of epochs. To list all:"
-        )
-        blocks.append(CommandHint(text=text, commands=[f"layercache results{data.cache_option}"]))
-    if mixed := mixed_training(data):
-        text = (
-            "Compare with care: these probes of one head were not all trained with the same grid "
-            f"and epochs: {'; '.join(mixed)}."
+            "Compare with care: these combinations were not trained in the same way (grid, epochs, "
+            f"splits ...) as the others: {'; '.join(others)}."
         )
         blocks.append(Text(text=text))
     return Section(title=TITLE, blocks=blocks)
 
 
-def mixed_training(data: ReportData) -> list[str]:
-    """Return the combinations and heads whose probes were trained in more than one way."""
-    by_head = data.standard.groupby(["combination", "head"], sort=False)["variant"].nunique()
-    return [
-        f"{data.combinations[str(key)].name}, {head}" for key, head in by_head[by_head > 1].index
-    ]
+def differently_trained(data: ReportData) -> list[str]:
+    """Return the combinations that were not trained in the most common way."""
+    trained = data.table[data.table["variant"] != ""]
+    variants = trained.groupby("combination", sort=False)["variant"].first()
+    if variants.nunique() < 2:
+        return []
+    usual = variants.value_counts().index[0]
+    return [data.combinations[str(key)].name for key in variants[variants != usual].index]
+
+
+def _left_out(data: ReportData) -> list[Block]:
+    """List the probes that are not compared, and why."""
+    if not data.left_out:
+        return []
+    frame = pd.DataFrame(
+        [
+            {
+                "backbone and dataset": data.combinations[left.combination].name,
+                "n_probes": left.n_probes,
+                "variant": left.variant,
+                "difference": left.reason,
+            }
+            for left in data.left_out
+        ]
+    )
+    caption = (
+        "Left out: probes that differ in their training from those above. Of several ways of "
+        "training, the newest with a fusion probe and a baseline is reported."
+    )
+    hint = CommandHint(
+        text="To report on another variant:",
+        commands=[f"layercache report --variant VARIANT{data.cache_option}"],
+    )
+    return [Table(name="left-out", frame=frame, caption=caption), hint]
 
 
 def gain_figure(
@@ -138,10 +164,12 @@ def _whiskers(
         std = to_matrix(means, "gain_std", datasets=datasets, kinds=kinds)
         return np.stack([std, std]), "Whiskers: standard deviation over backbones. "
     whiskers = np.full((2, len(datasets), len(kinds)), np.nan)
+    labels = [combination.dataset_label for combination in data.combinations.values()]
     for combination in data.combinations.values():
-        if combination.dataset not in datasets:
+        label = combination.dataset_label
+        if label not in datasets or labels.count(label) > 1:
             continue
-        row = datasets.index(combination.dataset)
+        row = datasets.index(label)
         for column, kind in enumerate(kinds):
             result = data.bootstrap(combination, kind)
             if result is not None:
@@ -161,10 +189,11 @@ def _page_view(table: pd.DataFrame) -> pd.DataFrame:
     single_layer = table["layers"].str.fullmatch(r"\d+") | (
         (table["layers"] == "last") & (table["tokens"] == "ap") & (table["head"] == "linear")
     )
-    view = table[~single_layer].sort_values("gain", ascending=False)
-    view = _readable(view).sort_values("dataset", kind="stable", ignore_index=True)
+    view = _readable(table)[~single_layer].sort_values("gain", ascending=False)
+    view = view.sort_values("dataset", kind="stable", ignore_index=True)
     view.insert(1, "probe", [str(kind) for kind in row_kinds(view)])
-    hidden = [*KIND_COLUMNS, "combination", "n_paper_backbones"]
+    hidden = [*DATASET_COLUMNS[1:], *MODEL_COLUMNS[1:], *KIND_COLUMNS]
+    hidden += ["combination", "n_paper_backbones"]
     if "n_models" in view and (view["n_models"] == 1).all():
         hidden.append("n_models")
     return view.drop(columns=hidden, errors="ignore")

@@ -62,7 +62,9 @@ def overview(data: ReportData) -> tuple[list[str], list[Tile]]:
     """Return the result in sentences and in tiles."""
     gains = gains_over_baseline(data.standard)
     fusion = select_kind(mean_gains(gains), FUSION)
-    n_models, n_datasets = data.table["model"].nunique(), data.table["dataset"].nunique()
+    n_models, n_datasets = (
+        data.table[column].nunique() for column in ("weights_digest", "dataset_digest")
+    )
     label = (
         f"{pluralize(n_models, 'backbone')} × {pluralize(n_datasets, 'dataset')}, "
         f"{pluralize(len(data.table), 'probe')}"

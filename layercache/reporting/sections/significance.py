@@ -9,6 +9,7 @@ from layercache.cache.cache import extract_command
 from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import format_p_value, format_points
 from layercache.reporting.gains import (
+    DATASET_COLUMNS,
     KIND_COLUMNS,
     gains_over_baseline,
     ordered_kinds,
@@ -63,7 +64,7 @@ def _over_models(data: ReportData, gains: pd.DataFrame) -> list[Block]:
         )
         return [hint]
     table = tests.assign(significant=_is_significant(tests))
-    view = table.drop(columns=[*KIND_COLUMNS, "smallest_p_possible"])
+    view = table.drop(columns=[*DATASET_COLUMNS[1:], *KIND_COLUMNS, "smallest_p_possible"])
     view.insert(1, "probe", [str(kind) for kind in row_kinds(table)])
     for column in ("p", "p_adjusted"):
         view[column] = [format_p_value(p) for p in table[column]]

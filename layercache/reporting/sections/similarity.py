@@ -162,8 +162,8 @@ def _gain_by_similarity(data: ReportData, mean_cka_to_last: dict[str, float]) ->
     if len(rows) < MIN_POINTS:
         return []
     series = {}
-    for model in dict.fromkeys(combination.model for combination, _, _ in rows):
-        points = [(x, y, c.dataset) for c, x, y in rows if c.model == model]
+    for model in dict.fromkeys(combination.model_label for combination, _, _ in rows):
+        points = [(x, y, c.dataset_label) for c, x, y in rows if c.model_label == model]
         x, y, labels = zip(*points, strict=True)
         series[model] = (x, y, labels)
     figure = scatter(
