@@ -33,8 +33,19 @@ Root = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[str | None, typer.Option(help="Caches of this model.", show_default=False)]
-Dataset = Annotated[str | None, typer.Option(help="Caches of this dataset.", show_default=False)]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Caches of this model.", show_default=False),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Caches of this dataset: its name, or its source, as in folder:PATH.",
+        show_default=False,
+    ),
+]
 Fingerprint = Annotated[
     str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)
 ]
@@ -55,7 +66,7 @@ def ls(
 ) -> None:
     """List the caches: dataset, model, fingerprint, splits, size."""
     from layercache.cache.describe import describe_all
-    from layercache.cache.find import cache_folders
+    from layercache.cache.find import cache_folders, make_command
     from layercache.cache.storage.paths import cache_root
     from layercache.errors import CacheSchemaError
 
@@ -67,7 +78,7 @@ def ls(
     if as_json:
         _print_json(rows)
     elif rows:
-        columns = [("dataset", "model", "fingerprint", "stored", "splits", "size")]
+        columns = [("dataset", "model", "fingerprint", "stored", "splits", "size", "source")]
         columns += [
             (
                 d["dataset"],
@@ -76,13 +87,15 @@ def ls(
                 _stored(d),
                 ", ".join(_splits(d)),
                 _size(d["bytes"]),
+                ", ".join(_sources(d)),
             )
             for d in rows
         ]
         _print_table(columns)
         echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
     elif not results:
-        echo(f"no cache below {base}; make one with: layercache extract")
+        command = make_command(base, model=model, dataset=dataset)
+        echo(f"no cache below {base}; make one with: {command}")
     for error in outdated:
         echo(f"skipped: {error}", err=True)
     for error in unreadable:
@@ -115,6 +128,8 @@ def info(
             ("model", f"{d['model']} ({d['architecture']})"),
             ("weights", d["weights"]),
             ("dataset", f"{d['dataset']}, {d['classes']} classes" + _limit(d)),
+            ("source", ", ".join(_sources(d))),
+            *(("checkpoint", o["weights"]) for o in d["origins"] if o["weights"]),
             ("tokens", _stored(d)),
             ("layers", ", ".join(map(str, d["layers"]))),
             ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
@@ -305,6 +320,12 @@ def _copy(found: Cache, to: Any) -> None:
         for problem in done.damaged_probes.values():
             echo(f"not copied: {problem}", err=True)
         raise typer.Exit(1)
+
+
+def _sources(d: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(o["dataset"] for o in d["origins"] if o["dataset"])) or [
+        "not recorded"
+    ]
 
 
 def _limit(d: dict[str, Any]) -> str:

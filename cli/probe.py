@@ -16,7 +16,10 @@ Model = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        "--dataset", "-d", help="Dataset whose cache to use.", show_default="the only one"
+        "--dataset",
+        "-d",
+        help="Dataset whose cache to use: its name, or its source, as in folder:PATH.",
+        show_default="the only one",
     ),
 ]
 Root = Annotated[
@@ -188,7 +191,6 @@ def probe(
     Configurations are selected on a stratified 20 % of the training samples; the test split is read
     once per selected head. A killed search resumes.
     """
-    from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.api import probe as run
     from layercache.probing.data.cache_lookup import find_cache_for_heads
     from layercache.probing.training.config import TrainConfig
@@ -196,13 +198,14 @@ def probe(
     opened = find_cache_for_heads(
         root=cache,
         model=model,
-        dataset=dataset_name(dataset) if dataset else None,
+        dataset=dataset,
         fingerprint=fingerprint,
         head=head,
         layers=layers,
         tokens=tokens,
     )
-    echo(f"cache {opened.path}")
+    source = f" ({opened.source})" if opened.source else ""
+    echo(f"cache {opened.path}{source}")
     results = run(
         opened,
         head=head,

@@ -18,7 +18,12 @@ Model = Annotated[
 ]
 Dataset = Annotated[
     list[str] | None,
-    typer.Option("--dataset", "-d", help="Only this dataset. Repeatable.", show_default="all"),
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Only this dataset: its name, or its source, as in folder:PATH. Repeatable.",
+        show_default="all",
+    ),
 ]
 PerHead = Annotated[bool, typer.Option("--per-head", help="Draw the attention of each head, too.")]
 Details = Annotated[
@@ -77,7 +82,6 @@ def report(
     Reads probes, saved heads and caches; never runs a backbone. If something
     is missing for a figure, the page shows the command that produces it.
     """
-    from layercache.extraction.datasets.registry import dataset_name
     from layercache.extraction.image_lookup import ImageLookup
     from layercache.reporting.api import report as run
 
@@ -88,7 +92,7 @@ def report(
         out,
         root=cache,
         model=model,
-        dataset=[dataset_name(name) for name in dataset] if dataset else None,
+        dataset=dataset,
         per_head=per_head,
         details=details,
         cka_images=cka_images,

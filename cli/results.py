@@ -13,7 +13,13 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Only this backbone.", show_default=False)
 ]
 Data = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Only this dataset.", show_default=False)
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Only this dataset: its name, or its source, as in folder:PATH.",
+        show_default=False,
+    ),
 ]
 Head = Annotated[str | None, typer.Option(help="Only this head.", show_default=False)]
 Layers = Annotated[
@@ -61,13 +67,11 @@ def results(
     the same weights, dataset, splits, seed and training subset, trained in the same way. If only
     other baselines exist, the difference is named below the table.
     """
-    from layercache.extraction.datasets.registry import dataset_name
     from layercache.probing.results.table import read_results
 
-    all_results = read_results(cache)
+    all_results = read_results(cache, dataset=dataset)
     chosen = all_results.filter(
         model=model,
-        dataset=dataset_name(dataset) if dataset else None,
         head=head,
         layers=layers,
         tokens=tokens,

@@ -49,7 +49,18 @@ ROOMS = {
 """Room -> rooms that its files may import."""
 FLOORS = {
     "cache": (
-        {"cache", "find", "verify", "describe", "remove", "copy", "copy_stages", "hub", "__init__"},
+        {
+            "cache",
+            "find",
+            "verify",
+            "describe",
+            "remove",
+            "copy",
+            "copy_stages",
+            "hub",
+            "origins",
+            "__init__",
+        },
         {"reading", "writing"},
         {"format", "storage"},
     ),
@@ -65,7 +76,7 @@ FLOORS = {
         {"runner", "search_state", "plan"},
         {"worker"},
         {"selection", "evaluation", "baselines"},
-        {"training", "data", "spec"},
+        {"training", "data", "spec", "command"},
         {"heads", "results", "metrics"},
     ),
     "reporting": (

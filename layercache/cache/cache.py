@@ -9,9 +9,11 @@ from typing import Any
 
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
+from layercache.cache.format.origin import Origin
 from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
 from layercache.cache.format.spec import SCHEMA, CacheSpec, sha256_json
 from layercache.cache.format.typed_json import load_json
+from layercache.cache.origins import read_origins
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.base import FileSource, Store
 from layercache.cache.storage.open import open_source, open_store
@@ -23,9 +25,6 @@ from layercache.errors import (
     CacheSchemaError,
     OptionError,
 )
-
-OTHER_OPTIONS = "(with the other options it was begun with)"
-"""Appended to `extract_command` in a message that asks to continue an extraction."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,16 @@ class Cache:
         Raises OptionError for a cache on the Hugging Face Hub.
         """
         return open_store(self.path)
+
+    @cached_property
+    def origins(self) -> tuple[Origin, ...]:
+        """Where it was extracted from, those that still exist first; empty if not recorded."""
+        return read_origins(self.files)
+
+    @property
+    def source(self) -> str | None:
+        """Source of its dataset, as in "folder:PATH" or "flowers"; None if it is not recorded."""
+        return next((o.dataset for o in self.origins if o.dataset is not None), None)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -97,8 +106,7 @@ class Cache:
             raise CacheIncompleteError(
                 f"{self.path}: split {name!r} is incomplete: {n_committed} of {n_blocks} row "
                 "blocks are committed. "
-                f"To continue, run the same extraction again: {extract_command(self)} "
-                f"{OTHER_OPTIONS}"
+                f"To continue, run the same extraction again: {continue_command(self)}"
             ) from None
         record = CompleteRecord.of_split(data, layout, where=str(path))
         if record.compressor is not None:
@@ -166,9 +174,10 @@ def extract_command(
 ) -> str:
     """Return the command that made a cache, or one with another model, other layers or tokens.
 
-    The spec does not tell where the checkpoint and the images are: see OTHER_OPTIONS.
+    Where the cache's origin is not recorded, the dataset has its name only.
     """
     spec, root = cache.spec, cache.path.parent.parent.parent
+    origin = next((o for o in cache.origins if o.dataset is not None), Origin(dataset=None))
     kinds = list(dict.fromkeys(token.split("/")[0] for token in spec.tokens))
     if "patch" in kinds:  # the word "all" is every patch and the class token
         kinds = [kind for kind in kinds if kind not in ("cls", "patch")] + ["all"]
@@ -178,7 +187,9 @@ def extract_command(
         tokens = "+".join(kinds)
     options = {
         "--model": model or spec.model,
-        "--dataset": spec.dataset.name,
+        "--weights": origin.weights if model is None else None,
+        "--dataset": origin.dataset or spec.dataset.name,
+        "--data-root": origin.data_root,
         "--limit": spec.dataset.limit,
         "--seed": spec.dataset.limit_seed or None,
         "--tap": spec.tap if spec.tap != "norm2" else None,
@@ -187,6 +198,8 @@ def extract_command(
         "--background": spec.preprocessing.get("background"),
         "--precision": spec.precision if spec.precision != "fp32" else None,
         "--storage-dtype": spec.storage_dtype if spec.storage_dtype != "float16" else None,
+        "--compressor": origin.compressor,
+        "--on-error": origin.on_error if origin.on_error != "raise" else None,
         "--cache": root
         if cache.path == cache_folder(root, spec) and root != cache_root()
         else None,
@@ -197,4 +210,14 @@ def extract_command(
         if value is not None
         for word in (option, shlex.quote(str(value)))
     ]
-    return " ".join(["layercache extract", *words, *(["--projected"] if spec.projected else [])])
+    flags = {"--projected": spec.projected, "--paper-compat": origin.paper_compat}
+    words += [flag for flag, value in flags.items() if value]
+    return " ".join(["layercache extract", *words])
+
+
+def continue_command(cache: Cache) -> str:
+    """Return the command that continues an extraction, with what it lacks if that is unknown."""
+    command = extract_command(cache)
+    if cache.source is None:
+        command += " (with the source of the dataset and the other options it was begun with)"
+    return command

@@ -2,8 +2,9 @@
 
 A root is a folder, object storage or a dataset repository of the Hugging Face Hub.
 
-Order: the spec; of each split the shards, then records, labels, ids and metadata, then the complete
-record; last the probes, each with its record last. So at every moment the target is what a stopped
+Order: the spec and the origins (the latter not to the Hub, where others could read the paths in
+them); of each split the shards, then records, labels, ids and metadata, then the complete record;
+last the probes, each with its record last. So at every moment the target is what a stopped
 extraction leaves: incomplete, or true. Every file is compared with its checksum when it is read
 (crc32c of the block's record, SHA-256 of the complete record or of the probe's) and again where it
 arrived. A file that exists there with its checksum is not sent again.
@@ -21,7 +22,7 @@ from threading import Lock
 from typing import Protocol
 
 from layercache.cache.cache import Cache, load_cache
-from layercache.cache.copy_stages import Check, Stage, find_probes, split_stages
+from layercache.cache.copy_stages import Check, Stage, equal_check, find_probes, split_stages
 from layercache.cache.format.attached import PARENT, RETRAIN_HINT
 from layercache.cache.format.layout import (
     SPEC_KEY,
@@ -112,20 +113,22 @@ def copy_cache(
     layouts = [SplitLayout(cache.spec, split) for split in cache.splits]
     sizes = {key: info.size for key, info in cache.files.list_files(".").items()}
     probes = find_probes(cache.files, cache.spec.fingerprint, sizes)
+    target = _open_target(path)
+    to_hub = isinstance(target, _HubTarget)
+    origins = {} if to_hub else {origin.key: origin.to_bytes() for origin in cache.origins}
     if total:
         prefixes = tuple(f"{name}/" for lay in layouts for name in (lay.group, lay.commits))
         keys = [key for key in sizes if key == SPEC_KEY or key.startswith(prefixes)]
-        total(sum(sizes[key] for key in [*keys, *probes.files, *probes.records]))
+        total(sum(sizes[key] for key in [*keys, *origins, *probes.files, *probes.records]))
     job = _CopyJob(cache.files, sizes, progress or (lambda _: None))
-    target = _open_target(path)
     with ExitStack() as locks:
         for layout in layouts:
             locks.enter_context(file_lock(target.files.path(layout.lock)))
         target.sweep()
         existing = target.files.list_files(".")
         _check_target(cache, target.files, existing)
-        spec = spec_bytes(cache.spec)
-        target.send(job, {SPEC_KEY: lambda data: data == spec}, existing)
+        target.send(job, {SPEC_KEY: equal_check(spec_bytes(cache.spec))}, existing)
+        target.send(job, {key: equal_check(data) for key, data in origins.items()}, existing)
         for layout in layouts:
             for stage in split_stages(cache.files, layout):
                 target.send(job, stage, existing)

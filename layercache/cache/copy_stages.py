@@ -42,7 +42,12 @@ def split_stages(source: FileSource, layout: SplitLayout) -> Iterator[Stage]:
     yield shards
     files = {key: digest for key, digest in complete.files.items() if key != SPEC_KEY}
     yield {key: _digest_check(digest) for key, digest in files.items()}
-    yield {layout.complete: lambda arrived: arrived == data}
+    yield {layout.complete: equal_check(data)}
+
+
+def equal_check(expected: bytes) -> Check:
+    """Return a check for exactly these bytes."""
+    return lambda data: data == expected
 
 
 def _crc_check(expected: str) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def describe(cache: Cache) -> dict[str, Any]:
         "architecture": spec.architecture,
         "weights": spec.weights,
         "dataset": spec.dataset.name,
+        "origins": [asdict(origin) for origin in cache.origins],
         "classes": len(spec.dataset.classes),
         "limit": spec.dataset.limit,
         "limit_seed": spec.dataset.limit_seed,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from layercache.cache.cache import Cache, load_cache
 from layercache.cache.format.layout import SPEC_KEY, safe_name
+from layercache.cache.format.origin import dataset_name, dataset_source, is_missing, is_source
+from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
 from layercache.cache.storage.threads import map_threads
@@ -35,11 +38,63 @@ def cache_folders(
     """Return the folders of the caches below a root, sorted.
 
     Only folders are listed, level by level, never row blocks.
+
+    Args:
+        root: Root of the caches.
+        model: Name of their model.
+        dataset: Name of their dataset, or its source as in "folder:PATH": the caches that were
+            extracted from there, and those of its name whose source is not recorded (logged).
+
+    Raises:
+        CacheNotFoundError: The source does not exist and no cache was extracted from it.
     """
+    folders = _named_folders(root, model=model, dataset=dataset)
+    if dataset is None or not is_source(dataset):
+        return folders
+    matching, unknown = _by_source(folders, dataset)
+    _log_unknown_source(unknown, dataset)
+    return [folder for folder in folders if folder in matching or folder in unknown]
+
+
+def _named_folders(root: CachePath, *, model: str | None, dataset: str | None) -> list[CachePath]:
+    name = None if dataset is None else dataset_name(dataset)
     if isinstance(root, Path):
-        pattern = f"{_glob(dataset)}/{_glob(model)}/*/{SPEC_KEY}"
+        pattern = f"{_glob(name)}/{_glob(model)}/*/{SPEC_KEY}"
         return list[CachePath](sorted(p.parent for p in root.glob(pattern)))
-    return sorted(_remote_folders(root, model=model, dataset=dataset), key=str)
+    return sorted(_remote_folders(root, model=model, dataset=name), key=str)
+
+
+def _by_source(
+    folders: Sequence[CachePath], dataset: str
+) -> tuple[list[CachePath], list[CachePath]]:
+    """Return the caches extracted from a dataset's source, and those without a recorded source."""
+    source = dataset_source(dataset)
+    threads = open_source(folders[0]).requests if folders else 1
+    origins = map_threads(lambda f: read_origins(open_source(f)), folders, threads=threads)
+    sources = {
+        folder: {origin.dataset for origin in of_folder} - {None}
+        for folder, of_folder in zip(folders, origins, strict=True)
+    }
+    matching = [folder for folder in folders if source in sources[folder]]
+    if not matching and is_missing(source):
+        others = sorted({str(other) for values in sources.values() for other in values})
+        hint = f"; caches of this name were extracted from {', '.join(others)}" if others else ""
+        raise CacheNotFoundError(
+            f"dataset {source!r}: there is no such file or folder, and no cache was extracted "
+            f"from it{hint}. A cache can be chosen by its dataset's name, too: "
+            f"{dataset_name(dataset)}"
+        )
+    return matching, [folder for folder in folders if not sources[folder]]
+
+
+def _log_unknown_source(folders: Sequence[CachePath], dataset: str) -> None:
+    for folder in folders:
+        logger.warning(
+            "%s: its source is not recorded; taken for %s by its dataset's name (to record the "
+            "source, run its extraction again)",
+            folder,
+            dataset_source(dataset),
+        )
 
 
 def _remote_folders(
@@ -64,11 +119,14 @@ def _remote_folders(
 def find_caches(
     root: CachePath, model: str | None = None, dataset: str | None = None
 ) -> list[Cache]:
-    """Open all caches below a root, or those of a model or dataset.
+    """Open all caches below a root, or those of a model or dataset; see `cache_folders`.
 
     Caches of another schema, and those whose spec is damaged, are skipped and logged.
+
+    Raises:
+        CacheNotFoundError: The dataset's source does not exist and no cache was extracted from it.
     """
-    caches, unusable = _load_all(root, model=model, dataset=dataset)
+    caches, unusable = _load_all(cache_folders(root, model=model, dataset=dataset))
     _log_skipped(unusable)
     return caches
 
@@ -82,18 +140,41 @@ def matching_caches(
 ) -> list[Cache]:
     """Return the caches that match; `fingerprint` gives the first digits of theirs.
 
+    A cache that is known to be extracted from the requested dataset goes before others of its name.
     A cache into which a failed extraction committed nothing counts only if no other one matches.
     Caches of another schema, and those whose spec is damaged, are skipped and logged.
     """
-    caches, unusable = _load_all(root, model=model, dataset=dataset, fingerprint=fingerprint)
+    folders = _preferred_folders(root, model=model, dataset=dataset, fingerprint=fingerprint)
+    caches, unusable = _load_all(folders, fingerprint=fingerprint)
     _log_skipped(unusable)
     return _prefer_begun(caches)
 
 
+def _preferred_folders(
+    root: CachePath, *, model: str | None, dataset: str | None, fingerprint: str | None
+) -> list[CachePath]:
+    """Return the folders that match; if some are known to be of the dataset, only these."""
+    prefix = (fingerprint or "")[:12]
+    folders = [
+        folder
+        for folder in _named_folders(root, model=model, dataset=dataset)
+        if folder.name.startswith(prefix)
+    ]
+    if dataset is None or not (is_source(dataset) or len(folders) > 1):
+        return folders
+    matching, unknown = _by_source(folders, dataset)
+    if matching:
+        return matching
+    if not is_source(dataset):
+        return folders
+    _log_unknown_source(unknown, dataset)
+    return unknown
+
+
 def _load_all(
-    root: CachePath, *, model: str | None, dataset: str | None, fingerprint: str | None = None
+    folders: Sequence[CachePath], *, fingerprint: str | None = None
 ) -> tuple[list[Cache], list[Unusable]]:
-    """Return the caches that match, and an error for each that cannot be opened."""
+    """Return the caches in these folders, and an error for each that cannot be opened."""
 
     def load(folder: CachePath) -> Cache | Unusable:
         try:
@@ -101,16 +182,15 @@ def _load_all(
         except (CacheSchemaError, CacheCorruptError) as error:
             return error
 
-    folders = cache_folders(root, model=model, dataset=dataset)
-    loaded = map_threads(load, folders, threads=open_source(root).requests)
-    prefix = fingerprint or ""
+    threads = open_source(folders[0]).requests if folders else 1
+    loaded = map_threads(load, folders, threads=threads)
     return (
-        [c for c in loaded if isinstance(c, Cache) and c.spec.fingerprint.startswith(prefix)],
         [
-            error
-            for folder, error in zip(folders, loaded, strict=True)
-            if isinstance(error, Unusable) and folder.name.startswith(prefix[:12])
+            cache
+            for cache in loaded
+            if isinstance(cache, Cache) and cache.spec.fingerprint.startswith(fingerprint or "")
         ],
+        [error for error in loaded if isinstance(error, Unusable)],
     )
 
 
@@ -137,7 +217,7 @@ def open_cache(
         path: Folder or address of one cache; the other arguments are then not used.
         root: Root of the caches; default $LAYERCACHE_HOME, else the platform's user cache folder.
         model: Name of its model.
-        dataset: Name of its dataset.
+        dataset: Name of its dataset, or its source as in "folder:PATH".
         fingerprint: First digits of its fingerprint.
 
     Returns:
@@ -153,46 +233,74 @@ def open_cache(
     if path is not None:
         return load_cache(as_cache_path(path))
     base = cache_root(root)
-    caches, unusable = _load_all(base, model=model, dataset=dataset, fingerprint=fingerprint)
+    folders = _preferred_folders(base, model=model, dataset=dataset, fingerprint=fingerprint)
+    caches, unusable = _load_all(folders, fingerprint=fingerprint)
     if unusable and not caches:
         raise unusable[0]
     _log_skipped(unusable)
     caches = _prefer_begun(caches)
     if len(caches) == 1:
         return caches[0]
+    dataset = dataset and dataset_source(dataset)
     filters = {"model": model, "dataset": dataset, "fingerprint": fingerprint}
     requested = (
         ", ".join(f"{name} {value!r}" for name, value in filters.items() if value)
         or "any model and dataset"
     )
     if not caches:
-        stored = sorted({f"{c.spec.model} on {c.spec.dataset.name}" for c in find_caches(base)})
         raise CacheNotFoundError(
-            f"no cache of {requested} below {base}; it holds {', '.join(stored) or 'none'}. "
-            "Make one with: layercache extract"
+            f"no cache of {requested} below {base}; it holds {_describe_stored(base)}. "
+            f"Make one with: {make_command(base, model=model, dataset=dataset)}"
         )
-    lines = "\n".join(f"  {cache.path}: {_differences(cache, caches)}" for cache in caches)
+    lines = "\n".join(f"  {cache.path}: {_describe(cache, caches)}" for cache in caches)
     raise CacheAmbiguousError(
         f"{len(caches)} caches below {base} match {requested}; choose one by its path, or by "
-        "model, dataset or "
-        f"fingerprint:\n{lines}"
+        f"model, dataset or fingerprint:\n{lines}"
     )
+
+
+def make_command(root: CachePath, *, model: str | None = None, dataset: str | None = None) -> str:
+    """Return the command that makes a cache below a root: of a small example if none is asked."""
+    if model is None and dataset is None:
+        model, dataset = "vit_nano", "digits"
+    source = dataset_source(dataset or "DATASET")
+    words = ["--model", model or "MODEL", "--dataset", source]
+    if root != cache_root():
+        words += ["--cache", str(root)]
+    return shlex.join(["layercache", "extract", *words])
+
+
+def _describe_stored(root: CachePath) -> str:
+    stored = {
+        f"{cache.spec.model} on {cache.source or cache.spec.dataset.name}"
+        for cache in find_caches(root)
+    }
+    return ", ".join(sorted(stored)) or "none"
 
 
 def _glob(name: str | None) -> str:
     return "*" if name is None else safe_name(name)
 
 
-def _differences(cache: Cache, caches: Sequence[Cache]) -> str:
-    """Return the values of a cache's spec that not all caches share."""
+def _describe(cache: Cache, caches: Sequence[Cache]) -> str:
+    """Return source and size of a cache's dataset, and the options that not all caches share."""
+    dataset = cache.spec.dataset
+    rows = " + ".join(f"{split.rows} {name}" for name, split in dataset.splits.items())
     specs = [dict(_flatten(other.spec.to_json())) for other in caches]
     differing = [
         f"{key} {_shorten(key, value)}"
         for key, value in _flatten(cache.spec.to_json())
-        if not key.startswith("dataset.splits")
+        if not key.startswith(("dataset.splits", "dataset.classes"))
         and len({json.dumps(spec.get(key), sort_keys=True) for spec in specs}) > 1
     ]
-    return ", ".join(differing) or "the dataset's samples differ"
+    return ", ".join(
+        [
+            cache.source or "source not recorded",
+            f"{len(dataset.classes)} classes",
+            f"{rows} images",
+            *differing,
+        ]
+    )
 
 
 def _shorten(key: str, value: Any) -> str:

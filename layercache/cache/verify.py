@@ -8,10 +8,11 @@ from hashlib import sha256
 
 import numpy as np
 
-from layercache.cache.cache import OTHER_OPTIONS, Cache, extract_command, load_cache
+from layercache.cache.cache import Cache, continue_command, load_cache
 from layercache.cache.format import attached
 from layercache.cache.format.attached import scan
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, spec_bytes
+from layercache.cache.format.origin import ORIGINS, Origin
 from layercache.cache.format.records import BlockRecord, CompleteRecord
 from layercache.cache.format.shard import crc32c
 from layercache.cache.storage.base import FileInfo, Store
@@ -61,12 +62,17 @@ def verify(
     corruptions = []
     if store.read(SPEC_KEY) != spec_bytes(cache.spec):
         corruptions.append(Corruption(store.path(SPEC_KEY), "is not as it was written"))
+    for key, data in store.read_many(store.list_files(ORIGINS)).items():
+        try:
+            Origin.from_bytes(data, where=str(store.path(key)))
+        except CacheCorruptError as e:
+            corruptions.append(Corruption(store.path(key), str(e)))
     for split in cache.spec.dataset.splits:
         layout = SplitLayout(cache.spec, split)
         if store.has_dir(layout.group) or store.has_dir(layout.commits):
             corruptions += _SplitCheck(cache, layout, progress or (lambda _: None)).run()
     if not cache.splits:
-        problem = f"holds no split; begin with: {extract_command(cache)} {OTHER_OPTIONS}"
+        problem = f"holds no split; begin with: {continue_command(cache)}"
         corruptions.append(Corruption(cache.path, problem, exists=False))
     corruptions += _check_probes(cache, progress or (lambda _: None))
     return sorted(corruptions, key=lambda c: (str(c.path), c.problem))
@@ -167,7 +173,7 @@ class _SplitCheck:
         return Corruption(
             self._store.path(self._layout.complete),
             f"incomplete: {n_committed} of {n_blocks} row blocks; continue with: "
-            f"{extract_command(self._cache)} {OTHER_OPTIONS}",
+            f"{continue_command(self._cache)}",
             exists=False,
         )
 

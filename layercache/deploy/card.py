@@ -6,13 +6,20 @@ not known.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from statistics import mean, stdev
 from typing import Any
 
 from layercache._printable import escape_control
 from layercache.extraction.models.registry import MODELS
-from layercache.probing.results.checkpoint import Checkpoint, HeadPath, head_file, head_path
+from layercache.probing.results.checkpoint import (
+    Checkpoint,
+    HeadPath,
+    head_file,
+    head_path,
+    weights_file,
+)
 from layercache.probing.results.formatting import escape_markdown
 from layercache.probing.results.identity import experiment_key
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
@@ -30,14 +37,15 @@ def write_card(head: Checkpoint, path: str | HeadPath) -> str:
     """
     path = head_path(path)
     probe = read_probe(head_file(path).parent)
+    weights = weights_file(path)
     parts = [
         _title(head),
         _data(head, probe),
-        _backbone(head),
+        _backbone(head, weights),
         _training(head, probe),
         _results(head, probe),
         _limits(head),
-        _use(path),
+        _use(path, weights),
     ]
     return "\n".join(escape_control(line) for part in parts for line in (*part, ""))
 
@@ -82,7 +90,7 @@ def _data(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     yield f"Classes: {', '.join(names[:MAX_CLASSES])}{more}."
 
 
-def _backbone(head: Checkpoint) -> Iterator[str]:
+def _backbone(head: Checkpoint, weights: str | None) -> Iterator[str]:
     provenance = head.provenance
     info = MODELS.get(provenance.model)
     licence = weights_licence(provenance.model)
@@ -103,6 +111,8 @@ def _backbone(head: Checkpoint) -> Iterator[str]:
     yield f"| model | {escape_markdown(f'{provenance.model} ({architecture})')} |"
     if info:
         yield f"| trained on | {info.note} |"
+    if weights is not None:
+        yield f"| weights | `{weights}` |"
     yield f"| SHA-256 of the weights | `{provenance.weights}` |"
     yield f"| tokens read at | {tap} |"
     yield f"| preprocessing | {escape_markdown(preprocessing)} |"
@@ -213,11 +223,12 @@ def _limits(head: Checkpoint) -> Iterator[str]:
     yield "- The head inherits the gaps and biases of the backbone's training data."
 
 
-def _use(path: HeadPath) -> Iterator[str]:
+def _use(path: HeadPath, weights: str | None) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```"
-    yield f"layercache predict {path} IMAGE..."
+    option = f" --weights {shlex.quote(weights)}" if weights is not None else ""
+    yield f"layercache predict {shlex.quote(str(path))}{option} IMAGE..."
     yield "```"
 
 

@@ -11,6 +11,7 @@ from layercache._options import read_options
 from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
+from layercache.cache.origins import record_origin
 from layercache.engine import cluster_device, open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.datasets import describe_dataset
@@ -59,6 +60,8 @@ def extract(
     with deterministic(chosen.deterministic), sigterm_as_interrupt():
         plan = make_plan(chosen)
         for target in plan.targets:
+            if not target.pending:
+                record_origin(target.path, target.origin)
             for split in target.leftovers:
                 remove_leftovers(plan.root, target.spec, split, plan.dataset.split(split))
         stats: dict[str, RunStats] = {}

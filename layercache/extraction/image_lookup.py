@@ -1,4 +1,4 @@
-"""Images of named datasets by sample id, for figures that show some."""
+"""Images of datasets by sample id, for figures that show some."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from layercache.cache.format.origin import dataset_name
 from layercache.errors import LayercacheError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.datasets.registry import dataset_name, open_dataset
+from layercache.extraction.datasets.registry import open_dataset
 from layercache.extraction.pipeline.decode import open_image
 
 logger = logging.getLogger(__name__)
 
 
 class ImageLookup:
-    """Function from (dataset name as in a cache, sample id) to the image, or None if unavailable.
+    """Function from (dataset, sample id) to the image, or None if unavailable.
+
+    The dataset is the source that a cache has recorded, or its name as in a cache.
 
     A dataset is opened when its first image is requested. If that fails, the reason is logged once.
     """
@@ -32,7 +35,8 @@ class ImageLookup:
         """Describe where datasets are found.
 
         Args:
-            sources: Datasets as the user named them ("folder:/my/pets"); a cache only has "pets".
+            sources: Datasets as the user named them ("folder:/my/pets"), for caches that have no
+                recorded source but the name "pets".
             root: Folder of the named datasets' files, as in `open_dataset`.
             split: Split of the samples.
         """

@@ -11,6 +11,7 @@ from layercache._devices import resolve_device
 from layercache._units import format_bytes
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import cache_folder, planned_bytes
+from layercache.cache.format.origin import Origin, dataset_source
 from layercache.cache.format.spec import CacheSpec, DatasetIdentity
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import DataError, OptionError, StorageError, UnknownNameError
@@ -33,6 +34,8 @@ class Target:
     spec: CacheSpec
     path: CachePath
     """Folder of the cache."""
+    origin: Origin
+    """Where images and weights come from, to be recorded in the cache."""
     pending: tuple[str, ...]
     """Requested splits that are not complete."""
     leftovers: tuple[str, ...]
@@ -120,7 +123,10 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     identity = datasets.dataset_identity(dataset, options.limit, seed=options.seed)
     if options.on_error == "raise":
         _refuse_unreadable(dataset, splits)
-    targets = tuple(_target(backbone, identity, root, splits) for backbone in backbones)
+    targets = tuple(
+        _target(backbone, identity, root, splits, _origin(options, model))
+        for model, backbone in zip(options.models, backbones, strict=True)
+    )
     if len({target.path for target in targets}) < len(targets):
         raise OptionError(f"models: {', '.join(options.models)} name one cache twice")
     return ExtractionPlan(
@@ -175,8 +181,24 @@ def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
             )
 
 
+def _origin(options: ExtractOptions, model: str) -> Origin:
+    weights, data_root = options.weights.get(model), options.data_root
+    return Origin(
+        dataset=dataset_source(options.dataset) if isinstance(options.dataset, str) else None,
+        data_root=None if data_root is None else str(datasets.data_root(data_root)),
+        weights=None if weights is None else str(Path(weights).expanduser().absolute()),
+        paper_compat=options.paper_compat,
+        on_error=options.on_error,
+        compressor=options.compressor,
+    )
+
+
 def _target(
-    backbone: Backbone, identity: DatasetIdentity, root: CachePath, splits: Sequence[str]
+    backbone: Backbone,
+    identity: DatasetIdentity,
+    root: CachePath,
+    splits: Sequence[str],
+    origin: Origin,
 ) -> Target:
     spec = CacheSpec(
         model=backbone.name,
@@ -199,6 +221,7 @@ def _target(
         backbone=backbone,
         spec=spec,
         path=path,
+        origin=origin,
         pending=tuple(split for split in splits if split not in complete),
         leftovers=tuple(split for split in complete if has_leftovers(path, spec, split)),
     )

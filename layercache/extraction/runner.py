@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from layercache._progress import progress_bar
+from layercache.cache.origins import record_origin
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
 from layercache.engine.visibility import wait_until_visible
@@ -190,12 +191,14 @@ def _open_writer(
         )
 
     try:
-        return open_writer(wait=False)
+        writer = open_writer(wait=False)
     except CacheBusyError as busy:
         if not options.wait_for_lock:
             raise
         logger.info("waiting: %s", busy)
-        return open_writer(wait=True)
+        writer = open_writer(wait=True)
+    record_origin(target.path, target.origin)
+    return writer
 
 
 class _ProgressBar:

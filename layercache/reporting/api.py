@@ -77,7 +77,8 @@ def report(
         out: Folder to write to.
         root: Root of the caches, as in `open_cache`.
         model: Backbone or backbones to include; all by default.
-        dataset: Dataset or datasets to include; all by default.
+        dataset: Dataset or datasets to include, by name or by source as in "folder:PATH"; all by
+            default.
         per_head: Draw the attention of each head, too.
         cka_images: Number of test images for CKA at most.
         details: Number of combinations of backbone and dataset with figures of their own at most;
@@ -147,20 +148,21 @@ def compose(data: ReportData) -> Page:
 def _select_caches(
     root: CachePath, *, models: list[str] | None, datasets: list[str] | None
 ) -> list[Cache]:
-    caches = find_caches(root)
-    selected = [
-        cache
-        for cache in caches
-        if (models is None or cache.spec.model in models)
-        and (datasets is None or cache.spec.dataset.name in datasets)
-    ]
+    found = {
+        cache.path: cache
+        for dataset in (datasets if datasets is not None else [None])
+        for cache in find_caches(root, dataset=dataset)
+    }
+    selected = [c for c in found.values() if models is None or c.spec.model in models]
     if not selected:
         filters = [
             f"{name} {', '.join(values)}"
             for name, values in (("model", models), ("dataset", datasets))
             if values
         ]
-        existing = sorted({f"{c.spec.model} on {c.spec.dataset.name}" for c in caches})
+        existing = sorted(
+            {f"{c.spec.model} on {c.source or c.spec.dataset.name}" for c in find_caches(root)}
+        )
         raise CacheNotFoundError(
             f"no cache of {join_words(filters) or 'any model and dataset'} below {root}, "
             f"found {join_words(existing) or 'none'}: make one with `layercache extract`, "

@@ -45,6 +45,12 @@ class Combination:
         return self.cache.spec.dataset.name
 
     @property
+    def source(self) -> str:
+        """Source of the dataset, as in "folder:PATH"; its name if that is not recorded."""
+        sources = (cache.source for cache in self.caches)
+        return next((source for source in sources if source), self.dataset)
+
+    @property
     def weights_digest(self) -> str:
         """Digest of the backbone's weights, as in the results table."""
         return weights_digest(self.cache)

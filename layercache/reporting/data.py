@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,13 @@ from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheCorruptError, ProbeNotFoundError
+from layercache.probing.command import seed_options, training_options
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table import read_results
+from layercache.probing.spec import BASELINES
 from layercache.reporting.combination import Combination, find_combinations
 from layercache.reporting.error_analysis import is_correct
 from layercache.reporting.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind
@@ -50,7 +52,7 @@ COLUMNS = [
     "variant",
 ]
 ThumbnailLoader = Callable[[str, str], Any]
-"""(dataset, id of a test image) -> PIL image, or None if it is not available."""
+"""(source of the dataset, id of a test image) -> PIL image, or None if it is not available."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,22 +109,58 @@ class ReportData:
         return by_count[: self.details]
 
     def probe_command(
-        self, combination: Combination | None, kind: ProbeKind, *, options: str = ""
+        self,
+        combination: Combination | None,
+        kind: ProbeKind,
+        *,
+        model: str | None = None,
+        options: str = "",
     ) -> str:
-        """Return the command that trains a kind of probe.
+        """Return the command that trains a kind of probe as the existing ones were trained.
 
         Args:
             combination: Backbone and dataset; None leaves placeholders.
             kind: Kind of probe.
+            model: Another backbone than that of the combination.
             options: Further options, with a leading space.
         """
-        cache = "--model MODEL --dataset DATASET"
+        cache, training = ["--model", "MODEL", "--dataset", "DATASET"], []
         if combination is not None:
-            cache = f"--model {quote(combination.model)} --dataset {quote(combination.dataset)}"
-        return (
-            f"layercache probe {cache} --head {kind.head} --layers {kind.layers} "
-            f"--tokens {kind.tokens}{options}{self.cache_option}"
+            cache = ["--model", model or combination.model, "--dataset", combination.source]
+            if model is None and self._has_namesakes(combination):
+                cache += ["--fingerprint", combination.cache.path.name]
+            training = self._training_options(combination, kind, seeds="--seeds" not in options)
+        return " ".join(
+            [
+                f"layercache probe {join(cache)} --head {kind.head} --layers {kind.layers} "
+                f"--tokens {kind.tokens}{options}{self.cache_option}",
+                *training,
+            ]
         )
+
+    def _has_namesakes(self, combination: Combination) -> bool:
+        """Return whether model and dataset do not tell its caches from those of another one."""
+        return any(
+            (other.model, other.source) == (combination.model, combination.source)
+            for other in self.combinations.values()
+            if other.key != combination.key
+        )
+
+    def _training_options(
+        self, combination: Combination, kind: ProbeKind, *, seeds: bool
+    ) -> list[str]:
+        """Return the options of an existing probe, if possible one with the same head."""
+        rows = self.standard[self.standard["combination"] == combination.key]
+        rows = rows[~rows["head"].isin(BASELINES)]
+        if rows.empty:
+            return []
+        same_head = rows[rows["head"] == kind.head]
+        example = (rows if same_head.empty else same_head).iloc[0]
+        alike = rows[
+            (rows[[*KIND_COLUMNS, "variant"]] == example[[*KIND_COLUMNS, "variant"]]).all(axis=1)
+        ]
+        words = training_options(self.probes[example["probe"]].spec, head=kind.head)
+        return words + (seed_options([int(seed) for seed in alike["seed"]]) if seeds else [])
 
     @property
     def cache_option(self) -> str:

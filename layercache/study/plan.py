@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from layercache.extraction.datasets.registry import dataset_name
 from layercache.extraction.options import ExtractOptions
 from layercache.study.file import HeadPlan, Study
 
@@ -37,11 +36,6 @@ class PlannedExtraction:
     def key(self) -> tuple[str, ...]:
         """Identity among the extractions of a study."""
         return (self.model, self.dataset, str(self.options.layers), str(self.options.tokens))
-
-    @property
-    def cached_name(self) -> str:
-        """Name of the dataset in the cache."""
-        return dataset_name(str(self.options.dataset))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import open_engine
 from layercache.errors import MissingExtraError
-from layercache.extraction.datasets.registry import dataset_name
 from layercache.probing.metrics import selection_metric
 from layercache.probing.results.table import Results
 from layercache.study.costs import cost
@@ -201,7 +200,7 @@ def _report(study: Study, results: Results) -> tuple[Path | None, Failure | None
             study.out,
             root=study.cache,
             model=study.models,
-            dataset=[dataset_name(source) for source in sources],
+            dataset=sources,
             load_thumbnail=ImageLookup(sources=sources, root=study.extract.data_root),
             probes=tuple(results),
             **study.report.options(),

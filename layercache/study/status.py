@@ -13,7 +13,7 @@ from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.storage.paths import cache_root
-from layercache.errors import LayercacheError
+from layercache.errors import CacheNotFoundError, LayercacheError
 from layercache.probing.plan import plan_probes
 from layercache.probing.results.probe_store import PROBES, Probe, read_probe
 from layercache.study.plan import PlannedExtraction, PlannedProbe
@@ -24,11 +24,12 @@ SPLITS = ("train", "test")
 
 def find_cache(job: PlannedExtraction) -> Cache | None:
     """Return the newest complete cache of this model and dataset with these options, or None."""
-    caches = [
-        c
-        for c in find_caches(cache_root(job.options.cache), job.model, job.cached_name)
-        if _matches(c, job) and _complete(c)
-    ]
+    root, source = cache_root(job.options.cache), str(job.options.dataset)
+    try:
+        caches = find_caches(root, job.model, source)
+    except CacheNotFoundError:  # the source does not exist: the run itself reports it
+        return None
+    caches = [c for c in caches if _matches(c, job) and _complete(c)]
     return max(caches, key=lambda c: c.begun_at, default=None)
 
 

@@ -9,7 +9,9 @@ import pytest
 from layercache.cache import Cache, cache_folder, find_caches, open_cache
 from layercache.cache.cache import extract_command
 from layercache.cache.format.layout import SplitLayout
+from layercache.cache.format.origin import Origin
 from layercache.cache.format.spec import sha256_json
+from layercache.cache.origins import record_origin
 from layercache.cache.verify import verify
 from layercache.errors import (
     CacheCorruptError,
@@ -102,7 +104,7 @@ def test_extract_command_has_every_option_that_differs_from_its_default(tmp_path
     )
     made = Cache(cache_folder(tmp_path, other), other)
     assert extract_command(made) == text
-    changed = extract_command(made, model="MODEL", layers="last", tokens="all")
+    changed = extract_command(made, layers="last", tokens="all", model="MODEL")
     assert changed == text.replace("'my model'", "MODEL").replace("1,5", "last").replace(
         "ap+grid:1+all", "all"
     )
@@ -147,3 +149,20 @@ def test_find_caches_with_one_of_schema_1_returns_the_others_and_logs_it(
     for message in caplog.messages:
         assert message.startswith(f"skipped {outdated}: expected a cache of schema 2, got schema 1")
     assert len(caplog.messages) == 2
+
+
+def test_extract_command_has_the_recorded_origin(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, make_spec(layers=tuple(range(1, 13))))
+    origin = Origin(
+        dataset="csv:/my data/shapes.csv",
+        weights="/w.pt",
+        paper_compat=True,
+        on_error="skip",
+        compressor="zstd:3",
+    )
+    record_origin(cache.path, origin)
+    assert extract_command(open_cache(cache.path)) == (
+        "layercache extract --model vit_tiny --weights /w.pt --dataset 'csv:/my data/shapes.csv' "
+        f"--compressor zstd:3 --on-error skip --cache {tmp_path} --paper-compat"
+    )
+    assert "--weights" not in extract_command(open_cache(cache.path), model="MODEL")

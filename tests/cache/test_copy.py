@@ -17,8 +17,10 @@ from layercache import copy_cache
 from layercache.cache import Cache, find_caches, open_cache
 from layercache.cache.format.attached import read_file, read_record
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout
+from layercache.cache.format.origin import Origin
 from layercache.cache.format.records import CompleteRecord
 from layercache.cache.format.spec import sha256_json
+from layercache.cache.origins import record_origin
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.cache.writing import result
@@ -38,7 +40,8 @@ def cache(tmp_path: Path, small_blocks: int) -> Cache:
     store = LocalStore(made.path)
     for key in (f"{PROBE}/.lock", f"{PROBE}/search.json", "probes/bb/search.json"):
         store.put(key, [key.encode()])
-    return made
+    record_origin(made.path, Origin(dataset="folder:/my/shapes"))
+    return open_cache(made.path)
 
 
 def files(cache: Cache) -> dict[str, bytes]:

@@ -52,7 +52,7 @@ def test_ls_prints_a_row_per_cache(root: Path, capsys: pytest.CaptureFixture[str
     code, out, err = run(capsys, "ls")
     assert (code, err) == (0, "")
     head, *lines, total = out.splitlines()
-    assert head.split() == ["dataset", "model", "fingerprint", "stored", "splits", "size"]
+    assert head.split() == ["dataset", "model", "fingerprint", "stored", "splits", "size", "source"]
     assert lines[0].startswith(
         f"shapes   other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap "
         "block, fp32"
@@ -79,7 +79,8 @@ def test_ls_without_caches_or_with_a_damaged_one_says_so(
 ) -> None:
     assert run(capsys, "ls") == (
         0,
-        f"no cache below {root}; make one with: layercache extract\n",
+        f"no cache below {root}; make one with: layercache extract --model vit_nano --dataset "
+        "digits\n",
         "",
     )
     whole, begun = make_two(root)

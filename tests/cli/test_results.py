@@ -89,3 +89,14 @@ def test_results_without_probes_names_the_command(run: Callable[..., Any]) -> No
     code, _, err = run()
     assert code == 1
     assert "train one with `layercache probe`" in err
+
+
+def test_results_of_a_dataset_that_is_not_there_names_what_is(
+    run: Callable[..., Any], probed: None
+) -> None:
+    code, out, err = run("-d", "made_op")
+    assert (code, out) == (1, "")
+    assert "expected probes of dataset 'made_op' below this folder, got none" in err
+    assert (
+        "(there are caches of made_up): train one with `layercache probe --dataset made_op`" in err
+    )

@@ -34,7 +34,8 @@ def test_card_states_the_results_of_the_probe_record(trained: Trained) -> None:
         f"{100 * row['test_ci95_high']:.2f} % | bootstrap over test images",
         f"| test top-1 accuracy | {100 * row['test_top1_accuracy']:.2f} % |",
         "licence of the weights | not known",
-        f"layercache predict {probe.path} IMAGE...",
+        f"| weights | `{trained.weights}` |",
+        f"layercache predict {probe.path} --weights {trained.weights} IMAGE...",
     ):
         assert words in card
 

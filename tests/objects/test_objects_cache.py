@@ -10,9 +10,12 @@ import pytest
 
 pytest.importorskip("obstore", reason="object storage needs the extra s3: pip install -e '.[test]'")
 
+from layercache import copy_cache
 from layercache.cache import find_caches, open_cache
 from layercache.cache.describe import describe
 from layercache.cache.format.layout import SplitLayout
+from layercache.cache.format.origin import Origin
+from layercache.cache.origins import record_origin
 from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.remove import remove
 from layercache.cache.storage.paths import as_remote
@@ -35,6 +38,28 @@ PAIRS = [(6, "cls"), (6, "ap"), (12, "cls"), (12, "ap")]
 @pytest.fixture(autouse=True)
 def _blocks_of_eight_rows(small_blocks: int) -> None:
     pass
+
+
+def test_remote_cache_is_found_by_its_source_only(s3_root: str, tmp_path: Path) -> None:
+    caches = {}
+    for name, tap in (("one", "norm2"), ("two", "block"), ("unknown", "block-norm")):
+        (tmp_path / name / "shapes").mkdir(parents=True)
+        cache = remote_cache(s3_root, make_spec(20, tap=tap), splits=("train", "test"))
+        caches[f"folder:{tmp_path}/{name}/shapes"] = cache.path
+        if name != "unknown":
+            for _ in range(2):
+                record_origin(cache.path, Origin(dataset=f"folder:{tmp_path}/{name}/shapes"))
+    *known, unknown = caches
+    for source in known:
+        found = open_cache(root=s3_root, dataset=source)
+        assert (found.path, found.source) == (caches[source], source)
+        assert len([key for key in objects(found.path) if key.startswith("origins/")]) == 1
+        assert verify(found) == []
+    assert open_cache(root=s3_root, dataset=unknown).path == caches[unknown]
+    with pytest.raises(CacheNotFoundError, match="no such file or folder"):
+        open_cache(root=s3_root, dataset="folder:/nope/shapes")
+    copied = copy_cache(caches[known[0]], to=tmp_path / "to")
+    assert open_cache(copied.path).source == known[0]
 
 
 @pytest.mark.parametrize("compressor", [None, "zstd"])

@@ -125,6 +125,8 @@ def test_study_status_new_seed_or_truncated_cache_is_missing(text: Callable[...,
     assert isinstance(extraction, PlannedExtraction)
     cache = find_cache(extraction)
     assert cache is not None
+    other = replace(extraction.options, dataset="folder:/nope/waves")
+    assert find_cache(replace(extraction, options=other)) is None  # of the same name
     record = cache.path / "commits" / "test" / "complete.json"
     kept = record.read_bytes()
     record.unlink()

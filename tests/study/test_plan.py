@@ -86,11 +86,7 @@ def test_plan_own_source_ignores_the_general_root() -> None:
         more='[extract]\nroot = "data"\n[dataset.flowers]\nsource = "wds:/tars/my flowers"\n',
     )
     job = next(c for c in plan(text) if isinstance(c, PlannedExtraction) and c.dataset == "flowers")
-    assert (job.options.dataset, job.options.data_root, job.cached_name) == (
-        "wds:/tars/my flowers",
-        None,
-        "my_flowers",
-    )
+    assert (job.options.dataset, job.options.data_root) == ("wds:/tars/my flowers", None)
 
 
 def test_plan_wrong_extract_option_raises() -> None:

@@ -9,6 +9,7 @@
         commits/<split>.lock         empty; held while the split is written
         commits/<split>.00000000.part  first rows of a block that is not full, while it is computed
         partial-<split>/             files being written; removed by the next writer
+        origins/<digest>.json        where images and weights came from, see origin.py
         probes/<id>/                 results that another stage keeps with the tokens, see
                                      attached.py
 

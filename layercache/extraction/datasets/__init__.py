@@ -1,11 +1,12 @@
 """Labelled image datasets: `open_dataset` returns one by its name."""
 
+from layercache.cache.format.origin import dataset_name
 from layercache.extraction.datasets.base import Dataset, Samples
 from layercache.extraction.datasets.description import describe_dataset
 from layercache.extraction.datasets.identity import dataset_identity
 from layercache.extraction.datasets.in_memory import check_labels
 from layercache.extraction.datasets.listing import DATASETS
-from layercache.extraction.datasets.registry import data_root, dataset_name, open_dataset
+from layercache.extraction.datasets.registry import data_root, open_dataset
 from layercache.extraction.datasets.subsampling import limit_samples
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -99,11 +98,6 @@ def common_classes(
             f"({len(differing)} such class(es)); {remedy}"
         )
     return names
-
-
-def safe_name(text: str) -> str:
-    """Return `text` as a folder name, with "_" for all but letters, digits, ".", "-" and "_"."""
-    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "data"
 
 
 def _check_ids(samples: Samples, *, where: str) -> None:

@@ -21,7 +21,6 @@ from layercache.errors import (
 )
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.datasets.download import download_dataset, finish_move
-from layercache.extraction.datasets.in_memory import safe_name
 from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
 from layercache.extraction.datasets.official import OFFICIAL
 from layercache.extraction.datasets.sources.bundled_digits import open_digits
@@ -150,18 +149,3 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
             os.environ.get("LAYERCACHE_DATA") or platformdirs.user_cache_path("layercache") / "data"
         )
     return Path(root).expanduser().absolute()
-
-
-def dataset_name(name: str) -> str:
-    """Return the name that the caches of `open_dataset(name)` carry, without opening the dataset.
-
-    For example "my_pets" for "folder:/data/my pets".
-    """
-    kind, colon, location = name.partition(":")
-    if not colon or kind not in SOURCES:
-        return name
-    if kind == "csv":
-        return safe_name(Path(location).stem)
-    if kind == "hf":
-        return safe_name(Path(location.partition("?")[0]).name)
-    return safe_name(Path(location).expanduser().resolve().name)

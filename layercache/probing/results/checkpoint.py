@@ -11,12 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from layercache.cache.format.attached import read_file, read_record
-from layercache.cache.storage.open import open_store
+from layercache.cache.origins import read_origins
+from layercache.cache.storage.open import open_source, open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path
 from layercache.errors import HeadMismatchError, ProbeNotFoundError, ProbeSchemaError
 from layercache.probing.heads import HeadSpec, parameter_shapes
@@ -266,6 +268,18 @@ def head_file(path: HeadPath) -> HeadPath:
     """Return the head file of a probe, which is given by itself or by the probe's folder."""
     is_file = path.name == HEAD_FILE if isinstance(path, RemotePath) else not path.is_dir()
     return path if is_file else path / HEAD_FILE
+
+
+def weights_file(path: HeadPath) -> str | None:
+    """Return the checkpoint of the backbone that the cache around a head was extracted with.
+
+    None if its weights are the published ones, or if the head is not in a cache that records it.
+    """
+    folder = head_file(path).parent
+    if isinstance(folder, Path):
+        folder = folder.absolute()
+    origins = read_origins(open_source(folder.parent.parent))
+    return next((origin.weights for origin in origins if origin.weights is not None), None)
 
 
 def load_head(path: str | HeadPath) -> Checkpoint:

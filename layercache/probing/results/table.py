@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from layercache._units import pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
+from layercache.cache.format.origin import dataset_source
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import write_table
@@ -282,29 +284,30 @@ def _result_columns(table: pd.DataFrame) -> list[str]:
     return [*names, "n_params", "train_seconds"]
 
 
-def read_results(where: str | CachePath | Cache | None = None) -> Results:
+def read_results(
+    where: str | CachePath | Cache | None = None, *, dataset: str | None = None
+) -> Results:
     """Load all complete probes, sorted by dataset, model, head, layers, tokens and seed.
 
     Probes that are damaged or that another version wrote are left out and named in a warning.
 
     Args:
         where: A cache root (None: the default one), or a cache.
+        dataset: Only caches of this dataset, by its name or its source as in "folder:PATH".
 
     Raises:
         ProbeNotFoundError: There is none.
     """
-    caches = [where] if isinstance(where, Cache) else find_caches(cache_root(where))
+    caches = (
+        [where] if isinstance(where, Cache) else find_caches(cache_root(where), dataset=dataset)
+    )
     probes = [
         probe
         for cache in caches
         for probe in read_probes(cache.path / PROBES, fingerprint=cache.spec.fingerprint)
     ]
     if not probes:
-        folder = where.path if isinstance(where, Cache) else cache_root(where)
-        raise ProbeNotFoundError(
-            f"{folder}: expected probes below this folder, got none: train one with "
-            "`layercache probe`, or give another cache root (--cache)"
-        )
+        raise _no_probes(where, dataset)
 
     def sort_key(probe: Probe) -> tuple[Any, ...]:
         row = _full_row(probe)
@@ -317,3 +320,20 @@ def read_results(where: str | CachePath | Cache | None = None) -> Results:
         )
 
     return Results(sorted(probes, key=sort_key))
+
+
+def _no_probes(where: str | CachePath | Cache | None, dataset: str | None) -> ProbeNotFoundError:
+    of_dataset = option = existing = ""
+    if isinstance(where, Cache):
+        folder = where.path
+    else:
+        folder = cache_root(where)
+        if dataset is not None:
+            dataset = dataset_source(dataset)
+            of_dataset, option = f" of dataset {dataset!r}", f" --dataset {quote(dataset)}"
+            names = {cache.source or cache.spec.dataset.name for cache in find_caches(folder)}
+            existing = f" (there are caches of {', '.join(sorted(names)) or 'none'})"
+    return ProbeNotFoundError(
+        f"{folder}: expected probes{of_dataset} below this folder, got none{existing}: train one "
+        f"with `layercache probe{option}`, or give another cache root (--cache)"
+    )

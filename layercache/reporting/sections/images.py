@@ -114,7 +114,7 @@ def _gallery(
     for row in images.head(MAX_PICTURES).itertuples():
         image = None
         if data.load_thumbnail is not None and with_ids:
-            image = data.load_thumbnail(combination.dataset, str(row.id))
+            image = data.load_thumbnail(combination.source, str(row.id))
         label = (
             f"{row.id}: {row.true_class}; baseline predicts {row.baseline_prediction}, "
             f"fusion {row.fusion_prediction}"

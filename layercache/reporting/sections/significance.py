@@ -52,8 +52,7 @@ def _over_models(data: ReportData, gains: pd.DataFrame) -> list[Block]:
     if tests.empty:
         combination = data.detailed[0]
         probes = [
-            data.probe_command(None, kind).replace("DATASET", combination.dataset)
-            for kind in (BASELINE, FUSION)
+            data.probe_command(combination, kind, model="MODEL") for kind in (BASELINE, FUSION)
         ]
         hint = CommandHint(
             text=(

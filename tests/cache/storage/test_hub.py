@@ -26,6 +26,8 @@ from huggingface_hub.hf_api import RepoFile
 from layercache import copy_cache
 from layercache.cache import Cache, copy, find_caches, open_cache
 from layercache.cache.format.layout import SplitLayout
+from layercache.cache.format.origin import Origin
+from layercache.cache.origins import record_origin
 from layercache.cache.storage.hub import HubRepository
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify
@@ -126,6 +128,14 @@ def test_copy_cache_to_the_hub_and_back_is_identical(
     back = copy_cache(str(done.path), to=tmp_path / "to")
     assert files(Path(str(back.path))) == files(Path(str(cache.path)))
     assert verify(open_cache(back.path)) == []
+
+
+def test_copy_cache_to_the_hub_sends_no_paths_of_this_machine(api: Hub, cache: Cache) -> None:
+    record_origin(cache.path, Origin(dataset="folder:/home/me/shapes", weights="/home/me/w.pt"))
+    assert open_cache(cache.path).source == "folder:/home/me/shapes"
+    done = copy_cache(open_cache(cache.path), to=ROOT)
+    assert not any(b"/home/me" in data for data in tree(api.folder).values())
+    assert open_cache(done.path).source is None
 
 
 def test_copy_cache_to_the_hub_commits_in_batches_the_complete_record_last(

@@ -7,7 +7,6 @@ from layercache.extraction.datasets.in_memory import (
     InMemoryDataset,
     check_labels,
     common_classes,
-    safe_name,
 )
 
 
@@ -62,12 +61,6 @@ def test_in_memory_dataset_with_inconsistent_samples_raises(options, text):
 def test_in_memory_dataset_without_a_split_raises():
     with pytest.raises(DataError, match="dataset d: expected at least one split, got none"):
         InMemoryDataset(name="d", classes=("x",), samples={})
-
-
-def test_safe_name_replaces_other_characters():
-    assert safe_name("my pets/2") == "my_pets_2"
-    assert safe_name("...") == "data"
-    assert safe_name("katzen-ü.v1") == "katzen-ü.v1"
 
 
 def test_common_classes_of_equal_splits_returns_them():

@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
 from layercache.extraction.datasets.splits import (
     choose_splits,
@@ -78,7 +79,7 @@ def open_csv(path: str | os.PathLike[str]) -> InMemoryDataset:
     labelled = drop_unlabelled(samples, ignored)
     chosen = choose_splits(labelled, divide=not has_splits)
     return InMemoryDataset(
-        name=safe_name(file.stem),
+        name=plain_name(file.stem),
         classes=classes,
         samples=order_splits(chosen),
         multi_label=multi_label,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import (
@@ -25,7 +26,7 @@ from layercache.extraction.datasets.image_files import (
     FileSamples,
     ignored_reason,
 )
-from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes
 from layercache.extraction.datasets.names import unify_spellings
 from layercache.extraction.datasets.splits import describe_test_split, split_of
 from layercache.extraction.datasets.subsampling import hold_out_test
@@ -69,7 +70,7 @@ def open_folder(path: str | os.PathLike[str]) -> InMemoryDataset:
         samples = hold_out_test(next(iter(scanned.values())))
     by_folder = {folder: scanned[split] for split, folder in split_folders.items()}
     return InMemoryDataset(
-        name=safe_name(root.resolve().name),
+        name=plain_name(root.resolve().name),
         classes=classes,
         samples=samples,
         ignored=ignored,

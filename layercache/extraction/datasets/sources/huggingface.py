@@ -27,6 +27,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 from PIL import Image
 
+from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import (
@@ -37,7 +38,7 @@ from layercache.extraction.datasets.image_files import (
     read_file,
     read_unchanged,
 )
-from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
 from layercache.extraction.datasets.splits import (
     choose_splits,
@@ -191,7 +192,7 @@ def open_huggingface(location: str) -> InMemoryDataset:
     labelled = drop_unlabelled(samples, ignored)
     chosen = choose_splits(labelled)
     return InMemoryDataset(
-        name=safe_name(Path(name).name),
+        name=plain_name(Path(name).name),
         classes=classes,
         samples=order_splits(chosen),
         multi_label=multi_label,

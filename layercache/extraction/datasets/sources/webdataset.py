@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from layercache._units import format_bytes
+from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import (
@@ -34,7 +35,7 @@ from layercache.extraction.datasets.image_files import (
     open_encoded,
     read_unchanged,
 )
-from layercache.extraction.datasets.in_memory import InMemoryDataset, safe_name
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.names import read_lines
 from layercache.extraction.datasets.sources.tar_index import (
     Member,
@@ -158,7 +159,7 @@ def open_webdataset(path: str | os.PathLike[str], *, name: str | None = None) ->
         if folder not in splits and split_of(folder):
             ignored[f"folder {folder!r} beside train and test"] += 1
     return InMemoryDataset(
-        name=name or safe_name(root.resolve().name),
+        name=name or plain_name(root.resolve().name),
         classes=classes,
         samples=drop_unlabelled(samples, ignored),
         ignored=ignored,

@@ -1,0 +1,150 @@
+"""Where the images and weights of a cache came from.
+
+The same images from a moved folder are the same tokens: an origin is not part of the fingerprint,
+and a cache may have several, each in a file of its own, origins/<SHA-256, 12 hex>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qsl, quote, urlencode
+
+from layercache.cache.format.typed_json import load_json
+from layercache.errors import CacheCorruptError, OptionError
+
+ORIGINS = "origins"
+"""Folder of the records."""
+SOURCE_KINDS = ("folder", "wds", "hf", "csv")
+"""Kinds of sources that have a location, as in "folder:PATH"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Options of an extraction that find its images and weights, or that its spec does not tell."""
+
+    dataset: str | None
+    """Source of the dataset, see `dataset_source`; None for a `Dataset` object from Python."""
+    data_root: str | None = None
+    """Absolute folder of a named dataset's files, or None for the default."""
+    weights: str | None = None
+    """Absolute path of the checkpoint file, or None for the published weights."""
+    paper_compat: bool = False
+    on_error: str = "raise"
+    compressor: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            is_optional = name in ("dataset", "data_root", "weights", "compressor")
+            expected = bool if name == "paper_compat" else str
+            if not (isinstance(value, expected) or (is_optional and value is None)):
+                raise TypeError(f"{name}: expected {expected.__name__}, got {value!r}")
+
+    @property
+    def key(self) -> str:
+        """Key of the record in the cache."""
+        return f"{ORIGINS}/{sha256(self.to_bytes()).hexdigest()[:12]}.json"
+
+    @property
+    def exists(self) -> bool:
+        """False if the images or the checkpoint are known to be no longer there."""
+        missing = self.dataset is not None and is_missing(self.dataset)
+        return not missing and (self.weights is None or os.path.exists(self.weights))
+
+    def to_bytes(self) -> bytes:
+        """Return the contents of the record."""
+        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str) -> Self:
+        """Return the origin that `to_bytes` wrote.
+
+        Args:
+            data: Bytes of the record.
+            where: Its path, which ends with its key.
+
+        Raises:
+            CacheCorruptError: A byte differs.
+        """
+        try:
+            values: dict[str, Any] = load_json(data)
+            origin = cls(**values)
+        except (ValueError, TypeError) as e:
+            raise CacheCorruptError(
+                f"{where}: not a record of a cache's origin ({e}): delete the file"
+            ) from None
+        if origin.to_bytes() != data or not where.endswith(origin.key):
+            raise CacheCorruptError(
+                f"{where}: the record does not match its own checksum: delete the file"
+            )
+        return origin
+
+
+def is_source(dataset: str) -> bool:
+    """Return whether a dataset is given by its source, as in "folder:PATH", not by its name."""
+    kind, colon, _ = dataset.partition(":")
+    return bool(colon) and kind in SOURCE_KINDS
+
+
+def dataset_name(dataset: str) -> str:
+    """Return the name that the caches of a dataset carry, without opening the dataset.
+
+    For example "my_pets" for "folder:/data/my pets".
+    """
+    if not is_source(dataset):
+        return dataset
+    kind, _, location = dataset.partition(":")
+    if kind == "csv":
+        return plain_name(Path(location).stem)
+    if kind == "hf":
+        return plain_name(Path(location.partition("?")[0]).name)
+    return plain_name(os.path.basename(_real(location)))
+
+
+def dataset_source(dataset: str) -> str:
+    """Return the one form of a dataset's source that is recorded and compared.
+
+    Paths are absolute, the options of an "hf:" source are sorted, and an address has no user and
+    password. A name, such as "flowers", stays as it is.
+
+    Raises:
+        OptionError: There is nothing after the kind.
+    """
+    if not is_source(dataset):
+        return dataset
+    kind, _, location = dataset.partition(":")
+    place, _, query = location.partition("?") if kind == "hf" else (location, "", "")
+    if not place:
+        raise OptionError(f"dataset {dataset!r}: expected {kind}: with a path or name after it")
+    path = os.path.expanduser(place)
+    if kind in ("folder", "wds"):
+        place = _real(place)
+    elif kind == "csv" or os.path.exists(path) or path.startswith(("/", "./", "../")):
+        # the name of the file itself gives the cache its name, also of a link
+        place = os.path.join(_real(os.path.dirname(path) or "."), os.path.basename(path))
+    else:
+        place = re.sub(r"[^/\s]+:[^/\s]*@|(?<=://)[^/\s]*@", "", place)
+    options = urlencode(sorted(dict(parse_qsl(query)).items()), quote_via=quote)
+    return f"{kind}:{place}{'?' if options else ''}{options}"
+
+
+def is_missing(source: str) -> bool:
+    """Return whether a source has a path on this machine at which there is nothing."""
+    kind, _, location = source.partition(":")
+    if not is_source(source) or (kind == "hf" and not location.startswith("/")):
+        return False
+    return not os.path.exists(location.partition("?")[0] if kind == "hf" else location)
+
+
+def plain_name(text: str) -> str:
+    """Return `text` as a folder name, with "_" for all but letters, digits, ".", "-" and "_"."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "data"
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(os.path.expanduser(path))

@@ -1,0 +1,63 @@
+"""Options of `layercache probe` that train another probe in the same way as an existing one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from layercache.probing.spec import BASELINES
+from layercache.probing.training.config import (
+    DROPOUTS,
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    TrainConfig,
+)
+
+GRID = {
+    "lr": ("--lr", LEARNING_RATES),
+    "weight_decay": ("--weight-decay", WEIGHT_DECAYS),
+    "dropout": ("--dropout", DROPOUTS),
+}
+"""Hyperparameter -> its option and default values."""
+TRAIN_CONFIG = {
+    "epochs": "--epochs",
+    "min_steps": "--min-steps",
+    "batch": "--batch-size",
+    "patience": "--patience",
+}
+"""Field of TrainConfig -> its option; the others can be set in Python and in a study only."""
+
+
+def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
+    """Return the options that train a head as a probe was trained; defaults are left out.
+
+    A grid that is not a product of values becomes the product of its values.
+
+    Args:
+        spec: Specification of the probe, as in `Probe.spec`.
+        head: Name of the head to train, which may be another one than the probe's.
+    """
+    options: dict[str, Any] = {}
+    if head not in BASELINES and spec["head"] not in BASELINES:
+        without_dropout = "linear" in (head, spec["head"])
+        for name, (option, default) in GRID.items():
+            values = tuple(dict.fromkeys(hparams[name] for hparams in spec["grid"]))
+            if values != default and not (name == "dropout" and without_dropout):
+                options[option] = ",".join(map(repr, values))
+        config = spec["train_config"]
+        for name, option in TRAIN_CONFIG.items():
+            if config[name] != getattr(TrainConfig(), name):
+                options[option] = config[name]
+        if spec["precision"] != "fp32":
+            options["--precision"] = spec["precision"]
+    if spec["splits"][1] != "test":
+        options["--test"] = spec["splits"][1]
+    return [word for option, value in options.items() for word in (option, str(value))]
+
+
+def seed_options(seeds: Sequence[int]) -> list[str]:
+    """Return the option for these seeds; none for seed 0 alone, which is the default."""
+    seeds = sorted(set(seeds))
+    if seeds == list(range(len(seeds))):
+        return ["--seeds", str(len(seeds))] if len(seeds) > 1 else []
+    return ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
