@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo
 
 Head = Annotated[
     str,
     typer.Argument(
-        help="Folder of a probe (CACHE/probes/ID; see layercache results) or its head.safetensors."
+        help="Id of a probe or the beginning of it (see layercache results), its folder, or its "
+        "head.safetensors."
     ),
 ]
 Onnx = Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default=False)]
@@ -43,6 +45,8 @@ def export(
     card: Card = None,
     weights: Weights = None,
     check: Check = None,
+    cache: Root = None,
+    probes: ProbesRoot = None,
 ) -> None:
     """Export a trained head with its backbone to ONNX or torch.export.
 
@@ -56,13 +60,15 @@ def export(
     from layercache.deploy.predict import read_images
     from layercache.errors import OptionError
     from layercache.probing.results.checkpoint import load_head
+    from layercache.probing.results.lookup import find_probe
 
     if onnx is None and torch is None and card is None:
         raise OptionError(
             "nothing to write: pass --onnx FILE, --torch FILE.pt2 or --card FILE.md (or several)"
         )
-    checkpoint = load_head(head)
-    card_text = write_card(checkpoint, head)
+    folder = find_probe(head, root=cache, probes_root=probes)
+    checkpoint = load_head(folder)
+    card_text = write_card(checkpoint, folder)
     if card is not None:
         card.write_text(card_text)
         echo(f"card: {card}")

@@ -129,10 +129,14 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
             continue
         member = getattr(import_module(f"layercache_cli.{command}"), command)
         if isinstance(member, typer.Typer):
-            for info in member.registered_commands:
+            own = member.registered_callback  # of a group that is a command itself
+            for info in [*member.registered_commands, *([own] if own else [])]:
                 assert info.callback is not None
                 info.callback = guard(info.callback, debug=debug)
-            app.add_typer(member, name=command, help=line, no_args_is_help=True)
+            if own:
+                app.add_typer(member, name=command)
+            else:
+                app.add_typer(member, name=command, help=line, no_args_is_help=True)
         else:
             app.command(command, help=member.__doc__ or line)(guard(member, debug=debug))
     return app

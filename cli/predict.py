@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 Head = Annotated[
     str,
     typer.Argument(
-        help="Folder of a probe (CACHE/probes/ID; see layercache results) or its head.safetensors."
+        help="Id of a probe or the beginning of it (see layercache results), its folder, or its "
+        "head.safetensors."
     ),
 ]
 Images = Annotated[
@@ -63,6 +65,8 @@ def predict(
     precision: Precision = None,
     batch_size: BatchSize = 32,
     on_error: OnError = "stop",
+    cache: Root = None,
+    probes: ProbesRoot = None,
 ) -> None:
     """Classify images with a trained head.
 
@@ -72,12 +76,14 @@ def predict(
     from layercache.deploy import load_classifier
     from layercache.deploy import predict as run
     from layercache.errors import OptionError, UnknownNameError
+    from layercache.probing.results.lookup import find_probe
 
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
     if on_error not in ON_ERROR:
         raise OptionError(f"--on-error: expected stop or skip, got {on_error!r}")
-    classifier = load_classifier(head, weights=weights, device=device, precision=precision)
+    path = find_probe(head, root=cache, probes_root=probes)
+    classifier = load_classifier(path, weights=weights, device=device, precision=precision)
     result = run(
         classifier,
         images,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from layercache_cli._terminal import echo, echo_lines
+from layercache_cli._options import ProbesRoot, Root
+from layercache_cli._terminal import confirm, echo, echo_lines
 
 Model = Annotated[
     str | None,
@@ -20,14 +21,6 @@ Data = Annotated[
         "-d",
         help="Dataset whose cache to use: its name, or its source, as in folder:PATH.",
         show_default="the only one",
-    ),
-]
-Root = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder of all caches, or s3://BUCKET/PREFIX; "
-        "default $LAYERCACHE_HOME, else the user's cache folder.",
-        show_default=False,
     ),
 ]
 Fingerprint = Annotated[
@@ -137,6 +130,13 @@ ConfigsPerPass = Annotated[
         show_default="as many as fit; on a CPU, up to 512 MiB",
     ),
 ]
+ProbeId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="Id of a probe or the beginning of it (see layercache results), or its folder.",
+    ),
+]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Train probes again that already exist.")]
 Engine = Annotated[
     str, typer.Option(help="Where to train: local | ray (a Ray cluster; the same results).")
@@ -151,7 +151,12 @@ RayAddress = Annotated[
 ]
 
 
-def probe(
+probe = typer.Typer(invoke_without_command=True)
+
+
+@probe.callback()
+def train(
+    context: typer.Context,
     *,
     model: Model = None,
     dataset: Data = None,
@@ -184,6 +189,7 @@ def probe(
     engine: Engine = "local",
     ray_address: RayAddress = None,
     cache: Root = None,
+    probes: ProbesRoot = None,
     fingerprint: Fingerprint = None,
 ) -> None:
     """Train heads on cached tokens: select, refit, test.
@@ -191,10 +197,19 @@ def probe(
     Configurations are selected on a stratified 20 % of the training samples; the test split is read
     once per selected head. A killed search resumes.
     """
+    from layercache.errors import OptionError
     from layercache.probing.api import probe as run
     from layercache.probing.data.cache_lookup import find_cache_for_heads
     from layercache.probing.training.config import TrainConfig
 
+    if context.invoked_subcommand is not None:
+        sources = map(context.get_parameter_source, context.params)
+        if any(source is not None and source.name != "DEFAULT" for source in sources):
+            raise OptionError(
+                "options before rm would train a probe: put those of rm after it, as in "
+                "`layercache probe rm ID --cache DIR`"
+            )
+        return
     opened = find_cache_for_heads(
         root=cache,
         model=model,
@@ -232,6 +247,7 @@ def probe(
         memory_budget=_size(memory_budget, name="--memory"),
         disk_cache=_size(disk_cache, name="--disk-cache", minimum=0),
         configs_per_pass=configs_per_pass,
+        probes_root=probes,
         refresh=refresh,
         engine=engine,
         ray_address=ray_address,
@@ -241,6 +257,28 @@ def probe(
     echo_lines(results.to_text())
     echo()
     echo_lines(results.summary())
+
+
+@probe.command()
+def rm(
+    probe: ProbeId,
+    *,
+    cache: Root = None,
+    probes: ProbesRoot = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete one probe, finished or not. Asks first."""
+    from layercache._units import format_bytes
+    from layercache.probing.results.lookup import describe_probe, find_probe
+    from layercache.probing.results.probe_store import ProbeFolder
+
+    folder = ProbeFolder(find_probe(probe, root=cache, probes_root=probes))
+    size = format_bytes(folder.size())
+    if not yes:
+        words = f"{describe_probe(folder.path)}; {size}"
+        confirm(f"Delete {folder.path} ({words})?", abort=True)
+    folder.remove()
+    echo(f"deleted {folder.path} ({size})")
 
 
 def parse_numbers(text: str | None, *, option: str, integers: bool = False) -> Any:

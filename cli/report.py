@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo
 
 Out = Annotated[
@@ -54,14 +55,6 @@ ShowThumbnails = Annotated[
     bool,
     typer.Option("--thumbnails/--no-thumbnails", help="Show test images where available."),
 ]
-Root = Annotated[
-    str | None,
-    typer.Option(
-        help="Root of the caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's "
-        "cache folder.",
-        show_default=False,
-    ),
-]
 
 
 def report(
@@ -76,6 +69,7 @@ def report(
     data_root: DataRoot = None,
     thumbnails: ShowThumbnails = True,
     cache: Root = None,
+    probes: ProbesRoot = None,
 ) -> None:
     """Write a page with figures, tables and statistics from results.
 
@@ -91,6 +85,7 @@ def report(
     result = run(
         out,
         root=cache,
+        probes_root=probes,
         model=model,
         dataset=dataset,
         per_head=per_head,

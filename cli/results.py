@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
+
+if TYPE_CHECKING:
+    from layercache.probing.results.table import Results
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Only this backbone.", show_default=False)
@@ -21,7 +25,13 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Head = Annotated[str | None, typer.Option(help="Only this head.", show_default=False)]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        help="Only this head: linear, attentive ..., or the id of a probe or the beginning of it.",
+        show_default=False,
+    ),
+]
 Layers = Annotated[
     str | None, typer.Option(help="Only these layers: last, all, 1,5,9 ...", show_default=False)
 ]
@@ -31,20 +41,13 @@ Tokens = Annotated[
 OverSeeds = Annotated[
     bool, typer.Option("--over-seeds", help="One row for all seeds: mean and standard deviation.")
 ]
+Paths = Annotated[bool, typer.Option("--paths", help="Show the folder of each probe.")]
 Out = Annotated[
     Path | None,
     typer.Option(
         "--export",
         "-o",
         help="Write the table to a file that ends in .csv, .parquet, .tex or .md.",
-        show_default=False,
-    ),
-]
-Root = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder of all caches, or s3://BUCKET/PREFIX; "
-        "default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,
     ),
 ]
@@ -58,8 +61,10 @@ def results(
     layers: Layers = None,
     tokens: Tokens = None,
     over_seeds: OverSeeds = False,
+    paths: Paths = False,
     export: Out = None,
     cache: Root = None,
+    probes: ProbesRoot = None,
 ) -> None:
     """Print or export the table of all probes.
 
@@ -69,14 +74,42 @@ def results(
     """
     from layercache.probing.results.table import read_results
 
-    all_results = read_results(cache, dataset=dataset)
-    chosen = all_results.filter(
+    all_results = read_results(cache, dataset=dataset, probes_root=probes)
+    chosen = _select(
+        all_results,
         model=model,
         head=head,
         layers=layers,
         tokens=tokens,
     )
-    echo_lines(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds))
+    echo_lines(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds, paths=paths))
     if export is not None:
         echo()
         echo(f"written to {chosen.export(export, among=all_results, over_seeds=over_seeds)}")
+
+
+def _select(results: Results, **values: str | None) -> Results:
+    """Return the probes with these values; `head` may also be the beginning of an id.
+
+    Raises:
+        ProbeNotFoundError: No probe has a value, together with those before it.
+    """
+    from layercache.errors import ProbeNotFoundError
+    from layercache.probing.results.table import Results
+
+    given: list[str] = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        selected = results.filter(**{name: value})
+        if not selected and name == "head":
+            selected = Results([probe for probe in results if probe.id.startswith(value)])
+        if not selected:
+            existing = sorted({str(probe.row[name]) for probe in results})
+            raise ProbeNotFoundError(
+                f"no probe has {', '.join([*given, f'{name} {value!r}'])}; "
+                f"expected {name} {' or '.join(existing)}"
+            )
+        results = selected
+        given.append(f"{name} {value!r}")
+    return results

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layercache_cli._options import ProbesRoot
 from layercache_cli._terminal import echo, echo_lines
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def study(
     *,
     out: Out = None,
     cache: Cache = None,
+    probes: ProbesRoot = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     report: Report = True,
@@ -71,7 +73,13 @@ def study(
     from layercache_cli._log import hide_probe_log
 
     plan = read_study(file)
-    given = {"out": out, "cache": cache, "engine": engine, "ray_address": address}
+    given = {
+        "out": out,
+        "cache": cache,
+        "probes_root": probes,
+        "engine": engine,
+        "ray_address": address,
+    }
     plan = plan.model_copy(update={key: value for key, value in given.items() if value})
     check_engine(plan.engine, plan.ray_address)
     if dry_run:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from layercache.extraction.api import extract
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
+    from layercache.probing.results.lookup import find_probe
     from layercache.probing.results.table import Results, read_results
     from layercache.probing.training.config import HParams, TrainConfig
     from layercache.reporting import Report, report
@@ -38,6 +39,7 @@ __all__ = [
     "copy_cache",
     "errors",
     "extract",
+    "find_probe",
     "load_classifier",
     "load_head",
     "open_cache",
@@ -58,6 +60,7 @@ _HOMES = {
     "HParams": "layercache.probing.training.config",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",
+    "find_probe": "layercache.probing.results.lookup",
     "load_classifier": "layercache.deploy",
     "load_head": "layercache.probing.results.checkpoint",
     "open_cache": "layercache.cache",

@@ -131,6 +131,10 @@ class ProbeNotFoundError(LayercacheError, FileNotFoundError):
     """There is no such probe or saved head."""
 
 
+class ProbeAmbiguousError(LayercacheError, LookupError):
+    """Several probes have an id that begins like this; lists them."""
+
+
 class HeadMismatchError(LayercacheError, ValueError):
     """A saved head does not belong to the given backbone or cache."""
 

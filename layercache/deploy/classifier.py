@@ -21,6 +21,7 @@ from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
 from layercache.extraction.pipeline.decode import to_rgb
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
+from layercache.probing.results.lookup import find_probe
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,8 @@ def load_classifier(
         probabilities = classifier.probabilities(classifier(classifier.preprocess(image)))
 
     Args:
-        head: The probe's folder (CACHE/probes/ID), its head.safetensors, or a loaded head.
+        head: The probe's id or the beginning of it (of probes in the default root, see
+            `find_probe`), its folder (CACHE/probes/ID), its head.safetensors, or a loaded head.
         weights: Checkpoint that the tokens were extracted with; by default the weights that ship
             with the package or that timm downloads.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
@@ -143,7 +145,7 @@ def load_classifier(
         HeadMismatchError: If the backbone's weights are not those that the head was trained on.
         ProbeNotFoundError: If there is no saved head.
     """
-    checkpoint = head if isinstance(head, Checkpoint) else load_head(head)
+    checkpoint = head if isinstance(head, Checkpoint) else load_head(find_probe(head))
     device = resolve_device(device)[0].type
     backbone = load_matching_backbone(
         checkpoint,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
 
 MEMORY_FRACTION = 0.5
@@ -34,6 +35,9 @@ class Options:
     None: as many as fit into half of the free memory; on a CPU at most 512 MiB of them, because
     larger groups are slower. The size does not change which configuration is selected.
     """
+    probes_root: str | CachePath | None = None
+    """Folder to keep probes in, for a cache that is not writable; None: $LAYERCACHE_PROBES, else
+    the folder of the cache."""
     refresh: bool = False
     """Train probes again that already exist."""
     progress: bool = False

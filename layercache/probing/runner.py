@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -24,11 +25,21 @@ from layercache.engine import (
     open_engine,
 )
 from layercache.engine.visibility import wait_until_visible
-from layercache.errors import CacheCorruptError, CacheIncompleteError, ProbeSchemaError
+from layercache.errors import (
+    CacheCorruptError,
+    CacheIncompleteError,
+    ProbeSchemaError,
+    StorageError,
+)
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
-from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
+from layercache.probing.results.lookup import (
+    PROBES_VARIABLE,
+    probe_folders,
+    resolve_probes_root,
+)
+from layercache.probing.results.probe_store import Probe, ProbeFolder, read_probe
 from layercache.probing.results.saved_passes import SavedPass
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
@@ -59,9 +70,11 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
     probes: dict[str, Probe] = {}
     if not options.refresh:
         for spec in unique.values():
-            if (probe := _read_existing(spec)) is not None:
-                ProbeFolder(probe.path).sweep()
-                probes[spec.id] = probe
+            for folder in probe_folders(spec.tokens.cache, options.probes_root):
+                if (probe := _read_existing(spec, folder / spec.id)) is not None:
+                    ProbeFolder(probe.path).sweep()
+                    probes[spec.id] = probe
+                    break
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
         with open_engine(options.engine, ray_address=options.ray_address) as engine:
             probes |= _Run(missing, splits, options, engine).all()
@@ -89,6 +102,9 @@ class _Run:
         engine: Engine,
     ) -> None:
         self._specs, self._splits, self._options = specs, splits, options
+        self._folders = [
+            probe_folders(spec.tokens.cache, options.probes_root)[0] / spec.id for spec in specs
+        ]
         self._engine = engine
         device, self._device_reason = cluster_device(engine, options.device) or resolve_device(
             options.device
@@ -104,6 +120,7 @@ class _Run:
         options, distributed = self._options, self._engine.distributed
         config = WorkerConfig(
             specs=self._specs,
+            folders=self._folders,
             device=self._device,
             features=options.features,
             memory_budget=_bytes("memory_budget", options.memory_budget, minimum=1),
@@ -139,11 +156,13 @@ class _Run:
         with ExitStack() as stack:
             # Every process locks in the same order, so that two that wait for each other's probes
             # cannot deadlock.
-            for spec in sorted((self._specs[n] for n in numbers), key=lambda spec: spec.id):
-                stack.enter_context(ProbeFolder(_folder(spec)).locked())
+            for path in sorted((self._folders[n] for n in numbers), key=lambda path: path.name):
+                self._lock(path, stack)
             for n in numbers:
-                spec, folder = self._specs[n], ProbeFolder(_folder(self._specs[n]))
-                probe = _read_existing(spec, refresh=self._options.refresh, explain=True)
+                spec, folder = self._specs[n], ProbeFolder(self._folders[n])
+                probe = _read_existing(
+                    spec, folder.path, refresh=self._options.refresh, explain=True
+                )
                 if probe is not None and not self._options.refresh:
                     probes[spec.id] = probe  # another process was faster
                     continue
@@ -184,6 +203,20 @@ class _Run:
         if not parts:
             return "no configuration is scored or saved yet; the same command starts again"
         return f"{'; '.join(parts)}; the same command continues from there"
+
+    def _lock(self, path: CachePath, stack: ExitStack) -> None:
+        try:
+            stack.enter_context(ProbeFolder(path).locked())
+        except StorageError as error:
+            if resolve_probes_root(self._options.probes_root) is not None or not _is_forbidden(
+                error
+            ):
+                raise
+            raise StorageError(
+                f"{path}: cannot be written: the cache is read-only for this user. "
+                "To keep its probes elsewhere, give a folder of your own as probes_root "
+                f"(--probes DIR), also to the commands that read them, or set ${PROBES_VARIABLE}"
+            ) from error
 
     def _run_tasks(self, pool: WorkerPool, *, configs_per_task: int | None) -> None:
         searches = list(self._searches.values())
@@ -242,19 +275,19 @@ class _Run:
 
 
 def _read_existing(
-    spec: ProbeSpec, *, refresh: bool = False, explain: bool = False
+    spec: ProbeSpec, folder: CachePath, *, refresh: bool = False, explain: bool = False
 ) -> Probe | None:
     """Return the complete probe of a specification, if it exists and can be used.
 
     Args:
         spec: The probe.
+        folder: Its folder.
         refresh: It is trained again in any case.
         explain: Log why an existing one cannot be used.
 
     Raises:
         ProbeSchemaError: A newer version of layercache wrote it.
     """
-    folder = _folder(spec)
     try:
         probe = read_probe(folder, fingerprint=spec.tokens.cache.spec.fingerprint)
     except ProbeSchemaError as e:
@@ -272,12 +305,13 @@ def _read_existing(
     return probe
 
 
+def _is_forbidden(error: StorageError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def _bytes(name: str, size: int | str | None, *, minimum: int) -> int | None:
     return None if size is None else parse_bytes(size, name=name, minimum=minimum)
-
-
-def _folder(spec: ProbeSpec) -> CachePath:
-    return spec.tokens.cache.path / PROBES / spec.id
 
 
 def _token_key(tokens: TokenSelection) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.evaluation import refit_and_test
-from layercache.probing.results.probe_store import PROBES, ProbeFolder
+from layercache.probing.results.probe_store import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.autosave import Autosave
@@ -78,6 +78,8 @@ class WorkerConfig:
 
     specs: Sequence[ProbeSpec]
     """The probes of the run."""
+    folders: Sequence[CachePath]
+    """Folder of each probe."""
     device: str
     """Device to train on."""
     features: str
@@ -120,9 +122,9 @@ class ProbeWorker:
             task.scores,
             search_seconds=task.search_seconds,
             subset=task.subset,
-            folder=ProbeFolder(_folder(spec)),
+            folder=ProbeFolder(self._config.folders[task.probe]),
             loader=self._loader,
-            trainer=self._trainer(spec, fold=None),
+            trainer=self._trainer(task.probe, fold=None),
         )
 
     def close(self) -> None:
@@ -138,7 +140,7 @@ class ProbeWorker:
 
         dataset = self._loader.train(spec.tokens, spec.train_split, rows=task.subset.rows)
         fold = task.subset.fold(task.fold)
-        self._trainer(spec, fold=task.fold, saved=task.saved).score(
+        self._trainer(task.probe, fold=task.fold, saved=task.saved).score(
             dataset,
             task.configs,
             train=fold.train,
@@ -149,8 +151,10 @@ class ProbeWorker:
         return SearchResult(scores=scores, seconds=time.perf_counter() - started)
 
     def _trainer(
-        self, spec: ProbeSpec, *, fold: int | None, saved: SavedPass | None = None
+        self, probe: int, *, fold: int | None, saved: SavedPass | None = None
     ) -> ProbeTrainer:
+        spec = self._config.specs[probe]
+
         def on_progress(done: int, total: int) -> None:
             self._emit(Progress(done, total))
 
@@ -167,14 +171,10 @@ class ProbeWorker:
             configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
             on_progress=on_progress,
             saver=Autosave(
-                SavedPasses(_folder(spec)),
+                SavedPasses(self._config.folders[probe]),
                 probe=spec.id,
                 fold=fold,
                 device=self._loader.device.type,
                 on_saved=self._emit,
             ),
         )
-
-
-def _folder(spec: ProbeSpec) -> CachePath:
-    return spec.tokens.cache.path / PROBES / spec.id

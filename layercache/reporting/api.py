@@ -70,6 +70,7 @@ def report(
     load_thumbnail: ThumbnailLoader | None = None,
     probes: Sequence[Probe] | None = None,
     variant: str | None = None,
+    probes_root: str | CachePath | None = None,
 ) -> Report:
     """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv; no backbone is run.
 
@@ -89,6 +90,7 @@ def report(
         variant: First digits of a way of training (grid, epochs, splits ...), as listed on the
             page; by default the newest with a fusion probe and a baseline, separately for each
             backbone and dataset. What was trained in another way is left out and listed.
+        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
 
     Raises:
         MissingExtraError: Without the extra `report`.
@@ -110,6 +112,7 @@ def report(
         caches,
         probes=probes,
         variant=variant,
+        probes_root=probes_root,
         root=None if root is None else base,
         load_thumbnail=load_thumbnail,
         per_head=per_head,

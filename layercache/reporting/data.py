@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids
 from layercache.cache.storage.paths import CachePath, cache_root
-from layercache.errors import CacheCorruptError, ProbeNotFoundError
+from layercache.errors import CacheCorruptError
 from layercache.probing.command import seed_options, training_options
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import selection_metric
+from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import Probe
-from layercache.probing.results.table import read_results
 from layercache.probing.spec import BASELINES
 from layercache.reporting.combination import Combination, find_combinations
 from layercache.reporting.error_analysis import is_correct
@@ -242,6 +242,7 @@ def load_report_data(
     details: int = 12,
     probes: Sequence[Probe] | None = None,
     variant: str | None = None,
+    probes_root: str | CachePath | None = None,
 ) -> ReportData:
     """Read the probes of these caches, or those of them in `probes`. Arguments as in `report`.
 
@@ -254,8 +255,8 @@ def load_report_data(
     by_folder, rows = {}, []
     for combination in combinations:
         for cache in combination.caches:
-            for probe in _read_probes(cache):
-                if included is None or probe.path in included:
+            for probe in read_all_probes(cache, probes_root):
+                if (included is None or probe.path in included) and _is_readable(probe):
                     by_folder[str(probe.path)] = probe
                     rows.append(table_row(probe, combination))
     selected, left_out = select_probes(rows, by_folder, variant=variant)
@@ -304,13 +305,6 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
         "probe": str(probe.path),
         "variant": training_variant(spec),
     }
-
-
-def _read_probes(cache: Cache) -> Sequence[Probe]:
-    try:
-        return [probe for probe in read_results(cache) if _is_readable(probe)]
-    except ProbeNotFoundError:
-        return ()
 
 
 def _is_readable(probe: Probe) -> bool:

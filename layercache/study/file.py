@@ -114,6 +114,8 @@ class Study(Table):
     """Folder of the report; reports/NAME by default."""
     cache: Text | None = None
     """Folder of all caches; None for the default."""
+    probes_root: Text | None = also("probes", "probes_root")
+    """Root of probes outside their caches; None: $LAYERCACHE_PROBES, else in their caches."""
     grid: GridTable = GridTable()
     """Configurations of every head that has none of its own."""
     protocol: ProtocolTable = ProtocolTable()

@@ -96,6 +96,9 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
             jobs.append(extraction)
         return extractions[extraction.key]
 
+    probe_options = study.probe.options()
+    if study.probes_root:
+        probe_options["probes_root"] = study.probes_root
     pooled = {word for head in study.heads for word in head.tokens.split("+")} & POOLED
     pooled_tokens = "cls+ap" if "cls" in pooled else "ap"
     for dataset in study.datasets:
@@ -130,7 +133,7 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
                         seeds=study.seeds,
                         cache=cache,
                         spatial_cache=spatial_cache,
-                        options=study.probe.options(),
+                        options=probe_options,
                     ),
                 )
     return tuple(jobs)

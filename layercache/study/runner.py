@@ -203,6 +203,7 @@ def _report(study: Study, results: Results) -> tuple[Path | None, Failure | None
             dataset=sources,
             load_thumbnail=ImageLookup(sources=sources, root=study.extract.data_root),
             probes=tuple(results),
+            probes_root=study.probes_root,
             **study.report.options(),
         )
     except MissingExtraError as error:

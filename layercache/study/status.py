@@ -15,7 +15,8 @@ from layercache.cache.format.selection import parse_layers
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import CacheNotFoundError, LayercacheError
 from layercache.probing.plan import plan_probes
-from layercache.probing.results.probe_store import PROBES, Probe, read_probe
+from layercache.probing.results.lookup import read_stored
+from layercache.probing.results.probe_store import Probe
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 
 SPLITS = ("train", "test")
@@ -34,10 +35,10 @@ def find_cache(job: PlannedExtraction) -> Cache | None:
 
 
 def find_probes(job: PlannedProbe, cache: Cache, spatial_cache: Cache | None = None) -> list[Probe]:
-    """Return the probes of this job stored in the cache, at most one per seed."""
+    """Return the probes of this job that are stored, at most one per seed."""
     try:
         specs = plan_probes(cache, spatial_cache=spatial_cache, **job.arguments)
-        probes = [read_probe(cache.path / PROBES / spec.id) for spec in specs]
+        probes = [read_stored(cache, s.id, job.options.get("probes_root")) for s in specs]
     except LayercacheError:
         return []  # the run itself reports the error
     return [probe for probe in probes if probe is not None]

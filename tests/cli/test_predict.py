@@ -127,3 +127,16 @@ def test_predict_with_a_bad_argument_exits_with_an_error(
     code, _, err = run(capsys, trained, images, *words)
     assert code == 1
     assert message in err
+
+
+def test_predict_takes_the_beginning_of_an_id(
+    trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, by_path, _ = run(capsys, trained, images)
+    options = ["--weights", str(trained.weights), "--cache", str(trained.cache.parents[2])]
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", trained.probes["linear"].id[:7], str(images), *options])
+    assert (stop.value.code or 0, capsys.readouterr().out) == (0, by_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["export", "0" * 12, "--card", str(images / "card.md"), *options])
+    assert "no probe below" in capsys.readouterr().err

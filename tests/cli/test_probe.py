@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,26 @@ def test_parse_numbers_and_seeds_of_lists() -> None:
     for text in ("0", "-1", "a", ""):
         with pytest.raises(OptionError, match="--seeds"):
             parse_seeds(text)
+
+
+def test_probe_rm_deletes_after_a_question_and_takes_no_options_before_it(
+    run: Callable[..., Any],
+    planted: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planted()
+    assert run("probe", "--head", "knn")[0] == 0
+    (folder,) = tmp_path.glob("root/*/*/*/probes/*")
+    code, _, err = run("probe", "--head", "knn", "rm", folder.name)
+    assert code == 1
+    assert "put those of rm after it" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    code, out, _ = run("probe", "rm", folder.name[:8])
+    assert code == 1
+    assert "vit_small_made on made_up, knn, layers all, tokens cls+ap, seed 0" in out
+    assert folder.exists()
+    code, out, err = run("probe", "rm", folder.name[:8], "--yes")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"deleted {folder} (")
+    assert not folder.exists()

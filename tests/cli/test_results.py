@@ -100,3 +100,37 @@ def test_results_of_a_dataset_that_is_not_there_names_what_is(
     assert (
         "(there are caches of made_up): train one with `layercache probe --dataset made_op`" in err
     )
+
+
+def test_results_shows_ids_that_head_takes_and_paths(
+    run: Callable[..., Any], probed: None, tmp_path: Path
+) -> None:
+    _, out, _ = run("--layers", "last")
+    lines = out.splitlines()
+    assert next(line for line in lines if line.startswith("head")).split()[-1] == "probe"
+    probe_id = next(line for line in lines if line.startswith("linear")).split()[-1]
+    _, out, _ = run("--head", probe_id[:10], "--paths")
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith("linear")] == [
+        probe_id
+    ]
+    (path,) = tmp_path.glob(f"root/*/*/*/probes/{probe_id}")
+    assert f"{probe_id}: {path}" in out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("-m", "vit_b16"), "no probe has model 'vit_b16'; expected model vit_small_made"),
+        (("--tokens", "ap"), "no probe has tokens 'ap'; expected tokens cls or cls+ap"),
+        (
+            ("--layers", "last", "--tokens", "cls+ap"),
+            "no probe has layers 'last', tokens 'cls+ap'; expected tokens cls",
+        ),
+        (("--head", "0" * 12), "no probe has head '000000000000'; expected head linear"),
+    ],
+)
+def test_results_of_what_is_not_there_names_what_is(
+    run: Callable[..., Any], probed: None, words: tuple[str, ...], fault: str
+) -> None:
+    code, out, err = run(*words)
+    assert (code, out, err) == (1, "", f"error: {fault}\n")

@@ -42,6 +42,7 @@ def spec(planted: Callable[..., Any]) -> ProbeSpec:
 
 def new_worker(spec: ProbeSpec, messages: list[Any], *, configs_per_pass: int = 2) -> ProbeWorker:
     config = WorkerConfig(
+        folders=[spec.tokens.cache.path / "probes" / spec.id],
         specs=[spec],
         device="cpu",
         features="auto",

@@ -89,6 +89,12 @@ def test_plan_own_source_ignores_the_general_root() -> None:
     assert (job.options.dataset, job.options.data_root) == ("wds:/tars/my flowers", None)
 
 
+def test_plan_probes_root_is_an_option_of_every_probe() -> None:
+    jobs = plan(study(LINEAR, more='probes = "mine"\n[probe]\ndevice = "cpu"\n'))
+    options = [job.options for job in jobs if isinstance(job, PlannedProbe)]
+    assert options == [{"device": "cpu", "probes_root": "mine"}] * 4
+
+
 def test_plan_wrong_extract_option_raises() -> None:
     with pytest.raises(
         OptionError, match=r"\[model.vit_b16\]: precision: expected 'fp32', 'bf16' or"

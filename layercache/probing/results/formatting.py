@@ -12,7 +12,17 @@ from layercache.errors import MissingExtraError, OptionError
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXT_COLUMNS = {"model", "dataset", "head", "layers", "tokens", "spatial", "config"}
+TEXT_COLUMNS = {
+    "probe",
+    "path",
+    "model",
+    "dataset",
+    "head",
+    "layers",
+    "tokens",
+    "spatial",
+    "config",
+}
 """Columns that are aligned to the left."""
 ACCURACIES = {
     "val_balanced_accuracy": "val balanced accuracy",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -42,7 +43,14 @@ from layercache.cache.storage.lock import file_lock
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.result import has_litter, sweep, write_result, write_state
-from layercache.errors import CacheCorruptError, CacheError, ProbeError, ProbeSchemaError
+from layercache.errors import (
+    CacheBusyError,
+    CacheCorruptError,
+    CacheError,
+    ProbeError,
+    ProbeNotFoundError,
+    ProbeSchemaError,
+)
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
 from layercache.probing.results.predictions import Attention, Predictions
@@ -190,7 +198,7 @@ class ProbeFolder:
         self._store = open_store(path)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Lock the probe against other processes, after waiting for one that holds it.
 
         What killed processes left in the folder is removed.
@@ -198,9 +206,43 @@ class ProbeFolder:
         On object storage, which has no locks, two processes may train the same probe. Each writes
         whole files, the record last, and both are the same probe.
         """
-        with file_lock(self._store.path(LOCK), wait=True):
+        with file_lock(self._store.path(LOCK), wait=wait):
             self._store.remove_temporary()
             yield
+
+    def size(self) -> int:
+        """Return the bytes of its files.
+
+        Raises:
+            ProbeNotFoundError: The folder holds no probe, finished or not.
+        """
+        files = self._store.list_files(".")
+        linked = isinstance(self.path, Path) and self.path.is_symlink()
+        named = self.path.parent.name == PARENT and re.fullmatch(r"[0-9a-f]{12}", self.path.name)
+        if linked or not named or not files:
+            raise ProbeNotFoundError(
+                f"{self.path}: expected the folder of a probe, .../{PARENT}/ID, with its files; "
+                "`layercache results` lists the probes with their ids"
+            )
+        return sum(info.size for info in files.values())
+
+    def remove(self) -> None:
+        """Delete the probe with its folder, its record first.
+
+        Raises:
+            ProbeNotFoundError: The folder holds no probe, finished or not.
+            CacheBusyError: Another process is training it.
+        """
+        self.size()
+        try:
+            with self.locked(wait=False):
+                self._store.delete(RECORD)
+                self._store.delete_all()
+        except CacheBusyError:
+            raise CacheBusyError(
+                f"{self.path}: another process is training this probe: wait for it to end, or "
+                "stop it, and run the command again"
+            ) from None
 
     def sweep(self) -> None:
         """Remove what killed processes left in the folder of a complete probe.

@@ -16,8 +16,9 @@ from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import write_table
 from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
 from layercache.probing.results.identity import experiment_key
+from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.notes import describe_selection
-from layercache.probing.results.probe_store import PROBES, Probe, read_probes
+from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.view import combine_mean_and_std, identity_columns, to_text
 
 if TYPE_CHECKING:
@@ -158,18 +159,24 @@ class Results:
         )
 
     def to_text(
-        self, *, gain: bool = False, among: Results | None = None, over_seeds: bool = False
+        self,
+        *,
+        gain: bool = False,
+        among: Results | None = None,
+        over_seeds: bool = False,
+        paths: bool = False,
     ) -> str:
         """Return the table for a terminal, at most 100 columns wide if names are short.
 
-        It shows what differs, the selected configuration, and scores in percent. Below it stand
-        what all rows share, and remarks: probes without a comparable baseline, configurations at
-        the edge of their grid.
+        It shows what differs, the selected configuration, scores in percent, and the ids. Below it
+        stand what all rows share, and remarks: probes without a comparable baseline, configurations
+        at the edge of their grid.
 
         Args:
             gain: Add the gain over the baseline, see `with_gain`.
             among: Probes to look for the baseline in.
-            over_seeds: One row for all seeds, see `over_seeds`.
+            over_seeds: One row for all seeds, see `over_seeds`; without ids and paths.
+            paths: List the folders of the probes below the table.
         """
         if not self.probes:
             return "no probes match"
@@ -181,9 +188,13 @@ class Results:
             notes = ["scores in percent: mean ± standard deviation over seeds"]
             if repeated := len(self) - int(table["n_seeds"].sum()):
                 notes.append(f"{pluralize(repeated, 'probe')} stored twice, counted once")
-        elif gain:
-            notes = [f"scores in percent, gains over {BASELINE_NAME}"]
-            notes += describe_obstacles(find_gains(self, among=among or self))
+        else:
+            values = [*values, "probe"]
+            if gain:
+                notes = [f"scores in percent, gains over {BASELINE_NAME}"]
+                notes += describe_obstacles(find_gains(self, among=among or self))
+            if paths:
+                notes += [f"{probe.id}: {probe.path}" for probe in self.probes]
         notes += describe_selection(self)
         return "\n".join([to_text(table, identity, values), *notes])
 
@@ -217,7 +228,8 @@ class Results:
     ) -> Path:
         """Write the table to a file.
 
-        .csv and .parquet hold all columns, .tex and .md those that `to_text` shows.
+        .csv and .parquet hold all columns, .tex and .md those that `to_text` shows but for the
+        ids.
 
         Args:
             path: The file; its suffix gives the format.
@@ -285,7 +297,10 @@ def _result_columns(table: pd.DataFrame) -> list[str]:
 
 
 def read_results(
-    where: str | CachePath | Cache | None = None, *, dataset: str | None = None
+    where: str | CachePath | Cache | None = None,
+    *,
+    dataset: str | None = None,
+    probes_root: str | CachePath | None = None,
 ) -> Results:
     """Load all complete probes, sorted by dataset, model, head, layers, tokens and seed.
 
@@ -294,6 +309,7 @@ def read_results(
     Args:
         where: A cache root (None: the default one), or a cache.
         dataset: Only caches of this dataset, by its name or its source as in "folder:PATH".
+        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
 
     Raises:
         ProbeNotFoundError: There is none.
@@ -301,11 +317,7 @@ def read_results(
     caches = (
         [where] if isinstance(where, Cache) else find_caches(cache_root(where), dataset=dataset)
     )
-    probes = [
-        probe
-        for cache in caches
-        for probe in read_probes(cache.path / PROBES, fingerprint=cache.spec.fingerprint)
-    ]
+    probes = [probe for cache in caches for probe in read_all_probes(cache, probes_root)]
     if not probes:
         raise _no_probes(where, dataset)
 

@@ -6,6 +6,7 @@ Columns in which no rows differ are left out of a text and named once below it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from layercache._units import join_words
@@ -35,7 +36,7 @@ MAX_WIDTH = 100
 """Characters of a line of text."""
 OPTIONAL = (
     "train_seconds", "n_params", "test_top5_accuracy", "test_top1_accuracy", "dropout",
-    "weight_decay", "lr", "val_balanced_accuracy", "val_mean_average_precision",
+    "weight_decay", "lr", "val_balanced_accuracy", "val_mean_average_precision", "probe",
 )  # fmt: skip
 """Columns that make way if a text would be wider, the first of them first."""
 
@@ -86,12 +87,12 @@ def to_text(table: pd.DataFrame, identity: Sequence[str], values: Sequence[str])
             names.remove(name)
             dropped.append(name)
     text = format_table(table[names], "text")
-    lines = [text, ""]
+    lines = []
     if words := _shared_values(table, shared):
         lines.append(f"{'all rows:' if several else 'with'} {', '.join(words)}")
     if dropped:
         lines.append(f"left out for width: {join_words([heading(name) for name in dropped])}")
-    return "\n".join(lines)
+    return "\n".join([text, "", *(fill(line, MAX_WIDTH) for line in lines)])
 
 
 def combine_mean_and_std(table: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,8 @@ def test_to_text_shows_what_differs_and_scores_in_percent() -> None:
         "all rows: model m, dataset d, lr 0.1, weight decay 0.0001, dropout 0, parameters 1,234"
     )
     assert units == "scores in percent"
+    assert [line.split()[-1] for line in (bottom, first, second)] == ["probe", "1", "2"]
+    assert "1: /nowhere/probes/1" in Results([made("1")]).to_text(paths=True).splitlines()
     alone = Results([made(shots=5)]).to_text()
     assert "with model m, dataset d, shots 5, seed 0" in alone, "what is not usual is named"
     assert Results([]).to_text() == "no probes match"

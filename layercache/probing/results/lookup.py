@@ -1,0 +1,155 @@
+"""Where the probes of a cache are kept, and the lookup of one by its id.
+
+CACHE/probes/<probe id>/                            beside the tokens, or,
+PROBES_ROOT/<fingerprint, 12 hex>/probes/<probe id>/     of a cache that is not writable, elsewhere
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from layercache.cache.cache import Cache
+from layercache.cache.find import find_caches
+from layercache.cache.storage.open import open_store
+from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
+from layercache.errors import (
+    CacheCorruptError,
+    OptionError,
+    ProbeAmbiguousError,
+    ProbeNotFoundError,
+    ProbeSchemaError,
+)
+from layercache.probing.results.probe_store import PROBES, Probe, read_probe, read_probes
+
+PROBES_VARIABLE = "LAYERCACHE_PROBES"
+"""Environment variable: the root of probes outside their caches."""
+MAX_SHOWN = 10
+"""Number of probes that an error lists."""
+
+
+def resolve_probes_root(path: str | CachePath | None = None) -> CachePath | None:
+    """Return the root of probes outside their caches: `path`, else $LAYERCACHE_PROBES, else None.
+
+    Raises:
+        OptionError: It is a file, or an address of an unknown scheme.
+    """
+    place = path or os.environ.get(PROBES_VARIABLE)
+    root = as_cache_path(place) if place else None
+    if isinstance(root, Path) and root.is_file():
+        name = "probes_root" if path else f"${PROBES_VARIABLE}"
+        raise OptionError(f"{name}: expected a folder, got the file {root}")
+    return root
+
+
+def probe_folders(cache: Cache, probes_root: str | CachePath | None = None) -> list[CachePath]:
+    """Return the folders with the probes of a cache; new ones are written to the first.
+
+    Args:
+        cache: The cache.
+        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+    """
+    root = resolve_probes_root(probes_root)
+    own = cache.path / PROBES
+    return [own] if root is None else [root / cache.spec.fingerprint[:12] / PROBES, own]
+
+
+def read_stored(
+    cache: Cache, probe_id: str, probes_root: str | CachePath | None = None
+) -> Probe | None:
+    """Load a complete probe of a cache from where it is kept, or return None if there is none.
+
+    Args:
+        cache: The cache.
+        probe_id: Id of the probe.
+        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+    """
+    probes = (
+        read_probe(folder / probe_id, fingerprint=cache.spec.fingerprint)
+        for folder in probe_folders(cache, probes_root)
+    )
+    return next((probe for probe in probes if probe is not None), None)
+
+
+def read_all_probes(cache: Cache, probes_root: str | CachePath | None = None) -> list[Probe]:
+    """Load the complete probes of a cache from every place where they are kept, by id.
+
+    Probes that are damaged or that another version wrote are left out and named in a warning.
+
+    Args:
+        cache: The cache.
+        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+    """
+    found = {
+        probe.id: probe
+        for folder in reversed(probe_folders(cache, probes_root))
+        for probe in read_probes(folder, fingerprint=cache.spec.fingerprint)
+    }
+    return [found[name] for name in sorted(found)]
+
+
+def find_probe(
+    probe: str | CachePath,
+    *,
+    root: str | CachePath | None = None,
+    probes_root: str | CachePath | None = None,
+) -> CachePath:
+    """Return the folder of a probe that is given by its id, the beginning of it, or its path.
+
+    Args:
+        probe: The id, which `results` shows, or its first digits; or a path, returned as it is.
+        root: Root of the caches, as in `open_cache`.
+        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+
+    Raises:
+        ProbeNotFoundError: No probe has this id.
+        ProbeAmbiguousError: Several ids begin like this; the message lists them.
+    """
+    if isinstance(probe, RemotePath):
+        return probe
+    path = as_cache_path(probe)
+    is_id = re.fullmatch("[0-9a-f]{1,12}", str(probe))
+    if isinstance(path, RemotePath) or path.exists() or not is_id:
+        return path
+    base = cache_root(root)
+    folders: dict[str, CachePath] = {}
+    for cache in find_caches(base):
+        for folder in reversed(probe_folders(cache, probes_root)):
+            for name in open_store(folder).list_dirs("."):
+                if name.startswith(str(probe)):
+                    folders[name] = folder / name
+    if not folders:
+        raise ProbeNotFoundError(
+            f"{probe}: there is no such file, and no probe below {base} has an id that begins with "
+            "it; `layercache results` lists the probes with their ids"
+        )
+    if len(folders) > 1:
+        names = sorted(folders)
+        lines = [f"  {name}: {describe_probe(folders[name])}" for name in names[:MAX_SHOWN]]
+        if len(names) > MAX_SHOWN:
+            lines.append(f"  and {len(names) - MAX_SHOWN} more")
+        raise ProbeAmbiguousError(
+            "\n".join(
+                [
+                    f"{len(names)} probes have an id that begins with {probe}; give more digits:",
+                    *lines,
+                ]
+            )
+        )
+    return next(iter(folders.values()))
+
+
+def describe_probe(folder: CachePath) -> str:
+    """Return what the probe in a folder is, in a few words."""
+    try:
+        probe = read_probe(folder)
+    except (CacheCorruptError, ProbeSchemaError):
+        return f"not readable, {folder}"
+    if probe is None:
+        return f"not complete, {folder}"
+    row = probe.row
+    return (
+        f"{row['model']} on {row['dataset']}, {row['head']}, layers {row['layers']}, "
+        f"tokens {row['tokens']}, seed {row['seed']}"
+    )
