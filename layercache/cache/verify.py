@@ -94,6 +94,11 @@ def _check_probes(cache: Cache, progress: Callable[[int], None]) -> Iterator[Cor
             yield Corruption(store.path(f"{folder}/{attached.STATE}"), str(e), probe=True)
         except ProbeSchemaError:
             pass  # a search that starts again
+        for key in store.list_files(f"{folder}/{attached.PASSES}"):
+            is_temporary = "/" in key.removeprefix(f"{folder}/{attached.PASSES}/")
+            if not is_temporary and not attached.is_whole_pass(store.read(key)):
+                problem = "does not match its own checksum: remove the file"
+                yield Corruption(store.path(key), problem, probe=True)
         if (record := found.records.get(name)) is None:
             if name not in found.damaged and name not in found.outdated:
                 yield from _check_unfinished(store, folder)

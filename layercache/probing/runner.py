@@ -14,7 +14,7 @@ import torch
 from layercache._devices import resolve_device
 from layercache._interruption import reraise_interrupt
 from layercache._units import parse_bytes
-from layercache.cache.format.attached import SCHEMA
+from layercache.cache.format.attached import RECORD, SCHEMA
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import (
@@ -294,11 +294,17 @@ def _read_existing(
         if isinstance(e.schema, int) and e.schema > SCHEMA:
             raise
         if explain:
-            logger.info("%s: trained again: %s", describe(spec), e)
+            logger.info(
+                "%s: trained again, as another version of layercache wrote %s",
+                describe(spec),
+                folder,
+            )
         return None
-    except CacheCorruptError as e:
+    except CacheCorruptError:
         if explain:
-            logger.warning("%s: trained again, as its record is damaged: %s", describe(spec), e)
+            logger.warning(
+                "%s: trained again, as its record is damaged: %s", describe(spec), folder / RECORD
+            )
         return None
     if probe is not None and not refresh:
         logger.info("%s: already exists, %s (--refresh trains it again)", describe(spec), folder)

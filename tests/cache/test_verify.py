@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from layercache.cache import Cache, open_cache
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.remove import remove
+from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import Corruption, verify
+from layercache.cache.writing.result import write_state
 from layercache.errors import CacheNotFoundError
 from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
-from tests.cache.folders import folder_in_memory, tree
+from tests.cache.folders import PROBE, folder_in_memory, tree, write_probe
 
 
 @pytest.fixture(scope="module", params=[None, "zstd"])
@@ -147,3 +150,33 @@ def test_verify_reports_a_pipe_in_the_place_of_a_file_at_once(cache: Cache) -> N
         file.unlink()
         file.write_bytes(data)
     assert verify(cache) == []
+
+
+def test_verify_reports_damaged_files_of_probes_and_their_training(cache: Cache) -> None:
+    write_probe(cache)
+    folder = Path(str(cache.path)) / PROBE
+    unfinished = folder.with_name("0123456789ab")
+    write_state(LocalStore(unfinished), {"scores": []})
+    rest = b"what a pass needs to go on"
+    (unfinished / "training").mkdir()
+    (unfinished / "training" / "aa").write_bytes(sha256(rest).hexdigest().encode() + rest)
+    assert verify(cache) == []
+    for file in (
+        folder / "head.safetensors",
+        folder / "probe.json",
+        unfinished / "search.json",
+        unfinished / "training" / "aa",
+    ):
+        data = file.read_bytes()
+        for damaged in (data[:-3] + b"???", data[:-5], b"", data + b"?"):
+            file.write_bytes(damaged)
+            assert [c.path for c in verify(cache)] == [file]
+            assert verify(cache)[0].probe
+        file.write_bytes(data)
+    (folder / "notes.txt").write_text("?")
+    assert [c.problem for c in verify(cache)] == ["does not belong here"]
+    (folder / "notes.txt").unlink()
+    (folder / "probe.json").unlink()
+    (missing,) = verify(cache)
+    assert (missing.path, missing.exists) == (folder / "probe.json", False)
+    shutil.rmtree(folder.parent)

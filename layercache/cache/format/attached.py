@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 PARENT = "probes"
 RECORD = "probe.json"
 STATE = "search.json"
+PASSES = "training"
+"""Folder of further states: files that begin with the SHA-256, in hex, of what follows."""
 LOCK = ".lock"
 SCHEMA = 3
 """Of records and states."""
@@ -211,6 +213,11 @@ def read_file(source: FileSource, name: str, digest: FileDigest, *, folder: str 
             problem = problem or "SHA-256 is not the one of its record"
     path = source.path(_key(folder, name))
     raise CacheCorruptError(f"{path}: {problem}: {RETRAIN_HINT.format(folder=path.parent)}")
+
+
+def is_whole_pass(data: bytes) -> bool:
+    """Return whether a file in PASSES is as it was written."""
+    return data[:64] == sha256(memoryview(data)[64:]).hexdigest().encode()
 
 
 def alternate(name: str, digest: FileDigest) -> str:

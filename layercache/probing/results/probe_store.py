@@ -109,8 +109,12 @@ class Probe:
         Raises:
             CacheCorruptError: The file is damaged.
         """
-        store = open_store(self.path)
-        data = read_file(store, PREDICTIONS_FILE, self.files[PREDICTIONS_FILE])
+        if (digest := self.files.get(PREDICTIONS_FILE)) is None:
+            raise CacheCorruptError(
+                f"{self.path / RECORD}: lists no {PREDICTIONS_FILE}: "
+                f"{RETRAIN_HINT.format(folder=self.path)}"
+            )
+        data = read_file(open_store(self.path), PREDICTIONS_FILE, digest)
         shape = self.spec["head_spec"]
         try:
             return Predictions.from_bytes(

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
+from layercache.cache.format.attached import PASSES, is_whole_pass
 from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
@@ -26,7 +27,7 @@ from layercache.errors import CacheCorruptError
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "training"
+FOLDER = PASSES
 SCHEMA = 1
 """Increased when a change makes the state of an unfinished pass unusable."""
 DIGEST_CHARS, LENGTH_CHARS = 64, 8
@@ -96,7 +97,7 @@ class SavedPasses:
         except FileNotFoundError:
             return None
         try:
-            if data[:DIGEST_CHARS] != sha256(memoryview(data)[DIGEST_CHARS:]).hexdigest().encode():
+            if not is_whole_pass(data):
                 raise CacheCorruptError("its checksum does not match")
             saved, start = _parse_header(data, key=key)
             if saved.device != device:
