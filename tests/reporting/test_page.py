@@ -86,6 +86,8 @@ def test_table_longer_than_max_rows_names_its_file():
     only_named = render(Table(name="numbers", frame=frame, caption="All.", max_rows=0))
     assert "<table" not in only_named
     assert "All. 30 rows in <code>tables/numbers.csv</code>." in only_named
+    one = render(Table(name="numbers", frame=frame[:1], caption="All.", max_rows=0))
+    assert "All. 1 row in <code>" in one
 
 
 def test_table_of_booleans_shows_yes_and_no():

@@ -19,7 +19,7 @@ from layercache.reporting.dependencies import require
 from layercache.reporting.plotting.text import (
     FONT,
     set_fallback_fonts,
-    without_glyph_warnings,
+    without_font_warnings,
     wrap_text,
 )
 
@@ -86,7 +86,7 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     @wraps(draw)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         matplotlib = require("matplotlib")
-        with matplotlib.rc_context(_STYLE), without_glyph_warnings():
+        with matplotlib.rc_context(_STYLE), without_font_warnings():
             figure = draw(*args, **kwargs)
             set_fallback_fonts(figure)
             # fix the layout: the engine drifts by a fraction of a pixel each time it runs
@@ -177,7 +177,7 @@ def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
     matplotlib = require("matplotlib")
     # without a date and with a fixed salt, the same numbers give the same file
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context(_STYLE), without_glyph_warnings():
+    with matplotlib.rc_context(_STYLE), without_font_warnings():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=DPI, transparent=transparent, metadata=metadata)
     return buffer.getvalue()

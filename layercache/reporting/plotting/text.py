@@ -75,11 +75,20 @@ def set_fallback_fonts(figure: Figure) -> None:
 
 
 @contextmanager
-def without_glyph_warnings() -> Iterator[None]:
-    """Silence matplotlib's warning for each missing character: `set_fallback_fonts` logs it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
+def without_font_warnings() -> Iterator[None]:
+    """Silence matplotlib's warnings of missing characters, which `set_fallback_fonts` logs.
+
+    Neither does it log that a font for other scripts has no bold or regular weight.
+    """
+    font_logger = logging.getLogger("matplotlib.font_manager")
+    level = font_logger.level
+    font_logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            yield
+    finally:
+        font_logger.setLevel(level)
 
 
 def _covering_families(characters: frozenset[str]) -> list[str]:
@@ -99,11 +108,7 @@ def _installed_families() -> tuple[str, ...]:
     """Return the installed families, sans-serif ones first, as far as their names say so."""
     from matplotlib.font_manager import fontManager
 
-    families = {
-        font.name
-        for font in fontManager.ttflist
-        if font.style == "normal" and font.weight in (400, "normal", "regular")
-    }
+    families = {font.name for font in fontManager.ttflist if font.style == "normal"}
     families = {name for name in families if not name.startswith((FONT, PLACEHOLDER_FONTS))}
     return tuple(sorted(families, key=lambda name: ("Sans" not in name, name)))
 
