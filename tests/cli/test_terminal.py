@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import layercache_cli as cli
 from layercache.testing import make_cache, make_spec
 from layercache_cli._log import log_to_stdout
 from layercache_cli.main import main
@@ -109,3 +110,10 @@ def test_command_with_a_password_in_an_address_refuses_it_without_showing_it(
     out, err = capsys.readouterr()
     assert SECRET not in out + err
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_commands_print_through_the_terminal_module_only() -> None:
+    for file in Path(cli.__file__).parent.glob("*.py"):
+        if file.name not in ("_terminal.py", "_log.py"):
+            printed = re.findall(r"typer\.(?:echo|confirm|secho)\(|\bprint\(", file.read_text())
+            assert not printed, file

@@ -54,6 +54,7 @@ from layercache.errors import (
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
 from layercache.probing.results.predictions import Attention, Predictions
+from layercache.probing.results.record_fields import check_row, check_spec, read_configs
 from layercache.probing.results.saved_passes import SavedPasses
 
 logger = logging.getLogger(__name__)
@@ -177,20 +178,24 @@ def read_probe(folder: CachePath, *, fingerprint: str | None = None) -> Probe | 
 
 
 def _probe(folder: CachePath, record: AttachedRecord) -> Probe:
+    spec, row = record.values.get("spec"), record.values.get("row")
     try:
-        return Probe(
-            path=folder,
-            spec=record.values["spec"],
-            row=record.values["row"],
-            configs=tuple(ConfigScore(**score) for score in record.values["configs"]),
-            files=record.files,
-            sha256=record.digest.sha256,
-        )
-    except (KeyError, TypeError) as e:
+        check_spec(spec)
+        check_row(row)
+        configs = read_configs(record.values.get("configs"))
+    except ValueError as e:
         raise CacheCorruptError(
-            f"{folder / RECORD}: is not the record of a probe ({e!r}): "
+            f"{folder / RECORD}: is not the record of a probe: {e}: "
             f"{RETRAIN_HINT.format(folder=folder)}"
-        ) from e
+        ) from None
+    return Probe(
+        path=folder,
+        spec=spec or {},
+        row=row or {},
+        configs=configs,
+        files=record.files,
+        sha256=record.digest.sha256,
+    )
 
 
 class ProbeFolder:

@@ -1,0 +1,194 @@
+"""Types and ranges of the fields of probe.json, which may come from anyone.
+
+Only what the readers of a probe rely on is checked: a field that is missing, of another type or out
+of range is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Interval, MaxLen, MinLen
+
+from layercache.cache.format.typed_json import parse_fields, shorten
+from layercache.probing.config_score import ConfigScore
+
+STRICT: Any = {"strict": True, "allow_inf_nan": False}
+"""Value of `__pydantic_config__`: no conversions, further fields are left alone."""
+MAX_INT = 2**63 - 1
+Size = Annotated[int, Interval(ge=0, le=2**40)]
+Integer = Annotated[int, Interval(ge=-MAX_INT, le=MAX_INT)]
+MAX_CHARS = 10_000
+Text = Annotated[str, MaxLen(MAX_CHARS)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+
+# fmt: off
+TEXT = (
+    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "config", "empty_classes",
+    "device", "precision", "features", "tap", "fingerprint",
+)
+INTEGERS = (
+    "seed", "shots", "n_tokens", "num_heads", "n_params", "epochs", "batch_size", "steps",
+    "n_configs", "n_diverged", "n_folds", "train_rows", "test_rows",
+)
+FLAGS = ("embedding", "converged")
+FRACTIONS = (
+    "train_fraction", "val_balanced_accuracy", "val_top1_accuracy", "val_mean_average_precision",
+    "test_balanced_accuracy", "test_top1_accuracy", "test_top5_accuracy",
+    "test_mean_average_precision", "test_ci95_low", "test_ci95_high",
+)
+NUMBERS = ("lr", "weight_decay", "dropout", "train_seconds")
+OPTIONAL = {
+    "shots", "train_fraction", "precision", "epochs", "batch_size", "steps", "converged", "lr",
+    "weight_decay", "dropout", *(name for name in FRACTIONS if name != "train_fraction"),
+}
+"""Columns that may be None."""
+REQUIRED = (
+    "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads", "seed",
+    "shots", "train_fraction", "test_balanced_accuracy", "test_mean_average_precision",
+)
+"""Columns that are read without asking whether they exist."""
+# fmt: on
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    __pydantic_config__ = STRICT
+
+    weights: Text
+    dataset: Text
+
+
+@dataclass(frozen=True)
+class _Source:
+    __pydantic_config__ = STRICT
+
+    fingerprint: Text
+    extraction: _Extraction
+    pairs: Annotated[tuple[tuple[Annotated[int, Interval(ge=1, le=10_000)], Text], ...], MinLen(1)]
+
+
+@dataclass(frozen=True)
+class _HeadSpec:
+    __pydantic_config__ = STRICT
+
+    kind: Text
+    tokens: Size
+    width: Size
+    classes: Size
+    num_heads: Size
+    multi_label: bool
+
+
+@dataclass(frozen=True)
+class _Noise:
+    __pydantic_config__ = STRICT
+
+    std: float
+    probability: Fraction
+
+
+@dataclass(frozen=True)
+class _TrainConfig:
+    __pydantic_config__ = STRICT
+
+    noise: _Noise | None
+    clip: float | None
+    class_weights: bool
+
+
+@dataclass(frozen=True)
+class _Spec:
+    __pydantic_config__ = STRICT
+
+    schema: Integer
+    sources: Annotated[tuple[_Source, ...], MinLen(1)]
+    head: Text
+    head_spec: _HeadSpec
+    grid: Annotated[tuple[dict[Text, float], ...], MinLen(1)]
+    seed: Integer
+    shots: Integer | None
+    train_fraction: Fraction | None
+    train_config: _TrainConfig | None
+    precision: Text | None
+    splits: tuple[Text, Text]
+
+
+@dataclass(frozen=True)
+class _Score:
+    __pydantic_config__ = STRICT
+
+    hparams: dict[Text, float]
+    fold: Integer | None
+    val_metrics: dict[Text, float | None] | None
+    diverged: bool
+    epochs: Size | None
+
+
+def check_spec(spec: Any) -> None:
+    """Raise ValueError, with the field's name, if a value of a probe's spec cannot be."""
+    parsed = _parse(_Spec, spec, "spec")
+    needed = ("lr", "weight_decay", "dropout") if parsed.train_config is not None else ()
+    for i, hparams in enumerate(parsed.grid):
+        if missing := [name for name in needed if name not in hparams]:
+            raise ValueError(f"spec.grid.{i}.{missing[0]}: expected, but missing")
+    if parsed.train_config is not None and parsed.precision is None:
+        raise ValueError("spec.precision: expected text, got None")
+    # the settings of an identity are words: no value is nested deeper than this
+    for i, source in enumerate(spec["sources"]):
+        _check_scalars(source["extraction"], f"spec.sources.{i}.extraction")
+
+
+def check_row(row: Any) -> None:
+    """Raise ValueError, with the column's name, if a value of a probe's row cannot be."""
+    _parse(dict[Text, Any], row, "row")
+    _check_scalars(row, "row")
+    for name in REQUIRED:
+        if name not in row:
+            raise ValueError(f"row.{name}: expected, but missing")
+    for name, value in row.items():
+        expected = _expected(name, value)
+        if expected and not (value is None and name in OPTIONAL):
+            raise ValueError(f"row.{name}: expected {expected}, got {shorten(value)}")
+
+
+def read_configs(configs: Any) -> tuple[ConfigScore, ...]:
+    """Return the scores of configurations. Raises ValueError if a value cannot be."""
+    _parse(tuple[_Score, ...], configs, "configs")
+    return tuple(ConfigScore(**score) for score in configs)
+
+
+def _check_scalars(values: Mapping[str, Any], field: str) -> None:
+    """Raise ValueError unless all values are text, finite numbers, true, false or None."""
+    for name, value in values.items():
+        if isinstance(value, list | dict):
+            raise ValueError(f"{field}.{name}: expected one value, got {shorten(value)}")
+        if isinstance(value, str) and len(value) > MAX_CHARS:
+            raise ValueError(f"{field}.{name}: expected at most {MAX_CHARS} characters")
+        if isinstance(value, int | float) and not abs(value) <= MAX_INT:
+            raise ValueError(f"{field}.{name}: expected a number, got {shorten(value)}")
+
+
+def _expected(name: str, value: Any) -> str | None:
+    """Return what a column holds if this value is none of it."""
+    number = type(value) in (int, float)
+    if name in TEXT:
+        return None if isinstance(value, str) else "text"
+    if name in INTEGERS:
+        return None if type(value) is int else "an integer"
+    if name in FLAGS:
+        return None if isinstance(value, bool) else "true or false"
+    if name in FRACTIONS:
+        return None if number and 0 <= value <= 1 else "a number from 0 to 1"
+    if name in NUMBERS:
+        return None if number and value >= 0 else "a number of at least 0"
+    return None
+
+
+def _parse(kind: Any, value: Any, field: str) -> Any:
+    try:
+        return parse_fields(kind, value)
+    except ValueError as error:
+        raise ValueError(f"{field}.{error}") from None
