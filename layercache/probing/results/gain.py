@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from layercache._units import join_words, pluralize
-from layercache.probing.results.identity import data_key, differences, variant_key
+from layercache.probing.results.identity import differences
 from layercache.probing.results.probe_store import Probe
 
 BASELINE = ("linear", "last", "cls")
@@ -38,8 +38,8 @@ def find_gains(probes: Iterable[Probe], *, among: Iterable[Probe]) -> list[Gain]
     baselines: dict[str, list[Probe]] = {}
     for probe in among:
         if (probe.row["head"], probe.row["layers"], probe.row["tokens"]) == BASELINE:
-            baselines.setdefault(data_key(probe.spec), []).append(probe)
-    return [_gain(probe, baselines.get(data_key(probe.spec), [])) for probe in probes]
+            baselines.setdefault(probe.settings.data_key, []).append(probe)
+    return [_gain(probe, baselines.get(probe.settings.data_key, [])) for probe in probes]
 
 
 def score_of(probe: Probe) -> float:
@@ -55,7 +55,7 @@ def describe_obstacles(gains: Sequence[Gain]) -> list[str]:
 
 
 def _gain(probe: Probe, candidates: Sequence[Probe]) -> Gain:
-    differing = {c.path: differences(probe.spec, c.spec) for c in candidates}
+    differing = {c.path: differences(probe.settings, c.settings) for c in candidates}
     matching = [c for c in candidates if not differing[c.path]]
     if not matching:
         obstacle = ""
@@ -64,12 +64,12 @@ def _gain(probe: Probe, candidates: Sequence[Probe]) -> Gain:
             named = _describe(differing[nearest.path])
             obstacle = f"the nearest baseline on the same data differs in {named}"
         return Gain(baseline=None, gain=float("nan"), obstacle=obstacle)
-    if len({variant_key(c.spec) for c in matching}) > 1:
+    if len({c.settings.variant_key for c in matching}) > 1:
         # knn and logreg, whose training is not that of any head
         names = {
             name: None
             for candidate in matching[1:]
-            for name in differences(matching[0].spec, candidate.spec)
+            for name in differences(matching[0].settings, candidate.settings)
         }
         obstacle = (
             f"there are {len(matching)} baselines on the same data, which differ in "

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -28,8 +29,10 @@ DATA_OF_EXTRACTION = ("weights", "dataset")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A spec as named values in words, which differ wherever two specs do."""
+    """A spec as named values in words, which differ wherever two specs do, and its keys."""
 
+    schema: int
+    """Schema of the spec."""
     data: Words
     """Backbone, dataset (digests), splits, training subset and seed."""
     extraction: Words
@@ -39,34 +42,47 @@ class Settings:
     head: Words
     """What a head sees and is, with its whole grid."""
 
+    @cached_property
+    def experiment_key(self) -> str:
+        """See `experiment_key`."""
+        data = {name: value for name, value in self.data.items() if name != "seed"}
+        return _digest([self.schema, data, self.extraction, self.training, self.head])
 
-def experiment_key(spec: Spec) -> str:
+    @cached_property
+    def data_key(self) -> str:
+        """See `data_key`."""
+        return _digest(self.data)
+
+    @cached_property
+    def variant_key(self) -> str:
+        """See `variant_key`."""
+        return _digest([self.extraction, self.training])
+
+
+def experiment_key(spec: Spec | Settings) -> str:
     """Return a digest of all settings but the seed, 12 hex digits.
 
     Probes that share this key are one experiment with several seeds; those that share the seed as
     well are one probe that is stored twice.
     """
-    settings = read_settings(spec)
-    data = {name: value for name, value in settings.data.items() if name != "seed"}
-    return _digest([spec["schema"], {**vars(settings), "data": data}])
+    return read_settings(spec).experiment_key
 
 
-def data_key(spec: Spec) -> str:
+def data_key(spec: Spec | Settings) -> str:
     """Return a digest of backbone, dataset, splits, training subset and seed, 12 hex digits."""
-    return _digest(read_settings(spec).data)
+    return read_settings(spec).data_key
 
 
-def variant_key(spec: Spec) -> str:
+def variant_key(spec: Spec | Settings) -> str:
     """Return a digest of how a probe's tokens were made and its head trained, 12 hex digits.
 
     Dropout is no part of it, as linear heads have none. The baselines knn and logreg are trained
     in one way only, so their key depends on the tokens alone.
     """
-    settings = read_settings(spec)
-    return _digest([settings.extraction, settings.training])
+    return read_settings(spec).variant_key
 
 
-def differences(spec: Spec, other: Spec) -> dict[str, tuple[str, str]]:
+def differences(spec: Spec | Settings, other: Spec | Settings) -> dict[str, tuple[str, str]]:
     """Return the settings in which the variants of two probes differ: (value, other's value).
 
     Training is not compared with that of a baseline. No difference means the same variant.
@@ -83,8 +99,10 @@ def differences(spec: Spec, other: Spec) -> dict[str, tuple[str, str]]:
     }
 
 
-def read_settings(spec: Spec) -> Settings:
-    """Return the settings in a spec."""
+def read_settings(spec: Spec | Settings) -> Settings:
+    """Return the settings in a spec; those of a stored probe are read once, as `Probe.settings`."""
+    if isinstance(spec, Settings):
+        return spec
     sources = spec["sources"]
     first = sources[0]["extraction"]
     train_split, test_split = spec["splits"]
@@ -121,7 +139,9 @@ def read_settings(spec: Spec) -> Settings:
     else:
         training = _training(spec)
         head |= _grid(spec, ("lr", "weight_decay", "dropout"))
-    return Settings(data=data, extraction=extraction, training=training, head=head)
+    return Settings(
+        schema=spec["schema"], data=data, extraction=extraction, training=training, head=head
+    )
 
 
 def _training(spec: Spec) -> Words:

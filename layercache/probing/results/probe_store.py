@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from layercache.errors import (
 )
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
+from layercache.probing.results.identity import Settings, read_settings
 from layercache.probing.results.predictions import Attention, Predictions
 from layercache.probing.results.record_fields import check_row, check_spec, read_configs
 from layercache.probing.results.saved_passes import SavedPasses
@@ -85,6 +87,11 @@ class Probe:
     def id(self) -> str:
         """Name of the folder."""
         return self.path.name
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Its spec in words, and the keys that say what is the same experiment."""
+        return read_settings(self.spec)
 
     @property
     def pairs(self) -> tuple[tuple[int, str], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import write_table
 from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
-from layercache.probing.results.identity import experiment_key
 from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.notes import describe_selection
 from layercache.probing.results.probe_store import Probe
@@ -108,13 +107,13 @@ class Results:
                 f"expected names of columns ({', '.join(COLUMNS)}), "
                 f"got {', '.join(sorted(unknown))}"
             )
-        return Results(
-            [
-                probe
-                for probe in self.probes
-                if all(v is None or str(_full_row(probe)[k]) == str(v) for k, v in values.items())
-            ]
-        )
+        wanted = {name: str(value) for name, value in values.items() if value is not None}
+
+        def matches(probe: Probe) -> bool:
+            row = _full_row(probe)
+            return all(str(row.get(name)) == value for name, value in wanted.items())
+
+        return Results([probe for probe in self.probes if matches(probe)])
 
     def over_seeds(self) -> pd.DataFrame:
         """Return one row for all seeds of an experiment.
@@ -256,17 +255,17 @@ class Results:
         self, *, gain: bool, among: Results | None, over_seeds: bool
     ) -> tuple[pd.DataFrame, list[str], list[str]]:
         """Return a table, its columns that tell the rows apart, and those with results."""
-        specs: Iterable[Mapping[str, Any]] = (probe.spec for probe in self.probes)
+        settings = [probe.settings for probe in self.probes]
         if over_seeds:
             table = self.over_seeds()
-            by_key = {experiment_key(spec): spec for spec in specs}
-            specs = (by_key[key] for key in table["experiment"])
+            by_key = {s.experiment_key: s for s in settings}
+            settings = [by_key[key] for key in table["experiment"]]
             scores = [f"{score}_{statistic}" for score in SCORES for statistic in ("mean", "std")]
             values = ["n_seeds", *(n for n in scores if table[n].notna().any())]
         else:
             table = self.with_gain(among=among) if gain else self.table
             values = _result_columns(table)
-        table, identity = identity_columns(table, list(specs))
+        table, identity = identity_columns(table, settings)
         return table, identity, values
 
 
@@ -277,7 +276,7 @@ def _full_row(probe: Probe) -> dict[str, Any]:
         **probe.row,
         "train_split": train_split,
         "test_split": test_split,
-        "experiment": experiment_key(probe.spec),
+        "experiment": probe.settings.experiment_key,
         "path": str(probe.path),
     }
 

@@ -16,7 +16,7 @@ from layercache.probing.results.formatting import (
     format_value,
     heading,
 )
-from layercache.probing.results.identity import read_settings
+from layercache.probing.results.identity import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,13 +42,13 @@ OPTIONAL = (
 
 
 def identity_columns(
-    table: pd.DataFrame, specs: Sequence[Mapping[str, Any]]
+    table: pd.DataFrame, settings: Sequence[Settings]
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the columns that tell the rows apart, as few as possible.
 
     Args:
         table: Rows with the columns of the results table.
-        specs: Spec of each row.
+        settings: Settings of each row.
 
     Returns:
         The table, with a column for every setting without which rows would look alike, and the
@@ -58,7 +58,7 @@ def identity_columns(
     names += [n for n in DEFAULTS if n in table and _n_values(table[n]) > 1]
     if not table.duplicated(names).any():
         return table, names
-    rows = [_settings_of_row(spec) for spec in specs]
+    rows = [_named_values(row) for row in settings]
     for name in dict.fromkeys(name for row in rows for name in row):
         extended = table.assign(**{name: [row.get(name, "") for row in rows]})
         if extended.groupby(names, dropna=False)[name].nunique().max() > 1:
@@ -108,9 +108,8 @@ def combine_mean_and_std(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**columns)
 
 
-def _settings_of_row(spec: Mapping[str, Any]) -> dict[str, str]:
+def _named_values(settings: Settings) -> dict[str, str]:
     """Return the settings that no column of DEFAULTS has, those of training first."""
-    settings = read_settings(spec)
     digests = {name: value for name, value in settings.data.items() if name.endswith("digest")}
     return {**settings.training, **settings.head, **settings.extraction, **digests}
 
