@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from layercache_cli._options import ProbesRoot
 from layercache_cli._terminal import confirm, echo, echo_lines
 
 if TYPE_CHECKING:
     from layercache.cache import Cache
+    from layercache.cache.storage.paths import CachePath
 
 cache = typer.Typer(no_args_is_help=True)
 
@@ -62,9 +64,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @cache.command()
 def ls(
-    *, root: Root = None, model: Model = None, dataset: Dataset = None, as_json: AsJson = False
+    *,
+    root: Root = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    probes: ProbesRoot = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the caches: dataset, model, fingerprint, splits, size."""
+    """List the caches: dataset, model, fingerprint, splits, size, number of probes."""
     from layercache.cache.describe import describe_all
     from layercache.cache.find import cache_folders, make_command
     from layercache.cache.storage.paths import cache_root
@@ -75,10 +82,14 @@ def ls(
     rows = [d for d in results if isinstance(d, dict)]
     outdated = [e for e in results if isinstance(e, CacheSchemaError)]
     unreadable = [e for e in results if not isinstance(e, dict | CacheSchemaError)]
+    for d in rows:
+        d["probes"] = _count_probes(d["path"], probes)
     if as_json:
         _print_json(rows)
     elif rows:
-        columns = [("dataset", "model", "fingerprint", "stored", "splits", "size", "source")]
+        columns = [
+            ("dataset", "model", "fingerprint", "stored", "splits", "size", "probes", "source")
+        ]
         columns += [
             (
                 d["dataset"],
@@ -87,6 +98,7 @@ def ls(
                 _stored(d),
                 ", ".join(_splits(d)),
                 _size(d["bytes"]),
+                str(sum(d["probes"].values())),
                 ", ".join(_sources(d)),
             )
             for d in rows
@@ -112,6 +124,7 @@ def info(
     model: Model = None,
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
+    probes: ProbesRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe one cache: what determined its bytes, its splits, how complete they are."""
@@ -119,6 +132,7 @@ def info(
     from layercache.cache.find import open_cache
 
     d = describe(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint))
+    d["probes"] = _count_probes(d["path"], probes)
     if as_json:
         _print_json(d)
         return
@@ -135,6 +149,7 @@ def info(
             ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
             ("fingerprint", d["fingerprint"]),
             ("size", _size(d["bytes"])),
+            *(("probes", f"{n} in {folder}") for folder, n in d["probes"].items()),
             *(
                 (f"split {name}", text)
                 for name, text in zip(d["splits"], _splits(d, long=True), strict=True)
@@ -159,6 +174,7 @@ def verify(
     model: Model = None,
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
+    probes: ProbesRoot = None,
     all_: Annotated[bool, typer.Option("--all", help="Every cache that matches.")] = False,
 ) -> None:
     """Read every byte of a cache; list what is missing, cut or changed.
@@ -189,6 +205,7 @@ def verify(
         try:
             with progress_bar(unit="B", unit_scale=True, desc=folder.name, leave=False) as bar:
                 corruptions = find_corruptions(folder, progress=bar.update)
+                corruptions += _verify_probes_elsewhere(folder, probes, progress=bar.update)
         except CacheSchemaError as error:
             if not all_:
                 raise
@@ -228,19 +245,24 @@ def rm(
     model: Model = None,
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
+    probes: ProbesRoot = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete one cache with everything in it, the probes kept there too. Asks first."""
+    """Delete one cache with everything in it, and its probes in both places. Asks first."""
+    from layercache._units import pluralize
     from layercache.cache.describe import describe
     from layercache.cache.find import open_cache
     from layercache.cache.remove import remove
+    from layercache.probing.results.lookup import remove_probes_elsewhere
 
     found = open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint)
     size = _size(describe(found)["bytes"])
     if not yes:
-        confirm(f"Delete {found.path} ({size}{_probes(found)})?", abort=True)
+        confirm(f"Delete {found.path} ({size}{_probes(found, probes)})?", abort=True)
     remove(found)
-    echo(f"deleted {found.path} ({size})")
+    elsewhere = remove_probes_elsewhere(found, probes)
+    more = f" and {pluralize(elsewhere, 'probe')} kept elsewhere" if elsewhere else ""
+    echo(f"deleted {found.path} ({size}){more}")
 
 
 @cache.command()
@@ -334,12 +356,42 @@ def _limit(d: dict[str, Any]) -> str:
     return f", limited to {d['limit']} per split, sampled with seed {d['limit_seed']}"
 
 
-def _probes(found: Cache) -> str:
+def _probes(found: Cache, probes: str | None) -> str:
     from layercache._units import pluralize
-    from layercache.cache.format.attached import PARENT
 
-    count = len(found.files.list_dirs(PARENT))
-    return f", with {pluralize(count, 'probe')}" if count else ""
+    counts = list(_count_probes(str(found.path), probes).items())
+    elsewhere = "".join(f", {n} of them in {folder}" for folder, n in counts[:-1] if n)
+    total = sum(n for _, n in counts)
+    return f", with {pluralize(total, 'probe')}{elsewhere}" if total else ""
+
+
+def _count_probes(path: str, probes: str | None) -> dict[str, int]:
+    """Return the number of probes of a cache in each folder where they are kept, its own last."""
+    from layercache.cache.find import open_cache
+    from layercache.cache.storage.open import open_source
+    from layercache.probing.results.locations import probe_folders
+
+    folders = probe_folders(open_cache(path), probes)
+    return {str(folder): len(open_source(folder).list_dirs(".")) for folder in folders}
+
+
+def _verify_probes_elsewhere(folder: CachePath, probes: str | None, *, progress: Any) -> list[Any]:
+    """Return the faults of a cache's probes that are kept outside of it."""
+    from layercache.cache.cache import load_cache
+    from layercache.cache.storage.open import open_store
+    from layercache.cache.verify import verify_probes
+    from layercache.errors import CacheCorruptError
+    from layercache.probing.results.locations import probe_folders
+
+    try:
+        found = load_cache(folder)
+    except CacheCorruptError:
+        return []  # reported already
+    return [
+        corruption
+        for place in probe_folders(found, probes)[:-1]
+        for corruption in verify_probes(found, open_store(place.parent), progress=progress)
+    ]
 
 
 def _stored(d: dict[str, Any]) -> str:

@@ -74,13 +74,25 @@ def verify(
     if not cache.splits:
         problem = f"holds no split; begin with: {continue_command(cache)}"
         corruptions.append(Corruption(cache.path, problem, exists=False))
-    corruptions += _check_probes(cache, progress or (lambda _: None))
+    corruptions += verify_probes(cache, progress=progress)
     return sorted(corruptions, key=lambda c: (str(c.path), c.problem))
 
 
-def _check_probes(cache: Cache, progress: Callable[[int], None]) -> Iterator[Corruption]:
-    """Yield every file of a probe that is not as it was written, but for unfinished ones."""
-    store = cache.store
+def verify_probes(
+    cache: Cache,
+    store: Store | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Corruption]:
+    """Yield every file of a probe that is not as it was written, but for unfinished ones.
+
+    Args:
+        cache: The cache that the probes were trained on.
+        store: Folder that holds the folder of the probes; default: the cache's.
+        progress: As in `verify`.
+    """
+    store = store or cache.store
+    progress = progress or (lambda _: None)
     found = scan(store, attached.PARENT, fingerprint=cache.spec.fingerprint)
     found.warn_outdated()
     for name, problem in found.damaged.items():

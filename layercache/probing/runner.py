@@ -34,7 +34,7 @@ from layercache.errors import (
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
-from layercache.probing.results.lookup import (
+from layercache.probing.results.locations import (
     PROBES_VARIABLE,
     probe_folders,
     resolve_probes_root,

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from layercache.cache import Cache, find_caches
 from layercache.cache.format import layout
 from layercache.cache.format.layout import SplitLayout
-from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
+from layercache.probing.api import probe
+from layercache.testing import (
+    make_cache,
+    make_spec,
+    make_tokens,
+    make_writer,
+    write_pending,
+    write_planted_cache,
+)
 from layercache_cli.main import main
 from tests.cache.folders import PROBE, folder_in_memory, make_schema_1_cache, write_probe
 
@@ -52,7 +62,16 @@ def test_ls_prints_a_row_per_cache(root: Path, capsys: pytest.CaptureFixture[str
     code, out, err = run(capsys, "ls")
     assert (code, err) == (0, "")
     head, *lines, total = out.splitlines()
-    assert head.split() == ["dataset", "model", "fingerprint", "stored", "splits", "size", "source"]
+    assert head.split() == [
+        "dataset",
+        "model",
+        "fingerprint",
+        "stored",
+        "splits",
+        "size",
+        "probes",
+        "source",
+    ]
     assert lines[0].startswith(
         f"shapes   other     {begun.spec.fingerprint[:12]}  2 layers x cls+ap x 8 float16, tap "
         "block, fp32"
@@ -268,3 +287,33 @@ def test_push_of_a_damaged_probe_names_it_and_exits_1(
     assert err.startswith(f"not copied: {file}: not what its record says; remove {file.parent} and")
     assert "each verified where it arrived" in out
     assert find_caches(tmp_path / "to")[0].complete("train")
+
+
+def test_cache_commands_see_the_probes_of_both_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = write_planted_cache(root=tmp_path / "lab")
+    options: dict[str, Any] = {"head": "knn", "device": "cpu"}
+    probe(cache, layers="last", **options)
+    (mine,) = probe(cache, layers="all", probes_root=tmp_path / "mine", **options)
+    where = ("--cache", str(tmp_path / "lab"), "--probes", str(tmp_path / "mine"))
+    _, out, _ = run(capsys, "ls", *where, "--json")
+    counts = {str(mine.path.parent): 1, str(cache.path / "probes"): 1}
+    assert json.loads(out)[0]["probes"] == counts
+    _, out, _ = run(capsys, "info", *where)
+    lines = [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("probes")]
+    assert lines == [["probes", f"1 in {folder}"] for folder in counts]
+    assert run(capsys, "verify", *where)[0] == 0
+    flip(mine.path / "predictions.npz", 100)
+    code, out, _ = run(capsys, "verify", *where)
+    assert code == 1
+    assert f"{mine.path}/predictions.npz: SHA-256 is not" in out
+    assert run(capsys, "verify", "--cache", str(tmp_path / "lab"))[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    _, out, _ = run(capsys, "rm", *where)
+    assert f"with 2 probes, 1 of them in {mine.path.parent})?" in out
+    assert mine.path.exists()
+    _, out, _ = run(capsys, "rm", *where, "--yes")
+    assert "and 1 probe kept elsewhere" in out
+    assert not mine.path.exists()
+    assert not cache.path.exists()

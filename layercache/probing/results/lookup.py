@@ -1,14 +1,9 @@
-"""Where the probes of a cache are kept, and the lookup of one by its id.
-
-CACHE/probes/<probe id>/                            beside the tokens, or,
-PROBES_ROOT/<fingerprint, 12 hex>/probes/<probe id>/     of a cache that is not writable, elsewhere
-"""
+"""Lookup of the probes of a cache, and of one probe by its id."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
+from contextlib import suppress
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
@@ -16,43 +11,39 @@ from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
 from layercache.errors import (
     CacheCorruptError,
-    OptionError,
     ProbeAmbiguousError,
     ProbeNotFoundError,
     ProbeSchemaError,
 )
-from layercache.probing.results.probe_store import PROBES, Probe, read_probe, read_probes
+from layercache.probing.results.locations import probe_folders
+from layercache.probing.results.probe_store import (
+    Probe,
+    ProbeFolder,
+    read_probe,
+    read_probes,
+)
 
-PROBES_VARIABLE = "LAYERCACHE_PROBES"
-"""Environment variable: the root of probes outside their caches."""
 MAX_SHOWN = 10
 """Number of probes that an error lists."""
 
 
-def resolve_probes_root(path: str | CachePath | None = None) -> CachePath | None:
-    """Return the root of probes outside their caches: `path`, else $LAYERCACHE_PROBES, else None.
-
-    Raises:
-        OptionError: It is a file, or an address of an unknown scheme.
-    """
-    place = path or os.environ.get(PROBES_VARIABLE)
-    root = as_cache_path(place) if place else None
-    if isinstance(root, Path) and root.is_file():
-        name = "probes_root" if path else f"${PROBES_VARIABLE}"
-        raise OptionError(f"{name}: expected a folder, got the file {root}")
-    return root
-
-
-def probe_folders(cache: Cache, probes_root: str | CachePath | None = None) -> list[CachePath]:
-    """Return the folders with the probes of a cache; new ones are written to the first.
+def remove_probes_elsewhere(cache: Cache, probes_root: str | CachePath | None = None) -> int:
+    """Delete the probes of a cache that are kept outside of it; return their number.
 
     Args:
         cache: The cache.
         probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+
+    Raises:
+        CacheBusyError: Another process is training one of them.
     """
-    root = resolve_probes_root(probes_root)
-    own = cache.path / PROBES
-    return [own] if root is None else [root / cache.spec.fingerprint[:12] / PROBES, own]
+    removed = 0
+    for folder in probe_folders(cache, probes_root)[:-1]:
+        for name in open_store(folder).list_dirs("."):
+            with suppress(ProbeNotFoundError):
+                ProbeFolder(folder / name).remove()
+                removed += 1
+    return removed
 
 
 def read_stored(
