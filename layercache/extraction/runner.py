@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from layercache._progress import progress_bar
+from layercache._units import pluralize
 from layercache.cache.origins import record_origin
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
@@ -76,6 +77,7 @@ def extract_splits(
                     ]
                     for split in group
                 }
+                _discard_changed(plan, writers)
                 done = _extract(
                     plan, targets, writers, pool, distributed=engine.distributed, bar=bar
                 )
@@ -199,6 +201,25 @@ def _open_writer(
         writer = open_writer(wait=True)
     record_origin(target.path, target.origin)
     return writer
+
+
+def _discard_changed(plan: ExtractionPlan, writers: Writers) -> None:
+    """Discard committed blocks of images that were modified since the extraction began.
+
+    Only where the fingerprint does not tell, since it covers the images' sizes alone.
+    """
+    for split, split_writers in writers.items():
+        mtimes = getattr(plan.dataset.split(split), "mtimes", None)
+        if mtimes is None:
+            continue
+        for writer in filter(None, split_writers):
+            if discarded := writer.discard_changed(mtimes):
+                logger.info(
+                    "%s: %s of split %r with images that were modified since: extracted again",
+                    writer.path,
+                    pluralize(discarded, "row block"),
+                    split,
+                )
 
 
 class _ProgressBar:

@@ -101,3 +101,32 @@ def test_extract_of_images_that_stay_replaced_makes_another_cache(
     assert done.path.name != clean.path.name
     assert done.images == ROWS
     assert len(list((tmp_path / "cut").rglob("complete.json"))) == 1
+
+
+def test_extract_continued_after_images_were_replaced_by_others_of_their_size_redoes_their_blocks(
+    run: Run, tmp_path: Path, logged: pytest.LogCaptureFixture
+) -> None:
+    files = tmp_path / "files"
+    write(files, first=0)
+    options: dict[str, Any] = {"cache": tmp_path / "cut", "batch_size": 2}
+
+    def forward(self: FakeBackbone, images: torch.Tensor) -> torch.Tensor:
+        if len(self.seen) == forwards + 20:
+            raise KeyboardInterrupt
+        return original(self, images)
+
+    forwards, original = len(MODELS["fake"].seen), FakeBackbone.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeBackbone, "__call__", forward)
+        with pytest.raises(KeyboardInterrupt):
+            run(dataset=dataset(files, 1), **options)
+    # blocks 0 to 4 of 8 rows are committed; one image each of the blocks 1, 4 and 6 changes
+    for n in (9, 39, 50):
+        Image.fromarray(image(500 + n)).save(files / f"{n:02d}.bmp")
+    (done,) = run(dataset=dataset(files, 1), **options)
+    assert done.images == ROWS - 3 * 8
+    assert "2 row blocks of split 'train' with images that were modified since" in logged.text
+    assert not verify(open_cache(done.path))
+    run(dataset=dataset(files, 1), cache=tmp_path / "whole")
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+    assert not list(tmp_path.rglob("*.stamps"))

@@ -8,6 +8,7 @@
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
         commits/<split>.00000000.part  first rows of a block that is not full, while it is computed
+        commits/<split>.stamps       time of every image's file, until the split is complete
         partial-<split>/             files being written; removed by the next writer
         origins/<digest>.json        where images and weights came from, see origin.py
         probes/<id>/                 results that another stage keeps with the tokens, see
@@ -138,6 +139,11 @@ class SplitLayout:
     def lock(self) -> str:
         """Lock file, held while the split is written."""
         return f"commits/{self.name}.lock"
+
+    @property
+    def stamps(self) -> str:
+        """Stamps of the rows' sources, kept until the split is complete: int64 (N,)."""
+        return f"commits/{self.name}.stamps"
 
     def partial_block(self, block: int) -> str:
         """Return the file with the first rows of a block that is not committed yet."""

@@ -179,6 +179,36 @@ class SplitWriter:
         with self._mutex:
             self._committed[block] = record
 
+    def discard_changed(self, stamps: Array) -> int:
+        """Discard the blocks of rows whose source has changed since an earlier writer began.
+
+        The stamps are kept for the next writer, until the split is complete. Does nothing for a
+        complete split, and on object storage, where other writers may rely on the blocks.
+
+        Args:
+            stamps: int64 (N,): a number per row that changes with its source, such as a
+                modification time.
+
+        Returns:
+            Number of committed blocks that are pending again.
+        """
+        self._check_open()
+        layout, store = self._layout, self._store
+        if not self._commit.exclusive or self.complete:
+            return 0
+        stored = store.read_many([layout.stamps]).get(layout.stamps)
+        discarded: list[int] = []
+        if stored is not None and len(stored) == 8 * self.rows:
+            changed = np.flatnonzero(np.frombuffer(stored, "<i8") != stamps) // self.block_rows
+            remove_partials(store, layout, np.unique(changed).tolist())
+            discarded = [block for block in np.unique(changed).tolist() if block in self._committed]
+            self._commit.discard(discarded)
+            with self._mutex:
+                for block in discarded:
+                    del self._committed[block]
+        store.put(layout.stamps, [stamps.astype("<i8")])
+        return len(discarded)
+
     def finish(self) -> None:
         """Write the split's complete record; does nothing if it exists.
 
@@ -194,7 +224,7 @@ class SplitWriter:
         if self._commit.exclusive and self.complete:
             return
         self._committed = self._commit.reconcile(self._committed)
-        self._remove_partials()
+        self._remove_notes()
         skipped = {
             row: reason
             for block in range(layout.blocks)
@@ -213,10 +243,14 @@ class SplitWriter:
         )
         self._put_if_different(layout.complete, complete.to_bytes())
 
-    def _remove_partials(self) -> None:
-        """Remove the first rows of blocks that were committed by a writer killed right then."""
+    def _remove_notes(self) -> None:
+        """Remove what is kept only for a writer that continues: stamps, rows of unfinished blocks.
+
+        A writer that was killed after the commit of a block may have left its first rows.
+        """
         if self._commit.exclusive:
             remove_partials(self._store, self._layout, list(self._committed))
+            self._store.delete(self._layout.stamps)
 
     def _put_if_different(self, key: str, data: bytes) -> None:
         if self._store.read_many([key]).get(key) != data:

@@ -132,6 +132,11 @@ class FileSamples:
         """Hash of every file's bytes, uint64 (N,); None if only sizes were read."""
         return self._contents.image_hashes
 
+    @property
+    def mtimes(self) -> np.ndarray[Any, Any] | None:
+        """Modification time of every file in ns, int64 (N,), if only sizes were read."""
+        return self._contents.stamps.mtimes
+
     @cached_property
     def _contents(self) -> Contents:
         n = len(self.ids)

@@ -411,3 +411,24 @@ def test_writer_on_a_full_disk_continues_after_space_is_freed(
     assert len(stopped) > 10
     assert all("No space left" in text for text in stopped)
     assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec).path)
+
+
+def test_discard_changed_makes_blocks_of_changed_rows_pending(tmp_path: Path) -> None:
+    spec = make_spec(rows=40)
+    tokens, stamps = make_tokens(spec), np.arange(40)
+    with make_writer(tmp_path, spec) as writer:
+        assert writer.discard_changed(stamps) == 0
+        write_pending(writer, tokens, stop_after=3)
+        committed, n = set(range(3)), writer.block_rows
+    assert n * 4 < 40
+    changed = stamps.copy()
+    changed[[1, 3 * n]] += 1
+    with make_writer(tmp_path, spec) as writer:
+        assert writer.discard_changed(stamps) == 0
+        assert not committed & set(writer.pending)
+        assert writer.discard_changed(changed) == 1
+        assert set(writer.pending) & committed == {0}
+        write_pending(writer, tokens)
+        writer.finish()
+        assert writer.discard_changed(stamps) == 0, "complete"
+    assert not list(tmp_path.rglob("*.stamps"))

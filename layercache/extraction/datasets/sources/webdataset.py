@@ -84,6 +84,11 @@ class TarSamples:
         """Hash of every image's bytes, uint64 (N,); None if only sizes were read."""
         return self._contents.image_hashes
 
+    @property
+    def mtimes(self) -> Array | None:
+        """Modification time of every image's tar in ns, int64 (N,), if only sizes were read."""
+        return self._contents.stamps.mtimes
+
     @cached_property
     def _contents(self) -> Contents:
         n, sizes = len(self.ids), self.positions[:, 2]
