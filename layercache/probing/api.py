@@ -51,7 +51,8 @@ def probe(
 
     Args:
         cache: A cache or its folder.
-        head: linear, attentive, attentive-tokens, hybrid, knn or logreg, or several of them.
+        head: linear, attentive, attentive-tokens, hybrid, knn or logreg, or several of them. knn
+            ranks classes by votes, and those with equally many, also none, by their nearest sample.
         layers: last, mid-last, quarter, all, a number or numbers ("1,5,9" or [1, 5, 9]: one probe
             on three layers), or a list of several of these (["last", "all"], [[1], [5], [9]]: a
             probe for each). Default: all; for attentive-tokens: last.

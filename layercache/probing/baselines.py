@@ -36,6 +36,10 @@ C is the inverse strength of the L2 penalty: tokens have unit length, so useful 
 MAX_ITERATIONS = 1000
 MIN_PROB = 1e-12
 """Lower bound of a probability before its logarithm."""
+TIE_STEP = 1e-5
+"""Difference of the logarithms of two equal vote shares: smaller than that of two unequal ones."""
+DISTANCES_MIB = 256
+"""Distances between samples that are in memory at a time."""
 ABSENT_CLASS_LOGIT = -1e4
 """Logit of a class without training samples."""
 
@@ -47,7 +51,7 @@ class NeighborClassifier:
     """A fitted nearest-neighbor classifier."""
 
     log_probabilities: Callable[[Array], Array]
-    """(N, S*D) normalized tokens to (N, C) logarithms of the share of votes."""
+    """(N, S*D) normalized tokens to (N, C) logarithms of the share of votes, see `_knn`."""
 
     diverged = False
 
@@ -126,7 +130,9 @@ class BaselineTrainer:
         """Return a function from tokens (N, S*D) to the log of the vote shares (N, C).
 
         If there are fewer than k samples, all of them vote. The Euclidean distance ranks tokens
-        of unit length as the cosine does.
+        of unit length as the cosine does. Of classes with equally many votes, also none, the one
+        with the nearest sample ranks first, so that no metric depends on the numbers of the
+        classes; its value is larger by TIE_STEP, without votes by 1.
         """
         from sklearn.neighbors import KNeighborsClassifier
 
@@ -147,7 +153,12 @@ class BaselineTrainer:
             else:
                 shares = np.zeros((len(other), self.head.classes))
                 shares[:, model.classes_] = votes
-            return np.asarray(np.log(np.maximum(shares, MIN_PROB)), dtype=np.float32)
+            logs = np.log(np.maximum(shares, MIN_PROB))
+            if not self.head.multi_label:  # average precision does not depend on the order of ties
+                nearest = np.full(shares.shape, np.inf)
+                nearest[:, model.classes_] = _class_distances(other, x, y)
+                logs -= _ranks_among_ties(shares, nearest) * np.where(shares > 0, TIE_STEP, 1.0)
+            return np.asarray(logs, dtype=np.float32)
 
         return log_shares
 
@@ -177,6 +188,42 @@ class BaselineTrainer:
             intercepts = np.append(0.0, intercepts)
         weight[classes], bias[classes] = coefficients, intercepts
         return weight, bias, converged
+
+
+def _class_distances(x: Array, train: Array, y: Array) -> Array:
+    """Return the distance of each row of `x` to the nearest sample of each class that occurs.
+
+    Args:
+        x: (N, S*D).
+        train: Training samples, (M, S*D).
+        y: Their classes, (M,).
+
+    Returns:
+        (N, number of classes that occur), classes ascending.
+    """
+    from sklearn.metrics import pairwise_distances_chunked
+
+    order = np.argsort(y, kind="stable")
+    starts = np.flatnonzero(np.diff(y[order], prepend=-1))
+    chunks = pairwise_distances_chunked(
+        x,
+        train,
+        reduce_func=lambda distances, _: np.minimum.reduceat(distances[:, order], starts, axis=1),
+        working_memory=DISTANCES_MIB,
+    )
+    return np.concatenate(list(chunks))
+
+
+def _ranks_among_ties(shares: Array, distances: Array) -> Array:
+    """Return how many classes of the same share are nearer, (N, C), from two arrays (N, C)."""
+    order = np.lexsort((distances, -shares), axis=1)
+    ordered = np.take_along_axis(shares, order, axis=1)
+    positions = np.broadcast_to(np.arange(shares.shape[1]), shares.shape)
+    is_first = np.diff(ordered, axis=1, prepend=np.inf) != 0
+    first = np.maximum.accumulate(np.where(is_first, positions, 0), axis=1)
+    ranks = np.empty(shares.shape)
+    np.put_along_axis(ranks, order, positions - first, axis=1)
+    return ranks
 
 
 def _solve(c: float, x: Array, y: Array, *, class_weight: str | None) -> tuple[Any, bool]:

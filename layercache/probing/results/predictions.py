@@ -37,7 +37,8 @@ class Predictions:
     """Output of a probe on the test images."""
 
     logits: Array
-    """(N, C) float32; for a knn baseline the logarithm of its vote shares."""
+    """(N, C) float32; for a knn baseline the logarithm of its vote shares, lowered a little
+    where classes tie (`baselines.TIE_STEP`)."""
     targets: Array
     """(N,) int64 or (N, C) uint8."""
     ids: str
