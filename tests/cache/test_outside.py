@@ -113,3 +113,17 @@ def test_tensorstore_reads_the_same_numbers(tmp_path: Path, compressor: str | No
     ).result()
     assert array.domain.labels == ("layer", "token", "image", "channel")
     np.testing.assert_array_equal(array.read().result(), make_tokens(spec))
+
+
+def test_tensorstore_opens_every_array_but_those_of_strings(tmp_path: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore")
+    group = make_cache(tmp_path, make_spec(50)).path / "train.zarr"
+    folders = sorted(file.parent for file in group.glob("*/zarr.json"))
+    assert {"id", "token"} < {folder.name for folder in folders}
+    for folder in folders:
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}
+        if folder.name in ("id", "token"):  # as the README says
+            with pytest.raises(ValueError, match="string data type is not one of the supported"):
+                tensorstore.open(spec, read=True).result()
+        else:
+            tensorstore.open(spec, read=True).result()
