@@ -51,6 +51,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         seed=0,
         train_config=TrainConfig(epochs=args.epochs, min_steps=0),
         configs_per_pass=args.size,
+        keep_parameters=False,  # as in a search
         on_progress=lambda *_: ends.append((time.perf_counter(), time.process_time())),
     )
     steps = 5 * args.epochs
