@@ -18,6 +18,7 @@ from layercache.cache.format.origin import Origin
 from layercache.cache.origins import record_origin
 from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.remove import remove
+from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify
 from layercache.errors import (
@@ -282,6 +283,15 @@ def test_zarr_and_tensorstore_read_a_remote_cache(s3_root: str, s3_server: Serve
         tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()[...].read().result(),
         tokens,
     )
+
+
+def test_store_says_whether_its_own_folder_and_those_below_exist(s3_root: str) -> None:
+    store = open_store(as_remote(f"{s3_root}/folder"))
+    assert not store.has_dir(".")
+    store.put("below/file", [b"?"])
+    assert store.has_dir(".")
+    assert store.has_dir("below")
+    assert not store.has_dir("elsewhere")
 
 
 def test_remote_caches_are_found_described_and_deleted(s3_root: str) -> None:

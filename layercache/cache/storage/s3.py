@@ -156,7 +156,7 @@ class S3Store:
         """Return whether any object is below the folder."""
         import obstore
 
-        name = self._name(folder)
+        name = self._name("" if folder == "." else folder) or None
         with translate_errors(self.path(folder)):
             return retry(lambda: any(obstore.list(client(self.root.bucket), name, chunk_size=1)))
 
