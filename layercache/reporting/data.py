@@ -81,6 +81,8 @@ class ReportData:
     """Probes left out by `select_probes`."""
     root: CachePath | None = None
     """Root of the caches if one was given, for the commands on the page."""
+    probes_root: str | CachePath | None = None
+    """Root of probes outside their caches if one was given, for the commands on the page."""
     load_thumbnail: ThumbnailLoader | None = None
     """Source of test images."""
     per_head: bool = False
@@ -164,10 +166,13 @@ class ReportData:
 
     @property
     def cache_option(self) -> str:
-        """The option --cache for commands, if the caches are not in the default root."""
-        if self.root is None or self.root == cache_root():
-            return ""
-        return f" --cache {quote(str(self.root))}"
+        """The options --cache and --probes for commands, for what is not in the default root."""
+        options = ""
+        if self.root is not None and self.root != cache_root():
+            options += f" --cache {quote(str(self.root))}"
+        if self.probes_root is not None:
+            options += f" --probes {quote(str(self.probes_root))}"
+        return options
 
     def probes_of(self, combination: Combination, kind: ProbeKind) -> list[Probe]:
         """Return the standard probes of one kind, sorted by seed."""
@@ -267,6 +272,7 @@ def load_report_data(
         table=table.astype(dict.fromkeys(("accuracy", *OPTION_COLUMNS), float)),
         left_out=left_out,
         root=root,
+        probes_root=probes_root,
         load_thumbnail=load_thumbnail,
         per_head=per_head,
         cka_images=cka_images,

@@ -94,6 +94,8 @@ def test_probe_command_quotes_names_and_has_the_cache_option(tmp_path):
         f"--tokens cls+ap --cache '{tmp_path / 'my caches'}'"
     )
     assert np.isnan(data.table["shots"].to_numpy()).all()
+    data = load_report_data([cache], probes_root="my probes")
+    assert data.probe_command(data.detailed[0], FUSION).endswith("cls+ap --probes 'my probes'")
 
 
 def test_load_report_data_leaves_out_a_probe_with_damaged_predictions(tmp_path, caplog):
