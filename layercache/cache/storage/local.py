@@ -28,6 +28,8 @@ from layercache.cache.storage.local_file import (
 )
 from layercache.errors import CacheCorruptError
 
+MAX_JSON_BYTES = 2**30
+"""Largest spec or record; that of ten million row blocks is smaller."""
 MAX_THREADS = 8
 MAX_READERS = 4
 BYTES_PER_THREAD = 2 * 2**20
@@ -71,8 +73,17 @@ class LocalStore:
         return min(MAX_THREADS, self._cores, -(-nbytes // BYTES_PER_THREAD))
 
     def read(self, key: str) -> bytes:
-        """Return all bytes of a file. Raises FileNotFoundError, or CacheCorruptError for a pipe."""
+        """Return all bytes of a file.
+
+        Raises FileNotFoundError, or CacheCorruptError for a pipe and for an absurd size.
+        """
         with os.fdopen(open_regular(self.path(key), os.O_RDONLY), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if key.endswith(".json") and size > MAX_JSON_BYTES:
+                raise CacheCorruptError(
+                    f"{self.path(key)}: expected at most {MAX_JSON_BYTES} bytes, got {size}: the "
+                    "file was not written by layercache; delete it and run the same command again"
+                )
             return file.read()
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:

@@ -157,7 +157,10 @@ def check_row(row: Any) -> None:
 def read_configs(configs: Any) -> tuple[ConfigScore, ...]:
     """Return the scores of configurations. Raises ValueError if a value cannot be."""
     _parse(tuple[_Score, ...], configs, "configs")
-    return tuple(ConfigScore(**score) for score in configs)
+    try:
+        return tuple(ConfigScore(**score) for score in configs)
+    except TypeError as error:  # a field that this version does not know
+        raise ValueError(f"configs: expected other fields ({error})") from None
 
 
 def _check_scalars(values: Mapping[str, Any], field: str) -> None:

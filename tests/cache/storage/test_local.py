@@ -243,3 +243,10 @@ def test_local_store_with_a_key_outside_its_folder_refuses_it(tmp_path: Path, ke
             call()
     assert (tmp_path / "x").read_bytes() == b"precious"
     assert not Path("/tmp/x").exists()
+
+
+def test_read_of_a_sparse_json_file_of_absurd_size_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").touch()
+    os.truncate(tmp_path / "spec.json", 2**40)
+    with pytest.raises(CacheCorruptError, match=r"spec\.json: expected at most 1073741824 bytes"):
+        LocalStore(tmp_path).read("spec.json")

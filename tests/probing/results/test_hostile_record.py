@@ -137,6 +137,7 @@ def _read(folder: Path) -> None:
         (("spec", "splits"), ["train"], "spec.splits"),
         (("spec", "train_config", "noise"), 3, "spec.train_config.noise"),
         (("configs",), {}, "configs.value: expected"),
+        (("configs", 0, "surplus"), 1, "configs: expected other fields"),
         (("configs", 0, "hparams"), None, "configs.0.hparams: expected"),
     ],
 )
