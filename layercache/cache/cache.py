@@ -106,7 +106,7 @@ class Cache:
             raise CacheIncompleteError(
                 f"{self.path}: split {name!r} is incomplete: {n_committed} of {n_blocks} row "
                 "blocks are committed. "
-                f"To continue, run the same extraction again: {continue_command(self)}"
+                f"To continue, run the same extraction again: {extract_advice(self)}"
             ) from None
         record = CompleteRecord.of_split(data, layout, where=str(path))
         if record.compressor is not None:
@@ -215,9 +215,9 @@ def extract_command(
     return " ".join(["layercache extract", *words])
 
 
-def continue_command(cache: Cache) -> str:
-    """Return the command that continues an extraction, with what it lacks if that is unknown."""
-    command = extract_command(cache)
+def extract_advice(cache: Cache, *, layers: str | None = None, tokens: str | None = None) -> str:
+    """Return `extract_command` for a message, with what it lacks if the origin is not recorded."""
+    command = extract_command(cache, layers=layers, tokens=tokens)
     if cache.source is None:
         command += " (with the source of the dataset and the other options it was begun with)"
     return command

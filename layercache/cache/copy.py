@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
 
-from layercache.cache.cache import Cache, load_cache
+from layercache.cache.cache import Cache, extract_advice, load_cache
 from layercache.cache.copy_stages import Check, Stage, equal_check, find_probes, split_stages
 from layercache.cache.format.attached import PARENT, RETRAIN_HINT
 from layercache.cache.format.layout import (
@@ -108,7 +108,7 @@ def copy_cache(
             n_committed, n_blocks = cache.progress(split)
             raise CacheIncompleteError(
                 f"{cache.path}: split {split!r} is incomplete ({n_committed} of {n_blocks} row "
-                "blocks): finish the extraction, then copy"
+                f"blocks): finish the extraction, then copy: {extract_advice(cache)}"
             )
     layouts = [SplitLayout(cache.spec, split) for split in cache.splits]
     sizes = {key: info.size for key, info in cache.files.list_files(".").items()}

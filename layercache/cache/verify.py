@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from layercache.cache.cache import Cache, continue_command, load_cache
+from layercache.cache.cache import Cache, extract_advice, load_cache
 from layercache.cache.format import attached
 from layercache.cache.format.attached import scan
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, spec_bytes
@@ -72,7 +72,7 @@ def verify(
         if store.has_dir(layout.group) or store.has_dir(layout.commits):
             corruptions += _SplitCheck(cache, layout, progress or (lambda _: None)).run()
     if not cache.splits:
-        problem = f"holds no split; begin with: {continue_command(cache)}"
+        problem = f"holds no split; begin with: {extract_advice(cache)}"
         corruptions.append(Corruption(cache.path, problem, exists=False))
     corruptions += verify_probes(cache, progress=progress)
     return sorted(corruptions, key=lambda c: (str(c.path), c.problem))
@@ -190,7 +190,7 @@ class _SplitCheck:
         return Corruption(
             self._store.path(self._layout.complete),
             f"incomplete: {n_committed} of {n_blocks} row blocks; continue with: "
-            f"{continue_command(self._cache)}",
+            f"{extract_advice(self._cache)}",
             exists=False,
         )
 

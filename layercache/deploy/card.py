@@ -37,7 +37,7 @@ def write_card(head: Checkpoint, path: str | HeadPath) -> str:
     """
     path = head_path(path)
     probe = read_probe(head_file(path).parent)
-    weights = weights_file(path)
+    weights = weights_file(head, path)
     parts = [
         _title(head),
         _data(head, probe),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from layercache.cache.cache import Cache, extract_command
+from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
@@ -229,7 +229,7 @@ def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
         else:
             kinds = dict.fromkeys(token.split("/")[0] for token in spec.tokens)
             stored, needed = f"the tokens {'+'.join(kinds)}", f"the tokens {tokens}"
-        command = extract_command(
+        command = extract_advice(
             cache, layers=layers, tokens=tokens.replace(",", "+").replace("patch", "all")
         )
         raise OptionError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from layercache._units import join_words, pluralize
 from layercache._version import installed_version
 from layercache.cache.cache import Cache
-from layercache.cache.find import find_caches
+from layercache.cache.find import find_caches, make_command
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.probing.results.formatting import write_csv
@@ -166,9 +166,14 @@ def _select_caches(
         existing = sorted(
             {f"{c.spec.model} on {c.source or c.spec.dataset.name}" for c in find_caches(root)}
         )
+        command = make_command(
+            root,
+            model=models[0] if models else None,
+            dataset=datasets[0] if datasets else None,
+        )
         raise CacheNotFoundError(
             f"no cache of {join_words(filters) or 'any model and dataset'} below {root}, "
-            f"found {join_words(existing) or 'none'}: make one with `layercache extract`, "
+            f"found {join_words(existing) or 'none'}: make one with: {command}, "
             "or give another root of the caches"
         )
     return selected

@@ -142,10 +142,11 @@ class ReportData:
 
     def _has_namesakes(self, combination: Combination) -> bool:
         """Return whether model and dataset do not tell its caches from those of another one."""
+        is_name = combination.source == combination.dataset
         return any(
-            (other.model, other.source) == (combination.model, combination.source)
+            combination.source in ((other.source, other.dataset) if is_name else (other.source,))
             for other in self.combinations.values()
-            if other.key != combination.key
+            if other.key != combination.key and other.model == combination.model
         )
 
     def _training_options(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layercache.cache import Cache, cache_folder, find_caches, open_cache
-from layercache.cache.cache import extract_command
+from layercache.cache.cache import extract_advice, extract_command
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.origin import Origin
 from layercache.cache.format.spec import sha256_json
@@ -166,3 +166,11 @@ def test_extract_command_has_the_recorded_origin(tmp_path: Path) -> None:
         f"--compressor zstd:3 --on-error skip --cache {tmp_path} --paper-compat"
     )
     assert "--weights" not in extract_command(open_cache(cache.path), model="MODEL")
+
+
+def test_extract_advice_without_a_recorded_source_says_what_it_lacks(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, make_spec())
+    lacking = "(with the source of the dataset and the other options it was begun with)"
+    assert extract_advice(cache) == f"{extract_command(cache)} {lacking}"
+    record_origin(cache.path, Origin(dataset="folder:/my/shapes"))
+    assert extract_advice(open_cache(cache.path)) == extract_command(open_cache(cache.path))

@@ -110,3 +110,14 @@ def test_card_of_a_multi_label_head_names_its_metric(trained: Trained, tmp_path:
 )
 def test_weights_licence_is_that_recorded_by_timm(model: str, licence: str | None) -> None:
     assert weights_licence(model) == licence
+
+
+def test_card_of_a_probe_outside_its_cache_names_the_checkpoint(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.probes["linear"].path, tmp_path / "probe")
+    head = load_head(tmp_path / "probe")
+    monkeypatch.setenv("LAYERCACHE_HOME", str(tmp_path))
+    assert "--weights" not in write_card(head, tmp_path / "probe")
+    monkeypatch.setenv("LAYERCACHE_HOME", str(trained.cache.parents[2]))
+    assert f"--weights {trained.weights} IMAGE" in write_card(head, tmp_path / "probe")

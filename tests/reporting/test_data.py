@@ -3,6 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from layercache.cache import find_caches
+from layercache.cache.format.origin import Origin
+from layercache.cache.origins import record_origin
 from layercache.probing.results.table import read_results
 from layercache.reporting.data import load_report_data
 from layercache.reporting.gains import gains_over_baseline, select_kind
@@ -113,3 +116,16 @@ def test_load_report_data_leaves_out_a_probe_with_damaged_predictions(tmp_path, 
     (warning,) = caplog.messages
     assert f"left out a damaged probe: {file}: SHA-256 is not the one of its record" in warning
     assert f"remove {damaged.path} and run the same `layercache probe` again" in warning
+
+
+def test_probe_command_of_a_cache_without_a_source_tells_it_from_its_namesakes(tmp_path):
+    old = synthetic.make_cache(tmp_path, dataset="toys")
+    other = synthetic.make_cache(tmp_path, dataset="toys", layers=(1, 2, 3, 4), depth=5)
+    record_origin(other.path, Origin(dataset="folder:/my/toys"))
+    data = load_report_data(find_caches(tmp_path))
+    commands = {
+        combination.cache.path: data.probe_command(combination, FUSION)
+        for combination in data.combinations.values()
+    }
+    assert f"--dataset toys --fingerprint {old.path.name}" in commands[old.path]
+    assert "--dataset folder:/my/toys --head" in commands[other.path]

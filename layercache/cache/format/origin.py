@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlencode
 
+from layercache._printable import redact
 from layercache.cache.format.typed_json import load_json
 from layercache.errors import CacheCorruptError, OptionError
 
@@ -128,7 +129,7 @@ def dataset_source(dataset: str) -> str:
         # the name of the file itself gives the cache its name, also of a link
         place = os.path.join(_real(os.path.dirname(path) or "."), os.path.basename(path))
     else:
-        place = re.sub(r"[^/\s]+:[^/\s]*@|(?<=://)[^/\s]*@", "", place)
+        place = redact(place)
     options = urlencode(sorted(dict(parse_qsl(query)).items()), quote_via=quote)
     return f"{kind}:{place}{'?' if options else ''}{options}"
 

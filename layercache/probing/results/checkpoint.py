@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
+from layercache.cache.find import matching_caches
 from layercache.cache.format.attached import read_file, read_record
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source, open_store
-from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path
+from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
 from layercache.errors import HeadMismatchError, ProbeNotFoundError, ProbeSchemaError
 from layercache.probing.heads import HeadSpec, parameter_shapes
 from layercache.probing.heads.fitted import FittedHead
@@ -270,15 +271,25 @@ def head_file(path: HeadPath) -> HeadPath:
     return path if is_file else path / HEAD_FILE
 
 
-def weights_file(path: HeadPath) -> str | None:
-    """Return the checkpoint of the backbone that the cache around a head was extracted with.
+def weights_file(head: Checkpoint, path: HeadPath) -> str | None:
+    """Return the checkpoint of the backbone that a head's cache was extracted with.
 
-    None if its weights are the published ones, or if the head is not in a cache that records it.
+    None if its weights are the published ones, or if the cache is neither around the head nor in
+    the default root.
     """
     folder = head_file(path).parent
     if isinstance(folder, Path):
         folder = folder.absolute()
     origins = read_origins(open_source(folder.parent.parent))
+    if not origins:
+        provenance = head.provenance
+        caches = matching_caches(
+            cache_root(),
+            model=provenance.model,
+            dataset=provenance.dataset,
+            fingerprint=provenance.fingerprints[0],
+        )
+        origins = tuple(origin for cache in caches for origin in cache.origins)
     return next((origin.weights for origin in origins if origin.weights is not None), None)
 
 

@@ -45,9 +45,9 @@ def test_dataset_source_of_hugging_face_sorts_options_and_drops_credentials(
         dataset_source("hf:me/two?label=coarse&config=a b") == "hf:me/two?config=a%20b&label=coarse"
     )
     for given, clean in (
-        ("hf://datasets/me:password@host/two", "hf://datasets/host/two"),
-        ("https://me:password@host/two", "https://host/two"),
-        ("https://token@host/two", "https://host/two"),
+        ("hf://datasets/me:password@host/two", "hf://***@host/two"),
+        ("https://me:password@host/two", "https://***@host/two"),
+        ("https://token@host/two", "https://***@host/two"),
         ("me/two@main", "me/two@main"),
     ):
         assert dataset_source(f"hf:{given}") == f"hf:{clean}"
