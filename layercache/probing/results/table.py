@@ -192,10 +192,10 @@ class Results:
             if gain:
                 notes = [f"scores in percent, gains over {BASELINE_NAME}"]
                 notes += describe_obstacles(find_gains(self, among=among or self))
-            if paths:
-                notes += [f"{probe.id}: {probe.path}" for probe in self.probes]
         notes += describe_selection(self)
-        return "\n".join([to_text(table, identity, values), *notes])
+        text = to_text(table, identity, values, notes=notes)
+        folders = self.probes if paths and not over_seeds else ()
+        return "\n".join([text, *(f"{probe.id}: {probe.path}" for probe in folders)])
 
     def summary(self) -> str:
         """Return two lines: the best probe with its interval, and the folder of the probes."""

@@ -66,13 +66,16 @@ def identity_columns(
     return table, names
 
 
-def to_text(table: pd.DataFrame, identity: Sequence[str], values: Sequence[str]) -> str:
-    """Return a table that fits MAX_WIDTH, and below it what all of its rows share.
+def to_text(
+    table: pd.DataFrame, identity: Sequence[str], values: Sequence[str], *, notes: Sequence[str]
+) -> str:
+    """Return a table that fits MAX_WIDTH, and below it what all of its rows share, and notes.
 
     Args:
         table: Rows, with at least these columns.
         identity: Columns that tell the rows apart.
         values: Further columns, the selected hyperparameters and the scores.
+        notes: Remarks, a line each, which are wrapped.
     """
     several = len(table) > 1
     shared = [n for n in ("model", "dataset") if _n_values(table[n]) == 1]
@@ -92,7 +95,7 @@ def to_text(table: pd.DataFrame, identity: Sequence[str], values: Sequence[str])
         lines.append(f"{'all rows:' if several else 'with'} {', '.join(words)}")
     if dropped:
         lines.append(f"left out for width: {join_words([heading(name) for name in dropped])}")
-    return "\n".join([text, "", *(fill(line, MAX_WIDTH) for line in lines)])
+    return "\n".join([text, "", *(fill(line, MAX_WIDTH) for line in [*lines, *notes])])
 
 
 def combine_mean_and_std(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,11 +4,20 @@ from typing import Any
 
 import pytest
 
+from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.table import Results
 from layercache.probing.training.config import TrainConfig
 from tests.probing.probe_specs import grid
 from tests.probing.results.made import FUSION, made
 
+EDGES = [
+    ConfigScore(
+        hparams={"lr": 0.1 / (i + 1), "weight_decay": 1e-6 * (i + 1), "dropout": 0.1 * i},
+        fold=None,
+        val_metrics={"balanced_accuracy": score},
+    )
+    for i, score in enumerate((0.9, 0.5, 0.9))
+]
 LONG = {
     "model": "vit_b16",
     "dataset": "fashion_mnist",
@@ -30,11 +39,12 @@ def test_to_text_of_many_columns_fits_100_characters(over_seeds: bool, gain: boo
             shots=5 * (i + 1),
             seed=i,
             n_params=10**7 * (i + 1),
+            configs=EDGES,
         )
         for i, changes in enumerate([{}, {"model": "clip_b16"}, {"dataset": "flowers"}])
     ]
     text = Results(probes).to_text(gain=gain, over_seeds=over_seeds)
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 100, "the remarks below the table, too"
     if not over_seeds:
         assert "left out for width: seconds" in text
         assert "test" in text.split("---")[0], "the test score is never left out"
