@@ -74,7 +74,9 @@ def ls(
     """List the caches: dataset, model, fingerprint, splits, size, number of probes."""
     from layercache.cache.describe import describe_all
     from layercache.cache.find import cache_folders, make_command
+    from layercache.cache.storage.open import open_source
     from layercache.cache.storage.paths import cache_root
+    from layercache.cache.storage.threads import map_threads
     from layercache.errors import CacheSchemaError
 
     base = cache_root(root)
@@ -82,8 +84,11 @@ def ls(
     rows = [d for d in results if isinstance(d, dict)]
     outdated = [e for e in results if isinstance(e, CacheSchemaError)]
     unreadable = [e for e in results if not isinstance(e, dict | CacheSchemaError)]
-    for d in rows:
-        d["probes"] = _count_probes(d["path"], probes)
+    threads = open_source(base).requests
+    for d, counts in zip(
+        rows, map_threads(lambda d: _count_probes(d, probes), rows, threads=threads), strict=True
+    ):
+        d["probes"] = counts
     if as_json:
         _print_json(rows)
     elif rows:
@@ -132,7 +137,7 @@ def info(
     from layercache.cache.find import open_cache
 
     d = describe(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint))
-    d["probes"] = _count_probes(d["path"], probes)
+    d["probes"] = _count_probes(d, probes)
     if as_json:
         _print_json(d)
         return
@@ -359,19 +364,20 @@ def _limit(d: dict[str, Any]) -> str:
 def _probes(found: Cache, probes: str | None) -> str:
     from layercache._units import pluralize
 
-    counts = list(_count_probes(str(found.path), probes).items())
+    d = {"path": str(found.path), "fingerprint": found.spec.fingerprint}
+    counts = list(_count_probes(d, probes).items())
     elsewhere = "".join(f", {n} of them in {folder}" for folder, n in counts[:-1] if n)
     total = sum(n for _, n in counts)
     return f", with {pluralize(total, 'probe')}{elsewhere}" if total else ""
 
 
-def _count_probes(path: str, probes: str | None) -> dict[str, int]:
+def _count_probes(d: dict[str, Any], probes: str | None) -> dict[str, int]:
     """Return the number of probes of a cache in each folder where they are kept, its own last."""
-    from layercache.cache.find import open_cache
     from layercache.cache.storage.open import open_source
-    from layercache.probing.results.locations import probe_folders
+    from layercache.cache.storage.paths import as_cache_path
+    from layercache.probing.results.locations import folders_of
 
-    folders = probe_folders(open_cache(path), probes)
+    folders = folders_of(as_cache_path(d["path"]), d["fingerprint"], probes)
     return {str(folder): len(open_source(folder).list_dirs(".")) for folder in folders}
 
 

@@ -39,6 +39,13 @@ def probe_folders(cache: Cache, probes_root: str | CachePath | None = None) -> l
         cache: The cache.
         probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
     """
+    return folders_of(cache.path, cache.spec.fingerprint, probes_root)
+
+
+def folders_of(
+    path: CachePath, fingerprint: str, probes_root: str | CachePath | None = None
+) -> list[CachePath]:
+    """Return `probe_folders` of a cache that is not open, by its folder and fingerprint."""
     root = resolve_probes_root(probes_root)
-    own = cache.path / PARENT
-    return [own] if root is None else [root / cache.spec.fingerprint[:12] / PARENT, own]
+    own = path / PARENT
+    return [own] if root is None else [root / fingerprint[:12] / PARENT, own]
