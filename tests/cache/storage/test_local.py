@@ -228,9 +228,9 @@ def test_read_through_a_link_to_a_file_reads_it(tmp_path: Path) -> None:
     assert LocalStore(tmp_path).read("a") == b"shard"
 
 
-@pytest.mark.parametrize("key", ["../x", "/tmp/x", "a/../../x", "a//x", "", "a\0", "..", "a/."])
+@pytest.mark.parametrize("key", ["../x", "{0}/x", "a/../../x", "a//x", "", "a\0", "..", "a/."])
 def test_local_store_with_a_key_outside_its_folder_refuses_it(tmp_path: Path, key: str) -> None:
-    store = LocalStore(tmp_path / "cache")
+    store, key = LocalStore(tmp_path / "cache"), key.format(tmp_path)
     (tmp_path / "x").write_bytes(b"precious")
     for call in (
         lambda: store.put(key, [b"new"]),
@@ -242,7 +242,6 @@ def test_local_store_with_a_key_outside_its_folder_refuses_it(tmp_path: Path, ke
         with pytest.raises(CacheCorruptError, match="expected the key of a file below this folder"):
             call()
     assert (tmp_path / "x").read_bytes() == b"precious"
-    assert not Path("/tmp/x").exists()
 
 
 def test_read_of_a_sparse_json_file_of_absurd_size_is_refused_at_once(tmp_path: Path) -> None:
