@@ -32,11 +32,18 @@ def read_origins(files: FileSource) -> tuple[Origin, ...]:
     return tuple(sorted(origins, key=lambda origin: not origin.exists))
 
 
-def record_origin(path: CachePath, origin: Origin) -> None:
-    """Add an origin to a cache that has been begun; logs if the cache cannot be written."""
+def record_origin(path: CachePath, origin: Origin, *, temporary: str | None = None) -> None:
+    """Add an origin to a cache that has been begun; logs if the cache cannot be written.
+
+    Args:
+        path: Folder of the cache.
+        origin: The origin.
+        temporary: Folder for temporary files that no other process uses and that the next writer
+            removes; by default a new one.
+    """
     store: Store
     if isinstance(path, Path):  # other processes may be writing: a temporary folder of its own
-        store = LocalStore(path, temporary=f"partial-{uuid4().hex}")
+        store = LocalStore(path, temporary=temporary or f"partial-{uuid4().hex}")
     else:
         store = open_store(path)
     try:

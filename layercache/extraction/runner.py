@@ -15,6 +15,7 @@ import torch
 
 from layercache._progress import progress_bar
 from layercache._units import pluralize
+from layercache.cache.format.layout import SplitLayout
 from layercache.cache.origins import record_origin
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
@@ -199,7 +200,9 @@ def _open_writer(
             raise
         logger.info("waiting: %s", busy)
         writer = open_writer(wait=True)
-    record_origin(target.path, target.origin)
+    record_origin(
+        target.path, target.origin, temporary=SplitLayout(target.spec, split).partial
+    )  # under the lock of the split
     return writer
 
 
