@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import math
 import pickle
@@ -18,16 +19,26 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from layercache.errors import BackboneError
+from layercache.extraction.models.key_prefix import StateMatch, count_parts, find_state, flatten
 
 UNUSED_PREFIXES = ("head.", "head_dist.", "head_drop.", "attn_pool.")
 """Parts of timm's ViTs after the tokens: neither loaded nor part of the digest."""
+TOKEN_PARTS = (
+    *("patch_embed", "pos_embed", "cls_token", "dist_token", "reg_token", "register_tokens"),
+    *("storage_tokens", "norm_pre", "ln_pre", "rope", "rel_pos_bias", "blocks", "norm", "fc_norm"),
+)
+"""Parts of ViTs that change tokens: a checkpoint's are never left out of a model without them."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors or torch file, without wrappers and name prefixes.
+    """Return the tensors of a safetensors or torch file, those of nested mappings included.
 
     Args:
-        path: A file; ".safetensors" is read as such, anything else with torch (`weights_only`).
+        path: A file; ".safetensors" is read as such, anything else with torch (`weights_only`, with
+            `argparse.Namespace` as the one further class: MAE and DINO store their options in it).
+
+    Returns:
+        Tensors by name; the names of nested mappings are joined by dots ("state_dict.norm.bias").
 
     Raises:
         BackboneError: The file cannot be read, or holds no state dict.
@@ -53,13 +64,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             ) from e
     try:
         # the warnings are about the pickle's version; the error or the strict load says more
-        with warnings.catch_warnings(action="ignore"):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # the unpickler raises anything on bytes that are no checkpoint
         raise BackboneError(
             f"weights {path}: not loadable as plain tensors: {_explain_load_error(e)}"
         ) from e
-    return _unwrap_state_dict(value, path)
+    tensors = flatten(value)
+    if not tensors:
+        raise BackboneError(
+            f"weights {path}: expected a state dict (names to tensors), got {type(value).__name__}"
+            + (f" with {_abbreviate([*map(str, value)])}" if isinstance(value, dict) else "")
+        )
+    return tensors
 
 
 def _explain_load_error(error: Exception) -> str:
@@ -90,26 +110,6 @@ def declared_architecture(path: str | Path) -> str | None:
     return metadata.get("architecture") or metadata.get("arch")
 
 
-def _unwrap_state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    """Take the tensors out of {"state_dict": ...} and the like.
-
-    Removes the name prefixes of DDP ("module.") and torch.compile ("_orig_mod.").
-    """
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "teacher"):
-        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
-            value = value[key]
-            break
-    if not isinstance(value, Mapping) or not any(isinstance(v, Tensor) for v in value.values()):
-        raise BackboneError(
-            f"weights {path}: expected a state dict (names to tensors), got {type(value).__name__}"
-        )
-    state = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
-    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
-        if all(k.startswith(prefix) for k in state):
-            state = {k[len(prefix) :]: v for k, v in state.items()}
-    return state
-
-
 def remove_head(module: Any) -> None:
     """Replace everything after the tokens with nothing."""
     for name in ("head", "head_dist", "head_drop"):
@@ -136,28 +136,47 @@ class SkipInit(TorchFunctionMode):
 
 
 def load_weights(
-    module: nn.Module, state: dict[str, Tensor], *, source: str, timm_module: str | None = None
-) -> None:
-    """Load a state dict strictly into a module without head.
+    module: nn.Module, tensors: dict[str, Tensor], *, source: str, timm_module: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Load a checkpoint strictly into a module without head.
 
-    A positional embedding of another grid first sets the module's input size to that grid, so that
+    The model is looked for under every prefix of the tensors' names (see `find_state`). A
+    positional embedding of another grid first sets the module's input size to that grid, so that
     the checkpoint's own numbers are loaded; the caller then sets the size it wants.
 
     Args:
         module: A timm ViT after `remove_head`.
-        state: The checkpoint's tensors.
-        source: Name of the checkpoint, for errors.
+        tensors: The checkpoint's tensors, from `read_checkpoint`.
+        source: Name of the checkpoint, for errors and remarks.
         timm_module: Python module whose `checkpoint_filter_fn` turns original names into timm's.
+
+    Returns:
+        The tensors under the model's prefix, its head's included, and remarks on what was left out.
 
     Raises:
         BackboneError: Keys or shapes do not match; lists them.
     """
-    _match_grid(module, state)
-    convert = getattr(sys.modules.get(timm_module or ""), "checkpoint_filter_fn", None)
-    if convert is not None:
-        state = convert(dict(state), module)
-    _check_keys_and_shapes(module, state, source=source)
-    module.load_state_dict(state, strict=False)  # checked above, except UNUSED_PREFIXES
+    filter_fn = getattr(sys.modules.get(timm_module or ""), "checkpoint_filter_fn", None)
+
+    def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(filter_fn(dict(state), module)) if filter_fn else state
+
+    wanted = module.state_dict()
+    match = find_state(tensors, wanted, convert=convert if filter_fn else None, source=source)
+    _match_grid(module, match.state)
+    _check_patch_size(module, match.state, source=source)
+    state = convert(match.state)
+    left_out = _check_keys_and_shapes(module, state, match=match, tensors=tensors, source=source)
+    module.load_state_dict(state, strict=False)  # checked above, except what is left out
+    notes: tuple[str, ...] = ()
+    if match.others:
+        others = ", ".join(map(repr, match.others))
+        notes += (f"{source}: took the model under {match.prefix!r}; it is also under {others}",)
+    if left_out:
+        parts = count_parts(left_out, prefix=match.prefix)
+        listed = _abbreviate([f"{part} ({n})" for part, n in parts.items()])
+        notes += (f"{source}: tensors that are not the model's are left out: {listed}",)
+    return match.state, notes
 
 
 def _match_grid(module: Any, state: Mapping[str, Tensor]) -> None:
@@ -194,13 +213,34 @@ def _match_grid(module: Any, state: Mapping[str, Tensor]) -> None:
         return
 
 
-def _check_keys_and_shapes(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+def _check_patch_size(module: Any, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise BackboneError for patches of another size, which timm's converters would resample."""
+    key = "patch_embed.proj.weight"
+    expected, got = module.state_dict().get(key), state.get(key)
+    if expected is None or got is None or got.ndim != 4:
+        return
+    if expected.shape != got.shape:
+        problem = f"{key} (expected {tuple(expected.shape)}, got {tuple(got.shape)})"
+        raise _mismatch(source, [f"1 of another shape: {problem}"])
+
+
+def _check_keys_and_shapes(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    match: StateMatch,
+    tensors: Mapping[str, Tensor],
+    source: str,
+) -> list[str]:
+    """Return the checkpoint's tensors that are not the model's, or raise BackboneError."""
     expected = module.state_dict()
     has_fc_norm = any(k.startswith("fc_norm.") for k in expected)
     unused = UNUSED_PREFIXES if has_fc_norm else (*UNUSED_PREFIXES, "fc_norm.")
+    own_parts = {k.split(".")[0] for k in expected} | {*TOKEN_PARTS}
+    further = [k for k in state if k not in expected and not k.startswith(unused)]
     mismatches = {
         "missing": [k for k in expected if k not in state],
-        "unexpected": [k for k in state if k not in expected and not k.startswith(unused)],
+        "unexpected": [k for k in further if k.split(".")[0] in own_parts],
         "of another shape": [
             f"{k} (expected {tuple(v.shape)}, got {tuple(state[k].shape)})"
             for k, v in expected.items()
@@ -212,11 +252,23 @@ def _check_keys_and_shapes(module: nn.Module, state: Mapping[str, Tensor], *, so
         for problem, keys in mismatches.items()
         if keys
     ]
-    if problems:
-        raise BackboneError(
-            f"{source} does not fit: {'; '.join(problems)}: is it the checkpoint of another model? "
-            "(layercache models lists names)"
+    if mismatches["missing"]:
+        place = f" under {match.prefix!r}" if match.prefix else ""
+        problems.append(
+            f"nearest match: {match.n_found} of {len(expected)} names{place}; the file's top-level "
+            f"keys: {_abbreviate(sorted(count_parts(tensors)), max_shown=12)}"
         )
+    if problems:
+        raise _mismatch(source, problems)
+    outside = [k for k in tensors if not k.startswith(match.prefix)]
+    return outside + [f"{match.prefix}{k}" for k in further]
+
+
+def _mismatch(source: str, problems: Sequence[str]) -> BackboneError:
+    return BackboneError(
+        f"{source} does not fit: {'; '.join(problems)}: is it the checkpoint of another model? "
+        "(layercache models lists names)"
+    )
 
 
 def _abbreviate(keys: Sequence[str], max_shown: int = 6) -> str:

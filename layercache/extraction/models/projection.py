@@ -39,8 +39,9 @@ def load_projection(module: Any, state: Mapping[str, Tensor] | None, *, name: st
     Raises:
         BackboneError: The checkpoint has no such map.
     """
-    head: nn.Linear = module.head
-    if state is not None:
+    if state is None:
+        head: nn.Linear = module.head
+    else:
         weight = state.get("head.weight")
         if weight is None:
             raise BackboneError(

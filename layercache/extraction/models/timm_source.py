@@ -106,19 +106,25 @@ def load_model(
         check_has_projection(module, name=name)
     if check is not None:
         check(module)
-    state = None
     if weights is None:
         module = download_model(timm_name, name=name, offline=is_offline(offline))
-    else:
-        state = read_checkpoint(weights)
-
-    projection = load_projection(module, state, name=name) if projected else None
+    projection = None
+    if weights is None and projected:
+        projection = load_projection(module, None, name=name)
     remove_head(module)
     config = module.pretrained_cfg
     architecture = config["architecture"]
     notes = _timm_notes(config)
-    if weights is not None and state is not None:
-        load_weights(module, state, source=f"weights {weights} for {name}", timm_module=timm_module)
+    if weights is not None:
+        state, left_out = load_weights(
+            module,
+            read_checkpoint(weights),
+            source=f"weights {weights} for {name}",
+            timm_module=timm_module,
+        )
+        notes += left_out
+        if projected:
+            projection = load_projection(module, state, name=name)
         # the tensors fit, but an activation, for example, is in no tensor
         declared = declared_architecture(weights)
         if declared not in (None, architecture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import pickle
@@ -122,8 +123,9 @@ def test_load_backbone_with_mismatched_keys_lists_them(
     state["norm.bias"] = torch.zeros(7)
     text = (
         r"for tiny_vit does not fit: 1 missing: blocks.2.norm2.weight; 1 unexpected: blocks.9.odd; "
-        r"1 of another shape: norm.bias \(expected \(24,\), got \(7,\)\): is it the checkpoint "
-        r"of another model\?"
+        r"1 of another shape: norm.bias \(expected \(24,\), got \(7,\)\); nearest match: 53 of 54 "
+        r"names; the file's top-level keys: blocks, cls_token, head, norm, patch_embed, pos_embed: "
+        r"is it the checkpoint of another model\?"
     )
     with pytest.raises(BackboneError, match=text):
         load(state, tmp_path / "a.safetensors")
@@ -204,9 +206,146 @@ def test_load_weights_with_original_names_converts_them(grid: int) -> None:
         torch.testing.assert_close(value, state[key])
     with pytest.raises(
         BackboneError,
-        match=r"it does not fit: 1 missing: reg_token; 2 unexpected: register_tokens, mask_token",
+        match=r"it does not fit: 1 missing: reg_token; 1 unexpected: register_tokens; .*nearest",
     ):
         load_weights(FAMILIES["tiny_dinov2_reg4"].build(), original, source="it")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "backbone.",
+        "encoder.",
+        "model.",
+        "base_encoder.",
+        "state_dict.module.encoder.",
+        "model.module._orig_mod.backbone.",
+        "net.",
+        "model_state_dict.",
+        "student.backbone.",
+        "model_ema.",
+    ],
+)
+def test_load_weights_under_a_wrapper_or_prefix_finds_the_model(
+    prefix: str, suffix: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    *wrappers, module = prefix[:-1].split(".")
+    checkpoint: Any = {f"{module}.{k}": v for k, v in state.items()}
+    checkpoint |= {"linear_probe.weight": torch.zeros(2), "n_averaged": torch.tensor(3)}
+    if suffix == ".safetensors":
+        checkpoint = {".".join([*wrappers, k]): v for k, v in checkpoint.items()}
+    for wrapper in reversed(wrappers if suffix == ".pt" else ()):
+        checkpoint = {wrapper: checkpoint, "epoch": 3}
+    plain = load(state, tmp_path / "plain.pt")
+    backbone = load(checkpoint, tmp_path / f"a{suffix}")
+    assert backbone.weights_digest == plain.weights_digest
+    outer = "".join(f"{wrapper}." for wrapper in wrappers)
+    names = [f"{outer}linear_probe (1)", f"{outer}n_averaged (1)"]
+    (note,) = backbone.notes
+    assert note.startswith(f"weights {tmp_path}/a{suffix} for tiny_vit: tensors that are not")
+    assert all(name in note for name in names)
+
+
+@pytest.mark.parametrize(
+    ("taken", "other"),
+    [
+        ("state_dict_ema", "state_dict"),
+        ("model_ema", "model"),
+        ("ema", "student"),
+        ("teacher", "student"),
+        ("target_encoder", "encoder"),
+        ("base_encoder", "momentum_encoder"),
+        ("encoder_q", "encoder_k"),
+        ("model", "student"),
+    ],
+)
+def test_load_weights_of_a_model_held_twice_takes_the_average_or_teacher_and_says_so(
+    taken: str, other: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    second = {k: v + 1 for k, v in state.items()}
+    plain = load(state, tmp_path / "plain.pt")
+    backbone = load({other: second, taken: state}, tmp_path / "a.pt")
+    assert backbone.weights_digest == plain.weights_digest
+    assert f"took the model under '{taken}.'; it is also under '{other}.'" in backbone.notes[0]
+
+
+def test_load_weights_of_a_model_held_twice_in_equal_places_raises_unless_they_are_equal(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        BackboneError,
+        match=r"holds the model under 'a\.' and, with other weights, under 'b\.': save the state",
+    ):
+        load({"a": state, "b": {k: v + 1 for k, v in state.items()}}, tmp_path / "a.pt")
+    assert load({"a": state, "b": dict(state)}, tmp_path / "b.pt").weights_digest
+
+
+def test_load_weights_with_a_missing_tensor_names_the_nearest_prefix(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    del state["norm.bias"]
+    checkpoint = {"epoch": 1, "net": {f"encoder.{k}": v for k, v in state.items()}}
+    checkpoint["optimizer"] = {"state": {0: {"exp_avg": torch.zeros(2)}}}
+    with pytest.raises(
+        BackboneError,
+        match=r"1 missing: norm.bias; nearest match: 53 of 54 names under 'net.encoder.'; "
+        r"the file's top-level keys: net, optimizer: is it",
+    ):
+        load(checkpoint, tmp_path / "a.pt")
+
+
+def test_load_weights_with_parts_that_change_tokens_raises(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """A deeper model, or one with registers, holds all tensors of a smaller one."""
+    for key in ("blocks.4.norm1.weight", "blocks.0.ls1.gamma", "reg_token", "norm_pre.weight"):
+        with pytest.raises(BackboneError, match=f"does not fit: 1 unexpected: {key}: is it"):
+            load(state | {key: torch.zeros(24)}, tmp_path / "a.pt")
+
+
+def test_load_weights_of_an_mae_file_with_options_leaves_out_the_decoder(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    decoder = {"mask_token": torch.zeros(1), "decoder_blocks.0.norm1.weight": torch.zeros(2)}
+    checkpoint = {"model": state | decoder, "args": argparse.Namespace(lr=0.1), "epoch": 800}
+    backbone = load(checkpoint, tmp_path / "mae.pth")
+    assert backbone.weights_digest == load(state, tmp_path / "plain.pt").weights_digest
+    assert backbone.notes[0].endswith("left out: model.mask_token (1), model.decoder_blocks (1)")
+
+
+def test_load_weights_of_a_dino_file_with_original_names_takes_the_teacher() -> None:
+    state = random_state("tiny_dinov2_reg4") | {"pos_embed": torch.randn(1, 16, 24)}
+    zero = torch.zeros(1, 1, 24)
+    original = {k.replace("reg_token", "register_tokens"): v for k, v in state.items()} | {
+        "mask_token": torch.zeros(1, 24),
+        "pos_embed": torch.cat([zero, state["pos_embed"]], 1),
+    }
+    tensors = {f"student.backbone.{k}": v + 1 for k, v in original.items()}
+    tensors |= {f"teacher.backbone.{k}": v for k, v in original.items()}
+    tensors |= {"teacher.dino_head.mlp.0.weight": torch.zeros(2)}
+    module: Any = FAMILIES["tiny_dinov2_reg4"].build()
+    _, notes = load_weights(
+        module, tensors, source="it", timm_module="timm.models.vision_transformer"
+    )
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(value, state[key])
+    assert notes[0].startswith("it: took the model under 'teacher.backbone.'")
+    assert "teacher.dino_head (1)" in notes[1]
+
+
+def test_load_weights_of_another_patch_size_is_not_resampled_by_timm() -> None:
+    with pytest.raises(
+        BackboneError, match=r"1 of another shape: patch_embed.proj.weight \(expected \(24, 3, 8, 8"
+    ):
+        load_weights(
+            VisionTransformer(num_classes=0, **SMALL),
+            VisionTransformer(num_classes=0, **(SMALL | {"patch_size": 16})).state_dict(),
+            source="it",
+            timm_module="timm.models.vision_transformer",
+        )
 
 
 class Boom:
