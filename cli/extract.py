@@ -61,7 +61,13 @@ Limit = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling by --limit.")]
 Tap = Annotated[
-    str, typer.Option(help="Where a layer's tokens are read: norm2 | block | block-norm.")
+    str,
+    typer.Option(
+        help="Where layer l of 1..B is read. norm2: in block l + 1, for l = B the final norm | "
+        "block: the residual stream after block l | block-norm: that through the final norm | "
+        "norm1, attn, fc1, act (the MLP's inner activation), mlp: inside block l, B alike.",
+        metavar="TAP",
+    ),
 ]
 Layers = Annotated[
     str, typer.Option(help="all | last | mid-last | quarter | numbers, as in 1,5,9.")

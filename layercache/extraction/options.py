@@ -53,7 +53,8 @@ class ExtractOptions:
     seed: int = 0
     """Seed of the sampling by `limit`."""
     tap: Tap = "norm2"
-    """Where a layer's tokens are read: "norm2" (as in the paper), "block" or "block-norm"."""
+    """Where a layer's tokens are read: "norm2" (as in the paper), "block", "block-norm", or inside
+    the block "norm1", "attn", "fc1", "act", "mlp" (docs/taps.md)."""
     layers: str | Sequence[int] = "all"
     """"all", "last", "mid-last", "quarter", "1,5,9" or numbers of 1..B."""
     tokens: str | Sequence[str] = "cls+ap"

@@ -86,7 +86,8 @@ def _training(job: PlannedProbe) -> float:
         schedule = job.head.train_config.schedule(rows)
     except LayercacheError:
         return MIN_SECONDS  # the probe itself reports the error
-    tokens, width = tokens_seen(job, info), info.width
+    tokens = tokens_seen(job, info)
+    width = info.width * (4 if job.cache.options.tap in ("fc1", "act") else 1)
     if job.head.head == "linear" or not job.head.configs:
         operations = 2.0 * tokens * width * size.classes
     else:

@@ -124,7 +124,7 @@ def _use(path: Path) -> str | None:
         (("layers",), [], "layers: expected "),
         (("tokens",), ["cls", "register"], "tokens: expected names of tokens, got 'register'"),
         (("tokens",), ["cls", "cls"], "tokens: expected distinct names"),
-        (("tap",), "norm3", "tap: expected 'norm2', 'block' or 'block-norm', got 'norm3'"),
+        (("tap",), "norm3", "tap: expected 'norm2', 'block', 'block-norm', 'norm1', 'attn', "),
         (("storage_dtype",), "float64", "storage_dtype: expected 'float16' or 'float32'"),
         (("projected",), "yes", "projected: expected a valid boolean, got 'yes'"),
         (("preprocessing", "mean"), float("nan"), "expected finite numbers, got NaN"),

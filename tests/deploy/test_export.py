@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, export_onnx, export_torch, load_classifier
 from layercache.deploy import export as export_module
 from layercache.errors import ExportError, MissingExtraError
-from tests.deploy.trained import Trained
+from tests.deploy.trained import Trained, train
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,18 @@ def test_export_torch_reloaded_gives_the_same_logits_for_any_batch_size(
         with torch.inference_mode():
             assert torch.allclose(reloaded(x), classifier(x), atol=1e-5)
     assert json.loads(extra["layercache.json"])["activation"] == "softmax"
+
+
+def test_export_torch_of_a_tap_inside_the_block_gives_the_same_logits(tmp_path: Path) -> None:
+    made = train(tmp_path, model="tiny_dinov2_reg4", tap="act", heads=["linear"])
+    assert open_cache(made.cache).spec.width == 96
+    classifier = load_classifier(made.probes["linear"].path, weights=made.weights, device="cpu")
+    images = [Image.open(made.images / name) for name in open_cache(made.cache).split("test").ids]
+    cached = made.probes["linear"].predictions().logits
+    with torch.inference_mode():
+        logits = classifier(classifier.preprocess(images)).numpy()
+    np.testing.assert_allclose(logits, cached, atol=2e-3 * np.abs(cached).max())
+    assert export_torch(classifier, tmp_path / "head.pt2").max_difference < 1e-5
 
 
 def fake_export(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from layercache.cache.format.spec import Tap
 from layercache.extraction.api import extract
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import Probe
@@ -51,6 +52,7 @@ def train(
     folder: Path,
     *,
     model: str = MODEL,
+    tap: Tap = "norm2",
     tokens: str = "cls+ap+grid:2",
     heads: Sequence[str] = ("linear", "attentive"),
     seeds: int = 1,
@@ -62,6 +64,7 @@ def train(
         models=[model],
         dataset=f"folder:{images}",
         weights={model: weights},
+        tap=tap,
         tokens=tokens,
         cache=folder / "caches",
         **quiet,

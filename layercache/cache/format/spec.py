@@ -23,7 +23,7 @@ from layercache.cache.format.typed_json import STRICT, parse_fields, shorten
 SCHEMA = 2
 """Version of the files of a cache; part of the fingerprint."""
 
-Tap = Literal["norm2", "block", "block-norm"]
+Tap = Literal["norm2", "block", "block-norm", "norm1", "attn", "fc1", "act", "mlp"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
 
@@ -89,7 +89,7 @@ class CacheSpec:
     depth: Annotated[int, Interval(ge=1, le=10_000)]
     """Number of blocks B."""
     width: Annotated[int, Interval(ge=1, le=2**20)]
-    """D, the length of one token."""
+    """D, the length of one token; depends on the tap."""
     tap: Tap
     """Point of a block at which its tokens are read (see layercache.extraction.models.taps)."""
     layers: Annotated[tuple[int, ...], MinLen(1)]

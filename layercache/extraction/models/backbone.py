@@ -20,7 +20,12 @@ from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import OptionError
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
 from layercache.extraction.models.preprocessing import Background
-from layercache.extraction.models.taps import TapPoint, drop_later_blocks, find_taps
+from layercache.extraction.models.taps import (
+    INNER_TAPS,
+    TapPoint,
+    drop_later_blocks,
+    find_taps,
+)
 from layercache.extraction.models.timm_source import LoadedModel, has_class_token, load_model
 
 # Half precision casts the whole model. Autocast would keep the residual stream in float32 and gains
@@ -57,7 +62,6 @@ class Backbone:
         self.notes = model.notes
         """Remarks for the user, e.g. that positions were resampled."""
         self.depth = model.depth
-        self.width = model.width
         self.tap = tap
         self.layers = layers
         self.tokens = pooling.names
@@ -75,7 +79,10 @@ class Backbone:
         self.module = model.module.to(self.device, self.compute_dtype)
         """The timm module: evaluation mode, no gradients, no head."""
         self._tokens_by_layer: dict[int, Tensor] = {}
-        for point in find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture):
+        points = find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture)
+        self.width = points[0].width
+        """D, the length of a stored token."""
+        for point in points:
             point.module.register_forward_hook(_TapHook(self, point))
         drop_later_blocks(self.module, tap=tap, layers=layers)
         self._forward = torch.compile(self.forward_tokens) if compile else self.forward_tokens
@@ -160,7 +167,7 @@ def load_backbone(
     Args:
         name: A short name of MODELS, or timm's name of a ViT.
         weights: A safetensors or torch file; by default the bundled one, or what timm downloads.
-        tap: Point in a block where a layer is read: "norm2", "block" or "block-norm".
+        tap: Point in a block where a layer is read: see `layercache.extraction.models.taps`.
         layers: "all", "last", "mid-last", "quarter", "1,5,9" or numbers out of 1..B.
         tokens: Kinds out of "cls", "ap", "grid:K" and "all", joined by "+" or ",".
         projected: Map the last layer's tokens into CLIP's joint space, padded with zeros to D.
@@ -184,6 +191,11 @@ def load_backbone(
     ):
         if value not in known:
             raise OptionError(f"{option}: expected {' or '.join(known)}, got {value!r}")
+    if projected and tap in INNER_TAPS:
+        raise OptionError(
+            f"projected maps the last layer's hidden state, which tap {tap!r} does not read: "
+            "leave projected out, or use tap 'norm2'"
+        )
     kinds = parse_kinds(tokens)
     layer_names = layers if isinstance(layers, str) else ",".join(map(str, layers))
 

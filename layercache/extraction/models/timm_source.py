@@ -56,8 +56,6 @@ class LoadedModel:
     """The weights' own preprocessing."""
     depth: int
     """Number of blocks B."""
-    width: int
-    """Token width D."""
     has_class_token: bool
     """True if token 0 is a class token."""
     num_prefix_tokens: int
@@ -148,7 +146,6 @@ def load_model(
         weights_digest=weights_digest,
         preprocessing=preprocessing,
         depth=len(module.blocks),
-        width=module.embed_dim,
         has_class_token=has_class_token(module),
         num_prefix_tokens=module.num_prefix_tokens,
         grid_size=tuple(module.patch_embed.grid_size),

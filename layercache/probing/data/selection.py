@@ -52,7 +52,7 @@ class SplitSelection:
                     "expected two caches of the same width and dtype, got "
                     f"{first.spec.width} {first.spec.storage_dtype} and "
                     f"{other.spec.width} {other.spec.storage_dtype}: extract the second with the "
-                    "storage_dtype of the first"
+                    "tap and storage_dtype of the first"
                 )
             if other.ids != first.ids:
                 raise HeadMismatchError(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import QuickGELU
+from timm.layers import GluMlp, QuickGELU, SwiGLU, SwiGLUPacked
 from timm.models import register_model
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
@@ -71,6 +71,20 @@ FAMILIES = {
             **SMALL,
         ),
         prefix=5,
+        class_token=True,
+    ),
+    "tiny_uni2": Family(
+        build=partial(
+            VisionTransformer,
+            mlp_layer=SwiGLUPacked,
+            act_layer=nn.SiLU,
+            reg_tokens=2,
+            no_embed_class=True,
+            init_values=0.5,
+            num_classes=0,
+            **SMALL,
+        ),
+        prefix=3,
         class_token=True,
     ),
     "tiny_dinov3": Family(build=partial(Eva, **SMALL, **DINOV3), prefix=5, class_token=True),
@@ -205,7 +219,11 @@ def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
 
     for i, block in enumerate(module.blocks):
         keep(f"block{i}", block)
-        keep(f"norm{i}", block.norm2)
+        for part in ("norm1", "attn", "norm2", "mlp"):
+            keep(f"{part}{i}", getattr(block, part))
+        for part in ("fc1", "fc1_g", "fc1_x", "act"):
+            if hasattr(block.mlp, part):
+                keep(f"{part}{i}", getattr(block.mlp, part))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (family.mean, family.std))
     norm = getattr(module, family.final_norm)
     depth = len(module.blocks)
@@ -213,10 +231,23 @@ def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
         module.forward_features((IMAGES.float() / 255 - mean) / std)
         taps = {
             "norm2": [
-                *(seen[f"norm{i}"] for i in range(1, depth)),
+                *(seen[f"norm2{i}"] for i in range(1, depth)),
                 norm(seen[f"block{depth - 1}"]),
             ],
             "block": [seen[f"block{i}"] for i in range(depth)],
             "block-norm": [norm(seen[f"block{i}"]) for i in range(depth)],
+            "act": [_inner_activation(block.mlp, seen, i) for i, block in enumerate(module.blocks)],
         }
+        for tap in ("norm1", "attn", "fc1", "mlp"):
+            if f"{tap}0" in seen:
+                taps[tap] = [seen[f"{tap}{i}"] for i in range(depth)]
     return {tap: [x.double().numpy() for x in layers] for tap, layers in taps.items()}
+
+
+def _inner_activation(mlp: nn.Module, seen: dict[str, torch.Tensor], i: int) -> torch.Tensor:
+    if isinstance(mlp, SwiGLU):
+        return nn.functional.silu(seen[f"fc1_g{i}"]) * seen[f"fc1_x{i}"]
+    if isinstance(mlp, GluMlp):
+        gate, value = seen[f"fc1{i}"].chunk(2, -1)
+        return nn.functional.silu(gate) * value
+    return seen[f"act{i}"]

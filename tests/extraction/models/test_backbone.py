@@ -64,7 +64,13 @@ def test_backbone_runs_every_block_once_for_all_layers_and_tokens() -> None:
 
 @pytest.mark.parametrize(
     ("tap", "layers", "blocks"),
-    [("norm2", (1, 3), 4), ("norm2", (2,), 3), ("block", (1, 3), 3), ("block-norm", (2,), 2)],
+    [
+        ("norm2", (1, 3), 4),
+        ("norm2", (2,), 3),
+        ("block", (1, 3), 3),
+        ("block-norm", (2,), 2),
+        ("act", (2,), 2),
+    ],
 )
 def test_backbone_with_some_layers_equals_all_layers_and_drops_later_blocks(
     tap: Any, layers: tuple[int, ...], blocks: int
@@ -170,7 +176,12 @@ def test_backbone_with_another_dtype_or_size_raises() -> None:
             OptionError,
             "storage_dtype: expected float16 or float32, got 'bfloat16'",
         ),
-        ({"tap": "norm1"}, UnknownNameError, "unknown tap 'norm1'"),
+        ({"tap": "norm3"}, UnknownNameError, "unknown tap 'norm3'"),
+        (
+            {"tap": "act", "projected": True},
+            OptionError,
+            "projected maps the last layer's hidden state, which tap 'act' does not read",
+        ),
         ({"layers": "5"}, OptionError, "layers: expected numbers from 1 to 4"),
         ({"tokens": "cls+grid:9"}, OptionError, "K must be 1 to 4"),
     ],

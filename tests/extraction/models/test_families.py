@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from typing import get_args
+
 import numpy as np
 import pytest
 
@@ -17,8 +20,15 @@ def kinds(name: str) -> tuple[str, ...]:
     return ("cls", "ap") if FAMILIES[name].class_token else ("ap",)
 
 
-@pytest.mark.parametrize("tap", ["norm2", "block", "block-norm"])
-@pytest.mark.parametrize("name", list(FAMILIES))
+@pytest.mark.parametrize(
+    ("name", "tap"),
+    [
+        (name, tap)
+        for name in FAMILIES
+        for tap in get_args(Tap)
+        if (name, tap) != ("tiny_eva02", "fc1")
+    ],
+)
 def test_backbone_cls_and_ap_equal_hooks_on_timm_at_every_layer(name: str, tap: Tap) -> None:
     family = FAMILIES[name]
     backbone = load_backbone(
@@ -27,7 +37,8 @@ def test_backbone_cls_and_ap_equal_hooks_on_timm_at_every_layer(name: str, tap: 
     maps = hidden_states(name)[tap]
     expected = [[x[:, 0]] * family.class_token + [x[:, family.prefix :].mean(1)] for x in maps]
     got = backbone(IMAGES)
-    assert got.shape == (4, len(kinds(name)), 3, 24)
+    assert got.shape == (4, len(kinds(name)), 3, backbone.width)
+    assert (backbone.width != 24) == (tap in ("fc1", "act"))
     np.testing.assert_allclose(got, expected, **TOLERANCE)
 
 
@@ -42,11 +53,24 @@ def test_ap_with_a_wrong_prefix_exceeds_the_tolerance(name: str) -> None:
             assert not np.allclose(right, wrong, **TOLERANCE), (tap, other)
 
 
-def test_hidden_states_of_another_tap_exceed_the_tolerance() -> None:
-    """Negative control: tokens of another tap exceed the tolerance."""
-    maps = hidden_states("tiny_vit")
-    assert not np.allclose(maps["norm2"], maps["block-norm"], **TOLERANCE)
-    assert not np.allclose(maps["norm2"][1:], maps["norm2"][:-1], **TOLERANCE)
+def test_load_backbone_fc1_of_a_swiglu_with_two_first_layers_raises() -> None:
+    with pytest.raises(
+        BackboneError,
+        match="tiny_eva02: tap fc1 expects blocks whose MLP has one first linear layer, got "
+        "EvaBlock with SwiGLU: use tap 'act'",
+    ):
+        load_backbone("tiny_eva02", weights=checkpoint("tiny_eva02"), tap="fc1")
+
+
+@pytest.mark.parametrize("name", ["tiny_vit", "tiny_uni2"])
+def test_hidden_states_of_another_tap_or_layer_exceed_the_tolerance(name: str) -> None:
+    """Negative control: tokens of another tap or of the next layer exceed the tolerance."""
+    maps = hidden_states(name)
+    for one, other in combinations(maps, 2):
+        if maps[one][0].shape == maps[other][0].shape:
+            assert not np.allclose(maps[one], maps[other], **TOLERANCE), (one, other)
+    for layers in maps.values():
+        assert not np.allclose(layers[1:], layers[:-1], **TOLERANCE)
 
 
 @pytest.mark.parametrize(
