@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.probing.spec import HEADS
-from layercache.study.tables import TABLES, NoiseTable, Table
+from layercache.study.tables import TABLES, NoiseTable, StudyTable
 
 TITLES = {"heads": "[[heads]]", "model": "[model.NAME]", "dataset": "[dataset.NAME]"}
 """Key of the file -> title of its tables, if it is not [KEY]."""
@@ -51,7 +51,7 @@ def raise_faults(faults: Sequence[LayercacheError], where: str) -> None:
         raise OptionError("\n".join([f"{where}: {len(faults)} faults:", *lines]))
 
 
-def fault_of(error: ErrorDetails, study: type[Table], where: str) -> LayercacheError:
+def fault_of(error: ErrorDetails, study: type[StudyTable], where: str) -> LayercacheError:
     """Return an error of pydantic in words.
 
     Args:

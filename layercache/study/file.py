@@ -52,7 +52,7 @@ from layercache.study.tables import (
     ProtocolTable,
     ReportTable,
     Seeds,
-    Table,
+    StudyTable,
     Text,
     Texts,
     also,
@@ -97,7 +97,7 @@ class HeadPlan:
         return " ".join([self.head, self.layers, self.tokens, *spatial, *details])
 
 
-class Study(Table):
+class Study(StudyTable):
     """Content of a study file."""
 
     name: Text

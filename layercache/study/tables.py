@@ -85,7 +85,7 @@ Tokens = Annotated[
 ]
 
 
-class Table(BaseModel):
+class StudyTable(BaseModel):
     """A table of the file; an unknown key is an error, and so is "3" for 3."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -104,7 +104,7 @@ class Table(BaseModel):
         ]
 
 
-class GridTable(Table):
+class GridTable(StudyTable):
     """[grid]: values to search; those of the paper by default."""
 
     lr: Numbers = [*LEARNING_RATES]
@@ -155,14 +155,14 @@ class HeadTable(GridTable):
         return self
 
 
-class NoiseTable(Table):
+class NoiseTable(StudyTable):
     """Feature noise of [protocol]."""
 
     std: float = Noise.std
     probability: float = Noise.probability
 
 
-class ProtocolTable(Table):
+class ProtocolTable(StudyTable):
     """[protocol]: how heads are trained."""
 
     epochs: Whole | None = None
@@ -194,7 +194,7 @@ class ProtocolTable(Table):
         return TrainConfig(**options)
 
 
-class _ForwardKeys(Table):
+class _ForwardKeys(StudyTable):
     batch_size: Whole | None = None
     workers: Whole | None = None
 
@@ -244,7 +244,7 @@ class ExtractTable(_ModelKeys, _DatasetKeys):
     share_decode: bool = False
 
 
-class ProbeTable(Table):
+class ProbeTable(StudyTable):
     """[probe]: options of `probe` that say how probes are trained, not which."""
 
     device: DeviceName | None = None
@@ -255,7 +255,7 @@ class ProbeTable(Table):
     configs_per_pass: Whole | None = also("group_size", "configs_per_pass")
 
 
-class ReportTable(Table):
+class ReportTable(StudyTable):
     """[report]: options of `report`."""
 
     per_head: bool | None = None
@@ -263,7 +263,7 @@ class ReportTable(Table):
     cka_images: Whole | None = None
 
 
-TABLES: Mapping[str, type[Table]] = {
+TABLES: Mapping[str, type[StudyTable]] = {
     "heads": HeadTable,
     "grid": GridTable,
     "protocol": ProtocolTable,
