@@ -53,7 +53,7 @@ SYSTEM_FOLDERS = frozenset(
         *("$RECYCLE.BIN", "System Volume Information"),
     }
 )
-"""Folders that a NAS, an archiver or a file system puts beside the user's; no classes."""
+"""Folders that a NAS, an archiver or a file system puts next to the user's; no classes."""
 
 THUMBNAIL_FOLDERS = frozenset({"thumbs", "Thumbs", "_thumbs", "thumbnails", "Thumbnails"})
 """Folders of smaller copies, left out below a class."""

@@ -30,7 +30,7 @@ SPLIT_WORDS = {
 """Usual form of a split's name, in lower case -> the split."""
 
 _FILLERS = frozenset({"set", "split", "data", "dataset", "folder", "images", "imgs", "seg"})
-"""Words that stand beside a split's name, as in "train_images" or "Test Set"."""
+"""Words that stand next to a split's name, as in "train_images" or "Test Set"."""
 
 
 def split_of(name: str) -> str | None:

@@ -1,6 +1,6 @@
 """Where the probes of a cache are kept.
 
-CACHE/probes/<probe id>/                                beside the tokens, or,
+CACHE/probes/<probe id>/                                next to the tokens, or,
 PROBES_ROOT/<fingerprint, 12 hex>/probes/<probe id>/    of a cache that is not writable, elsewhere
 """
 

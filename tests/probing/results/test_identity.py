@@ -40,7 +40,7 @@ KEYS = (experiment_key, data_key, variant_key)
         ({"cache": {"preprocessing": {"mean": [0.0] * 3}}}, (False, True, False)),
         ({"cache": {"weights": "cd" * 32}}, (False, False, True)),
         ({"cache": {"rows": 60}}, (False, False, True)),
-        # what a cache stores beside the tokens of the probe is no part of the experiment
+        # what a cache stores next to the tokens of the probe is no part of the experiment
         ({"cache": {"tokens": ("cls",)}}, (True, True, True)),
         ({"cache": {"layers": (12,)}}, (True, True, True)),
         # two names of one choice

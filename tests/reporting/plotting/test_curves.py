@@ -39,7 +39,7 @@ def test_gain_panels_draw_dots_in_their_row_and_panel():
     assert points_of(left, "D").tolist() == [[0.5, 0.0]]
     assert [t.get_text() for t in left.texts] == ["+1.0", "+3.0"]
     assert [t.get_text() for t in right.texts] == ["\N{MINUS SIGN}2.0"]
-    # the numbers are beside the grid, not on it
+    # the numbers are next to the grid, not on it
     renderer = FigureCanvasAgg(figure).get_renderer()
     for axes in (left, right):
         assert all(t.get_window_extent(renderer).x0 > axes.bbox.x1 for t in axes.texts)

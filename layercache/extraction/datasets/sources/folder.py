@@ -4,7 +4,7 @@
     ROOT/{train,test}/<class>/.../image.jpg     without `test`, a validation folder becomes "test"
 
 Split folders may have any usual form of their name ("Training", "VAL", "test_set"; see
-`splits.split_of`). Folders beside them, and split folders without class folders, are left out.
+`splits.split_of`). Folders next to them, and split folders without class folders, are left out.
 Classes are in the sorted order of the folders' names. Whatever is left out is counted.
 """
 
@@ -105,7 +105,7 @@ def _split_folders(root: Path, ignored: Counter[str]) -> dict[str, str]:
         else:
             by_split[split] = name
     if not by_split and (not flat or (len(flat) == 1 and others)):
-        return {"": ""}  # a folder "train" full of images, beside others, is a class
+        return {"": ""}  # a folder "train" full of images, next to others, is a class
     if not by_split:
         raise DataError(
             f"{root}: expected class folders in {_join(flat)} ({LAYOUT}), got none: sort the "
@@ -113,16 +113,16 @@ def _split_folders(root: Path, ignored: Counter[str]) -> dict[str, str]:
             "folders if they are classes"
         )
     images = {name: _count_images(root, name) for name in [*others, *flat]}
-    beside = [name for name in others if images[name]]
-    if len(by_split) + len(flat) == 1 and beside:
+    unsplit = [name for name in others if images[name]]
+    if len(by_split) + len(flat) == 1 and unsplit:
         (split_folder,) = by_split.values()
         raise DataError(
             f"{root}: expected either split folders or class folders ({LAYOUT}), got "
-            f"{split_folder!r} beside {_join(beside)}: open folder:{root / split_folder}, or move "
-            f"{split_folder!r} elsewhere, or rename it if it is a class"
+            f"{split_folder!r} next to {_join(unsplit)}: open folder:{root / split_folder}, or "
+            f"move {split_folder!r} elsewhere, or rename it if it is a class"
         )
-    for name in beside:
-        ignored[f"folder {name!r} beside the split folders"] += images[name]
+    for name in unsplit:
+        ignored[f"folder {name!r} next to the split folders"] += images[name]
     for name in flat:
         if not images[name]:
             raise DataError(
@@ -199,7 +199,7 @@ def _count_images(root: Path, folder: str) -> int:
 
 
 def _count_beside(path: Path, ignored: Counter[str]) -> None:
-    """Count what lies beside class or split folders."""
+    """Count what lies next to class or split folders."""
     for entry in _scandir(path):
         if entry.name in SYSTEM_FOLDERS:
             ignored[f"folder {entry.name!r}"] += 1

@@ -162,7 +162,7 @@ def open_webdataset(path: str | os.PathLike[str], *, name: str | None = None) ->
     samples: dict[str, Samples] = {split: _index_split(root, split, ignored) for split in splits}
     for folder in sorted(path.name for path in root.iterdir() if path.is_dir()):
         if folder not in splits and split_of(folder):
-            ignored[f"folder {folder!r} beside train and test"] += 1
+            ignored[f"folder {folder!r} next to train and test"] += 1
     return InMemoryDataset(
         name=name or plain_name(root.resolve().name),
         classes=classes,

@@ -225,8 +225,8 @@ def test_folder_beside_split_folders_is_left_out_by_name(tmp_path, pictures):
     dataset = open_dataset(f"folder:{tmp_path}")
     assert (dataset.splits, dataset.classes) == (("train", "test"), ("a",))
     assert dataset.ignored == {
-        "folder 'extra' beside the split folders": 2,
-        "folder 'pred' beside the split folders": 1,
+        "folder 'extra' next to the split folders": 2,
+        "folder 'pred' next to the split folders": 1,
     }
 
 
@@ -246,7 +246,7 @@ def test_folder_with_an_unlabelled_test_folder_holds_out_of_train(tmp_path, pict
         (["train/a/0.png", "Training/a/0.png"], "'Training' and 'train' for train", None),
         (
             ["train/a/0.png", "train/a/1.png", "bus/1.png", "car/1.png"],
-            "got 'train' beside 'bus', 'car': open folder:",
+            "got 'train' next to 'bus', 'car': open folder:",
             "train",
         ),
         (["pets/a/0.png", "pets/b/0.png"], "got 'pets', which holds the folders 'a', 'b'", "pets"),

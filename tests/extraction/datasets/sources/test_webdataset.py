@@ -202,7 +202,7 @@ def test_webdataset_with_fewer_shards_or_more_folders_than_lie_there_counts_them
     (root / "val").mkdir()
     ignored = open_webdataset(root).ignored
     assert ignored["tar in 'train' beyond the number in nshards.txt"] == 1
-    assert ignored["folder 'val' beside train and test"] == 1
+    assert ignored["folder 'val' next to train and test"] == 1
 
 
 def test_webdataset_with_an_empty_label_keeps_it_as_no_class(root, pictures):
