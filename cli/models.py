@@ -34,7 +34,7 @@ def models(
 
 
 def _list(infos: Iterable[ModelInfo]) -> None:
-    headings = "name|timm architecture|params|width|layers|input|patch|tokens|weights"
+    headings = "name|timm architecture|params|width|layers|input|resize|patch|tokens|weights"
     rows = [tuple(headings.split("|"))]
     rows += [
         (
@@ -44,21 +44,25 @@ def _list(infos: Iterable[ModelInfo]) -> None:
             f"{info.width}",
             f"{info.depth}",
             f"{info.input_size}",
+            f"{info.resize}" + (f" (timm {info.timm_resize})" if info.timm_resize else ""),
             f"{info.patch_size}",
             " ".join(info.tokens),
             info.note,
         )
         for info in infos
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(8)]
+    widths = [max(len(row[i]) for row in rows) for i in range(9)]
     for row in rows:
         columns = [
-            text.rjust(width) if 2 <= i <= 6 else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row[:8], widths, strict=True))
+            text.rjust(width) if 2 <= i <= 7 else text.ljust(width)
+            for i, (text, width) in enumerate(zip(row[:9], widths, strict=True))
         ]
-        echo("  ".join([*columns, row[8]]))
+        echo("  ".join([*columns, row[9]]))
     echo_lines(
-        "\nAny other ViT goes by its timm name: "
+        "\nresize: pixels of the short edge before the center crop of the input size, as the "
+        "model's makers published it\n(with timm's metadata in parentheses where that differs; "
+        "layercache models NAME gives the source).\n"
+        "Any other ViT goes by its timm name: "
         "layercache models vit_base_patch16_siglip_224.webli\n"
         "timm downloads weights on first use; "
         "--weights FILE takes a local checkpoint (safetensors or torch)."
@@ -74,9 +78,27 @@ def _describe(info: ModelInfo) -> None:
         "width": f"{info.width}",
         "layers": f"{info.depth}",
         "input": f"{size} x {size}, patches of {patch} x {patch}",
+        **_transform_facts(info),
         "tokens": ", ".join(info.tokens) + no_class_token,
         "weights": info.note,
     }
     echo(info.name)
     for heading, fact in facts.items():
         echo(f"  {heading.ljust(18)} {fact}")
+
+
+def _transform_facts(info: ModelInfo) -> dict[str, str]:
+    from layercache.extraction.models.preprocessing import describe_resize
+
+    if info.transform is None:
+        return {}
+    text = describe_resize(
+        resize=(info.resize, info.resize),
+        input_size=(info.input_size, info.input_size),
+        interpolation=info.transform.interpolation,
+        crop_mode=info.transform.crop_mode,
+    )
+    source = info.transform.source
+    if info.timm_resize:
+        source += f"; timm's metadata: short edge to {info.timm_resize}"
+    return {"preprocessing": text, "published in": source}

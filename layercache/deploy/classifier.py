@@ -19,6 +19,7 @@ from layercache._devices import resolve_device
 from layercache.deploy.inference_heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
+from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.pipeline.decode import to_rgb
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
@@ -201,37 +202,32 @@ def load_matching_backbone(
 ) -> Backbone:
     """Load the backbone that `head` was trained on, with the layers and tokens that the head reads.
 
-    Tokens stay in float32. The result may be another backbone; `check_compatible` tells.
+    It preprocesses as recorded with the head, and its tokens stay in float32. The result may be
+    another backbone; `check_compatible` tells.
 
     Raises:
-        OptionError: For an unknown `precision`, and whatever `load_backbone` raises.
+        OptionError: For an unknown `precision` or an incomplete record of the preprocessing, and
+            whatever `load_backbone` raises.
     """
     if precision not in COMPUTE_DTYPES:
         raise OptionError(
             f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}"
         )
     provenance = head.provenance
-    # paper_compat is not recorded; it only shows in the digest and the preprocessing
-    for paper_compat in (False, True):
-        backbone = load_backbone(
-            provenance.model,
-            weights=weights,
-            tap=provenance.tap,  # type: ignore[arg-type]  # a cache's spec held it
-            layers=sorted({layer for layer, _ in head.pairs}),
-            tokens=token_kinds([token for _, token in head.pairs]),
-            projected=provenance.projected,
-            precision=precision,  # type: ignore[arg-type]
-            storage_dtype="float32",
-            device=device,
-            paper_compat=paper_compat,
-            background=provenance.preprocessing.get("background", "drop"),
-        )
-        if (
-            backbone.weights_digest != provenance.weights
-            or backbone.preprocessing.to_json() == dict(provenance.preprocessing)
-        ):
-            break
-    return backbone
+    preprocessing = Preprocessing.from_json(provenance.preprocessing)
+    return load_backbone(
+        provenance.model,
+        weights=weights,
+        tap=provenance.tap,  # type: ignore[arg-type]  # a cache's spec held it
+        layers=sorted({layer for layer, _ in head.pairs}),
+        tokens=token_kinds([token for _, token in head.pairs]),
+        projected=provenance.projected,
+        precision=precision,  # type: ignore[arg-type]
+        storage_dtype="float32",
+        device=device,
+        preprocessing=preprocessing,
+        background=preprocessing.background,
+    )
 
 
 def token_kinds(names: Sequence[str]) -> tuple[str, ...]:

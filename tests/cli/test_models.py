@@ -29,14 +29,17 @@ def test_models_lists_the_figures_of_every_backbone(capsys: pytest.CaptureFixtur
         "width",
         "layers",
         "input",
+        "resize",
         "patch",
         "tokens",
         "weights",
     ]
     row = (
-        "clip_b16 vit_base_patch16_clip_quickgelu_224.openai 85.8 M 768 12 224 16 cls ap grid:K all"
+        "clip_b16 vit_base_patch16_clip_quickgelu_224.openai 85.8 M 768 12 224 224 (timm 248) 16 "
+        "cls ap grid:K all"
     )
-    assert lines["clip_b16"].split()[:12] == row.split()
+    assert lines["clip_b16"].split()[:15] == row.split()
+    assert "224             224     14" in lines["clip_l14"]  # as in timm's metadata
     assert "Fashion-MNIST" in lines["vit_nano"]
 
 
@@ -57,6 +60,34 @@ def test_models_of_a_timm_name_shows_its_tokens_and_layers(
     assert code == 0
     assert "tokens             ap, grid:K, all (no class token: pass --tokens ap)" in out
     assert "layers             12" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "preprocessing", "source"),
+    [
+        (
+            "dinov2_b14",
+            "short edge to 256 (bicubic), center crop of 224 x 224",
+            "make_classification_eval_transform; timm's metadata: short edge to 224",
+        ),
+        (
+            "vit_base_patch32_clip_224.openai",
+            "short edge to 248 (bicubic), center crop of 224 x 224",
+            "timm's metadata; its makers': crop_pct 1 (openai/CLIP, clip/clip.py, _transform)",
+        ),
+        (
+            "vit_base_patch16_siglip_224.webli",
+            "short edge to 248 (bicubic), center crop of 224 x 224",
+            "timm's metadata\n",
+        ),
+    ],
+)
+def test_models_of_a_name_shows_its_preprocessing_and_where_that_is_published(
+    capsys: pytest.CaptureFixture[str], name: str, preprocessing: str, source: str
+) -> None:
+    _, out, _ = run(capsys, "models", name)
+    assert f"preprocessing      {preprocessing}\n  published in       " in out
+    assert source in out
 
 
 def test_models_of_a_name_with_another_activation_shows_timms_note(

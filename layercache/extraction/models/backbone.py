@@ -19,7 +19,8 @@ from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import OptionError
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
-from layercache.extraction.models.preprocessing import Background
+from layercache.extraction.models.preprocessing import Background, Preprocessing
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.taps import (
     INNER_TAPS,
     TapPoint,
@@ -159,6 +160,7 @@ def load_backbone(
     device: str = "cpu",
     compile: bool = False,
     paper_compat: bool = False,
+    preprocessing: Preprocessing | PreprocessingOptions | None = None,
     background: Background = "drop",
     offline: bool = False,
 ) -> Backbone:
@@ -176,6 +178,8 @@ def load_backbone(
         device: Device string of torch.
         compile: Compile the forward with torch.compile.
         paper_compat: Preprocess DINOv2 and MAE as the paper did: bilinear to 256, crop of 224.
+        preprocessing: Options that replace parts of the weights' own preprocessing, or a
+            preprocessing to use instead, as it is in a cache's spec.
         background: What transparent pixels become: "drop" the alpha channel, or composite on
             "white" or "black".
         offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
@@ -199,12 +203,12 @@ def load_backbone(
     kinds = parse_kinds(tokens)
     layer_names = layers if isinstance(layers, str) else ",".join(map(str, layers))
 
-    def check(module: Any) -> None:
+    def check(module: Any, grid_size: tuple[int, int]) -> None:
         TokenPooling(
             kinds=kinds,
             has_class_token=has_class_token(module),
             num_prefix_tokens=module.num_prefix_tokens,
-            grid_size=tuple(module.patch_embed.grid_size),
+            grid_size=grid_size,
         )
         find_taps(
             module,
@@ -218,6 +222,7 @@ def load_backbone(
         weights=weights,
         projected=projected,
         paper_compat=paper_compat,
+        preprocessing=preprocessing,
         offline=offline,
         check=check,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -19,12 +20,12 @@ import numpy as np
 from PIL import Image
 
 from layercache.errors import DataError, OptionError
+from layercache.extraction.models.registry import CropMode
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-CropMode = Literal["center", "squash", "border"]
 Background = Literal["drop", "white", "black"]
 RESAMPLING = {
     name: Image.Resampling[name.upper()]
@@ -64,21 +65,9 @@ class Preprocessing:
     """
 
     def __post_init__(self) -> None:
-        if self.interpolation not in RESAMPLING:
-            raise OptionError(
-                f"preprocessing: expected interpolation {', '.join(RESAMPLING)}, "
-                f"got {self.interpolation!r}"
-            )
-        if self.crop_mode not in get_args(CropMode):
-            raise OptionError(
-                f"preprocessing: expected crop_mode {', '.join(get_args(CropMode))}, "
-                f"got {self.crop_mode!r}"
-            )
-        if self.background not in get_args(Background):
-            raise OptionError(
-                f"preprocessing: expected background {', '.join(get_args(Background))}, "
-                f"got {self.background!r}"
-            )
+        check_choices(
+            interpolation=self.interpolation, crop_mode=self.crop_mode, background=self.background
+        )
 
     @classmethod
     def from_timm(cls, config: dict[str, Any]) -> Self:
@@ -94,12 +83,38 @@ class Preprocessing:
             std=tuple(config["std"]),
         )
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the preprocessing that `to_json` recorded.
+
+        Raises:
+            OptionError: The values are not such a record.
+        """
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise OptionError(f"preprocessing: not a complete record ({error})") from None
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, for the cache's spec; a background of "drop" is left out."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         if self.background == "drop":
             del values["background"]  # as in caches written before this option existed
         return values
+
+    def __str__(self) -> str:
+        resize = describe_resize(
+            resize=self.resize,
+            input_size=self.input_size,
+            interpolation=self.interpolation,
+            crop_mode=self.crop_mode,
+        )
+        mean, std = (",".join(map(str, values)) for values in (self.mean, self.std))
+        background = "" if self.background == "drop" else f", {self.background} background"
+        return f"{resize}, mean {mean}, std {std}{background}"
 
     def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
         """Return an RGB image as uint8 (3, H, W), resized and cropped, not normalised.
@@ -150,19 +165,40 @@ class Preprocessing:
         return round(height / ratio), round(width / ratio)
 
 
-def paper_preprocessing(published: Preprocessing) -> Preprocessing:
-    """Return the transform that the paper's extractor gives DINOv2 and MAE.
+def check_choices(**values: str | None) -> None:
+    """Raise OptionError if an interpolation, crop_mode or background is unknown; None passes."""
+    choices = {
+        "interpolation": tuple(RESAMPLING),
+        "crop_mode": get_args(CropMode),
+        "background": get_args(Background),
+    }
+    for name, value in values.items():
+        if value is not None and value not in choices[name]:
+            raise OptionError(
+                f"preprocessing: expected {name} {', '.join(choices[name])}, got {value!r}"
+            )
 
-    Bilinear to 256, centre crop of 224, with the model's own mean and standard deviation.
-    """
-    return Preprocessing(
-        input_size=(224, 224),
-        resize=(256, 256),
-        interpolation="bilinear",
-        crop_mode="center",
-        mean=published.mean,
-        std=published.std,
-    )
+
+def describe_resize(
+    *,
+    resize: tuple[int, int],
+    input_size: tuple[int, int],
+    interpolation: str,
+    crop_mode: CropMode,
+) -> str:
+    """Return a description of the resize and crop; the arguments are fields of `Preprocessing`."""
+    frame = format_size(resize)
+    if crop_mode == "center":
+        square = resize[0] == resize[1]
+        scaled = f"short edge to {resize[0]}" if square else f"scaled to fill {frame}"
+    else:
+        scaled = f"{'stretched to' if crop_mode == 'squash' else 'fitted into'} {frame}"
+    return f"{scaled} ({interpolation}), center crop of {format_size(input_size)}"
+
+
+def format_size(size: Sequence[int]) -> str:
+    """Return (H, W) as "H x W"."""
+    return " x ".join(map(str, size))
 
 
 def _constants(rows: tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:

@@ -5,8 +5,26 @@ Plain data: importing this file imports neither torch nor timm. A test compares 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
+
+CropMode = Literal["center", "squash", "border"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """An evaluation transform: resize, then crop the center."""
+
+    crop_pct: float
+    """Side of the crop over that of the resized image."""
+    interpolation: str
+    """Resampling filter of the resize."""
+    crop_mode: CropMode = "center"
+    """How the image is scaled; see `Preprocessing.crop_mode`."""
+    source: str
+    """Where it is published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +47,10 @@ class ModelInfo:
     """Side of a patch in pixels."""
     note: str
     """Training data and peculiarities."""
+    transform: EvalTransform | None = None
+    """Evaluation transform of the makers for a short name, of timm's metadata for a timm name."""
+    timm_crop_pct: float | None = None
+    """`crop_pct` in timm's metadata, which agrees with MAKERS_TRANSFORMS in everything else."""
     class_token: bool = True
     """True if it has a class token; all models of MODELS have one."""
 
@@ -37,6 +59,61 @@ class ModelInfo:
         """Token kinds of a layer, for --tokens."""
         return (*(("cls",) if self.class_token else ()), "ap", "grid:K", "all")
 
+    @property
+    def resize(self) -> int:
+        """Short edge in pixels after the resize, before the crop of `input_size`."""
+        return math.floor(self.input_size / (self.transform.crop_pct if self.transform else 1.0))
+
+    @property
+    def timm_resize(self) -> int | None:
+        """`resize` by timm's metadata where that differs from `transform`, else None."""
+        if self.transform is None or self.timm_crop_pct in (None, self.transform.crop_pct):
+            return None
+        return math.floor(self.input_size / self.timm_crop_pct)
+
+
+_CROP_224_OF_256 = 224 / 256
+MAKERS_TRANSFORMS = MappingProxyType(
+    {
+        "openai": EvalTransform(
+            crop_pct=1.0,
+            interpolation="bicubic",
+            source="openai/CLIP, clip/clip.py, _transform",
+        ),
+        "lvd142m": EvalTransform(
+            crop_pct=_CROP_224_OF_256,
+            interpolation="bicubic",
+            source="facebookresearch/dinov2, dinov2/data/transforms.py, "
+            "make_classification_eval_transform",
+        ),
+        "mae": EvalTransform(
+            crop_pct=_CROP_224_OF_256,
+            interpolation="bicubic",
+            source="facebookresearch/mae, main_linprobe.py, transform_val",
+        ),
+        # Google published the AugReg weights with a plain stretch to the input size; timm ported
+        # and evaluated them with the transform of its own ImageNet models.
+        "augreg_in21k_ft_in1k": EvalTransform(
+            crop_pct=0.9,
+            interpolation="bicubic",
+            source="timm, models/vision_transformer.py, _cfg",
+        ),
+        "augreg2_in21k_ft_in1k": EvalTransform(
+            crop_pct=0.9,
+            interpolation="bicubic",
+            source="timm, models/vision_transformer.py, _cfg",
+        ),
+        "nano": EvalTransform(
+            crop_pct=1.0,
+            interpolation="bicubic",
+            source="layercache, benchmarks/pretrain_nano.py",
+        ),
+    }
+)
+"""Weights tag of timm -> the transform that the makers of these weights evaluate them with.
+
+Short names use it. A timm name keeps timm's metadata, with a note where the two differ.
+"""
 
 _CLIP = "OpenAI, with QuickGELU; --projected stores the joint space"
 _DINOV2 = "self-supervised on LVD-142M; run at 224, native 518"
@@ -60,6 +137,9 @@ _ROWS = (
     ("vit_nano", "vit_nano_patch4_28", 1.35, 96, 12, 28, 4, _NANO),
 )
 
+_UNCROPPED_BY_TIMM = {"dinov2_s14", "dinov2_b14", "dinov2_l14", "clip_l14", "vit_nano"}
+"""Short names with a crop_pct of 1 in timm's metadata, instead of 0.9."""
+
 MODELS = MappingProxyType(
     {
         name: ModelInfo(
@@ -70,6 +150,8 @@ MODELS = MappingProxyType(
             depth=depth,
             input_size=input_size,
             patch_size=patch_size,
+            transform=MAKERS_TRANSFORMS[architecture.partition(".")[2] or "nano"],
+            timm_crop_pct=1.0 if name in _UNCROPPED_BY_TIMM else 0.9,
             note=note,
         )
         for name, architecture, params_m, width, depth, input_size, patch_size, note in _ROWS

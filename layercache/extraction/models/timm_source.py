@@ -11,12 +11,11 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
 from timm.models import get_arch_name, is_model, model_entrypoint
 from torch import nn
 
 from layercache._offline import is_offline
-from layercache.errors import BackboneError, UnknownNameError
+from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models.checkpoint import (
     SkipInit,
     declared_architecture,
@@ -25,8 +24,10 @@ from layercache.extraction.models.checkpoint import (
     read_checkpoint,
     remove_head,
 )
+from layercache.extraction.models.data_config import resolve_preprocessing, timm_transform
 from layercache.extraction.models.download import download_model
-from layercache.extraction.models.preprocessing import Preprocessing, paper_preprocessing
+from layercache.extraction.models.preprocessing import Preprocessing, format_size
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.projection import check_has_projection, load_projection
 from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.extraction.models.vit_nano import create_vit_nano, weights_path
@@ -72,8 +73,9 @@ def load_model(
     weights: str | Path | None = None,
     projected: bool = False,
     paper_compat: bool = False,
+    preprocessing: Preprocessing | PreprocessingOptions | None = None,
     offline: bool = False,
-    check: Callable[[nn.Module], object] | None = None,
+    check: Callable[[nn.Module, tuple[int, int]], object] | None = None,
 ) -> LoadedModel:
     """Load a model with its own weights, or those of a file.
 
@@ -82,12 +84,16 @@ def load_model(
         weights: A checkpoint file; by default the bundled one, or what timm downloads.
         projected: Also load CLIP's projection into the joint space.
         paper_compat: Use the paper's preprocessing for DINOv2 and MAE.
+        preprocessing: Options that replace parts of the weights' own preprocessing, or a
+            preprocessing to use instead.
         offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
-        check: Called with the bare architecture; may raise before weights are read or downloaded.
+        check: Called with the bare architecture and its grid (h, w) of patches at the input size;
+            may raise before weights are read or downloaded.
 
     Raises:
         UnknownNameError: There is no such model.
         BackboneError: The model is no ViT, or the weights cannot be loaded.
+        OptionError: The model's patches do not divide the input size.
     """
     info = MODELS.get(name)
     if name == "vit_nano":
@@ -102,8 +108,12 @@ def load_model(
         _check_is_vit(module, name=name)
     if projected:
         check_has_projection(module, name=name)
+    resolved, notes = resolve_preprocessing(
+        module.pretrained_cfg, info, preprocessing, paper_compat=paper_compat
+    )
+    grid_size = _grid_size(module, resolved.input_size, name=name)
     if check is not None:
-        check(module)
+        check(module, grid_size)
     if weights is None:
         module = download_model(timm_name, name=name, offline=is_offline(offline))
     projection = None
@@ -112,7 +122,7 @@ def load_model(
     remove_head(module)
     config = module.pretrained_cfg
     architecture = config["architecture"]
-    notes = _timm_notes(config)
+    notes += _timm_notes(config)
     if weights is not None:
         state, left_out = load_weights(
             module,
@@ -132,40 +142,51 @@ def load_model(
         digested |= {f"head.{key}": value for key, value in projection.state_dict().items()}
     weights_digest = digest_weights(digested)  # before positions are resampled
 
-    requested_size = {"input_size": (3, info.input_size, info.input_size)} if info else None
-    preprocessing = Preprocessing.from_timm(
-        resolve_data_config(requested_size, pretrained_cfg=config)
-    )
-    if paper_compat and _paper_differs(config):
-        preprocessing = paper_preprocessing(preprocessing)
-    notes += _set_input_size(module, preprocessing.input_size, name=name)
+    notes += _set_input_size(module, resolved.input_size)
     return LoadedModel(
         module=module.eval().requires_grad_(False),
         projection=projection,
         architecture=architecture,
         weights_digest=weights_digest,
-        preprocessing=preprocessing,
+        preprocessing=resolved,
         depth=len(module.blocks),
         has_class_token=has_class_token(module),
         num_prefix_tokens=module.num_prefix_tokens,
-        grid_size=tuple(module.patch_embed.grid_size),
+        grid_size=grid_size,
         notes=notes,
     )
 
 
-def _set_input_size(module: Any, size: tuple[int, int], *, name: str) -> tuple[str, ...]:
+def _grid_size(module: Any, size: tuple[int, int], *, name: str) -> tuple[int, int]:
+    """Return the grid (h, w) of patches at an input size (H, W)."""
+    embed = module.patch_embed
+    if tuple(embed.img_size) == size:
+        return tuple(embed.grid_size)
+    if not hasattr(module, "set_input_size"):
+        raise BackboneError(
+            f"{name}: {module.pretrained_cfg['architecture']} cannot run at {format_size(size)}, "
+            f"only at {format_size(embed.img_size)}: choose another model"
+        )
+    patch = [pixels // n for pixels, n in zip(embed.img_size, embed.grid_size, strict=True)]
+    if any(side % p for side, p in zip(size, patch, strict=True)):
+        smaller = [max(side // p, 1) * p for side, p in zip(size, patch, strict=True)]
+        larger = [-(-side // p) * p for side, p in zip(size, patch, strict=True)]
+        nearest = dict.fromkeys(map(format_size, (smaller, larger)))
+        raise OptionError(
+            f"input_size: {name} has patches of {format_size(patch)}, which do not divide "
+            f"{format_size(size)}: choose {' or '.join(nearest)}"
+        )
+    return size[0] // patch[0], size[1] // patch[1]
+
+
+def _set_input_size(module: Any, size: tuple[int, int]) -> tuple[str, ...]:
     """Resample the positions to another input size; return a note for the user."""
     native = tuple(module.patch_embed.img_size)
     if native == size:
         return ()
-    if not hasattr(module, "set_input_size"):
-        raise BackboneError(
-            f"{name}: {module.pretrained_cfg['architecture']} cannot run at {size}, "
-            f"only at {native}: choose another model"
-        )
     module.set_input_size(img_size=size)
     return (
-        f"input {size[0]} x {size[1]} instead of the checkpoint's {native[0]} x {native[1]}: "
+        f"input {format_size(size)} instead of the checkpoint's {format_size(native)}: "
         "positions resampled",
     )
 
@@ -195,6 +216,7 @@ def describe_model(name: str) -> ModelInfo:
         input_size=embed.img_size[0],
         patch_size=embed.img_size[0] // embed.grid_size[0],
         note=notes or f"timm's weights: {config.get('tag') or 'none'}",
+        transform=timm_transform(config),
         class_token=has_class_token(module),
     )
 
@@ -246,8 +268,3 @@ def _timm_notes(config: dict[str, Any]) -> tuple[str, ...]:
     if "quickgelu" in config["architecture"]:
         return ()
     return tuple(config.get("notes") or ())
-
-
-def _paper_differs(config: dict[str, Any]) -> bool:
-    """Return whether the paper's extractor preprocessed the model its own way: DINOv2 and MAE."""
-    return "dinov2" in config["architecture"] or config.get("tag") == "mae"

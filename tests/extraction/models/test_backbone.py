@@ -142,15 +142,6 @@ def test_backbone_called_twice_gives_equal_tokens() -> None:
     assert torch.equal(load()(IMAGES), load()(IMAGES))
 
 
-def test_paper_compat_changes_only_dinov2_and_mae() -> None:
-    from layercache.extraction.models.timm_source import _paper_differs
-
-    assert _paper_differs({"architecture": "vit_base_patch14_dinov2", "tag": "lvd142m"})
-    assert _paper_differs({"architecture": "vit_base_patch16_224", "tag": "mae"})
-    assert not _paper_differs({"architecture": "vit_base_patch16_224", "tag": "augreg_in1k"})
-    assert load(paper_compat=True).preprocessing == load().preprocessing
-
-
 def test_backbone_with_another_dtype_or_size_raises() -> None:
     backbone = load()
     with pytest.raises(

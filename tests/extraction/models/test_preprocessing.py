@@ -11,11 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from layercache.errors import DataError, OptionError
-from layercache.extraction.models.preprocessing import (
-    RESAMPLING,
-    Preprocessing,
-    paper_preprocessing,
-)
+from layercache.extraction.models.preprocessing import RESAMPLING, Preprocessing
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -96,19 +92,25 @@ def test_to_json_is_plain_json_and_restores_the_preprocessing() -> None:
     value = json.loads(json.dumps(transform.to_json()))
     assert value == transform.to_json()
     assert value["resize"] == [36, 36]
-    assert (
-        Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
-        == transform
+    assert Preprocessing.from_json(value) == transform
+
+
+def test_preprocessing_description_says_how_the_image_is_scaled() -> None:
+    def described(**changes: object) -> str:
+        return str(Preprocessing.from_timm(config(**changes)))
+
+    assert described() == (
+        "short edge to 36 (bicubic), center crop of 32 x 32, mean 0.48145466,0.4578275,0.40821073, "
+        "std 0.26862954,0.26130258,0.27577711"
     )
+    assert described(input_size=(3, 32, 24)).startswith("scaled to fill 36 x 27 (bicubic), center")
+    assert described(crop_mode="squash").startswith("stretched to 36 x 36")
+    assert described(crop_mode="border", crop_pct=1.0).startswith("fitted into 32 x 32")
 
 
-def test_paper_preprocessing_is_bilinear_256_to_224() -> None:
-    published = Preprocessing.from_timm(config(input_size=(3, 518, 518), crop_pct=1.0))
-    image = picture(300, 400)
-    expected = create_transform(
-        (3, 224, 224), crop_pct=224 / 256, interpolation="bilinear", mean=MEAN, std=STD
-    )(image)
-    assert torch.equal(apply(paper_preprocessing(published), image), expected)
+def test_from_json_of_an_incomplete_record_raises() -> None:
+    with pytest.raises(OptionError, match="preprocessing: not a complete record"):
+        Preprocessing.from_json({"input_size": [32, 32]})
 
 
 def test_preprocessing_with_another_mode_or_option_raises() -> None:

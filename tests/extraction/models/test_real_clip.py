@@ -50,7 +50,8 @@ def test_backbone_tokens_and_projection_equal_plain_timm() -> None:
     seen = []
     for block in module.blocks[1:]:
         block.norm2.register_forward_hook(lambda m, args, out: seen.append(out))
-    transform = create_transform(**resolve_model_data_config(module), is_training=False)
+    config = resolve_model_data_config(module) | {"crop_pct": 1.0}  # as OpenAI's own transform
+    transform = create_transform(**config, is_training=False)
     joint = module(torch.stack([transform(p) for p in pictures()]))
     images = torch.stack([pixels(backbone, p) for p in pictures()])
     got = backbone(images)

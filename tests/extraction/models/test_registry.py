@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.data import resolve_data_config
 from timm.layers import QuickGELU
 
 from layercache.extraction.models import vit_nano
@@ -52,6 +53,19 @@ def test_registry_clip_models_have_quickgelu(name: str) -> None:
     assert timm.get_pretrained_cfg(MODELS[name].architecture).hf_hub_id == "timm/" + MODELS[
         name
     ].architecture.replace("_quickgelu", "")
+
+
+@pytest.mark.parametrize("info", [i for i in MODELS.values() if i.name != "vit_nano"], ids=str)
+def test_registry_transform_differs_from_timms_metadata_only_as_listed(info: ModelInfo) -> None:
+    assert info.transform is not None
+    timms = resolve_data_config(
+        None, pretrained_cfg=timm.get_pretrained_cfg(info.architecture).to_dict()
+    )
+    assert info.timm_crop_pct == timms["crop_pct"]
+    assert (info.transform.interpolation, info.transform.crop_mode) == (
+        timms["interpolation"],
+        timms["crop_mode"],
+    )
 
 
 def test_registry_architectures_are_checkpoints_of_timm() -> None:
