@@ -147,8 +147,8 @@ def check_labels(dataset: Dataset, split: str, *, allow_unlabelled: bool) -> Non
         if unlabelled.size and not allow_unlabelled:
             raise DataError(
                 f"{where}: sample {ids[unlabelled[0]]!r} has no label; {unlabelled.size} "
-                "sample(s) in total: label them, choose other splits with `splits`, or leave them "
-                "out with on_error='skip', which lists them in the cache"
+                "sample(s) in total: label them, choose other splits with `splits` (--split), or "
+                "leave them out with on_error='skip', which lists them in the cache"
             )
     if invalid.size:
         row = invalid[0]

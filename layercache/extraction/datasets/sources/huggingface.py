@@ -4,7 +4,8 @@
     hf:/data/saved                  written by `DatasetDict.save_to_disk` or `Dataset.save_to_disk`,
                                     or a folder that `load_dataset` reads
 
-Image column: the only one of type Image. Label column: the only ClassLabel, else the first called
+Image column: the only one of type Image; image= takes encoded bytes and paths of files, too. Label
+column: the only ClassLabel, else the first called
 label, labels, fine_label or class. Lists of labels make the dataset multi-label. Each split's
 labels are read by the class names of that split, so splits may number their classes differently. A
 label that is missing, -1 or NaN is none, and a split without any label is left out. Splits keep
@@ -17,12 +18,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote as quote_word
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
 import numpy as np
 from PIL import Image
@@ -168,7 +170,7 @@ def open_huggingface(location: str) -> InMemoryDataset:
     tables = order_splits(_load_tables(name, options.get("config")))
     features = next(iter(tables.values())).features
     image = _image_column(location, features, options.get("image"))
-    column = _label_column(location, features, options.get("label"))
+    column = _label_column(location, features, options.get("label"), image)
     ignored: Counter[str] = Counter()
     for split, table in list(tables.items()):
         if image not in table.features:
@@ -222,13 +224,21 @@ def _load_tables(name: str, config: str | None) -> dict[str, Any]:
 
 
 def _image_column(location: str, features: Mapping[str, Any], requested: str | None) -> str:
-    candidates = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    return _choose_column(location, "image", candidates, requested)
+    images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    others = [name for name, feature in features.items() if _may_hold_images(feature)]
+    return _choose_column(location, "image", images, requested, choices=[*images, *others])
 
 
-def _label_column(location: str, features: Mapping[str, Any], requested: str | None) -> str:
-    if requested is not None:
-        return _choose_column(location, "label", list(features), requested)
+def _may_hold_images(feature: Any) -> bool:
+    """Return whether `datasets` can cast a column to images: of encoded bytes, or of paths."""
+    if isinstance(feature, Mapping):
+        return not feature.keys().isdisjoint(("bytes", "path"))
+    return str(getattr(feature, "dtype", "")).removeprefix("large_") in ("string", "binary")
+
+
+def _label_column(
+    location: str, features: Mapping[str, Any], requested: str | None, image: str
+) -> str:
     candidates = [
         name
         for name, feature in features.items()
@@ -236,22 +246,38 @@ def _label_column(location: str, features: Mapping[str, Any], requested: str | N
     ]
     if not candidates:
         candidates = [name for name in LABEL_COLUMNS if name in features][:1]
-    return _choose_column(location, "label", candidates, None)
+    choices = [
+        name
+        for name, feature in features.items()
+        if name != image and type(feature).__name__ != "Image"
+    ]
+    return _choose_column(location, "label", candidates, requested, choices=choices)
 
 
-def _choose_column(location: str, role: str, candidates: list[str], requested: str | None) -> str:
+def _choose_column(
+    location: str,
+    role: str,
+    candidates: Sequence[str],
+    requested: str | None,
+    *,
+    choices: Sequence[str],
+) -> str:
+    """Return the requested column if it is one of `choices`, by default the only candidate."""
     if requested is None and len(candidates) == 1:
         return candidates[0]
-    if requested is not None and requested in candidates:
+    if requested is not None and requested in choices:
         return requested
     if requested is not None:
         got = repr(requested)
     else:
         got = f"{len(candidates)} ({', '.join(candidates) or 'none'})"
-    separator = "&" if "?" in location else "?"
+    if not choices:
+        raise DataError(f"hf:{location}: expected one {role} column, got a table without any")
+    name, _, query = location.partition("?")
+    options = urlencode(dict(parse_qsl(query)) | {role: choices[0]}, quote_via=quote)
     raise DataError(
-        f"hf:{location}: expected one {role} column, got {got}; "
-        f"name it: hf:{location}{separator}{role}=COLUMN"
+        f"hf:{location}: expected one {role} column, got {got}: choose one of "
+        f"{', '.join(choices)}, as in {quote_word(f'hf:{name}?{options}')}"
     )
 
 

@@ -1,5 +1,6 @@
 """Datasets written by the `datasets` library itself."""
 
+import shlex
 import sys
 from dataclasses import replace
 
@@ -133,9 +134,11 @@ def test_huggingface_with_ambiguous_columns_needs_their_names(tmp_path, pictures
     ).save_to_disk(tmp_path / "d")
     with pytest.raises(
         DataError,
-        match=r"expected one label column, got 2 \(label, coarse\); name it: hf:.*/d\?label=COLUMN",
-    ):
+        match=r"expected one label column, got 2 \(label, coarse\): choose one of label, coarse",
+    ) as error:
         open_dataset(f"hf:{tmp_path / 'd'}")
+    (remedy,) = shlex.split(str(error.value).rpartition(" as in ")[2])
+    assert open_dataset(remedy).classes == ("rose", "oak", "dog")
     assert open_dataset(f"hf:{tmp_path / 'd'}?label=coarse").classes == ("plant", "animal")
     assert open_dataset(f"hf:{tmp_path / 'd'}?label=label&image=img").classes == (
         "rose",
@@ -148,6 +151,34 @@ def test_huggingface_with_ambiguous_columns_needs_their_names(tmp_path, pictures
         OptionError, match="unknown option 'labels', expected image, label or config"
     ):
         open_dataset(f"hf:{tmp_path / 'd'}?labels=fine")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct", "path"])
+def test_huggingface_with_images_in_a_plain_column_takes_it_when_named(tmp_path, pictures, kind):
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, file in enumerate(files):
+        pictures.write(file, i)
+    values, feature = {
+        "bytes": ([file.read_bytes() for file in files], hf.Value("binary")),
+        "path": ([str(file) for file in files], hf.Value("string")),
+        "struct": (
+            [{"bytes": file.read_bytes(), "path": None} for file in files],
+            {"bytes": hf.Value("binary"), "path": hf.Value("string")},
+        ),
+    }[kind]
+    name = save(
+        tmp_path / "a b",
+        train=hf.Dataset.from_dict(
+            {"label": [0, 1, 0, 1], "scan": values},
+            features=hf.Features(label=hf.ClassLabel(names=["x", "y"]), scan=feature),
+        ),
+    )
+    with pytest.raises(DataError, match=r"expected one image column, got 0 \(none\)") as error:
+        open_dataset(name)
+    (remedy,) = shlex.split(str(error.value).rpartition(" as in ")[2])
+    dataset = open_dataset(remedy)
+    train = [("train/000000", "x", 0), ("train/000002", "x", 2), ("train/000003", "y", 3)]
+    pictures.check(dataset, "train", train)
 
 
 def save(path, **tables):
