@@ -10,6 +10,7 @@ from layercache.errors import OptionError
 BYTES = {
     "": 1,
     "B": 1,
+    "BYTES": 1,
     "KB": 10**3,
     "MB": 10**6,
     "GB": 10**9,

@@ -102,7 +102,7 @@ def copy_cache(
     cache = source if isinstance(source, Cache) else load_cache(as_cache_path(source))
     path = cache_folder(as_cache_path(to), cache.spec)
     if path == cache.path:
-        raise OptionError(f"{path}: the cache is there already; give another root")
+        raise OptionError(f"{path}: the cache is there already; give another root (--to)")
     for split in cache.splits:
         if not cache.complete(split):
             n_committed, n_blocks = cache.progress(split)

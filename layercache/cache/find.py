@@ -254,8 +254,9 @@ def open_cache(
         )
     lines = "\n".join(f"  {cache.path}: {_describe(cache, caches)}" for cache in caches)
     raise CacheAmbiguousError(
-        f"{len(caches)} caches below {base} match {requested}; choose one by its path, or by "
-        f"model, dataset or fingerprint:\n{lines}"
+        f"{len(caches)} caches below {base} match {requested}; choose one by its "
+        "fingerprint, whose first digits are the name of its folder, or by model or dataset:\n"
+        f"{lines}"
     )
 
 

@@ -254,7 +254,7 @@ def _matrix(dataset: TokenDataset, rows: Rows) -> tuple[Array, Array]:
         raise OptionError(
             f"scikit-learn needs all tokens at once: {len(rows)} samples x {dataset.tokens} x "
             f"{dataset.width} in float32 are {format_bytes(needed)}, half of the free memory is "
-            f"{format_bytes(available)}: choose fewer layers or a train_fraction"
+            f"{format_bytes(available)}: choose fewer layers or a train_fraction (--fraction)"
         )
     if not len(rows):
         raise ProbeError("there are no samples to train on")

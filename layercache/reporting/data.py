@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids
-from layercache.cache.storage.paths import CachePath, cache_root
+from layercache.cache.storage.paths import CachePath, root_option
 from layercache.errors import CacheCorruptError
 from layercache.probing.command import seed_options, training_options
 from layercache.probing.heads import HeadSpec
@@ -168,9 +168,7 @@ class ReportData:
     @property
     def cache_option(self) -> str:
         """The options --cache and --probes for commands, for what is not in the default root."""
-        options = ""
-        if self.root is not None and self.root != cache_root():
-            options += f" --cache {quote(str(self.root))}"
+        options = "" if self.root is None else root_option(self.root)
         if self.probes_root is not None:
             options += f" --probes {quote(str(self.probes_root))}"
         return options

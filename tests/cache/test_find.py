@@ -30,7 +30,7 @@ def test_open_cache_chooses_by_model_path_or_fingerprint(tmp_path: Path) -> None
     lines = str(caught.value).splitlines()
     assert lines[0].startswith(
         f"2 caches below {tmp_path} match model 'vit_tiny', dataset 'shapes'; choose one by its "
-        "path"
+        "fingerprint, whose first digits are the name of its folder"
     )
     assert sorted(lines[1:]) == sorted(
         [

@@ -133,7 +133,7 @@ def test_info_prints_spec_splits_and_skipped_samples(
     code, _, err = run(capsys, "info")
     assert code == 1
     assert err.startswith(
-        f"error: 2 caches below {root} match any model and dataset; choose one by its path"
+        f"error: 2 caches below {root} match any model and dataset; choose one by its fing"
     )
 
 

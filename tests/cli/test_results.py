@@ -88,7 +88,7 @@ def test_results_export_writes_the_file_and_names_it(
 def test_results_without_probes_names_the_command(run: Callable[..., Any]) -> None:
     code, _, err = run()
     assert code == 1
-    assert "train one with `layercache probe`" in err
+    assert "train one with `layercache probe --cache /" in err
 
 
 def test_results_of_a_dataset_that_is_not_there_names_what_is(
@@ -97,9 +97,8 @@ def test_results_of_a_dataset_that_is_not_there_names_what_is(
     code, out, err = run("-d", "made_op")
     assert (code, out) == (1, "")
     assert "expected probes of dataset 'made_op' below this folder, got none" in err
-    assert (
-        "(there are caches of made_up): train one with `layercache probe --dataset made_op`" in err
-    )
+    assert "(there are caches of made_up): train one with `layercache probe" in err
+    assert "`layercache probe --dataset made_op --cache /" in err
 
 
 def test_results_shows_ids_that_head_takes_and_paths(

@@ -135,6 +135,7 @@ class HubRepository:
 
         Their text is left out: an address in it may hold a token.
         """
+        from huggingface_hub import constants
         from huggingface_hub.errors import (
             EntryNotFoundError,
             HfHubHTTPError,
@@ -143,7 +144,8 @@ class HubRepository:
         )
 
         path = self.path(key)
-        retry = "run the same command again"
+        unset = "unset HF_HUB_OFFLINE and " if constants.HF_HUB_OFFLINE else ""
+        retry = f"{unset}run the same command again"
         log_in = "log in (hf auth login) or set HF_TOKEN, and check its permissions"
         try:
             yield

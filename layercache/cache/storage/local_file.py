@@ -129,9 +129,9 @@ def translate_errors(target: Path) -> Iterator[None]:
         if isinstance(e, StorageError) or e.errno not in _FORBIDDEN | _NO_ROOM:
             raise
         if e.errno in _FORBIDDEN:
-            remedy = "Get write permission (or choose another root)"
+            remedy = "Get write permission (or choose another root, --cache)"
         else:
-            remedy = "Free some space (or choose a root on another disk)"
+            remedy = "Free some space (or choose a root on another disk, --cache)"
         raise StorageError(
             f"{target}: cannot be written: {e.strerror or e}. No partly written file was "
             "committed; the row blocks committed before are kept. "

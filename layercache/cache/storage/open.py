@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from layercache.cache.storage.base import FileSource, Store
 from layercache.cache.storage.paths import CachePath
@@ -22,8 +23,9 @@ def open_store(path: CachePath) -> Store:
         return LocalStore(path)
     if path.scheme == "hf":
         raise OptionError(
-            f"{path}: the Hugging Face Hub only keeps copies of caches: bring this one here with "
-            f"`layercache cache pull {path}`"
+            f"{path}: the Hugging Face Hub only keeps copies of caches, so work on one in a "
+            f"folder: `layercache cache pull {quote(str(path))}` brings this one here, "
+            "`layercache cache push` sends one there"
         )
     from layercache.cache.storage.s3 import S3Store
 

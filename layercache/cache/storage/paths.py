@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from layercache.errors import OptionError
 
@@ -128,3 +129,8 @@ def cache_root(path: str | CachePath | None = None) -> CachePath:
         source = "root of all caches" if path is not None else f"${HOME_VARIABLE}"
         raise OptionError(f"{source}: expected a folder, got the file {root}")
     return root
+
+
+def root_option(root: CachePath) -> str:
+    """Return the option, with a space before it, that makes a command use this root of caches."""
+    return "" if root == cache_root() else f" --cache {quote(str(root))}"

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from hashlib import sha256
+from shlex import quote
 from types import TracebackType
 from typing import Any, Self
 
@@ -356,11 +357,12 @@ class SplitWriter:
         begun_with = compressor_in(metadata, where=str(path))
         requested = compressor.metadata(layout.dtype.itemsize) if compressor else None
         if begun_with != requested:
+            remedy = "continue with that one" if begun_with else "leave compressor out"
             raise OptionError(
                 f"{self._store.path(layout.group)}: begun with compressor "
                 f"{format_compressor(begun_with)}, got "
-                f"{format_compressor(requested)}: continue with the first one, or remove the cache "
-                "(layercache cache rm)"
+                f"{format_compressor(requested)}: {remedy}, or remove the cache "
+                f"(layercache cache rm {quote(str(self.path))})"
             )
 
     def _digests(self) -> dict[str, str]:

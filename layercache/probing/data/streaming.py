@@ -53,10 +53,10 @@ class StreamedTokens(TokenDataset):
         window_rows = memory_budget // 2 // selection.row_bytes
         if selection.max_block_rows > window_rows:
             raise OptionError(
-                f"memory_budget: expected at least {format_bytes(min_budget(selection))}, got "
+                f"memory_budget: expected at least {min_budget(selection)} bytes, got "
                 f"{format_bytes(memory_budget)}: streaming {self.tokens} tokens of width "
                 f"{self.width} needs two row blocks of {selection.max_block_rows} samples; give "
-                "more memory"
+                "more memory (--memory)"
             )
         self.window_rows = min(window_rows, sum(b - a for a, b in selection.blocks))
         """Rows of each of the two windows in memory."""

@@ -61,7 +61,7 @@ class HeadSpec:
         if not 1 <= num_heads <= self.width:
             raise OptionError(
                 f"expected a number of attention heads between 1 and the width {self.width}, got "
-                f"{num_heads}: set num_heads"
+                f"{num_heads}: set num_heads (--heads)"
             )
         object.__setattr__(self, "num_heads", num_heads)
 

@@ -8,7 +8,13 @@ from contextlib import suppress
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.storage.open import open_store
-from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
+from layercache.cache.storage.paths import (
+    CachePath,
+    RemotePath,
+    as_cache_path,
+    cache_root,
+    root_option,
+)
 from layercache.errors import (
     CacheCorruptError,
     ProbeAmbiguousError,
@@ -113,7 +119,7 @@ def find_probe(
     if not folders:
         raise ProbeNotFoundError(
             f"{probe}: there is no such file, and no probe below {base} has an id that begins with "
-            "it; `layercache results` lists the probes with their ids"
+            f"it; `layercache results{root_option(base)}` lists the probes with their ids"
         )
     if len(folders) > 1:
         names = sorted(folders)

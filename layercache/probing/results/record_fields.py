@@ -6,6 +6,7 @@ of range is an error that names it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -170,7 +171,8 @@ def _check_scalars(values: Mapping[str, Any], field: str) -> None:
             raise ValueError(f"{field}.{name}: expected one value, got {shorten(value)}")
         if isinstance(value, str) and len(value) > MAX_CHARS:
             raise ValueError(f"{field}.{name}: expected at most {MAX_CHARS} characters")
-        if isinstance(value, int | float) and not abs(value) <= MAX_INT:
+        too_large = isinstance(value, int) and abs(value) > MAX_INT
+        if too_large or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{field}.{name}: expected a number, got {shorten(value)}")
 
 

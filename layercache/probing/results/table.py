@@ -11,7 +11,7 @@ from layercache._units import pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.format.origin import dataset_source
-from layercache.cache.storage.paths import CachePath, cache_root
+from layercache.cache.storage.paths import CachePath, cache_root, root_option
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import write_table
 from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
@@ -336,9 +336,10 @@ def read_results(
 def _no_probes(where: str | CachePath | Cache | None, dataset: str | None) -> ProbeNotFoundError:
     of_dataset = option = existing = ""
     if isinstance(where, Cache):
-        folder = where.path
+        folder, root = where.path, where.path.parent.parent.parent
+        option = f" --fingerprint {where.spec.fingerprint[:12]}"
     else:
-        folder = cache_root(where)
+        folder = root = cache_root(where)
         if dataset is not None:
             dataset = dataset_source(dataset)
             of_dataset, option = f" of dataset {dataset!r}", f" --dataset {quote(dataset)}"
@@ -346,5 +347,5 @@ def _no_probes(where: str | CachePath | Cache | None, dataset: str | None) -> Pr
             existing = f" (there are caches of {', '.join(sorted(names)) or 'none'})"
     return ProbeNotFoundError(
         f"{folder}: expected probes{of_dataset} below this folder, got none{existing}: train one "
-        f"with `layercache probe{option}`, or give another cache root (--cache)"
+        f"with `layercache probe{option}{root_option(root)}`, or give another cache root (--cache)"
     )

@@ -167,6 +167,6 @@ def test_streaming_after_an_abandoned_epoch_starts_anew(memory_split: Callable[.
 def test_streaming_with_a_budget_below_two_blocks_is_refused(
     memory_split: Callable[..., Any],
 ) -> None:
-    message = "expected at least 1.54 kB, got 1 kB: .* two row blocks of 16 samples"
+    message = "expected at least 1536 bytes, got 1 kB: .* two row blocks of 16 samples"
     with pytest.raises(OptionError, match=message):
         StreamedTokens(select(memory_split()), device=CPU, memory_budget=1000)

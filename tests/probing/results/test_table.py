@@ -158,7 +158,7 @@ def test_read_results_finds_probes_below_a_root_and_of_a_cache(
     options = {"lr": 0.01, "weight_decay": 0.0, "device": "cpu", "epochs": 1}
     with pytest.raises(
         ProbeNotFoundError,
-        match=r"expected probes below .*, got none: train one with `layercache probe`",
+        match=r"expected probes below .*, got none: train one with `layercache probe --cache ",
     ):
         read_results(tmp_path / "root")
     first, second = (*probe(one, head="knn", **options), *probe(two, head="knn", **options))
