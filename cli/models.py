@@ -17,16 +17,21 @@ def models(
     name: Annotated[
         str,
         typer.Argument(
-            help="Backbone to describe: a listed name, or any ViT of timm by its timm name.",
+            help="Backbone to describe: a listed name, any ViT of timm by its timm name, "
+            "hf-hub:ORG/NAME or local-dir:PATH.",
             show_default=False,
         ),
     ] = "",
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Do not download a config.json; also $LAYERCACHE_OFFLINE."),
+    ] = False,
 ) -> None:
     """List the backbones; with NAME, show that one's layers, input and tokens."""
     if name:
         from layercache.extraction.models.timm_source import describe_model
 
-        _describe(describe_model(name))
+        _describe(describe_model(name, offline=offline))
     else:
         from layercache.extraction.models.registry import MODELS
 
@@ -64,6 +69,8 @@ def _list(infos: Iterable[ModelInfo]) -> None:
         "layercache models NAME gives the source).\n"
         "Any other ViT goes by its timm name: "
         "layercache models vit_base_patch16_siglip_224.webli\n"
+        "or its address: hf-hub:ORG/NAME, or local-dir:PATH of a folder with config.json and "
+        "weights as timm saves them.\n"
         "timm downloads weights on first use; "
         "--weights FILE takes a local checkpoint (safetensors or torch)."
     )

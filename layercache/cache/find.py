@@ -11,7 +11,13 @@ from typing import Any
 
 from layercache.cache.cache import Cache, load_cache
 from layercache.cache.format.layout import SPEC_KEY, safe_name
-from layercache.cache.format.origin import dataset_name, dataset_source, is_missing, is_source
+from layercache.cache.format.origin import (
+    dataset_name,
+    dataset_source,
+    is_missing,
+    is_source,
+    model_source,
+)
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
@@ -58,6 +64,7 @@ def cache_folders(
 
 def _named_folders(root: CachePath, *, model: str | None, dataset: str | None) -> list[CachePath]:
     name = None if dataset is None else dataset_name(dataset)
+    model = model and model_source(model)
     if isinstance(root, Path):
         pattern = f"{_glob(name)}/{_glob(model)}/*/{SPEC_KEY}"
         return list[CachePath](sorted(p.parent for p in root.glob(pattern)))

@@ -54,6 +54,8 @@ def weights_licence(model: str) -> str | None:
     """Return the licence of a model's published weights, as recorded by timm, or None."""
     if model == "vit_nano":
         return "apache-2.0"
+    if ":" in model:  # an address; timm knows licences by name only
+        return None
     import timm
 
     info = MODELS.get(model)

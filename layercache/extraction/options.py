@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from layercache.cache.format.origin import model_source
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
@@ -34,7 +35,8 @@ class ExtractOptions:
     """Every option of `extract`; validated on construction, except against models and dataset."""
 
     models: Sequence[str]
-    """Backbones: short names or timm names. Several share every decode."""
+    """Backbones: short names, timm names, or addresses of timm models ("hf-hub:ORG/NAME",
+    "local-dir:PATH"). Several share every decode."""
     dataset: str | Dataset
     """Name of a dataset, "folder:PATH", or a `Dataset` of your own (its samples must be picklable,
     unless `workers` is 0)."""
@@ -103,6 +105,10 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         if not self.models:
             raise OptionError("models: expected at least one model, got none")
+        # the absolute path of a folder, which the cache records, also on another machine
+        object.__setattr__(self, "models", [model_source(model) for model in self.models])
+        weights = {model_source(model): file for model, file in self.weights.items()}
+        object.__setattr__(self, "weights", weights)
         for option, names in (("models", self.models), ("splits", self.splits)):
             if len(set(names)) < len(names):
                 raise OptionError(f"{option}: expected each once, got {', '.join(names)}")

@@ -103,7 +103,9 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     if options.compressor is not None:
         Compressor(options.compressor)  # refuses unknown words before anything is read
     for model in options.models:
-        describe_model(model)  # refuses an unknown model before the dataset is looked for
+        describe_model(
+            model, offline=options.offline
+        )  # refuses an unknown model before the dataset is looked for
     device, reason = "cpu", ""
     if options.engine == "local":
         chosen, reason = resolve_device(options.device)

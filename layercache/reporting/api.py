@@ -11,6 +11,7 @@ from layercache._units import join_words, pluralize
 from layercache._version import installed_version
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches, make_command
+from layercache.cache.format.origin import model_source
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.probing.results.formatting import write_csv
@@ -156,7 +157,8 @@ def _select_caches(
         for dataset in (datasets if datasets is not None else [None])
         for cache in find_caches(root, dataset=dataset)
     }
-    selected = [c for c in found.values() if models is None or c.spec.model in models]
+    names = None if models is None else {model_source(model) for model in models}
+    selected = [c for c in found.values() if names is None or c.spec.model in names]
     if not selected:
         filters = [
             f"{name} {', '.join(values)}"

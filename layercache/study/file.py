@@ -230,7 +230,7 @@ def _unknown_names(study: Study, where: str) -> Iterator[LayercacheError]:
     for name in {name for name in columns if columns.count(name) > 1}:
         yield OptionError(f"{where}: [[heads]]: {name!r} is in this file twice")
     for model in study.models:
-        if model not in MODELS:
+        if model not in MODELS and ":" not in model:  # an address is read by the extraction
             import timm  # takes seconds, so only for names outside our catalogue
 
             if not timm.is_model(model):

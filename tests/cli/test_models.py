@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,20 @@ def test_models_of_an_unknown_name_or_no_vit_fails(
     code, _, err = run(capsys, "models", name)
     assert code == 1
     assert text in err
+
+
+def test_models_of_an_address_describes_its_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = {"architecture": "vit_base_patch16_224", "model_args": {"depth": 3, "reg_tokens": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {}}))
+    code, out, _ = run(capsys, "models", f"local-dir:{tmp_path}")
+    assert code == 0
+    assert "timm architecture  vit_base_patch16_224(depth=3, reg_tokens=4)" in out
+    assert "layers             3" in out
+    code, _, err = run(capsys, "models", "hf-hub:nobody/nothing", "--offline")
+    assert code == 1
+    assert "error: hf-hub:nobody/nothing: the files of nobody/nothing are not in" in err
 
 
 def test_models_of_an_unknown_name_suggests_vits_only(capsys: pytest.CaptureFixture[str]) -> None:

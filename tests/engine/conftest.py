@@ -53,7 +53,7 @@ def cluster() -> Iterator[Callable[..., Any]]:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins in this process."""
     monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 512)
-    monkeypatch.setattr(plan, "describe_model", lambda name: None)
+    monkeypatch.setattr(plan, "describe_model", lambda name, **_: None)
     monkeypatch.setattr(plan, "load_backbone", backbone)
 
 

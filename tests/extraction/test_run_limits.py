@@ -18,7 +18,7 @@ from layercache.errors import LayercacheError
 from layercache.extraction import plan
 from layercache.extraction.api import extract
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset
-plan.describe_model = lambda name: None
+plan.describe_model = lambda name, **_: None
 plan.load_backbone = lambda name, **_: FakeBackbone()
 def run(cache, rows=53, **options):
     pictures = dataset({"train": Pictures(rows)})
@@ -69,7 +69,7 @@ layout.MAX_SHARD_BYTES = 1 << 20
 class Wide(FakeBackbone):
     def __call__(self, images):
         return super().__call__(images).repeat(1, 1, 1, 512)
-plan.describe_model = lambda name: None
+plan.describe_model = lambda name, **_: None
 plan.load_backbone = lambda name, **_: Wide(width=2048)
 run({str(tmp_path / str(rows))!r}, {rows}, workers={workers}, batch_size=64)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)

@@ -22,6 +22,7 @@ Shapes: L layers, T token kinds, N images, R images of a row block, D width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from layercache.errors import UnknownNameError
 MAX_SHARD_BYTES = 32 * 2**20
 """Maximum size of a shard: above it the allocator maps and unmaps every buffer, which halves the
 speed of reading."""
+MAX_NAME = 255
+"""Longest name of a file on common file systems, in bytes."""
 CRC_BYTES = 4
 SPEC_KEY = "spec.json"
 DIMENSIONS = ("layer", "token", "image", "channel")
@@ -82,9 +85,13 @@ def planned_bytes(spec: CacheSpec, rows: int) -> int:
 def safe_name(name: str) -> str:
     """Return a folder name for any model or dataset name ("a/b" -> "a%2Fb").
 
-    Different names give different folders.
+    Different names give different folders; what exceeds the longest name of a file system is
+    replaced by a digest.
     """
     quoted = quote(name, safe=" +,=@()")
+    if len(quoted) > MAX_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        quoted = f"{quoted[: MAX_NAME - len(digest) - 1]}~{digest}"
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
 
 

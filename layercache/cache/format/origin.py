@@ -134,6 +134,18 @@ def dataset_source(dataset: str) -> str:
     return f"{kind}:{place}{'?' if options else ''}{options}"
 
 
+def model_source(model: str) -> str:
+    """Return the one form of a model's name that is recorded and compared.
+
+    The folder of "local-dir:PATH" is absolute, and timm's older "hf_hub:" is "hf-hub:"; other names
+    stay as they are.
+    """
+    kind, _, place = model.partition(":")
+    if kind == "local-dir" and place:
+        return f"local-dir:{_real(place)}"
+    return f"hf-hub:{place}" if kind == "hf_hub" else model
+
+
 def is_missing(source: str) -> bool:
     """Return whether a source has a path on this machine at which there is nothing."""
     kind, _, location = source.partition(":")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layercache.cache.format.origin import model_source
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import OptionError
@@ -167,7 +168,8 @@ def load_backbone(
     """Load a backbone by its name.
 
     Args:
-        name: A short name of MODELS, or timm's name of a ViT.
+        name: A short name of MODELS, timm's name of a ViT, or its address ("hf-hub:ORG/NAME",
+            "local-dir:PATH").
         weights: A safetensors or torch file; by default the bundled one, or what timm downloads.
         tap: Point in a block where a layer is read: see `layercache.extraction.models.taps`.
         layers: "all", "last", "mid-last", "quarter", "1,5,9" or numbers out of 1..B.
@@ -200,6 +202,7 @@ def load_backbone(
             f"projected maps the last layer's hidden state, which tap {tap!r} does not read: "
             "leave projected out, or use tap 'norm2'"
         )
+    name = model_source(name)
     kinds = parse_kinds(tokens)
     layer_names = layers if isinstance(layers, str) else ",".join(map(str, layers))
 

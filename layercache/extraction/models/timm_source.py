@@ -15,6 +15,7 @@ from timm.models import get_arch_name, is_model, model_entrypoint
 from torch import nn
 
 from layercache._offline import is_offline
+from layercache.cache.format.origin import model_source
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models.checkpoint import (
     SkipInit,
@@ -30,6 +31,11 @@ from layercache.extraction.models.preprocessing import Preprocessing, format_siz
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.projection import check_has_projection, load_projection
 from layercache.extraction.models.registry import MODELS, ModelInfo
+from layercache.extraction.models.timm_address import (
+    address_checkpoint,
+    create_from_address,
+    is_address,
+)
 from layercache.extraction.models.vit_nano import create_vit_nano, weights_path
 
 VIT_MODULES = ("vision_transformer", "deit", "eva", "beit")
@@ -80,8 +86,10 @@ def load_model(
     """Load a model with its own weights, or those of a file.
 
     Args:
-        name: A short name of MODELS, or timm's name of a ViT.
-        weights: A checkpoint file; by default the bundled one, or what timm downloads.
+        name: A short name of MODELS, timm's name of a ViT, or its address ("hf-hub:ORG/NAME",
+            "local-dir:PATH").
+        weights: A checkpoint file; by default the bundled one, that of the address, or what timm
+            downloads.
         projected: Also load CLIP's projection into the joint space.
         paper_compat: Use the paper's preprocessing for DINOv2 and MAE.
         preprocessing: Options that replace parts of the weights' own preprocessing, or a
@@ -96,8 +104,15 @@ def load_model(
         OptionError: The model's patches do not divide the input size.
     """
     info = MODELS.get(name)
-    if name == "vit_nano":
-        module: Any = create_vit_nano()
+    offline = is_offline(offline)
+    module: Any
+    if is_address(name):
+        with SkipInit():
+            module = create_from_address(name, offline=offline)
+        _check_is_vit(module, name=name)
+        timm_module = type(module).__module__
+    elif name == "vit_nano":
+        module = create_vit_nano()
         weights = weights or weights_path()
         timm_module = "timm.models.vision_transformer"
     else:
@@ -114,11 +129,12 @@ def load_model(
     grid_size = _grid_size(module, resolved.input_size, name=name)
     if check is not None:
         check(module, grid_size)
-    if weights is None:
-        module = download_model(timm_name, name=name, offline=is_offline(offline))
     projection = None
-    if weights is None and projected:
-        projection = load_projection(module, None, name=name)
+    if is_address(name):
+        weights = weights or address_checkpoint(name, offline=offline)
+    elif weights is None:
+        module = download_model(timm_name, name=name, offline=offline)
+        projection = load_projection(module, None, name=name) if projected else None
     remove_head(module)
     config = module.pretrained_cfg
     architecture = config["architecture"]
@@ -191,18 +207,25 @@ def _set_input_size(module: Any, size: tuple[int, int]) -> tuple[str, ...]:
     )
 
 
-def describe_model(name: str) -> ModelInfo:
+def describe_model(name: str, *, offline: bool = False) -> ModelInfo:
     """Return the figures of any model that `load_model` accepts, without its weights.
+
+    Args:
+        name: The model, as for `load_model`.
+        offline: Forbid the download of an address's config.json, as $LAYERCACHE_OFFLINE does.
 
     Raises:
         UnknownNameError: There is no such model.
-        BackboneError: The model is no ViT.
+        BackboneError: The model is no ViT, or its address cannot be read.
     """
     if name in MODELS:
         return MODELS[name]
-    _defining_module(name)
+    name, offline = model_source(name), is_offline(offline)
+    if not is_address(name):
+        _defining_module(name)
     with torch.device("meta"):
-        module: Any = _create(name)
+        address = is_address(name)
+        module: Any = create_from_address(name, offline=offline) if address else _create(name)
     _check_is_vit(module, name=name)
     remove_head(module)
     config, embed = module.pretrained_cfg, module.patch_embed
@@ -215,10 +238,16 @@ def describe_model(name: str) -> ModelInfo:
         depth=len(module.blocks),
         input_size=embed.img_size[0],
         patch_size=embed.img_size[0] // embed.grid_size[0],
-        note=notes or f"timm's weights: {config.get('tag') or 'none'}",
+        note=notes or _weights_note(name, config),
         transform=timm_transform(config),
         class_token=has_class_token(module),
     )
+
+
+def _weights_note(name: str, config: dict[str, Any]) -> str:
+    if is_address(name):
+        return "those of the folder" if name.startswith("local-dir:") else f"those of {name}"
+    return f"timm's weights: {config.get('tag') or 'none'}"
 
 
 def has_class_token(module: Any) -> bool:
@@ -228,14 +257,14 @@ def has_class_token(module: Any) -> bool:
 
 def _defining_module(timm_name: str) -> str:
     """Return the Python module that defines a timm model, or raise UnknownNameError."""
-    if is_model(timm_name):
+    if ":" not in timm_name and is_model(timm_name):
         return str(model_entrypoint(get_arch_name(timm_name)).__module__)
     known = list(MODELS)
     for module in VIT_MODULES:
         known += timm.list_models(module=module)
     if not difflib.get_close_matches(timm_name, known, n=1, cutoff=0.5):
         known = list(MODELS)
-    hint = "(layercache models lists the short names; any ViT of timm works)"
+    hint = "(see layercache models; any ViT of timm works, also hf-hub:ORG/NAME, local-dir:PATH)"
     raise UnknownNameError("model", timm_name, known, hint=hint)
 
 

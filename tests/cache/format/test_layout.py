@@ -84,6 +84,13 @@ def test_safe_name_of_any_name_is_safe_and_distinct(a: str, b: str) -> None:
         assert not set(name) & set('/\\:*?"<>|\0')
 
 
+def test_safe_name_of_a_long_name_fits_a_file_system_and_stays_distinct() -> None:
+    a, b = (safe_name(f"local-dir:/{'data/' * 60}{end}") for end in "ab")
+    assert len(a) == len(b) == 255
+    assert a != b
+    assert safe_name("a" * 255) == "a" * 255
+
+
 def test_cache_folder_of_a_model_with_a_slash_is_one_folder() -> None:
     spec = make_spec(model="hf-hub:timm/vit_base")
     assert (

@@ -10,6 +10,7 @@ from layercache.cache.format.origin import (
     dataset_name,
     dataset_source,
     is_missing,
+    model_source,
     plain_name,
 )
 from layercache.errors import CacheCorruptError, OptionError
@@ -35,6 +36,18 @@ def test_dataset_source_of_every_spelling_of_a_path_is_the_same(
     (tmp_path / "b.csv").symlink_to("a.csv")
     assert dataset_source("csv:link/../b.csv") == f"csv:{tmp_path}/b.csv"  # its cache is named "b"
     assert dataset_source("flowers") == "flowers"
+
+
+def test_model_source_of_every_spelling_of_a_path_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("uni", "./uni/", "~/uni", f"{tmp_path}/x/../uni"):
+        assert model_source(f"local-dir:{path}") == f"local-dir:{tmp_path}/uni"
+    assert model_source("hf_hub:lab/uni@main") == "hf-hub:lab/uni@main"
+    for name in ("clip_b16", "vit_base_patch16_224.mae", "hf-hub:lab/uni", "local-dir:"):
+        assert model_source(name) == name
 
 
 def test_dataset_source_of_hugging_face_sorts_options_and_drops_credentials(
