@@ -122,6 +122,12 @@ def test_parse_study_reads_the_example_of_the_documentation() -> None:
     assert list(study.model) == ["clip_b16"]
 
 
+def test_parse_study_takes_models_by_their_address() -> None:
+    models = ["hf-hub:lab/uni", "local-dir:/models/uni"]
+    study = parse(LEAST.replace('["vit_nano"]', '["hf-hub:lab/uni", "local-dir:/models/uni"]'))
+    assert study.models == models
+
+
 def test_parse_study_list_of_layers_or_tokens_makes_one_column_each() -> None:
     study = parse(LEAST.replace('"last"', '["1", "2"]').replace('"cls"', '["cls", "ap"]'))
     assert [head.name for head in study.heads] == [
