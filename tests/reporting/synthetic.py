@@ -7,29 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from layercache.cache import (
-    Cache,
-    CacheSpec,
-    DatasetIdentity,
-    SplitIdentity,
-    SplitWriter,
-    digest_ids,
-    digest_labels,
-    open_cache,
-)
-from layercache.cache.format.spec import sha256_json
+from layercache.cache import Cache
 from layercache.probing.api import probe
-from layercache.probing.heads import HeadSpec
-from layercache.probing.metrics import evaluate
-from layercache.probing.results.predictions import Predictions
-from layercache.probing.results.probe_store import (
-    PROBES,
-    Probe,
-    ProbeFolder,
-    read_probe,
-)
-from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.results.probe_store import Probe
 from layercache.probing.training.config import TrainConfig
+from layercache.testing import write_cache
+from layercache.testing.probes import write_probe
 
 CLASSES = ("ant", "bee", "cat", "dog")
 ROWS = {"train": 240, "test": 160}
@@ -41,47 +24,7 @@ def labels_of(split: str) -> np.ndarray[Any, Any]:
 
 
 def ids_of(split: str) -> list[str]:
-    return [f"{split}/{i:03d}.png" for i in range(ROWS[split])]
-
-
-def make_spec(
-    *,
-    model: str,
-    dataset: str,
-    depth: int,
-    width: int,
-    layers: tuple[int, ...],
-    tokens: tuple[str, ...],
-    limit: int | None = None,
-    weights: str = "",
-) -> CacheSpec:
-    splits = {
-        s: SplitIdentity(
-            rows=ROWS[s],
-            ids=digest_ids(ids_of(s)),
-            labels=digest_labels(labels_of(s)),
-            content=f"bytes:{dataset}",
-        )
-        for s in ROWS
-    }
-    identity = DatasetIdentity(
-        name=dataset, classes=CLASSES, multi_label=False, limit=limit, limit_seed=0, splits=splits
-    )
-    return CacheSpec(
-        model=model,
-        architecture="vit",
-        weights=((weights or model).encode().hex() * 64)[:64],
-        depth=depth,
-        width=width,
-        tap="norm2",
-        layers=layers,
-        tokens=tokens,
-        projected=False,
-        preprocessing={},
-        precision="fp32",
-        storage_dtype="float16",
-        dataset=identity,
-    )
+    return [f"{split}/{i}.png" for i in range(ROWS[split])]
 
 
 def make_cache(
@@ -100,19 +43,9 @@ def make_cache(
 ) -> Cache:
     """Plant half of the class information in the AP of middle layers, half in the last CLS."""
     layers = layers or tuple(range(1, depth + 1))
-    spec = make_spec(
-        model=model,
-        dataset=dataset,
-        depth=depth,
-        width=width,
-        layers=layers,
-        tokens=tokens,
-        limit=limit,
-        weights=weights,
-    )
     rng = np.random.default_rng([seed, *model.encode(), *dataset.encode()])
     one, two = rng.normal(size=(2, 2, width))
-    path = root
+    features = {}
     for split in ROWS if test else ["train"]:
         labels = labels_of(split)
         x = rng.normal(size=(len(layers), len(tokens), len(labels), width))
@@ -123,13 +56,20 @@ def make_cache(
                 else:
                     x[i, j] += (1.1 - abs(layer / depth - 0.5)) * two[labels % 2]
         x[1:] += 0.6 * x[:-1]
-        with SplitWriter(root, spec, split, ids=ids_of(split), labels=labels) as writer:
-            rows = writer.block_rows
-            for block in writer.pending:
-                writer.write(block, x[:, :, block * rows : (block + 1) * rows].astype(np.float16))
-            writer.finish()
-        path = writer.path
-    return open_cache(path)
+        features[split] = x.astype(np.float16)
+    return write_cache(
+        features,
+        {split: labels_of(split) for split in ROWS},
+        root=root,
+        kinds=tokens,
+        layers=layers,
+        classes=CLASSES,
+        depth=depth,
+        model=model,
+        dataset=dataset,
+        weights=((weights or model).encode().hex() * 64)[:64],
+        limit=limit,
+    )
 
 
 def train(cache: Cache, **choices: Any) -> None:
@@ -174,76 +114,27 @@ def save_probe(
     attention: np.ndarray[Any, Any] | None = None,
 ) -> Probe:
     """Save a complete probe with these predictions, untrained; `attention` (H, S), else uniform."""
-    selection = select_tokens(cache, head=head, layers=layers, tokens=tokens)
-    kind = head if head in ("linear", "attentive") else "linear"
-    head_spec = HeadSpec(
-        kind=kind,
-        tokens=len(selection.pairs),
-        width=cache.spec.width,
-        classes=len(CLASSES),
-        num_heads=num_heads,
-    )
-    grid: tuple[dict[str, float], ...] = tuple(
+    grid: list[dict[str, float]] = [
         {"lr": 10.0**-i, "weight_decay": 0.0, "dropout": dropout}
         for i in range(n_configs)
         for dropout in dropouts
-    )
-    if head == "knn":
-        grid = ({"k": 1},)
-    probe_spec = ProbeSpec(
-        tokens=selection,
+    ]
+    return write_probe(
+        cache,
+        logits_of(correct),
+        targets=labels_of("test"),
+        ids=ids_of("test"),
         head=head,
-        head_spec=head_spec,
-        grid=grid,
+        layers=layers,
+        tokens=tokens,
+        grid=[{"k": 1}] if head == "knn" else grid,
         seed=seed,
         shots=shots,
-        train_fraction=None,
+        num_heads=num_heads,
         train_config=TrainConfig(epochs=epochs),
-        precision="fp32",
         test_split=test_split,
+        attention=attention,
     )
-    logits, targets = logits_of(correct), labels_of("test")
-    mean = None
-    if kind == "attentive":
-        mean = (
-            np.full((head_spec.num_heads, head_spec.tokens), 1 / head_spec.tokens, np.float32)
-            if attention is None
-            else attention.astype(np.float32)
-        )
-    predictions = Predictions(
-        logits=logits,
-        targets=targets,
-        ids=digest_ids(ids_of("test")),
-        attention_mean=mean,
-        attention_std=None if mean is None else mean / 4,
-    )
-    row = {
-        "probe": probe_spec.id,
-        "model": cache.spec.model,
-        "dataset": cache.spec.dataset.name,
-        "head": head,
-        "layers": selection.layers,
-        "tokens": selection.kinds,
-        "spatial": "",
-        "embedding": False,
-        "n_tokens": head_spec.tokens,
-        "num_heads": head_spec.num_heads,
-        "seed": seed,
-        "shots": shots,
-        "train_fraction": None,
-        "fingerprint": cache.spec.fingerprint[:12],
-        "weights_digest": cache.spec.weights[:12],
-        "dataset_digest": sha256_json(cache.spec.to_json()["dataset"])[:12],
-        "train_config_digest": str(epochs),
-        "n_configs": len(grid),
-        **{f"test_{name}": value for name, value in evaluate(logits, targets).items()},
-        "test_mean_average_precision": None,
-    }
-    folder = ProbeFolder(cache.path / PROBES / probe_spec.id)
-    folder.write(spec=probe_spec.to_json(), row=row, configs=[], head=None, predictions=predictions)
-    probe = read_probe(folder.path)
-    assert probe is not None
-    return probe
 
 
 def save_all_probes(cache: Cache, *, baseline: int = 80, fusion: int = 120, seed: int = 0) -> None:

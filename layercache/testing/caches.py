@@ -1,16 +1,15 @@
-"""Specs, caches and tokens with given content, for tests and benchmarks.
+"""Specs and caches with given content.
 
-Nothing here needs pytest. Everything is deterministic, and caches are written by the library's own
-writer, so they are complete and valid.
+Caches are written by the library's own writer, so they are complete and valid.
 
-Shapes: L layers, T token kinds, N rows, D width, C classes, S tokens of a row.
+Shapes: L layers, T token kinds, N rows, D width, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +24,6 @@ from layercache.cache import (
     open_cache,
 )
 from layercache.cache.storage.paths import CachePath
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from layercache.probing.training.config import Noise
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -183,10 +177,12 @@ def write_cache(
     root: CachePath,
     kinds: Sequence[str] = ("cls", "ap"),
     layers: Sequence[int] | None = None,
-    classes: int | None = None,
+    classes: int | Sequence[str] | None = None,
+    depth: int | None = None,
     model: str = "vit_small_made",
     dataset: str = "made_up",
     weights: str = "ab" * 32,
+    limit: int | None = None,
     finish: bool = True,
 ) -> Cache:
     """Write given tokens and labels.
@@ -197,16 +193,18 @@ def write_cache(
         root: Folder or address of the caches.
         kinds: Names of the T token kinds.
         layers: Numbers of the L layers; None: from 1.
-        classes: Number of classes; None: as many as the labels have.
+        classes: Names or number of the classes; None: as many as the labels have.
+        depth: Number of blocks of the model; None: the number of its last layer.
         model: Name of the model.
         dataset: Name of the dataset.
         weights: Digest of the weights.
+        limit: Limit of the samples in the dataset's identity.
         finish: Mark the splits as complete.
     """
     first_tokens = next(iter(tokens.values()))
-    depth, _, _, width = first_tokens.shape
+    n_layers, _, _, width = first_tokens.shape
     dtype = first_tokens.dtype
-    layers = tuple(layers or range(1, depth + 1))
+    layers = tuple(layers or range(1, n_layers + 1))
     labels = {name: y.astype(np.int64 if y.ndim == 1 else np.uint8) for name, y in labels.items()}
     if classes is None:
         first = next(iter(labels.values()))
@@ -214,12 +212,14 @@ def write_cache(
             classes = first.shape[1]
         else:
             classes = int(max(y.max() for y in labels.values())) + 1
+    if isinstance(classes, int):
+        classes = [f"class {c}" for c in range(classes)]
     ids = {name: [f"{name}/{i}.png" for i in range(len(y))] for name, y in labels.items()}
     spec = CacheSpec(
         model=model,
         architecture="vit_made",
         weights=weights,
-        depth=max(layers),
+        depth=depth or max(layers),
         width=width,
         tap="norm2",
         layers=layers,
@@ -228,9 +228,7 @@ def write_cache(
         preprocessing={"input_size": [28, 28]},
         precision="fp32",
         storage_dtype="float32" if dtype == np.float32 else "float16",
-        dataset=make_identity(
-            labels, ids=ids, name=dataset, classes=[f"class {c}" for c in range(classes)]
-        ),
+        dataset=replace(make_identity(labels, ids=ids, name=dataset, classes=classes), limit=limit),
     )
     for name, x_ltnd in tokens.items():
         with SplitWriter(root, spec, name, ids=ids[name], labels=labels[name]) as writer:
@@ -292,72 +290,3 @@ def write_planted_cache(
                 y = label_rng.permutation(y)
         tokens[name], labels[name] = x.astype(dtype), y
     return write_cache(tokens, labels, root=root, kinds=kinds, classes=classes, **options)
-
-
-class InMemoryTokens:
-    """Tokens in memory as a `TokenLoader`: a short reference for the library's datasets."""
-
-    def __init__(self, x_nsd: Tensor, labels: Tensor) -> None:
-        """Normalize the tokens.
-
-        Args:
-            x_nsd: Tokens, float32.
-            labels: int64 (N,), or 0/1 (N, C) if multi-label.
-        """
-        import torch
-
-        self.x, self.labels = torch.nn.functional.normalize(x_nsd, dim=-1), labels
-        self.rows, self.tokens, self.width = x_nsd.shape
-
-    def iter_batches(
-        self,
-        rows: Tensor,
-        *,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        noise: Noise | None,
-        train: bool,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches; see `TokenLoader`."""
-        import torch
-
-        generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
-        if train:
-            rows = rows[torch.randperm(len(rows), generator=generator)]
-        for part in torch.split(rows, batch_size):
-            x = self.x[part]
-            if train and noise is not None:
-                selected = torch.rand(len(part), 1, 1, generator=generator) < noise.probability
-                normal = torch.randn(x.shape, generator=generator)
-                x = x + (selected * noise.std * normal).to(x.device)
-            yield x, self.labels[part]
-
-
-def make_separable_tokens(
-    *,
-    rows: int = 300,
-    tokens: int = 4,
-    width: int = 16,
-    classes: int = 3,
-    strength: float = 0.6,
-    seed: int = 0,
-) -> InMemoryTokens:
-    """Return tokens around one center per class and token, with classes of unequal size.
-
-    Args:
-        rows: N.
-        tokens: S.
-        width: D.
-        classes: C.
-        strength: Length of the centers relative to the noise.
-        seed: Seed of tokens and labels.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    class_sizes = torch.arange(1.0, classes + 1)
-    labels = torch.multinomial(class_sizes, rows, replacement=True, generator=generator)
-    centers = torch.randn(classes, tokens, width, generator=generator)
-    noise = torch.randn(rows, tokens, width, generator=generator)
-    return InMemoryTokens(strength * centers[labels] + noise, labels)

@@ -1,0 +1,38 @@
+"""Specs, caches, probes and tokens with given content, for tests and benchmarks.
+
+Nothing here needs pytest, and everything is deterministic. `layercache.testing.probes` stands
+apart, because it imports torch.
+"""
+
+from layercache.testing.caches import (
+    CLASSES,
+    TEST_ROWS,
+    make_cache,
+    make_identity,
+    make_ids,
+    make_labels,
+    make_spec,
+    make_tokens,
+    make_writer,
+    write_cache,
+    write_pending,
+    write_planted_cache,
+)
+from layercache.testing.tokens import InMemoryTokens, make_separable_tokens
+
+__all__ = [
+    "CLASSES",
+    "TEST_ROWS",
+    "InMemoryTokens",
+    "make_cache",
+    "make_identity",
+    "make_ids",
+    "make_labels",
+    "make_separable_tokens",
+    "make_spec",
+    "make_tokens",
+    "make_writer",
+    "write_cache",
+    "write_pending",
+    "write_planted_cache",
+]
