@@ -172,9 +172,14 @@ class SplitSelection:
         s, n, _ = (int(i) for i in np.argwhere(~np.isfinite(x_snd))[0])
         layer, token = self.pairs[s]
         split = self.sources[0].split
+        remedy = "probe other layers, and check the cache with `layercache cache verify`"
+        if x_snd.dtype == np.float16:
+            remedy = (
+                'extract it again with storage_dtype="float32" (--storage-dtype float32), which '
+                "makes another cache"
+            )
         raise NonFiniteError(
             f"layer {layer}, token {token!r} of sample {split.ids[rows[0] + n]!r} ({split.name}) "
             f"is not finite in the cache of {split.spec.model} on {split.spec.dataset.name}: "
-            'extract it again with refresh=True and storage_dtype="float32" '
-            "(--refresh --store-dtype float32)"
+            f"{remedy}"
         )

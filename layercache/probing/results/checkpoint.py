@@ -319,6 +319,6 @@ def load_head(path: str | HeadPath) -> Checkpoint:
     except FileNotFoundError:
         raise ProbeNotFoundError(
             f"{file}: expected a trained head here, got no such file (a knn baseline has none); "
-            "`layercache results` lists the probes and their folders"
+            "`layercache results --paths` lists the probes and their folders"
         ) from None
     return Checkpoint.from_bytes(data, where=file)

@@ -169,3 +169,10 @@ def test_records_of_trained_probes_are_possible(probed: Cache) -> None:
         check_spec(record["spec"])
         check_row(record["row"])
         assert len(read_configs(record["configs"])) == len(record["configs"])
+
+
+def test_record_of_a_huge_learning_rate_is_read(probed: Cache) -> None:
+    record = next(r for r in _records(probed) if r["row"]["head"] == "linear")
+    check_row({**record["row"], "lr": 1e30})
+    with pytest.raises(ValueError, match=r"^row\."):
+        check_row({**record["row"], "lr": float("inf")})
