@@ -112,6 +112,53 @@ Background = Annotated[
         metavar="drop|white|black",
     ),
 ]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Pixels of the model's input, a multiple of its patches.",
+        metavar="H[xW]",
+        show_default="the model's own",
+    ),
+]
+CropPct = Annotated[
+    float | None,
+    typer.Option(
+        help="Side of the crop over that of the resized image, up to 1.",
+        show_default="the model's own",
+    ),
+]
+CropMode = Annotated[
+    str | None,
+    typer.Option(
+        help="How the image is scaled: fill and crop | stretch | fit inside and pad.",
+        metavar="center|squash|border",
+        show_default="the model's own",
+    ),
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        help="Filter of the resize: bicubic | bilinear | lanczos | box | hamming | nearest.",
+        metavar="FILTER",
+        show_default="the model's own",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean per channel, of values in 0..1.",
+        metavar="R,G,B",
+        show_default="the model's own",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        help="Standard deviation per channel, of values in 0..1.",
+        metavar="R,G,B",
+        show_default="the model's own",
+    ),
+]
 OnError = Annotated[
     str,
     typer.Option(
@@ -174,6 +221,12 @@ def extract(
     compressor: Compressor = None,
     projected: Projected = False,
     paper_compat: PaperCompat = False,
+    input_size: InputSize = None,
+    crop_pct: CropPct = None,
+    crop_mode: CropMode = None,
+    interpolation: Interpolation = None,
+    mean: Mean = None,
+    std: Std = None,
     background: Background = "drop",
     on_error: OnError = "raise",
     cache: Cache = None,
@@ -190,6 +243,7 @@ def extract(
     alone.
     """
     from layercache.extraction.api import extract as run
+    from layercache.extraction.models.preprocessing_options import PreprocessingOptions
     from layercache.extraction.options import parse_weights
 
     done = run(
@@ -212,6 +266,14 @@ def extract(
         compressor=compressor,
         projected=projected,
         paper_compat=paper_compat,
+        preprocessing=PreprocessingOptions.parse(
+            input_size=input_size,
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+        ),
         background=background,
         on_error="raise" if on_error == "stop" else on_error,  # "stop": of earlier versions
         cache=cache,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layercache.cache.copy import copy_cache
     from layercache.deploy import load_classifier
     from layercache.extraction.api import extract
+    from layercache.extraction.models.preprocessing_options import PreprocessingOptions
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
     from layercache.probing.results.lookup import find_probe
@@ -32,6 +33,7 @@ __all__ = [
     "Cache",
     "HParams",
     "LayercacheError",
+    "PreprocessingOptions",
     "Report",
     "Results",
     "TrainConfig",
@@ -57,6 +59,7 @@ _HOMES = {
     "TrainConfig": "layercache.probing.training.config",
     "Report": "layercache.reporting",
     "Results": "layercache.probing.results.table",
+    "PreprocessingOptions": "layercache.extraction.models.preprocessing_options",
     "HParams": "layercache.probing.training.config",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",

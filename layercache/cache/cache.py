@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -195,6 +196,7 @@ def extract_command(
         "--tap": spec.tap if spec.tap != "norm2" else None,
         "--layers": layers,
         "--tokens": tokens,
+        **(_preprocessing_options(origin.preprocessing) if model is None else {}),
         "--background": spec.preprocessing.get("background"),
         "--precision": spec.precision if spec.precision != "fp32" else None,
         "--storage-dtype": spec.storage_dtype if spec.storage_dtype != "float16" else None,
@@ -213,6 +215,16 @@ def extract_command(
     flags = {"--projected": spec.projected, "--paper-compat": origin.paper_compat}
     words += [flag for flag, value in flags.items() if value]
     return " ".join(["layercache extract", *words])
+
+
+def _preprocessing_options(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of the command line for what was replaced of the preprocessing."""
+    return {
+        f"--{name.replace('_', '-')}": ("x" if name == "input_size" else ",").join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+        for name, value in values.items()
+    }
 
 
 def extract_advice(cache: Cache, *, layers: str | None = None, tokens: str | None = None) -> str:

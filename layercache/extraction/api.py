@@ -111,6 +111,7 @@ def _log_plan(plan: ExtractionPlan) -> None:
             state,
             target.path,
         )
+        logger.info("  preprocessing: %s", target.backbone.preprocessing)
         for note in target.backbone.notes:
             logger.info("  note: %s", note)
 

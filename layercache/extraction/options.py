@@ -14,6 +14,7 @@ from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.preprocessing import Background
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnError = Literal["raise", "skip"]
@@ -65,6 +66,9 @@ class ExtractOptions:
     """Store CLIP's last layer after its projection."""
     paper_compat: bool = False
     """Preprocess images for DINOv2 and MAE as the paper's own extractor does."""
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    """Parts of every model's own preprocessing to replace: the input size, the crop, the filter,
+    mean and standard deviation."""
     background: Background = "drop"
     """What transparent pixels become: "drop" the alpha channel, so that the colours it hid appear,
     or composite the image on "white" or "black"."""
@@ -121,6 +125,11 @@ class ExtractOptions:
                 raise OptionError(
                     f"{option}: expected {' or '.join(choices)}, got {getattr(self, option)!r}"
                 )
+        if not isinstance(self.preprocessing, PreprocessingOptions):
+            raise OptionError(
+                "preprocessing: expected layercache.PreprocessingOptions, "
+                f"got {type(self.preprocessing).__name__}"
+            )
         check_engine(self.engine, self.ray_address)
         for model in self.weights:
             if model not in self.models:

@@ -18,6 +18,7 @@ from layercache.errors import DataError, OptionError, StorageError, UnknownNameE
 from layercache.extraction import datasets
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.preprocessing_options import check_divisible
 from layercache.extraction.models.timm_source import describe_model
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.resume import has_leftovers, is_complete, size_on_disk
@@ -103,9 +104,10 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     if options.compressor is not None:
         Compressor(options.compressor)  # refuses unknown words before anything is read
     for model in options.models:
-        describe_model(
-            model, offline=options.offline
-        )  # refuses an unknown model before the dataset is looked for
+        # refuses an unknown model before the dataset is looked for
+        info = describe_model(model, offline=options.offline)
+        if isinstance(size := options.preprocessing.input_size, tuple):
+            check_divisible(size, (info.patch_size,) * 2, model=model)
     device, reason = "cpu", ""
     if options.engine == "local":
         chosen, reason = resolve_device(options.device)
@@ -165,6 +167,7 @@ def load_model(options: ExtractOptions, model: str, device: str) -> Backbone:
         compile=options.compile,
         offline=options.offline,
         paper_compat=options.paper_compat,
+        preprocessing=options.preprocessing,
         background=options.background,
     )
 
@@ -190,6 +193,7 @@ def _origin(options: ExtractOptions, model: str) -> Origin:
         data_root=None if data_root is None else str(datasets.data_root(data_root)),
         weights=None if weights is None else str(Path(weights).expanduser().absolute()),
         paper_compat=options.paper_compat,
+        preprocessing=options.preprocessing.given(),
         on_error=options.on_error,
         compressor=options.compressor,
     )

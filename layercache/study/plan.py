@@ -8,6 +8,7 @@ from typing import Any
 
 from layercache.extraction.options import ExtractOptions
 from layercache.study.file import HeadPlan, Study
+from layercache.study.tables import split_preprocessing
 
 POOLED = frozenset({"cls", "ap"})
 """Token kinds cached for all layers; others are large, so only a head's layers are extracted."""
@@ -156,10 +157,16 @@ def extraction_of(
     merged |= {"layers": layers, "tokens": tokens.replace("patch", "all")}
     if "limit" not in merged:
         merged.pop("seed", None)
+    preprocessing, others = split_preprocessing(merged)
     return PlannedExtraction(
         model=model,
         dataset=dataset,
         options=ExtractOptions(
-            models=[model], dataset=source, weights=weights, cache=study.cache, **merged
+            models=[model],
+            dataset=source,
+            weights=weights,
+            cache=study.cache,
+            preprocessing=preprocessing,
+            **others,
         ),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
@@ -50,11 +51,18 @@ def _matches(cache: Cache, job: PlannedExtraction) -> bool:
         (spec.tap, spec.precision, spec.storage_dtype, spec.projected)
         == (options.tap, options.precision, options.storage_dtype, options.projected)
         and spec.preprocessing.get("background", "drop") == options.background
+        and _has_preprocessing(cache, options.preprocessing.given())
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
         and spec.layers == parse_layers(str(options.layers), spec.depth)
         and stored_kinds(spec.tokens) == requested_kinds(str(options.tokens))
     )
+
+
+def _has_preprocessing(cache: Cache, options: dict[str, Any]) -> bool:
+    """Return whether a cache was made with these options of the preprocessing."""
+    origins = cache.origins
+    return any(o.preprocessing == options for o in origins) if origins else not options
 
 
 def stored_kinds(names: Sequence[str]) -> set[str]:

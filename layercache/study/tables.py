@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -25,6 +26,8 @@ from pydantic_core import PydanticCustomError
 from layercache.cache.format.selection import LAYER_WORDS
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.extraction.models.preprocessing import Background
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
@@ -194,6 +197,21 @@ class ProtocolTable(StudyTable):
         return TrainConfig(**options)
 
 
+def split_preprocessing(
+    options: Mapping[str, Any],
+) -> tuple[PreprocessingOptions, dict[str, Any]]:
+    """Return the options of the preprocessing, and the other ones of `extract`.
+
+    Raises:
+        OptionError: A value is out of range.
+    """
+    names = {option.name for option in fields(PreprocessingOptions)}
+    return (
+        PreprocessingOptions(**{k: v for k, v in options.items() if k in names}),
+        {k: v for k, v in options.items() if k not in names},
+    )
+
+
 class _ForwardKeys(StudyTable):
     batch_size: Whole | None = None
     workers: Whole | None = None
@@ -206,9 +224,20 @@ class _ModelKeys(_ForwardKeys):
     storage_dtype: StorageDtype | None = also("storage_dtype", "store_dtype")
     projected: bool | None = None
     paper_compat: bool | None = None
+    input_size: Any = None
+    crop_pct: float | None = None
+    crop_mode: CropMode | None = None
+    interpolation: Text | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     background: Background | None = None
     compile: bool | None = None
     deterministic: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_preprocessing(self) -> _ModelKeys:
+        split_preprocessing(self.options())
+        return self
 
 
 class _DatasetKeys(_ForwardKeys):

@@ -157,13 +157,15 @@ def test_extract_command_has_the_recorded_origin(tmp_path: Path) -> None:
         dataset="csv:/my data/shapes.csv",
         weights="/w.pt",
         paper_compat=True,
+        preprocessing={"input_size": [32, 24], "crop_pct": 0.9, "mean": [0.5, 0.25, 0.0]},
         on_error="skip",
         compressor="zstd:3",
     )
     record_origin(cache.path, origin)
     assert extract_command(open_cache(cache.path)) == (
         "layercache extract --model vit_tiny --weights /w.pt --dataset 'csv:/my data/shapes.csv' "
-        f"--compressor zstd:3 --on-error skip --cache {tmp_path} --paper-compat"
+        "--crop-pct 0.9 --input-size 32x24 --mean 0.5,0.25,0.0 --compressor zstd:3 --on-error skip "
+        f"--cache {tmp_path} --paper-compat"
     )
     assert "--weights" not in extract_command(open_cache(cache.path), model="MODEL")
 

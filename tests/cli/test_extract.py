@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from layercache.cache import open_cache
+from layercache.cache.cache import extract_command
+from layercache.cache.find import find_caches
 from layercache_cli.main import main
 
 
@@ -50,6 +53,36 @@ def test_extract_prints_the_plan_and_the_result_and_does_nothing_the_second_time
     assert out.splitlines()[0] == "vit_nano on digits: already complete, nothing to do"
 
 
+def test_extract_with_another_preprocessing_prints_it_and_makes_a_cache_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ("-m", "vit_nano", "-d", "digits", "--limit", "20", "--split", "test", "--cache")
+    words = ("--input-size", "32x24", "--crop-pct", "0.8", "--crop-mode", "squash")
+    more = ("--interpolation", "bilinear", "--mean", "0,0.25,0.5", "--std", "1,1,2")
+    code, out, _ = run(capsys, *usual, str(tmp_path))
+    assert code == 0
+    assert "preprocessing: short edge to 28 (bicubic), center crop of 28 x 28, mean 0.5," in out
+    code, out, _ = run(capsys, *usual, str(tmp_path), *words, *more)
+    assert code == 0
+    assert (
+        "preprocessing: stretched to 40 x 30 (bilinear), center crop of 32 x 24, mean 0.0," in out
+    )
+    assert "note: input 32 x 24 instead of the checkpoint's 28 x 28: positions resampled" in out
+    own, other = sorted(find_caches(tmp_path), key=lambda cache: cache.begun_at)
+    assert other.spec.preprocessing == {
+        "input_size": [32, 24],
+        "resize": [40, 30],
+        "interpolation": "bilinear",
+        "crop_mode": "squash",
+        "mean": [0.0, 0.25, 0.5],
+        "std": [1.0, 1.0, 2.0],
+    }
+    assert own.spec.preprocessing["resize"] == [28, 28]
+    command = shlex.split(extract_command(other))[2:]
+    code, out, _ = run(capsys, *command, "--split", "test")
+    assert "already complete" in out
+
+
 def test_extract_accepts_the_spellings_of_earlier_versions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +116,24 @@ def test_extract_accepts_the_spellings_of_earlier_versions(
         (
             ("-m", "vit_nano", "-d", "digits", "--address", "auto"),
             "error: address 'auto': it is the address of a Ray cluster, so it needs --engine ray",
+        ),
+        (
+            (
+                "-m",
+                "vit_b16",
+                "-d",
+                "flowers",
+                "--data-root",
+                "/nowhere",
+                "--input-size",
+                "224x230",
+            ),
+            "error: input_size: vit_b16 has patches of 16 x 16, which do not divide 224 x 230: "
+            "choose 224 x 224 or 224 x 240",
+        ),
+        (
+            ("-m", "vit_nano", "-d", "digits", "--input-size", "large"),
+            "error: input_size: expected H or HxW, got 'large'",
         ),
         (
             ("-m", "vit_nano", "-d", "digits", "--limit", "0"),

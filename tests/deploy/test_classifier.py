@@ -13,6 +13,7 @@ from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_classifier
 from layercache.deploy.classifier import load_matching_backbone, token_kinds
 from layercache.errors import DataError, HeadMismatchError, OptionError
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.probing.results.checkpoint import load_head
 from tests.deploy.trained import Trained, change_one_weight, train
 
@@ -52,6 +53,26 @@ def test_classifier_of_all_patch_and_distillation_tokens_equals_the_cache(tmp_pa
     file = made.probes["attentive-tokens"].path / "head.safetensors"
     classifier = load_classifier(file, weights=made.weights, device="cpu")
     assert largest_gap(classifier, made, "attentive-tokens") < 4 * FLOAT16
+
+
+def test_classifier_preprocesses_as_recorded_with_the_head(tmp_path: Path) -> None:
+    changed = PreprocessingOptions(
+        input_size=(24, 40),
+        crop_pct=0.8,
+        crop_mode="squash",
+        interpolation="bilinear",
+        mean=(0, 0, 1),
+    )
+    made = train(tmp_path, heads=["linear"], preprocessing=changed)
+    classifier = load_classifier(made.probes["linear"].path, weights=made.weights, device="cpu")
+    assert classifier.preprocessing.input_size == (24, 40)
+    assert classifier.preprocessing.resize == (30, 50)
+    assert largest_gap(classifier, made, "linear") < 4 * FLOAT16
+    # as a head that was trained when the backbone's name stood for another transform
+    head = load_head(made.probes["linear"].path)
+    recorded = {**head.provenance.preprocessing, "resize": [31, 51], "background": "white"}
+    other = replace(head, provenance=replace(head.provenance, preprocessing=recorded))
+    assert load_classifier(other, weights=made.weights).preprocessing.to_json() == recorded
 
 
 def test_load_classifier_computes_in_the_precision_of_the_cache(

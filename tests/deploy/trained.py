@@ -12,6 +12,7 @@ from PIL import Image
 
 from layercache.cache.format.spec import Tap
 from layercache.extraction.api import extract
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.training.config import TrainConfig
@@ -56,6 +57,7 @@ def train(
     tokens: str = "cls+ap+grid:2",
     heads: Sequence[str] = ("linear", "attentive"),
     seeds: int = 1,
+    preprocessing: PreprocessingOptions | None = None,
 ) -> Trained:
     weights = save_random(model, folder / f"{model}.pt")
     images = draw_images(folder / "waves")
@@ -66,6 +68,7 @@ def train(
         weights={model: weights},
         tap=tap,
         tokens=tokens,
+        preprocessing=preprocessing or PreprocessingOptions(),
         cache=folder / "caches",
         **quiet,
     )

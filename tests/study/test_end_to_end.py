@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.probing.options import Options
 from layercache.probing.plan import plan_probes
 from layercache.probing.runner import run_probes
@@ -127,6 +128,8 @@ def test_study_status_new_seed_or_truncated_cache_is_missing(text: Callable[...,
     assert cache is not None
     other = replace(extraction.options, dataset="folder:/nope/waves")
     assert find_cache(replace(extraction, options=other)) is None  # of the same name
+    resized = replace(extraction.options, preprocessing=PreprocessingOptions(input_size=40))
+    assert find_cache(replace(extraction, options=resized)) is None
     record = cache.path / "commits" / "test" / "complete.json"
     kept = record.read_bytes()
     record.unlink()

@@ -275,7 +275,7 @@ lr = "fast"
         "  s.toml: [[heads]] number 1: lr: expected a number, got 'fast'",
         "  unknown head in s.toml: [[heads]] number 1 'liner': did you mean linear?",
         "  s.toml: [extract]: workers: expected a whole number of at least 0, got -1",
-        "  unknown key in s.toml: [extract] 'batchsize': did you mean batch_size?",
+        "  unknown key in s.toml: [extract] 'batchsize': did you mean batch_size or input_size?",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layercache.errors import OptionError
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.study.costs import cost, size_of, tokens_seen
 from layercache.study.file import Study, parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
@@ -49,6 +50,35 @@ def test_plan_pooled_heads_share_one_extraction() -> None:
     assert [job.model for job in jobs[::7]] == ["vit_nano", "vit_b16"] * 2
     assert [job.dataset for job in jobs[::7]] == ["digits", "digits", "flowers", "flowers"]
     assert fusion.seeds == (0, 1)
+
+
+def test_plan_preprocessing_of_a_model_over_that_of_all() -> None:
+    more = (
+        "[extract]\ninput_size = 56\ncrop_pct = 0.9\n"
+        '[model.vit_nano]\ninput_size = [32, 24]\nmean = [0, 0.5, 1]\ninterpolation = "bilinear"\n'
+    )
+    jobs = {
+        job.model: job.options.preprocessing
+        for job in plan(study(LINEAR, more=more))
+        if isinstance(job, PlannedExtraction)
+    }
+    assert jobs["vit_b16"] == PreprocessingOptions(input_size=56, crop_pct=0.9)
+    assert jobs["vit_nano"] == PreprocessingOptions(
+        input_size=(32, 24), crop_pct=0.9, mean=(0, 0.5, 1), interpolation="bilinear"
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ('[extract]\ninput_size = "56"\n', r"s: \[extract\]: input_size: expected 2 numbers"),
+        ("[model.vit_nano]\ncrop_pct = 2\n", r"s: \[model.vit_nano\]: crop_pct: expected more"),
+        ("[extract]\nstd = [1, 1]\n", r"s: \[extract\]: std: expected 3 numbers, got \[1"),
+    ],
+)
+def test_plan_preprocessing_out_of_range_raises(table: str, problem: str) -> None:
+    with pytest.raises(OptionError, match=problem):
+        study(LINEAR, more=table)
 
 
 def test_plan_only_ap_tokens_extracts_no_cls() -> None:

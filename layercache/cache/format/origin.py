@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,8 @@ from layercache.errors import CacheCorruptError, OptionError
 
 ORIGINS = "origins"
 """Folder of the records."""
+TYPES: Mapping[str, type] = {"paper_compat": bool, "preprocessing": dict}
+"""Type of each field of a record that is no text."""
 SOURCE_KINDS = ("folder", "wds", "hf", "csv")
 """Kinds of sources that have a location, as in "folder:PATH"."""
 
@@ -36,13 +39,15 @@ class Origin:
     weights: str | None = None
     """Absolute path of the checkpoint file, or None for the published weights."""
     paper_compat: bool = False
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of the model's preprocessing that were replaced, by option."""
     on_error: str = "raise"
     compressor: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             is_optional = name in ("dataset", "data_root", "weights", "compressor")
-            expected = bool if name == "paper_compat" else str
+            expected = TYPES.get(name, str)
             if not (isinstance(value, expected) or (is_optional and value is None)):
                 raise TypeError(f"{name}: expected {expected.__name__}, got {value!r}")
 
@@ -58,8 +63,11 @@ class Origin:
         return not missing and (self.weights is None or os.path.exists(self.weights))
 
     def to_bytes(self) -> bytes:
-        """Return the contents of the record."""
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        """Return the contents of the record; without `preprocessing` if nothing was replaced."""
+        values = asdict(self)
+        if not self.preprocessing:
+            del values["preprocessing"]  # as in the records of earlier versions
+        return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> Self:

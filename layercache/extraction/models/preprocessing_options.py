@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from layercache.errors import OptionError
-from layercache.extraction.models.preprocessing import check_choices
+from layercache.extraction.models.preprocessing import check_choices, format_size
 from layercache.extraction.models.registry import CropMode
 
 Channels = tuple[float, float, float]
@@ -39,7 +39,7 @@ class PreprocessingOptions:
         size = self.input_size
         if size is not None:
             height, width = (size, size) if isinstance(size, int) else _tuple("input_size", size, 2)
-            if not all(isinstance(n, int) and n > 0 for n in (height, width)):
+            if not all(type(n) is int and n > 0 for n in (height, width)):
                 raise OptionError(f"input_size: expected positive whole numbers, got {size!r}")
             object.__setattr__(self, "input_size", (height, width))
         if self.crop_pct is not None:
@@ -106,6 +106,19 @@ class PreprocessingOptions:
         if self.input_size is not None:
             replaced["input_size"] = (3, *replaced["input_size"])
         return replaced
+
+
+def check_divisible(size: Sequence[int], patch: Sequence[int], *, model: str) -> None:
+    """Raise OptionError, with the nearest sizes, if patches do not divide an input size (H, W)."""
+    if all(side % p == 0 for side, p in zip(size, patch, strict=True)):
+        return
+    smaller = [max(side // p, 1) * p for side, p in zip(size, patch, strict=True)]
+    larger = [-(-side // p) * p for side, p in zip(size, patch, strict=True)]
+    nearest = dict.fromkeys(map(format_size, (smaller, larger)))
+    raise OptionError(
+        f"input_size: {model} has patches of {format_size(patch)}, which do not divide "
+        f"{format_size(size)}: choose {' or '.join(nearest)}"
+    )
 
 
 def _tuple(name: str, value: Any, length: int) -> tuple[Any, ...]:

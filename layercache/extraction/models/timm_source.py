@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import nn
 
 from layercache._offline import is_offline
 from layercache.cache.format.origin import model_source
-from layercache.errors import BackboneError, OptionError, UnknownNameError
+from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction.models.checkpoint import (
     SkipInit,
     declared_architecture,
@@ -28,7 +29,7 @@ from layercache.extraction.models.checkpoint import (
 from layercache.extraction.models.data_config import resolve_preprocessing, timm_transform
 from layercache.extraction.models.download import download_model
 from layercache.extraction.models.preprocessing import Preprocessing, format_size
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions, check_divisible
 from layercache.extraction.models.projection import check_has_projection, load_projection
 from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.extraction.models.timm_address import (
@@ -184,14 +185,7 @@ def _grid_size(module: Any, size: tuple[int, int], *, name: str) -> tuple[int, i
             f"only at {format_size(embed.img_size)}: choose another model"
         )
     patch = [pixels // n for pixels, n in zip(embed.img_size, embed.grid_size, strict=True)]
-    if any(side % p for side, p in zip(size, patch, strict=True)):
-        smaller = [max(side // p, 1) * p for side, p in zip(size, patch, strict=True)]
-        larger = [-(-side // p) * p for side, p in zip(size, patch, strict=True)]
-        nearest = dict.fromkeys(map(format_size, (smaller, larger)))
-        raise OptionError(
-            f"input_size: {name} has patches of {format_size(patch)}, which do not divide "
-            f"{format_size(size)}: choose {' or '.join(nearest)}"
-        )
+    check_divisible(size, patch, model=name)
     return size[0] // patch[0], size[1] // patch[1]
 
 
@@ -200,10 +194,14 @@ def _set_input_size(module: Any, size: tuple[int, int]) -> tuple[str, ...]:
     native = tuple(module.patch_embed.img_size)
     if native == size:
         return ()
-    module.set_input_size(img_size=size)
+    with warnings.catch_warnings():
+        # of torch, about how timm interpolates BEiT's relative positions
+        warnings.filterwarnings("ignore", module=r"timm\.layers\.interpolate")
+        module.set_input_size(img_size=size)
+    only_rope = getattr(module, "rope", None) is not None and module.pos_embed is None
+    positions = "rotary positions of the new grid" if only_rope else "positions resampled"
     return (
-        f"input {format_size(size)} instead of the checkpoint's {format_size(native)}: "
-        "positions resampled",
+        f"input {format_size(size)} instead of the checkpoint's {format_size(native)}: {positions}",
     )
 
 

@@ -90,6 +90,12 @@ def test_origin_read_back_is_the_one_written() -> None:
         assert Origin.from_bytes(origin.to_bytes(), where=f"/c/{origin.key}") == origin
 
 
+def test_origin_records_the_preprocessing_only_if_parts_were_replaced() -> None:
+    assert b"preprocessing" not in Origin(dataset="digits").to_bytes()
+    origin = Origin(dataset="digits", preprocessing={"input_size": [32, 24], "crop_pct": 0.9})
+    assert Origin.from_bytes(origin.to_bytes(), where=f"/c/{origin.key}") == origin
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -14,6 +14,7 @@ from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models import vit_nano
 from layercache.extraction.models.backbone import Backbone, load_backbone
 from layercache.extraction.models.checkpoint import digest_weights
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from tests.extraction.models.families import IMAGES, checkpoint, hidden_states, random_state
 
 
@@ -175,6 +176,17 @@ def test_backbone_with_another_dtype_or_size_raises() -> None:
         ),
         ({"layers": "5"}, OptionError, "layers: expected numbers from 1 to 4"),
         ({"tokens": "cls+grid:9"}, OptionError, "K must be 1 to 4"),
+        (
+            {"preprocessing": PreprocessingOptions(input_size=(32, 36))},
+            OptionError,
+            "input_size: tiny_vit has patches of 8 x 8, which do not divide 32 x 36: choose "
+            "32 x 32 or 32 x 40",
+        ),
+        (
+            {"preprocessing": PreprocessingOptions(input_size=3)},
+            OptionError,
+            "do not divide 3 x 3: choose 8 x 8$",
+        ),
     ],
 )
 def test_load_backbone_with_an_invalid_option_raises(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import combinations
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from torch import nn
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError
 from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from tests.extraction.models.families import FAMILIES, IMAGES, checkpoint, hidden_states
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
@@ -40,6 +45,59 @@ def test_backbone_cls_and_ap_equal_hooks_on_timm_at_every_layer(name: str, tap: 
     assert got.shape == (4, len(kinds(name)), 3, backbone.width)
     assert (backbone.width != 24) == (tap in ("fc1", "act"))
     np.testing.assert_allclose(got, expected, **TOLERANCE)
+
+
+def state_at(name: str, module: nn.Module, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Return the state of the 4 x 4 checkpoint with its positions resampled by timm's functions."""
+    state: dict[str, torch.Tensor] = torch.load(checkpoint(name), weights_only=True)
+    for key, wanted in module.state_dict().items():
+        if key == "pos_embed" and key in state:
+            embedded_prefix = 0 if getattr(module, "no_embed_class", False) else None
+            prefix = FAMILIES[name].prefix if embedded_prefix is None else embedded_prefix
+            state[key] = resample_abs_pos_embed(
+                state[key], new_size=list(grid), old_size=[4, 4], num_prefix_tokens=prefix
+            )
+        if key.endswith("relative_position_bias_table"):
+            with warnings.catch_warnings(action="ignore"):  # of torch, about timm's style
+                state[key] = resize_rel_pos_bias_table(
+                    state[key], new_window_size=grid, new_bias_shape=wanted.shape
+                )
+    return state
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_backbone_at_another_size_equals_timm_built_at_that_size(name: str) -> None:
+    size, family = (40, 48), FAMILIES[name]
+    module: Any = family.build(img_size=size)  # type: ignore[call-arg]
+    module.load_state_dict(state_at(name, module, (5, 6)))
+    module.eval()
+    images = torch.randint(
+        0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
+    seen: list[torch.Tensor] = []
+    module.blocks[-1].register_forward_hook(lambda m, args, out: seen.append(out))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (family.mean, family.std))
+    with torch.no_grad():
+        module.forward_features((images.float() / 255 - mean) / std)
+
+    backbone = load_backbone(
+        name,
+        weights=checkpoint(name),
+        tap="block",
+        layers="last",
+        tokens=(*kinds(name), "grid:5"),
+        storage_dtype="float32",
+        preprocessing=PreprocessingOptions(input_size=size),
+    )
+    assert backbone.preprocessing.input_size == size
+    positions = (
+        "rotary positions of the new grid" if name == "tiny_dinov3" else "positions resampled"
+    )
+    assert f"input 40 x 48 instead of the checkpoint's 32 x 32: {positions}" in backbone.notes
+    expected = [seen[0][:, 0]] * family.class_token + [seen[0][:, family.prefix :].mean(1)]
+    np.testing.assert_allclose(backbone(images)[0, : len(expected)], expected, **TOLERANCE)
+    usual = load_backbone(name, weights=checkpoint(name), tokens=kinds(name))
+    assert backbone.weights_digest == usual.weights_digest
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
