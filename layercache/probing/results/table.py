@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from layercache._units import pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
-from layercache.cache.format.origin import dataset_source
+from layercache.cache.format.origin import dataset_source, model_source
 from layercache.cache.storage.paths import CachePath, cache_root, root_option
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import write_table
@@ -108,6 +108,8 @@ class Results:
                 f"got {', '.join(sorted(unknown))}"
             )
         wanted = {name: str(value) for name, value in values.items() if value is not None}
+        if "model" in wanted:
+            wanted["model"] = model_source(wanted["model"])
 
         def matches(probe: Probe) -> bool:
             row = _full_row(probe)

@@ -72,6 +72,14 @@ def test_to_text_names_the_test_split_where_it_is_not_test() -> None:
     assert "tested on split val" in Results(probes[1:2]).summary()
 
 
+def test_filter_by_a_relative_folder_of_a_model_finds_its_absolute_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = Results([made("1", model=f"local-dir:{tmp_path}/uni"), made("2")])
+    assert [p.id for p in results.filter(model="local-dir:./uni")] == ["1"]
+
+
 def test_filter_by_columns_keeps_matching_probes() -> None:
     results = Results([made("1"), made("2", head="attentive")])
     assert [p.id for p in results.filter(head="attentive")] == ["2"]
