@@ -10,6 +10,7 @@ import sys
 import pytest
 import typer
 
+import layercache
 from layercache._interruption import Interrupted
 from layercache.errors import OptionError
 from layercache_cli.main import COMMANDS, guard, main
@@ -80,6 +81,4 @@ def test_guard_exception_prints_one_line_and_exits(
 
 
 def test_version_prints_the_installed_version(capsys: pytest.CaptureFixture[str]) -> None:
-    from importlib.metadata import version
-
-    assert run(capsys, "--version") == (0, f"layercache {version('layercache')}\n", "")
+    assert run(capsys, "--version") == (0, f"layercache {layercache.__version__}\n", "")
