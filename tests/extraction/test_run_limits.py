@@ -51,8 +51,8 @@ print(run({str(tmp_path / "cut")!r}, workers=0)[0].images)
 """).stdout
     assert "StorageError" in output
     assert (
-        "Free some space (or choose a root on another disk) and run the same command again: "
-        "it continues" in output
+        "Free some space (or choose a root on another disk, --cache) and run the same "
+        "command again: it continues" in output
     )
     assert output.splitlines()[-1] == "53"
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
