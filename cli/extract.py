@@ -73,7 +73,14 @@ Tap = Annotated[
 Layers = Annotated[
     str, typer.Option(help="all | last | mid-last | quarter | numbers, as in 1,5,9.")
 ]
-Tokens = Annotated[str, typer.Option(help="cls, ap, grid:K, all (every patch), joined by +.")]
+Tokens = Annotated[
+    str,
+    typer.Option(
+        help="cls, ap (mean of the patches), reg (of the registers), std, max (over the patches), "
+        "attn (mean weighted by the class token's attention), grid:K, all (every patch), joined "
+        "by +."
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(help="Images per forward.", show_default="256 on a GPU, 64 on a CPU"),

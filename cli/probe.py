@@ -43,7 +43,8 @@ Layers = Annotated[
 Tokens = Annotated[
     list[str] | None,
     typer.Option(
-        help="cls, ap, grid:K, patch, joined by +; or all. Repeatable.", show_default="cls+ap"
+        help="cls, ap, reg, std, max, attn, grid:K, patch, joined by +; or all. Repeatable.",
+        show_default="cls+ap",
     ),
 ]
 Spatial = Annotated[

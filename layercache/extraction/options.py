@@ -61,7 +61,9 @@ class ExtractOptions:
     layers: str | Sequence[int] = "all"
     """"all", "last", "mid-last", "quarter", "1,5,9" or numbers of 1..B."""
     tokens: str | Sequence[str] = "cls+ap"
-    """Token kinds: "cls", "ap", "grid:K" and "all" (every patch token), joined by "+"."""
+    """Token kinds: "cls", "ap" (mean of the patches), "reg" (mean of the registers), "std" and
+    "max" (of each channel over the patches), "attn" (mean of the patches, weighted by the class
+    token's attention), "grid:K" and "all" (every patch token), joined by "+"."""
     projected: bool = False
     """Store CLIP's last layer after its projection."""
     paper_compat: bool = False

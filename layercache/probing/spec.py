@@ -13,7 +13,7 @@ from typing import Any
 
 from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
-from layercache.cache.format.spec import CacheSpec, sha256_json
+from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.checkpoint import Provenance
@@ -25,7 +25,7 @@ SCHEMA = 3
 """Increased when a change makes a probe of the same specification come out differently."""
 
 Pairs = tuple[tuple[int, str], ...]
-TOKEN_KIND = re.compile(r"cls|ap|all|patch|grid:\d+")
+TOKEN_KIND = re.compile("|".join(POOLED_KINDS) + r"|all|patch|grid:\d+")
 """Token kinds that an extraction can store."""
 
 

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from layercache.cache.format.spec import POOLED_KINDS
 from layercache.extraction.options import ExtractOptions
 from layercache.study.file import HeadPlan, Study
 from layercache.study.tables import split_preprocessing
-
-POOLED = frozenset({"cls", "ap"})
-"""Token kinds cached for all layers; others are large, so only a head's layers are extracted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +98,13 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
     probe_options = study.probe.options()
     if study.probes_root:
         probe_options["probes_root"] = study.probes_root
-    pooled = {word for head in study.heads for word in head.tokens.split("+")} & POOLED
-    pooled_tokens = "cls+ap" if "cls" in pooled else "ap"
+    words = {"ap", *(word for head in study.heads for word in head.tokens.split("+"))}
+    # one cache of all layers for the pooled kinds; others are large: a head's layers alone
+    pooled_tokens = "+".join(kind for kind in POOLED_KINDS if kind in words)
     for dataset in study.datasets:
         for model in study.models:
             for head in study.heads:
-                small = set(head.tokens.split("+")) <= POOLED
+                small = set(head.tokens.split("+")) <= {*POOLED_KINDS}
                 layers, tokens = (
                     (study.extract.layers or "all", pooled_tokens)
                     if small

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from layercache.cache.format.selection import LAYER_WORDS
-from layercache.cache.format.spec import Precision, StorageDtype, Tap
+from layercache.cache.format.spec import POOLED_KINDS, Precision, StorageDtype, Tap
 from layercache.extraction.models.preprocessing import Background
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.registry import CropMode
@@ -84,7 +84,7 @@ Layers = Annotated[
 Tokens = Annotated[
     Text,
     AfterValidator(lambda text: re.sub(r"\s*[+,]\s*", "+", text.strip())),
-    AfterValidator(_known(("cls", "ap", "grid:K", "patch", "all"), pattern=TOKEN_KIND.pattern)),
+    AfterValidator(_known((*POOLED_KINDS, "grid:K", "patch", "all"), pattern=TOKEN_KIND.pattern)),
 ]
 
 

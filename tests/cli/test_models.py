@@ -38,9 +38,9 @@ def test_models_lists_the_figures_of_every_backbone(capsys: pytest.CaptureFixtur
     ]
     row = (
         "clip_b16 vit_base_patch16_clip_quickgelu_224.openai 85.8 M 768 12 224 224 (timm 248) 16 "
-        "cls ap grid:K all"
+        "cls ap std max attn grid:K all"
     )
-    assert lines["clip_b16"].split()[:15] == row.split()
+    assert lines["clip_b16"].split()[:18] == row.split()
     assert "224             224     14" in lines["clip_l14"]  # as in timm's metadata
     assert "Fashion-MNIST" in lines["vit_nano"]
 
@@ -60,8 +60,12 @@ def test_models_of_a_timm_name_shows_its_tokens_and_layers(
 ) -> None:
     code, out, _ = run(capsys, "models", "vit_base_patch16_siglip_224.webli")
     assert code == 0
-    assert "tokens             ap, grid:K, all (no class token: pass --tokens ap)" in out
+    assert "tokens             ap, std, max, grid:K, all (no class token: pass --tokens ap)" in out
     assert "layers             12" in out
+    _, out, _ = run(capsys, "models", "vit_base_patch14_reg4_dinov2.lvd142m")
+    assert "tokens             cls, ap, reg, std, max, attn, grid:K, all\n" in out
+    _, out, _ = run(capsys, "models", "vit_small_patch16_18x2_224")  # two attentions in a block
+    assert "tokens             cls, ap, std, max, grid:K, all\n" in out
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,9 @@ def test_export_torch_reloaded_gives_the_same_logits_for_any_batch_size(
     assert json.loads(extra["layercache.json"])["activation"] == "softmax"
 
 
-def test_export_torch_of_a_tap_inside_the_block_gives_the_same_logits(tmp_path: Path) -> None:
-    made = train(tmp_path, model="tiny_dinov2_reg4", tap="act", heads=["linear"])
+def test_export_torch_of_other_taps_and_token_kinds_gives_the_same_logits(tmp_path: Path) -> None:
+    tokens = "cls+reg+std+max+attn"
+    made = train(tmp_path, model="tiny_dinov2_reg4", tap="act", tokens=tokens, heads=["linear"])
     assert open_cache(made.cache).spec.width == 96
     classifier = load_classifier(made.probes["linear"].path, weights=made.weights, device="cpu")
     images = [Image.open(made.images / name) for name in open_cache(made.cache).split("test").ids]

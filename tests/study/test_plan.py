@@ -87,6 +87,13 @@ def test_plan_only_ap_tokens_extracts_no_cls() -> None:
     assert job.options.tokens == "ap"
 
 
+def test_plan_statistics_of_the_patches_are_in_the_cache_of_all_layers() -> None:
+    (job, *probes) = plan(study('head = "linear"\ntokens = "attn+std"', LINEAR))
+    assert isinstance(job, PlannedExtraction)
+    assert (job.options.tokens, job.options.layers) == ("cls+ap+std+attn", "all")
+    assert all(isinstance(probe, PlannedProbe) for probe in probes[:2])
+
+
 def test_plan_options_model_over_dataset_over_general() -> None:
     more = (
         '[extract]\nroot = "data"\nbatch_size = 1\nworkers = 7\nlimit = 50\n'

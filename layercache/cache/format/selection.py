@@ -46,8 +46,8 @@ def parse_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
     """Return token names out of `stored`, in stored order.
 
     Args:
-        tokens: "cls", "ap", "cls+ap" (or "cls,ap"), "grid:K", "patch" (all of them), full names, or
-            "all": the class token, if stored, and every patch token.
+        tokens: "cls", "ap", "std" .., "cls+ap" (or "cls,ap"), "grid:K", "patch" (all of them), full
+            names, or "all": the class token, if stored, and every patch token.
         stored: Names of the stored tokens.
 
     Raises:

@@ -31,7 +31,9 @@ MAX_ROWS = 10**10
 """Largest number of samples of a split."""
 MAX_ROW_BYTES = 2**31
 """Largest size of all stored tokens of one image."""
-TOKEN_NAME = re.compile(r"cls|ap|(?:patch|grid:[1-9]\d{0,3})/\d{1,7}", re.ASCII)
+POOLED_KINDS = ("cls", "ap", "reg", "std", "max", "attn")
+"""Token kinds that are one token of a layer."""
+TOKEN_NAME = re.compile("|".join(POOLED_KINDS) + r"|(?:patch|grid:[1-9]\d{0,3})/\d{1,7}", re.ASCII)
 Name = Annotated[str, MinLen(1), MaxLen(1000)]
 Digest = Annotated[str, MaxLen(1000)]
 
@@ -95,8 +97,8 @@ class CacheSpec:
     layers: Annotated[tuple[int, ...], MinLen(1)]
     """Stored layers, ascending, out of 1..B; B is the last."""
     tokens: Annotated[tuple[str, ...], MinLen(1)]
-    """Stored tokens of a layer in order: "cls", "ap", "grid:K/0".."grid:K/<K*K-1>",
-    "patch/0".."patch/<P-1>"."""
+    """Stored tokens of a layer in order: "cls", "ap", "reg", "std", "max", "attn",
+    "grid:K/0".."grid:K/<K*K-1>", "patch/0".."patch/<P-1>"."""
     projected: bool
     """The last layer went through CLIP's projection and was zero-padded to D."""
     preprocessing: Mapping[str, Any]

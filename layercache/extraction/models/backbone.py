@@ -19,6 +19,7 @@ from layercache.cache.format.origin import model_source
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import OptionError
+from layercache.extraction.models.class_attention import ClassAttention, check_class_attention
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
 from layercache.extraction.models.preprocessing import Background, Preprocessing
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
@@ -28,7 +29,12 @@ from layercache.extraction.models.taps import (
     drop_later_blocks,
     find_taps,
 )
-from layercache.extraction.models.timm_source import LoadedModel, has_class_token, load_model
+from layercache.extraction.models.timm_source import (
+    LoadedModel,
+    has_class_token,
+    load_model,
+    num_registers,
+)
 
 # Half precision casts the whole model. Autocast would keep the residual stream in float32 and gains
 # little by it: on CLIP B/16 the mean error of a token is 1.7 % of its length in bf16 (autocast
@@ -84,6 +90,15 @@ class Backbone:
         points = find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture)
         self.width = points[0].width
         """D, the length of a stored token."""
+        self._attention: dict[int, ClassAttention] = {}
+        if "attn" in pooling.kinds:
+            by_block = {
+                point.block: ClassAttention(
+                    point.block.attn, num_prefix_tokens=model.num_prefix_tokens
+                )
+                for point in points
+            }
+            self._attention = {point.layer: by_block[point.block] for point in points}
         for point in points:
             point.module.register_forward_hook(_TapHook(self, point))
         drop_later_blocks(self.module, tap=tap, layers=layers)
@@ -124,13 +139,17 @@ class Backbone:
         self.module.forward_features(x)  # type: ignore[operator]
         tokens = torch.stack([self._tokens_by_layer[layer] for layer in self.layers])
         self._tokens_by_layer.clear()
+        for attention in self._attention.values():
+            attention.clear()
         return tokens
 
     def pool(self, hidden: Tensor, point: TapPoint) -> Tensor:
         """Pool a layer's hidden state (B, N, D) to tokens (T, B, D) in the storage dtype."""
         if point.norm is not None:
             hidden = point.norm(hidden)
-        tokens = self._pooling.pool(hidden)
+        attention = self._attention.get(point.layer)
+        weights = attention.weights_bp if attention else None
+        tokens = self._pooling.pool(hidden, weights)
         if self.projection is not None and point.layer == self.depth:
             tokens = self.projection(tokens)
             tokens = F.pad(tokens, (0, self.width - tokens.shape[-1]))
@@ -145,7 +164,8 @@ class _TapHook:
     point: TapPoint
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        self.backbone._tokens_by_layer[self.point.layer] = self.backbone.pool(output, self.point)
+        hidden = args[0] if self.point.is_input else output
+        self.backbone._tokens_by_layer[self.point.layer] = self.backbone.pool(hidden, self.point)
 
 
 def load_backbone(
@@ -173,7 +193,8 @@ def load_backbone(
         weights: A safetensors or torch file; by default the bundled one, or what timm downloads.
         tap: Point in a block where a layer is read: see `layercache.extraction.models.taps`.
         layers: "all", "last", "mid-last", "quarter", "1,5,9" or numbers out of 1..B.
-        tokens: Kinds out of "cls", "ap", "grid:K" and "all", joined by "+" or ",".
+        tokens: Kinds out of "cls", "ap", "reg", "std", "max", "attn", "grid:K" and "all", joined
+            by "+" or ",".
         projected: Map the last layer's tokens into CLIP's joint space, padded with zeros to D.
         precision: Arithmetic of the forward: "fp32", "bf16" or "fp16".
         storage_dtype: dtype of the returned tokens: "float16" or "float32".
@@ -204,6 +225,11 @@ def load_backbone(
         )
     name = model_source(name)
     kinds = parse_kinds(tokens)
+    if projected and (nonlinear := [kind for kind in kinds if kind in ("std", "max")]):
+        raise OptionError(
+            f"projected maps tokens and their means, not tokens {'+'.join(nonlinear)!r}: leave out "
+            "the one or the other"
+        )
     layer_names = layers if isinstance(layers, str) else ",".join(map(str, layers))
 
     def check(module: Any, grid_size: tuple[int, int]) -> None:
@@ -212,13 +238,18 @@ def load_backbone(
             has_class_token=has_class_token(module),
             num_prefix_tokens=module.num_prefix_tokens,
             grid_size=grid_size,
+            num_registers=num_registers(module),
         )
-        find_taps(
+        architecture = module.pretrained_cfg["architecture"]
+        points = find_taps(
             module,
             tap=tap,
             layers=parse_layers(layer_names, len(module.blocks)),
-            architecture=module.pretrained_cfg["architecture"],
+            architecture=architecture,
         )
+        if "attn" in kinds:
+            for point in points:
+                check_class_attention(point.block, architecture=architecture)
 
     model = load_model(
         name,
@@ -240,6 +271,7 @@ def load_backbone(
             has_class_token=model.has_class_token,
             num_prefix_tokens=model.num_prefix_tokens,
             grid_size=model.grid_size,
+            num_registers=model.num_registers,
         ),
         precision=precision,
         storage_dtype=storage_dtype,

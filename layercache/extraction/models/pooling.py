@@ -1,8 +1,9 @@
-"""Hidden states to tokens: the class token, the average patch (AP), a grid of averages, or all.
+"""Hidden states to tokens: the class token, the average patch (AP), other statistics, or all.
 
 Shapes: B images, N = prefix + P tokens of a hidden state (P = h x w patches, row by row), D width,
 T stored tokens. Prefix tokens are the class token, if there is one, then registers or a
-distillation token, which are never stored. Pooling is in float32, whatever the forward's precision.
+distillation token, of which only the registers' mean can be stored. Pooling is in float32, whatever
+the forward's precision.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layercache.cache.format.spec import POOLED_KINDS
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 
-TOKEN_KINDS = ("cls", "ap", "grid:K", "all")
+TOKEN_KINDS = (*POOLED_KINDS, "grid:K", "all")
 """Forms of a token kind, for errors."""
 
 
@@ -29,6 +31,40 @@ def class_token(hidden_bnd: Tensor) -> Tensor:
 def average_patch(hidden_bnd: Tensor, num_prefix_tokens: int) -> Tensor:
     """Return the mean of the patch tokens: (B, N, D) -> float32 (B, D)."""
     return hidden_bnd[:, num_prefix_tokens:].mean(1, dtype=torch.float32)
+
+
+def register_mean(hidden_bnd: Tensor, num_prefix_tokens: int, num_registers: int) -> Tensor:
+    """Return the mean of the registers, the last prefix tokens: (B, N, D) -> float32 (B, D)."""
+    first = num_prefix_tokens - num_registers
+    return hidden_bnd[:, first:num_prefix_tokens].mean(1, dtype=torch.float32)
+
+
+def patch_std(hidden_bnd: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Return each channel's standard deviation over the P patches: (B, N, D) -> float32 (B, D).
+
+    It divides by P, so that it is defined for one patch.
+    """
+    patches = hidden_bnd[:, num_prefix_tokens:].float()
+    # two passes along the channels: torch.std over this dimension is several times slower on a CPU
+    centred = patches - patches.mean(1, keepdim=True)
+    return centred.square_().mean(1).sqrt_()
+
+
+def patch_max(hidden_bnd: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Return each channel's maximum over the patch tokens: (B, N, D) -> float32 (B, D)."""
+    return hidden_bnd[:, num_prefix_tokens:].amax(1).float()
+
+
+def attention_average(hidden_bnd: Tensor, num_prefix_tokens: int, attention_bp: Tensor) -> Tensor:
+    """Average the patch tokens by the class token's attention: (B, N, D) -> float32 (B, D).
+
+    Args:
+        hidden_bnd: Hidden state.
+        num_prefix_tokens: Number of tokens before the first patch.
+        attention_bp: Weights of the patches, float32 (B, P), which add up to one.
+    """
+    patches = hidden_bnd[:, num_prefix_tokens:].float()
+    return (attention_bp[:, None] @ patches)[:, 0]
 
 
 def grid_patches(
@@ -51,31 +87,39 @@ class TokenPooling:
     Raises:
         UnknownNameError: A kind is unknown.
         OptionError: A grid is finer than the patches, or a token is named twice.
-        BackboneError: The class token is requested of a model that has none.
+        BackboneError: The class token or registers are requested of a model that has none.
     """
 
     kinds: tuple[str, ...]
-    """Kinds out of "cls", "ap", "grid:K" and "all", in order."""
+    """Kinds out of TOKEN_KINDS, in order."""
     has_class_token: bool
     """True if token 0 is a class token."""
     num_prefix_tokens: int
     """Number of tokens before the first patch token."""
     grid_size: tuple[int, int]
     """(h, w) patches: P = h * w."""
+    num_registers: int = 0
+    """Number of registers, the last of the prefix tokens."""
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
             grid = re.fullmatch(r"grid:(\d+)", kind)
-            if kind not in ("cls", "ap", "all") and not grid:
+            if kind not in (*POOLED_KINDS, "all") and not grid:
                 raise UnknownNameError("token kind", kind, TOKEN_KINDS)
             if grid and not 1 <= int(grid[1]) <= min(self.grid_size):
                 raise OptionError(
                     f"tokens {kind!r}: this model has {self.grid_size[0]} x {self.grid_size[1]} "
                     f"patches, so K must be 1 to {min(self.grid_size)}"
                 )
-        if "cls" in self.kinds and not self.has_class_token:
+        for kind in ("cls", "attn"):
+            if kind in self.kinds and not self.has_class_token:
+                raise BackboneError(
+                    f"tokens {kind!r}: this model has no class token ({self._geometry()}): use "
+                    "tokens 'ap'"
+                )
+        if "reg" in self.kinds and not self.num_registers:
             raise BackboneError(
-                f"tokens 'cls': this model has no class token ({self._geometry()}): use tokens 'ap'"
+                f"tokens 'reg': this model has no registers ({self._geometry()}): leave 'reg' out"
             )
         if not self.kinds or len(set(self.names)) != len(self.names):
             raise OptionError(
@@ -85,7 +129,7 @@ class TokenPooling:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The T stored names: "cls", "ap", "grid:K/0".., "patch/0".. ."""
+        """The T stored names: "cls", "ap", "reg" .., "grid:K/0".., "patch/0".. ."""
         names: list[str] = []
         for kind in self.kinds:
             if kind == "all":
@@ -98,8 +142,12 @@ class TokenPooling:
                 names.append(kind)
         return tuple(names)
 
-    def pool(self, hidden_bnd: Tensor) -> Tensor:
+    def pool(self, hidden_bnd: Tensor, attention_bp: Tensor | None = None) -> Tensor:
         """Return the tokens in the order of `names`: (B, N, D) -> float32 (T, B, D).
+
+        Args:
+            hidden_bnd: Hidden state.
+            attention_bp: Weights of the patches for the kind "attn", float32 (B, P).
 
         Raises:
             BackboneError: N is not prefix + P.
@@ -111,14 +159,23 @@ class TokenPooling:
                 f"got {tuple(hidden_bnd.shape)}: {self._geometry()}; its class token does not run "
                 "through every block, or it is no plain ViT: choose another model"
             )
-        return torch.cat([self._pool_kind(kind, hidden_bnd) for kind in self.kinds])
+        return torch.cat([self._pool_kind(kind, hidden_bnd, attention_bp) for kind in self.kinds])
 
-    def _pool_kind(self, kind: str, hidden_bnd: Tensor) -> Tensor:
+    def _pool_kind(self, kind: str, hidden_bnd: Tensor, attention_bp: Tensor | None) -> Tensor:
         prefix = self.num_prefix_tokens
         if kind == "cls":
             return class_token(hidden_bnd)[None]
         if kind == "ap":
             return average_patch(hidden_bnd, prefix)[None]
+        if kind == "reg":
+            return register_mean(hidden_bnd, prefix, self.num_registers)[None]
+        if kind == "std":
+            return patch_std(hidden_bnd, prefix)[None]
+        if kind == "max":
+            return patch_max(hidden_bnd, prefix)[None]
+        if kind == "attn":
+            assert attention_bp is not None
+            return attention_average(hidden_bnd, prefix, attention_bp)[None]
         if kind.startswith("grid:"):
             cells = grid_patches(hidden_bnd, prefix, grid_size=self.grid_size, k=int(kind[5:]))
             return cells.transpose(0, 1)

@@ -53,11 +53,24 @@ class ModelInfo:
     """`crop_pct` in timm's metadata, which agrees with MAKERS_TRANSFORMS in everything else."""
     class_token: bool = True
     """True if it has a class token; all models of MODELS have one."""
+    class_attention: bool = True
+    """True if the class token's attention in every block is known; so in all models of MODELS."""
+    registers: bool = False
+    """True if it has registers; no model of MODELS has any."""
 
     @property
     def tokens(self) -> tuple[str, ...]:
         """Token kinds of a layer, for --tokens."""
-        return (*(("cls",) if self.class_token else ()), "ap", "grid:K", "all")
+        return (
+            *(("cls",) if self.class_token else ()),
+            "ap",
+            *(("reg",) if self.registers else ()),
+            "std",
+            "max",
+            *(("attn",) if self.class_token and self.class_attention else ()),
+            "grid:K",
+            "all",
+        )
 
     @property
     def resize(self) -> int:

@@ -53,6 +53,10 @@ class TapPoint:
     """Number of the layer, 1..B."""
     module: nn.Module
     """Module whose output is the hidden state, (B, N, D)."""
+    is_input: bool = False
+    """The hidden state is the module's input instead."""
+    block: nn.Module
+    """Block that the point is in, or behind: its attention weighs the token kind "attn"."""
     norm: Callable[[Tensor], Tensor] | None = None
     """Final norm to apply to that output, if any."""
     width: int
@@ -108,15 +112,15 @@ def _find_inner(module: Any, *, tap: Tap, layer: int, architecture: str) -> TapP
     width = module.embed_dim
     if tap in ("fc1", "act"):
         width = mlp.fc1.out_features if tap == "fc1" else mlp.fc2.in_features
-    return TapPoint(layer=layer, module=part, width=width)
+    return TapPoint(layer=layer, module=part, is_input=tap == "norm1", block=block, width=width)
 
 
 def _inner_module(block: Any, mlp: Any, tap: Tap) -> nn.Module | None:
-    """Return the module whose output a tap of INNER_TAPS reads, or None if a block has none."""
+    """Return the module that a tap of INNER_TAPS reads, or None if a block has none."""
     attention: nn.Module | None = getattr(block, "attn", None)
     if tap == "norm1":
-        has_norm1 = attention is not None and _is_pre_norm(block)
-        return getattr(block, "norm1", None) if has_norm1 else None
+        # read as the attention's input, when the attention's weights are known too
+        return attention if hasattr(block, "norm1") and _is_pre_norm(block) else None
     if tap == "attn":
         return attention
     if tap == "mlp":
@@ -129,7 +133,7 @@ def _inner_module(block: Any, mlp: Any, tap: Tap) -> nn.Module | None:
 
 def _find(module: Any, *, tap: Tap, layer: int, architecture: str) -> TapPoint:
     blocks: list[Any] = list(module.blocks)
-    width: int = module.embed_dim
+    behind, width = blocks[layer - 1], module.embed_dim
     if tap == "norm2" and layer < len(blocks):
         block = blocks[layer]
         if not _norm2_feeds_mlp(block):
@@ -137,9 +141,9 @@ def _find(module: Any, *, tap: Tap, layer: int, architecture: str) -> TapPoint:
                 f"{architecture}: tap norm2 expects blocks that normalise in norm2 before their "
                 f"MLP, got {type(block).__name__}: use tap 'block'"
             )
-        return TapPoint(layer=layer, module=block.norm2, width=width)
+        return TapPoint(layer=layer, module=block.norm2, block=block, width=width)
     if tap == "block":
-        return TapPoint(layer=layer, module=blocks[layer - 1], width=width)
+        return TapPoint(layer=layer, module=behind, block=behind, width=width)
     norm = _final_norm(module)
     if norm is None:
         raise BackboneError(
@@ -148,8 +152,8 @@ def _find(module: Any, *, tap: Tap, layer: int, architecture: str) -> TapPoint:
         )
     applied_in_forward: Any = getattr(module, "norm", None)
     if tap == "norm2" and norm is applied_in_forward:
-        return TapPoint(layer=layer, module=norm, width=width)
-    return TapPoint(layer=layer, module=blocks[layer - 1], norm=norm, width=width)
+        return TapPoint(layer=layer, module=norm, block=behind, width=width)
+    return TapPoint(layer=layer, module=behind, norm=norm, block=behind, width=width)
 
 
 def _final_norm(module: nn.Module) -> nn.Module | None:

@@ -26,6 +26,7 @@ from layercache.extraction.models.checkpoint import (
     read_checkpoint,
     remove_head,
 )
+from layercache.extraction.models.class_attention import has_class_attention
 from layercache.extraction.models.data_config import resolve_preprocessing, timm_transform
 from layercache.extraction.models.download import download_model
 from layercache.extraction.models.preprocessing import Preprocessing, format_size
@@ -68,6 +69,8 @@ class LoadedModel:
     """True if token 0 is a class token."""
     num_prefix_tokens: int
     """Number of tokens before the first patch."""
+    num_registers: int
+    """Number of registers among them, the last ones."""
     grid_size: tuple[int, int]
     """(h, w) patches."""
     notes: tuple[str, ...]
@@ -169,6 +172,7 @@ def load_model(
         depth=len(module.blocks),
         has_class_token=has_class_token(module),
         num_prefix_tokens=module.num_prefix_tokens,
+        num_registers=num_registers(module),
         grid_size=grid_size,
         notes=notes,
     )
@@ -239,6 +243,8 @@ def describe_model(name: str, *, offline: bool = False) -> ModelInfo:
         note=notes or _weights_note(name, config),
         transform=timm_transform(config),
         class_token=has_class_token(module),
+        class_attention=all(has_class_attention(block) for block in module.blocks),
+        registers=num_registers(module) > 0,
     )
 
 
@@ -251,6 +257,12 @@ def _weights_note(name: str, config: dict[str, Any]) -> str:
 def has_class_token(module: Any) -> bool:
     """Return whether token 0 of a timm ViT is a class token."""
     return getattr(module, "cls_token", None) is not None
+
+
+def num_registers(module: Any) -> int:
+    """Return the number of registers of a timm ViT."""
+    registers = getattr(module, "reg_token", None)
+    return 0 if registers is None else registers.shape[1]
 
 
 def _defining_module(timm_name: str) -> str:

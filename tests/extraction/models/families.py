@@ -46,6 +46,7 @@ class Family:
     build: Callable[[], nn.Module]
     prefix: int
     class_token: bool
+    registers: int = 0
     final_norm: str = "norm"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
@@ -72,6 +73,7 @@ FAMILIES = {
         ),
         prefix=5,
         class_token=True,
+        registers=4,
     ),
     "tiny_uni2": Family(
         build=partial(
@@ -86,8 +88,29 @@ FAMILIES = {
         ),
         prefix=3,
         class_token=True,
+        registers=2,
     ),
-    "tiny_dinov3": Family(build=partial(Eva, **SMALL, **DINOV3), prefix=5, class_token=True),
+    "tiny_dinov3": Family(
+        build=partial(Eva, **SMALL, **DINOV3), prefix=5, class_token=True, registers=4
+    ),
+    "tiny_rope": Family(
+        build=partial(
+            Eva,
+            attn_type="rope",
+            qkv_fused=False,
+            qk_norm=True,
+            num_kv_heads=1,
+            rope_rotate_half=True,
+            num_reg_tokens=2,
+            use_abs_pos_emb=False,
+            use_rot_pos_emb=True,
+            use_fc_norm=False,
+            **SMALL,
+        ),
+        prefix=3,
+        class_token=True,
+        registers=2,
+    ),
     "tiny_clip": Family(
         build=partial(
             VisionTransformer, pre_norm=True, act_layer=QuickGELU, num_classes=16, **SMALL
@@ -144,6 +167,7 @@ FAMILIES = {
         ),
         prefix=3,
         class_token=False,
+        registers=3,
         final_norm="fc_norm",
     ),
 }
@@ -209,9 +233,7 @@ def _folder() -> Path:
 def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
     """Return tap -> every layer's hidden state (B, N, D) of IMAGES in float64, by hooks on timm."""
     family = FAMILIES[name]
-    module: Any = family.build()
-    module.load_state_dict(torch.load(checkpoint(name), weights_only=True))
-    module.eval()
+    module = _with_weights(name)
     seen: dict[str, torch.Tensor] = {}
 
     def keep(key: str, part: nn.Module) -> None:
@@ -224,11 +246,10 @@ def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
         for part in ("fc1", "fc1_g", "fc1_x", "act"):
             if hasattr(block.mlp, part):
                 keep(f"{part}{i}", getattr(block.mlp, part))
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (family.mean, family.std))
     norm = getattr(module, family.final_norm)
     depth = len(module.blocks)
     with torch.no_grad():
-        module.forward_features((IMAGES.float() / 255 - mean) / std)
+        module.forward_features(_normalized(family))
         taps = {
             "norm2": [
                 *(seen[f"norm2{i}"] for i in range(1, depth)),
@@ -242,6 +263,32 @@ def hidden_states(name: str) -> dict[str, list[np.ndarray[Any, Any]]]:
             if f"{tap}0" in seen:
                 taps[tap] = [seen[f"{tap}{i}"] for i in range(depth)]
     return {tap: [x.double().numpy() for x in layers] for tap, layers in taps.items()}
+
+
+@functools.cache
+def class_attention(name: str) -> list[np.ndarray[Any, Any]]:
+    """Return every block's attention of the class token, its mean over attention heads (B, N).
+
+    In float64, from timm's plain attention, which multiplies by the softmax itself.
+    """
+    module, seen = _with_weights(name), []
+    for block in module.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda m, args, out: seen.append(out.clone()))
+    with torch.no_grad():
+        module.forward_features(_normalized(FAMILIES[name]))
+    return [x.double().numpy()[:, :, 0].mean(1) for x in seen]
+
+
+def _with_weights(name: str) -> Any:
+    module = FAMILIES[name].build()
+    module.load_state_dict(torch.load(checkpoint(name), weights_only=True))
+    return module.eval()
+
+
+def _normalized(family: Family) -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (family.mean, family.std))
+    return (IMAGES.float() / 255 - mean) / std
 
 
 def _inner_activation(mlp: nn.Module, seen: dict[str, torch.Tensor], i: int) -> torch.Tensor:

@@ -174,6 +174,11 @@ def test_backbone_with_another_dtype_or_size_raises() -> None:
             OptionError,
             "projected maps the last layer's hidden state, which tap 'act' does not read",
         ),
+        (
+            {"tokens": "cls+std", "projected": True},
+            OptionError,
+            "projected maps tokens and their means, not tokens 'std'",
+        ),
         ({"layers": "5"}, OptionError, "layers: expected numbers from 1 to 4"),
         ({"tokens": "cls+grid:9"}, OptionError, "K must be 1 to 4"),
         (

@@ -1,4 +1,4 @@
-"""CLS and AP of every family at every tap, compared with hooks on plain timm modules in float64."""
+"""Tokens of every family at every tap, compared with hooks on plain timm modules in float64."""
 
 from __future__ import annotations
 
@@ -16,13 +16,45 @@ from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError
 from layercache.extraction.models.backbone import load_backbone
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
-from tests.extraction.models.families import FAMILIES, IMAGES, checkpoint, hidden_states
+from tests.extraction.models.families import (
+    FAMILIES,
+    IMAGES,
+    checkpoint,
+    class_attention,
+    hidden_states,
+)
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
 
 def kinds(name: str) -> tuple[str, ...]:
-    return ("cls", "ap") if FAMILIES[name].class_token else ("ap",)
+    family = FAMILIES[name]
+    return (
+        *(("cls", "attn") if family.class_token else ()),
+        *(("reg",) if family.registers else ()),
+        *("ap", "std", "max"),
+    )
+
+
+def pooled(name: str, kind: str, tap: str) -> list[np.ndarray]:
+    """Return every layer's token of a kind, (B, D) in float64."""
+    family, maps = FAMILIES[name], hidden_states(name)[tap]
+    patches = [x[:, family.prefix :] for x in maps]
+    if kind == "attn":
+        blocks = class_attention(name)
+        # norm2 of layer l is in block l + 1; the final norm follows the last block
+        blocks = [*blocks[1:], blocks[-1]] if tap == "norm2" else blocks
+        weights = [block[:, family.prefix :, None] for block in blocks]
+        return [(w * x).sum(1) / w.sum(1) for w, x in zip(weights, patches, strict=True)]
+    return {
+        "cls": lambda: [x[:, 0] for x in maps],
+        "reg": lambda: [
+            x[:, family.prefix - family.registers : family.prefix].mean(1) for x in maps
+        ],
+        "ap": lambda: [x.mean(1) for x in patches],
+        "std": lambda: [x.std(1) for x in patches],
+        "max": lambda: [x.max(1) for x in patches],
+    }[kind]()
 
 
 @pytest.mark.parametrize(
@@ -34,13 +66,11 @@ def kinds(name: str) -> tuple[str, ...]:
         if (name, tap) != ("tiny_eva02", "fc1")
     ],
 )
-def test_backbone_cls_and_ap_equal_hooks_on_timm_at_every_layer(name: str, tap: Tap) -> None:
-    family = FAMILIES[name]
+def test_backbone_tokens_equal_hooks_on_timm_at_every_layer(name: str, tap: Tap) -> None:
     backbone = load_backbone(
         name, weights=checkpoint(name), tap=tap, tokens=kinds(name), storage_dtype="float32"
     )
-    maps = hidden_states(name)[tap]
-    expected = [[x[:, 0]] * family.class_token + [x[:, family.prefix :].mean(1)] for x in maps]
+    expected = np.stack([pooled(name, kind, tap) for kind in kinds(name)], 1)
     got = backbone(IMAGES)
     assert got.shape == (4, len(kinds(name)), 3, backbone.width)
     assert (backbone.width != 24) == (tap in ("fc1", "act"))
@@ -85,13 +115,15 @@ def test_backbone_at_another_size_equals_timm_built_at_that_size(name: str) -> N
         weights=checkpoint(name),
         tap="block",
         layers="last",
-        tokens=(*kinds(name), "grid:5"),
+        tokens=(*(("cls",) if family.class_token else ()), "ap", "grid:5"),
         storage_dtype="float32",
         preprocessing=PreprocessingOptions(input_size=size),
     )
     assert backbone.preprocessing.input_size == size
     positions = (
-        "rotary positions of the new grid" if name == "tiny_dinov3" else "positions resampled"
+        "rotary positions of the new grid"
+        if name in ("tiny_dinov3", "tiny_rope")
+        else "positions resampled"
     )
     assert f"input 40 x 48 instead of the checkpoint's 32 x 32: {positions}" in backbone.notes
     expected = [seen[0][:, 0]] * family.class_token + [seen[0][:, family.prefix :].mean(1)]
@@ -109,6 +141,20 @@ def test_ap_with_a_wrong_prefix_exceeds_the_tolerance(name: str) -> None:
         for other in {prefix + 1, max(prefix - 1, 0)} - {prefix}:
             wrong = np.array([x[:, other:].mean(1) for x in maps])
             assert not np.allclose(right, wrong, **TOLERANCE), (tap, other)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].class_token])
+def test_tokens_of_another_kind_or_blocks_attention_exceed_the_tolerance(name: str) -> None:
+    """Negative control: the kinds differ, and so does the attention of neighbouring blocks."""
+    tokens = {kind: np.array(pooled(name, kind, "block")) for kind in kinds(name)}
+    for one, other in combinations(tokens, 2):
+        assert not np.allclose(tokens[one], tokens[other], **TOLERANCE), (one, other)
+    prefix = FAMILIES[name].prefix
+    weights = np.array(class_attention(name))[:, :, prefix:]
+    patches = hidden_states(name)["block"][1][:, prefix:]
+    by_block = [(w[..., None] * patches).sum(1) / w.sum(1)[:, None] for w in weights]
+    for one, other in combinations(by_block, 2):
+        assert not np.allclose(one, other, **TOLERANCE)
 
 
 def test_load_backbone_fc1_of_a_swiglu_with_two_first_layers_raises() -> None:
@@ -142,3 +188,5 @@ def test_load_backbone_cls_of_a_model_without_class_token_raises(name: str) -> N
         r"patches\): use tokens 'ap'",
     ):
         load_backbone(name, weights=checkpoint(name))
+    with pytest.raises(BackboneError, match="tokens 'attn': this model has no class token"):
+        load_backbone(name, weights=checkpoint(name), tokens="ap+attn")

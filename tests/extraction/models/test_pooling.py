@@ -17,6 +17,7 @@ from layercache.extraction.models.pooling import (
     class_token,
     grid_patches,
     parse_kinds,
+    patch_std,
 )
 
 
@@ -40,13 +41,19 @@ def cells(x: torch.Tensor, prefix: int, h: int, w: int, k: int) -> np.ndarray:
 
 
 def pooling(
-    kinds: str, *, class_token: bool = True, prefix: int = 1, grid: tuple[int, int] = (4, 4)
+    kinds: str,
+    *,
+    class_token: bool = True,
+    prefix: int = 1,
+    grid: tuple[int, int] = (4, 4),
+    registers: int = 0,
 ) -> TokenPooling:
     return TokenPooling(
         kinds=parse_kinds(kinds),
         has_class_token=class_token,
         num_prefix_tokens=prefix,
         grid_size=grid,
+        num_registers=registers,
     )
 
 
@@ -107,6 +114,37 @@ def test_token_pooling_pool_follows_the_names() -> None:
     assert torch.equal(got[5], x[:, 0])
 
 
+def test_token_pooling_statistics_equal_float64() -> None:
+    x = hidden(5, 4, 6)
+    attention = torch.rand(2, 24, generator=torch.Generator().manual_seed(1))
+    attention /= attention.sum(1, keepdim=True)
+    got = pooling("reg+std+max+attn", prefix=5, grid=(4, 6), registers=4).pool(x, attention)
+    maps, weights = x.double().numpy(), attention.double().numpy()
+    expected = [
+        maps[:, 1:5].mean(1),
+        maps[:, 5:].std(1),
+        maps[:, 5:].max(1),
+        (maps[:, 5:] * weights[..., None]).sum(1),
+    ]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert not np.allclose(got[1], maps[:, 5:].std(1, ddof=1), atol=1e-3)
+
+
+def test_patch_std_of_one_patch_is_zero_and_of_an_offset_exact() -> None:
+    """A difference of mean squares would lose the digits that the offset takes."""
+    assert torch.equal(patch_std(hidden(1, 1, 1), 1), torch.zeros(2, 5))
+    x = hidden(0, 8, 8) + 4000
+    np.testing.assert_allclose(patch_std(x, 0), x.double().numpy().std(1), rtol=1e-4)
+
+
+def test_token_pooling_of_a_distillation_token_has_no_registers() -> None:
+    with pytest.raises(
+        BackboneError,
+        match=r"tokens 'reg': this model has no registers \(2 prefix tokens and 4 x 4 patches\)",
+    ):
+        pooling("cls+reg", prefix=2)
+
+
 def test_token_pooling_with_another_number_of_tokens_raises() -> None:
     with pytest.raises(
         BackboneError,
@@ -118,13 +156,14 @@ def test_token_pooling_with_another_number_of_tokens_raises() -> None:
 @pytest.mark.parametrize(
     ("kinds", "error", "text"),
     [
-        ("cls+apx", UnknownNameError, r"unknown token kind 'apx': did you mean ap\?"),
+        ("cls+apx", UnknownNameError, r"unknown token kind 'apx': did you mean ap or max\?"),
         ("grid:x", UnknownNameError, r"unknown token kind 'grid:x': did you mean grid:K\?"),
         (
             "grid:5",
             OptionError,
             r"tokens 'grid:5': this model has 4 x 4 patches, so K must be 1 to 4",
         ),
+        ("grid:K", UnknownNameError, r"unknown token kind 'grid:K'"),
         ("grid:0", OptionError, r"K must be 1 to 4"),
         (
             "cls+cls",

@@ -92,7 +92,9 @@ def test_find_taps_norm1_of_a_block_whose_attention_does_not_read_it_raises(
         block.attn.register_forward_pre_hook(lambda m, args: seen.update(attn_input=args[0]))
     module.eval().forward_features(torch.zeros(1, 3, 32, 32))
     if "norm1_output" in seen and seen["norm1_output"] is seen["attn_input"]:
-        assert tapped_modules(module, "norm1") == [block.norm1 for block in module.blocks]
+        points = find_taps(module, tap="norm1", layers=(1, 2, 3, 4), architecture="it")
+        assert [point.module for point in points] == [block.attn for block in module.blocks]
+        assert all(point.is_input for point in points)
     else:
         with pytest.raises(
             BackboneError,
