@@ -10,7 +10,6 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from layercache.cache.verify import verify
 from layercache.errors import CacheCorruptError, CacheError
 from layercache.testing import make_cache, make_spec
 from tests.cache.folders import folder_in_memory
+from tests.json_edits import edited, json_paths
 
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 2**31, 10**12, 10**15, 2**63, 10**400, 0.5, 1e308),
@@ -40,14 +40,6 @@ VALUES: list[Any] = [
 def cache() -> Iterator[Cache]:
     with folder_in_memory() as folder:
         yield make_cache(folder, make_spec(30), splits=("train", "test"))
-
-
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if path:
-        yield path
-    items: Any = value.items() if isinstance(value, dict) else ()
-    for key, inner in enumerate(value) if isinstance(value, list) else items:
-        yield from _paths(inner, (*path, key))
 
 
 def _write(cache: Cache, fields: dict[str, Any]) -> None:
@@ -64,7 +56,7 @@ def _restore(cache: Cache) -> None:
     _write(cache, cache.spec.to_json())
 
 
-PATHS = list(_paths(make_spec(30).to_json()))
+PATHS = list(json_paths(make_spec(30).to_json()))
 
 
 @settings(max_examples=150, deadline=2000, suppress_health_check=list(HealthCheck))
@@ -72,11 +64,7 @@ PATHS = list(_paths(make_spec(30).to_json()))
 def test_cache_with_any_value_in_its_spec_is_used_or_refused(
     cache: Cache, path: tuple[Any, ...], value: Any
 ) -> None:
-    fields = deepcopy(cache.spec.to_json())
-    parent = fields
-    for key in path[:-1]:
-        parent = parent[key]
-    parent[path[-1]] = value
+    fields = edited(cache.spec.to_json(), path, value)
     _write(cache, fields)
     try:
         message = _use(cache.path)
@@ -134,11 +122,7 @@ def _use(path: Path) -> str | None:
 def test_load_cache_names_the_file_and_the_field(
     cache: Cache, path: tuple[str, ...], value: Any, text: str
 ) -> None:
-    fields = deepcopy(cache.spec.to_json())
-    parent = fields
-    for key in path[:-1]:
-        parent = parent[key]
-    parent[path[-1]] = value
+    fields = edited(cache.spec.to_json(), path, value)
     _write(cache, fields)
     if path == ("width",) and value > 0:
         fields["layers"] = list(range(1, 13))

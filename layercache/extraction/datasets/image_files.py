@@ -72,13 +72,12 @@ class Contents(NamedTuple):
     """What each image is compared with when it is decoded."""
 
 
-def read_unchanged(
-    contents: Contents | None, row: int, read: Callable[[], tuple[bytes, int | None]]
-) -> bytes:
+def read_unchanged(samples: Any, row: int, read: Callable[[], tuple[bytes, int | None]]) -> bytes:
     """Return the encoded image `row` if it is what the first pass over its split found.
 
     Args:
-        contents: Result of the first pass, or None if there was none.
+        samples: Samples of the split. The first pass is their cached property `_contents`: it is
+            not made here, and without it nothing is compared.
         row: Row of the image.
         read: Returns the image's bytes and the modification time of its file in ns, if known.
 
@@ -86,6 +85,7 @@ def read_unchanged(
         DataChangedError: It has changed.
         Exception: Whatever `read` raises.
     """
+    contents: Contents | None = samples.__dict__.get("_contents")
     if contents is None:
         return read()[0]
     try:
@@ -172,8 +172,7 @@ class FileSamples:
             DataChangedError: It has changed since `content_digest` was made.
             Exception: Whatever reading and opening it raise.
         """
-        contents: Contents | None = self.__dict__.get("_contents")
-        return open_encoded(read_unchanged(contents, row, lambda: _read_stamped(self.path(row))))
+        return open_encoded(read_unchanged(self, row, lambda: _read_stamped(self.path(row))))
 
     def take(self, rows: np.ndarray[Any, Any]) -> Self:
         """Return only the given rows, in the given order."""

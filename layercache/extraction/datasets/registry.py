@@ -12,6 +12,7 @@ import platformdirs
 
 from layercache._offline import OFFLINE_ENV, hub_offline, is_offline
 from layercache._printable import has_credentials
+from layercache.cache.format.origin import is_source
 from layercache.errors import (
     DataError,
     DataNotFoundError,
@@ -59,13 +60,13 @@ def open_dataset(
         DataError: The files are not a usable dataset.
         MissingExtraError: An optional package is not installed.
     """
-    kind, colon, location = name.partition(":")
+    kind, _, location = name.partition(":")
     if has_credentials(name):
         raise OptionError(
             f"dataset {name!r}: expected an address without a user and a password, which would be "
             "recorded: log in with the tool of the place instead (hf auth login, AWS_PROFILE)"
         )
-    if colon and kind in SOURCES:
+    if is_source(name):
         if not location:
             expected = next(form for form in SOURCE_FORMS if form.startswith(f"{kind}:"))
             raise OptionError(f"dataset {name!r}: expected {expected}")

@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from layercache.probing.results.probe_store import read_probe
 from layercache.probing.results.record_fields import check_row, check_spec, read_configs
 from layercache.probing.results.table import read_results
 from layercache.testing import write_planted_cache
+from tests.json_edits import edited, json_paths
 from tests.probing.quick import ONE_CONFIG
 
 VALUES: list[Any] = [
@@ -51,23 +51,6 @@ def _records(cache: Cache) -> list[dict[str, Any]]:
     for record in records:
         del record["sha256"]
     return records
-
-
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if path:
-        yield path
-    items: Any = value.items() if isinstance(value, dict) else ()
-    for key, inner in enumerate(value) if isinstance(value, list) else items:
-        yield from _paths(inner, (*path, key))
-
-
-def _edit(record: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    edited = deepcopy(record)
-    parent = edited
-    for key in path[:-1]:
-        parent = parent[key]
-    parent[path[-1]] = value
-    return edited
 
 
 @contextmanager
@@ -97,8 +80,8 @@ def test_results_with_any_value_in_a_record_show_the_others(
 ) -> None:
     out = tmp_path_factory.getbasetemp() / "table.csv"
     records = _records(probed)
-    paths = [p for p in _paths(records[number]) if p[0] in ("spec", "row", "configs")]
-    record = _edit(records[number], data.draw(st.sampled_from(paths)), value)
+    paths = [p for p in json_paths(records[number]) if p[0] in ("spec", "row", "configs")]
+    record = edited(records[number], data.draw(st.sampled_from(paths)), value)
     with _planted(probed, record) as folder:
         results = read_results(probed)
         assert len(results) in (1, 2, 3)
@@ -150,7 +133,7 @@ def test_record_with_an_impossible_value_names_the_file_and_the_field(
     text: str,
 ) -> None:
     (linear,) = (r for r in _records(probed) if r["spec"]["head"] == "linear")
-    record = _edit(linear, path, value)
+    record = edited(linear, path, value)
     folder = tmp_path / "any"
     folder.mkdir()
     (folder / RECORD).write_bytes(seal(record))

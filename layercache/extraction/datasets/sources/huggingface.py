@@ -143,8 +143,7 @@ class TableSamples:
             DataChangedError: It has changed since `content_digest` was made.
             Exception: Whatever reading and opening it raise.
         """
-        contents: Contents | None = self.__dict__.get("_contents")
-        return open_encoded(read_unchanged(contents, row, lambda: (self.read_bytes(row), None)))
+        return open_encoded(read_unchanged(self, row, lambda: (self.read_bytes(row), None)))
 
     def take(self, rows: Array) -> Self:
         """Return only the given rows, in the given order."""

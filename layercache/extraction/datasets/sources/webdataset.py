@@ -122,9 +122,8 @@ class TarSamples:
             Exception: Whatever reading and opening it raise.
         """
         shard = self.shards[self.positions[row, 0]]
-        contents: Contents | None = self.__dict__.get("_contents")
         return open_encoded(
-            read_unchanged(contents, row, lambda: (self.read_bytes(row), modification_time(shard)))
+            read_unchanged(self, row, lambda: (self.read_bytes(row), modification_time(shard)))
         )
 
     def take(self, rows: Array) -> Self:
