@@ -50,6 +50,7 @@ ROOMS = {
 FLOORS = {
     "cache": (
         {
+            "annotate",
             "cache",
             "find",
             "verify",
@@ -61,7 +62,7 @@ FLOORS = {
             "origins",
             "__init__",
         },
-        {"reading", "writing"},
+        {"annotations", "reading", "writing"},
         {"format", "storage"},
     ),
     "extraction": (

@@ -6,8 +6,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from layercache.cache.annotations.column import AnnotatedSplit, AnnotationColumn
+from layercache.cache.annotations.frame import annotation_frame
+from layercache.cache.annotations.index import LABEL, AnnotationIndex, read_column, read_index
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
 from layercache.cache.format.origin import Origin
@@ -26,6 +31,9 @@ from layercache.errors import (
     CacheSchemaError,
     OptionError,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,44 @@ class Cache:
         info = self.files.stat(SPEC_KEY)
         return info.modified if info else 0.0
 
+    @cached_property
+    def annotation_index(self) -> AnnotationIndex:
+        """The versions of its annotation columns, as they were when first asked for."""
+        return read_index(self.files)
+
+    @cached_property
+    def annotation_columns(self) -> Mapping[str, AnnotationColumn]:
+        """Its annotations by name, the dataset's own label first; skipped samples included.
+
+        Raises CacheCorruptError if a file is missing or damaged.
+        """
+        label = _label_column(self)
+        columns = {} if label is None else {LABEL: label}
+        digests = self.annotation_index.digests
+        return columns | {name: read_column(self.files, digests[name]) for name in digests}
+
+    @property
+    def annotation_digests(self) -> Mapping[str, str]:
+        """Name of every annotation -> version of its values, 12 hex digits."""
+        return {name: column.digest for name, column in self.annotation_columns.items()}
+
+    @cached_property
+    def annotations(self) -> pd.DataFrame:
+        """Annotations of the samples of all complete splits, split by split, without skipped ones.
+
+        The index is the sample's id, unique within a split; the column "split" is the split, and
+        every other column an annotation: a Categorical with all class names in order, Int64,
+        float64, or, for a multi-label dataset, a tuple of class names. Missing values are NaN,
+        <NA> and None. The table is read once: open the cache again after another process has
+        annotated it.
+        """
+        splits = [self.split(name) for name in self.splits if self.complete(name)]
+        return annotation_frame(
+            self.annotation_columns,
+            ids={split.name: split.ids for split in splits},
+            kept={split.name: split.kept_rows for split in splits},
+        )
+
     def progress(self, split: str) -> tuple[int, int]:
         """Return the number of committed row blocks of a split and the number of all."""
         layout = SplitLayout(self.spec, split)
@@ -116,6 +162,30 @@ class Cache:
             except OptionError as e:
                 raise CacheCorruptError(f"{path}: {e}; {REPAIR_HINT}") from None
         return Split(layout, self.files, record)
+
+
+def _label_column(cache: Cache) -> AnnotationColumn | None:
+    """Return the dataset's own label, of the splits that are complete."""
+    spec = cache.spec.dataset
+    values = {}
+    for name in cache.splits:
+        if cache.complete(name):
+            split = cache.split(name)
+            shape = (spec.splits[name].rows, *split.labels.shape[1:])
+            values[name] = np.full(shape, 255 if spec.multi_label else -1, np.int64)
+            values[name][split.kept_rows] = split.labels
+    if not values:
+        return None
+    return AnnotationColumn(
+        name=LABEL,
+        kind="multi-label" if spec.multi_label else "class",
+        classes=spec.classes,
+        splits={
+            name: AnnotatedSplit(rows=spec.splits[name].rows, ids=spec.splits[name].ids)
+            for name in values
+        },
+        values=values,
+    )
 
 
 def load_cache(path: CachePath) -> Cache:

@@ -78,6 +78,11 @@ class Split:
         return [name for row, name in enumerate(self._all_ids) if row not in skipped]
 
     @cached_property
+    def kept_rows(self) -> Array:
+        """Position of every row among all samples, skipped ones included: int64 (rows,)."""
+        return np.delete(np.arange(self._layout.rows), self._skipped_rows)
+
+    @cached_property
     def skipped(self) -> dict[str, str]:
         """Id of every skipped sample -> reason."""
         return {self._all_ids[int(row)]: why for row, why in self._complete.skipped.items()}
