@@ -36,6 +36,41 @@ def evaluate(
     return evaluate_ranks(_ranks(logits, labels), labels)
 
 
+def evaluate_regression(predicted: Floats, targets: Floats) -> dict[str, float]:
+    """Return r2, mae, rmse and spearman, each the mean over columns.
+
+    r2 is 1 - sum (y - p)^2 / sum (y - mean y)^2, NaN where all targets of a column are equal;
+    spearman is the correlation of the ranks, NaN where targets or predictions of a column are all
+    equal.
+
+    Args:
+        predicted: (N, C), in the unit of the targets.
+        targets: (N, C).
+    """
+    predicted, targets = np.asarray(predicted, np.float64), np.asarray(targets, np.float64)
+    errors = predicted - targets
+    squares = np.square(errors).sum(0)
+    total = np.square(targets - targets.mean(0)).sum(0)
+    r2 = 1 - squares / np.where(total > 0, total, np.nan)
+    rhos = [_spearman(p, y) for p, y in zip(predicted.T, targets.T, strict=True)]
+    return {
+        "r2": float(np.mean(r2)),
+        "mae": float(np.mean(np.abs(errors))),
+        "rmse": float(np.mean(np.sqrt(squares / len(targets)))),
+        "spearman": float(np.mean(rhos)),
+    }
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    """Return the correlation of the ranks of (N,) and (N,); tied values share their mean rank."""
+    import pandas as pd
+
+    ranks = [pd.Series(values).rank().to_numpy() for values in (a, b)]
+    centered = [values - values.mean() for values in ranks]
+    norms = [float(np.linalg.norm(values)) for values in centered]
+    return float(centered[0] @ centered[1] / np.prod(norms)) if all(norms) else float("nan")
+
+
 def evaluate_ranks(ranks: Ints, labels: Ints) -> dict[str, float]:
     """Return the single-label metrics of `evaluate` from `class_ranks` (N,)."""
     counts = np.bincount(labels)
@@ -68,8 +103,10 @@ def _ranks(logits: Floats, labels: Ints) -> NDArray[np.int64]:
     return class_ranks(torch.as_tensor(logits), torch.as_tensor(labels, dtype=torch.int64)).numpy()
 
 
-def selection_metric(*, multi_label: bool) -> str:
-    """Return the metric of `evaluate` by which configurations are selected."""
+def selection_metric(*, multi_label: bool, regression: bool = False) -> str:
+    """Return the metric by which configurations are selected."""
+    if regression:
+        return "r2"
     return "mean_average_precision" if multi_label else "balanced_accuracy"
 
 

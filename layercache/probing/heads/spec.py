@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from layercache.errors import OptionError, UnknownNameError
 
+CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
+TASKS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+"""What a head predicts: one class, 0/1 for each class, or floats."""
 KINDS = ("linear", "attentive", "attentive-tokens", "hybrid")
 ALL_TOKEN_HEADS = 8
 """Attention heads of `attentive-tokens`, the paper's all-token baseline."""
@@ -22,7 +26,7 @@ class HeadSpec:
     width: int
     """D, length of one token."""
     classes: int
-    """C."""
+    """C, classes; columns of a regression's targets."""
     num_heads: int = 0
     """H, attention heads. 0 is replaced by the paper's number: S for "attentive" and "hybrid", 8
     for "attentive-tokens"; it stays 0 for "linear", which has none."""
@@ -31,6 +35,8 @@ class HeadSpec:
     embedding_ids: tuple[int, ...] | None = None
     """Only "hybrid": index of the learned embedding of each of the S tokens, counted from 0 (tokens
     of the same layer and kind share one); None learns no embedding."""
+    regression: bool = False
+    """Targets are floats (mean squared error) instead of classes."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -40,7 +46,9 @@ class HeadSpec:
                 raise OptionError(
                     f"expected a head's {name} to be at least 1, got {getattr(self, name)}"
                 )
-        if self.classes < 2 and not self.multi_label:
+        if self.regression and self.multi_label:
+            raise OptionError("expected a multi-label head or one for regression, got both")
+        if self.classes < 2 and self.task == CLASSIFICATION:
             raise OptionError(
                 f"expected at least 2 classes for a single-label head, got {self.classes}"
             )
@@ -76,6 +84,22 @@ class HeadSpec:
                 "expected embedding_ids to hold one index for each of the "
                 f"{self.tokens} tokens, counted from 0 without gaps, got {ids}"
             )
+
+    @property
+    def task(self) -> str:
+        """One of TASKS."""
+        if self.regression:
+            return REGRESSION
+        return MULTI_LABEL if self.multi_label else CLASSIFICATION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON; `regression` only if it is true."""
+        # absent, so that heads for classes keep the ids that they had before there were others
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if not (name == "regression" and not value)
+        }
 
     @property
     def head_width(self) -> int:

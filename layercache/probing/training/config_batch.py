@@ -20,6 +20,7 @@ from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.memory import activation_row_bytes
 from layercache.probing.training.schedule import cosine_lr
+from layercache.probing.training.standardize import Standardization
 
 TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30}
 """Size of the activations of the configurations that are evaluated at once, by device type: about
@@ -45,6 +46,7 @@ class ConfigBatch:
         class_weights: Tensor | None,
         device: torch.device,
         precision: str,
+        standardization: Standardization | None = None,
     ) -> None:
         """Draw the initial parameters, which all configurations share.
 
@@ -57,11 +59,12 @@ class ConfigBatch:
             class_weights: Weights of the cross-entropy, (C,), or None.
             device: Device to train on.
             precision: Arithmetic of the products over tokens, fp32 or bf16.
+            standardization: Mean and scale of the targets of a regression.
         """
         self.spec, self.head = spec, build(spec)
         self.train_config, self.steps, self.device = train_config, steps, device
         self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.class_weights = class_weights
+        self.class_weights, self.standardization = class_weights, standardization
         self.configs = list(configs)
         by_dropout = sorted(range(len(configs)), key=lambda i: configs[i].dropout)
         self.active = torch.tensor(by_dropout, dtype=torch.int64)
@@ -115,7 +118,7 @@ class ConfigBatch:
 
         Args:
             x_bsd: Normalized tokens.
-            y: Labels, int64 (B,) or 0/1 (B, C).
+            y: Labels, int64 (B,) or 0/1 (B, C), or float64 targets (B, C).
             step: Number of the step, from 0.
         """
         preprocessed = self._preprocess(x_bsd)
@@ -168,13 +171,16 @@ class ConfigBatch:
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the losses (G,).
 
-        They are the weighted cross-entropy sum w l / sum w, as torch computes it, or the mean
-        binary cross-entropy over rows and classes.
+        They are the weighted cross-entropy sum w l / sum w, as torch computes it, the mean binary
+        cross-entropy over rows and classes, or the mean squared error of standardized targets over
+        rows and columns.
 
         Args:
             logits: (G, B, C).
-            y: Labels, int64 (B,) or 0/1 (B, C).
+            y: Labels, int64 (B,) or 0/1 (B, C), or float64 targets (B, C).
         """
+        if self.standardization is not None:
+            return (logits - self.standardization.apply(y)).square().mean((1, 2))
         if self.spec.multi_label:
             return F.binary_cross_entropy_with_logits(
                 logits, y.to(logits.dtype).expand_as(logits), reduction="none"
@@ -190,7 +196,7 @@ class ConfigBatch:
 
     @torch.inference_mode()
     def logits(self, x_bsd: Tensor) -> Tensor:
-        """Return logits (G, B, C) in evaluation mode.
+        """Return logits (G, B, C) in evaluation mode; for regression, of standardized targets.
 
         Args:
             x_bsd: Normalized tokens.
@@ -259,6 +265,8 @@ class ConfigBatch:
     def head_state_dict(self, row: int, *, steps: int) -> dict[str, Tensor]:
         """Return a copy of one configuration's parameters on the CPU, as of the textbook module.
 
+        A head for regression predicts in the unit of its targets.
+
         Args:
             row: Position along G.
             steps: Number of steps taken, for BatchNorm's counter.
@@ -266,7 +274,7 @@ class ConfigBatch:
         state = {name: value[row].to("cpu", copy=True) for name, value in self.parameters.items()}
         if "batch_norm.running_mean" in state:
             state["batch_norm.num_batches_tracked"] = torch.tensor(steps)
-        return state
+        return state if self.standardization is None else self.standardization.fold_in(state)
 
     def _preprocess(self, x_bsd: Tensor) -> Tensor:
         return self.head.preprocess(x_bsd).to(self.compute_dtype)

@@ -15,6 +15,7 @@ from torch import Tensor
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.training.allocator import retain_freed_memory
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.memory import plan_passes
@@ -130,6 +131,8 @@ def predict(
 ) -> Tensor:
     """Return logits of a trained head, float32 (len(rows), C) on the CPU, in the order of `rows`.
 
+    Those of a regression are its predictions, in the unit of its targets.
+
     Args:
         head: Trained head.
         dataset: Tokens.
@@ -179,6 +182,13 @@ def _check_dataset(dataset: TokenLoader, *, head: HeadSpec, train: Tensor) -> No
             f"{dataset.tokens} x {dataset.width}: build it from the dataset"
         )
     labels = dataset.labels[train.to(dataset.labels.device)]
+    if head.task == REGRESSION:
+        if not labels.is_floating_point() or labels.shape[1:] != (head.classes,):
+            raise ProbeError(
+                f"a head for regression of {head.classes} columns expects floats "
+                f"(N, {head.classes}), got {labels.dtype} {tuple(labels.shape)}"
+            )
+        return
     if head.multi_label:
         if labels.shape[1:] != (head.classes,):
             raise ProbeError(

@@ -15,10 +15,18 @@ from torch import Tensor
 
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.metrics import class_ranks, evaluate, evaluate_ranks, selection_metric
+from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
+from layercache.probing.metrics import (
+    class_ranks,
+    evaluate,
+    evaluate_ranks,
+    evaluate_regression,
+    selection_metric,
+)
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
 from layercache.probing.training.schedule import Schedule
+from layercache.probing.training.standardize import Standardization
 from layercache.probing.training.token_loader import TokenLoader
 
 
@@ -61,9 +69,9 @@ class TrainingPass:
         self._dataset, self._train, self._val = dataset, train, val
         self._seed, self._train_config = seed, train_config
         self._keep_parameters = keep_parameters
+        labels = dataset.labels[train.to(dataset.labels.device)]
         weights = None
-        if train_config.class_weights and not head.multi_label:
-            labels = dataset.labels[train.to(dataset.labels.device)]
+        if train_config.class_weights and head.task == CLASSIFICATION:
             weights = balanced_class_weights(labels, head.classes).to(device)
         self._batch = ConfigBatch(
             head,
@@ -72,6 +80,7 @@ class TrainingPass:
             train_config=train_config,
             steps=schedule.steps,
             class_weights=weights,
+            standardization=Standardization.of(labels) if head.task == REGRESSION else None,
             device=device,
             precision=precision,
         )
@@ -146,7 +155,7 @@ class TrainingPass:
     def _update_snapshots(self, metrics: list[dict[str, float]] | None, *, epochs: int) -> None:
         """Store the configurations that improved, and remove those that ran out of patience."""
         batch, patience = self._batch, self._train_config.patience
-        key = selection_metric(multi_label=batch.spec.multi_label)
+        key = selection_metric(multi_label=batch.spec.multi_label, regression=batch.spec.regression)
         rows = []
         for row, index in enumerate(batch.active.tolist()):
             current = metrics[row] if metrics else None
@@ -191,15 +200,18 @@ def _evaluate(
 
     Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C).
     """
-    multi_label = batch.spec.multi_label
+    single_label = batch.spec.task == CLASSIFICATION
     parts, labels = [], []
     for x, y in dataset.iter_batches(
         rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
     ):
         logits = batch.logits(x)
-        parts.append((logits if multi_label else class_ranks(logits, y)).cpu())
+        parts.append((class_ranks(logits, y) if single_label else logits).cpu())
         labels.append(y.cpu())
-    values, y_n = torch.cat(parts, dim=1).numpy(), torch.cat(labels).numpy()
-    if multi_label:
-        return [evaluate(logits, y_n, multi_label=True) for logits in values]
-    return [evaluate_ranks(ranks, y_n) for ranks in values]
+    values, y_n = torch.cat(parts, dim=1), torch.cat(labels).numpy()
+    if batch.standardization is not None:
+        predicted = batch.standardization.to("cpu").invert(values)
+        return [evaluate_regression(outputs.numpy(), y_n) for outputs in predicted]
+    if single_label:
+        return [evaluate_ranks(ranks, y_n) for ranks in values.numpy()]
+    return [evaluate(logits, y_n, multi_label=True) for logits in values.numpy()]
