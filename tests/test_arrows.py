@@ -78,7 +78,7 @@ FLOORS = {
         {"worker"},
         {"selection", "evaluation", "baselines"},
         {"training", "data", "spec", "command"},
-        {"heads", "results", "metrics"},
+        {"heads", "results", "metrics", "closed_form"},
     ),
     "reporting": (
         {"api", "__init__"},

@@ -1,0 +1,1 @@
+"""Classifiers and regressions that linear algebra solves, as pure functions of tensors."""

@@ -1,0 +1,130 @@
+"""Weighted first and second moments of features and targets, added up block by block.
+
+They are all that ridge regression and discriminant analysis need of the training samples, so one
+pass over rows of any number fits both, in memory that does not depend on the number of rows.
+
+Shapes: N samples of a block, P features, M targets.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+MAX_BLOCK_ROWS = 4096
+"""Rows of one product in the features' own precision; the products are added in float64."""
+
+
+class Moments:
+    """Sums over weighted samples of 1, x, y, x x' and x y'.
+
+    Products run in the features' precision and are added in float64. The features are shifted by
+    the mean of the first block before, so that little precision is lost when the mean is
+    subtracted: the mean of unit-length tokens is often much longer than their deviation from it.
+    """
+
+    def __init__(self, features: int, targets: int, *, device: torch.device | str = "cpu") -> None:
+        """Start without samples.
+
+        Args:
+            features: P.
+            targets: M.
+            device: Device of the sums.
+        """
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.shift: Tensor | None = None
+        """Point that features are measured from, (P,); None before the first block."""
+        self.weight = zeros()
+        """Sum of the weights, W."""
+        self._x, self._y = zeros(features), zeros(targets)
+        self._xx, self._xy = zeros(features, features), zeros(features, targets)
+
+    def add(self, x: Tensor, y: Tensor, weight: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            x: Features (N, P), float32 or float64.
+            y: Targets (N, M).
+            weight: Weight of each sample, (N,).
+        """
+        if not len(x):
+            return
+        if self.shift is None:
+            self.shift = x.mean(0, dtype=torch.float64)
+        shift = self.shift.to(x.dtype)
+        weight, y = weight.double(), y.double()
+        self.weight += weight.sum()
+        self._y += weight @ y
+        for start in range(0, len(x), MAX_BLOCK_ROWS):
+            rows = slice(start, start + MAX_BLOCK_ROWS)
+            centered = x[rows] - shift
+            weighted = (centered * weight[rows].to(x.dtype)[:, None]).t()
+            self._x += weighted.sum(1, dtype=torch.float64)
+            self._xx += weighted @ centered
+            self._xy += weighted @ y[rows].to(x.dtype)
+
+    def plus(self, other: Moments, *, sign: float = 1.0) -> Self:
+        """Return the moments of the samples of both, or without those of `other` (sign -1).
+
+        Args:
+            other: Moments with the same shift, see `like`.
+            sign: 1 to add, -1 to subtract.
+        """
+        if self.shift is not None and other.shift is not None:
+            assert torch.equal(self.shift, other.shift)
+        total = self.like(self)
+        total.shift = self.shift if self.shift is not None else other.shift
+        for name in ("weight", "_x", "_y", "_xx", "_xy"):
+            setattr(total, name, getattr(self, name) + sign * getattr(other, name))
+        return total
+
+    @classmethod
+    def like(cls, other: Moments) -> Self:
+        """Return moments without samples, of the same shape and shift."""
+        empty = cls(len(other._x), len(other._y), device=other._x.device)
+        empty.shift = other.shift
+        return empty
+
+    @property
+    def mean(self) -> Tensor:
+        """Weighted mean of the features, (P,)."""
+        assert self.shift is not None
+        return self.shift + self._x / self.weight
+
+    @property
+    def target_mean(self) -> Tensor:
+        """Weighted mean of the targets, (M,)."""
+        return self._y / self.weight
+
+    @property
+    def scatter(self) -> Tensor:
+        """Weighted scatter of the features around their mean, (P, P): sum of w (x - m) (x - m)'."""
+        return self._xx - torch.outer(self._x, self._x) / self.weight
+
+    @property
+    def cross(self) -> Tensor:
+        """Weighted cross product, (P, M): sum of w (x - m) (y - mean of y)'."""
+        return self._xy - torch.outer(self._x, self._y) / self.weight
+
+    @property
+    def class_weights(self) -> Tensor:
+        """Sum of the weights of each class (C,), if the targets are one-hot."""
+        return self._y
+
+    @property
+    def class_means(self) -> Tensor:
+        """Weighted mean of each class (C, P), if the targets are one-hot; NaN without samples."""
+        assert self.shift is not None
+        return self.shift + (self._xy / self._y).t()
+
+    @property
+    def within_scatter(self) -> Tensor:
+        """Weighted scatter of the features around their class's mean (P, P), of one-hot targets."""
+        present = self._y > 0
+        sums = self._xy[:, present]
+        return self._xx - (sums / self._y[present]) @ sums.t()

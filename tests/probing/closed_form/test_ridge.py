@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge, RidgeClassifier, RidgeCV
+
+from layercache.probing.closed_form.moments import Moments
+from layercache.probing.closed_form.ridge import leave_one_out, ridge, ridge_of_moments
+from layercache.probing.closed_form.targets import balanced_weights, one_hot
+from tests.probing.closed_form.made import features, labels, separable
+
+PENALTIES = (1e-3, 0.1, 10.0)
+SHAPES = [(60, 8), (12, 30)]
+
+
+@pytest.mark.parametrize(("samples", "width"), SHAPES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_regression_equals_scikit_learn(samples: int, width: int, weighted: bool) -> None:
+    x, y = features(samples, width, offset=1.0), features(samples, 2, seed=5)
+    weight = torch.rand(samples, dtype=torch.float64) + 0.1 if weighted else None
+    fitted, other = ridge(x, y, sample_weight=weight), features(9, width, seed=7)
+    predicted = fitted.predict(other, PENALTIES)
+    for penalty, prediction in zip(PENALTIES, predicted, strict=True):
+        alone = Ridge(penalty).fit(x, y, sample_weight=weight)
+        np.testing.assert_allclose(prediction, alone.predict(other), rtol=1e-8)
+        w, b = fitted.coefficients(penalty)
+        np.testing.assert_allclose(w, alone.coef_, atol=1e-9)
+        np.testing.assert_allclose(b, alone.intercept_, atol=1e-9)
+
+
+@pytest.mark.parametrize(("samples", "width"), SHAPES)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_classification_equals_scikit_learn(samples: int, width: int, classes: int) -> None:
+    x, y = separable(samples, width, classes)
+    fitted = ridge(x, one_hot(y, classes), sample_weight=balanced_weights(y, classes))
+    for penalty, scores in zip(PENALTIES, fitted.predict(x, PENALTIES), strict=True):
+        alone = RidgeClassifier(penalty, class_weight="balanced").fit(x, y)
+        expected = alone.decision_function(x)
+        scores = 2 * scores - 1  # scikit-learn's targets are -1 and 1
+        np.testing.assert_allclose(scores[:, 1] if classes == 2 else scores, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("samples", "width"), SHAPES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_leave_one_out_equals_explicit_refits(samples: int, width: int, weighted: bool) -> None:
+    x, y = features(samples, width, offset=1.0), one_hot(labels(samples, 3), 3)
+    weight = torch.rand(samples, dtype=torch.float64) + 0.1 if weighted else torch.ones(samples)
+    predicted = leave_one_out(x, y, PENALTIES, sample_weight=weight if weighted else None)
+    for i in range(samples):
+        rest = torch.arange(samples) != i
+        for penalty, prediction in zip(PENALTIES, predicted, strict=True):
+            alone = Ridge(penalty).fit(x[rest], y[rest], sample_weight=weight[rest])
+            np.testing.assert_allclose(prediction[i], alone.predict(x[i : i + 1])[0], atol=1e-7)
+
+
+def test_leave_one_out_selects_the_penalty_of_scikit_learn() -> None:
+    x = features(40, 60)
+    y = x[:, :1] + 0.5 * features(40, 1, seed=9)
+    penalties = tuple(np.logspace(-3, 3, 13))
+    errors = (leave_one_out(x, y, penalties) - y).square().mean((1, 2))
+    assert penalties[int(errors.argmin())] == RidgeCV(penalties).fit(x, y[:, 0]).alpha_
+
+
+def test_leave_one_out_without_penalty_is_undefined_where_one_sample_alone_decides() -> None:
+    x, y = features(6, 3), features(6, 1, seed=2)
+    x[:, 2] = 0
+    x[0, 2] = 1  # only the first sample has this feature
+    (predicted,) = leave_one_out(x, y, [0.0])
+    assert torch.isnan(predicted[0]).all()
+    assert torch.isfinite(predicted[1:]).all()
+
+
+@pytest.mark.parametrize(("samples", "width"), SHAPES)
+def test_streamed_samples_give_the_same_regression(samples: int, width: int) -> None:
+    x, y = features(samples, width, offset=2.0), features(samples, 2, seed=5)
+    moments = Moments(width, 2)
+    for x_block, y_block in zip(x.split(5), y.split(5), strict=True):
+        moments.add(x_block, y_block, torch.ones(len(x_block)))
+    streamed = ridge_of_moments(moments, dtype=torch.float64).predict(x, PENALTIES)
+    torch.testing.assert_close(streamed, ridge(x, y).predict(x, PENALTIES))
+
+
+def test_constant_and_repeated_features_and_samples_change_nothing() -> None:
+    x, y = features(20, 4), features(20, 1, seed=3)
+    wider = torch.cat([x, x.new_full((20, 2), 5.0)], dim=1)
+    repeated = ridge(torch.cat([wider, wider]), torch.cat([y, y]))
+    doubled = ridge(wider, y, sample_weight=torch.full((20,), 2.0))
+    for penalty in (0.0, 1.0):
+        weight, bias = repeated.coefficients(penalty)
+        assert not weight[:, 4:].abs().max() > 1e-12
+        torch.testing.assert_close((weight, bias), doubled.coefficients(penalty))
+        alone = Ridge(penalty / 2).fit(x, y)
+        np.testing.assert_allclose(weight[:, :4], alone.coef_[None], atol=1e-9)
+
+
+def test_features_that_are_all_constant_predict_the_mean() -> None:
+    y = features(5, 2, seed=3)
+    predicted = ridge(torch.ones(5, 3, dtype=torch.float64), y).predict(torch.ones(1, 3), [1.0])
+    torch.testing.assert_close(predicted[0, 0].double(), y.mean(0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("samples", "width"), [(400, 24), (40, 200)])
+def test_single_precision_is_near_double(samples: int, width: int) -> None:
+    x, y = separable(samples, width, 3)
+    x = torch.nn.functional.normalize(x + 3, dim=1)
+    targets = one_hot(y, 3)
+    double, single = (ridge(t, targets).predict(t, (1e-2, 1.0)) for t in (x, x.float()))
+    torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=0)
