@@ -143,7 +143,7 @@ class Bench:
         side = backbone.preprocessing.input_size[0]
         dtype = next(backbone.module.parameters()).dtype
         x = torch.randn(self.batch(model), 3, side, side, device=self.args.device).to(dtype)
-        forward: Any = backbone.module.forward_features
+        forward: Any = backbone.bare_forward
         if self.args.compile:
             forward = torch.compile(forward)
 

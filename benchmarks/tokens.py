@@ -28,7 +28,6 @@ from machine import describe
 from timm.models.vision_transformer import Block
 
 from layercache.extraction.models.backbone import Backbone, load_backbone
-from layercache.extraction.models.class_attention import ClassAttention
 from layercache.extraction.models.pooling import (
     attention_average,
     average_patch,
@@ -36,6 +35,7 @@ from layercache.extraction.models.pooling import (
     patch_std,
 )
 from layercache.extraction.models.registry import MODELS
+from layercache.extraction.models.sources.timm_attention import TimmClassAttention
 
 BASE = ("norm2", "cls+ap")
 VARIANTS = (
@@ -71,7 +71,7 @@ def print_kinds(batch: int) -> None:
     """Print the cost of each kind at one layer of a ViT-B, on the CPU."""
     block = Block(768, 12, qkv_bias=True).eval()
     plain, hooked = Block(768, 12, qkv_bias=True).attn, Block(768, 12, qkv_bias=True).attn
-    ClassAttention(hooked, num_prefix_tokens=1)
+    TimmClassAttention(hooked, num_prefix_tokens=1)
     x, weights = torch.randn(batch, 197, 768), torch.full((batch, 196), 1 / 196)
     kinds: dict[str, Callable[[], object]] = {
         "ap": lambda: average_patch(x, 1),

@@ -29,7 +29,7 @@ def models(
 ) -> None:
     """List the backbones; with NAME, show that one's layers, input and tokens."""
     if name:
-        from layercache.extraction.models.timm_source import describe_model
+        from layercache.extraction.models.sources import describe_model
 
         _describe(describe_model(name, offline=offline))
     else:

@@ -15,25 +15,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layercache._offline import is_offline
 from layercache.cache.format.origin import model_source
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import OptionError
-from layercache.extraction.models.class_attention import ClassAttention, check_class_attention
+from layercache.extraction.models.class_attention import check_class_attention
+from layercache.extraction.models.places import hidden_state
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
 from layercache.extraction.models.preprocessing import Background, Preprocessing
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.sources import load_model
 from layercache.extraction.models.taps import (
     INNER_TAPS,
     TapPoint,
     drop_later_blocks,
     find_taps,
 )
-from layercache.extraction.models.timm_source import (
+from layercache.extraction.models.vit import (
+    Block,
+    ClassAttention,
     LoadedModel,
-    has_class_token,
-    load_model,
-    num_registers,
+    LoadRequest,
+    ViT,
 )
 
 # Half precision casts the whole model. Autocast would keep the residual stream in float32 and gains
@@ -63,13 +67,14 @@ class Backbone:
         compile: bool,
     ) -> None:
         """Move a model to its device and register the taps; see `load_backbone`."""
+        vit = model.vit
         self.name = name
-        self.architecture = model.architecture
+        self.architecture = vit.architecture
         self.weights_digest = model.weights_digest
         self.preprocessing = model.preprocessing
         self.notes = model.notes
         """Remarks for the user, e.g. that positions were resampled."""
-        self.depth = model.depth
+        self.depth = len(vit.blocks)
         self.tap = tap
         self.layers = layers
         self.tokens = pooling.names
@@ -84,24 +89,21 @@ class Backbone:
         # the mean of the projected patches.
         self.projection = model.projection.to(self.device) if model.projection else None
         """CLIP's map into the joint space, if requested."""
-        self.module = model.module.to(self.device, self.compute_dtype)
-        """The timm module: evaluation mode, no gradients, no head."""
+        self.module = vit.module.to(self.device, self.compute_dtype)
+        """The model's module: evaluation mode, no gradients."""
+        self.bare_forward = vit.forward
+        """What runs the module, given normalised images (B, 3, H, W) in the compute dtype."""
+        self._batch_first = vit.batch_first
         self._tokens_by_layer: dict[int, Tensor] = {}
-        points = find_taps(self.module, tap=tap, layers=layers, architecture=self.architecture)
-        self.width = points[0].width
+        points = find_taps(vit, tap=tap, layers=layers)
+        self.width = points[0].place.width
         """D, the length of a stored token."""
         self._attention: dict[int, ClassAttention] = {}
         if "attn" in pooling.kinds:
-            by_block = {
-                point.block: ClassAttention(
-                    point.block.attn, num_prefix_tokens=model.num_prefix_tokens
-                )
-                for point in points
-            }
-            self._attention = {point.layer: by_block[point.block] for point in points}
+            self._attention = _read_attention(points, num_prefix_tokens=vit.num_prefix_tokens)
         for point in points:
-            point.module.register_forward_hook(_TapHook(self, point))
-        drop_later_blocks(self.module, tap=tap, layers=layers)
+            point.place.module.register_forward_hook(_TapHook(self, point), with_kwargs=True)
+        drop_later_blocks(vit, tap=tap, layers=layers)
         self._forward = torch.compile(self.forward_tokens) if compile else self.forward_tokens
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ class Backbone:
             Tokens (L, T, B, D) in the storage dtype.
         """
         self._tokens_by_layer.clear()
-        self.module.forward_features(x)  # type: ignore[operator]
+        self.bare_forward(x)
         tokens = torch.stack([self._tokens_by_layer[layer] for layer in self.layers])
         self._tokens_by_layer.clear()
         for attention in self._attention.values():
@@ -144,7 +146,12 @@ class Backbone:
         return tokens
 
     def pool(self, hidden: Tensor, point: TapPoint) -> Tensor:
-        """Pool a layer's hidden state (B, N, D) to tokens (T, B, D) in the storage dtype."""
+        """Pool a layer's hidden state (B, N, D) to tokens (T, B, D) in the storage dtype.
+
+        The hidden state is (N, B, D) for a model that is not batch-first.
+        """
+        if not self._batch_first:
+            hidden = hidden.transpose(0, 1)
         if point.norm is not None:
             hidden = point.norm(hidden)
         attention = self._attention.get(point.layer)
@@ -163,9 +170,21 @@ class _TapHook:
     backbone: Backbone
     point: TapPoint
 
-    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        hidden = args[0] if self.point.is_input else output
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        hidden = hidden_state(self.point.place, args, kwargs, output)
         self.backbone._tokens_by_layer[self.point.layer] = self.backbone.pool(hidden, self.point)
+
+
+def _read_attention(
+    points: Sequence[TapPoint], *, num_prefix_tokens: int
+) -> dict[int, ClassAttention]:
+    """Return the class token's attention for every layer; layers may share a block's."""
+    by_block: dict[Block, ClassAttention] = {}
+    for point in points:
+        if point.block not in by_block:
+            assert point.block.class_attention is not None
+            by_block[point.block] = point.block.class_attention(num_prefix_tokens)
+    return {point.layer: by_block[point.block] for point in points}
 
 
 def load_backbone(
@@ -232,47 +251,37 @@ def load_backbone(
         )
     layer_names = layers if isinstance(layers, str) else ",".join(map(str, layers))
 
-    def check(module: Any, grid_size: tuple[int, int]) -> None:
-        TokenPooling(
+    def pooling_of(vit: ViT) -> TokenPooling:
+        return TokenPooling(
             kinds=kinds,
-            has_class_token=has_class_token(module),
-            num_prefix_tokens=module.num_prefix_tokens,
-            grid_size=grid_size,
-            num_registers=num_registers(module),
+            class_token=vit.class_token,
+            num_prefix_tokens=vit.num_prefix_tokens,
+            grid_size=vit.grid_size,
+            num_registers=vit.num_registers,
         )
-        architecture = module.pretrained_cfg["architecture"]
-        points = find_taps(
-            module,
-            tap=tap,
-            layers=parse_layers(layer_names, len(module.blocks)),
-            architecture=architecture,
-        )
+
+    def check(vit: ViT) -> None:
+        pooling_of(vit)
+        points = find_taps(vit, tap=tap, layers=parse_layers(layer_names, len(vit.blocks)))
         if "attn" in kinds:
             for point in points:
-                check_class_attention(point.block, architecture=architecture)
+                check_class_attention(point.block, architecture=vit.architecture)
 
-    model = load_model(
-        name,
+    request = LoadRequest(
         weights=weights,
         projected=projected,
         paper_compat=paper_compat,
         preprocessing=preprocessing,
-        offline=offline,
-        check=check,
+        offline=is_offline(offline),
     )
+    model = load_model(name, request, check=check)
     model = replace(model, preprocessing=replace(model.preprocessing, background=background))
     return Backbone(
         model=model,
         name=name,
         tap=tap,
-        layers=parse_layers(layer_names, model.depth),
-        pooling=TokenPooling(
-            kinds=kinds,
-            has_class_token=model.has_class_token,
-            num_prefix_tokens=model.num_prefix_tokens,
-            grid_size=model.grid_size,
-            num_registers=model.num_registers,
-        ),
+        layers=parse_layers(layer_names, len(model.vit.blocks)),
+        pooling=pooling_of(model.vit),
         precision=precision,
         storage_dtype=storage_dtype,
         device=device,

@@ -40,7 +40,6 @@ def resolve_preprocessing(
     """
     if isinstance(requested, Preprocessing):
         return requested, ()
-    requested = requested or PreprocessingOptions()
     resolved = _timm_data_config(config)
     notes = _transform_notes(config, is_short_name=info is not None)
     if info is not None and info.transform is not None:
@@ -50,9 +49,24 @@ def resolve_preprocessing(
     if paper_compat and _paper_differs(config):
         resolved |= PAPER_TRANSFORM
         notes = ()
-    if requested.crop_pct is not None:
+    if requested is not None and requested.crop_pct is not None:
         notes = ()
-    return Preprocessing.from_timm(requested.replace_in(resolved)), notes
+    return apply_options(resolved, requested), notes
+
+
+def apply_options(
+    config: dict[str, Any], requested: Preprocessing | PreprocessingOptions | None
+) -> Preprocessing:
+    """Return the preprocessing of a data config of timm, with the user's options.
+
+    Args:
+        config: "input_size" (3, H, W), "crop_pct", "crop_mode", "interpolation", "mean", "std".
+        requested: Options that replace parts of it, or a preprocessing to use instead.
+    """
+    if isinstance(requested, Preprocessing):
+        return requested
+    options = requested or PreprocessingOptions()
+    return Preprocessing.from_timm(options.replace_in(config))
 
 
 def timm_transform(config: dict[str, Any]) -> EvalTransform:

@@ -23,9 +23,9 @@ TOKEN_KINDS = (*POOLED_KINDS, "grid:K", "all")
 """Forms of a token kind, for errors."""
 
 
-def class_token(hidden_bnd: Tensor) -> Tensor:
-    """Return token 0: (B, N, D) -> float32 (B, D)."""
-    return hidden_bnd[:, 0].float()
+def class_token(hidden_bnd: Tensor, index: int = 0) -> Tensor:
+    """Return the class token: (B, N, D) -> float32 (B, D)."""
+    return hidden_bnd[:, index].float()
 
 
 def average_patch(hidden_bnd: Tensor, num_prefix_tokens: int) -> Tensor:
@@ -92,8 +92,8 @@ class TokenPooling:
 
     kinds: tuple[str, ...]
     """Kinds out of TOKEN_KINDS, in order."""
-    has_class_token: bool
-    """True if token 0 is a class token."""
+    class_token: int | None
+    """Index of the class token, or None if there is none."""
     num_prefix_tokens: int
     """Number of tokens before the first patch token."""
     grid_size: tuple[int, int]
@@ -112,7 +112,7 @@ class TokenPooling:
                     f"patches, so K must be 1 to {min(self.grid_size)}"
                 )
         for kind in ("cls", "attn"):
-            if kind in self.kinds and not self.has_class_token:
+            if kind in self.kinds and self.class_token is None:
                 raise BackboneError(
                     f"tokens {kind!r}: this model has no class token ({self._geometry()}): use "
                     "tokens 'ap'"
@@ -134,7 +134,7 @@ class TokenPooling:
         for kind in self.kinds:
             if kind == "all":
                 num_patches = self.grid_size[0] * self.grid_size[1]
-                names += ["cls"] if self.has_class_token else []
+                names += [] if self.class_token is None else ["cls"]
                 names += [f"patch/{i}" for i in range(num_patches)]
             elif kind.startswith("grid:"):
                 names += [f"{kind}/{i}" for i in range(int(kind[5:]) ** 2)]
@@ -164,7 +164,8 @@ class TokenPooling:
     def _pool_kind(self, kind: str, hidden_bnd: Tensor, attention_bp: Tensor | None) -> Tensor:
         prefix = self.num_prefix_tokens
         if kind == "cls":
-            return class_token(hidden_bnd)[None]
+            assert self.class_token is not None
+            return class_token(hidden_bnd, self.class_token)[None]
         if kind == "ap":
             return average_patch(hidden_bnd, prefix)[None]
         if kind == "reg":
@@ -179,8 +180,9 @@ class TokenPooling:
         if kind.startswith("grid:"):
             cells = grid_patches(hidden_bnd, prefix, grid_size=self.grid_size, k=int(kind[5:]))
             return cells.transpose(0, 1)
-        tokens = [class_token(hidden_bnd)[:, None]] if self.has_class_token else []
-        tokens.append(hidden_bnd[:, prefix:].float())
+        tokens = [hidden_bnd[:, prefix:].float()]
+        if self.class_token is not None:
+            tokens.insert(0, class_token(hidden_bnd, self.class_token)[:, None])
         return torch.cat(tokens, 1).transpose(0, 1)
 
     def _geometry(self) -> str:

@@ -1,6 +1,7 @@
-"""Points in a timm ViT where a layer's hidden state is read.
+"""Points in a ViT where a layer's hidden state is read.
 
-Layers are numbered 1..B, B the number of blocks.
+Layers are numbered 1..B, B the number of blocks. Parts have timm's names here; each source says
+where they are in its own models (`Block.places`).
 
     tap "norm2"         layer l < B: the output of `blocks[l].norm2` (so block 0 is skipped);
                         layer B: the output of the final norm
@@ -16,24 +17,23 @@ The other taps read inside the l-th block, `blocks[l - 1]`, of every layer 1..B 
                         inner norm, if there is one): GELU(fc1), for a SwiGLU SiLU(gate) * value
     tap "mlp"           the output of `mlp`, before layer scale and the residual connection
 
-The final norm is `norm`. A model that pools before it normalises (global average pooling: BEiT,
-EVA, fine-tuned MAE) has its weights in `fc_norm` instead, which is then applied to every token of
-the last block's output.
+A model whose forward does not apply its final norm to every token (timm's `fc_norm` of models that
+pool first: BEiT, EVA, fine-tuned MAE) has it applied to the last block's output.
 
 Shapes: B images, N tokens, D width of the tap: the model's own, for "fc1" and "act" the MLP's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from timm.layers import GluMlp, Mlp, SwiGLU
-from torch import Tensor, nn
+from torch import nn
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError, UnknownNameError
+from layercache.extraction.models.vit import Block, Place, ViT
 
 INNER_TAPS: dict[str, str] = {
     "norm1": "blocks that normalise in norm1 before their attention",
@@ -51,28 +51,21 @@ class TapPoint:
 
     layer: int
     """Number of the layer, 1..B."""
-    module: nn.Module
-    """Module whose output is the hidden state, (B, N, D)."""
-    is_input: bool = False
-    """The hidden state is the module's input instead."""
-    block: nn.Module
-    """Block that the point is in, or behind: its attention weighs the token kind "attn"."""
-    norm: Callable[[Tensor], Tensor] | None = None
-    """Final norm to apply to that output, if any."""
-    width: int
-    """D, the length of a token."""
+    place: Place
+    """Where the hidden state is."""
+    block: Block
+    """Block that the place is in, or behind: its attention weighs the token kind "attn"."""
+    norm: nn.Module | None = None
+    """Final norm to apply to the hidden state, if any."""
 
 
-def find_taps(
-    module: nn.Module, *, tap: Tap, layers: Sequence[int], architecture: str
-) -> tuple[TapPoint, ...]:
+def find_taps(vit: ViT, *, tap: Tap, layers: Sequence[int]) -> tuple[TapPoint, ...]:
     """Return the tap point of every layer.
 
     Args:
-        module: A timm ViT.
+        vit: The model.
         tap: "norm2", "block", "block-norm" or one of INNER_TAPS.
         layers: Numbers out of 1..B.
-        architecture: Name of the model, for errors.
 
     Raises:
         UnknownNameError: There is no such tap.
@@ -81,103 +74,55 @@ def find_taps(
     if tap not in get_args(Tap):
         raise UnknownNameError("tap", tap, get_args(Tap))
     find = _find_inner if tap in INNER_TAPS else _find
-    points = tuple(
-        find(module, tap=tap, layer=layer, architecture=architecture) for layer in layers
-    )
-    if len(widths := {point.width for point in points}) > 1:
+    points = tuple(find(vit, tap=tap, layer=layer) for layer in layers)
+    if len(widths := {point.place.width for point in points}) > 1:
         raise BackboneError(
-            f"{architecture}: tap {tap} expects one width for all layers, got "
+            f"{vit.architecture}: tap {tap} expects one width for all layers, got "
             f"{', '.join(map(str, sorted(widths)))}: choose layers of one width, or tap 'block'"
         )
     return points
 
 
-def drop_later_blocks(module: Any, *, tap: Tap, layers: Sequence[int]) -> None:
+def drop_later_blocks(vit: ViT, *, tap: Tap, layers: Sequence[int]) -> None:
     """Remove the blocks after the last tap, so that they are not computed."""
     last = max(layers)
-    module.blocks = module.blocks[: last + 1 if tap == "norm2" else last]
+    owner, _, name = vit.blocks_path.rpartition(".")
+    parent: Any = vit.module.get_submodule(owner)
+    setattr(parent, name, getattr(parent, name)[: last + 1 if tap == "norm2" else last])
 
 
-def _find_inner(module: Any, *, tap: Tap, layer: int, architecture: str) -> TapPoint:
-    block: Any = module.blocks[layer - 1]
-    mlp: Any = getattr(block, "mlp", None)
-    part = _inner_module(block, mlp, tap)
-    if part is None:
-        other = "act" if tap == "fc1" and isinstance(mlp, SwiGLU) else "block"
-        within = f" with {type(mlp).__name__}" if isinstance(mlp, nn.Module) else ""
-        raise BackboneError(
-            f"{architecture}: tap {tap} expects {INNER_TAPS[tap]}, got {type(block).__name__}"
-            f"{within}: use tap '{other}'"
-        )
-    width = module.embed_dim
-    if tap in ("fc1", "act"):
-        width = mlp.fc1.out_features if tap == "fc1" else mlp.fc2.in_features
-    return TapPoint(layer=layer, module=part, is_input=tap == "norm1", block=block, width=width)
+def _find_inner(vit: ViT, *, tap: Tap, layer: int) -> TapPoint:
+    block = vit.blocks[layer - 1]
+    if tap not in block.places:
+        raise _missing(vit, block, tap=tap, expected=INNER_TAPS[tap])
+    return TapPoint(layer=layer, place=block.places[tap], block=block)
 
 
-def _inner_module(block: Any, mlp: Any, tap: Tap) -> nn.Module | None:
-    """Return the module that a tap of INNER_TAPS reads, or None if a block has none."""
-    attention: nn.Module | None = getattr(block, "attn", None)
-    if tap == "norm1":
-        # read as the attention's input, when the attention's weights are known too
-        return attention if hasattr(block, "norm1") and _is_pre_norm(block) else None
-    if tap == "attn":
-        return attention
-    if tap == "mlp":
-        return mlp  # type: ignore[no-any-return]
-    if not isinstance(mlp, Mlp | GluMlp | SwiGLU):
-        return None
-    # dropout does nothing in evaluation mode, and its input is no module's output in a gated MLP
-    return getattr(mlp, "fc1", None) if tap == "fc1" else mlp.drop1
-
-
-def _find(module: Any, *, tap: Tap, layer: int, architecture: str) -> TapPoint:
-    blocks: list[Any] = list(module.blocks)
-    behind, width = blocks[layer - 1], module.embed_dim
-    if tap == "norm2" and layer < len(blocks):
-        block = blocks[layer]
-        if not _norm2_feeds_mlp(block):
-            raise BackboneError(
-                f"{architecture}: tap norm2 expects blocks that normalise in norm2 before their "
-                f"MLP, got {type(block).__name__}: use tap 'block'"
+def _find(vit: ViT, *, tap: Tap, layer: int) -> TapPoint:
+    behind = vit.blocks[layer - 1]
+    if tap == "norm2" and layer < len(vit.blocks):
+        block = vit.blocks[layer]
+        if tap not in block.places:
+            raise _missing(
+                vit, block, tap=tap, expected="blocks that normalise in norm2 before their MLP"
             )
-        return TapPoint(layer=layer, module=block.norm2, block=block, width=width)
+        return TapPoint(layer=layer, place=block.places[tap], block=block)
     if tap == "block":
-        return TapPoint(layer=layer, module=behind, block=behind, width=width)
-    norm = _final_norm(module)
-    if norm is None:
+        return TapPoint(layer=layer, place=behind.output, block=behind)
+    if vit.final_norm is None:
         raise BackboneError(
-            f"{architecture}: tap {tap} needs a final norm for layer {layer}, "
+            f"{vit.architecture}: tap {tap} needs a final norm for layer {layer}, "
             "and this architecture has none: use tap 'block'"
         )
-    applied_in_forward: Any = getattr(module, "norm", None)
-    if tap == "norm2" and norm is applied_in_forward:
-        return TapPoint(layer=layer, module=norm, block=behind, width=width)
-    return TapPoint(layer=layer, module=behind, norm=norm, block=behind, width=width)
+    if tap == "norm2" and vit.norm_in_forward:
+        place = Place(module=vit.final_norm, width=vit.width)
+        return TapPoint(layer=layer, place=place, block=behind)
+    return TapPoint(layer=layer, place=behind.output, norm=vit.final_norm, block=behind)
 
 
-def _final_norm(module: nn.Module) -> nn.Module | None:
-    """Return the norm that carries the weights after the last block, or None."""
-    for name in ("norm", "fc_norm"):
-        norm = getattr(module, name, None)
-        if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
-            return norm
-    return None
-
-
-def _norm2_feeds_mlp(block: nn.Module) -> bool:
-    """Return whether the block normalises in norm2 before its MLP."""
-    return (
-        isinstance(getattr(block, "norm2", None), nn.Module)
-        and hasattr(block, "mlp")
-        and _is_pre_norm(block)
-    )
-
-
-def _is_pre_norm(block: nn.Module) -> bool:
-    """Return whether a block's norms precede its attention and MLP.
-
-    timm's post-norm blocks have norms of the same names behind them, whose outputs are no hidden
-    states.
-    """
-    return "Post" not in type(block).__name__
+def _missing(vit: ViT, block: Block, *, tap: str, expected: str) -> BackboneError:
+    mlp = block.places.get("mlp")
+    within = f" with {type(mlp.module).__name__}" if mlp and tap in ("fc1", "act") else ""
+    other = "act" if tap == "fc1" and "act" in block.places else "block"
+    reason = block.reasons.get(tap) or f"expects {expected}, got {block.kind}{within}"
+    return BackboneError(f"{vit.architecture}: tap {tap} {reason}: use tap '{other}'")

@@ -19,6 +19,7 @@ from torch import nn
 from layercache.errors import BackboneError
 from layercache.extraction.models.backbone import load_backbone
 from layercache.extraction.models.class_attention import check_class_attention
+from layercache.extraction.models.sources.timm import timm_vit
 from tests.extraction.models.families import IMAGES, SMALL, checkpoint
 
 
@@ -34,16 +35,18 @@ def test_check_class_attention_of_a_block_without_one_softmax_attention_raises(
     block_fn: type[nn.Module], options: dict[str, Any], got: str
 ) -> None:
     module: Any = VisionTransformer(block_fn=block_fn, **options, **SMALL)
+    module.pretrained_cfg = {"architecture": "it"}
     with pytest.raises(
         BackboneError,
         match=f"it: tokens 'attn' expect blocks with one softmax attention, got {got} 'attn' out",
     ):
-        check_class_attention(module.blocks[0], architecture="it")
+        check_class_attention(timm_vit(module).blocks[0], architecture="it")
 
 
 def test_check_class_attention_accepts_post_norm() -> None:
     module: Any = VisionTransformer(block_fn=ResPostBlock, **SMALL)
-    check_class_attention(module.blocks[0], architecture="it")
+    module.pretrained_cfg = {"architecture": "it"}
+    check_class_attention(timm_vit(module).blocks[0], architecture="it")
 
 
 def test_class_attention_with_some_layers_equals_all_layers() -> None:

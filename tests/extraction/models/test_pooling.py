@@ -50,7 +50,7 @@ def pooling(
 ) -> TokenPooling:
     return TokenPooling(
         kinds=parse_kinds(kinds),
-        has_class_token=class_token,
+        class_token=0 if class_token else None,
         num_prefix_tokens=prefix,
         grid_size=grid,
         num_registers=registers,

@@ -13,8 +13,8 @@ from timm.data import resolve_data_config
 from timm.layers import QuickGELU
 
 from layercache.extraction.models import vit_nano
-from layercache.extraction.models.class_attention import has_class_attention
 from layercache.extraction.models.registry import MODELS, ModelInfo
+from layercache.extraction.models.sources.timm_attention import class_attention_of
 
 
 def figures(module: Any) -> tuple[float, int, int, tuple[int, ...], bool]:
@@ -40,7 +40,7 @@ def test_registry_figures_equal_timms(info: ModelInfo) -> None:
         )
     assert figures(module) == (info.params_m, info.width, info.depth, (info.patch_size,) * 2, True)
     assert module.patch_embed.img_size == (info.input_size,) * 2
-    assert info.class_attention == all(map(has_class_attention, module.blocks))
+    assert info.class_attention == all(map(class_attention_of, module.blocks))
     assert info.registers == (module.reg_token is not None)
 
 

@@ -19,14 +19,21 @@ from timm.models.vision_transformer import (
 from torch import nn
 
 from layercache.errors import BackboneError, UnknownNameError
+from layercache.extraction.models.sources.timm import timm_vit
 from layercache.extraction.models.taps import find_taps
+from layercache.extraction.models.vit import ViT
 from tests.extraction.models.families import SMALL
 
 
 def tapped_modules(
     module: nn.Module, tap: Any, layers: tuple[int, ...] = (1, 2, 3, 4)
 ) -> list[nn.Module]:
-    return [point.module for point in find_taps(module, tap=tap, layers=layers, architecture="it")]
+    return [point.place.module for point in find_taps(described(module), tap=tap, layers=layers)]
+
+
+def described(module: Any) -> ViT:
+    module.pretrained_cfg = {"architecture": "it"}
+    return timm_vit(module)
 
 
 BLOCK_TYPES = [
@@ -92,9 +99,9 @@ def test_find_taps_norm1_of_a_block_whose_attention_does_not_read_it_raises(
         block.attn.register_forward_pre_hook(lambda m, args: seen.update(attn_input=args[0]))
     module.eval().forward_features(torch.zeros(1, 3, 32, 32))
     if "norm1_output" in seen and seen["norm1_output"] is seen["attn_input"]:
-        points = find_taps(module, tap="norm1", layers=(1, 2, 3, 4), architecture="it")
-        assert [point.module for point in points] == [block.attn for block in module.blocks]
-        assert all(point.is_input for point in points)
+        points = find_taps(described(module), tap="norm1", layers=(1, 2, 3, 4))
+        assert [point.place.module for point in points] == [block.attn for block in module.blocks]
+        assert all(point.place.is_input for point in points)
     else:
         with pytest.raises(
             BackboneError,

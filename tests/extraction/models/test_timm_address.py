@@ -22,7 +22,7 @@ import layercache
 from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction.models.backbone import load_backbone
 from layercache.extraction.models.checkpoint import digest_weights
-from layercache.extraction.models.timm_source import describe_model
+from layercache.extraction.models.sources import describe_model
 from layercache.extraction.options import ExtractOptions
 
 IMAGES = torch.randint(

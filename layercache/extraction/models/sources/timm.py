@@ -1,22 +1,18 @@
-"""A model's name to its timm module with weights, geometry and preprocessing."""
+"""timm's ViTs, by short name, timm name or address, with weights and preprocessing."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.layers import GluMlp, Mlp, SwiGLU
 from timm.models import get_arch_name, is_model, model_entrypoint
 from torch import nn
 
-from layercache._offline import is_offline
-from layercache.cache.format.origin import model_source
 from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction.models.checkpoint import (
     SkipInit,
@@ -26,18 +22,20 @@ from layercache.extraction.models.checkpoint import (
     read_checkpoint,
     remove_head,
 )
-from layercache.extraction.models.class_attention import has_class_attention
 from layercache.extraction.models.data_config import resolve_preprocessing, timm_transform
 from layercache.extraction.models.download import download_model
-from layercache.extraction.models.preprocessing import Preprocessing, format_size
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions, check_divisible
+from layercache.extraction.models.input_size import grid_at
+from layercache.extraction.models.places import Path, Paths, find_blocks
+from layercache.extraction.models.preprocessing import format_size
 from layercache.extraction.models.projection import check_has_projection, load_projection
 from layercache.extraction.models.registry import MODELS, ModelInfo
-from layercache.extraction.models.timm_address import (
+from layercache.extraction.models.sources.timm_address import (
     address_checkpoint,
     create_from_address,
     is_address,
 )
+from layercache.extraction.models.sources.timm_attention import class_attention_of
+from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest, ViT
 from layercache.extraction.models.vit_nano import create_vit_nano, weights_path
 
 VIT_MODULES = ("vision_transformer", "deit", "eva", "beit")
@@ -46,69 +44,16 @@ VIT_ATTRIBUTES = ("blocks", "patch_embed", "forward_features", "num_prefix_token
 """Attributes that a timm model must have to be used as a ViT."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A frozen ViT with its weights."""
-
-    module: nn.Module
-    """The timm module: float32, evaluation mode, without its head."""
-    projection: nn.Linear | None
-    """CLIP's projection, if requested."""
-    architecture: str
-    """timm's name without the weights tag."""
-    weights_digest: str
-    """SHA-256, hex, of the checkpoint's own weights (before positions are resampled).
-
-    The projection is included only if it is used.
-    """
-    preprocessing: Preprocessing
-    """The weights' own preprocessing."""
-    depth: int
-    """Number of blocks B."""
-    has_class_token: bool
-    """True if token 0 is a class token."""
-    num_prefix_tokens: int
-    """Number of tokens before the first patch."""
-    num_registers: int
-    """Number of registers among them, the last ones."""
-    grid_size: tuple[int, int]
-    """(h, w) patches."""
-    notes: tuple[str, ...]
-    """Remarks for the user."""
-
-
-def load_model(
-    name: str,
-    *,
-    weights: str | Path | None = None,
-    projected: bool = False,
-    paper_compat: bool = False,
-    preprocessing: Preprocessing | PreprocessingOptions | None = None,
-    offline: bool = False,
-    check: Callable[[nn.Module, tuple[int, int]], object] | None = None,
-) -> LoadedModel:
-    """Load a model with its own weights, or those of a file.
+def load(name: str, request: LoadRequest, *, check: Check) -> LoadedModel:
+    """Load a model with its own weights, or those of a file; see `sources.load_model`.
 
     Args:
         name: A short name of MODELS, timm's name of a ViT, or its address ("hf-hub:ORG/NAME",
             "local-dir:PATH").
-        weights: A checkpoint file; by default the bundled one, that of the address, or what timm
-            downloads.
-        projected: Also load CLIP's projection into the joint space.
-        paper_compat: Use the paper's preprocessing for DINOv2 and MAE.
-        preprocessing: Options that replace parts of the weights' own preprocessing, or a
-            preprocessing to use instead.
-        offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
-        check: Called with the bare architecture and its grid (h, w) of patches at the input size;
-            may raise before weights are read or downloaded.
-
-    Raises:
-        UnknownNameError: There is no such model.
-        BackboneError: The model is no ViT, or the weights cannot be loaded.
-        OptionError: The model's patches do not divide the input size.
+        request: What to load.
+        check: Called with the bare architecture.
     """
-    info = MODELS.get(name)
-    offline = is_offline(offline)
+    info, weights, offline = MODELS.get(name), request.weights, request.offline
     module: Any
     if is_address(name):
         with SkipInit():
@@ -125,23 +70,21 @@ def load_model(
         with torch.device("meta") if weights is None else nullcontext():
             module = _create(timm_name)
         _check_is_vit(module, name=name)
-    if projected:
+    if request.projected:
         check_has_projection(module, name=name)
     resolved, notes = resolve_preprocessing(
-        module.pretrained_cfg, info, preprocessing, paper_compat=paper_compat
+        module.pretrained_cfg, info, request.preprocessing, paper_compat=request.paper_compat
     )
     grid_size = _grid_size(module, resolved.input_size, name=name)
-    if check is not None:
-        check(module, grid_size)
+    check(timm_vit(module, grid_size=grid_size))
     projection = None
     if is_address(name):
         weights = weights or address_checkpoint(name, offline=offline)
     elif weights is None:
         module = download_model(timm_name, name=name, offline=offline)
-        projection = load_projection(module, None, name=name) if projected else None
+        projection = load_projection(module, None, name=name) if request.projected else None
     remove_head(module)
     config = module.pretrained_cfg
-    architecture = config["architecture"]
     notes += _timm_notes(config)
     if weights is not None:
         state, left_out = load_weights(
@@ -151,46 +94,103 @@ def load_model(
             timm_module=timm_module,
         )
         notes += left_out
-        if projected:
+        if request.projected:
             projection = load_projection(module, state, name=name)
         # the tensors fit, but an activation, for example, is in no tensor
         declared = declared_architecture(weights)
-        if declared not in (None, architecture):
-            notes += (f"{weights} declares {declared}, loaded as {architecture}",)
+        if declared not in (None, config["architecture"]):
+            notes += (f"{weights} declares {declared}, loaded as {config['architecture']}",)
     digested = dict(module.state_dict())
     if projection is not None:
         digested |= {f"head.{key}": value for key, value in projection.state_dict().items()}
     weights_digest = digest_weights(digested)  # before positions are resampled
 
     notes += _set_input_size(module, resolved.input_size)
+    module = module.eval().requires_grad_(False)
     return LoadedModel(
-        module=module.eval().requires_grad_(False),
+        vit=timm_vit(module, grid_size=grid_size),
         projection=projection,
-        architecture=architecture,
         weights_digest=weights_digest,
         preprocessing=resolved,
-        depth=len(module.blocks),
-        has_class_token=has_class_token(module),
-        num_prefix_tokens=module.num_prefix_tokens,
-        num_registers=num_registers(module),
-        grid_size=grid_size,
         notes=notes,
     )
 
 
+def timm_vit(module: Any, *, grid_size: tuple[int, int] | None = None) -> ViT:
+    """Return the description of a ViT of timm.
+
+    Args:
+        module: The module, with or without weights and head.
+        grid_size: (h, w) patches at the input size; by default the module's own.
+    """
+    registers = getattr(module, "reg_token", None)
+    final_norm = _final_norm(module)
+    return ViT(
+        module=module,
+        forward=module.forward_features,
+        architecture=module.pretrained_cfg["architecture"],
+        blocks=find_blocks(
+            module,
+            "blocks",
+            _block_paths,
+            width=module.embed_dim,
+            class_attention=class_attention_of,
+        ),
+        blocks_path="blocks",
+        width=module.embed_dim,
+        final_norm=final_norm,
+        norm_in_forward=final_norm is not None and final_norm is getattr(module, "norm", None),
+        num_prefix_tokens=module.num_prefix_tokens,
+        class_token=None if getattr(module, "cls_token", None) is None else 0,
+        num_registers=0 if registers is None else registers.shape[1],
+        grid_size=grid_size or tuple(module.patch_embed.grid_size),
+    )
+
+
+def _block_paths(block: nn.Module) -> Paths:
+    """Return where timm's blocks have their places.
+
+    Norms of post-norm blocks, of the same names, are behind the attention and the MLP, and their
+    outputs are no hidden states.
+    """
+    is_pre_norm = "Post" not in type(block).__name__
+    has_inner = isinstance(getattr(block, "mlp", None), Mlp | GluMlp | SwiGLU)
+    return Paths(
+        # read as the attention's input, when the attention's weights are known too
+        norm1=Path("attn", is_input=True) if is_pre_norm and hasattr(block, "norm1") else None,
+        attn="attn",
+        norm2="norm2" if is_pre_norm and hasattr(block, "mlp") else None,
+        fc1="mlp.fc1" if has_inner else None,
+        # dropout does nothing in evaluation mode, and its input is no module's output in a gated
+        # MLP
+        act="mlp.drop1" if has_inner else None,
+        fc2="mlp.fc2",
+        mlp="mlp",
+    )
+
+
+def _final_norm(module: nn.Module) -> nn.Module | None:
+    """Return the norm that carries the weights after the last block, or None.
+
+    It is `norm`, or `fc_norm` in a model that pools before it normalises.
+    """
+    for name in ("norm", "fc_norm"):
+        norm = getattr(module, name, None)
+        if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
+            return norm
+    return None
+
+
 def _grid_size(module: Any, size: tuple[int, int], *, name: str) -> tuple[int, int]:
     """Return the grid (h, w) of patches at an input size (H, W)."""
-    embed = module.patch_embed
-    if tuple(embed.img_size) == size:
-        return tuple(embed.grid_size)
-    if not hasattr(module, "set_input_size"):
-        raise BackboneError(
-            f"{name}: {module.pretrained_cfg['architecture']} cannot run at {format_size(size)}, "
-            f"only at {format_size(embed.img_size)}: choose another model"
-        )
-    patch = [pixels // n for pixels, n in zip(embed.img_size, embed.grid_size, strict=True)]
-    check_divisible(size, patch, model=name)
-    return size[0] // patch[0], size[1] // patch[1]
+    return grid_at(
+        size,
+        native_size=tuple(module.patch_embed.img_size),
+        native_grid=tuple(module.patch_embed.grid_size),
+        resizable=hasattr(module, "set_input_size"),
+        name=name,
+        architecture=module.pretrained_cfg["architecture"],
+    )
 
 
 def _set_input_size(module: Any, size: tuple[int, int]) -> tuple[str, ...]:
@@ -209,20 +209,13 @@ def _set_input_size(module: Any, size: tuple[int, int]) -> tuple[str, ...]:
     )
 
 
-def describe_model(name: str, *, offline: bool = False) -> ModelInfo:
-    """Return the figures of any model that `load_model` accepts, without its weights.
+def describe(name: str, *, offline: bool = False) -> ModelInfo:
+    """Return the figures of any model that `load` accepts; see `sources.describe_model`.
 
     Args:
-        name: The model, as for `load_model`.
-        offline: Forbid the download of an address's config.json, as $LAYERCACHE_OFFLINE does.
-
-    Raises:
-        UnknownNameError: There is no such model.
-        BackboneError: The model is no ViT, or its address cannot be read.
+        name: The model, as for `load`.
+        offline: Forbid the download of an address's config.json.
     """
-    if name in MODELS:
-        return MODELS[name]
-    name, offline = model_source(name), is_offline(offline)
     if not is_address(name):
         _defining_module(name)
     with torch.device("meta"):
@@ -230,21 +223,21 @@ def describe_model(name: str, *, offline: bool = False) -> ModelInfo:
         module: Any = create_from_address(name, offline=offline) if address else _create(name)
     _check_is_vit(module, name=name)
     remove_head(module)
-    config, embed = module.pretrained_cfg, module.patch_embed
+    config, embed, vit = module.pretrained_cfg, module.patch_embed, timm_vit(module)
     notes = "; ".join(_timm_notes(config))
     return ModelInfo(
         name=name,
         architecture=config["architecture"],
         params_m=sum(p.numel() for p in module.parameters()) / 1e6,
-        width=module.embed_dim,
-        depth=len(module.blocks),
+        width=vit.width,
+        depth=len(vit.blocks),
         input_size=embed.img_size[0],
         patch_size=embed.img_size[0] // embed.grid_size[0],
         note=notes or _weights_note(name, config),
         transform=timm_transform(config),
-        class_token=has_class_token(module),
-        class_attention=all(has_class_attention(block) for block in module.blocks),
-        registers=num_registers(module) > 0,
+        class_token=vit.class_token is not None,
+        class_attention=all(block.class_attention is not None for block in vit.blocks),
+        registers=vit.num_registers > 0,
     )
 
 
@@ -252,17 +245,6 @@ def _weights_note(name: str, config: dict[str, Any]) -> str:
     if is_address(name):
         return "those of the folder" if name.startswith("local-dir:") else f"those of {name}"
     return f"timm's weights: {config.get('tag') or 'none'}"
-
-
-def has_class_token(module: Any) -> bool:
-    """Return whether token 0 of a timm ViT is a class token."""
-    return getattr(module, "cls_token", None) is not None
-
-
-def num_registers(module: Any) -> int:
-    """Return the number of registers of a timm ViT."""
-    registers = getattr(module, "reg_token", None)
-    return 0 if registers is None else registers.shape[1]
 
 
 def _defining_module(timm_name: str) -> str:
