@@ -137,7 +137,7 @@ def textbook(head: HeadSpec, dropout: float = 0.0) -> nn.Module:
     return (
         TextbookLinear(**shape)
         if head.kind == "linear"
-        else TextbookAttentive(**shape, heads=head.num_heads, dropout=dropout)
+        else TextbookAttentive(**shape, num_heads=head.num_heads, dropout=dropout)
     )
 
 

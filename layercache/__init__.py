@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from layercache.errors import LayercacheError
 
 if TYPE_CHECKING:
+    from layercache import heads
     from layercache.cache import Cache, open_cache
     from layercache.cache.copy import copy_cache
     from layercache.deploy import load_classifier
@@ -42,6 +43,7 @@ __all__ = [
     "errors",
     "extract",
     "find_probe",
+    "heads",
     "load_classifier",
     "load_head",
     "open_cache",
@@ -74,12 +76,14 @@ _HOMES = {
     "run_study": "layercache.study",
 }
 
+_MODULES = ("errors", "heads")
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("layercache._version").installed_version()
-    if name == "errors":
-        return import_module("layercache.errors")
+    if name in _MODULES:
+        return import_module(f"layercache.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'layercache' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

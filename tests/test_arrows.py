@@ -40,11 +40,12 @@ ROOMS = {
     "extraction": {"cache", "engine"},
     "probing": {"cache", "engine"},
     "reporting": {"probing", "cache"},
-    "deploy": {"probing", "extraction"},
+    "heads": {"probing"},
+    "deploy": {"probing", "extraction", "heads"},
     "study": {"extraction", "probing", "reporting", "cache", "engine"},
     "testing": {"cache", "probing"},
     "demo": {"extraction", "probing", "reporting", "cache"},
-    "__init__": {"extraction", "probing", "reporting", "cache", "deploy", "study"},
+    "__init__": {"extraction", "probing", "reporting", "cache", "deploy", "study", "heads"},
 }
 """Room -> rooms that its files may import."""
 FLOORS = {

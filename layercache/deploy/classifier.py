@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from layercache import heads
 from layercache._devices import resolve_device
-from layercache.deploy.inference_heads import inference_head
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
 from layercache.extraction.models.preprocessing import Preprocessing
@@ -59,7 +58,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.vit: nn.Module = backbone.module
         self.projection = backbone.projection
-        self.head = inference_head(checkpoint.spec, checkpoint.state_dict)
+        self.head = heads.load(checkpoint).requires_grad_(False)
         stored = ((layer, token) for layer in backbone.layers for token in backbone.tokens)
         positions = {pair: i for i, pair in enumerate(stored)}
         self.token_index: Tensor
@@ -76,7 +75,6 @@ class Classifier(nn.Module):
         """Map preprocessed, normalised images, float (B, 3, H, W), to logits, float32 (B, C)."""
         tokens_ltbd = self.backbone.forward_tokens(images.to(self.backbone.compute_dtype))
         x_bsd = tokens_ltbd.flatten(0, 1).index_select(0, self.token_index).transpose(0, 1)
-        x_bsd = F.normalize(x_bsd.float(), dim=-1)
         logits: Tensor = self.head(x_bsd)
         return logits
 

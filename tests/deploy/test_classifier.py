@@ -177,7 +177,7 @@ def test_classifier_is_frozen_and_moves_to_a_device_as_one_module(trained: Train
     assert not classifier.training
     assert not any(p.requires_grad for p in classifier.parameters())
     names = dict(classifier.named_parameters())
-    assert "head.weight" in names
+    assert "head.classifier.weight" in names
     assert "vit.blocks.0.attn.qkv.weight" in names
     moved = classifier.to("meta")
     assert {p.device.type for p in moved.parameters()} == {"meta"}

@@ -1,71 +1,49 @@
-"""Reference heads, written plainly: one configuration, keys and values of every token."""
+"""The public modules in their readable form, and helpers to compare parameters of G of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from layercache import heads
 
-class TextbookAttentive(nn.Module):
-    """Attention of one query over the tokens, output map, BatchNorm, classifier (PROTOCOL.md)."""
 
-    def __init__(
-        self,
-        *,
-        tokens: int,
-        width: int,
-        classes: int,
-        heads: int | None = None,
-        dropout: float = 0.0,
-    ) -> None:
+class TextbookAttentive(heads.AttentiveHead):
+    """`forward_reference` of tokens that are normalized already."""
+
+    def __init__(self, **shape: int) -> None:
+        super().__init__(**shape, normalize=False)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_reference(x)
+
+
+class TextbookHybrid(heads.HybridHead):
+    """`forward_reference` of tokens that are normalized already."""
+
+    def __init__(self, *, embedding_ids: tuple[int, ...], **shape: int) -> None:
+        super().__init__(**shape, embedding_ids=embedding_ids, normalize=False)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_reference(x)
+
+
+class TextbookLinear(heads.LinearHead):
+    """The linear head of tokens that are normalized already."""
+
+    def __init__(self, **shape: int) -> None:
+        super().__init__(**shape, normalize=False)  # type: ignore[arg-type]
+
+
+class GivenDropout(nn.Module):
+    """Multiplies attention weights (B, T, H) by given factors, in place of random ones."""
+
+    def __init__(self, factors_bth: Tensor) -> None:
         super().__init__()
-        self.heads = heads or tokens
-        self.length = 2 * (width // self.heads)
-        inner = self.heads * self.length
-        self.query = nn.Parameter(torch.randn(width) * 0.02)
-        self.norm_query, self.norm_key, self.norm_value = (
-            nn.LayerNorm(width),
-            nn.LayerNorm(width),
-            nn.LayerNorm(width),
-        )
-        self.to_query, self.to_key, self.to_value = (
-            nn.Linear(width, inner, bias=False) for _ in range(3)
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(inner, width)
-        self.batch_norm = nn.BatchNorm1d(width)
-        self.classifier = nn.Linear(width, classes)
+        self.factors_bth = factors_bth
 
-    def attention(self, x_bsd: Tensor) -> Tensor:
-        """Return attention weights (B, H, S)."""
-        b, s, _ = x_bsd.shape
-        q = self.to_query(self.norm_query(self.query)).view(self.heads, 1, self.length)
-        k = self.to_key(self.norm_key(x_bsd)).view(b, s, self.heads, self.length).transpose(1, 2)
-        return (q @ k.transpose(-1, -2) * self.length**-0.5).softmax(-1)[:, :, 0]
-
-    def forward(self, x_bsd: Tensor, kept_bhs: Tensor | None = None) -> Tensor:
-        """Return logits (B, C); `kept_bhs` replaces dropout by a given factor per weight."""
-        b, s, _ = x_bsd.shape
-        v = (
-            self.to_value(self.norm_value(x_bsd))
-            .view(b, s, self.heads, self.length)
-            .transpose(1, 2)
-        )
-        a = self.attention(x_bsd)
-        a = self.dropout(a) if kept_bhs is None else a * kept_bhs
-        o = (a[:, :, None] @ v)[:, :, 0].reshape(b, -1)
-        return self.classifier(self.batch_norm(self.output(o)))
-
-
-class TextbookLinear(nn.Module):
-    """One affine map of the concatenated tokens."""
-
-    def __init__(self, *, tokens: int, width: int, classes: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(tokens * width, classes)
-
-    def forward(self, x_bsd: Tensor) -> Tensor:
-        return self.classifier(x_bsd.flatten(1))
+    def forward(self, weights_bth: Tensor) -> Tensor:
+        return weights_bth * self.factors_bth
 
 
 def randomize(module: torch.nn.Module) -> torch.nn.Module:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.attentive import AttentiveHead
-from layercache.probing.heads.hybrid import EmbeddingHead
-from layercache.probing.heads.linear import LinearHead
+from layercache.probing.heads.attentive import BatchedAttentiveHead
+from layercache.probing.heads.hybrid import BatchedEmbeddingHead
+from layercache.probing.heads.linear import BatchedLinearHead
 from layercache.probing.heads.spec import KINDS, HeadSpec
 
 __all__ = ["KINDS", "Head", "HeadSpec", "build", "parameter_shapes"]
@@ -49,8 +49,8 @@ class Head(typing.Protocol):
 def build(spec: HeadSpec) -> Head:
     """Return the head of a spec."""
     if spec.kind == "linear":
-        return LinearHead(spec)
-    return AttentiveHead(spec) if spec.embedding_ids is None else EmbeddingHead(spec)
+        return BatchedLinearHead(spec)
+    return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedEmbeddingHead(spec)
 
 
 def parameter_shapes(spec: HeadSpec) -> dict[str, tuple[int, ...]]:

@@ -34,7 +34,7 @@ BATCH_NORM_MOMENTUM = 0.1
 QUERY_STD = 0.02
 
 
-class AttentiveHead:
+class BatchedAttentiveHead:
     """G attentive heads; parameters are dicts name -> (G, ...) named as in the textbook module."""
 
     buffers: tuple[str, ...] = ("batch_norm.running_mean", "batch_norm.running_var")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layercache.errors import HeadMismatchError, ProbeError
 from layercache.probing.heads import HeadSpec, build
-from layercache.probing.heads.attentive import AttentiveHead
+from layercache.probing.heads.attentive import BatchedAttentiveHead
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +84,7 @@ class FittedHead:
         """
         x = self._normalize(tokens)
         head = build(self.spec)
-        if not isinstance(head, AttentiveHead):
+        if not isinstance(head, BatchedAttentiveHead):
             raise ProbeError(
                 f"a {self.spec.kind} head has no attention; "
                 "attentive, attentive-tokens and hybrid heads do"

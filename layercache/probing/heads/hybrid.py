@@ -19,13 +19,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.attentive import LAYER_NORM_EPS, AttentiveHead
+from layercache.probing.heads.attentive import LAYER_NORM_EPS, BatchedAttentiveHead
 from layercache.probing.heads.spec import HeadSpec
 
 EMBEDDING_STD = 0.02
 
 
-class EmbeddingHead(AttentiveHead):
+class BatchedEmbeddingHead(BatchedAttentiveHead):
     """G attentive heads with the additional parameter "embedding" (G, K, D)."""
 
     def __init__(self, spec: HeadSpec) -> None:

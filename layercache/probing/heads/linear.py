@@ -14,7 +14,7 @@ from layercache.probing.heads.init import affine_map
 from layercache.probing.heads.spec import HeadSpec
 
 
-class LinearHead:
+class BatchedLinearHead:
     """G linear heads; parameters are dicts name -> (G, ...) named as in a torch.nn module."""
 
     buffers: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.probing.heads import HeadSpec, build
-from tests.probing.textbook import TextbookAttentive, randomize, stack_states
+from tests.probing.textbook import GivenDropout, TextbookAttentive, randomize, stack_states
 
 
 @settings(max_examples=25, deadline=None)
@@ -28,7 +28,7 @@ def test_attentive_head_with_and_without_dropout_equals_the_textbook_with_all_gr
     spec = HeadSpec(kind="attentive", tokens=s, width=d, classes=c, num_heads=h)
     head = build(spec)
     modules = [
-        randomize(TextbookAttentive(tokens=s, width=d, classes=c, heads=h)).train(train)
+        randomize(TextbookAttentive(tokens=s, width=d, classes=c, num_heads=h)).train(train)
         for _ in range(n)
     ]
     p = stack_states(modules, set(head.init_parameters(torch.Generator())))
@@ -41,10 +41,9 @@ def test_attentive_head_with_and_without_dropout_equals_the_textbook_with_all_gr
     (logits * cotangent).sum().backward()
 
     for g, module in enumerate(modules):
-        kept = None
         if dropped and train:
-            kept = (draw >= rates[g]).double().transpose(1, 2) / (1 - rates[g])
-        expected = module(x, kept)
+            module.attention_dropout = GivenDropout((draw >= rates[g]) / (1 - rates[g]))
+        expected = module(x)
         torch.testing.assert_close(logits[g], expected, rtol=1e-7, atol=1e-8)
         if train:
             (expected * cotangent[g]).sum().backward()

@@ -5,19 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.probing.heads import HeadSpec, build
-from tests.probing.textbook import TextbookAttentive, randomize, stack_states
-
-
-class TextbookEmbedding(TextbookAttentive):
-    """The textbook head of tokens with embeddings added."""
-
-    def __init__(self, *, ids: tuple[int, ...], **shape: int) -> None:
-        super().__init__(**shape)
-        self.ids = torch.tensor(ids)
-        self.embedding = torch.nn.Parameter(torch.randn(max(ids) + 1, shape["width"]) * 0.02)
-
-    def forward(self, x_bsd: torch.Tensor, kept_bhs: torch.Tensor | None = None) -> torch.Tensor:
-        return super().forward(x_bsd + self.embedding[self.ids], kept_bhs)
+from tests.probing.textbook import GivenDropout, TextbookHybrid, randomize, stack_states
 
 
 @settings(max_examples=15, deadline=None)
@@ -37,7 +25,9 @@ def test_embedding_head_equals_the_textbook_of_the_sums_with_all_gradients(
         HeadSpec(kind="hybrid", tokens=6, width=d, classes=3, num_heads=h, embedding_ids=ids)
     )
     modules = [
-        randomize(TextbookEmbedding(ids=ids, tokens=6, width=d, classes=3, heads=h)).train()
+        randomize(
+            TextbookHybrid(embedding_ids=ids, tokens=6, width=d, classes=3, num_heads=h)
+        ).train()
         for _ in range(n)
     ]
     p = stack_states(modules, set(head.init_parameters(torch.Generator())))
@@ -50,10 +40,9 @@ def test_embedding_head_equals_the_textbook_of_the_sums_with_all_gradients(
     logits = head.logits(p, head.preprocess(x), train=True, dropout=rates, uniform_bsh=draw)
     (logits * cotangent).sum().backward()
     for g, module in enumerate(modules):
-        expected = module(
-            x,
-            None if rates is None else (draw >= rates[g]).double().transpose(1, 2) / (1 - rates[g]),
-        )
+        if rates is not None:
+            module.attention_dropout = GivenDropout((draw >= rates[g]) / (1 - rates[g]))
+        expected = module(x)
         (expected * cotangent[g]).sum().backward()
         torch.testing.assert_close(logits[g], expected, rtol=1e-7, atol=1e-8)
         for name, parameter in module.named_parameters():

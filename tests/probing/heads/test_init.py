@@ -15,7 +15,7 @@ def test_init_parameters_load_into_the_textbook_module_and_have_its_distribution
         TextbookLinear(tokens=4, width=64, classes=5)
         if kind == "linear"
         else TextbookAttentive(
-            tokens=4, width=64, classes=5, heads=8 if kind == "attentive-tokens" else 4
+            tokens=4, width=64, classes=5, num_heads=8 if kind == "attentive-tokens" else 4
         )
     )
     parameters = build(spec).init_parameters(torch.Generator().manual_seed(3))

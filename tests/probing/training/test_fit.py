@@ -43,7 +43,7 @@ def plain(head: HeadSpec, state: dict[str, torch.Tensor] | None = None) -> torch
     module = (
         TextbookLinear(**shape)
         if head.kind == "linear"
-        else TextbookAttentive(**shape, heads=head.num_heads)
+        else TextbookAttentive(**shape, num_heads=head.num_heads)
     )
     if state is not None:
         module.load_state_dict(state)
