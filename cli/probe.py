@@ -105,6 +105,14 @@ Patience = Annotated[
     ),
 ]
 TestSplit = Annotated[str, typer.Option("--test", help="Split to test on.")]
+PaperCompat = Annotated[
+    bool,
+    typer.Option(
+        "--paper-compat",
+        help="Of settings with equal validation scores, take the first of the grid, as the paper "
+        "does, not the one of the lowest validation loss and largest weight decay.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="fp32 | bf16 for the products over tokens.")]
 Features = Annotated[
@@ -180,6 +188,7 @@ def train(
     batch_size: BatchSize = 2048,
     patience: Patience = None,
     test_split: TestSplit = "test",
+    paper_compat: PaperCompat = False,
     device: Device = "auto",
     precision: Precision = "fp32",
     features: Features = "auto",
@@ -242,6 +251,7 @@ def train(
             epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience
         ),
         test_split=test_split,
+        paper_compat=paper_compat,
         device=device,
         precision=precision,
         features=features,

@@ -37,6 +37,7 @@ def probe(
     epochs: int | None = None,
     train_config: TrainConfig | None = None,
     test_split: str = "test",
+    paper_compat: bool = False,
     **options: Any,
 ) -> Results:
     """Train heads on cached tokens and test them.
@@ -44,10 +45,11 @@ def probe(
     The defaults follow the paper (arXiv 2601.09322, "Attentive Multi-Layer Fusion").
 
     For every seed, a stratified 20 % of the training samples score the configurations by balanced
-    accuracy (mean average precision for multi-label; ties go to the first in the order lr, weight
-    decay, dropout). The best one is trained again on all training samples and tested once. Probes
-    are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained. A killed
-    search continues: scores are kept as they arrive, and training is saved every few minutes.
+    accuracy (mean average precision for multi-label). Ties go to the lower validation loss, then to
+    the larger weight decay. The best one is trained again on all training samples and tested once.
+    Probes are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained. A
+    killed search continues: scores are kept as they arrive, and training is saved every few
+    minutes.
 
     Args:
         cache: A cache or its folder.
@@ -77,6 +79,7 @@ def probe(
         epochs: Replaces the epochs of `train_config`.
         train_config: Schedule, batch size, noise and loss. Default: the paper's.
         test_split: Split to test on.
+        paper_compat: Break ties as the paper's code does, by the order lr, weight decay, dropout.
         **options: Fields of `layercache.probing.options.Options`.
 
     Returns:
@@ -118,6 +121,7 @@ def probe(
         train_config=train_config,
         precision=run_options.precision,
         test_split=test_split,
+        paper_compat=paper_compat,
     )
     with sigterm_as_interrupt():
         return Results(run_probes(specs, run_options))

@@ -59,6 +59,7 @@ def plan_probes(
     train_config: TrainConfig | None = None,
     precision: str = "fp32",
     test_split: str = "test",
+    paper_compat: bool = False,
 ) -> list[ProbeSpec]:
     """Return the probes that `probe` trains, in order and each once. Arguments as in `probe`.
 
@@ -107,6 +108,7 @@ def plan_probes(
                     train_config=config,
                     precision=precision,
                     test_split=test_split,
+                    paper_compat=paper_compat,
                 )
             )
     return _unique(specs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,15 @@ from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore, config_key
 from layercache.probing.metrics import selection_metric
 from layercache.probing.spec import ProbeSpec
+from layercache.probing.val_loss import LOSS
+
+TIED_DIGITS = 12
+"""Decimals of a score within which two configurations tie: means over folds differ by rounding."""
+LOSS_DIGITS = 3
+"""Significant digits of the validation loss that break a tie; others are noise, also between two
+machines."""
+STRONGER = {"weight_decay": 1.0, "C": -1.0, "k": 1.0}
+"""Hyperparameter of which the larger value (1) or the smaller one (-1) regularizes more."""
 
 
 def summarize(spec: ProbeSpec, scores: Sequence[ConfigScore]) -> list[ConfigScore]:
@@ -42,8 +52,10 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
 def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
     """Return the configurations that have not diverged, best first.
 
-    They are ranked by validation balanced accuracy (mean average precision for multi-label); ties
-    keep the order of the grid. Without scores (1 shot) the default configuration comes first.
+    They are ranked by validation balanced accuracy (mean average precision for multi-label). Ties
+    are broken by the validation loss, to three digits, then by the larger weight decay (the smaller
+    C of logreg, the larger k of knn), then by the order of the grid; with `paper_compat` by the
+    order of the grid alone. Without scores (1 shot) the default configuration comes first.
 
     Raises:
         ProbeError: All configurations diverged.
@@ -55,11 +67,24 @@ def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[Config
             "not finite): try smaller values of lr; with precision bf16, try fp32"
         )
     metric = selection_metric(multi_label=spec.head_spec.multi_label)
-    scores = {config.key: config.val_metrics or {} for config in usable}
-    if metric in scores[usable[0].key]:
-        return sorted(usable, key=lambda config: -scores[config.key][metric])
-    default = config_key(default_config(spec))
-    return sorted(usable, key=lambda config: config.key != default)
+    if metric not in (usable[0].val_metrics or {}):
+        default = config_key(default_config(spec))
+        return sorted(usable, key=lambda config: config.key != default)
+
+    def sort_key(config: ConfigScore) -> tuple[float, ...]:
+        score = -round((config.val_metrics or {})[metric], TIED_DIGITS)
+        return (score,) if spec.paper_compat else (score, *_tie_key(config))
+
+    return sorted(usable, key=sort_key)
+
+
+def _tie_key(config: ConfigScore) -> tuple[float, ...]:
+    """Return what decides among configurations of the same score; the smallest wins."""
+    loss = (config.val_metrics or {}).get(LOSS)
+    if loss is None or not math.isfinite(loss):
+        loss = math.inf
+    strength = [sign * config.hparams.get(name, 0.0) for name, sign in STRONGER.items()]
+    return (float(f"{loss:.{LOSS_DIGITS - 1}e}"), *(-value for value in strength))
 
 
 def default_config(spec: ProbeSpec) -> Mapping[str, float]:

@@ -21,7 +21,7 @@ from layercache.probing.training.config import TrainConfig
 
 BASELINES = ("knn", "logreg")
 HEADS = ("linear", "attentive", "attentive-tokens", "hybrid", *BASELINES)
-SCHEMA = 3
+SCHEMA = 4
 """Increased when a change makes a probe of the same specification come out differently."""
 
 Pairs = tuple[tuple[int, str], ...]
@@ -73,7 +73,7 @@ class ProbeSpec:
     head_spec: HeadSpec
     """Kind and shape of the head; for the baselines, of a linear head on the same tokens."""
     grid: tuple[Mapping[str, float], ...]
-    """Configurations to select from; ties go to the first."""
+    """Configurations to select from."""
     seed: int
     """Seed of the training subset, initial parameters, batch order and noise."""
     shots: int | None
@@ -88,11 +88,13 @@ class ProbeSpec:
     """Split that the head is trained and selected on."""
     test_split: str = "test"
     """Split that the head is tested on."""
+    paper_compat: bool = False
+    """Of configurations with equal validation scores, the first of the grid is selected."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""
         baseline = self.head in BASELINES
-        return {
+        values = {
             "schema": SCHEMA,
             "sources": [
                 {
@@ -112,6 +114,10 @@ class ProbeSpec:
             "precision": None if baseline else self.precision,
             "splits": [self.train_split, self.test_split],
         }
+        # options that are not used are left out, so that a new one changes no existing id
+        if self.paper_compat:
+            values["paper_compat"] = True
+        return values
 
     @property
     def id(self) -> str:

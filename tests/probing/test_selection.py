@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,50 @@ def test_rank_configs_orders_by_score_and_ties_by_grid(spec: Callable[..., Probe
     configs = [scored(1.0, 0.5), scored(2.0, 0.7), scored(3.0, 0.7), scored(4.0, None)]
     ranked = rank_configs(spec(lrs(1.0, 2.0, 3.0, 4.0)), configs)
     assert [config.hparams["lr"] for config in ranked] == [2.0, 3.0, 1.0]
+
+
+def tied(weight_decay: float, loss: float | None, *, lr: float = 0.1) -> ConfigScore:
+    return ConfigScore(
+        hparams={"lr": lr, "weight_decay": weight_decay},
+        fold=0,
+        val_metrics={"balanced_accuracy": 56 / 58, "loss": loss},  # type: ignore[dict-item]
+    )
+
+
+def test_rank_configs_breaks_ties_by_loss_then_by_the_larger_weight_decay(
+    spec: Callable[..., ProbeSpec],
+) -> None:
+    """As on 58 validation images, where all settings of two learning rates tied."""
+    decays = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    losses = (0.3, 0.2104, 0.2101, 0.21004, 0.4, 0.5, 0.6)
+    configs = [tied(d, loss) for d, loss in zip(decays, losses, strict=True)]
+    configs += [tied(d, 0.7, lr=0.01) for d in decays]
+    probe = spec(tuple(config.hparams for config in configs))
+    ranked = [config.hparams["weight_decay"] for config in rank_configs(probe, configs)]
+    assert ranked[:4] == [1e-3, 1e-4, 1e-5, 1e-6], "losses that agree to three digits tie"
+    assert ranked[7:] == sorted(decays, reverse=True)
+    first = rank_configs(replace(probe, paper_compat=True), configs)
+    assert first == configs
+
+
+def test_rank_configs_puts_a_tie_without_a_finite_loss_last(
+    spec: Callable[..., ProbeSpec],
+) -> None:
+    configs = [tied(1.0, None), tied(0.5, float("inf")), tied(0.1, 9.0)]
+    ranked = rank_configs(spec(tuple(c.hparams for c in configs)), configs)
+    assert [config.hparams["weight_decay"] for config in ranked] == [0.1, 1.0, 0.5]
+
+
+def test_rank_configs_of_baselines_prefers_the_stronger_regularization(
+    spec: Callable[..., ProbeSpec],
+) -> None:
+    for name, values, best in (("k", (1.0, 5.0, 20.0), 20.0), ("C", (0.01, 1.0, 100.0), 0.01)):
+        grid = tuple({name: value} for value in values)
+        configs = [
+            ConfigScore(hparams=h, fold=0, val_metrics={"balanced_accuracy": 1.0, "loss": 0.1})
+            for h in grid
+        ]
+        assert rank_configs(spec(grid, "knn"), configs)[0].hparams == {name: best}
 
 
 def test_rank_configs_without_scores_begins_with_the_default(

@@ -139,6 +139,8 @@ def read_settings(spec: Spec | Settings) -> Settings:
     else:
         training = _training(spec)
         head |= _grid(spec, ("lr", "weight_decay", "dropout"))
+    if spec.get("paper_compat"):
+        (training or head)["ties"] = "first of the grid"
     return Settings(
         schema=spec["schema"], data=data, extraction=extraction, training=training, head=head
     )

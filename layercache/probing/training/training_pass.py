@@ -28,6 +28,7 @@ from layercache.probing.training.config_batch import ConfigBatch, balanced_class
 from layercache.probing.training.schedule import Schedule
 from layercache.probing.training.standardize import Standardization
 from layercache.probing.training.token_loader import TokenLoader
+from layercache.probing.val_loss import LOSS, sample_losses
 
 
 @dataclass(frozen=True)
@@ -196,22 +197,27 @@ class TrainingPass:
 def _evaluate(
     batch: ConfigBatch, dataset: TokenLoader, rows: Tensor, *, batch_size: int
 ) -> list[dict[str, float]]:
-    """Return the metrics of every configuration.
+    """Return the metrics and the loss of every configuration.
 
     Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C).
     """
     single_label = batch.spec.task == CLASSIFICATION
-    parts, labels = [], []
+    parts, losses, labels = [], [], []
     for x, y in dataset.iter_batches(
         rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
     ):
         logits = batch.logits(x)
         parts.append((class_ranks(logits, y) if single_label else logits).cpu())
+        if batch.standardization is None:
+            losses.append(sample_losses(logits, y).cpu())
         labels.append(y.cpu())
     values, y_n = torch.cat(parts, dim=1), torch.cat(labels).numpy()
     if batch.standardization is not None:
         predicted = batch.standardization.to("cpu").invert(values)
         return [evaluate_regression(outputs.numpy(), y_n) for outputs in predicted]
     if single_label:
-        return [evaluate_ranks(ranks, y_n) for ranks in values.numpy()]
-    return [evaluate(logits, y_n, multi_label=True) for logits in values.numpy()]
+        metrics = [evaluate_ranks(ranks, y_n) for ranks in values.numpy()]
+    else:
+        metrics = [evaluate(logits, y_n, multi_label=True) for logits in values.numpy()]
+    means = torch.cat(losses, dim=1).mean(1).tolist()
+    return [{**scores, LOSS: loss} for scores, loss in zip(metrics, means, strict=True)]
