@@ -74,7 +74,7 @@ def refit_and_test(
         ProbeError: All configurations diverged.
     """
     started = time.perf_counter()
-    dataset = loader.train(spec.tokens, spec.train_split, rows=subset.rows)
+    dataset = loader.train(spec.tokens, spec.train_split, rows=subset.rows, target=spec.target)
     configs = summarize(spec, scores)
     selected, model = _refit(spec, configs, dataset, trainer)
     predictions, metrics = _test(spec, model, loader)
@@ -142,7 +142,10 @@ def _test(spec: ProbeSpec, model: FittedModel, loader: DatasetLoader) -> tuple[P
         raise ProbeError(
             f"{spec.tokens.cache.path}: split {spec.test_split!r} has no samples to test on"
         )
-    dataset = loader.test(spec.tokens, spec.test_split)
+    target = spec.resolved_target
+    dataset = loader.test(spec.tokens, spec.test_split, target=target)
+    rows = dataset.selection.kept_rows
+    targets = target.values(split)[rows]
     attentive = isinstance(model, FittedHead) and model.spec.num_heads > 0
     parts, total, squares = [], torch.zeros(()), torch.zeros(())
     for x, _ in dataset.iter_batches(np.arange(dataset.rows), batch_size=TEST_BATCH, train=False):
@@ -156,12 +159,12 @@ def _test(spec: ProbeSpec, model: FittedModel, loader: DatasetLoader) -> tuple[P
     std = (squares / dataset.rows - mean.square()).clamp_min(0).sqrt()
     predictions = Predictions(
         logits=logits,
-        targets=split.labels,
-        ids=digest_ids(split.ids),
+        targets=targets,
+        ids=digest_ids([split.ids[row] for row in rows]),
         attention_mean=mean.float().numpy() if attentive else None,
         attention_std=std.float().numpy() if attentive else None,
     )
-    metrics = evaluate_predictions(logits, split.labels, multi_label=spec.head_spec.multi_label)
+    metrics = evaluate_predictions(logits, targets, multi_label=spec.head_spec.multi_label)
     return predictions, metrics
 
 

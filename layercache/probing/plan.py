@@ -17,7 +17,10 @@ from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS
 from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.data.splits import is_whole_split
+from layercache.probing.data.target import Target, stratify
+from layercache.probing.data.target_columns import read_target
 from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
 from layercache.probing.progress import describe
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
 from layercache.probing.training.config import (
@@ -60,6 +63,8 @@ def plan_probes(
     precision: str = "fp32",
     test_split: str = "test",
     paper_compat: bool = False,
+    target: Words | None = None,
+    task: str | None = None,
 ) -> list[ProbeSpec]:
     """Return the probes that `probe` trains, in order and each once. Arguments as in `probe`.
 
@@ -80,7 +85,8 @@ def plan_probes(
     config = train_config or TrainConfig()
     if epochs is not None:
         config = replace(config, epochs=epochs)
-    subsets = _subsets(cache, shots=shots, train_fraction=train_fraction)
+    predicted = read_target(cache, target, task=task)
+    subsets = _subsets(cache, predicted, shots=shots, train_fraction=train_fraction)
     specs = []
     for name, layer_choice, token_choice in product(
         _listed(head), _layer_choices(layers), _listed(tokens)
@@ -92,7 +98,9 @@ def plan_probes(
         selection = select_tokens(
             cache, head=name, layers=layer_choice, tokens=token_choice, **hybrid
         )
-        head_spec = _head_spec(name, selection, num_heads=num_heads, embedding=embedding)
+        head_spec = _head_spec(
+            name, selection, target=predicted, num_heads=num_heads, embedding=embedding
+        )
         points = make_grid(name, configs=configs, lr=lr, weight_decay=weight_decay, dropout=dropout)
         seed_list = range(seeds) if isinstance(seeds, int) else seeds
         for (n, fraction), seed in product(subsets, seed_list):
@@ -109,6 +117,7 @@ def plan_probes(
                     precision=precision,
                     test_split=test_split,
                     paper_compat=paper_compat,
+                    target=None if predicted.is_label else predicted,
                 )
             )
     return _unique(specs)
@@ -132,13 +141,23 @@ def _unique(specs: Sequence[ProbeSpec]) -> list[ProbeSpec]:
 
 
 def _subsets(
-    cache: Cache, *, shots: int | Sequence[int] | None, train_fraction: Numbers | None
+    cache: Cache,
+    target: Target,
+    *,
+    shots: int | Sequence[int] | None,
+    train_fraction: Numbers | None,
 ) -> list[tuple[int | None, float | None]]:
     """Return (shots, fraction) of each training subset; (None, None) stands for all samples."""
     subsets: list[tuple[int | None, float | None]] = []
     for n, fraction in product(_listed(shots), _listed(train_fraction)):
+        if n is not None and target.task == REGRESSION:
+            raise OptionError(
+                "shots: are samples per class, and a regression has no classes: give a "
+                "train_fraction (--fraction) instead"
+            )
         if (n, fraction) != (None, None):
-            labels = cache.split(ProbeSpec.train_split).labels
+            split = cache.split(ProbeSpec.train_split)
+            labels = stratify(target.values(split)[target.rows(split)], task=target.task)
             if is_whole_split(labels, shots=n, fraction=fraction):
                 logger.info(
                     "%s takes all %d training samples: the same as without it",
@@ -173,9 +192,13 @@ def _layer_choices(layers: Layers | None) -> tuple[str | None, ...]:
 
 
 def _head_spec(
-    head: str, tokens: TokenSelection, *, num_heads: int | None, embedding: bool
+    head: str,
+    tokens: TokenSelection,
+    *,
+    target: Target,
+    num_heads: int | None,
+    embedding: bool,
 ) -> HeadSpec:
-    spec = tokens.cache.spec
     kind = "linear" if head in BASELINES else head
     if kind == "linear":
         num_heads = None
@@ -184,10 +207,11 @@ def _head_spec(
     return HeadSpec(
         kind=kind,
         tokens=len(tokens.pairs),
-        width=spec.width,
-        classes=len(spec.dataset.classes),
+        width=tokens.cache.spec.width,
+        classes=len(target.classes),
         num_heads=num_heads or 0,
-        multi_label=spec.dataset.multi_label,
+        multi_label=target.task == MULTI_LABEL,
+        regression=target.task == REGRESSION,
         embedding_ids=tokens.embedding_ids if embedding and head == "hybrid" else None,
     )
 

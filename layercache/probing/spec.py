@@ -15,6 +15,7 @@ from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
+from layercache.probing.data.target import Target, label_target
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.checkpoint import Provenance
 from layercache.probing.training.config import TrainConfig
@@ -90,6 +91,8 @@ class ProbeSpec:
     """Split that the head is tested on."""
     paper_compat: bool = False
     """Of configurations with equal validation scores, the first of the grid is selected."""
+    target: Target | None = None
+    """What the head predicts; None: the dataset's own label."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""
@@ -105,7 +108,7 @@ class ProbeSpec:
                 for cache, pairs in self.tokens.sources
             ],
             "head": self.head,
-            "head_spec": asdict(self.head_spec),
+            "head_spec": self.head_spec.to_json(),
             "grid": [dict(hparams) for hparams in self.grid],
             "seed": self.seed,
             "shots": self.shots,
@@ -113,6 +116,7 @@ class ProbeSpec:
             "train_config": None if baseline else asdict(self.train_config),
             "precision": None if baseline else self.precision,
             "splits": [self.train_split, self.test_split],
+            **self.resolved_target.to_json(),
         }
         # options that are not used are left out, so that a new one changes no existing id
         if self.paper_compat:
@@ -123,6 +127,11 @@ class ProbeSpec:
     def id(self) -> str:
         """Digest of the specification, 12 hex digits."""
         return sha256_json(self.to_json())[:12]
+
+    @property
+    def resolved_target(self) -> Target:
+        """What the head predicts."""
+        return self.target or label_target(self.tokens.cache)
 
     @property
     def provenance(self) -> Provenance:
@@ -137,7 +146,8 @@ class ProbeSpec:
             projected=spec.projected,
             preprocessing=spec.preprocessing,
             dataset=spec.dataset.name,
-            classes=spec.dataset.classes,
+            classes=self.resolved_target.classes,
+            target=self.resolved_target.columns,
             pairs=self.tokens.pairs,
             fingerprints=tuple(cache.spec.fingerprint for cache, _ in self.tokens.sources),
             precision=spec.precision,

@@ -7,7 +7,8 @@ classes. A batch is (B, S, D) float32, L2-normalized along D.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,7 +41,13 @@ class TokenDataset:
         self.width = selection.width
         """D."""
         self.labels = torch.from_numpy(np.ascontiguousarray(selection.labels)).to(device)
-        """(N,) int64 or (N, C) uint8, on the device."""
+        """(N,) int64, (N, C) uint8, or (N, C) float64 of a regression, on the device."""
+
+    def with_labels(self, labels: np.ndarray[Any, Any]) -> Self:
+        """Return the same tokens, which are not copied, with other labels of the N rows."""
+        other = copy(self)
+        other.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
+        return other
 
     def iter_batches(
         self,

@@ -23,6 +23,7 @@ from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.splits import Rows
 from layercache.probing.data.streaming import StreamedTokens, min_budget
+from layercache.probing.data.target import Target
 from layercache.probing.options import MEMORY_FRACTION
 from layercache.probing.spec import TokenSelection
 
@@ -69,7 +70,9 @@ class DatasetLoader:
             self._splits[key] = cache.split(name)
         return self._splits[key]
 
-    def train(self, tokens: TokenSelection, split: str, *, rows: Rows) -> TokenDataset:
+    def train(
+        self, tokens: TokenSelection, split: str, *, rows: Rows, target: Target | None = None
+    ) -> TokenDataset:
         """Return the training dataset.
 
         Datasets of other tokens or rows are released first.
@@ -78,6 +81,7 @@ class DatasetLoader:
             tokens: Tokens to load.
             split: Name of the split.
             rows: Ascending rows of the split.
+            target: What to predict; None: the labels of the split.
         """
         key = (*_key(tokens, split), rows.tobytes())
         if "train" not in self._loaded or self._loaded["train"][0] != key:
@@ -88,25 +92,35 @@ class DatasetLoader:
             self._loaded.pop("train", None)
             dataset = self._load(tokens, split, rows, role="training", bytes_in_use=0)
             self._loaded["train"] = (key, dataset)
-        return self._loaded["train"][1]
+        return self._with_target(self._loaded["train"][1], target)
 
-    def test(self, tokens: TokenSelection, split: str) -> TokenDataset:
-        """Return the test dataset of all rows, within the memory that the training dataset leaves.
+    def test(
+        self, tokens: TokenSelection, split: str, *, target: Target | None = None
+    ) -> TokenDataset:
+        """Return the test dataset, within the memory that the training dataset leaves.
 
         Args:
             tokens: Tokens to load.
             split: Name of the split.
+            target: What to predict; rows without it are left out. None: the labels of all rows.
         """
-        key = _key(tokens, split)
+        opened = self.split(tokens.cache, split)
+        rows = np.arange(opened.rows) if target is None else target.rows(opened)
+        key = (*_key(tokens, split), rows.tobytes())
         if "test" not in self._loaded or self._loaded["test"][0] != key:
             self._loaded.pop("test", None)
             train = self._loaded["train"][1] if "train" in self._loaded else None
             resident = train is not None and train.mode == "resident"
             bytes_in_use = train.selection.nbytes if train is not None and resident else 0
-            rows = np.arange(self.split(tokens.cache, split).rows)
             dataset = self._load(tokens, split, rows, role="test", bytes_in_use=bytes_in_use)
             self._loaded["test"] = (key, dataset)
-        return self._loaded["test"][1]
+        return self._with_target(self._loaded["test"][1], target)
+
+    def _with_target(self, dataset: TokenDataset, target: Target | None) -> TokenDataset:
+        if target is None or target.is_label:
+            return dataset
+        selection = dataset.selection
+        return dataset.with_labels(target.values(selection.sources[0].split)[selection.kept_rows])
 
     def _load(
         self, tokens: TokenSelection, split: str, rows: Rows, *, role: str, bytes_in_use: int

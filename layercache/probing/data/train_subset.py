@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layercache.cache.reading.split import Split
 from layercache.probing.data.splits import Fold, Rows, check_labels, folds, subset
+from layercache.probing.data.target import Target, check_floats, stratify
+from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.spec import ProbeSpec
 
 logger = logging.getLogger(__name__)
@@ -44,18 +48,53 @@ class TrainSubset:
 
 
 def sample_subset(spec: ProbeSpec, split: Split) -> TrainSubset:
-    """Draw the training samples and folds of a probe, a function of the labels and the seed alone.
+    """Draw the training samples and folds of a probe, a function of the targets and the seed alone.
+
+    Samples without a target are left out.
 
     Raises:
-        ProbeError: The labels allow no probe.
+        ProbeError: The targets allow no probe.
     """
-    classes = spec.tokens.cache.spec.dataset.classes
+    target = spec.resolved_target
     where = f"{spec.tokens.cache.path}, split {split.name!r}"
-    check_labels(split.labels, classes, where=where)
-    rows = subset(split.labels, shots=spec.shots, fraction=spec.train_fraction, seed=spec.seed)
-    labels = split.labels[rows]
+    if not target.is_label:
+        where += f", {target.describe_columns()}"
+    if missing := target.describe_missing(split):
+        logger.info("%s", missing)
+    labelled = target.rows(split)
+    values = target.values(split)[labelled]
+    _check(target, values, where=where)
+    strata = stratify(values, task=target.task)
+    drawn = subset(strata, shots=spec.shots, fraction=spec.train_fraction, seed=spec.seed)
+    rows, values = labelled[drawn], values[drawn]
+    strata = stratify(values, task=target.task)
+    parts = folds(strata, np.arange(len(rows)), shots=spec.shots, seed=spec.seed)
+    _check(target, values, where=where)
+    empty: tuple[str, ...] = ()
+    if target.task == REGRESSION:
+        if parts:
+            check_floats(values[parts[0].val], where=f"{where}, validation part")
+    else:
+        empty = _log_classes(values, parts, classes=target.classes, where=where)
+    roles = np.full(split.rows, LEFT_OUT, dtype=np.int8)
+    roles[rows] = ALWAYS_TRAIN
+    for number, fold in enumerate(parts):
+        roles[rows[fold.val]] = number
+    return TrainSubset(roles=roles, n_folds=len(parts), empty_classes=empty)
+
+
+def _check(target: Target, values: NDArray[Any], *, where: str) -> None:
+    if target.task == REGRESSION:
+        check_floats(values, where=where)
+    else:
+        check_labels(values, target.classes, where=where)
+
+
+def _log_classes(
+    labels: NDArray[Any], parts: Sequence[Fold], *, classes: tuple[str, ...], where: str
+) -> tuple[str, ...]:
+    """Return the classes without a training sample; log them, and those that are not scored."""
     counts = check_labels(labels, classes, where=where)
-    parts = folds(labels, np.arange(len(rows)), shots=spec.shots, seed=spec.seed)
     empty = tuple(classes[c] for c in np.flatnonzero(counts == 0))
     if empty:
         more = len(empty) - MAX_LISTED_CLASSES
@@ -78,8 +117,4 @@ def sample_subset(spec: ProbeSpec, split: Split) -> TrainSubset:
                 lacking,
                 len(classes),
             )
-    roles = np.full(len(split.labels), LEFT_OUT, dtype=np.int8)
-    roles[rows] = ALWAYS_TRAIN
-    for number, fold in enumerate(parts):
-        roles[rows[fold.val]] = number
-    return TrainSubset(roles=roles, n_folds=len(parts), empty_classes=empty)
+    return empty

@@ -60,13 +60,22 @@ class Provenance:
     dataset: str
     """Name of the dataset."""
     classes: tuple[str, ...]
-    """Class names in the order of the logits."""
+    """Names of the classes, or of the columns of a regression, in the order of the output."""
     pairs: tuple[tuple[int, str], ...]
     """(layer, token) of each of the S tokens, in the order of the head's input."""
     fingerprints: tuple[str, ...]
     """Fingerprints of the caches that the head was trained from."""
     precision: str = "fp32"
     """Arithmetic of the forward that made the tokens: "fp32", "bf16" or "fp16"."""
+    target: tuple[str, ...] = ("label",)
+    """Annotation columns that the head predicts; "label" is the dataset's own."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON; `target` only if it is not the dataset's label."""
+        values = asdict(self)
+        if self.target == ("label",):
+            del values["target"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,8 +120,8 @@ class Checkpoint(FittedHead):
         }
         metadata |= {
             "schema": SCHEMA,
-            "spec": asdict(self.spec),
-            "provenance": asdict(self.provenance),
+            "spec": self.spec.to_json(),
+            "provenance": self.provenance.to_json(),
         }
         metadata["sha256"] = _digest(json.dumps(metadata), self.state_dict)
         content: bytes = save(
@@ -200,8 +209,9 @@ def _parse(metadata: dict[str, Any]) -> Checkpoint:
     spec, provenance = dict(metadata.pop("spec")), dict(metadata.pop("provenance"))
     if spec["embedding_ids"] is not None:
         spec["embedding_ids"] = tuple(spec["embedding_ids"])
-    for name in ("classes", "fingerprints"):
-        provenance[name] = tuple(provenance[name])
+    for name in ("classes", "fingerprints", "target"):
+        if name in provenance:
+            provenance[name] = tuple(provenance[name])
     provenance["pairs"] = tuple((int(layer), str(token)) for layer, token in provenance["pairs"])
     losses = tuple(metadata.pop("losses"))
     head = Checkpoint(
