@@ -126,6 +126,11 @@ class Cache:
             kept={split.name: split.kept_rows for split in splits},
         )
 
+    def forget_annotations(self) -> None:
+        """Read the annotations again when they are next asked for."""
+        for name in ("annotation_index", "annotation_columns", "annotations"):
+            self.__dict__.pop(name, None)
+
     def progress(self, split: str) -> tuple[int, int]:
         """Return the number of committed row blocks of a split and the number of all."""
         layout = SplitLayout(self.spec, split)

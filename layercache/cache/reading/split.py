@@ -74,8 +74,8 @@ class Split:
         """One name per row. Raises CacheCorruptError."""
         skipped = set(self._skipped_rows.tolist())
         if not skipped:
-            return self._all_ids
-        return [name for row, name in enumerate(self._all_ids) if row not in skipped]
+            return self.all_ids
+        return [name for row, name in enumerate(self.all_ids) if row not in skipped]
 
     @cached_property
     def kept_rows(self) -> Array:
@@ -85,7 +85,7 @@ class Split:
     @cached_property
     def skipped(self) -> dict[str, str]:
         """Id of every skipped sample -> reason."""
-        return {self._all_ids[int(row)]: why for row, why in self._complete.skipped.items()}
+        return {self.all_ids[int(row)]: why for row, why in self._complete.skipped.items()}
 
     @property
     def compressor(self) -> str | None:
@@ -292,8 +292,8 @@ class Split:
         return data
 
     @cached_property
-    def _all_ids(self) -> list[str]:
-        """Ids of all samples, skipped ones included."""
+    def all_ids(self) -> list[str]:
+        """Ids of all samples, skipped ones included. Raises CacheCorruptError."""
         data = self._read_array("id")[self._layout.id]
         with self._translate_errors(self._layout.id):
             ids = decode_ids(data)

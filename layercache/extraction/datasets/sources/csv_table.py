@@ -22,12 +22,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from layercache.cache.annotations.class_names import is_no_label, sort_classes, unify_spellings
+from layercache.cache.annotations.csv_file import (
+    UNCLOSED_QUOTE,
+    describe_csv_error,
+    describe_encoding,
+)
 from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
 from layercache.extraction.datasets.in_memory import InMemoryDataset
-from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
 from layercache.extraction.datasets.splits import (
     choose_splits,
     describe_test_split,
@@ -106,7 +111,7 @@ def _read(file: Path) -> tuple[list[_Row], bool]:
     except OSError as error:
         raise DataError(f"csv:{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(_describe_encoding(file)) from error
+        raise DataError(describe_encoding(file)) from error
     if not rows:
         raise DataError(f"{file}: expected at least one sample, got none")
     multi_label = label_column == "labels" or any(len(row.labels) > 1 for row in rows)
@@ -140,7 +145,7 @@ def _read_header(file: Path, reader: csv.DictReader[str]) -> tuple[list[str], st
     try:
         columns = [name.strip().lower() for name in reader.fieldnames or []]
     except csv.Error as error:
-        raise DataError(f"{file}, line 1: {_describe_csv_error(error)}") from error
+        raise DataError(f"{file}, line 1: {describe_csv_error(error)}") from error
     reader.fieldnames = columns
     label_column = next((c for c in LABEL_COLUMNS if c in columns), None)
     if "path" not in columns or label_column is None:
@@ -166,7 +171,7 @@ def _parse(
         try:
             row: dict[str | None, str | None] | None = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{file}, line {start}: {_describe_csv_error(error)}") from error
+            raise DataError(f"{file}, line {start}: {describe_csv_error(error)}") from error
         if row is None:
             return
         where = f"{file}, line {reader.line_num}"
@@ -176,7 +181,7 @@ def _parse(
         values = {column: (row[column] or "").strip() for column in required}
         for column, value in values.items():
             if "\n" in value:
-                raise DataError(f"{file}, line {start}: the {column} {_UNCLOSED}")
+                raise DataError(f"{file}, line {start}: the {column} {UNCLOSED_QUOTE}")
             if "\0" in value:
                 raise DataError(
                     f"{where}: expected text, got a NUL byte in the {column}: remove it"
@@ -190,35 +195,6 @@ def _parse(
             labels=[label for label in labels if label],
             split=values.get("split", ""),
         )
-
-
-_UNCLOSED = "opens a quote that is not closed on its line: close it, or remove it"
-
-
-def _describe_csv_error(error: csv.Error) -> str:
-    text = str(error)
-    if "unexpected end" in text or "field larger" in text:
-        return f"a field {_UNCLOSED}"
-    if "expected after" in text:
-        return "a closing quote has text behind it: double the quotes within a field"
-    return text
-
-
-def _describe_encoding(file: Path) -> str:
-    with open(file, "rb") as f:
-        for number, line in enumerate(f, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                byte = line[error.start]
-                kind = "perhaps Latin-1"
-                if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                    kind = "UTF-16"
-                return (
-                    f"{file}, line {number}: expected text in UTF-8, got the byte 0x{byte:02x} "
-                    f"({kind}): save the table as UTF-8"
-                )
-    return f"{file}: expected text in UTF-8: save the table as UTF-8"
 
 
 def _check_unique(file: Path, paths: list[str]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from layercache.cache.annotations.class_names import unify_spellings
 from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
@@ -27,7 +28,6 @@ from layercache.extraction.datasets.image_files import (
     ignored_reason,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes
-from layercache.extraction.datasets.names import unify_spellings
 from layercache.extraction.datasets.splits import describe_test_split, split_of
 from layercache.extraction.datasets.subsampling import hold_out_test
 

@@ -29,6 +29,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import numpy as np
 from PIL import Image
 
+from layercache.cache.annotations.class_names import is_no_label, sort_classes, unify_spellings
 from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
 from layercache.extraction.datasets.base import Samples
@@ -41,7 +42,6 @@ from layercache.extraction.datasets.image_files import (
     read_unchanged,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset
-from layercache.extraction.datasets.names import is_no_label, sort_classes, unify_spellings
 from layercache.extraction.datasets.splits import (
     choose_splits,
     describe_test_split,
