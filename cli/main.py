@@ -21,6 +21,7 @@ from layercache_cli._terminal import echo
 COMMANDS = {
     "demo": "Try every step in a minute, offline: vit_nano on handwritten digits.",
     "extract": "Run frozen ViTs over a dataset once; cache the tokens of every layer.",
+    "annotate": "Add labels, groups, folds and other columns to a cache, from a table.",
     "probe": "Train heads from cached tokens: search, refit, test once.",
     "results": "Print or export the table of all probes.",
     "report": "Write figures and an HTML page of the results.",

@@ -16,6 +16,7 @@ from layercache.errors import LayercacheError
 if TYPE_CHECKING:
     from layercache import heads
     from layercache.cache import Cache, open_cache
+    from layercache.cache.annotate import annotate, drop_annotations
     from layercache.cache.copy import copy_cache
     from layercache.deploy import load_classifier
     from layercache.extraction.api import extract
@@ -39,7 +40,9 @@ __all__ = [
     "Results",
     "TrainConfig",
     "__version__",
+    "annotate",
     "copy_cache",
+    "drop_annotations",
     "errors",
     "extract",
     "find_probe",
@@ -63,6 +66,8 @@ _HOMES = {
     "Results": "layercache.probing.results.table",
     "PreprocessingOptions": "layercache.extraction.models.preprocessing_options",
     "HParams": "layercache.probing.training.config",
+    "annotate": "layercache.cache.annotate",
+    "drop_annotations": "layercache.cache.annotate",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",
     "find_probe": "layercache.probing.results.lookup",

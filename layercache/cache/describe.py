@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from layercache.cache.annotations.changes import compare
 from layercache.cache.cache import Cache, load_cache
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.storage.base import FileInfo
@@ -91,3 +92,11 @@ def describe_all(
 
     threads = open_source(folders[0]).requests if folders else 1
     return map_threads(describe_one, folders, threads=threads)
+
+
+def describe_annotations(cache: Cache) -> list[str]:
+    """Return a line for each annotation of a cache: kind, number of values, version."""
+    kept = {name: cache.split(name).kept_rows for name in cache.splits if cache.complete(name)}
+    return [
+        compare(column, None, kept=kept).describe() for column in cache.annotation_columns.values()
+    ]

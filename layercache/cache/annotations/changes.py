@@ -14,7 +14,7 @@ from layercache.cache.annotations.column import (
     Array,
     is_missing,
 )
-from layercache.cache.annotations.frame import missing_rows
+from layercache.cache.annotations.frame import rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +36,23 @@ class ColumnChange:
     previous: str | None
     """Version that it replaces, or None."""
 
-    def summary(self) -> str:
-        """Return the change as one line."""
+    def describe(self) -> str:
+        """Return the column as one line."""
         n_classes = "1 class" if len(self.classes) == 1 else f"{len(self.classes):,} classes"
         kind = {"integer": "integers", "float": "numbers"}.get(self.kind, n_classes)
+        missing = f", {self.missing:,} missing" if self.missing else ""
+        values = pluralize(self.values, "value")
+        return f"{self.name}: {kind}, {values}{missing}; version {self.digest}"
+
+    def summary(self) -> str:
+        """Return the column and its change as one line."""
         if self.changed is None:
             change = "new"
         elif self.previous == self.digest:
             change = "as before"
         else:
             change = f"{pluralize(self.changed, 'value')} changed, version {self.previous} before"
-        missing = f", {self.missing:,} missing" if self.missing else ""
-        return (
-            f"{self.name}: {kind}, {pluralize(self.values, 'value')}{missing}; version "
-            f"{self.digest} ({change})"
-        )
+        return f"{self.describe()} ({change})"
 
 
 def compare(
@@ -64,15 +66,15 @@ def compare(
         kept: Split -> positions of the samples that have tokens; the others are not counted.
     """
     missing = sum(
-        int(is_missing(column.values[name][rows], column.kind).sum()) for name, rows in kept.items()
+        int(is_missing(rows_of(column, split, rows), column.kind).sum())
+        for split, rows in kept.items()
     )
     changed = None
     if stored is not None:
         changed = 0
-        for name, rows in kept.items():
-            old = stored.values.get(name)
-            before = missing_rows(stored, len(rows)) if old is None else old[rows]
-            changed += _count_changed(stored, before, column, column.values[name][rows])
+        for split, rows in kept.items():
+            before, after = rows_of(stored, split, rows), rows_of(column, split, rows)
+            changed += _count_changed(stored, before, column, after)
     return ColumnChange(
         name=column.name,
         kind=column.kind,

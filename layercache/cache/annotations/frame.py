@@ -49,7 +49,7 @@ def annotation_frame(
     index = pd.Index([name for names in ids.values() for name in names], dtype=object, name="id")
     frame = pd.DataFrame({SPLIT: splits}, index=index)
     for name, column in columns.items():
-        parts = [_rows(column, split, kept[split]) for split in ids]
+        parts = [rows_of(column, split, kept[split]) for split in ids]
         frame[name] = _series(column, np.concatenate(parts) if parts else missing_rows(column, 0))
     return frame
 
@@ -60,7 +60,8 @@ def missing_rows(column: AnnotationColumn, rows: int) -> Array:
     return missing_values(column.kind, shape)
 
 
-def _rows(column: AnnotationColumn, split: str, kept: Array) -> Array:
+def rows_of(column: AnnotationColumn, split: str, kept: Array) -> Array:
+    """Return the values of some samples of a split; missing where the column has no such split."""
     if split not in column.values:
         return missing_rows(column, len(kept))
     return column.values[split][kept]

@@ -28,7 +28,13 @@ from layercache.cache.annotations.column import (
 )
 from layercache.cache.annotations.csv_file import read_columns
 from layercache.cache.annotations.frame import SPLIT
-from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
+from layercache.errors import (
+    DataError,
+    DataNotFoundError,
+    MissingExtraError,
+    OptionError,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +125,32 @@ def read_table(
         splits=splits,
         columns={column: _column(frame[column], f"{name}: {column}") for column in chosen},
     )
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table of annotations as .csv or .parquet, as `read_table` reads it.
+
+    Raises:
+        OptionError: The file has another suffix.
+        StorageError: It cannot be written.
+        MissingExtraError: A parquet file needs the extra parquet.
+    """
+    file = Path(path).expanduser()
+    suffix = file.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise OptionError(f"{file}: expected a name that ends in .csv or .parquet")
+    if suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("pyarrow", "parquet") from None
+    try:
+        if suffix == ".csv":
+            frame.to_csv(file)
+        else:
+            frame.to_parquet(file)
+    except OSError as e:
+        raise StorageError(f"{file}: cannot be written: {e.strerror or e}") from None
 
 
 def _load(source: str | os.PathLike[str] | pd.DataFrame) -> tuple[pd.DataFrame, str]:
