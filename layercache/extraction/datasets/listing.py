@@ -136,10 +136,12 @@ DATASETS = {
 
 SOURCE_FORMS = {
     "folder:PATH": (
-        "PATH/<class>/image.jpg (20 % held out for test) or PATH/{train,test}/<class>/image.jpg"
+        "PATH/<class>/image.jpg (20 % held out for test) or "
+        "PATH/{train,val,test}/<class>/image.jpg (val is optional and selects in probes)"
     ),
     "wds:PATH": (
-        "tars in the clip-benchmark layout: PATH/{train,test}/0.tar.., nshards.txt, classnames.txt"
+        "tars in the clip-benchmark layout: PATH/{train,val,test}/0.tar.., nshards.txt, "
+        "classnames.txt (val is optional)"
     ),
     "hf:NAME": "a Hugging Face dataset, by name or saved on disk; needs the extra hf",
     "csv:FILE": "columns path, label (several joined by ';') and optionally split",

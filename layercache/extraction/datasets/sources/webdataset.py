@@ -1,11 +1,12 @@
 """`wds:PATH`: local tars in the layout of the clip-benchmark collection.
 
     ROOT/classnames.txt                    one class name per line, in label order
-    ROOT/{train,test}/nshards.txt          the number of tars, n
-    ROOT/{train,test}/{0..n-1}.tar         <key>.jpg (or jpeg, png, webp) and <key>.cls, the label
+    ROOT/{train,val,test}/nshards.txt      the number of tars, n
+    ROOT/{train,val,test}/{0..n-1}.tar     <key>.jpg (or jpeg, png, webp) and <key>.cls, the label
 
-A sample's id is "<split>/<tar number>/<key>". Tars are indexed once, by their headers; an image is
-then a single pread.
+Split folders may have any usual form of their name ("validation"; see `splits.split_of`); without
+`test`, the validation folder becomes "test". A sample's id is "<folder>/<tar number>/<key>". Tars
+are indexed once, by their headers; an image is then a single pread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,9 +46,17 @@ from layercache.extraction.datasets.sources.tar_index import (
     open_tar,
     read_bytes,
 )
-from layercache.extraction.datasets.splits import drop_unlabelled, split_of
+from layercache.extraction.datasets.splits import (
+    choose_splits,
+    describe_test_split,
+    drop_unlabelled,
+    order_splits,
+    split_of,
+)
 from layercache.extraction.datasets.stamps import Stamps, crc32c
 
+SHARD_COUNT = "nshards.txt"
+"""File with the number of tars of a split."""
 VTAB = ("resisc45", "dmlab", "diabetic_retinopathy")
 """Named datasets that the clip-benchmark collection provides as tars."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -136,12 +146,18 @@ class TarSamples:
         )
 
 
-def open_webdataset(path: str | os.PathLike[str], *, name: str | None = None) -> InMemoryDataset:
+def open_webdataset(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    splits: Collection[str] = ("train", "val", "test"),
+) -> InMemoryDataset:
     """Open the dataset below `path`.
 
     Args:
-        path: Folder with `classnames.txt`, `train/` and `test/`.
+        path: Folder with `classnames.txt` and the folders of the splits.
         name: Name in caches and tables; by default the folder's.
+        splits: Splits to take; folders of others are counted as left out.
 
     Raises:
         DataNotFoundError: A file of the layout is missing.
@@ -150,24 +166,50 @@ def open_webdataset(path: str | os.PathLike[str], *, name: str | None = None) ->
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
         raise DataNotFoundError(f"wds:{path}: there is no folder {root}")
-    splits = [split for split in ("train", "test") if (root / split).is_dir()]
-    if not splits:
-        raise DataNotFoundError(
-            f"{root}: expected train/ or test/ with 0.tar, 1.tar .. and nshards.txt, got neither"
-        )
+    ignored: Counter[str] = Counter()
+    folders = _split_folders(root, splits, ignored)
     open_tar.cache_clear()  # a tar may have been replaced since this process last read it
     classes = _read_class_names(root / "classnames.txt")
-    ignored: Counter[str] = Counter()
-    samples: dict[str, Samples] = {split: _index_split(root, split, ignored) for split in splits}
-    for folder in sorted(path.name for path in root.iterdir() if path.is_dir()):
-        if folder not in splits and split_of(folder):
-            ignored[f"folder {folder!r} next to train and test"] += 1
+    indexed: dict[str, Samples] = {
+        split: _index_split(root, folder, ignored) for split, folder in folders.items()
+    }
+    labelled = drop_unlabelled(indexed, ignored)
+    chosen = choose_splits(labelled, divide=False)
+    by_folder = {folders[split]: samples for split, samples in labelled.items()}
     return InMemoryDataset(
         name=name or plain_name(root.resolve().name),
         classes=classes,
-        samples=drop_unlabelled(samples, ignored),
+        samples=order_splits(chosen),
         ignored=ignored,
+        notes=describe_test_split(by_folder, chosen),
     )
+
+
+def _split_folders(root: Path, splits: Collection[str], ignored: Counter[str]) -> dict[str, str]:
+    """Return split -> name of its folder.
+
+    Folders under the usual name go before others; of the others, only those with tars are splits.
+    """
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    folders: dict[str, str] = {}
+    for folder in sorted(names, key=lambda name: (name not in splits, name)):
+        split = split_of(folder)
+        if split is None:
+            continue
+        if split not in splits:
+            ignored[f"folder {folder!r}, which is not used"] += 1
+        elif split in folders:
+            ignored[f"folder {folder!r} next to {folders[split]!r}"] += 1
+        elif folder not in ("train", "test") and not (root / folder / SHARD_COUNT).is_file():
+            ignored[f"folder {folder!r} without {SHARD_COUNT}"] += 1
+        else:
+            folders[split] = folder
+    if not folders:
+        raise DataNotFoundError(
+            f"{root}: expected train/, val/ or test/ with 0.tar, 1.tar .. and {SHARD_COUNT}, got "
+            "none of them"
+        )
+    return folders
 
 
 def open_vtab(name: str, root: Path) -> InMemoryDataset:
@@ -180,7 +222,7 @@ def open_vtab(name: str, root: Path) -> InMemoryDataset:
     folders = [root / name, root / f"wds_{name}", root / f"wds_vtab-{name}", root]
     for folder in folders:
         if (folder / "classnames.txt").is_file():
-            return open_webdataset(folder, name=name)
+            return open_webdataset(folder, name=name, splits=("train", "test"))
     raise DataNotFoundError(
         f"dataset {name}: expected classnames.txt, train/ and test/ in one of "
         f"{', '.join(map(str, folders))}, got none; get it: the dataset "
@@ -213,11 +255,9 @@ def _read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def _index_split(root: Path, split: str, ignored: Counter[str]) -> TarSamples:
-    num_shards = _read_text(root / split / "nshards.txt").strip()
+    num_shards = _read_text(root / split / SHARD_COUNT).strip()
     if not num_shards.isdecimal() or len(num_shards) > 18:
-        raise DataError(
-            f"{root / split / 'nshards.txt'}: expected a number, got {num_shards[:40]!r}"
-        )
+        raise DataError(f"{root / split / SHARD_COUNT}: expected a number, got {num_shards[:40]!r}")
     shards: list[str] = []
     while len(shards) < int(num_shards):
         shard = str(root / split / f"{len(shards)}.tar")

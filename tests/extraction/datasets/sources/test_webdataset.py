@@ -1,4 +1,5 @@
 import io
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from layercache.extraction.datasets import (
     dataset_name,
     open_dataset,
 )
-from layercache.extraction.datasets.sources.webdataset import open_webdataset
+from layercache.extraction.datasets.sources.webdataset import open_vtab, open_webdataset
 
 
 def shard(path, members):
@@ -202,7 +203,45 @@ def test_webdataset_with_fewer_shards_or_more_folders_than_lie_there_counts_them
     (root / "val").mkdir()
     ignored = open_webdataset(root).ignored
     assert ignored["tar in 'train' beyond the number in nshards.txt"] == 1
-    assert ignored["folder 'val' next to train and test"] == 1
+    assert ignored["folder 'val' without nshards.txt"] == 1
+
+
+def add_split(root, folder, pictures):
+    shard(root / folder / "0.tar", [("v.png", pictures.encoded(5)), ("v.cls", b"2")])
+    (root / folder / "nshards.txt").write_text("1")
+
+
+@pytest.mark.parametrize("folder", ["val", "valid", "validation", "dev"])
+def test_webdataset_delivers_a_validation_split_under_any_usual_name(root, pictures, folder):
+    add_split(root, folder, pictures)
+    dataset = open_webdataset(root)
+    assert dataset.splits == ("train", "val", "test")
+    assert not dataset.notes
+    pictures.check(dataset, "val", [(f"{folder}/0/v", "car", 5)])
+
+
+def test_webdataset_without_test_tests_on_the_validation_split(root, pictures):
+    add_split(root, "validation", pictures)
+    shutil.rmtree(root / "test")
+    dataset = open_webdataset(root)
+    assert dataset.splits == ("train", "test")
+    assert dataset.split("test").ids == ["validation/0/v"]
+    assert dataset.notes == ("there is no test split: test is the split 'validation'",)
+
+
+def test_webdataset_with_two_validation_folders_counts_the_second(root, pictures):
+    for folder in ("val", "dev"):
+        add_split(root, folder, pictures)
+    dataset = open_webdataset(root)
+    assert dataset.split("val").ids == ["val/0/v"]
+    assert dataset.ignored["folder 'dev' next to 'val'"] == 1
+
+
+def test_vtab_keeps_to_the_splits_of_the_paper(root, pictures):
+    add_split(root, "val", pictures)
+    dataset = open_vtab("resisc45", root)
+    assert dataset.splits == ("train", "test")
+    assert dataset.ignored["folder 'val', which is not used"] == 1
 
 
 def test_webdataset_with_an_empty_label_keeps_it_as_no_class(root, pictures):
@@ -235,7 +274,7 @@ def test_open_dataset_of_vtab_missing_raises(tmp_path):
 
 
 def test_webdataset_missing_raises(tmp_path):
-    with pytest.raises(DataNotFoundError, match="expected train/ or test/"):
+    with pytest.raises(DataNotFoundError, match="expected train/, val/ or test/"):
         open_dataset(f"wds:{tmp_path}")
     with pytest.raises(DataNotFoundError, match="there is no folder"):
         open_dataset(f"wds:{tmp_path}/x")
