@@ -17,7 +17,7 @@ from layercache._devices import free_memory
 from layercache._units import format_bytes
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
@@ -77,7 +77,7 @@ class BaselineTrainer:
 
     def score(
         self,
-        dataset: TokenDataset,
+        dataset: LabelledTokens,
         configs: Sequence[Mapping[str, float]],
         *,
         train: Rows,
@@ -99,7 +99,7 @@ class BaselineTrainer:
 
     def train(
         self,
-        dataset: TokenDataset,
+        dataset: LabelledTokens,
         hparams: Mapping[str, float],
         *,
         rows: Rows,
@@ -249,7 +249,7 @@ def _solve(c: float, x: Array, y: Array, *, class_weight: str | None) -> tuple[A
     return model, converged
 
 
-def _matrix(dataset: TokenDataset, rows: Rows) -> tuple[Array, Array]:
+def _matrix(dataset: LabelledTokens, rows: Rows) -> tuple[Array, Array]:
     """Return tokens (N, S*D), float32, and labels, all in memory, as scikit-learn needs them."""
     needed = len(rows) * dataset.tokens * dataset.width * 4
     available = int(MEMORY_FRACTION * free_memory(torch.device("cpu")))

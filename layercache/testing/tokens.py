@@ -6,9 +6,11 @@ Shapes: N rows, S tokens of a row, D width, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from layercache.probing.training.config import Noise
@@ -28,6 +30,14 @@ class InMemoryTokens:
 
         self.x, self.labels = torch.nn.functional.normalize(x_nsd, dim=-1), labels
         self.rows, self.tokens, self.width = x_nsd.shape
+
+    def with_labels(self, labels: np.ndarray[Any, Any]) -> Self:
+        """Return the same tokens with other labels."""
+        import torch
+
+        other = copy(self)
+        other.labels = torch.from_numpy(labels).to(self.labels.device)
+        return other
 
     def iter_batches(
         self,

@@ -23,24 +23,26 @@ StoredPart = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Tokens as stored (S, M, D), positions along M (B,), and their row numbers in the dataset (B,)."""
 
 
-class TokenDataset:
-    """Tokens and labels of a selection; its subclasses hold the tokens or stream them."""
+class LabelledTokens:
+    """Tokens and labels of N rows; its subclasses hold the tokens or read them."""
 
-    mode = ""
-    """"resident" or "stream"."""
-
-    def __init__(self, selection: SplitSelection, *, device: torch.device) -> None:
-        self.selection = selection
+    def __init__(
+        self,
+        *,
+        rows: int,
+        tokens: int,
+        width: int,
+        labels: np.ndarray[Any, Any],
+        device: torch.device,
+    ) -> None:
         self.device = device
-        self.pairs = selection.pairs
-        """(layer, token name) of the S tokens."""
-        self.rows = len(selection.kept_rows)
+        self.rows = rows
         """N."""
-        self.tokens = len(self.pairs)
+        self.tokens = tokens
         """S."""
-        self.width = selection.width
+        self.width = width
         """D."""
-        self.labels = torch.from_numpy(np.ascontiguousarray(selection.labels)).to(device)
+        self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
         """(N,) int64, (N, C) uint8, or (N, C) float64 of a regression, on the device."""
 
     def with_labels(self, labels: np.ndarray[Any, Any]) -> Self:
@@ -112,6 +114,25 @@ class TokenDataset:
     def _collate(self, x_snd: torch.Tensor, positions: torch.Tensor, *, out: torch.Tensor) -> None:
         """Write the normalized tokens at `positions` to `out` (B, S, D) on the device."""
         gather(x_snd, positions, out=out)
+
+
+class TokenDataset(LabelledTokens):
+    """Tokens and labels of a selection; its subclasses hold the tokens or stream them."""
+
+    mode = ""
+    """"resident" or "stream"."""
+
+    def __init__(self, selection: SplitSelection, *, device: torch.device) -> None:
+        super().__init__(
+            rows=len(selection.kept_rows),
+            tokens=len(selection.pairs),
+            width=selection.width,
+            labels=selection.labels,
+            device=device,
+        )
+        self.selection = selection
+        self.pairs = selection.pairs
+        """(layer, token name) of the S tokens."""
 
 
 def _generator(device: torch.device, seed: int, epoch: int, stream: int) -> torch.Generator:

@@ -113,13 +113,16 @@ class ConfigBatch:
         self.optimizer.retain(rows)
         self._update_active()
 
-    def step(self, x_bsd: Tensor, y: Tensor, *, step: int) -> Tensor:
+    def step(
+        self, x_bsd: Tensor, y: Tensor, *, step: int, sample_weight: Tensor | None = None
+    ) -> Tensor:
         """Take one optimizer step of every configuration on one batch; return the losses (G,).
 
         Args:
             x_bsd: Normalized tokens.
             y: Labels, int64 (B,) or 0/1 (B, C), or float64 targets (B, C).
             step: Number of the step, from 0.
+            sample_weight: Weights of the samples in the loss, float32 (B,), or None.
         """
         preprocessed = self._preprocess(x_bsd)
         uniform_bsh = None
@@ -148,7 +151,7 @@ class ConfigBatch:
                 dropout=self.dropout_rates[at][:1] if same_dropout else self.dropout_rates[at],
                 uniform_bsh=uniform_bsh if max_dropout > 0 else None,
             )
-            loss = self.loss(logits, y)
+            loss = self.loss(logits, y, sample_weight)
             gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
             # a parameter whose gradient is always zero still decays
             gradient_by_name = {
@@ -168,7 +171,7 @@ class ConfigBatch:
             self.faulty[at] = torch.where(fault, step, self.faulty[at])
         return losses
 
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, y: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the losses (G,).
 
         They are the weighted cross-entropy sum w l / sum w, as torch computes it, the mean binary
@@ -178,20 +181,30 @@ class ConfigBatch:
         Args:
             logits: (G, B, C).
             y: Labels, int64 (B,) or 0/1 (B, C), or float64 targets (B, C).
+            sample_weight: float32 (B,); the mean over rows is weighted, sum s l / sum s, with class
+                weights sum s w l / sum s w.
         """
         if self.standardization is not None:
-            return (logits - self.standardization.apply(y)).square().mean((1, 2))
+            errors = (logits - self.standardization.apply(y)).square()
+            return _mean_over_rows(errors, sample_weight)
         if self.spec.multi_label:
-            return F.binary_cross_entropy_with_logits(
+            losses = F.binary_cross_entropy_with_logits(
                 logits, y.to(logits.dtype).expand_as(logits), reduction="none"
-            ).mean((1, 2))
+            )
+            return _mean_over_rows(losses, sample_weight)
         losses = F.cross_entropy(
             logits.flatten(0, 1),
             y.repeat(len(logits)),
             weight=self.class_weights,
             reduction="none",
         )
-        sums = losses.view(len(logits), -1).sum(1)
+        losses = losses.view(len(logits), -1)
+        if sample_weight is not None:
+            weights = sample_weight
+            if self.class_weights is not None:
+                weights = weights * self.class_weights[y]
+            return (losses * sample_weight).sum(1) / weights.sum()
+        sums = losses.sum(1)
         return sums / (self.class_weights[y].sum() if self.class_weights is not None else len(y))
 
     @torch.inference_mode()
@@ -302,7 +315,16 @@ class ConfigBatch:
             start += n_configs
 
 
-def balanced_class_weights(labels: Tensor, n_classes: int) -> Tensor:
+def _mean_over_rows(losses_gbc: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Return the mean over columns and the weighted mean over rows, (G,)."""
+    if sample_weight is None:
+        return losses_gbc.mean((1, 2))
+    return losses_gbc.mean(2) @ (sample_weight / sample_weight.sum())
+
+
+def balanced_class_weights(
+    labels: Tensor, n_classes: int, sample_weight: Tensor | None = None
+) -> Tensor:
     """Return weights N / (C n_c) of the cross-entropy, float32 (C,), 0 for an empty class.
 
     Multi-label targets get no such weights: n_c does not partition the samples, and mean average
@@ -312,10 +334,15 @@ def balanced_class_weights(labels: Tensor, n_classes: int) -> Tensor:
     Args:
         labels: int64 (N,).
         n_classes: C.
+        sample_weight: Weights of the samples, (N,); then N and n_c are sums of them.
     """
-    counts = torch.bincount(labels.cpu(), minlength=n_classes).double()
-    weights = torch.where(counts > 0, len(labels) / (n_classes * counts.clamp(min=1)), 0.0)
-    return weights.float()
+    if sample_weight is None:
+        counts = torch.bincount(labels.cpu(), minlength=n_classes).double()
+        weights = torch.where(counts > 0, len(labels) / (n_classes * counts.clamp(min=1)), 0.0)
+        return weights.float()
+    sums = torch.bincount(labels.cpu(), sample_weight.cpu().double(), minlength=n_classes)
+    balanced = sums.sum() / (n_classes * sums)
+    return torch.where(sums > 0, balanced, 0.0).float()
 
 
 def _derive_seed(seed: int, stream: int) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 
 from layercache.probing.training.config import Noise
@@ -31,6 +33,9 @@ class TokenLoader(typing.Protocol):
     @property
     def labels(self) -> Tensor:
         """int64 (N,), or 0/1 (N, C) if multi-label; on any device."""
+
+    def with_labels(self, labels: np.ndarray[Any, Any]) -> Self:
+        """Return the same tokens with other labels of the N rows."""
 
     def iter_batches(
         self,

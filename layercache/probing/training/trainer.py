@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
@@ -40,7 +40,7 @@ class ProbeTrainer(Protocol):
 
     def score(
         self,
-        dataset: TokenDataset,
+        dataset: LabelledTokens,
         configs: Sequence[Mapping[str, float]],
         *,
         train: Rows,
@@ -62,7 +62,7 @@ class ProbeTrainer(Protocol):
 
     def train(
         self,
-        dataset: TokenDataset,
+        dataset: LabelledTokens,
         hparams: Mapping[str, float],
         *,
         rows: Rows,
@@ -99,10 +99,12 @@ class SGDTrainer:
     """Called after every step."""
     saver: PassSaver | None = None
     """Keeps the states of unfinished training."""
+    sample_weight: torch.Tensor | None = None
+    """Weights of all rows of the dataset in the training loss, (N,); None weights them equally."""
 
     def score(
         self,
-        dataset: TokenDataset,
+        dataset: LabelledTokens,
         configs: Sequence[Mapping[str, float]],
         *,
         train: Rows,
@@ -142,11 +144,12 @@ class SGDTrainer:
             on_fitted=report,
             saver=self.saver,
             keep_parameters=False,
+            sample_weight=self.sample_weight,
         )
 
     def train(
         self,
-        dataset: TokenDataset,
+        dataset: LabelledTokens,
         hparams: Mapping[str, float],
         *,
         rows: Rows,
@@ -176,5 +179,6 @@ class SGDTrainer:
             precision=self.precision,
             on_progress=self.on_progress,
             saver=self.saver,
+            sample_weight=self.sample_weight,
         )
         return head

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,7 @@ class TrainingPass:
         device: torch.device,
         precision: str,
         keep_parameters: bool,
+        sample_weight: Tensor | None = None,
     ) -> None:
         """Draw the initial parameters; for the arguments see `fit`."""
         self.configs, self.schedule = tuple(configs), schedule
@@ -73,7 +75,9 @@ class TrainingPass:
         labels = dataset.labels[train.to(dataset.labels.device)]
         weights = None
         if train_config.class_weights and head.task == CLASSIFICATION:
-            weights = balanced_class_weights(labels, head.classes).to(device)
+            of_train = None if sample_weight is None else sample_weight[train]
+            weights = balanced_class_weights(labels, head.classes, of_train).to(device)
+        self._sample_weight = None if sample_weight is None else sample_weight.float().to(device)
         self._batch = ConfigBatch(
             head,
             configs,
@@ -126,7 +130,10 @@ class TrainingPass:
     def _run_epoch(self, epoch: int, *, on_step: Callable[[], None]) -> None:
         """Train one epoch, or the rest of one that was begun, and evaluate if it is time."""
         batch, schedule, train_config = self._batch, self.schedule, self._train_config
-        batches = self._dataset.iter_batches(
+        dataset = self._dataset
+        if self._sample_weight is not None:
+            dataset = dataset.with_labels(np.arange(dataset.rows))
+        batches = dataset.iter_batches(
             self._train,
             batch_size=schedule.batch_size,
             seed=self._seed,
@@ -135,7 +142,10 @@ class TrainingPass:
             train=True,
         )
         for x, y in islice(batches, self.step - epoch * schedule.steps_per_epoch, None):
-            self._loss_sums += batch.step(x, y, step=self.step)
+            weights = None
+            if self._sample_weight is not None:
+                weights, y = self._sample_weight[y], self._dataset.labels[y]
+            self._loss_sums += batch.step(x, y, step=self.step, sample_weight=weights)
             self.step += 1
             on_step()
         mean_losses = (self._loss_sums / schedule.steps_per_epoch).tolist()

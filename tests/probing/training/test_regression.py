@@ -110,7 +110,7 @@ def test_fit_equals_a_plain_loop_in_float64(kind: str) -> None:
     module: torch.nn.Module = (
         TextbookLinear(**shape)
         if kind == "linear"
-        else TextbookAttentive(**shape, heads=head.num_heads)
+        else TextbookAttentive(**shape, num_heads=head.num_heads)
     )
     module.load_state_dict(initial.state_dict)
     module = module.double()
