@@ -24,7 +24,6 @@ from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
 from layercache.probing.options import MEMORY_FRACTION
 from layercache.probing.training.trainer import FittedModel, ProgressCallback, ScoreCallback
-from layercache.probing.val_loss import LOSS, sample_losses
 
 GRIDS: Mapping[str, tuple[Mapping[str, float], ...]] = {
     "knn": tuple({"k": k} for k in (1, 5, 10, 20, 50)),
@@ -90,9 +89,7 @@ class BaselineTrainer:
         x_val, y_val = _matrix(dataset, val)
         for i, hparams in enumerate(configs):
             logits = self._classifier(hparams, x, y)(x_val)
-            metrics = evaluate(logits, y_val, multi_label=self.head.multi_label)
-            loss = sample_losses(torch.as_tensor(logits), torch.as_tensor(y_val)).mean()
-            metrics[LOSS] = float(loss)
+            metrics = evaluate(logits, y_val, task=self.head.task)
             on_scores([ConfigScore(hparams=hparams, fold=fold, val_metrics=metrics)])
             if self.on_progress:
                 self.on_progress(i + 1, len(configs))

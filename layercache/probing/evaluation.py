@@ -20,12 +20,8 @@ from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.metrics import (
-    balanced_accuracy,
-    bootstrap_interval,
-    evaluate,
-    mean_average_precision,
-)
+from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
+from layercache.probing.metrics import PRIMARY, bootstrap, evaluate
 from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import ProbeFolder
@@ -34,11 +30,14 @@ from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer
 
 TEST_BATCH = 2048
-BOOTSTRAP_SAMPLES = 1000
-BOOTSTRAP_SAMPLES_MULTI_LABEL = 200
-"""Fewer, since a mean average precision takes far longer than a balanced accuracy."""
 
-METRICS = ("balanced_accuracy", "top1_accuracy", "top5_accuracy", "mean_average_precision")
+METRICS = (
+    "balanced_accuracy",
+    "top1_accuracy",
+    "top5_accuracy",
+    "mean_average_precision",
+    "log_loss",
+)
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
@@ -170,20 +169,9 @@ def _test(spec: ProbeSpec, model: FittedModel, loader: DatasetLoader) -> tuple[P
 
 def evaluate_predictions(logits: Array, targets: Array, *, multi_label: bool) -> Row:
     """Return the metrics of the results table with the bootstrap interval of the first of them."""
-    metrics = evaluate(logits, targets, multi_label=multi_label)
-    if multi_label:
-        low, high = bootstrap_interval(
-            lambda rows: mean_average_precision(logits[rows], targets[rows]),
-            len(targets),
-            resamples=BOOTSTRAP_SAMPLES_MULTI_LABEL,
-        )
-    else:
-        predicted = logits.argmax(1)
-        low, high = bootstrap_interval(
-            lambda rows: balanced_accuracy(predicted[rows], targets[rows]),
-            len(targets),
-            resamples=BOOTSTRAP_SAMPLES,
-        )
+    task = MULTI_LABEL if multi_label else CLASSIFICATION
+    metrics, selected = evaluate(logits, targets, task=task), PRIMARY[task]
+    low, high = bootstrap(logits, targets, task=task, names=[selected])[selected]
     row = {f"test_{name}": metrics.get(name) for name in METRICS}
     return row | {"test_ci95_low": low, "test_ci95_high": high}
 

@@ -11,7 +11,6 @@ from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore, config_key
 from layercache.probing.metrics import selection_metric
 from layercache.probing.spec import ProbeSpec
-from layercache.probing.val_loss import LOSS
 
 TIED_DIGITS = 12
 """Decimals of a score within which two configurations tie: means over folds differ by rounding."""
@@ -34,7 +33,8 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
     scores = sorted(scores, key=lambda score: score.fold or 0)
     metrics = [score.val_metrics for score in scores if score.val_metrics is not None]
     diverged = any(score.diverged for score in scores) or len(metrics) < len(scores)
-    names = metrics[0] if metrics else {}
+    # a metric may not be defined on every fold
+    names = [name for name in metrics[0] if all(name in m for m in metrics)] if metrics else []
     return ConfigScore(
         hparams=hparams,
         fold=None,
@@ -80,7 +80,7 @@ def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[Config
 
 def _tie_key(config: ConfigScore) -> tuple[float, ...]:
     """Return what decides among configurations of the same score; the smallest wins."""
-    loss = (config.val_metrics or {}).get(LOSS)
+    loss = (config.val_metrics or {}).get("log_loss")
     if loss is None or not math.isfinite(loss):
         loss = math.inf
     strength = [sign * config.hparams.get(name, 0.0) for name, sign in STRONGER.items()]

@@ -3,7 +3,7 @@
 These are two questions. Over models: would another backbone gain, too? Over images: would the same
 backbone gain on other test images?
 
-The interval of a single score is `layercache.probing.metrics.bootstrap_interval`.
+The interval of a single score is `layercache.probing.metrics.bootstrap`.
 """
 
 from __future__ import annotations

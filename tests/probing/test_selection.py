@@ -59,7 +59,7 @@ def tied(weight_decay: float, loss: float | None, *, lr: float = 0.1) -> ConfigS
     return ConfigScore(
         hparams={"lr": lr, "weight_decay": weight_decay},
         fold=0,
-        val_metrics={"balanced_accuracy": 56 / 58, "loss": loss},  # type: ignore[dict-item]
+        val_metrics={"balanced_accuracy": 56 / 58, "log_loss": loss},  # type: ignore[dict-item]
     )
 
 
@@ -93,7 +93,7 @@ def test_rank_configs_of_baselines_prefers_the_stronger_regularization(
     for name, values, best in (("k", (1.0, 5.0, 20.0), 20.0), ("C", (0.01, 1.0, 100.0), 0.01)):
         grid = tuple({name: value} for value in values)
         configs = [
-            ConfigScore(hparams=h, fold=0, val_metrics={"balanced_accuracy": 1.0, "loss": 0.1})
+            ConfigScore(hparams=h, fold=0, val_metrics={"balanced_accuracy": 1.0, "log_loss": 0.1})
             for h in grid
         ]
         assert rank_configs(spec(grid, "knn"), configs)[0].hparams == {name: best}

@@ -17,19 +17,13 @@ from torch import Tensor
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
-from layercache.probing.metrics import (
-    class_ranks,
-    evaluate,
-    evaluate_ranks,
-    evaluate_regression,
-    selection_metric,
-)
+from layercache.probing.metrics import PRIMARY
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
 from layercache.probing.training.schedule import Schedule
 from layercache.probing.training.standardize import Standardization
 from layercache.probing.training.token_loader import TokenLoader
-from layercache.probing.val_loss import LOSS, sample_losses
+from layercache.probing.training.validation import validate
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ class TrainingPass:
         if is_last or (self._val is not None and train_config.patience is not None):
             metrics = None
             if self._val is not None and len(batch.active):
-                metrics = _evaluate(batch, self._dataset, self._val, batch_size=train_config.batch)
+                metrics = validate(batch, self._dataset, self._val, batch_size=train_config.batch)
             self._update_snapshots(metrics, epochs=epoch + 1)
         self._epochs_done = epoch + 1
         self._loss_sums = torch.zeros(len(batch.active), device=batch.device)
@@ -166,7 +160,7 @@ class TrainingPass:
     def _update_snapshots(self, metrics: list[dict[str, float]] | None, *, epochs: int) -> None:
         """Store the configurations that improved, and remove those that ran out of patience."""
         batch, patience = self._batch, self._train_config.patience
-        key = selection_metric(multi_label=batch.spec.multi_label, regression=batch.spec.regression)
+        key = PRIMARY[batch.spec.task]
         rows = []
         for row, index in enumerate(batch.active.tolist()):
             current = metrics[row] if metrics else None
@@ -202,32 +196,3 @@ class TrainingPass:
             steps=epochs * self.schedule.steps_per_epoch,
             epochs=epochs,
         )
-
-
-def _evaluate(
-    batch: ConfigBatch, dataset: TokenLoader, rows: Tensor, *, batch_size: int
-) -> list[dict[str, float]]:
-    """Return the metrics and the loss of every configuration.
-
-    Of single-label logits only the rank of the true class is kept: (G, N) instead of (G, N, C).
-    """
-    single_label = batch.spec.task == CLASSIFICATION
-    parts, losses, labels = [], [], []
-    for x, y in dataset.iter_batches(
-        rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
-    ):
-        logits = batch.logits(x)
-        parts.append((class_ranks(logits, y) if single_label else logits).cpu())
-        if batch.standardization is None:
-            losses.append(sample_losses(logits, y).cpu())
-        labels.append(y.cpu())
-    values, y_n = torch.cat(parts, dim=1), torch.cat(labels).numpy()
-    if batch.standardization is not None:
-        predicted = batch.standardization.to("cpu").invert(values)
-        return [evaluate_regression(outputs.numpy(), y_n) for outputs in predicted]
-    if single_label:
-        metrics = [evaluate_ranks(ranks, y_n) for ranks in values.numpy()]
-    else:
-        metrics = [evaluate(logits, y_n, multi_label=True) for logits in values.numpy()]
-    means = torch.cat(losses, dim=1).mean(1).tolist()
-    return [{**scores, LOSS: loss} for scores, loss in zip(metrics, means, strict=True)]
