@@ -29,6 +29,20 @@ Fingerprint = Annotated[
         help="First digits of the cache's fingerprint, if several match.", show_default=False
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Annotation column to predict, or several, as in a,b,c; see layercache annotate.",
+        show_default="the dataset's label",
+    ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="classification | multi-label | regression.",
+        show_default="by the values: floats are a regression, integers are classes",
+    ),
+]
 Head = Annotated[
     list[str],
     typer.Option(help="linear | attentive | attentive-tokens | hybrid | knn | logreg. Repeatable."),
@@ -169,6 +183,8 @@ def train(
     *,
     model: Model = None,
     dataset: Data = None,
+    target: Target = None,
+    task: Task = None,
     head: Head = ["attentive"],  # noqa: B006 - typer copies it
     layers: Layers = None,
     tokens: Tokens = None,
@@ -233,6 +249,8 @@ def train(
     echo(f"cache {opened.path}{source}")
     results = run(
         opened,
+        target=target,
+        task=task,
         head=head,
         layers=layers,
         tokens=tokens,

@@ -19,6 +19,8 @@ from layercache.probing.training.config import HParams, TrainConfig
 def probe(
     cache: Cache | str | CachePath,
     *,
+    target: Words | None = None,
+    task: str | None = None,
     head: Words = "attentive",
     layers: Layers | None = None,
     tokens: Words | None = None,
@@ -53,6 +55,10 @@ def probe(
 
     Args:
         cache: A cache or its folder.
+        target: Annotation column to predict, or several ("a,b,c" or a list). Samples without a
+            value are left out. Default: the dataset's own label.
+        task: classification, multi-label or regression. Default: a regression for floats,
+            multi-label for several columns of 0 and 1, else classification, also for integers.
         head: linear, attentive, attentive-tokens, hybrid, knn or logreg, or several of them. knn
             ranks classes by votes, and those with equally many, also none, by their nearest sample.
         layers: last, mid-last, quarter, all, a number or numbers ("1,5,9" or [1, 5, 9]: one probe
@@ -102,6 +108,8 @@ def probe(
     run_options = read_options(Options, options, function="probe")
     specs = plan_probes(
         cache,
+        target=target,
+        task=task,
         head=head,
         layers=layers,
         tokens=tokens,

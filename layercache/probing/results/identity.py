@@ -23,6 +23,8 @@ from layercache.cache.format.spec import sha256_json
 Spec = Mapping[str, Any]
 Words = dict[str, str]
 
+LABEL = "label"
+"""Name of the dataset's own label as a target."""
 DATA_OF_EXTRACTION = ("weights", "dataset")
 """Fields of an extraction that say which backbone saw which images, not how."""
 
@@ -34,7 +36,7 @@ class Settings:
     schema: int
     """Schema of the spec."""
     data: Words
-    """Backbone, dataset (digests), splits, training subset and seed."""
+    """Backbone, dataset and annotations (digests), target, splits, training subset and seed."""
     extraction: Words
     """How the tokens were made: tap, preprocessing, precision ..."""
     training: Words
@@ -108,6 +110,7 @@ def read_settings(spec: Spec | Settings) -> Settings:
     train_split, test_split = spec["splits"]
     data = {
         **{f"{name} digest": str(first[name]) for name in DATA_OF_EXTRACTION},
+        **_target(spec),
         "train split": train_split,
         "test split": test_split,
         "shots": _text(spec["shots"], none="all"),
@@ -144,6 +147,21 @@ def read_settings(spec: Spec | Settings) -> Settings:
     return Settings(
         schema=spec["schema"], data=data, extraction=extraction, training=training, head=head
     )
+
+
+def _target(spec: Spec) -> Words:
+    """Return what a probe predicts, and the versions of its columns if they are recorded."""
+    target = spec.get("target") or {"columns": [LABEL], "task": "as the dataset's"}
+    words = {"target": target_name(spec), "task": target["task"]}
+    if digests := spec.get("annotations"):
+        words["annotations digest"] = _text(digests)
+    return words
+
+
+def target_name(spec: Spec) -> str:
+    """Return the columns that a probe predicts, "label" for the dataset's own label."""
+    target = spec.get("target")
+    return ",".join(target["columns"]) if target else LABEL
 
 
 def _training(spec: Spec) -> Words:

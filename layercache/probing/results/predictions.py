@@ -37,10 +37,10 @@ class Predictions:
     """Output of a probe on the test images."""
 
     logits: Array
-    """(N, C) float32; for a knn baseline the logarithm of its vote shares, lowered a little
+    """(N, C) float32; of a regression the predictions in the unit of its targets; for a knn baseline the logarithm of its vote shares, lowered a little
     where classes tie (`baselines.TIE_STEP`)."""
     targets: Array
-    """(N,) int64 or (N, C) uint8."""
+    """(N,) int64, (N, C) uint8, or (N, C) float64 of a regression."""
     ids: str
     """SHA-256 hex of the test images' ids in order; equal digests mean the same images."""
     attention_mean: Array | None = None
@@ -80,9 +80,11 @@ class Predictions:
         _check("logits", stored.logits, shape=(n, classes), dtype="float32")
         multi_label = stored.targets.ndim == 2
         shape = (n, classes) if multi_label else (n,)
-        _check("targets", stored.targets, shape=shape, dtype="uint8" if multi_label else "int64")
+        regression = multi_label and stored.targets.dtype.kind == "f"
+        dtype = "float64" if regression else "uint8" if multi_label else "int64"
+        _check("targets", stored.targets, shape=shape, dtype=dtype)
         limit = 2 if multi_label else classes
-        if n and not 0 <= stored.targets.min() <= stored.targets.max() < limit:
+        if n and not regression and not 0 <= stored.targets.min() <= stored.targets.max() < limit:
             raise ValueError(f"targets: expected 0 to {limit - 1}, got others")
         for name in ("attention_mean", "attention_std"):
             if (weights := getattr(stored, name)) is not None:

@@ -81,6 +81,7 @@ class _HeadSpec:
     classes: Size
     num_heads: Size
     multi_label: bool
+    regression: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,14 @@ class _TrainConfig:
 
 
 @dataclass(frozen=True)
+class _Target:
+    __pydantic_config__ = STRICT
+
+    columns: Annotated[tuple[Text, ...], MinLen(1)]
+    task: Text
+
+
+@dataclass(frozen=True)
 class _Spec:
     __pydantic_config__ = STRICT
 
@@ -115,6 +124,8 @@ class _Spec:
     train_config: _TrainConfig | None
     precision: Text | None
     splits: tuple[Text, Text]
+    target: _Target | None = None
+    annotations: dict[Text, Text] | None = None
 
 
 @dataclass(frozen=True)

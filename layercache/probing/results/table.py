@@ -15,6 +15,7 @@ from layercache.cache.storage.paths import CachePath, cache_root, root_option
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.results.formatting import write_table
 from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
+from layercache.probing.results.identity import target_name
 from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.notes import describe_selection
 from layercache.probing.results.probe_store import Probe
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 # fmt: off
 COLUMNS = (
     "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
-    "embedding", "train_split", "test_split", "seed", "shots", "train_fraction",
+    "embedding", "target", "train_split", "test_split", "seed", "shots", "train_fraction",
     "lr", "weight_decay", "dropout", "config",
     "val_balanced_accuracy", "val_top1_accuracy", "val_mean_average_precision",
     "test_balanced_accuracy", "test_top1_accuracy", "test_top5_accuracy",
@@ -47,8 +48,8 @@ balanced accuracy or, for multi-label, the test mean average precision.
 IDENTITY = (
     "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
     "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
-    "spatial", "n_tokens", "num_heads", "embedding", "train_split", "test_split", "shots",
-    "train_fraction", "experiment",
+    "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "test_split",
+    "shots", "train_fraction", "experiment",
 )
 """Columns that do not depend on the seed."""
 SCORES = (
@@ -57,7 +58,7 @@ SCORES = (
 )
 SORT_KEYS = (
     "dataset", "model", "head", "n_tokens", "layers", "tokens", "shots", "train_fraction",
-    "train_split", "test_split", "experiment", "seed", "probe",
+    "target", "train_split", "test_split", "experiment", "seed", "probe",
 )
 # fmt: on
 BASELINE_NAME = "a linear head on the last layer's class token"
@@ -276,6 +277,7 @@ def _full_row(probe: Probe) -> dict[str, Any]:
     train_split, test_split = probe.spec["splits"]
     return {
         **probe.row,
+        "target": target_name(probe.spec),
         "train_split": train_split,
         "test_split": test_split,
         "experiment": probe.settings.experiment_key,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ALWAYS_SHOWN = ("model", "dataset", "head", "layers", "tokens")
 DEFAULTS: Mapping[str, Any] = {
+    "target": "label",
     "train_split": "train",
     "test_split": "test",
     "spatial": "",
