@@ -50,12 +50,12 @@ def export(
 ) -> None:
     """Export a trained head with its backbone to ONNX or torch.export.
 
-    The file maps preprocessed float32 images (batch, 3, H, W) to logits. It is
-    checked on real images against the original before it is written, with a
-    model card in markdown next to it.
+    The file maps preprocessed float32 images (batch, 3, H, W) to logits, or to
+    the predicted values of a regression. It is checked on real images against
+    the original before it is written, with a model card in markdown next to it.
     """
     from layercache._units import format_bytes
-    from layercache.deploy import export_onnx, export_torch, load_classifier
+    from layercache.deploy import export_onnx, export_torch, load_model
     from layercache.deploy.card import write_card
     from layercache.deploy.predict import read_images
     from layercache.errors import OptionError
@@ -74,17 +74,17 @@ def export(
         echo(f"card: {card}")
     if onnx is None and torch is None:
         return
-    classifier = load_classifier(checkpoint, weights=weights, device="cpu", precision="fp32")
+    loaded = load_model(checkpoint, weights=weights, device="cpu", precision="fp32")
     images = read_images(check or [])
     for write, path in ((export_onnx, onnx), (export_torch, torch)):
         if path is None:
             continue
-        result = write(classifier, path, images=images)
+        result = write(loaded, path, images=images)
         card_path = path.with_name(path.name + ".md")
         card_path.write_text(card_text)
         echo(
             f"{result.path}: {format_bytes(result.bytes)}; on {result.images} real images, in one "
-            "batch and one at a time, the logits differ from the original's by at most "
+            "batch and one at a time, the output differs from the original's by at most "
             f"{result.max_difference:.1g}"
         )
         echo(f"card: {card_path}")

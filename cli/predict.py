@@ -1,4 +1,4 @@
-"""`layercache predict`: classify image files with a trained head."""
+"""`layercache predict`: predict for image files with a trained head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
 
 if TYPE_CHECKING:
-    from layercache.deploy import PredictionResult
+    from layercache.deploy import Prediction, PredictionResult, ValuePrediction
 
 Head = Annotated[
     str,
@@ -68,12 +68,12 @@ def predict(
     cache: Root = None,
     probes: ProbesRoot = None,
 ) -> None:
-    """Classify images with a trained head.
+    """Classify images with a trained head, or predict the numbers of a regression.
 
     Probabilities are a softmax over the classes, or for a multi-label head a
-    sigmoid of each.
+    sigmoid of each. Numbers are in the unit of the annotation column.
     """
-    from layercache.deploy import load_classifier
+    from layercache.deploy import load_model
     from layercache.deploy import predict as run
     from layercache.errors import OptionError, UnknownNameError
     from layercache.probing.results.lookup import find_probe
@@ -83,9 +83,9 @@ def predict(
     if on_error not in ON_ERROR:
         raise OptionError(f"--on-error: expected stop or skip, got {on_error!r}")
     path = find_probe(head, root=cache, probes_root=probes)
-    classifier = load_classifier(path, weights=weights, device=device, precision=precision)
+    model = load_model(path, weights=weights, device=device, precision=precision)
     result = run(
-        classifier,
+        model,
         images,
         top_k=top_k,
         batch_size=batch_size,
@@ -105,34 +105,54 @@ def _print_table(result: PredictionResult) -> None:
     files = [escape_control(image.image) for image in result.images]
     width = max(map(len, files), default=0)
     for file, image in zip(files, result.images, strict=True):
-        classes = "  ".join(
-            f"{escape_control(name)} {100 * p:.1f} %"
-            for name, p in zip(image.classes, image.probabilities, strict=True)
-        )
-        echo(f"{file:<{width}}  {classes}")
+        words = [escape_control(f"{name} {number}") for name, number in _in_words(image)]
+        echo(f"{file:<{width}}  {'  '.join(words)}")
+
+
+def _in_words(image: Prediction | ValuePrediction) -> list[tuple[str, str]]:
+    """Return the names and numbers of a prediction as text."""
+    from layercache.deploy import ValuePrediction
+
+    if isinstance(image, ValuePrediction):
+        return [(n, f"{v:.5g}") for n, v in zip(image.columns, image.values, strict=True)]
+    pairs = zip(image.classes, image.probabilities, strict=True)
+    return [(name, f"{100 * p:.1f} %") for name, p in pairs]
 
 
 def _print_csv(result: PredictionResult) -> None:
+    """Write a row per image and class; of a regression, a row per image."""
     from layercache._printable import escape_control, guard_cell
+    from layercache.deploy import ValuePrediction
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "probability"])
+    header = ["image", "rank", "class", "probability"]
+    if result.images and isinstance(first := result.images[0], ValuePrediction):
+        header = ["image", *(guard_cell(escape_control(name)) for name in first.columns)]
+    writer.writerow(header)
     for image in result.images:
+        file = guard_cell(escape_control(image.image))
+        if isinstance(image, ValuePrediction):
+            writer.writerow([file, *(f"{value:.7g}" for value in image.values)])
+            continue
         for rank, (name, p) in enumerate(zip(image.classes, image.probabilities, strict=True), 1):
-            cells = [guard_cell(escape_control(text)) for text in (image.image, name)]
-            writer.writerow([cells[0], rank, cells[1], f"{p:.6f}"])
+            writer.writerow([file, rank, guard_cell(escape_control(name)), f"{p:.6f}"])
 
 
 def _print_json(result: PredictionResult) -> None:
-    images = [
-        {
-            "image": image.image,
-            "top": [
-                {"class": name, "probability": round(p, 6)}
-                for name, p in zip(image.classes, image.probabilities, strict=True)
-            ],
-        }
-        for image in result.images
-    ]
+    images = [{"image": image.image, **_as_json(image)} for image in result.images]
     content = {"images": images, "skipped": dict(result.skipped)}
     echo_lines(json.dumps(content, indent=1))
+
+
+def _as_json(image: Prediction | ValuePrediction) -> dict[str, Any]:
+    from layercache.deploy import ValuePrediction
+
+    if isinstance(image, ValuePrediction):
+        pairs = zip(image.columns, image.values, strict=True)
+        return {"values": {name: float(f"{value:.7g}") for name, value in pairs}}
+    return {
+        "top": [
+            {"class": name, "probability": round(p, 6)}
+            for name, p in zip(image.classes, image.probabilities, strict=True)
+        ]
+    }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layercache.cache import Cache, open_cache
     from layercache.cache.annotate import annotate, drop_annotations
     from layercache.cache.copy import copy_cache
-    from layercache.deploy import load_classifier
+    from layercache.deploy import load_classifier, load_regressor
     from layercache.extraction.api import extract
     from layercache.extraction.models.preprocessing_options import PreprocessingOptions
     from layercache.probing.api import probe
@@ -49,6 +49,7 @@ __all__ = [
     "heads",
     "load_classifier",
     "load_head",
+    "load_regressor",
     "open_cache",
     "probe",
     "read_results",
@@ -73,6 +74,7 @@ _HOMES = {
     "find_probe": "layercache.probing.results.lookup",
     "load_classifier": "layercache.deploy",
     "load_head": "layercache.probing.results.checkpoint",
+    "load_regressor": "layercache.deploy",
     "open_cache": "layercache.cache",
     "probe": "layercache.probing.api",
     "read_results": "layercache.probing.results.table",

@@ -1,16 +1,26 @@
 """A trained head in use: on its backbone, on image files, exported to ONNX or torch.export."""
 
-from layercache.deploy.classifier import Classifier, load_classifier
+from layercache.deploy.classifier import (
+    Classifier,
+    Regressor,
+    load_classifier,
+    load_model,
+    load_regressor,
+)
 from layercache.deploy.export import Export, export_onnx, export_torch
-from layercache.deploy.predict import Prediction, PredictionResult, predict
+from layercache.deploy.predict import Prediction, PredictionResult, ValuePrediction, predict
 
 __all__ = [
     "Classifier",
     "Export",
     "Prediction",
     "PredictionResult",
+    "Regressor",
+    "ValuePrediction",
     "export_onnx",
     "export_torch",
     "load_classifier",
+    "load_model",
+    "load_regressor",
     "predict",
 ]

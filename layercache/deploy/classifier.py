@@ -1,122 +1,87 @@
-"""A trained head on its backbone, as one module from images to logits.
+"""Image models by what their heads predict, and how they are loaded.
 
-Shapes: B images of H x W pixels, L layers, T stored tokens of a layer, S input tokens of the head,
-D width, C classes.
+Shapes: B images, C classes, or columns of a regression.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from layercache import heads
 from layercache._devices import resolve_device
-from layercache.errors import DataError, HeadMismatchError, OptionError
-from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
-from layercache.extraction.models.preprocessing import Preprocessing
-from layercache.extraction.pipeline.decode import to_rgb
+from layercache.deploy.image_model import ImageModel, load_matching_backbone
+from layercache.errors import HeadMismatchError
+from layercache.extraction.models.backbone import Backbone
+from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
 
-logger = logging.getLogger(__name__)
 
-
-class Classifier(nn.Module):
-    """A frozen backbone and head: `classifier(classifier.preprocess(images))` returns logits.
-
-    Tokens stay in float32 between tap and head, so logits differ from those of the cache only by
-    the cache's float16 rounding. The module is not meant to be trained further.
-    """
+class Classifier(ImageModel):
+    """A classifier: `classifier(classifier.preprocess(images))` returns logits (B, C)."""
 
     def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
-        """Join a head and its backbone; logs a warning if their precisions differ.
+        """Join a head and its backbone, as `ImageModel`.
 
         Raises:
-            HeadMismatchError: If the backbone is not the head's own; see `check_compatible`.
+            HeadMismatchError: If the head is one of a regression, or the backbone is not its own.
         """
-        super().__init__()
-        check_compatible(checkpoint, backbone)
-        if backbone.precision != checkpoint.provenance.precision:
-            logger.warning(
-                "the tokens that this head was trained on were computed in %s, this %s computes in "
-                "%s: probabilities may differ a little",
-                checkpoint.provenance.precision,
-                backbone.name,
-                backbone.precision,
+        if checkpoint.spec.task == REGRESSION:
+            raise HeadMismatchError(
+                f"this head predicts {', '.join(checkpoint.classes)}, which are no classes: load "
+                "it with load_regressor"
             )
-        self.checkpoint = checkpoint
+        super().__init__(checkpoint, backbone)
         self.classes = checkpoint.classes
         """Class names in the order of the logits."""
         self.multi_label = checkpoint.spec.multi_label
         """True if an image may have several classes, so that each logit has its own sigmoid."""
-        self.preprocessing = backbone.preprocessing
-        self.backbone = backbone
-        self.vit: nn.Module = backbone.module
-        self.projection = backbone.projection
-        self.head = heads.load(checkpoint).requires_grad_(False)
-        stored = ((layer, token) for layer in backbone.layers for token in backbone.tokens)
-        positions = {pair: i for i, pair in enumerate(stored)}
-        self.token_index: Tensor
-        """Position of each of the head's tokens among the stored ones, int64 (S,)."""
-        self.register_buffer(
-            "token_index",
-            torch.tensor([positions[pair] for pair in checkpoint.pairs]),
-            persistent=False,
-        )
-        self.to(backbone.device)
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map preprocessed, normalised images, float (B, 3, H, W), to logits, float32 (B, C)."""
-        tokens_ltbd = self.backbone.forward_tokens(images.to(self.backbone.compute_dtype))
-        x_bsd = tokens_ltbd.flatten(0, 1).index_select(0, self.token_index).transpose(0, 1)
-        logits: Tensor = self.head(x_bsd)
-        return logits
-
-    def preprocess(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> Tensor:
-        """Return the input of `forward`, on the module's device.
-
-        Args:
-            images: PIL images of any size and mode, or uint8 (B, 3, H, W) in the backbone's input
-                size.
-
-        Raises:
-            DataError: For an image mode without a defined white level (32-bit integers, floats).
-            OptionError: For a tensor of another shape or dtype.
-        """
-        if isinstance(images, Image.Image):
-            images = [images]
-        if not isinstance(images, Tensor):
-            images = torch.stack([self.pixels(image) for image in images])
-        expected_shape = (3, *self.preprocessing.input_size)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != expected_shape:
-            height, width = self.preprocessing.input_size
-            raise OptionError(
-                f"expected PIL images or uint8 (B, 3, {height}, {width}), "
-                f"got {images.dtype} {tuple(images.shape)}"
-            )
-        return self.preprocessing.normalize(images.to(self.token_index.device))
-
-    def pixels(self, image: Image.Image) -> Tensor:
-        """Return one image as uint8 (3, H, W), resized and cropped by the backbone's own transform.
-
-        Raises:
-            DataError: For an image mode without a defined white level.
-        """
-        try:
-            rgb = to_rgb(image, background=self.preprocessing.background)
-            return torch.from_numpy(self.preprocessing.resize_and_crop(rgb).copy())
-        except ValueError as error:
-            raise DataError(f"this image cannot be used: {error}") from error
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the softmax of logits (B, C), or for a multi-label head the sigmoid of each."""
         return logits.sigmoid() if self.multi_label else logits.softmax(-1)
+
+
+class Regressor(ImageModel):
+    """A regression: `regressor(regressor.preprocess(images))` returns values (B, C).
+
+    They are in the unit of the annotation columns that the head was trained on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
+        """Join a head and its backbone, as `ImageModel`.
+
+        Raises:
+            HeadMismatchError: If the head is a classifier's, or the backbone is not its own.
+        """
+        if checkpoint.spec.task != REGRESSION:
+            raise HeadMismatchError(
+                f"this head tells {len(checkpoint.classes)} classes apart and predicts no numbers: "
+                "load it with load_classifier"
+            )
+        super().__init__(checkpoint, backbone)
+        self.columns = checkpoint.classes
+        """Names of the predicted columns in the order of the output."""
+
+
+def load_model(
+    head: Checkpoint | str | HeadPath,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+) -> Classifier | Regressor:
+    """Load a trained head on its backbone, whatever it predicts. See `load_classifier`."""
+    checkpoint = head if isinstance(head, Checkpoint) else load_head(find_probe(head))
+    backbone = load_matching_backbone(
+        checkpoint,
+        weights=weights,
+        device=resolve_device(device)[0].type,
+        precision=precision or checkpoint.provenance.precision,
+    )
+    kind = Regressor if checkpoint.spec.task == REGRESSION else Classifier
+    return kind(checkpoint, backbone)
 
 
 def load_classifier(
@@ -141,96 +106,31 @@ def load_classifier(
             cache that the head was trained on.
 
     Raises:
-        HeadMismatchError: If the backbone's weights are not those that the head was trained on.
+        HeadMismatchError: If the backbone's weights are not those that the head was trained on, or
+            the head is one of a regression.
         ProbeNotFoundError: If there is no saved head.
     """
-    checkpoint = head if isinstance(head, Checkpoint) else load_head(find_probe(head))
-    device = resolve_device(device)[0].type
-    backbone = load_matching_backbone(
-        checkpoint,
-        weights=weights,
-        device=device,
-        precision=precision or checkpoint.provenance.precision,
-    )
-    return Classifier(checkpoint, backbone)
+    model = load_model(head, weights=weights, device=device, precision=precision)
+    if isinstance(model, Classifier):
+        return model
+    return Classifier(model.checkpoint, model.backbone)  # raises the error that names the remedy
 
 
-def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
-    """Check that `backbone` is the one that `head` was trained on.
-
-    Raises:
-        HeadMismatchError: If the weights (by digest), the preprocessing, the tap or the tokens
-        differ.
-    """
-    provenance = head.provenance
-    if backbone.weights_digest != provenance.weights:
-        raise HeadMismatchError(
-            f"this head was trained on {provenance.model} with weights {provenance.weights[:12]}…, "
-            f"this {backbone.name} has {backbone.weights_digest[:12]}…: pass the checkpoint that "
-            "it was trained on as `weights`, or train a head on this backbone"
-        )
-    for name, expected, given in (
-        ("tap", provenance.tap, backbone.tap),
-        ("projected", provenance.projected, backbone.projected),
-        ("preprocessing", dict(provenance.preprocessing), backbone.preprocessing.to_json()),
-    ):
-        if expected != given:
-            raise HeadMismatchError(
-                f"this head was trained with {name} {expected}, this {backbone.name} has {given}: "
-                "load the backbone as it was at extraction"
-            )
-    missing = [
-        f"{layer}:{token}"
-        for layer, token in head.pairs
-        if layer not in backbone.layers or token not in backbone.tokens
-    ]
-    if missing:
-        raise HeadMismatchError(
-            f"this head reads tokens that this {backbone.name} was loaded without: "
-            f"{', '.join(missing[:6])}"
-        )
-
-
-def load_matching_backbone(
-    head: Checkpoint,
+def load_regressor(
+    head: Checkpoint | str | HeadPath,
     *,
     weights: str | Path | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-) -> Backbone:
-    """Load the backbone that `head` was trained on, with the layers and tokens that the head reads.
+    device: str = "auto",
+    precision: str | None = None,
+) -> Regressor:
+    """Load the head of a regression on its backbone: from images (B, 3, H, W) to values (B, C).
 
-    It preprocesses as recorded with the head, and its tokens stay in float32. The result may be
-    another backbone; `check_compatible` tells.
+        regressor = layercache.load_regressor("CACHE/probes/ID")
+        values = regressor(regressor.preprocess(image))
 
-    Raises:
-        OptionError: For an unknown `precision` or an incomplete record of the preprocessing, and
-            whatever `load_backbone` raises.
+    Arguments and errors as in `load_classifier`.
     """
-    if precision not in COMPUTE_DTYPES:
-        raise OptionError(
-            f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}"
-        )
-    provenance = head.provenance
-    preprocessing = Preprocessing.from_json(provenance.preprocessing)
-    return load_backbone(
-        provenance.model,
-        weights=weights,
-        tap=provenance.tap,  # type: ignore[arg-type]  # a cache's spec held it
-        layers=sorted({layer for layer, _ in head.pairs}),
-        tokens=token_kinds([token for _, token in head.pairs]),
-        projected=provenance.projected,
-        precision=precision,  # type: ignore[arg-type]
-        storage_dtype="float32",
-        device=device,
-        preprocessing=preprocessing,
-        background=preprocessing.background,
-    )
-
-
-def token_kinds(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the kinds to load for stored names: "grid:2" for "grid:2/0", "all" for "patch/3"."""
-    kinds = list(
-        dict.fromkeys("all" if name.startswith("patch/") else name.split("/")[0] for name in names)
-    )
-    return tuple(kind for kind in kinds if not (kind == "cls" and "all" in kinds))
+    model = load_model(head, weights=weights, device=device, precision=precision)
+    if isinstance(model, Regressor):
+        return model
+    return Regressor(model.checkpoint, model.backbone)  # raises the error that names the remedy

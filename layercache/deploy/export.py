@@ -1,9 +1,9 @@
-"""A classifier as one file that works without this package.
+"""A trained head on its backbone as one file that works without this package.
 
 The exporter writes to a temporary folder. The file is loaded again as a user will load it and run
-on real images, one at a time and several at once; only if its logits are those of the classifier is
-it moved to its path. The images are two photographs that come with scikit-learn, their mirror
-images, and any given.
+on real images, one at a time and several at once; only if its output is that of the model is it
+moved to its path. The images are two photographs that come with scikit-learn, their mirror images,
+and any given.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from layercache.deploy.classifier import Classifier
+from layercache.deploy.classifier import Classifier, Regressor
+from layercache.deploy.image_model import ImageModel
 from layercache.errors import ExportError, MissingExtraError
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit, relative to the largest logit.
+"""Largest difference of an output, relative to the largest logit, or to the largest deviation from
+the mean of the predicted values of a regression.
 
 Float32 sums in another order differ by about 1e-6.
 """
+FLOAT_TOLERANCE = 1e-6
+"""Difference that is allowed in any case, relative to the largest predicted value."""
 ONNX_MAX_BYTES = 2**31 - 2**24
 """Bytes of weights that fit into one ONNX file (protobuf's limit).
 
@@ -49,25 +53,26 @@ class Export:
     images: int
     """Number of images that it was checked on."""
     max_difference: float
-    """Largest absolute difference of a logit from the classifier's."""
+    """Largest absolute difference of an output from the model's."""
 
 
 def export_onnx(
-    classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()
+    model: ImageModel, path: str | Path, *, images: Sequence[Image.Image] = ()
 ) -> Export:
-    """Write `classifier` as ONNX, for any batch size.
+    """Write `model` as ONNX, for any batch size.
 
-    Input "images" is preprocessed, float32 (batch, 3, H, W); output "logits" is (batch, C). Classes
-    and preprocessing are in the file's metadata under the key "layercache".
+    Input "images" is preprocessed, float32 (batch, 3, H, W); output "logits" (of a regression
+    "values") is (batch, C). Classes or columns, and preprocessing, are in the file's metadata under
+    the key "layercache".
 
     Args:
-        classifier: From `load_classifier`.
+        model: From `load_classifier` or `load_regressor`.
         path: File to write.
         images: Images to check the file on, in addition to the bundled ones.
 
     Raises:
         MissingExtraError: Without the extra `export`.
-        ExportError: If the export fails or the logits of onnxruntime differ; then nothing is
+        ExportError: If the export fails or the output of onnxruntime differs; then nothing is
         written.
     """
     try:
@@ -79,67 +84,74 @@ def export_onnx(
             f"onnx, onnxscript and onnxruntime ({error.name} is missing)", "export"
         ) from error
 
+    output = "values" if isinstance(model, Regressor) else "logits"
+
     def write(example: Tensor, file: Path) -> None:
-        weight_bytes = sum(p.numel() * p.element_size() for p in classifier.parameters())
+        weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         program = torch.onnx.export(
-            classifier,
+            model,
             (example,),
             dynamo=True,
             dynamic_shapes={"images": {0: "batch"}},
             input_names=["images"],
-            output_names=["logits"],
+            output_names=[output],
             verbose=False,
         )
         assert program is not None
-        program.model.metadata_props["layercache"] = json.dumps(describe(classifier))
+        program.model.metadata_props["layercache"] = json.dumps(describe(model))
         program.save(str(file), external_data=weight_bytes > ONNX_MAX_BYTES)
         onnx.checker.check_model(str(file))
 
     def load(file: Path) -> Forward:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        return lambda x: torch.from_numpy(session.run(["logits"], {"images": x.cpu().numpy()})[0])
+        return lambda x: torch.from_numpy(session.run([output], {"images": x.cpu().numpy()})[0])
 
-    return export_checked(classifier, Path(path), images=images, write=write, load=load)
+    return export_checked(model, Path(path), images=images, write=write, load=load)
 
 
 def export_torch(
-    classifier: Classifier, path: str | Path, *, images: Sequence[Image.Image] = ()
+    model: ImageModel, path: str | Path, *, images: Sequence[Image.Image] = ()
 ) -> Export:
-    """Write `classifier` with torch.export (.pt2), for any batch size.
+    """Write `model` with torch.export (.pt2), for any batch size.
 
     `torch.export.load(FILE).module()` maps preprocessed images, float32 (B, 3, H, W), to logits (B,
-    C). Classes and preprocessing are in the extra file "layercache.json".
+    C), or the values of a regression. Classes or columns, and preprocessing, are in the extra file
+    "layercache.json".
 
     Args:
-        classifier: From `load_classifier`.
+        model: From `load_classifier` or `load_regressor`.
         path: File to write.
         images: Images to check the file on, in addition to the bundled ones.
 
     Raises:
-        ExportError: If the export fails or the logits of the reloaded program differ; then nothing
+        ExportError: If the export fails or the output of the reloaded program differs; then nothing
         is written.
     """
 
     def write(example: Tensor, file: Path) -> None:
         program = torch.export.export(
-            classifier, (example,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
+            model, (example,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
         )
-        description = json.dumps(describe(classifier))
+        description = json.dumps(describe(model))
         torch.export.save(program, file, extra_files={"layercache.json": description})
 
     def load(file: Path) -> Forward:
         return torch.export.load(file).module()
 
-    return export_checked(classifier, Path(path), images=images, write=write, load=load)
+    return export_checked(model, Path(path), images=images, write=write, load=load)
 
 
-def describe(classifier: Classifier) -> dict[str, Any]:
+def describe(model: ImageModel) -> dict[str, Any]:
     """Return what a user of the exported file needs to know, as plain JSON."""
-    provenance = classifier.checkpoint.provenance
+    provenance = model.checkpoint.provenance
+    if isinstance(model, Classifier):
+        activation = "sigmoid" if model.multi_label else "softmax"
+        output = {"classes": list(model.classes), "activation": activation}
+    else:
+        output = {"columns": list(model.checkpoint.classes), "activation": "none"}
     return {
-        "classes": list(classifier.classes),
-        "activation": "sigmoid" if classifier.multi_label else "softmax",
-        "preprocessing": classifier.preprocessing.to_json(),
+        **output,
+        "preprocessing": model.preprocessing.to_json(),
         "backbone": provenance.model,
         "backbone_digest": provenance.weights,
         "dataset": provenance.dataset,
@@ -155,28 +167,28 @@ def sample_images() -> list[Image.Image]:
 
 
 def export_checked(
-    classifier: Classifier,
+    model: ImageModel,
     path: Path,
     *,
     images: Sequence[Image.Image],
     write: Callable[[Tensor, Path], None],
     load: Callable[[Path], Forward],
 ) -> Export:
-    """Write a file, reload it, and move it to `path` if its logits are those of the classifier.
+    """Write a file, reload it, and move it to `path` if its output is that of the model.
 
     Args:
-        classifier: The classifier to export.
+        model: The model to export.
         path: File to write.
         images: Images to check the file on, in addition to the bundled ones.
         write: Writes the file, given example images.
         load: Loads the file as a function from images to logits.
 
     Raises:
-        ExportError: If a step fails or the logits differ; then nothing is written.
+        ExportError: If a step fails or the output differs; then nothing is written.
     """
-    x = classifier.preprocess([*sample_images(), *images])
+    x = model.preprocess([*sample_images(), *images])
     with torch.inference_mode():
-        expected = classifier(x).cpu()
+        expected = model(x).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         # the same name, because an ONNX file refers to its FILE.data by name
@@ -186,15 +198,17 @@ def export_checked(
                 # deprecations within the exporters; the check below is what counts
                 warnings.simplefilter("ignore")
                 write(x[:2], exported)
-                logits = run_both_ways(load(exported), x)
+                outputs = run_both_ways(load(exported), x)
         # exporters and runtimes raise their own exceptions for an unsupported operator
         except Exception as error:
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise ExportError(
-                f"{path}: this classifier cannot be exported ({type(error).__name__}: "
+                f"{path}: this model cannot be exported ({type(error).__name__}: "
                 f"{first_line}); nothing was written"
             ) from error
-        difference = max_difference(logits, expected, path=path)
+        difference = max_difference(
+            outputs, expected, path=path, tolerance=tolerance(expected, model)
+        )
         # FILE.data first, the file itself last
         files = sorted(Path(folder).iterdir(), key=lambda file: file == exported)
         size = sum(file.stat().st_size for file in files)
@@ -204,7 +218,7 @@ def export_checked(
 
 
 def run_both_ways(forward: Forward, x: Tensor) -> dict[str, Tensor]:
-    """Return the logits of all images in one batch and of each image on its own, by description."""
+    """Return the output for all images in one batch, and for each on its own, by description."""
     with torch.inference_mode():
         return {
             f"{len(x)} images at once": forward(x).cpu(),
@@ -212,23 +226,34 @@ def run_both_ways(forward: Forward, x: Tensor) -> dict[str, Tensor]:
         }
 
 
-def max_difference(logits: Mapping[str, Tensor], expected: Tensor, *, path: Path) -> float:
-    """Return the largest absolute difference of any logits from `expected` (B, C).
+def tolerance(expected: Tensor, model: ImageModel) -> float:
+    """Return the largest difference from the output (B, C) that sums in another order explain."""
+    largest = float(expected.abs().max())
+    if isinstance(model, Classifier):
+        return TOLERANCE * max(1.0, largest)
+    deviation = float((expected - expected.mean(0)).abs().max())
+    return TOLERANCE * deviation + FLOAT_TOLERANCE * largest
+
+
+def max_difference(
+    outputs: Mapping[str, Tensor], expected: Tensor, *, path: Path, tolerance: float
+) -> float:
+    """Return the largest absolute difference of any output from `expected` (B, C).
 
     Raises:
-        ExportError: For another shape, or a difference above TOLERANCE.
+        ExportError: For another shape, or a difference above `tolerance`.
     """
     worst = 0.0
-    for description, got in logits.items():
+    for description, got in outputs.items():
         if got.shape != expected.shape:
             raise ExportError(
-                f"{path}: expected logits {tuple(expected.shape)}, got {tuple(got.shape)} from the "
-                f"exported file for {description}; nothing was written"
+                f"{path}: expected an output {tuple(expected.shape)}, got {tuple(got.shape)} from "
+                f"the exported file for {description}; nothing was written"
             )
         difference = float((got - expected).abs().max())
-        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        if not difference <= tolerance:
             raise ExportError(
-                f"{path}: the logits of the exported file differ by {difference:.2g} for "
+                f"{path}: the output of the exported file differs by {difference:.2g} for "
                 f"{description}; nothing was written"
             )
         worst = max(worst, difference)

@@ -1,4 +1,4 @@
-"""Classification of image files."""
+"""Predictions for image files: classes, or the values of a regression."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from layercache.deploy.classifier import Classifier
+from layercache.deploy.classifier import Classifier, Regressor
 from layercache.errors import DataError, DataNotFoundError, OptionError
 from layercache.extraction.datasets.image_files import FileSamples, is_image
 from layercache.extraction.pipeline.decode import open_image
@@ -32,17 +32,29 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValuePrediction:
+    """The predicted values of one image."""
+
+    image: str
+    """Path of the image file."""
+    columns: tuple[str, ...]
+    """Names of the annotation columns that are predicted."""
+    values: tuple[float, ...]
+    """Their values, in the unit of the columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionResult:
     """Result of `predict`."""
 
-    images: tuple[Prediction, ...]
+    images: tuple[Prediction | ValuePrediction, ...]
     """One prediction per image, in the order given; images of a folder sorted by name."""
     skipped: Mapping[str, str]
     """Error message of each file that could not be read; empty unless `on_error` is "skip"."""
 
 
 def predict(
-    classifier: Classifier,
+    model: Classifier | Regressor,
     paths: Sequence[str | os.PathLike[str]],
     *,
     top_k: int = 5,
@@ -50,12 +62,12 @@ def predict(
     on_error: Literal["raise", "skip"] = "raise",
     on_progress: Callable[[int], None] | None = None,
 ) -> PredictionResult:
-    """Classify image files and all images below folders.
+    """Predict for image files and all images below folders.
 
     Args:
-        classifier: From `load_classifier`.
+        model: From `load_classifier` or `load_regressor`.
         paths: Image files and folders.
-        top_k: Number of classes per image.
+        top_k: Number of classes per image; without effect on a regression.
         batch_size: Number of images per forward pass.
         on_error: "raise" the error of an image that cannot be decoded, or "skip" and list it.
         on_progress: Called with the number of images done so far.
@@ -72,13 +84,13 @@ def predict(
         raise OptionError(f"on_error: expected raise or skip, got {on_error!r}")
     files = find_images(paths)
     samples = _samples(files)
-    background = classifier.preprocessing.background
+    background = model.preprocessing.background
     skipped: dict[str, str] = {}
-    predictions: list[Prediction] = []
+    predictions: list[Prediction | ValuePrediction] = []
 
     def load(row: int) -> Tensor | DataError:
         try:
-            return classifier.pixels(open_image(samples, row, background=background))
+            return model.pixels(open_image(samples, row, background=background))
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -94,7 +106,7 @@ def predict(
                 else:
                     pixels[files[row]] = loaded
             if pixels:
-                predictions += _classify(classifier, pixels, top_k=top_k)
+                predictions += _predict(model, pixels, top_k=top_k)
             if on_progress is not None:
                 on_progress(rows.stop)
     return PredictionResult(images=tuple(predictions), skipped=skipped)
@@ -148,16 +160,20 @@ def _images_below(folder: str) -> Iterator[str]:
         yield from (os.path.join(parent, name) for name in names if is_image(name))
 
 
-def _classify(
-    classifier: Classifier, pixels: Mapping[str, Tensor], *, top_k: int
-) -> list[Prediction]:
-    images = classifier.preprocess(torch.stack(list(pixels.values())))
+def _predict(
+    model: Classifier | Regressor, pixels: Mapping[str, Tensor], *, top_k: int
+) -> Sequence[Prediction | ValuePrediction]:
+    images = model.preprocess(torch.stack(list(pixels.values())))
     with torch.inference_mode():
-        probabilities = classifier.probabilities(classifier(images)).cpu()
+        output = model(images)
+        if isinstance(model, Regressor):
+            return [
+                ValuePrediction(image=file, columns=model.columns, values=tuple(row))
+                for file, row in zip(pixels, output.tolist(), strict=True)
+            ]
+        probabilities = model.probabilities(output).cpu()
     values, order = probabilities.topk(min(top_k, probabilities.shape[1]))
     return [
-        Prediction(
-            image=file, classes=tuple(classifier.classes[c] for c in row), probabilities=tuple(p)
-        )
+        Prediction(image=file, classes=tuple(model.classes[c] for c in row), probabilities=tuple(p))
         for file, row, p in zip(pixels, order.tolist(), values.tolist(), strict=True)
     ]

@@ -49,7 +49,7 @@ def test_export_with_torch_writes_the_file_and_its_card(
     )
     assert code == 0
     assert (
-        "on 5 real images, in one batch and one at a time, the logits differ from the "
+        "on 5 real images, in one batch and one at a time, the output differs from the "
         "original's by at most" in out
     )
     assert (tmp_path / "head.pt2.md").read_text().startswith("# linear head on tiny_vit for waves")
@@ -90,7 +90,7 @@ def test_export_with_both_formats_writes_both(
     assert calls == [("export_onnx", 1), ("export_torch", 1)]
     assert (
         f"{tmp_path / 'h.onnx'}: 2 MB; on 5 real images, in one batch and one at a time, the "
-        "logits differ from the original's by at most 2e-07" in out
+        "output differs from the original's by at most 2e-07" in out
     )
     assert {p.name for p in tmp_path.iterdir()} == {"h.onnx.md", "h.pt2.md"}
 

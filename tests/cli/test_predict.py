@@ -95,7 +95,7 @@ def test_predict_with_another_precision_than_the_cache_says_so_on_stderr(
     assert len(json.loads(out)["images"]) == 2
     assert err == (
         "the tokens that this head was trained on were computed in fp32, this tiny_vit computes in "
-        "bf16: probabilities may differ a little\n"
+        "bf16: predictions may differ a little\n"
     )
 
 

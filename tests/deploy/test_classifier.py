@@ -11,7 +11,7 @@ from PIL import Image
 
 from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_classifier
-from layercache.deploy.classifier import load_matching_backbone, token_kinds
+from layercache.deploy.image_model import load_matching_backbone, token_kinds
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.probing.results.checkpoint import load_head

@@ -96,13 +96,13 @@ def test_export_with_wrong_logits_is_refused_and_keeps_the_existing_file(
     assert fake_export(classifier, path, run=classifier).max_difference < 1e-5
     before = path.stat().st_mtime_ns
     bad: dict[str, Any] = {
-        "logits of the exported file differ by": lambda x: (
+        "output of the exported file differs by": lambda x: (
             classifier(x) + 0.1 * classifier(x).abs().max()
         ),
         "for one image at a time": lambda x: classifier(x) if len(x) > 1 else 2 * classifier(x),
-        r"expected logits \(4, 2\), got \(4, 1\) from the exported file": lambda x: classifier(x)[
-            :, :1
-        ],
+        r"expected an output \(4, 2\), got \(4, 1\) from the exported file": lambda x: classifier(
+            x
+        )[:, :1],
         "file differ by nan": lambda x: classifier(x) * float("nan"),
     }
     for message, run in bad.items():

@@ -1,0 +1,193 @@
+"""A trained head on its backbone, as one module from images to the head's output.
+
+Shapes: B images of H x W pixels, L layers, T stored tokens of a layer, S input tokens of the head,
+D width, C classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from layercache import heads
+from layercache.errors import DataError, HeadMismatchError, OptionError
+from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
+from layercache.extraction.models.preprocessing import Preprocessing
+from layercache.extraction.pipeline.decode import to_rgb
+from layercache.probing.results.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class ImageModel(nn.Module):
+    """A frozen backbone and head: `model(model.preprocess(images))` returns the head's output.
+
+    Tokens stay in float32 between tap and head, so the output differs from that of the cache only
+    by the cache's float16 rounding. The module is not meant to be trained further.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
+        """Join a head and its backbone; logs a warning if their precisions differ.
+
+        Raises:
+            HeadMismatchError: If the backbone is not the head's own; see `check_compatible`.
+        """
+        super().__init__()
+        check_compatible(checkpoint, backbone)
+        if backbone.precision != checkpoint.provenance.precision:
+            logger.warning(
+                "the tokens that this head was trained on were computed in %s, this %s computes in "
+                "%s: predictions may differ a little",
+                checkpoint.provenance.precision,
+                backbone.name,
+                backbone.precision,
+            )
+        self.checkpoint = checkpoint
+        self.preprocessing = backbone.preprocessing
+        self.backbone = backbone
+        self.vit: nn.Module = backbone.module
+        self.projection = backbone.projection
+        self.head = heads.load(checkpoint).requires_grad_(False)
+        stored = ((layer, token) for layer in backbone.layers for token in backbone.tokens)
+        positions = {pair: i for i, pair in enumerate(stored)}
+        self.token_index: Tensor
+        """Position of each of the head's tokens among the stored ones, int64 (S,)."""
+        self.register_buffer(
+            "token_index",
+            torch.tensor([positions[pair] for pair in checkpoint.pairs]),
+            persistent=False,
+        )
+        self.to(backbone.device)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map preprocessed, normalised images, float (B, 3, H, W), to the output, float32 (B, C).
+
+        The output is logits, or the predicted values of a regression.
+        """
+        tokens_ltbd = self.backbone.forward_tokens(images.to(self.backbone.compute_dtype))
+        x_bsd = tokens_ltbd.flatten(0, 1).index_select(0, self.token_index).transpose(0, 1)
+        output: Tensor = self.head(x_bsd)
+        return output
+
+    def preprocess(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> Tensor:
+        """Return the input of `forward`, on the module's device.
+
+        Args:
+            images: PIL images of any size and mode, or uint8 (B, 3, H, W) in the backbone's input
+                size.
+
+        Raises:
+            DataError: For an image mode without a defined white level (32-bit integers, floats).
+            OptionError: For a tensor of another shape or dtype.
+        """
+        if isinstance(images, Image.Image):
+            images = [images]
+        if not isinstance(images, Tensor):
+            images = torch.stack([self.pixels(image) for image in images])
+        expected_shape = (3, *self.preprocessing.input_size)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != expected_shape:
+            height, width = self.preprocessing.input_size
+            raise OptionError(
+                f"expected PIL images or uint8 (B, 3, {height}, {width}), "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        return self.preprocessing.normalize(images.to(self.token_index.device))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return one image as uint8 (3, H, W), resized and cropped by the backbone's own transform.
+
+        Raises:
+            DataError: For an image mode without a defined white level.
+        """
+        try:
+            rgb = to_rgb(image, background=self.preprocessing.background)
+            return torch.from_numpy(self.preprocessing.resize_and_crop(rgb).copy())
+        except ValueError as error:
+            raise DataError(f"this image cannot be used: {error}") from error
+
+
+def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
+    """Check that `backbone` is the one that `head` was trained on.
+
+    Raises:
+        HeadMismatchError: If the weights (by digest), the preprocessing, the tap or the tokens
+        differ.
+    """
+    provenance = head.provenance
+    if backbone.weights_digest != provenance.weights:
+        raise HeadMismatchError(
+            f"this head was trained on {provenance.model} with weights {provenance.weights[:12]}…, "
+            f"this {backbone.name} has {backbone.weights_digest[:12]}…: pass the checkpoint that "
+            "it was trained on as `weights`, or train a head on this backbone"
+        )
+    for name, expected, given in (
+        ("tap", provenance.tap, backbone.tap),
+        ("projected", provenance.projected, backbone.projected),
+        ("preprocessing", dict(provenance.preprocessing), backbone.preprocessing.to_json()),
+    ):
+        if expected != given:
+            raise HeadMismatchError(
+                f"this head was trained with {name} {expected}, this {backbone.name} has {given}: "
+                "load the backbone as it was at extraction"
+            )
+    missing = [
+        f"{layer}:{token}"
+        for layer, token in head.pairs
+        if layer not in backbone.layers or token not in backbone.tokens
+    ]
+    if missing:
+        raise HeadMismatchError(
+            f"this head reads tokens that this {backbone.name} was loaded without: "
+            f"{', '.join(missing[:6])}"
+        )
+
+
+def load_matching_backbone(
+    head: Checkpoint,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> Backbone:
+    """Load the backbone that `head` was trained on, with the layers and tokens that the head reads.
+
+    It preprocesses as recorded with the head, and its tokens stay in float32. The result may be
+    another backbone; `check_compatible` tells.
+
+    Raises:
+        OptionError: For an unknown `precision` or an incomplete record of the preprocessing, and
+            whatever `load_backbone` raises.
+    """
+    if precision not in COMPUTE_DTYPES:
+        raise OptionError(
+            f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}"
+        )
+    provenance = head.provenance
+    preprocessing = Preprocessing.from_json(provenance.preprocessing)
+    return load_backbone(
+        provenance.model,
+        weights=weights,
+        tap=provenance.tap,  # type: ignore[arg-type]  # a cache's spec held it
+        layers=sorted({layer for layer, _ in head.pairs}),
+        tokens=token_kinds([token for _, token in head.pairs]),
+        projected=provenance.projected,
+        precision=precision,  # type: ignore[arg-type]
+        storage_dtype="float32",
+        device=device,
+        preprocessing=preprocessing,
+        background=preprocessing.background,
+    )
+
+
+def token_kinds(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the kinds to load for stored names: "grid:2" for "grid:2/0", "all" for "patch/3"."""
+    kinds = list(
+        dict.fromkeys("all" if name.startswith("patch/") else name.split("/")[0] for name in names)
+    )
+    return tuple(kind for kind in kinds if not (kind == "cls" and "all" in kinds))
