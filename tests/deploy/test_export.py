@@ -103,7 +103,7 @@ def test_export_with_wrong_logits_is_refused_and_keeps_the_existing_file(
         r"expected an output \(4, 2\), got \(4, 1\) from the exported file": lambda x: classifier(
             x
         )[:, :1],
-        "file differ by nan": lambda x: classifier(x) * float("nan"),
+        "file differs by nan": lambda x: classifier(x) * float("nan"),
     }
     for message, run in bad.items():
         with pytest.raises(ExportError, match=message):
