@@ -7,12 +7,14 @@ not known.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import mean, stdev
 from typing import Any
 
 from layercache._printable import escape_control
 from layercache.extraction.models.registry import MODELS
+from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
+from layercache.probing.metrics import PRIMARY, find_metric
 from layercache.probing.results.checkpoint import (
     Checkpoint,
     HeadPath,
@@ -24,6 +26,18 @@ from layercache.probing.results.formatting import escape_markdown
 from layercache.probing.results.identity import experiment_key
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
+BACKBONE_LIMIT = "- The head inherits the gaps and biases of the backbone's training data."
+MEANINGS = {
+    "balanced_accuracy": "mean over classes of recall",
+    "mean_average_precision": "mean over classes of average precision",
+    "r2": "share of the variance of the true values that the predictions explain",
+    "top1_accuracy": "share of test images whose most probable class is right",
+    "top5_accuracy": "share with the right class among the five most probable",
+    "mae": "mean absolute error, in the unit of the column",
+    "rmse": "root of the mean squared error, in the unit of the column",
+    "spearman": "correlation of the ranks of true and predicted values",
+}
+"""Metrics of a card and what they mean."""
 MAX_CLASSES = 40
 """Number of class names that a card lists at most."""
 
@@ -72,10 +86,19 @@ def _title(head: Checkpoint) -> Iterator[str]:
     article = "An" if head.name[0] in "aeiou" else "A"
     attention = f" with {spec.num_heads} attention heads" if spec.num_heads else ""
     yield (
-        f"{article} {head.name} head{attention} that classifies images into {spec.classes} classes "
-        f"from {spec.tokens} tokens of a frozen backbone: {', '.join(kinds)} of "
-        f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}."
+        f"{article} {head.name} head{attention} that {_purpose(head)} from {spec.tokens} tokens of "
+        f"a frozen backbone: {', '.join(kinds)} of layer{'s' if len(layers) > 1 else ''} "
+        f"{', '.join(map(str, layers))}."
     )
+
+
+def _purpose(head: Checkpoint) -> str:
+    """Return what the head does, for "a head that ..."."""
+    columns = " and ".join(head.provenance.target)
+    if head.spec.task == REGRESSION:
+        return f"predicts the number{'s' if len(head.classes) > 1 else ''} {columns} of an image"
+    by_column = "" if head.provenance.target == ("label",) else f" ({columns})"
+    return f"classifies images into {head.spec.classes} classes{by_column}"
 
 
 def _data(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
@@ -84,9 +107,15 @@ def _data(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     rows = ""
     if probe is not None:
         rows = f": {probe.row['train_rows']} training and {probe.row['test_rows']} test images"
-    several = head.spec.multi_label
-    labels = "An image may have several classes." if several else "Each image has one class."
-    yield f"{head.provenance.dataset}{rows}. {labels}"
+    labels = {
+        CLASSIFICATION: "Each image has one class.",
+        MULTI_LABEL: "An image may have several classes.",
+        REGRESSION: "Images without a value were left out.",
+    }
+    yield f"{head.provenance.dataset}{rows}. {labels[head.spec.task]}"
+    if head.spec.task == REGRESSION:
+        yield f"Predicted columns: {', '.join(' '.join(name.split()) for name in head.classes)}."
+        return
     names = [" ".join(name.split()) for name in head.classes]
     more = f" and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
     yield f"Classes: {', '.join(names[:MAX_CLASSES])}{more}."
@@ -141,7 +170,8 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     if spec["train_fraction"]:
         subset += f" Training subset: {100 * spec['train_fraction']:g} % of the training samples."
     yield (
-        f"Selected from {row['n_configs']} configurations by {_metric(head)[1]} on held-out "
+        f"Selected from {row['n_configs']} configurations by "
+        f"{_title_of(PRIMARY[head.spec.task])} on held-out "
         f"training samples: {config}; then trained on all training samples with seed "
         f"{head.seed}.{subset}"
     )
@@ -167,46 +197,36 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         yield "Not known: the probe's record (probe.json) is not next to this head."
         return
     row = probe.row
-    metric, name = _metric(head)
-    definition = "average precision" if head.spec.multi_label else "recall"
+    primary = PRIMARY[head.spec.task]
     _, test_split = probe.spec["splits"]
     split = "" if test_split == "test" else f" (split {escape_markdown(test_split)})"
+    where = f"on {row['test_rows']} test images{split}, evaluated once"
     yield "| metric | value | meaning |"
     yield "|---|---|---|"
+    meaning = MEANINGS[primary]
+    yield f"| test {_title_of(primary)} | {_value(row, f'test_{primary}')} | {meaning}, {where} |"
+    low, high = (_value(row, f"test_ci95_{end}", metric=primary) for end in ("low", "high"))
     yield (
-        f"| test {name} | {_percent(row[f'test_{metric}'])} | mean over classes of {definition}, "
-        f"on {row['test_rows']} test images{split}, evaluated once |"
+        f"| 95 % interval | {low} to {high} | bootstrap over test images: variation between test "
+        "sets |"
     )
-    yield (
-        f"| 95 % interval | {_percent(row['test_ci95_low'])} to {_percent(row['test_ci95_high'])} "
-        "| bootstrap over test images: variation between test sets |"
-    )
-    scores = [float(p.row[f"test_{metric}"]) for p in other_seeds(probe)]
+    scores = [float(p.row[f"test_{primary}"]) for p in other_seeds(probe)]
     if len(scores) > 1:
         yield (
-            f"| over {len(scores)} seeds | {_percent(mean(scores))} ± {_percent(stdev(scores))} | "
-            "mean and standard deviation: variation between training runs |"
+            f"| over {len(scores)} seeds | {_number(primary, mean(scores))} ± "
+            f"{_number(primary, stdev(scores))} | mean and standard deviation: variation between "
+            "training runs |"
         )
-    for key, label, meaning in (
-        (
-            "test_top1_accuracy",
-            "test top-1 accuracy",
-            "share of test images whose most probable class is right",
-        ),
-        (
-            "test_top5_accuracy",
-            "test top-5 accuracy",
-            "share with the right class among the five most probable",
-        ),
-        (
-            f"val_{metric}",
-            f"validation {name}",
-            "of the selected configuration on the held-out training samples; optimistic, as the "
-            "configuration was selected by it",
-        ),
-    ):
-        if row.get(key) is not None:
-            yield f"| {label} | {_percent(row[key])} | {meaning} |"
+    for name in MEANINGS:
+        if name != primary and row.get(f"test_{name}") is not None:
+            value = _value(row, f"test_{name}")
+            yield f"| test {_title_of(name)} | {value} | {MEANINGS[name]} |"
+    if row.get(f"val_{primary}") is not None:
+        yield (
+            f"| validation {_title_of(primary)} | {_value(row, f'val_{primary}')} | of the "
+            "selected configuration on the held-out training samples; optimistic, as the "
+            "configuration was selected by it |"
+        )
 
 
 def _limits(head: Checkpoint) -> Iterator[str]:
@@ -216,13 +236,20 @@ def _limits(head: Checkpoint) -> Iterator[str]:
         f"- The results hold for images like the test images of {head.provenance.dataset}; "
         "no others were tested."
     )
+    if head.spec.task == REGRESSION:
+        yield (
+            "- Values beyond those of the training images were not tested, and a prediction comes "
+            "without an interval."
+        )
+        yield BACKBONE_LIMIT
+        return
     if not head.spec.multi_label:
         yield (
             "- The head cannot reject an image that belongs to none of the classes: "
             "its probabilities always sum to 1 over them."
         )
     yield "- The probabilities are not calibrated."
-    yield "- The head inherits the gaps and biases of the backbone's training data."
+    yield BACKBONE_LIMIT
 
 
 def _use(path: HeadPath, weights: str | None) -> Iterator[str]:
@@ -241,15 +268,17 @@ def other_seeds(probe: Probe) -> list[Probe]:
     return list({p.spec["seed"]: p for p in [*same, probe]}.values())
 
 
-def _metric(head: Checkpoint) -> tuple[str, str]:
-    """Return the metric's column suffix and its name."""
-    if head.spec.multi_label:
-        return "mean_average_precision", "mean average precision"
-    return "balanced_accuracy", "balanced accuracy"
+def _title_of(metric: str) -> str:
+    return escape_markdown(find_metric(metric).title)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+def _value(row: Mapping[str, Any], column: str, *, metric: str | None = None) -> str:
+    """Return the value of a column as text; its metric is in its name unless it is given."""
+    return _number(metric or column.partition("_")[2], float(row[column]))
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if find_metric(metric).percent else f"{value:.4g}"
 
 
 def _format_value(value: Any) -> str:
