@@ -56,6 +56,7 @@ class LocalExecutor:
         self._confirm, self._progress, self._shared_decode = confirm, progress, shared_decode
         self._caches: dict[tuple[str, ...], CachePath] = {}
         self._separate: set[tuple[str, ...]] = set()
+        self._annotated: set[tuple[str, ...]] = set()
 
     def extract(self, job: PlannedExtraction) -> CachePath:
         """Extract what is missing; return the complete cache."""
@@ -63,6 +64,9 @@ class LocalExecutor:
             group = self._group(job)
             if len(group) < 2 or not self._extract_group(group):
                 self._caches |= self._extract([job])
+        if job.key not in self._annotated:
+            _annotate(self._caches[job.key], job.annotations)
+            self._annotated.add(job.key)
         return self._caches[job.key]
 
     def train(
@@ -117,6 +121,16 @@ class LocalExecutor:
         )
         extractions = extract(confirm=self._confirm, progress=self._progress, **options)
         return {job.key: extraction.path for job, extraction in zip(jobs, extractions, strict=True)}
+
+
+def _annotate(cache: CachePath, table: str | None) -> None:
+    """Add the columns of a table to a cache, also if they are there: the table may have changed."""
+    if table is None:
+        return
+    from layercache.cache.annotate import annotate
+
+    for change in annotate(cache, table, partial=True):
+        logger.info("%s: %s", cache, change.summary())
 
 
 def reason(error: Exception) -> str:

@@ -4,6 +4,7 @@
     models = ["vit_nano", "clip_b16"]
     datasets = ["digits", "photos"]
     seeds = 3                            # 0, 1, 2; or a list
+    # target = "age"                     # annotation column to predict; default: the label
     engine = "ray"                       # local by default; address = "HOST:PORT" joins a cluster
 
     [[heads]]                            # one per column; a list makes a column of each entry
@@ -17,7 +18,7 @@
     [protocol]                           # epochs, min_steps, batch ...
     [extract]                            # all extractions: tap, precision, limit, share_decode ...
     [model.clip_b16]                     # one model: weights, crop_pct ... (quote a name with dots)
-    [dataset.digits]                     # one dataset: root, limit, source ...
+    [dataset.digits]                     # one dataset: root, limit, source, annotations ...
     [probe]                              # device, precision, features, memory, group_size
     [report]                             # per_head, details, cka_images
 
@@ -53,6 +54,7 @@ from layercache.study.tables import (
     ReportTable,
     Seeds,
     StudyTable,
+    Task,
     Text,
     Texts,
     also,
@@ -74,7 +76,7 @@ class HeadPlan:
     train_config: TrainConfig
     """Training configuration."""
     options: Mapping[str, Any]
-    """Other options of `probe`: num_heads, embedding, spatial, spatial_layers, shots,
+    """Other options of `probe`: target, task, num_heads, embedding, spatial, spatial_layers, shots,
     train_fraction."""
 
     @property
@@ -94,7 +96,8 @@ class HeadPlan:
             if "spatial" in self.options
             else []
         )
-        return " ".join([self.head, self.layers, self.tokens, *spatial, *details])
+        target = [f"for {self.options['target']}"] if "target" in self.options else []
+        return " ".join([self.head, self.layers, self.tokens, *spatial, *details, *target])
 
 
 class Study(StudyTable):
@@ -108,6 +111,10 @@ class Study(StudyTable):
     """Names of the datasets in this file."""
     columns: Annotated[list[HeadTable], Field(min_length=1, validation_alias=AliasChoices("heads"))]
     """Each [[heads]]; `heads` has them one by one."""
+    target: Text | None = None
+    """Annotation column that every head predicts, or several ("a,b,c"), unless it has its own."""
+    task: Task | None = None
+    """Task of `target`."""
     seeds: Seeds = (0,)
     """Seeds of every probe."""
     out: Annotated[Path, Field(strict=False)]
@@ -149,14 +156,21 @@ class Study(StudyTable):
     def _head_plan(self, table: HeadTable, head: str, layers: str, tokens: str) -> HeadPlan:
         config = self.protocol.train_config()
         own = table.model_dump(include={*GridTable.model_fields}, exclude_unset=True)
+        options = table.options("head", "layers", "tokens", "epochs", *GridTable.model_fields)
+        if self.target is not None and table.target is None:
+            options |= {"target": self.target} | ({"task": self.task} if self.task else {})
         return HeadPlan(
             head=head,
             layers=layers,
             tokens=tokens,
             configs=GridTable(**self.grid.options() | own).configs(head),
             train_config=replace(config, epochs=table.epochs or config.epochs),
-            options=table.options("head", "layers", "tokens", "epochs", *GridTable.model_fields),
+            options=options,
         )
+
+    def annotations(self, dataset: str) -> str | None:
+        """Return the table of annotations of a dataset, or None."""
+        return self.dataset.get(dataset, DatasetTable()).annotations
 
     def source(self, dataset: str) -> str:
         """Return the source of a dataset of this study, as `open_dataset` takes it."""

@@ -22,6 +22,8 @@ class PlannedExtraction:
     """Data set, as named in the study."""
     options: ExtractOptions
     """Options of `extract`."""
+    annotations: str | None = None
+    """Table of annotation columns for the cache."""
 
     @property
     def name(self) -> str:
@@ -160,6 +162,7 @@ def extraction_of(
     return PlannedExtraction(
         model=model,
         dataset=dataset,
+        annotations=study.annotations(dataset),
         options=ExtractOptions(
             models=[model],
             dataset=source,

@@ -29,6 +29,7 @@ from layercache.extraction.models.preprocessing import Background
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
+from layercache.probing.heads.spec import TASKS
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
     DROPOUTS,
@@ -77,6 +78,7 @@ Whole = Annotated[int, Field(ge=0)]
 Numbers = Annotated[list[float], Field(min_length=1), as_list]
 Seeds = Annotated[tuple[int, ...], PlainValidator(_parse_seeds)]
 Head = Annotated[Text, AfterValidator(_known(HEADS))]
+Task = Annotated[Text, AfterValidator(_known(TASKS))]
 Layers = Annotated[
     Text,
     AfterValidator(_known(LAYER_WORDS, pattern=r"\d+(,\d+)*", hint='(or numbers, as in "1,5,9")')),
@@ -131,6 +133,8 @@ class HeadTable(GridTable):
     """[[heads]]: one column of the results, or several if a value is a list."""
 
     head: Annotated[list[Head], Field(min_length=1), as_list]
+    target: Text | None = None
+    task: Task | None = None
     layers: Annotated[list[Layers], Field(min_length=1), as_list] | None = None
     tokens: Annotated[list[Tokens], Field(min_length=1), as_list] | None = None
     spatial: Tokens | None = None
@@ -262,6 +266,8 @@ class DatasetTable(_DatasetKeys):
     """[dataset.NAME]: options of the extractions of one dataset."""
 
     source: Text | None = None
+    annotations: Annotated[Text | None, Field(exclude=True)] = None
+    """Table of annotation columns, for `target`."""
 
 
 class ExtractTable(_ModelKeys, _DatasetKeys):

@@ -11,6 +11,7 @@ from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.training.config import HParams, Noise, TrainConfig, paper_grid
 from layercache.study import file
 from layercache.study.file import Study, parse_study, read_study
+from layercache.study.plan import PlannedProbe, plan
 
 HEAD = '[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\n'
 LEAST = 'models = ["vit_nano"]\ndatasets = ["digits"]\n' + HEAD
@@ -313,3 +314,25 @@ def test_read_study_without_name_takes_the_file_s(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(OptionError, match=r"latin\.toml: cannot be read"):
         read_study(tmp_path / "latin.toml")
+
+
+def test_target_of_the_study_is_that_of_every_head_without_its_own() -> None:
+    study = parse(
+        'target = "age"\ntask = "regression"\n'
+        + LEAST
+        + '[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\ntarget = "sex"\n'
+        + '[dataset.digits]\nannotations = "ages.csv"\n'
+    )
+    ages, sexes = study.heads
+    assert dict(ages.options) == {"target": "age", "task": "regression"}
+    assert dict(sexes.options) == {"target": "sex"}
+    assert ages.name == "linear last cls for age"
+    assert study.annotations("digits") == "ages.csv"
+    assert {job.cache.annotations for job in plan(study) if isinstance(job, PlannedProbe)} == {
+        "ages.csv"
+    }
+
+
+def test_unknown_task_is_named_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="regression"):
+        parse('task = "regresion"\n' + LEAST)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layercache._units import pluralize
+from layercache.cache.annotations.column import AnnotationColumn, is_missing
 from layercache.errors import OptionError, ProbeError, UnknownNameError
 from layercache.probing.data.target import LABEL, Target, TargetValues, label_target
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION, TASKS
@@ -53,10 +54,39 @@ def read_target(
     names = tuple(word.strip() for word in columns.split(",")) if isinstance(columns, str) else ()
     names = names or tuple(columns or (LABEL,))
     label = label_target(cache)
-    if names == (LABEL,) and task in (None, label.task):
+    if names == (LABEL,) and task in (None, label.task) and _is_own_label(cache):
         return label
+    column = cache.annotation_columns.get(names[0])
+    if len(names) == 1 and column is not None and column.kind == MULTI_LABEL:
+        return _multi_label_target(cache, column, task=task)
     return target_of_table(
         cache.annotations, names, task=task, digests=cache.annotation_digests, where=str(cache.path)
+    )
+
+
+def _is_own_label(cache: Cache) -> bool:
+    """Return whether no table has replaced the dataset's own label."""
+    version = cache.annotation_index.columns.get(LABEL)
+    return version is None or version.source == "dataset"
+
+
+def _multi_label_target(cache: Cache, column: AnnotationColumn, *, task: str | None) -> Target:
+    """Return a column that holds several classes per sample as a target."""
+    if task not in (None, MULTI_LABEL):
+        raise OptionError(
+            f"task: column {column.name!r} holds several classes per sample, which are the task "
+            f"multi-label, not {task}: leave task out"
+        )
+    by_split = {}
+    for name, values in column.values.items():
+        kept = values[cache.split(name).kept_rows]
+        by_split[name] = TargetValues(values=kept, present=~is_missing(kept, column.kind))
+    return Target(
+        columns=(column.name,),
+        task=MULTI_LABEL,
+        classes=column.classes,
+        digests={column.name: column.digest},
+        by_split=by_split,
     )
 
 
@@ -129,8 +159,8 @@ def _check_names(
         tuples = table[name].dtype == object and any(isinstance(v, tuple) for v in table[name])
         if tuples:
             raise OptionError(
-                f"target: column {name!r} holds several classes per sample, which is a target by "
-                "itself only, as the dataset's own label: leave target and task out"
+                f"target: column {name!r} holds several classes per sample and is a target by "
+                "itself only: leave out the other columns"
             )
 
 
