@@ -45,7 +45,10 @@ Task = Annotated[
 ]
 Head = Annotated[
     list[str],
-    typer.Option(help="linear | attentive | attentive-tokens | hybrid | knn | logreg. Repeatable."),
+    typer.Option(
+        help="linear | attentive | attentive-tokens | hybrid | knn | logreg | ridge | lda. "
+        "Repeatable."
+    ),
 ]
 Layers = Annotated[
     list[str] | None,

@@ -59,8 +59,9 @@ def probe(
             value are left out. Default: the dataset's own label.
         task: classification, multi-label or regression. Default: a regression for floats,
             multi-label for several columns of 0 and 1, else classification, also for integers.
-        head: linear, attentive, attentive-tokens, hybrid, knn or logreg, or several of them. knn
-            ranks classes by votes, and those with equally many, also none, by their nearest sample.
+        head: linear, attentive, attentive-tokens, hybrid, knn, logreg, ridge or lda, or several of
+            them. knn ranks classes by votes, and those with equally many, also none, by their
+            nearest sample.
         layers: last, mid-last, quarter, all, a number or numbers ("1,5,9" or [1, 5, 9]: one probe
             on three layers), or a list of several of these (["last", "all"], [[1], [5], [9]]: a
             probe for each). Default: all; for attentive-tokens: last.

@@ -101,7 +101,7 @@ def refit_and_test(
         "test_rows": len(predictions.targets),
         "empty_classes": ",".join(subset.empty_classes),
         "train_seconds": round(search_seconds + time.perf_counter() - started, 2),
-        "device": str(loader.device) if spec.head not in BASELINES else "cpu",
+        "device": str(loader.device),
         "features": dataset.mode,
     }
     return folder.write(

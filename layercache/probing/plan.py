@@ -14,7 +14,7 @@ from layercache.cache.cache import Cache
 from layercache.cache.find import open_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import HeadMismatchError, OptionError
-from layercache.probing.baselines import GRIDS
+from layercache.probing.baselines import GRIDS, check_task
 from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.data.splits import is_whole_split
 from layercache.probing.data.target import Target, stratify
@@ -199,6 +199,7 @@ def _head_spec(
     num_heads: int | None,
     embedding: bool,
 ) -> HeadSpec:
+    check_task(head, target.task)
     kind = "linear" if head in BASELINES else head
     if kind == "linear":
         num_heads = None

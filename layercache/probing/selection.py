@@ -17,7 +17,7 @@ TIED_DIGITS = 12
 LOSS_DIGITS = 3
 """Significant digits of the validation loss that break a tie; others are noise, also between two
 machines."""
-STRONGER = {"weight_decay": 1.0, "C": -1.0, "k": 1.0}
+STRONGER = {"weight_decay": 1.0, "C": -1.0, "alpha": 1.0, "shrinkage": 1.0, "k": 1.0}
 """Hyperparameter of which the larger value (1) or the smaller one (-1) regularizes more."""
 
 
@@ -53,9 +53,10 @@ def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[Config
     """Return the configurations that have not diverged, best first.
 
     They are ranked by validation balanced accuracy (mean average precision for multi-label). Ties
-    are broken by the validation loss, to three digits, then by the larger weight decay (the smaller
-    C of logreg, the larger k of knn), then by the order of the grid; with `paper_compat` by the
-    order of the grid alone. Without scores (1 shot) the default configuration comes first.
+    are broken by the validation loss, to three digits, then by the stronger regularization (the
+    larger weight decay, alpha, shrinkage or k, or the smaller C), then by the order of the grid;
+    with `paper_compat` by the order of the grid alone. Without scores (1 shot) the default
+    configuration comes first.
 
     Raises:
         ProbeError: All configurations diverged.

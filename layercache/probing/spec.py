@@ -20,7 +20,7 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.results.checkpoint import Provenance
 from layercache.probing.training.config import TrainConfig
 
-BASELINES = ("knn", "logreg")
+BASELINES = ("knn", "logreg", "ridge", "lda")
 HEADS = ("linear", "attentive", "attentive-tokens", "hybrid", *BASELINES)
 SCHEMA = 4
 """Increased when a change makes a probe of the same specification come out differently."""

@@ -45,7 +45,7 @@ class LeftOut:
 def training_variant(spec: Spec) -> str:
     """Return a digest of how a head was trained and on which splits, 12 hex digits.
 
-    The baselines knn and logreg are not trained like heads; theirs is "".
+    The baselines (knn, logreg, ridge, lda) are not trained like heads; theirs is "".
     """
     training = _training_words(spec)
     return "" if spec["train_config"] is None else sha256_json(training)[:12]

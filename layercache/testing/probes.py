@@ -16,7 +16,7 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import evaluate
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
-from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.spec import BASELINES, ProbeSpec, select_tokens
 from layercache.probing.training.config import TrainConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -58,7 +58,7 @@ def write_probe(
         attention: Mean attention (H, S) of an attentive head; None: uniform.
     """
     selection = select_tokens(cache, head=head, layers=layers, tokens=tokens)
-    kind = "linear" if head in ("knn", "logreg") else head
+    kind = "linear" if head in BASELINES else head
     head_spec = HeadSpec(
         kind=kind,
         tokens=len(selection.pairs),

@@ -14,7 +14,7 @@ Shapes: N training samples, B samples, P features, C classes, A shrinkages, R di
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,17 +51,17 @@ class Discriminant:
         weight = (self.basis @ scaled).t()
         return weight, offset - weight @ self.mean
 
-    def predict(self, x: Tensor, shrinkages: Sequence[float]) -> Tensor:
-        """Return logits (A, B, C), whose softmax is the posterior, in the features' dtype.
+    def predict(self, x: Tensor, shrinkages: Iterable[float]) -> Iterator[Tensor]:
+        """Yield logits (B, C), whose softmax is the posterior, for each shrinkage.
 
         Args:
-            x: Features (B, P).
-            shrinkages: The A shrinkages, above 0 and at most 1.
+            x: Features (B, P); the logits have their dtype.
+            shrinkages: Shrinkages above 0 and at most 1.
         """
         projected = (x - self.mean.to(x.dtype)) @ self.basis.to(x.dtype)
-        scaled, offsets = zip(*(self._scaled(value) for value in shrinkages), strict=True)
-        maps, offset = torch.stack(scaled).to(x.dtype), torch.stack(offsets).to(x.dtype)
-        return projected @ maps + offset[:, None]
+        for shrinkage in shrinkages:
+            scaled, offset = self._scaled(shrinkage)
+            yield projected @ scaled.to(x.dtype) + offset.to(x.dtype)
 
     def _scaled(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """Return the map from directions to logits (R, C), and the logits at the mean (C,)."""

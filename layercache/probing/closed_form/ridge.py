@@ -12,7 +12,7 @@ Shapes: N training samples, B samples, P features, M targets, A penalties, R dir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,16 +45,16 @@ class Ridge:
         weight = (self.spectrum.basis.double() @ self._shrunk(penalty)).t()
         return weight, self.target_mean - weight @ self.spectrum.mean
 
-    def predict(self, x: Tensor, penalties: Sequence[float]) -> Tensor:
-        """Return predictions (A, B, M), in the features' dtype.
+    def predict(self, x: Tensor, penalties: Iterable[float]) -> Iterator[Tensor]:
+        """Yield predictions (B, M), in the features' dtype, for each penalty.
 
         Args:
             x: Features (B, P).
-            penalties: The A penalties; zero or above.
+            penalties: Penalties; zero or above.
         """
-        projected = self.spectrum.project(x)
-        maps = torch.stack([self._shrunk(penalty) for penalty in penalties]).to(x.dtype)
-        return projected @ maps + self.target_mean.to(x.dtype)
+        projected, mean = self.spectrum.project(x), self.target_mean.to(x.dtype)
+        for penalty in penalties:
+            yield projected @ self._shrunk(penalty).to(x.dtype) + mean
 
     def _shrunk(self, penalty: float) -> Tensor:
         return self.loadings / (self.spectrum.values + penalty)[:, None]
@@ -68,7 +68,12 @@ def ridge(x: Tensor, y: Tensor, *, sample_weight: Tensor | None = None) -> Ridge
         y: Targets (N, M): values, or `targets.one_hot` classes.
         sample_weight: Weight of each sample (N,), above zero; None: 1.
     """
-    return _fit(x, y, _weights(x, sample_weight))[0]
+    weight = _weights(x, sample_weight)
+    if len(x) <= x.shape[1]:
+        return _fit(x, y, weight)[0]
+    moments = Moments(x.shape[1], y.shape[1], device=x.device)
+    moments.add(x, y, weight)
+    return ridge_of_moments(moments, dtype=x.dtype)
 
 
 def ridge_of_moments(moments: Moments, *, dtype: torch.dtype = torch.float32) -> Ridge:

@@ -23,7 +23,7 @@ class FittedHead:
     """A trained head: `predict` returns logits of tokens, `attention` the attention weights."""
 
     spec: HeadSpec
-    """Kind and shape; a logistic regression is a linear head."""
+    """Kind and shape; logreg, ridge and lda are linear heads."""
     state_dict: Mapping[str, Tensor]
     """State dict of the reference module, float32 on the CPU; empty if training diverged or
     only the metrics were asked for."""

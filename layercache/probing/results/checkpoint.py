@@ -83,7 +83,7 @@ class Checkpoint(FittedHead):
     """A trained head with its provenance, as stored on disk."""
 
     name: str
-    """The name given as `head`; "logreg" is stored as a linear head."""
+    """The name given as `head`; "logreg", "ridge" and "lda" are stored as linear heads."""
     provenance: Provenance
     """Source of its tokens."""
 

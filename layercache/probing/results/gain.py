@@ -65,7 +65,7 @@ def _gain(probe: Probe, candidates: Sequence[Probe]) -> Gain:
             obstacle = f"the nearest baseline on the same data differs in {named}"
         return Gain(baseline=None, gain=float("nan"), obstacle=obstacle)
     if len({c.settings.variant_key for c in matching}) > 1:
-        # knn and logreg, whose training is not that of any head
+        # knn, logreg, ridge and lda, whose training is not that of any head
         names = {
             name: None
             for candidate in matching[1:]

@@ -78,8 +78,8 @@ def data_key(spec: Spec | Settings) -> str:
 def variant_key(spec: Spec | Settings) -> str:
     """Return a digest of how a probe's tokens were made and its head trained, 12 hex digits.
 
-    Dropout is no part of it, as linear heads have none. The baselines knn and logreg are trained
-    in one way only, so their key depends on the tokens alone.
+    Dropout is no part of it, as linear heads have none. The baselines (knn, logreg, ridge,
+    lda) are trained in one way only, so their key depends on the tokens alone.
     """
     return read_settings(spec).variant_key
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -12,6 +13,8 @@ from layercache.probing.results.probe_store import Probe
 
 LOWEST_POSSIBLE = {"weight_decay": 0.0, "dropout": 0.0, "k": 1.0}
 """Values below which there are none, so that a grid cannot be wider there."""
+HIGHEST_POSSIBLE = {"shrinkage": 1.0}
+"""Values above which there are none."""
 MAX_LISTED = 6
 
 
@@ -47,10 +50,13 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
         scores: dict[float, float] = {}
         for config in probe.configs:
             score = (config.val_metrics or {}).get(metric, float("-inf"))
-            tried = config.hparams[name]
+            # equal votes of a knn baseline are the limit of a high temperature
+            tried = config.hparams.get(name, math.inf)
             scores[tried] = max(score, scores.get(tried, score))
         others = [score for tried, score in scores.items() if tried != value]
-        at_end = value == max(scores) or value == min(scores) != LOWEST_POSSIBLE.get(name)
+        at_end = value == max(scores) != HIGHEST_POSSIBLE.get(name) or value == min(
+            scores
+        ) != LOWEST_POSSIBLE.get(name)
         if others and at_end and scores[value] > max(others):
             found.append((name, value))
     return found

@@ -38,7 +38,8 @@ class Predictions:
 
     logits: Array
     """(N, C) float32; of a regression the predictions in the unit of its targets, of a knn baseline
-    the logarithm of its vote shares, lowered a little where classes tie (`baselines.TIE_STEP`)."""
+    the logarithm of its vote shares, lowered a little where classes tie
+    (`baselines.neighbors.TIE_STEP`)."""
     targets: Array
     """(N,) int64, (N, C) uint8, or (N, C) float64 of a regression."""
     ids: str

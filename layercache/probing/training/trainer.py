@@ -1,4 +1,4 @@
-"""One interface to train a probe: by gradient descent (here) or scikit-learn (`baselines.py`)."""
+"""One interface to train a probe: by gradient descent (here) or at once (`probing.baselines`)."""
 
 from __future__ import annotations
 

@@ -55,6 +55,30 @@ def test_at_edge_of_the_neighbors_of_knn(best: int, edge: bool) -> None:
     assert bool(at_edge(probe)) is edge
 
 
+@pytest.mark.parametrize(("best", "edge"), [(0.02, True), (0.2, False), (None, False)])
+def test_at_edge_of_the_temperature_of_knn_whose_limit_are_equal_votes(
+    best: float | None, edge: bool
+) -> None:
+    grid = [{"k": 5.0}, {"k": 5.0, "temperature": 0.02}, {"k": 5.0, "temperature": 0.2}]
+    configs = [
+        ConfigScore(
+            hparams=hparams,
+            fold=None,
+            val_metrics={"balanced_accuracy": 0.9 if hparams.get("temperature") == best else 0.5},
+        )
+        for hparams in grid
+    ]
+    config = "k=5" if best is None else f"k=5, temperature={best:g}"
+    assert bool(at_edge(made(config=config, configs=configs, **KNN))) is edge
+
+
+@pytest.mark.parametrize(("best", "edge"), [(0.01, True), (0.5, False), (1.0, False)])
+def test_at_edge_of_the_shrinkage_which_ends_at_one(best: float, edge: bool) -> None:
+    scores: dict[float, float | None] = {x: 0.9 if x == best else 0.5 for x in (0.01, 0.5, 1.0)}
+    probe = made(config=f"shrinkage={best:g}", configs=scored("shrinkage", scores), **KNN)
+    assert bool(at_edge(probe)) is edge
+
+
 def test_at_edge_without_validation_scores_is_empty() -> None:
     configs = [ConfigScore(hparams={"k": k}, fold=None, val_metrics={}) for k in (1, 5)]
     assert at_edge(made(config="k=5", configs=configs, shots=1, **KNN)) == []

@@ -1,0 +1,13 @@
+"""Heads with a closed form or a convex loss, and nearest neighbors: searched without epochs.
+
+grids.py      configurations of each, and what each can predict
+trainer.py    BaselineTrainer: scores the configurations and fits the selected one
+models.py     what one fit gives for all configurations, on `probing.closed_form`
+neighbors.py  nearest neighbors as a trained model
+"""
+
+from layercache.probing.baselines.grids import GRIDS, check_task
+from layercache.probing.baselines.neighbors import NeighborClassifier
+from layercache.probing.baselines.trainer import BaselineTrainer
+
+__all__ = ["GRIDS", "BaselineTrainer", "NeighborClassifier", "check_task"]
