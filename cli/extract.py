@@ -15,8 +15,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Backbone: see `layercache models`, any timm ViT, hf-hub:ORG/NAME or local-dir:PATH. "
-        "Repeatable: they share decodes.",
+        help="Backbone: see `layercache models`, any timm ViT, hf-hub:ORG/NAME or local-dir:PATH, "
+        "or one of transformers, hf:ORG/NAME or hf:PATH. Repeatable: they share decodes.",
     ),
 ]
 Data = Annotated[

@@ -18,7 +18,7 @@ def models(
         str,
         typer.Argument(
             help="Backbone to describe: a listed name, any ViT of timm by its timm name, "
-            "hf-hub:ORG/NAME or local-dir:PATH.",
+            "or by an address: hf-hub:ORG/NAME, local-dir:PATH, hf:ORG/NAME, hf:PATH.",
             show_default=False,
         ),
     ] = "",
@@ -71,6 +71,8 @@ def _list(infos: Iterable[ModelInfo]) -> None:
         "layercache models vit_base_patch16_siglip_224.webli\n"
         "or its address: hf-hub:ORG/NAME, or local-dir:PATH of a folder with config.json and "
         "weights as timm saves them.\n"
+        "A ViT of transformers goes by hf:ORG/NAME, or hf:PATH of a folder that save_pretrained "
+        "wrote.\n"
         "timm downloads weights on first use; "
         "--weights FILE takes a local checkpoint (safetensors or torch)."
     )
@@ -80,7 +82,7 @@ def _describe(info: ModelInfo) -> None:
     no_class_token = "" if info.class_token else " (no class token: pass --tokens ap)"
     size, patch = info.input_size, info.patch_size
     facts = {
-        "timm architecture": info.architecture,
+        "architecture": info.architecture,
         "parameters": f"{info.params_m:.2f} M, without the classifier",
         "width": f"{info.width}",
         "layers": f"{info.depth}",

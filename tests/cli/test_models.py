@@ -126,7 +126,7 @@ def test_models_of_an_address_describes_its_folder(
     (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {}}))
     code, out, _ = run(capsys, "models", f"local-dir:{tmp_path}")
     assert code == 0
-    assert "timm architecture  vit_base_patch16_224(depth=3, reg_tokens=4)" in out
+    assert "architecture       vit_base_patch16_224(depth=3, reg_tokens=4)" in out
     assert "layers             3" in out
     code, _, err = run(capsys, "models", "hf-hub:nobody/nothing", "--offline")
     assert code == 1

@@ -145,10 +145,14 @@ def dataset_source(dataset: str) -> str:
 def model_source(model: str) -> str:
     """Return the one form of a model's name that is recorded and compared.
 
-    The folder of "local-dir:PATH" is absolute, and timm's older "hf_hub:" is "hf-hub:"; other names
-    stay as they are.
+    The folder of "local-dir:PATH", "hf:PATH" or "open_clip:local-dir:PATH" is absolute, and timm's
+    older "hf_hub:" is "hf-hub:"; other names stay as they are.
     """
     kind, _, place = model.partition(":")
+    if kind == "open_clip":
+        return f"open_clip:{model_source(place)}"
+    if kind == "hf" and (place.startswith("~") or os.path.isdir(place)):
+        return f"hf:{_real(place)}"
     if kind == "local-dir" and place:
         return f"local-dir:{_real(place)}"
     return f"hf-hub:{place}" if kind == "hf_hub" else model

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_FILES = ("model.safetensors", "pytorch_model.bin")
 """timm's names of a checkpoint on the hub, in the order in which it tries them."""
+FOLDER_ADDRESSES = {"hf": "hf:PATH", "open_clip": "open_clip:local-dir:PATH"}
+"""Kind of an address -> the address of a folder of that kind, if not local-dir:PATH."""
 
 
 def download_model(timm_name: str, *, name: str, offline: bool = False) -> nn.Module:
@@ -64,7 +66,13 @@ def download_model(timm_name: str, *, name: str, offline: bool = False) -> nn.Mo
 
 
 def hub_file(
-    repository: str, files: Sequence[str], *, name: str, offline: bool = False, log: bool = False
+    repository: str,
+    files: Sequence[str],
+    *,
+    name: str,
+    offline: bool = False,
+    log: bool = False,
+    expected: str = "a repository in timm's hub layout",
 ) -> Path:
     """Return the first of some files that a repository of the hub has, from the cache if possible.
 
@@ -74,6 +82,7 @@ def hub_file(
         name: Name of the model as the user gave it, for errors.
         offline: Forbid the download.
         log: Log the download: what, how large, from where, where to.
+        expected: What the repository should be, for errors.
 
     Raises:
         BackboneError: There is no such file, or it cannot be downloaded, or must not be.
@@ -96,8 +105,7 @@ def hub_file(
         except Exception as e:  # connection, login, a malformed name
             raise _download_error(name, what, _reason(e, repository)) from e
     raise BackboneError(
-        f"{name}: {constants.ENDPOINT}/{repo_id} has no {' or '.join(files)}: expected a "
-        "repository in timm's hub layout"
+        f"{name}: {constants.ENDPOINT}/{repo_id} has no {' or '.join(files)}: expected {expected}"
     )
 
 
@@ -153,8 +161,10 @@ def _download_error(name: str, what: str, reason: str) -> BackboneError:
 
 
 def _remedy(name: str) -> str:
-    if ":" in name:  # an address: its configuration is needed, too
-        return "name the folder of a downloaded copy, local-dir:PATH"
+    kind, is_address, _ = name.partition(":")
+    if is_address:  # its configuration is needed, too
+        place = FOLDER_ADDRESSES.get(kind, "local-dir:PATH")
+        return f"name the folder of a downloaded copy, {place}"
     return "give a local checkpoint as weights"
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Background = Literal["drop", "white", "black"]
+CropRounding = Literal["nearest", "down"]
 RESAMPLING = {
     name: Image.Resampling[name.upper()]
     for name in ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -63,10 +64,19 @@ class Preprocessing:
     "drop": the alpha channel is dropped, so the colours it hid appear; "white", "black": the image
     is composited on this colour.
     """
+    crop_rounding: CropRounding = "nearest"
+    """How half a pixel in the offset of the crop is rounded.
+
+    "nearest": as timm and torchvision do, to the even number; "down": as transformers does (up, in
+    the offset of a padded image).
+    """
 
     def __post_init__(self) -> None:
         check_choices(
-            interpolation=self.interpolation, crop_mode=self.crop_mode, background=self.background
+            interpolation=self.interpolation,
+            crop_mode=self.crop_mode,
+            background=self.background,
+            crop_rounding=self.crop_rounding,
         )
 
     @classmethod
@@ -99,10 +109,14 @@ class Preprocessing:
             raise OptionError(f"preprocessing: not a complete record ({error})") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, for the cache's spec; a background of "drop" is left out."""
+        """Return plain JSON values, for the cache's spec.
+
+        Fields that were added later are left out if they have their defaults, as in older caches.
+        """
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        if self.background == "drop":
-            del values["background"]  # as in caches written before this option existed
+        for name, default in (("background", "drop"), ("crop_rounding", "nearest")):
+            if values[name] == default:
+                del values[name]
         return values
 
     def __str__(self) -> str:
@@ -114,7 +128,8 @@ class Preprocessing:
         )
         mean, std = (",".join(map(str, values)) for values in (self.mean, self.std))
         background = "" if self.background == "drop" else f", {self.background} background"
-        return f"{resize}, mean {mean}, std {std}{background}"
+        rounding = "" if self.crop_rounding == "nearest" else ", crop offset rounded down"
+        return f"{resize}, mean {mean}, std {std}{background}{rounding}"
 
     def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
         """Return an RGB image as uint8 (3, H, W), resized and cropped, not normalised.
@@ -138,7 +153,9 @@ class Preprocessing:
         if (image.width, image.height) != (width, height):
             image = image.resize((width, height), RESAMPLING[self.interpolation])
         fill = tuple(round(255 * v) for v in self.mean) if self.crop_mode == "border" else (0, 0, 0)
-        image = _center_crop_or_pad(image, self.input_size, fill=fill)
+        image = _center_crop_or_pad(
+            image, self.input_size, fill=fill, rounds_down=self.crop_rounding == "down"
+        )
         return np.asarray(image).transpose(2, 0, 1)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -166,11 +183,12 @@ class Preprocessing:
 
 
 def check_choices(**values: str | None) -> None:
-    """Raise OptionError if an interpolation, crop_mode or background is unknown; None passes."""
+    """Raise OptionError if a value of `Preprocessing` is unknown; None passes."""
     choices = {
         "interpolation": tuple(RESAMPLING),
         "crop_mode": get_args(CropMode),
         "background": get_args(Background),
+        "crop_rounding": get_args(CropRounding),
     }
     for name, value in values.items():
         if value is not None and value not in choices[name]:
@@ -214,15 +232,18 @@ _cached_constants = functools.cache(_constants)
 
 
 def _center_crop_or_pad(
-    image: Image.Image, size: tuple[int, int], *, fill: tuple[int, ...]
+    image: Image.Image, size: tuple[int, int], *, fill: tuple[int, ...], rounds_down: bool
 ) -> Image.Image:
     """Return the central (H, W) of the image, which is padded with `fill` first if smaller."""
     height, width = size
     if image.height < height or image.width < width:
         padded = Image.new("RGB", (max(width, image.width), max(height, image.height)), fill)
-        padded.paste(image, (max(0, width - image.width) // 2, max(0, height - image.height) // 2))
+        margins = max(0, width - image.width), max(0, height - image.height)
+        halve = math.ceil if rounds_down else math.floor
+        padded.paste(image, (halve(margins[0] / 2), halve(margins[1] / 2)))
         image = padded
     if (image.height, image.width) == size:
         return image
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    offset = math.floor if rounds_down else round
+    top, left = offset((image.height - height) / 2), offset((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))

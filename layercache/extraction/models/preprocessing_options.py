@@ -95,6 +95,11 @@ class PreprocessingOptions:
                     ) from None
         return cls(input_size=size, **channels, **options)
 
+    @property
+    def is_complete(self) -> bool:
+        """Return whether every field is given, so that no preprocessing of the model is needed."""
+        return all(getattr(self, field.name) is not None for field in fields(self))
+
     def given(self) -> dict[str, Any]:
         """Return the fields that are not None, as plain JSON values."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))

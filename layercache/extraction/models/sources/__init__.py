@@ -17,7 +17,7 @@ from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest
 
 _HERE = "layercache.extraction.models.sources"
-SOURCES: Mapping[str, str] = MappingProxyType({})
+SOURCES: Mapping[str, str] = MappingProxyType({"hf": f"{_HERE}.transformers"})
 """Kind of an address (what stands before its first colon) -> module; all others are timm's."""
 
 
