@@ -11,6 +11,7 @@ from torch import Tensor
 from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.hybrid import BatchedEmbeddingHead
 from layercache.probing.heads.linear import BatchedLinearHead
+from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.spec import KINDS, HeadSpec
 
 __all__ = ["KINDS", "Head", "HeadSpec", "build", "parameter_shapes"]
@@ -42,6 +43,7 @@ class Head(typing.Protocol):
         train: bool,
         dropout: Tensor | None = None,
         uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
     ) -> Tensor:
         """Return logits (G, B, C)."""
 

@@ -24,8 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layercache.probing.heads.batched_linear import batched_linear
 from layercache.probing.heads.init import affine_map, linear_map
 from layercache.probing.heads.mixing import mix_and_map
+from layercache.probing.heads.outer_product import OuterProducts, matvec, vecmat
 from layercache.probing.heads.spec import HeadSpec
 
 LAYER_NORM_EPS = 1e-5
@@ -76,6 +78,7 @@ class BatchedAttentiveHead:
         train: bool,
         dropout: Tensor | None = None,
         uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
     ) -> Tensor:
         """Return logits (G, B, C).
 
@@ -87,9 +90,11 @@ class BatchedAttentiveHead:
             dropout: Rate of each configuration, (G,), or (1,) if all have the same.
             uniform_bsh: Uniform draws that all configurations share; a weight is dropped where
                 they lie below the rate.
+            outer: Receives the gradients that are outer products in the backward pass; None: they
+                are matrices, as all others.
         """
         p = parameters
-        weights_bsgh = self.attention(p, preprocessed)
+        weights_bsgh = self.attention(p, preprocessed, outer)
         excess_bgh = None
         if train and dropout is not None and uniform_bsh is not None:
             weights_bsgh = weights_bsgh * (
@@ -98,31 +103,37 @@ class BatchedAttentiveHead:
             excess_bgh = (weights_bsgh.sum(1) - 1) * (dropout[:, None] > 0)
         fused_gbd = self._fuse(p, weights_bsgh, preprocessed, excess_bgh)
         normalized_gbd = self._batch_norm(p, fused_gbd, train=train)
-        return torch.baddbmm(
-            p["classifier.bias"][:, None], normalized_gbd, p["classifier.weight"].transpose(1, 2)
-        )
+        logits = batched_linear(normalized_gbd, p["classifier.weight"])
+        return logits + p["classifier.bias"][:, None]
 
-    def attention(self, parameters: Mapping[str, Tensor], preprocessed: Tensor) -> Tensor:
+    def attention(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        outer: OuterProducts | None = None,
+    ) -> Tensor:
         """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
-        directions_ghd = self._directions(parameters)
+        directions_ghd = self._directions(parameters, outer)
         scores = torch.mm(
             preprocessed.flatten(0, 1), directions_ghd.flatten(0, 1).to(preprocessed.dtype).t()
         ).to(directions_ghd.dtype)
         return scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads).softmax(1)
 
-    def _directions(self, p: Mapping[str, Tensor]) -> Tensor:
+    def _directions(self, p: Mapping[str, Tensor], outer: OuterProducts | None) -> Tensor:
         """Return the vectors whose products with a standardized token are its scores, (G, H, D).
 
         They are gamma_k * W_K,h^T q_h / sqrt(d).
         """
-        num_heads, head_width = self.spec.num_heads, self.spec.head_width
+        num_heads, head_width, width = self.spec.num_heads, self.spec.head_width, self.spec.width
         query_gd = F.layer_norm(p["query"], p["query"].shape[-1:], eps=LAYER_NORM_EPS)
         query_gd = query_gd * p["norm_query.weight"] + p["norm_query.bias"]
-        query = torch.bmm(p["to_query.weight"], query_gd[:, :, None])
-        query = query.view(-1, num_heads, 1, head_width) * head_width**-0.5
-        keys = p["to_key.weight"].view(-1, num_heads, head_width, self.spec.width)
-        directions_ghd: Tensor = (query @ keys).squeeze(2) * p["norm_key.weight"][:, None]
-        return directions_ghd
+        query = matvec(
+            p["to_query.weight"][:, None], query_gd[:, None], name="to_query.weight", outer=outer
+        )
+        query = query.view(-1, num_heads, head_width) * head_width**-0.5
+        keys = p["to_key.weight"].view(-1, num_heads, head_width, width)
+        directions_ghd = vecmat(query, keys, name="to_key.weight", outer=outer)
+        return directions_ghd * p["norm_key.weight"][:, None]
 
     def _fuse(
         self,
@@ -141,35 +152,31 @@ class BatchedAttentiveHead:
         n_rows, _, n_configs, _ = weights_bsgh.shape
         dtype, compute_dtype = weights_bsgh.dtype, preprocessed.dtype
         values = p["to_value.weight"].view(n_configs, num_heads, head_width, width)
-        values = values * p["norm_value.weight"][:, None, None]
-        outputs = p["output.weight"].view(n_configs, width, num_heads, head_width)
-        outputs = outputs.transpose(1, 2)  # (G, H, D, d)
-        multiply_maps = width * (n_rows + head_width) < 2 * head_width * n_rows
-        maps = outputs @ values if multiply_maps else values
-        mapped_ghbe = self._mix(p, weights_bsgh, preprocessed, maps)
-        if multiply_maps:
-            fused_gbd = mapped_ghbe.sum(1, dtype=dtype)
-        else:
-            joined = mapped_ghbe.transpose(1, 2).flatten(2)  # (G, B, H*d)
-            output_map = p["output.weight"].transpose(1, 2).to(compute_dtype)
-            fused_gbd = torch.bmm(joined, output_map).to(dtype)
-        if excess_bgh is not None:
-            shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None])
-            shift = shift.view(n_configs, num_heads, head_width, 1)
-            fused_gbd = torch.baddbmm(
-                fused_gbd, excess_bgh.transpose(0, 1), (outputs @ shift)[..., 0]
-            )
-        return fused_gbd
+        if width * (n_rows + head_width) < 2 * head_width * n_rows:
+            outputs = p["output.weight"].view(n_configs, width, num_heads, head_width)
+            maps = outputs.transpose(1, 2) @ values
+            return self._mix(p, weights_bsgh, preprocessed, maps, excess_bgh).sum(1, dtype=dtype)
+        mapped_ghbe = self._mix(p, weights_bsgh, preprocessed, values, excess_bgh)
+        joined = mapped_ghbe.transpose(1, 2).flatten(2)  # (G, B, H*d)
+        return batched_linear(joined, p["output.weight"].to(compute_dtype)).to(dtype)
 
     def _mix(
-        self, p: Mapping[str, Tensor], weights_bsgh: Tensor, preprocessed: Tensor, maps_ghed: Tensor
+        self,
+        p: Mapping[str, Tensor],
+        weights_bsgh: Tensor,
+        preprocessed: Tensor,
+        maps_ghed: Tensor,
+        excess_bgh: Tensor | None,
     ) -> Tensor:
-        """Return the maps of the weighted sums of tokens, (G, H, B, E), in the compute dtype."""
+        """Return the maps of LN_v of the mixed tokens, (G, H, B, E), in the compute dtype."""
         compute_dtype = preprocessed.dtype
         mapped = mix_and_map(
             weights_bsgh.flatten(2).to(compute_dtype),
             preprocessed,
             maps_ghed.flatten(0, 1).to(compute_dtype),
+            scale_gd=p["norm_value.weight"].to(compute_dtype),
+            shift_gd=p["norm_value.bias"].to(compute_dtype),
+            excess_bk=None if excess_bgh is None else excess_bgh.flatten(1).to(compute_dtype),
         )
         return mapped.view(*maps_ghed.shape[:2], *mapped.shape[1:])
 
@@ -181,8 +188,8 @@ class BatchedAttentiveHead:
         mean. Added to the rows, it would get a gradient of pure rounding error, which Adam enlarges
         to full steps.
         """
-        shift = torch.bmm(p["to_value.weight"], p["norm_value.bias"][:, :, None])
-        return torch.bmm(p["output.weight"], shift)[..., 0] + p["output.bias"]
+        shift = matvec(p["to_value.weight"][:, None], p["norm_value.bias"][:, None])
+        return matvec(p["output.weight"][:, None], shift)[:, 0] + p["output.bias"]
 
     def _batch_norm(self, p: Mapping[str, Tensor], fused_gbd: Tensor, *, train: bool) -> Tensor:
         """Return BatchNorm of each configuration, (G, B, D); `train` updates the statistics."""

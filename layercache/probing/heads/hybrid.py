@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from layercache.probing.heads.attentive import LAYER_NORM_EPS, BatchedAttentiveHead
+from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.spec import HeadSpec
 
 EMBEDDING_STD = 0.02
@@ -45,9 +46,14 @@ class BatchedEmbeddingHead(BatchedAttentiveHead):
         """Return the tokens centered over their elements, (B, S, D)."""
         return x_bsd - x_bsd.mean(-1, keepdim=True)
 
-    def attention(self, parameters: Mapping[str, Tensor], preprocessed: Tensor) -> Tensor:
+    def attention(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        outer: OuterProducts | None = None,
+    ) -> Tensor:
         """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
-        directions_ghd, e_gkd = self._directions(parameters), _centered_embedding(parameters)
+        directions_ghd, e_gkd = self._directions(parameters, outer), _centered_embedding(parameters)
         of_tokens = torch.mm(
             preprocessed.flatten(0, 1), directions_ghd.flatten(0, 1).to(preprocessed.dtype).t()
         ).to(directions_ghd.dtype)
@@ -60,14 +66,20 @@ class BatchedEmbeddingHead(BatchedAttentiveHead):
         return (scores_bsgh * self._scale(preprocessed, e_gkd)[..., None]).softmax(1)
 
     def _mix(
-        self, p: Mapping[str, Tensor], weights_bsgh: Tensor, preprocessed: Tensor, maps_ghed: Tensor
+        self,
+        p: Mapping[str, Tensor],
+        weights_bsgh: Tensor,
+        preprocessed: Tensor,
+        maps_ghed: Tensor,
+        excess_bgh: Tensor | None,
     ) -> Tensor:
         e_gkd = _centered_embedding(p)
         scaled_bsgh = weights_bsgh * self._scale(preprocessed, e_gkd)[..., None]
-        of_tokens = super()._mix(p, scaled_bsgh, preprocessed, maps_ghed)
+        of_tokens = super()._mix(p, scaled_bsgh, preprocessed, maps_ghed, excess_bgh)
         sums_bkgh = scaled_bsgh.new_zeros(
             len(scaled_bsgh), e_gkd.shape[1], *scaled_bsgh.shape[2:]
         ).index_add(1, self.embedding_ids.to(scaled_bsgh.device), scaled_bsgh)
+        e_gkd = e_gkd * p["norm_value.weight"][:, None]
         mapped_ghke = e_gkd[:, None] @ maps_ghed.transpose(2, 3)
         of_embeddings = sums_bkgh.permute(2, 3, 0, 1) @ mapped_ghke
         return of_tokens + of_embeddings.to(of_tokens.dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layercache.probing.heads.init import affine_map
+from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.spec import HeadSpec
 
 
@@ -41,6 +42,7 @@ class BatchedLinearHead:
         train: bool,
         dropout: Tensor | None = None,
         uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
     ) -> Tensor:
         """Return logits (G, B, C), by one matrix product for all configurations.
 
@@ -50,6 +52,7 @@ class BatchedLinearHead:
             train: Without effect: training and evaluation are the same.
             dropout: Without effect: there is no attention to drop.
             uniform_bsh: Without effect, likewise.
+            outer: Without effect: no gradient is an outer product.
         """
         weight, bias = parameters["classifier.weight"], parameters["classifier.bias"]
         flat = torch.mm(preprocessed, weight.flatten(0, 1).to(preprocessed.dtype).t())

@@ -1,7 +1,11 @@
-"""Weighted sums of tokens followed by one map per attention head, without storing the sums.
+"""Weighted sums of tokens, scaled and mapped by each attention head, without storing the sums.
 
-Shapes: B rows of a batch, S tokens, D width, K attention heads of all configurations (G*H), E
-outputs of a map.
+The sums (B, K, D) are by far the largest intermediate of a head: K / S times the size of the
+tokens. They are computed in chunks, and again in the backward pass, which costs S of the
+3 (E + S) products per element of a training step.
+
+Shapes: B rows of a batch, S tokens, D width, G configurations of H attention heads each, K = G*H
+sums, E outputs of a map.
 """
 
 from __future__ import annotations
@@ -14,34 +18,58 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
+CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 2**30}
 """Size of the sums that exist at a time, by device type. The value for the CPU is about the size of
-the second-level caches of two cores: a training step at S = 24 tokens and K = 96 takes a tenth less
-time than with 8 MiB."""
+the second-level caches of two cores."""
+
+MAX_SCALED_ROWS = 2
+"""Rows per output of a map up to which the sums are scaled on a CPU, and the maps above it: where
+the two take the same time at 24 x 384, 24 x 768 and 48 x 1024."""
 
 
 def mix_and_map(
-    weights_bsk: Tensor, x_bsd: Tensor, maps_ked: Tensor, *, chunk_bytes: int | None = None
+    weights_bsk: Tensor,
+    x_bsd: Tensor,
+    maps_ked: Tensor,
+    *,
+    scale_gd: Tensor,
+    shift_gd: Tensor,
+    excess_bk: Tensor | None = None,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
-    """Return out[k, b, e] = sum_d maps[k, e, d] sum_s weights[b, s, k] x[b, s, d].
+    """Return the maps of weighted sums of tokens, (K, B, E).
+
+    out[k, b] = maps[k] (scale[g] * sum_s weights[b, s, k] x[b, s] + excess[b, k] shift[g]), where g
+    is the configuration of sum k.
 
     Args:
         weights_bsk: Weights of the sums.
         x_bsd: Tokens; they get no gradient.
         maps_ked: One linear map per sum.
+        scale_gd: Factors of the sums' elements.
+        shift_gd: Vector that is added to the scaled sums.
+        excess_bk: How often it is added to each; None: never.
         chunk_bytes: Size of the sums that exist at a time; None: CHUNK_BYTES of the device.
     """
-    chunk_bytes = chunk_bytes or CHUNK_BYTES[x_bsd.device.type]
-    result: Tensor = _MixAndMap.apply(weights_bsk, x_bsd, maps_ked, chunk_bytes)
-    return result
+    if x_bsd.device.type == "cpu" and len(x_bsd) <= MAX_SCALED_ROWS * maps_ked.shape[1]:
+        # a pass over the few sums takes less time than one over the maps and its gradient
+        out: Tensor = _MixScaleAndMap.apply(
+            weights_bsk, x_bsd, maps_ked, scale_gd, shift_gd, excess_bk
+        )
+        return out
+    maps_ghed = maps_ked.view(len(scale_gd), -1, *maps_ked.shape[1:])
+    scaled_ked = (maps_ghed * scale_gd[:, None, None]).flatten(0, 1)
+    out = _MixAndMap.apply(
+        weights_bsk, x_bsd, scaled_ked, chunk_bytes or CHUNK_BYTES[x_bsd.device.type]
+    )
+    if excess_bk is not None:
+        shift_gke = maps_ghed.flatten(1, 2) @ shift_gd[:, :, None]
+        out = out + excess_bk.t()[:, :, None] * shift_gke.view(-1, 1, maps_ked.shape[1])
+    return out
 
 
 class _MixAndMap(torch.autograd.Function):
-    """Computes the sums in chunks of rows, and again in the backward pass.
-
-    The sums (B, K, D) are by far the largest intermediate: K / S times the size of the tokens.
-    Computing them twice costs S of the 3 (E + S) products per element of a training step.
-    """
+    """Without scale and shift, in chunks of rows."""
 
     @staticmethod
     def forward(
@@ -84,3 +112,59 @@ def _chunks(x_bsd: Tensor, n_sums: int, chunk_bytes: int) -> Iterator[slice]:
     n_chunks = -(-n_rows * n_sums * x_bsd.shape[2] * x_bsd.element_size() // chunk_bytes)
     bounds = [n_rows * i // n_chunks for i in range(n_chunks + 1)]
     return (slice(a, b) for a, b in itertools.pairwise(bounds) if b > a)
+
+
+class _MixScaleAndMap(torch.autograd.Function):
+    """With scale and shift, one configuration after the other, with all rows at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weights_bsk: Tensor,
+        x_bsd: Tensor,
+        maps_ked: Tensor,
+        scale_gd: Tensor,
+        shift_gd: Tensor,
+        excess_bk: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(weights_bsk, x_bsd, maps_ked, scale_gd, shift_gd, excess_bk)
+        out_kbe = x_bsd.new_empty(maps_ked.shape[0], len(x_bsd), maps_ked.shape[1])
+        for g, heads in _heads_of_configs(len(maps_ked), len(scale_gd)):
+            sums_bhd = torch.bmm(weights_bsk[:, :, heads].transpose(1, 2), x_bsd)
+            sums_bhd *= scale_gd[g]
+            if excess_bk is not None:
+                sums_bhd.addcmul_(excess_bk[:, heads, None], shift_gd[g])
+            maps_hde = maps_ked[heads].transpose(1, 2)
+            torch.bmm(sums_bhd.transpose(0, 1), maps_hde, out=out_kbe[heads])
+        return out_kbe
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weights_bsk, x_bsd, maps_ked, scale_gd, shift_gd, excess_bk = ctx.saved_tensors
+        d_out_kbe = gradients[0]
+        d_weights_bsk = torch.empty_like(weights_bsk)
+        d_maps_ked = torch.empty_like(maps_ked)
+        d_scale_gd, d_shift_gd = torch.empty_like(scale_gd), torch.zeros_like(shift_gd)
+        d_excess_bk = None if excess_bk is None else torch.empty_like(excess_bk)
+        for g, heads in _heads_of_configs(len(maps_ked), len(scale_gd)):
+            sums_bhd = torch.bmm(weights_bsk[:, :, heads].transpose(1, 2), x_bsd)
+            d_scaled_hbd = torch.bmm(d_out_kbe[heads], maps_ked[heads])
+            scaled_bhd = sums_bhd * scale_gd[g]
+            if excess_bk is not None and d_excess_bk is not None:
+                scaled_bhd.addcmul_(excess_bk[:, heads, None], shift_gd[g])
+                flat = d_scaled_hbd.flatten(0, 1)
+                d_shift_gd[g] = excess_bk[:, heads].t().flatten() @ flat
+                d_excess_bk[:, heads] = (flat @ shift_gd[g]).view(-1, len(x_bsd)).t()
+            d_out_heb, scaled_hbd = d_out_kbe[heads].transpose(1, 2), scaled_bhd.transpose(0, 1)
+            torch.bmm(d_out_heb, scaled_hbd, out=d_maps_ked[heads])
+            d_scale_gd[g] = sums_bhd.mul_(d_scaled_hbd.transpose(0, 1)).sum((0, 1))
+            d_scaled_hbd *= scale_gd[g]
+            d_weights_bsk[:, :, heads] = torch.bmm(x_bsd, d_scaled_hbd.permute(1, 2, 0))
+        return d_weights_bsk, None, d_maps_ked, d_scale_gd, d_shift_gd, d_excess_bk
+
+
+def _heads_of_configs(n_sums: int, n_configs: int) -> Iterator[tuple[int, slice]]:
+    """Yield each configuration and the range of its heads along K."""
+    n_heads = n_sums // n_configs
+    return ((g, slice(g * n_heads, (g + 1) * n_heads)) for g in range(n_configs))

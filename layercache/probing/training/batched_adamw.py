@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from layercache.probing.heads.outer_product import OuterProduct
+
 FUSED_MIN_ELEMENTS = 2**15
 """On a CPU, parameters of at least this many elements per configuration are updated by torch's
 fused kernel, one configuration at a time: it passes over the memory once, the formula ten times.
 Shorter ones stay in the cache, where starting all threads for the kernel costs more than it saves.
+"""
+PART_ELEMENTS = 2**18
+"""Elements of an outer product that are formed at a time, 1 MiB, which stay in the cache of a core.
 """
 CLIP_EPS = 1e-6
 """Added to the norm in gradient clipping, as in torch.nn.utils.clip_grad_norm_."""
@@ -72,7 +77,7 @@ class AdamW:
     def step(
         self,
         parameters: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor | OuterProduct],
         *,
         at: slice,
         count: int,
@@ -90,53 +95,71 @@ class AdamW:
             weight_decay: Weight decays, (g,).
         """
         parameter_norms = [
-            torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients.values()
+            gradient.norms()
+            if isinstance(gradient, OuterProduct)
+            else torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+            for gradient in gradients.values()
         ]
         norms: Tensor = torch.linalg.vector_norm(torch.stack(parameter_norms), dim=0)
         scale = torch.ones_like(norms)
         if self.clip is not None:
             scale = (self.clip / (norms + CLIP_EPS)).clamp(max=1.0)
         on_cpu = norms.device.type == "cpu"
-        fused = [
-            name
-            for name, gradient in gradients.items()
-            if on_cpu and gradient[0].numel() >= self.fused_min_elements
-        ]
         for name, gradient in gradients.items():
-            if name not in fused:
-                self._update(
-                    parameters[name][at],
-                    gradient,
-                    (self.first[name][at], self.second[name][at]),
-                    count=count,
-                    lr=lr,
-                    weight_decay=weight_decay,
-                    scale=scale,
-                )
-        for i in range(len(norms) if fused else 0):
-            adamw(
-                [parameters[name][at][i] for name in fused],
-                [gradients[name][i] for name in fused],
-                [self.first[name][at][i] for name in fused],
-                [self.second[name][at][i] for name in fused],
-                [],
-                [torch.tensor(count - 1.0) for _ in fused],
-                fused=True,
-                grad_scale=1 / scale[i],  # the kernel divides by it
-                amsgrad=False,
-                maximize=False,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                lr=lr[i].item(),
-                weight_decay=weight_decay[i].item(),
-                eps=self.eps,
+            value, moments = parameters[name][at], (self.first[name][at], self.second[name][at])
+            is_large = on_cpu and value[0].numel() >= self.fused_min_elements
+            update = self._update_by_kernel if is_large else self._update
+            update(
+                value,
+                gradient,
+                moments,
+                count=count,
+                lr=lr,
+                weight_decay=weight_decay,
+                scale=scale,
             )
         return norms
+
+    def _update_by_kernel(
+        self,
+        value: Tensor,
+        gradient: Tensor | OuterProduct,
+        moments: tuple[Tensor, Tensor],
+        *,
+        count: int,
+        lr: Tensor,
+        weight_decay: Tensor,
+        scale: Tensor,
+    ) -> None:
+        """Update one large parameter of all configurations by torch's fused kernel."""
+        for i in range(len(value)):
+            if isinstance(gradient, OuterProduct):
+                parts = gradient.iter_parts(i, max_elements=PART_ELEMENTS)
+            else:
+                parts = iter([(slice(None), gradient[i])])
+            for rows, part in parts:
+                adamw(
+                    [value[i, rows]],
+                    [part],
+                    [moments[0][i, rows]],
+                    [moments[1][i, rows]],
+                    [],
+                    [torch.tensor(count - 1.0)],
+                    fused=True,
+                    grad_scale=1 / scale[i],  # the kernel divides by it
+                    amsgrad=False,
+                    maximize=False,
+                    beta1=self.betas[0],
+                    beta2=self.betas[1],
+                    lr=lr[i].item(),
+                    weight_decay=weight_decay[i].item(),
+                    eps=self.eps,
+                )
 
     def _update(
         self,
         value: Tensor,
-        gradient: Tensor,
+        gradient: Tensor | OuterProduct,
         moments: tuple[Tensor, Tensor],
         *,
         count: int,
@@ -145,6 +168,8 @@ class AdamW:
         scale: Tensor,
     ) -> None:
         """Update one parameter of all configurations by elementwise operations."""
+        if isinstance(gradient, OuterProduct):
+            gradient = gradient.dense()
         beta1, beta2 = self.betas
         column = (-1,) + (1,) * (value.dim() - 1)
         rate, decay = lr.view(column), weight_decay.view(column)

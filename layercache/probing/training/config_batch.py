@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layercache.probing.heads import HeadSpec, build
+from layercache.probing.heads.outer_product import OuterProduct
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.memory import activation_row_bytes
@@ -144,20 +145,25 @@ class ConfigBatch:
             same_dropout = self.dropouts[at.start] == max_dropout
             leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trainable}
             buffers = {name: self.parameters[name][at] for name in self.head.buffers}
+            outer: dict[str, OuterProduct] = {}
             logits = self.head.logits(
                 leaves | buffers,
                 preprocessed,
                 train=True,
                 dropout=self.dropout_rates[at][:1] if same_dropout else self.dropout_rates[at],
                 uniform_bsh=uniform_bsh if max_dropout > 0 else None,
+                # a GPU is faster with a few large operations than with an outer product in parts
+                outer=outer if self.device.type == "cpu" else None,
             )
             loss = self.loss(logits, y, sample_weight)
             gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
             # a parameter whose gradient is always zero still decays
-            gradient_by_name = {
+            gradient_by_name: dict[str, Tensor | OuterProduct] = {
                 name: torch.zeros_like(leaf) if gradient is None else gradient
                 for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+                if name not in outer
             }
+            gradient_by_name |= outer
             norms = self.optimizer.step(
                 self.parameters,
                 gradient_by_name,

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from layercache.probing.heads.outer_product import OuterProduct
+from layercache.probing.training import batched_adamw
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.schedule import cosine_lr
 
@@ -40,3 +42,30 @@ def test_adamw_by_kernel_and_by_formula_equals_torch_per_configuration(fused_fro
     for g, p in enumerate(theirs):
         for name, value in p.items():
             torch.testing.assert_close(ours[name][g], value.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused_from", [1, 10**9])
+def test_adamw_of_an_outer_product_equals_that_of_its_matrix(
+    fused_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched_adamw, "PART_ELEMENTS", 12)
+    torch.manual_seed(0)
+    start = torch.randn(2, 3 * 4, 5)
+    steps = [OuterProduct(torch.randn(2, 3, 4), torch.randn(2, 3, 5)) for _ in range(4)]
+    values = []
+    for dense in (False, True):
+        parameters = {"a": start.clone()}
+        optimizer = AdamW(
+            parameters, betas=(0.9, 0.999), eps=1e-8, clip=1.0, fused_min_elements=fused_from
+        )
+        for count, gradient in enumerate(steps, 1):
+            optimizer.step(
+                parameters,
+                {"a": gradient.dense() if dense else gradient},
+                at=slice(0, 2),
+                count=count,
+                lr=torch.tensor([0.1, 0.01]),
+                weight_decay=torch.tensor([0.0, 0.5]),
+            )
+        values.append(parameters["a"])
+    torch.testing.assert_close(*values)
