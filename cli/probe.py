@@ -130,6 +130,13 @@ PaperCompat = Annotated[
         "does, not the one of the lowest validation loss and largest weight decay.",
     ),
 ]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        help="Metric that selects a configuration, such as roc_auc, f1_macro or log_loss.",
+        show_default="balanced_accuracy; multi-label: mean_average_precision; regression: r2",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="fp32 | bf16 for the products over tokens.")]
 Features = Annotated[
@@ -208,6 +215,7 @@ def train(
     patience: Patience = None,
     test_split: TestSplit = "test",
     paper_compat: PaperCompat = False,
+    select: Select = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     features: Features = "auto",
@@ -273,6 +281,7 @@ def train(
         ),
         test_split=test_split,
         paper_compat=paper_compat,
+        select=select,
         device=device,
         precision=precision,
         features=features,

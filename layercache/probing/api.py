@@ -40,6 +40,7 @@ def probe(
     train_config: TrainConfig | None = None,
     test_split: str = "test",
     paper_compat: bool = False,
+    select: str | None = None,
     **options: Any,
 ) -> Results:
     """Train heads on cached tokens and test them.
@@ -87,6 +88,9 @@ def probe(
         train_config: Schedule, batch size, noise and loss. Default: the paper's.
         test_split: Split to test on.
         paper_compat: Break ties as the paper's code does, by the order lr, weight decay, dropout.
+        select: Metric by which a configuration is selected (docs/metrics.md), such as roc_auc or
+            log_loss. Default: balanced_accuracy, mean_average_precision for multi-label, r2 for
+            regression.
         **options: Fields of `layercache.probing.options.Options`.
 
     Returns:
@@ -131,6 +135,7 @@ def probe(
         precision=run_options.precision,
         test_split=test_split,
         paper_compat=paper_compat,
+        select=select,
     )
     with sigterm_as_interrupt():
         return Results(run_probes(specs, run_options))

@@ -52,6 +52,8 @@ def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
             options["--precision"] = spec["precision"]
     if spec["splits"][1] != "test":
         options["--test"] = spec["splits"][1]
+    if "select" in spec:
+        options["--select"] = spec["select"]
     words = [word for option, value in options.items() for word in (option, str(value))]
     return [*words, "--paper-compat"] if spec.get("paper_compat") else words
 

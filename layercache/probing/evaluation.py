@@ -20,8 +20,7 @@ from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
-from layercache.probing.metrics import PRIMARY, bootstrap, evaluate
+from layercache.probing.metrics import STORED, bootstrap, evaluate
 from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import ProbeFolder
@@ -30,14 +29,6 @@ from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer
 
 TEST_BATCH = 2048
-
-METRICS = (
-    "balanced_accuracy",
-    "top1_accuracy",
-    "top5_accuracy",
-    "mean_average_precision",
-    "log_loss",
-)
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
@@ -84,7 +75,7 @@ def refit_and_test(
         "config": ", ".join(f"{name}={value:g}" for name, value in hparams.items())
         if spec.head in BASELINES
         else "",
-        **{f"val_{name}": val_metrics.get(name) for name in METRICS if name != "top5_accuracy"},
+        **{f"val_{name}": val_metrics.get(name) for name in stored_metrics(spec)},
         **metrics,
         "n_params": head.n_params if head else 0,
         "epochs": head.epochs if head else None,
@@ -156,23 +147,29 @@ def _test(spec: ProbeSpec, model: FittedModel, loader: DatasetLoader) -> tuple[P
     logits = np.concatenate(parts).astype(np.float32)
     mean = total / dataset.rows
     std = (squares / dataset.rows - mean.square()).clamp_min(0).sqrt()
+    ids = [split.ids[row] for row in rows]
     predictions = Predictions(
         logits=logits,
         targets=targets,
-        ids=digest_ids([split.ids[row] for row in rows]),
+        ids=digest_ids(ids),
+        sample_ids=tuple(ids),
         attention_mean=mean.float().numpy() if attentive else None,
         attention_std=std.float().numpy() if attentive else None,
     )
-    metrics = evaluate_predictions(logits, targets, multi_label=spec.head_spec.multi_label)
-    return predictions, metrics
+    return predictions, evaluate_predictions(spec, logits, targets)
 
 
-def evaluate_predictions(logits: Array, targets: Array, *, multi_label: bool) -> Row:
-    """Return the metrics of the results table with the bootstrap interval of the first of them."""
-    task = MULTI_LABEL if multi_label else CLASSIFICATION
-    metrics, selected = evaluate(logits, targets, task=task), PRIMARY[task]
-    low, high = bootstrap(logits, targets, task=task, names=[selected])[selected]
-    row = {f"test_{name}": metrics.get(name) for name in METRICS}
+def stored_metrics(spec: ProbeSpec) -> list[str]:
+    """Return the metrics in the row of a probe; those of other tasks are None."""
+    return list(dict.fromkeys([*STORED, spec.selection_metric.name]))
+
+
+def evaluate_predictions(spec: ProbeSpec, outputs: Array, targets: Array) -> Row:
+    """Return the test metrics of a probe, with the bootstrap interval of its selection metric."""
+    task, selected = spec.head_spec.task, spec.selection_metric.name
+    metrics = evaluate(outputs, targets, task=task, select=selected)
+    low, high = bootstrap(outputs, targets, task=task, names=[selected])[selected]
+    row = {f"test_{name}": metrics.get(name) for name in stored_metrics(spec)}
     return row | {"test_ci95_low": low, "test_ci95_high": high}
 
 

@@ -21,6 +21,7 @@ from layercache.probing.data.target import Target, stratify
 from layercache.probing.data.target_columns import read_target
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
+from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
 from layercache.probing.training.config import (
@@ -65,6 +66,7 @@ def plan_probes(
     paper_compat: bool = False,
     target: Words | None = None,
     task: str | None = None,
+    select: str | None = None,
 ) -> list[ProbeSpec]:
     """Return the probes that `probe` trains, in order and each once. Arguments as in `probe`.
 
@@ -86,6 +88,9 @@ def plan_probes(
     if epochs is not None:
         config = replace(config, epochs=epochs)
     predicted = read_target(cache, target, task=task)
+    if select is not None:
+        metric = check_metric(select, task=predicted.task, option="select")
+        select = None if metric.name == PRIMARY[predicted.task] else metric.name
     subsets = _subsets(cache, predicted, shots=shots, train_fraction=train_fraction)
     specs = []
     for name, layer_choice, token_choice in product(
@@ -118,6 +123,7 @@ def plan_probes(
                     test_split=test_split,
                     paper_compat=paper_compat,
                     target=None if predicted.is_label else predicted,
+                    select=select,
                 )
             )
     return _unique(specs)

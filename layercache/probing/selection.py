@@ -9,7 +9,6 @@ import numpy as np
 
 from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore, config_key
-from layercache.probing.metrics import selection_metric
 from layercache.probing.spec import ProbeSpec
 
 TIED_DIGITS = 12
@@ -52,14 +51,13 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
 def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
     """Return the configurations that have not diverged, best first.
 
-    They are ranked by validation balanced accuracy (mean average precision for multi-label). Ties
-    are broken by the validation loss, to three digits, then by the stronger regularization (the
-    larger weight decay, alpha, shrinkage or k, or the smaller C), then by the order of the grid;
-    with `paper_compat` by the order of the grid alone. Without scores (1 shot) the default
-    configuration comes first.
+    They are ranked by the validation score of the spec's selection metric. Ties are broken by the
+    validation loss, to three digits, then by the stronger regularization (the larger weight decay,
+    alpha, shrinkage or k, or the smaller C), then by the order of the grid; with `paper_compat` by
+    the order of the grid alone. Without scores (1 shot) the default configuration comes first.
 
     Raises:
-        ProbeError: All configurations diverged.
+        ProbeError: All configurations diverged, or the metric is not defined.
     """
     usable = [config for config in configs if not config.diverged]
     if not usable:
@@ -67,13 +65,19 @@ def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[Config
             f"all {len(configs)} configurations of the {spec.head} head diverged (loss or gradient "
             "not finite): try smaller values of lr; with precision bf16, try fp32"
         )
-    metric = selection_metric(multi_label=spec.head_spec.multi_label)
-    if metric not in (usable[0].val_metrics or {}):
+    metric = spec.selection_metric
+    if not any(config.val_metrics for config in usable):
         default = config_key(default_config(spec))
         return sorted(usable, key=lambda config: config.key != default)
+    if not all(metric.name in (config.val_metrics or {}) for config in usable):
+        raise ProbeError(
+            f"the {metric.title} of the validation samples is not defined, so that no "
+            "configuration can be selected by it (docs/metrics.md says when): use more training "
+            "samples, or another metric with select (--select)"
+        )
 
     def sort_key(config: ConfigScore) -> tuple[float, ...]:
-        score = -round((config.val_metrics or {})[metric], TIED_DIGITS)
+        score = -metric.sign * round((config.val_metrics or {})[metric.name], TIED_DIGITS)
         return (score,) if spec.paper_compat else (score, *_tie_key(config))
 
     return sorted(usable, key=sort_key)

@@ -17,6 +17,7 @@ from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.data.target import Target, label_target
 from layercache.probing.heads import HeadSpec
+from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.checkpoint import Provenance
 from layercache.probing.training.config import TrainConfig
 
@@ -93,6 +94,8 @@ class ProbeSpec:
     """Of configurations with equal validation scores, the first of the grid is selected."""
     target: Target | None = None
     """What the head predicts; None: the dataset's own label."""
+    select: str | None = None
+    """Metric by which a configuration is selected; None: that of the task (`metrics.PRIMARY`)."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""
@@ -121,12 +124,19 @@ class ProbeSpec:
         # options that are not used are left out, so that a new one changes no existing id
         if self.paper_compat:
             values["paper_compat"] = True
+        if self.select is not None:
+            values["select"] = self.select
         return values
 
     @property
     def id(self) -> str:
         """Digest of the specification, 12 hex digits."""
         return sha256_json(self.to_json())[:12]
+
+    @property
+    def selection_metric(self) -> Metric:
+        """Metric by which a configuration is selected."""
+        return find_metric(self.select or PRIMARY[self.head_spec.task])
 
     @property
     def resolved_target(self) -> Target:

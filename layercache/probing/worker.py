@@ -162,7 +162,11 @@ class ProbeWorker:
 
         if spec.head in BASELINES:
             return BaselineTrainer(
-                name=spec.head, head=spec.head_spec, seed=spec.seed, on_progress=on_progress
+                name=spec.head,
+                head=spec.head_spec,
+                seed=spec.seed,
+                select=spec.select,
+                on_progress=on_progress,
             )
         return SGDTrainer(
             head=spec.head_spec,
@@ -170,6 +174,7 @@ class ProbeWorker:
             seed=spec.seed,
             device=self._loader.device,
             precision=spec.precision,
+            select=spec.select,
             configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
             on_progress=on_progress,
             saver=Autosave(

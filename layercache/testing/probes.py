@@ -13,7 +13,7 @@ import numpy as np
 from layercache.cache import Cache, digest_ids
 from layercache.cache.format.spec import sha256_json
 from layercache.probing.heads import HeadSpec
-from layercache.probing.metrics import evaluate
+from layercache.probing.metrics import STORED, evaluate
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
 from layercache.probing.spec import BASELINES, ProbeSpec, select_tokens
@@ -87,6 +87,7 @@ def write_probe(
         logits=logits.astype(np.float32),
         targets=targets,
         ids=digest_ids(list(ids)),
+        sample_ids=tuple(ids),
         attention_mean=mean,
         attention_std=None if mean is None else mean / 4,
     )
@@ -109,8 +110,8 @@ def write_probe(
         "dataset_digest": sha256_json(cache.spec.to_json()["dataset"])[:12],
         "train_config_digest": sha256_json(spec.to_json()["train_config"])[:12],
         "n_configs": len(spec.grid),
+        **dict.fromkeys((f"test_{name}" for name in STORED), None),
         **{f"test_{name}": v for name, v in evaluate(predictions.logits, targets).items()},
-        "test_mean_average_precision": None,
     }
     folder = ProbeFolder(cache.path / PROBES / spec.id)
     folder.write(spec=spec.to_json(), row=row, configs=[], head=None, predictions=predictions)

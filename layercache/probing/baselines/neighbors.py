@@ -37,10 +37,10 @@ class NeighborModel:
     def outputs(self, x: Tensor, configs: Iterable[Config]) -> Iterator[Tensor]:
         """Yield outputs (B, C), float32, for each configuration.
 
-        They are the logarithms of the shares of the votes, or the mean of the neighbors' targets in
-        a regression. Of classes with equal shares, also none, the one with the nearest sample ranks
-        first, so that no metric depends on the numbers of the classes; its value is larger by
-        TIE_STEP, without votes by 1.
+        They are the logarithms of the shares of the votes, with several labels their log-odds, in a
+        regression the mean of the neighbors' targets. Of classes with equal shares, also none, the
+        one with the nearest sample ranks first, so that no metric depends on the numbers of the
+        classes; its value is larger by TIE_STEP, without votes by 1.
 
         Args:
             x: Concatenated tokens (B, P).
@@ -55,8 +55,9 @@ class NeighborModel:
             logs = share.clamp_min(MIN_PROB).log()
             if self.head.task == CLASSIFICATION:  # with several labels, ties change no metric
                 steps = torch.where(share > 0, TIE_STEP, 1.0)
-                logs = logs - ranks_among_ties(share, nearest) * steps
-            yield logs
+                yield logs - ranks_among_ties(share, nearest) * steps
+            else:  # the sigmoid of the output is the share
+                yield logs - (1 - share).clamp_min(MIN_PROB).log()
 
 
 @dataclass(frozen=True, eq=False)

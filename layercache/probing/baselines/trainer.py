@@ -38,6 +38,8 @@ class BaselineTrainer:
     """A linear head on the same tokens."""
     seed: int
     """Recorded in the head; the baselines draw nothing at random."""
+    select: str | None = None
+    """One more metric to score by."""
     on_progress: ProgressCallback | None
     """Called after every configuration."""
 
@@ -59,7 +61,7 @@ class BaselineTrainer:
             part = configs[start : start + together]
             outputs = _outputs(model, dataset, part, rows=val)
             for i, (hparams, values) in enumerate(zip(part, outputs, strict=True)):
-                metrics = evaluate(values, labels, task=self.head.task)
+                metrics = evaluate(values, labels, task=self.head.task, select=self.select)
                 on_scores([ConfigScore(hparams=hparams, fold=fold, val_metrics=metrics)])
                 if self.on_progress:
                     self.on_progress(start + i + 1, len(configs))

@@ -22,10 +22,12 @@ from layercache.probing.metrics.registry import (
     PRIMARY,
     Metric,
     check_metric,
+    column_metric,
     find_metric,
     metrics_of,
     parse_metrics,
     selection_metric,
+    selection_metric_of,
     task_of,
 )
 from layercache.probing.metrics.samples import (
@@ -56,6 +58,7 @@ __all__ = [
     "REGRESSION",
     "RESAMPLES",
     "STANDARD",
+    "STORED",
     "Interval",
     "Metric",
     "MultiLabel",
@@ -65,6 +68,7 @@ __all__ = [
     "bootstrap",
     "check_metric",
     "class_ranks",
+    "column_metric",
     "compute",
     "compute_from_samples",
     "confusion",
@@ -75,6 +79,7 @@ __all__ = [
     "parse_metrics",
     "read_samples",
     "selection_metric",
+    "selection_metric_of",
     "summarize_logits",
     "task_of",
 ]
@@ -85,22 +90,28 @@ STANDARD = {
     REGRESSION: ("r2", "mae", "rmse", "spearman"),
 }
 """Task -> metrics that every probe stores, of the validation and of the test samples."""
+STORED = tuple(dict.fromkeys(name for names in STANDARD.values() for name in names))
+"""Those of all tasks."""
 
 
-def evaluate(outputs: Any, targets: Any, *, task: str = CLASSIFICATION) -> dict[str, float]:
+def evaluate(
+    outputs: Any, targets: Any, *, task: str = CLASSIFICATION, select: str | None = None
+) -> dict[str, float]:
     """Return the metrics that every probe stores, without those that are not defined.
 
     Args:
         outputs: Logits (N, C), or values (N, T) of a regression.
         targets: Class numbers (N,), 0/1 targets (N, C), or values (N, T).
         task: classification, multi-label or regression.
+        select: One more metric, by which configurations are selected.
     """
-    return evaluate_samples(read_samples(outputs, targets, task=task), task=task)
+    return evaluate_samples(read_samples(outputs, targets, task=task), task=task, select=select)
 
 
-def evaluate_samples(samples: Samples, *, task: str) -> dict[str, float]:
+def evaluate_samples(samples: Samples, *, task: str, select: str | None = None) -> dict[str, float]:
     """Return the metrics of `evaluate`."""
-    values = compute_from_samples(samples, task=task, names=STANDARD[task])
+    names = dict.fromkeys([*STANDARD[task], *([select] if select else [])])
+    values = compute_from_samples(samples, task=task, names=[*names])
     return {name: value for name, value in values.items() if value == value}
 
 

@@ -6,6 +6,7 @@ Definitions: docs/metrics.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -35,10 +36,19 @@ class Metric:
     """Task -> function that computes it together with others."""
     higher_is_better: bool = True
     """Direction of improvement."""
+    short_title: str = ""
+    """Name in headings of tables if it is another one."""
     percent: bool = True
     """It is shown in percent."""
+    has_unit: bool = False
+    """It has the unit of the targets."""
     ranks_samples: bool = False
     """It compares the outputs of different samples, and so needs all of them at a time."""
+
+    @property
+    def heading(self) -> str:
+        """Name in headings of tables."""
+        return self.short_title or self.title
 
     @property
     def sign(self) -> int:
@@ -72,7 +82,10 @@ def _top_k(k: int) -> Metric:
         return {f"top{k}_accuracy": classification.top_k(samples, weights, k=k)}
 
     return Metric(
-        name=f"top{k}_accuracy", title=f"top-{k} accuracy", families={CLASSIFICATION: family}
+        name=f"top{k}_accuracy",
+        title=f"top-{k} accuracy",
+        short_title=f"top-{k}",
+        families={CLASSIFICATION: family},
     )
 
 
@@ -88,26 +101,35 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             name="mean_average_precision",
             title="mean average precision",
+            short_title="mAP",
             families=_RANKING,
             ranks_samples=True,
         ),
         Metric(
             name="average_precision_micro",
             title="average precision (micro)",
+            short_title="AP micro",
             families=_MICRO_RANKING,
             ranks_samples=True,
         ),
-        Metric(name="f1_macro", title="F1 (macro)", families=_COUNTS),
-        Metric(name="f1_micro", title="F1 (micro)", families=_MULTI_COUNTS),
-        Metric(name="f1_weighted", title="F1 (weighted)", families=_COUNTS),
+        Metric(name="f1_macro", title="F1 (macro)", short_title="F1 macro", families=_COUNTS),
+        Metric(name="f1_micro", title="F1 (micro)", short_title="F1 micro", families=_MULTI_COUNTS),
+        Metric(
+            name="f1_weighted", title="F1 (weighted)", short_title="F1 weighted", families=_COUNTS
+        ),
         Metric(name="roc_auc", title="AUROC", families=_RANKING, ranks_samples=True),
         Metric(
-            name="roc_auc_micro", title="AUROC (micro)", families=_MICRO_RANKING, ranks_samples=True
+            name="roc_auc_micro",
+            title="AUROC (micro)",
+            short_title="AUROC micro",
+            families=_MICRO_RANKING,
+            ranks_samples=True,
         ),
         _score(name="cohen_kappa", title="Cohen's kappa", families=_SINGLE_COUNTS),
         _score(
             name="quadratic_weighted_kappa",
             title="quadratic weighted kappa",
+            short_title="quadratic kappa",
             families=_SINGLE_COUNTS,
         ),
         _error(name="log_loss", title="log loss", families=_PROBABILITIES),
@@ -115,12 +137,18 @@ METRICS: Mapping[str, Metric] = {
         _error(
             name="expected_calibration_error",
             title="expected calibration error",
+            short_title="ECE",
             families=_PROBABILITIES,
         ),
         _score(name="r2", title="R²", families=_ERRORS),
-        _error(name="mae", title="MAE", families=_ERRORS),
-        _error(name="rmse", title="RMSE", families=_ERRORS),
-        _score(name="spearman", title="Spearman correlation", families=_CORRELATION),
+        _error(name="mae", title="MAE", has_unit=True, families=_ERRORS),
+        _error(name="rmse", title="RMSE", has_unit=True, families=_ERRORS),
+        _score(
+            name="spearman",
+            title="Spearman correlation",
+            short_title="Spearman",
+            families=_CORRELATION,
+        ),
     )
 }
 """Name -> metric; `find_metric` also has top-k accuracies of any k."""
@@ -133,6 +161,8 @@ ALIASES = {
     "root_mean_squared_error": "rmse",
 }
 """Other spellings in options."""
+COLUMN = re.compile("(?:val|test)_(.+)")
+"""Column of the results table that may hold a metric."""
 PRIMARY: Mapping[str, str] = {
     CLASSIFICATION: "balanced_accuracy",
     MULTI_LABEL: "mean_average_precision",
@@ -153,6 +183,11 @@ def selection_metric(*, multi_label: bool) -> str:
     return PRIMARY[MULTI_LABEL if multi_label else CLASSIFICATION]
 
 
+def selection_metric_of(spec: Mapping[str, Any]) -> Metric:
+    """Return the metric by which the configurations of a stored probe were selected."""
+    return find_metric(spec.get("select") or PRIMARY[task_of(spec["head_spec"])])
+
+
 def find_metric(name: str) -> Metric:
     """Return the metric of a name or alias.
 
@@ -165,6 +200,15 @@ def find_metric(name: str) -> Metric:
     if match := classification.TOP_K.fullmatch(name):
         return _top_k(int(match[1]))
     raise UnknownNameError("metric", name, [*METRICS, *ALIASES])
+
+
+def column_metric(column: str) -> Metric | None:
+    """Return the metric in a column of the results table: that of "val_NAME" or "test_NAME"."""
+    match = COLUMN.fullmatch(column)
+    try:
+        return find_metric(match[1]) if match and match[1] not in ALIASES else None
+    except UnknownNameError:
+        return None
 
 
 def metrics_of(task: str) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layercache._printable import escape_control, guard_cell
 from layercache.errors import MissingExtraError, OptionError
+from layercache.probing.metrics import Metric, column_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,16 +26,6 @@ TEXT_COLUMNS = {
     "config",
 }
 """Columns that are aligned to the left."""
-ACCURACIES = {
-    "val_balanced_accuracy": "val balanced accuracy",
-    "test_balanced_accuracy": "test balanced accuracy",
-    "val_top1_accuracy": "val top-1",
-    "test_top1_accuracy": "test top-1",
-    "test_top5_accuracy": "test top-5",
-    "val_mean_average_precision": "val mAP",
-    "test_mean_average_precision": "test mAP",
-}
-"""Columns that are shown in percent, and their headings."""
 HEADINGS = {
     "num_heads": "heads",
     "train_fraction": "train fraction",
@@ -46,6 +38,10 @@ HEADINGS = {
     "n_seeds": "seeds",
     "train_seconds": "seconds",
 }
+STATISTIC = re.compile("_(mean|std)$")
+"""End of a column that holds a statistic over seeds."""
+INTERVAL = "_ci95"
+"""End of a column of text that holds the interval of the column before it."""
 SUFFIXES = (".csv", ".parquet", ".tex", ".md")
 
 
@@ -57,8 +53,8 @@ def format_value(name: str, value: Any) -> str:
         return value
     if name == "gain":
         return f"{100 * value:+.2f}"
-    if name.removesuffix("_mean").removesuffix("_std") in ACCURACIES:
-        return f"{100 * value:.2f}"
+    if (metric := score_metric(name)) is not None:
+        return format_score(metric, value)
     if name == "n_params":
         return f"{int(value):,}"
     if name in ("shots", "seed"):
@@ -70,12 +66,25 @@ def format_value(name: str, value: Any) -> str:
 
 def heading(name: str) -> str:
     """Return the heading of a column: "test balanced accuracy (%)"."""
-    if name in ACCURACIES:
-        return f"{ACCURACIES[name]} (%)"
-    for statistic in ("mean", "std"):
-        if name.endswith(f"_{statistic}"):
-            return f"{ACCURACIES[name.removesuffix(f'_{statistic}')]} {statistic} (%)"
+    if name.endswith(INTERVAL):
+        return "95 % interval"
+    if (metric := score_metric(name)) is not None:
+        part, statistic = name.split("_")[0], STATISTIC.search(name)
+        words = [part, metric.heading, *([statistic[1]] if statistic else [])]
+        return " ".join(words) + (" (%)" if metric.percent else "")
     return HEADINGS.get(name, name)
+
+
+def score_metric(column: str) -> Metric | None:
+    """Return the metric in a column: test_NAME, val_NAME, or test_NAME_mean over seeds."""
+    return column_metric(STATISTIC.sub("", column))
+
+
+def format_score(metric: Metric, value: float) -> str:
+    """Return a score as text, in percent if the metric is."""
+    if metric.percent:
+        return f"{100 * value:.2f}"
+    return f"{value:.4g}" if metric.has_unit else f"{value:.4f}"
 
 
 def format_table(table: pd.DataFrame, form: str) -> str:

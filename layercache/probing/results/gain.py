@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from layercache._units import join_words, pluralize
+from layercache.probing.metrics import selection_metric_of
 from layercache.probing.results.identity import differences
 from layercache.probing.results.probe_store import Probe
 
@@ -23,7 +24,7 @@ class Gain:
     baseline: Probe | None
     """Probe on the same data, trained in the same way; None if there is none, or no single one."""
     gain: float
-    """Test score minus that of the baseline; NaN without one."""
+    """Test score minus that of the baseline, or the reverse where lower is better; NaN without."""
     obstacle: str = ""
     """Why no baseline on the same data is the probe's; "" if it has one or there is none."""
 
@@ -43,9 +44,9 @@ def find_gains(probes: Iterable[Probe], *, among: Iterable[Probe]) -> list[Gain]
 
 
 def score_of(probe: Probe) -> float:
-    """Return the test balanced accuracy, or for multi-label the test mean average precision."""
-    score = probe.row["test_balanced_accuracy"]
-    return float(probe.row["test_mean_average_precision"] if score is None else score)
+    """Return the test score by the metric that selected the configuration; NaN without one."""
+    value = probe.row.get(f"test_{selection_metric_of(probe.spec).name}")
+    return float("nan") if value is None else float(value)
 
 
 def describe_obstacles(gains: Sequence[Gain]) -> list[str]:
@@ -77,7 +78,8 @@ def _gain(probe: Probe, candidates: Sequence[Probe]) -> Gain:
         )
         return Gain(baseline=None, gain=float("nan"), obstacle=obstacle)
     baseline = min(matching, key=lambda c: (c.path.parent != probe.path.parent, c.id))
-    return Gain(baseline=baseline, gain=score_of(probe) - score_of(baseline))
+    sign = selection_metric_of(probe.spec).sign
+    return Gain(baseline=baseline, gain=sign * (score_of(probe) - score_of(baseline)))
 
 
 def _describe(differing: dict[str, tuple[str, str]]) -> str:

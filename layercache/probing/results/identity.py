@@ -144,6 +144,8 @@ def read_settings(spec: Spec | Settings) -> Settings:
         head |= _grid(spec, ("lr", "weight_decay", "dropout"))
     if spec.get("paper_compat"):
         (training or head)["ties"] = "first of the grid"
+    if "select" in spec:
+        (training or head)["selection metric"] = _text(spec["select"])
     return Settings(
         schema=spec["schema"], data=data, extraction=extraction, training=training, head=head
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from layercache._units import pluralize
+from layercache._units import join_words, pluralize
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.metrics import selection_metric
+from layercache.probing.metrics import selection_metric_of
+from layercache.probing.results.formatting import score_metric
 from layercache.probing.results.probe_store import Probe
 
 LOWEST_POSSIBLE = {"weight_decay": 0.0, "dropout": 0.0, "k": 1.0}
@@ -36,20 +37,35 @@ def describe_selection(probes: Iterable[Probe]) -> list[str]:
     return lines
 
 
+def describe_scores(columns: Sequence[str]) -> list[str]:
+    """Return lines on the unit and the direction of the scores in these columns."""
+    found = [metric for name in columns if (metric := score_metric(name)) is not None]
+    metrics = list({metric.name: metric for metric in found}.values())
+    in_percent = [metric.title for metric in metrics if metric.percent]
+    lines = []
+    if in_percent:
+        others = len(in_percent) < len(metrics)
+        lines.append(f"{join_words(in_percent) if others else 'scores'} in percent")
+    if lower := [metric.title for metric in metrics if not metric.higher_is_better]:
+        lines.append(f"lower is better: {join_words(lower)}")
+    return lines
+
+
 def at_edge(probe: Probe) -> list[tuple[str, float]]:
     """Return the hyperparameters whose selected value is the lowest or highest of the grid.
 
     Those are left out for which another value scored as well.
     """
     selected = _selected(probe)
-    metric = selection_metric(multi_label=probe.spec["head_spec"]["multi_label"])
-    if selected is None or metric not in (selected.val_metrics or {}):
+    metric = selection_metric_of(probe.spec)
+    if selected is None or metric.name not in (selected.val_metrics or {}):
         return []
     found = []
     for name, value in selected.hparams.items():
         scores: dict[float, float] = {}
         for config in probe.configs:
-            score = (config.val_metrics or {}).get(metric, float("-inf"))
+            val_score = (config.val_metrics or {}).get(metric.name)
+            score = float("-inf") if val_score is None else metric.sign * val_score
             # equal votes of a knn baseline are the limit of a high temperature
             tried = config.hparams.get(name, math.inf)
             scores[tried] = max(score, scores.get(tried, score))

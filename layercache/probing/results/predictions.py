@@ -6,18 +6,23 @@ Shapes: N test images, C classes, H attention heads, S tokens.
 from __future__ import annotations
 
 import io
+import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from tokenize import TokenError
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
+from layercache.cache.format.spec import digest_ids
+
 Array = np.ndarray[Any, Any]
 
-OPTIONAL = {"attention_mean", "attention_std"}
-"""Arrays that only heads with attention have."""
+OPTIONAL = {"attention_mean", "attention_std", "sample_ids", "groups"}
+"""Arrays that not all probes have."""
+TEXTS = ("sample_ids", "groups")
+"""Fields of text, one per image: a JSON list in UTF-8."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,6 +49,10 @@ class Predictions:
     """(N,) int64, (N, C) uint8, or (N, C) float64 of a regression."""
     ids: str
     """SHA-256 hex of the test images' ids in order; equal digests mean the same images."""
+    sample_ids: tuple[str, ...] | None = None
+    """Ids of the test images, in order; None in probes of an older version."""
+    groups: tuple[str, ...] | None = None
+    """Group of each test image, such as the patient, if groups were kept together."""
     attention_mean: Array | None = None
     """(H, S) float32, see Attention."""
     attention_std: Array | None = None
@@ -51,7 +60,10 @@ class Predictions:
 
     def to_bytes(self) -> bytes:
         """Return the content of the file, an uncompressed npz."""
-        arrays = {name: np.asarray(v, order="C") for name, v in vars(self).items() if v is not None}
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        for name in values.keys() & TEXTS:
+            values[name] = np.frombuffer(json.dumps(values[name]).encode(), np.uint8)
+        arrays = {name: np.asarray(v, order="C") for name, v in values.items()}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
@@ -76,7 +88,8 @@ class Predictions:
         ids = arrays.pop("ids")
         if ids.shape or ids.dtype.kind != "U":
             raise ValueError(f"ids: expected text, got {ids.dtype} {ids.shape}")
-        stored = cls(**arrays, ids=str(ids))
+        texts = {name: _read_texts(name, arrays.pop(name)) for name in TEXTS if name in arrays}
+        stored = replace(cls(**arrays, ids=str(ids)), **texts)  # type: ignore[arg-type]
         n = len(stored.logits) if stored.logits.ndim else 0
         _check("logits", stored.logits, shape=(n, classes), dtype="float32")
         multi_label = stored.targets.ndim == 2
@@ -87,10 +100,27 @@ class Predictions:
         limit = 2 if multi_label else classes
         if n and not regression and not 0 <= stored.targets.min() <= stored.targets.max() < limit:
             raise ValueError(f"targets: expected 0 to {limit - 1}, got others")
+        for name, values in texts.items():
+            if len(values) != n:
+                raise ValueError(f"{name}: expected {n} values, got {len(values)}")
+        if stored.sample_ids is not None and digest_ids([*stored.sample_ids]) != stored.ids:
+            raise ValueError("sample_ids: expected those of the digest, got others")
         for name in ("attention_mean", "attention_std"):
             if (weights := getattr(stored, name)) is not None:
                 _check(name, weights, shape=(heads, tokens), dtype="float32")
         return stored
+
+
+def _read_texts(name: str, array: Array) -> tuple[str, ...]:
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise ValueError(f"{name}: expected uint8 (bytes,), got {array.dtype} {array.shape}")
+    try:
+        values = json.loads(array.tobytes())
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{name}: expected a JSON list of text, got {e}") from None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name}: expected a JSON list of text, got other JSON")
+    return tuple(values)
 
 
 def _check(name: str, array: Array, *, shape: tuple[int, ...], dtype: str) -> None:

@@ -3,8 +3,8 @@
     probe.json          specification, row of the table, validation score of every configuration,
                         size and SHA-256 of the other files
     head.safetensors    the trained head (not for a knn baseline)
-    predictions.npz     logits (N, C) float32, targets, digest of the ids; for heads with attention
-                        also its mean and standard deviation (H, S)
+    predictions.npz     logits (N, C) float32, targets, ids; for heads with attention also its mean
+                        and standard deviation (H, S)
     search.json         only while the probe is not complete: the scores so far
     training/           likewise: the states of unfinished training (saved_passes.py)
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -53,6 +53,16 @@ from layercache.errors import (
     ProbeSchemaError,
 )
 from layercache.probing.config_score import ConfigScore
+from layercache.probing.metrics import (
+    RESAMPLES,
+    Interval,
+    bootstrap,
+    check_metric,
+    compute,
+    metrics_of,
+    parse_metrics,
+    task_of,
+)
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
 from layercache.probing.results.identity import Settings, read_settings
 from layercache.probing.results.predictions import Attention, Predictions
@@ -112,7 +122,7 @@ class Probe:
         return load_head(self.path)
 
     def predictions(self) -> Predictions:
-        """Load logits and targets of the test images.
+        """Load the outputs and targets of the test images.
 
         Raises:
             CacheCorruptError: The file is damaged.
@@ -133,6 +143,51 @@ class Probe:
                 f"{self.path / PREDICTIONS_FILE} cannot be read ({e}): "
                 f"{RETRAIN_HINT.format(folder=self.path)}"
             ) from e
+
+    def metrics(self, names: str | Iterable[str] | None = None) -> dict[str, float]:
+        """Return test metrics by name; NaN where one is not defined (docs/metrics.md).
+
+        Those that the probe's row does not hold are computed from the stored predictions.
+
+        Args:
+            names: Names, or "roc_auc,f1_macro"; None: all metrics of the probe's task.
+
+        Raises:
+            UnknownNameError: There is no such metric.
+            OptionError: The probe's task has no such metric.
+            CacheCorruptError: The predictions are damaged.
+        """
+        task = task_of(self.spec["head_spec"])
+        wanted = metrics_of(task) if names is None else parse_metrics(names)
+        for name in wanted:
+            check_metric(name, task=task)
+        stored = {name: self.row.get(f"test_{name}") for name in wanted}
+        missing = [name for name, value in stored.items() if value is None]
+        if missing:
+            predictions = self.predictions()
+            stored |= compute(predictions.logits, predictions.targets, task=task, names=missing)
+        return {name: float(value) for name, value in stored.items() if value is not None}
+
+    def intervals(
+        self, names: str | Iterable[str] | None = None, *, resamples: int = RESAMPLES
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of test metrics over test samples, see `metrics`.
+
+        Whole groups of samples are drawn where the predictions hold groups.
+
+        Args:
+            names: As in `metrics`.
+            resamples: Number of draws.
+        """
+        predictions, task = self.predictions(), task_of(self.spec["head_spec"])
+        return bootstrap(
+            predictions.logits,
+            predictions.targets,
+            task=task,
+            names=metrics_of(task) if names is None else parse_metrics(names),
+            groups=None if predictions.groups is None else np.array(predictions.groups),
+            resamples=resamples,
+        )
 
     def attention(self) -> Attention:
         """Load the mean attention over the test images.

@@ -15,6 +15,7 @@ from annotated_types import Interval, MaxLen, MinLen
 
 from layercache.cache.format.typed_json import parse_fields, shorten
 from layercache.probing.config_score import ConfigScore
+from layercache.probing.metrics import column_metric
 
 STRICT: Any = {"strict": True, "allow_inf_nan": False}
 """Value of `__pydantic_config__`: no conversions, further fields are left alone."""
@@ -35,17 +36,14 @@ INTEGERS = (
     "n_configs", "n_diverged", "n_folds", "train_rows", "test_rows",
 )
 FLAGS = ("embedding", "converged")
-FRACTIONS = (
-    "train_fraction", "val_balanced_accuracy", "val_top1_accuracy", "val_mean_average_precision",
-    "test_balanced_accuracy", "test_top1_accuracy", "test_top5_accuracy",
-    "test_mean_average_precision", "test_ci95_low", "test_ci95_high",
-)
+FRACTIONS = ("train_fraction",)
+BOUNDS = ("test_ci95_low", "test_ci95_high")
 NUMBERS = ("lr", "weight_decay", "dropout", "train_seconds")
 OPTIONAL = {
     "shots", "train_fraction", "precision", "epochs", "batch_size", "steps", "converged", "lr",
-    "weight_decay", "dropout", *(name for name in FRACTIONS if name != "train_fraction"),
+    "weight_decay", "dropout",
 }
-"""Columns that may be None."""
+"""Columns that may be None; scores and their bounds may be, too."""
 REQUIRED = (
     "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads", "seed",
     "shots", "train_fraction", "test_balanced_accuracy", "test_mean_average_precision",
@@ -151,6 +149,8 @@ def check_spec(spec: Any) -> None:
     # the settings of an identity are words: no value is nested deeper than this
     for i, source in enumerate(spec["sources"]):
         _check_scalars(source["extraction"], f"spec.sources.{i}.extraction")
+    if spec.get("select") is not None and column_metric(f"test_{spec['select']}") is None:
+        raise ValueError(f"spec.select: expected a metric, got {shorten(spec['select'])}")
 
 
 def check_row(row: Any) -> None:
@@ -162,7 +162,8 @@ def check_row(row: Any) -> None:
             raise ValueError(f"row.{name}: expected, but missing")
     for name, value in row.items():
         expected = _expected(name, value)
-        if expected and not (value is None and name in OPTIONAL):
+        optional = name in OPTIONAL or name in BOUNDS or column_metric(name) is not None
+        if expected and not (value is None and optional):
             raise ValueError(f"row.{name}: expected {expected}, got {shorten(value)}")
 
 
@@ -196,8 +197,11 @@ def _expected(name: str, value: Any) -> str | None:
         return None if type(value) is int else "an integer"
     if name in FLAGS:
         return None if isinstance(value, bool) else "true or false"
-    if name in FRACTIONS:
+    metric = column_metric(name)
+    if name in FRACTIONS or (metric is not None and metric.percent):
         return None if number and 0 <= value <= 1 else "a number from 0 to 1"
+    if name in BOUNDS or metric is not None:
+        return None if number else "a number"
     if name in NUMBERS:
         return None if number and value >= 0 else "a number of at least 0"
     return None

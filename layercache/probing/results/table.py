@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layercache._units import pluralize
 from layercache.cache.cache import Cache
@@ -13,54 +13,33 @@ from layercache.cache.find import find_caches
 from layercache.cache.format.origin import dataset_source, model_source
 from layercache.cache.storage.paths import CachePath, cache_root, root_option
 from layercache.errors import OptionError, ProbeNotFoundError
-from layercache.probing.results.formatting import write_table
+from layercache.probing.metrics import parse_metrics, selection_metric_of
+from layercache.probing.results.columns import (
+    COLUMNS,
+    IDENTITY,
+    columns_of,
+    full_row,
+    score_columns,
+    shown_scores,
+    sort_key,
+)
+from layercache.probing.results.formatting import INTERVAL, STATISTIC, format_score, write_table
 from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
-from layercache.probing.results.identity import target_name
 from layercache.probing.results.lookup import read_all_probes
-from layercache.probing.results.notes import describe_selection
+from layercache.probing.results.metric_columns import add_metrics
+from layercache.probing.results.notes import describe_scores, describe_selection
 from layercache.probing.results.probe_store import Probe
-from layercache.probing.results.view import combine_mean_and_std, identity_columns, to_text
+from layercache.probing.results.view import (
+    combine_bounds,
+    combine_mean_and_std,
+    identity_columns,
+    name_gains,
+    to_text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# fmt: off
-COLUMNS = (
-    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
-    "embedding", "target", "train_split", "test_split", "seed", "shots", "train_fraction",
-    "lr", "weight_decay", "dropout", "config",
-    "val_balanced_accuracy", "val_top1_accuracy", "val_mean_average_precision",
-    "test_balanced_accuracy", "test_top1_accuracy", "test_top5_accuracy",
-    "test_mean_average_precision", "test_ci95_low", "test_ci95_high",
-    "n_params", "epochs", "batch_size", "steps", "n_configs", "n_diverged", "converged",
-    "n_folds",
-    "train_rows", "test_rows", "empty_classes", "train_seconds", "device", "precision", "features",
-    "tap", "fingerprint", "weights_digest", "dataset_digest", "train_config_digest", "grid_digest",
-    "experiment", "path",
-)
-"""Columns in order; a column that is a parameter of `probe` has its name.
-
-`config` holds the selected configuration of a baseline ("k=5"), `converged` whether its logistic
-regression did. `experiment` is the same for all seeds of an experiment and for nothing else.
-`test_ci95_low` and `test_ci95_high` bound a 95 % bootstrap interval over test samples, of the test
-balanced accuracy or, for multi-label, the test mean average precision.
-"""
-IDENTITY = (
-    "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
-    "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
-    "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "test_split",
-    "shots", "train_fraction", "experiment",
-)
-"""Columns that do not depend on the seed."""
-SCORES = (
-    "val_balanced_accuracy", "val_mean_average_precision", "test_balanced_accuracy",
-    "test_top1_accuracy", "test_top5_accuracy", "test_mean_average_precision",
-)
-SORT_KEYS = (
-    "dataset", "model", "head", "n_tokens", "layers", "tokens", "shots", "train_fraction",
-    "target", "train_split", "test_split", "experiment", "seed", "probe",
-)
-# fmt: on
 BASELINE_NAME = "a linear head on the last layer's class token"
 
 
@@ -90,10 +69,28 @@ class Results:
         """One row per probe with COLUMNS; missing values are NaN (None in columns of text)."""
         import pandas as pd
 
-        rows = [_full_row(probe) for probe in self.probes]
-        return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}).astype(
-            dict.fromkeys((*SCORES, "lr", "weight_decay"), float)
+        rows, columns = [full_row(probe) for probe in self.probes], columns_of(self.probes)
+        return pd.DataFrame({name: [row.get(name) for row in rows] for name in columns}).astype(
+            dict.fromkeys((*score_columns(columns), "lr", "weight_decay"), float)
         )
+
+    def with_metrics(self, names: str | Sequence[str], *, intervals: bool = False) -> pd.DataFrame:
+        """Return `table` with the test metrics of these names, from the stored predictions.
+
+        >>> results.with_metrics(["roc_auc", "f1_macro"])["test_roc_auc"]  # doctest: +SKIP
+
+        Args:
+            names: Names such as roc_auc, or "roc_auc,f1_macro" (docs/metrics.md). A probe whose
+                task has no such metric has NaN.
+            intervals: Add columns `test_<name>_ci95_low` and `test_<name>_ci95_high`, the 95 %
+                bootstrap interval over test samples.
+
+        Raises:
+            UnknownNameError: There is no such metric.
+            OptionError: It is no metric of these probes.
+            CacheCorruptError: Predictions are damaged.
+        """
+        return add_metrics(self.table, self.probes, parse_metrics(names), intervals=intervals)
 
     def filter(self, **values: str | None) -> Results:
         """Return the probes whose row has these values; None matches all.
@@ -113,23 +110,27 @@ class Results:
             wanted["model"] = model_source(wanted["model"])
 
         def matches(probe: Probe) -> bool:
-            row = _full_row(probe)
+            row = full_row(probe)
             return all(str(row.get(name)) == value for name, value in wanted.items())
 
         return Results([probe for probe in self.probes if matches(probe)])
 
-    def over_seeds(self) -> pd.DataFrame:
+    def over_seeds(self, *, metrics: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Return one row for all seeds of an experiment.
 
         It has `n_seeds`, and `<score>_mean` and `<score>_std` of each score. A probe that is stored
         twice counts once.
 
+        Args:
+            metrics: Further metrics, see `with_metrics`.
+
         The standard deviation (n - 1; NaN of a single seed) is that between training runs. The
         bootstrap interval of a single probe is that between test sets.
         """
-        table = self.table.drop_duplicates(["experiment", "seed"])
+        table = self.table if metrics is None else self.with_metrics(metrics)
+        table = table.drop_duplicates(["experiment", "seed"])
         grouped = table.groupby("experiment", sort=False)
-        statistics = grouped[list(SCORES)].agg(["mean", "std"])
+        statistics = grouped[score_columns(table.columns)].agg(["mean", "std"])
         statistics.columns = statistics.columns.map("_".join)
         shared = table.drop_duplicates("experiment")[list(IDENTITY)].set_index("experiment")
         n_seeds = grouped.size().rename("n_seeds")
@@ -145,8 +146,8 @@ class Results:
         The baseline is the linear head on the last layer's class token of the same weights,
         dataset, splits, seed and training subset, whose tokens were extracted and whose head was
         trained in the same way (training configuration, precision, learning rates and weight
-        decays). `gain` is the test balanced accuracy (mean average precision for multi-label) minus
-        the baseline's, NaN without one.
+        decays). `gain` is the test score by the metric that selects, minus the baseline's (the
+        reverse where lower is better), NaN without one.
 
         Args:
             among: Probes to look for the baseline in; default: these.
@@ -167,33 +168,40 @@ class Results:
         among: Results | None = None,
         over_seeds: bool = False,
         paths: bool = False,
+        metrics: str | Sequence[str] | None = None,
+        intervals: bool = False,
     ) -> str:
         """Return the table for a terminal, at most 100 columns wide if names are short.
 
-        It shows what differs, the selected configuration, scores in percent, and the ids. Below it
-        stand what all rows share, and remarks: probes without a comparable baseline, configurations
-        at the edge of their grid.
+        It shows what differs, the selected configuration, scores, and the ids. Below it stand what
+        all rows share, and remarks: probes without a comparable baseline, configurations at the
+        edge of their grid.
 
         Args:
             gain: Add the gain over the baseline, see `with_gain`.
             among: Probes to look for the baseline in.
             over_seeds: One row for all seeds, see `over_seeds`; without ids and paths.
             paths: List the folders of the probes below the table.
+            metrics: Test metrics to show, see `with_metrics`, instead of the one that selected and
+                top-1 accuracy.
+            intervals: Show the 95 % bootstrap intervals of `metrics`, not with `over_seeds`.
         """
         if not self.probes:
             return "no probes match"
-        table, identity, values = self._view(gain=gain, among=among, over_seeds=over_seeds)
-        notes = ["scores in percent"]
+        table, identity, values = self._view(
+            gain=gain, among=among, over_seeds=over_seeds, metrics=metrics, intervals=intervals
+        )
+        notes = describe_scores(values)
         if over_seeds:
             table = combine_mean_and_std(table)
-            values = ["n_seeds", *(n for n in SCORES if f"{n}_mean" in values)]
-            notes = ["scores in percent: mean ± standard deviation over seeds"]
+            values = list(dict.fromkeys(STATISTIC.sub("", name) for name in values))
+            notes.append("scores: mean ± standard deviation over seeds")
             if repeated := len(self) - int(table["n_seeds"].sum()):
                 notes.append(f"{pluralize(repeated, 'probe')} stored twice, counted once")
         else:
             values = [*values, "probe"]
             if gain:
-                notes = [f"scores in percent, gains over {BASELINE_NAME}"]
+                notes.append(f"gains over {BASELINE_NAME}")
                 notes += describe_obstacles(find_gains(self, among=among or self))
         notes += describe_selection(self)
         text = to_text(table, identity, values, notes=notes)
@@ -204,19 +212,25 @@ class Results:
         """Return two lines: the best probe with its interval, and the folder of the probes."""
         if not self.probes:
             return "no probes"
-        best = max(self.probes, key=score_of)
+        metric = selection_metric_of(self.probes[0].spec)
+        comparable = [p for p in self.probes if selection_metric_of(p.spec) == metric]
+        best = max(comparable, key=lambda probe: metric.sign * score_of(probe))
         row = best.row
-        metric = "balanced accuracy"
-        if row["test_balanced_accuracy"] is None:
-            metric = "mean average precision"
         _, test_split = best.spec["splits"]
         split = "" if test_split == "test" else f", tested on split {test_split}"
-        low, high = 100 * row["test_ci95_low"], 100 * row["test_ci95_high"]
+        score, low, high = (
+            format_score(metric, value)
+            for value in (score_of(best), row["test_ci95_low"], row["test_ci95_high"])
+        )
+        unit, extreme = (
+            " %" if metric.percent else "",
+            "highest" if metric.higher_is_better else "lowest",
+        )
         folders = ", ".join(dict.fromkeys(str(probe.path.parent) for probe in self.probes))
         return (
-            f"highest test {metric} {100 * score_of(best):.2f} %: {row['head']}, "
+            f"{extreme} test {metric.title} {score}{unit}: {row['head']}, "
             f"layers {row['layers']}, tokens {row['tokens']}, seed {row['seed']}{split} "
-            f"(95 % bootstrap interval over test images {low:.2f} to {high:.2f} %)\n"
+            f"(95 % bootstrap interval over test images {low} to {high}{unit})\n"
             f"stored in {folders}"
         )
 
@@ -227,6 +241,8 @@ class Results:
         gain: bool = True,
         among: Results | None = None,
         over_seeds: bool = False,
+        metrics: str | Sequence[str] | None = None,
+        intervals: bool = False,
     ) -> Path:
         """Write the table to a file.
 
@@ -238,6 +254,8 @@ class Results:
             gain: Add the gain over the baseline, see `with_gain`.
             among: Probes to look for the baseline in.
             over_seeds: One row for all seeds, see `over_seeds`.
+            metrics: Test metrics to add, in .tex and .md to show, see `with_metrics`.
+            intervals: Add the 95 % bootstrap intervals of `metrics`, not with `over_seeds`.
 
         Raises:
             OptionError: The suffix is another one.
@@ -245,57 +263,59 @@ class Results:
         """
         file = Path(path)
         if file.suffix in (".tex", ".md"):
-            table, identity, values = self._view(gain=gain, among=among, over_seeds=over_seeds)
+            table, identity, values = self._view(
+                gain=gain, among=among, over_seeds=over_seeds, metrics=metrics, intervals=intervals
+            )
             table = table[[*identity, *values]]
         elif over_seeds:
-            table = self.over_seeds()
+            table = self.over_seeds(metrics=metrics)
         else:
             table = self.with_gain(among=among) if gain else self.table
+            if metrics is not None:
+                table = add_metrics(table, self.probes, parse_metrics(metrics), intervals=intervals)
         write_table(table, file)
         return file
 
     def _view(
-        self, *, gain: bool, among: Results | None, over_seeds: bool
+        self,
+        *,
+        gain: bool,
+        among: Results | None,
+        over_seeds: bool,
+        metrics: str | Sequence[str] | None,
+        intervals: bool,
     ) -> tuple[pd.DataFrame, list[str], list[str]]:
         """Return a table, its columns that tell the rows apart, and those with results."""
         settings = [probe.settings for probe in self.probes]
+        names = None if metrics is None else parse_metrics(metrics)
+        shown = shown_scores(self.probes) if names is None else [f"test_{n}" for n in names]
         if over_seeds:
-            table = self.over_seeds()
+            table = self.over_seeds(metrics=names)
             by_key = {s.experiment_key: s for s in settings}
             settings = [by_key[key] for key in table["experiment"]]
-            scores = [f"{score}_{statistic}" for score in SCORES for statistic in ("mean", "std")]
+            scores = [f"{score}_{statistic}" for score in shown for statistic in ("mean", "std")]
             values = ["n_seeds", *(n for n in scores if table[n].notna().any())]
         else:
             table = self.with_gain(among=among) if gain else self.table
-            values = _result_columns(table)
+            if names is not None:
+                table = add_metrics(table, self.probes, names, intervals=intervals)
+            if intervals:
+                table = combine_bounds(table, shown)
+                shown = [n for name in shown for n in (name, f"{name}{INTERVAL}") if n in table]
+            if gain:
+                table = name_gains(table, self.probes)
+            values = _result_columns(table, shown)
         table, identity = identity_columns(table, settings)
         return table, identity, values
 
 
-def _full_row(probe: Probe) -> dict[str, Any]:
-    """Return the stored row with the columns that the spec and the folder give."""
-    train_split, test_split = probe.spec["splits"]
-    return {
-        **probe.row,
-        "target": target_name(probe.spec),
-        "train_split": train_split,
-        "test_split": test_split,
-        "experiment": probe.settings.experiment_key,
-        "path": str(probe.path),
-    }
-
-
-def _result_columns(table: pd.DataFrame) -> list[str]:
+def _result_columns(table: pd.DataFrame, scores: Sequence[str]) -> list[str]:
     """Return the columns of selected configuration, scores and costs that have values."""
     names = ["lr", "weight_decay", "dropout"]
     if (table["config"] != "").any():
         names.append("config")
-    if table["test_balanced_accuracy"].notna().any():
-        names += ["val_balanced_accuracy", "test_balanced_accuracy", "test_top1_accuracy"]
-    if table["test_mean_average_precision"].notna().any():
-        names += ["val_mean_average_precision", "test_mean_average_precision"]
-    if "gain" in table:
-        names.append("gain")
+    names += [name for name in scores if table[name].notna().any()]
+    names += [name for name in ("gain", "improvement") if name in table]
     return [*names, "n_params", "train_seconds"]
 
 
@@ -323,16 +343,6 @@ def read_results(
     probes = [probe for cache in caches for probe in read_all_probes(cache, probes_root)]
     if not probes:
         raise _no_probes(where, dataset)
-
-    def sort_key(probe: Probe) -> tuple[Any, ...]:
-        row = _full_row(probe)
-        # None and numbers do not compare: all samples come before a subset
-        return tuple(
-            (row[name] is not None, row[name] or 0)
-            if name in ("shots", "train_fraction")
-            else row[name]
-            for name in SORT_KEYS
-        )
 
     return Results(sorted(probes, key=sort_key))
 

@@ -10,13 +10,16 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from layercache._units import join_words
+from layercache.probing.metrics import selection_metric_of
 from layercache.probing.results.formatting import (
-    ACCURACIES,
+    INTERVAL,
     format_table,
     format_value,
     heading,
+    score_metric,
 )
 from layercache.probing.results.identity import Settings
+from layercache.probing.results.probe_store import Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +38,9 @@ DEFAULTS: Mapping[str, Any] = {
 HPARAMS = ("lr", "weight_decay", "dropout", "config")
 MAX_WIDTH = 100
 """Characters of a line of text."""
-OPTIONAL = (
-    "train_seconds", "n_params", "test_top5_accuracy", "test_top1_accuracy", "dropout",
-    "weight_decay", "lr", "val_balanced_accuracy", "val_mean_average_precision", "probe",
-)  # fmt: skip
-"""Columns that make way if a text would be wider, the first of them first."""
+OPTIONAL = ("train_seconds", "n_params", "test_top1_accuracy", "dropout", "weight_decay", "lr")
+"""Columns that make way if a text would be wider, the first of them first; then validation scores
+and the id do."""
 
 
 def identity_columns(
@@ -84,7 +85,8 @@ def to_text(
     shared += [n for n in (*HPARAMS, "n_params") if several and n in values and _same(table[n])]
     names = [n for n in (*identity, *values) if n not in shared]
     dropped = []
-    for name in OPTIONAL:
+    validation = [n for n in names if n.startswith("val_") and score_metric(n) is not None]
+    for name in (*OPTIONAL, *validation, "probe"):
         if _width(text := format_table(table[names], "text")) <= MAX_WIDTH:
             break
         if name in names:
@@ -101,7 +103,11 @@ def to_text(
 
 def combine_mean_and_std(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a column of text for each score: "85.10 ± 0.42", in percent."""
-    scores = [name for name in ACCURACIES if f"{name}_mean" in table]
+    scores = [
+        name.removesuffix("_mean")
+        for name in map(str, table.columns)
+        if name.endswith("_mean") and score_metric(name) is not None
+    ]
     columns = {}
     for name in scores:
         pairs = zip(table[f"{name}_mean"], table[f"{name}_std"], strict=True)
@@ -110,6 +116,33 @@ def combine_mean_and_std(table: pd.DataFrame) -> pd.DataFrame:
             for pair in pairs
         ]
     return table.assign(**columns)
+
+
+def combine_bounds(table: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Return the table with a column of text for the interval of each score: "82.10 to 88.00"."""
+    columns = {}
+    for name in scores:
+        low, high = (f"{name}{INTERVAL}_{end}" for end in ("low", "high"))
+        if low in table:
+            columns[f"{name}{INTERVAL}"] = [
+                " to ".join(format_value(name, value) for value in bounds)
+                for bounds in zip(table[low], table[high], strict=True)
+            ]
+    return table.assign(**columns)
+
+
+def name_gains(table: pd.DataFrame, probes: Sequence[Probe]) -> pd.DataFrame:
+    """Return the table with gains as text, "improvement", where not all are percentage points."""
+    metrics = [selection_metric_of(probe.spec) for probe in probes]
+    if all(metric.percent for metric in metrics):
+        return table
+    texts = [
+        format_value("gain", gain) + (" pp" if gain == gain else "")
+        if metric.percent or gain != gain
+        else f"{gain:+.4g}"
+        for gain, metric in zip(table["gain"], metrics, strict=True)
+    ]
+    return table.assign(improvement=texts).drop(columns="gain")
 
 
 def _named_values(settings: Settings) -> dict[str, str]:

@@ -51,6 +51,7 @@ def fit(
     on_fitted: Callable[[Sequence[FittedHead]], None] | None = None,
     saver: PassSaver | None = None,
     keep_parameters: bool = True,
+    select: str | None = None,
     sample_weight: Tensor | None = None,
 ) -> list[FittedHead]:
     """Train every configuration and evaluate it; return their heads in order.
@@ -71,6 +72,7 @@ def fit(
         saver: Keeps the states of unfinished passes; None: a killed pass starts again.
         keep_parameters: False leaves the state dicts of the heads empty, for a search that needs
             the metrics alone.
+        select: Metric to evaluate besides the usual ones; early stopping goes by it.
         sample_weight: Positive weights of all rows in the training loss, (N,) on the CPU; None
             weights them equally. Metrics are not weighted.
 
@@ -104,6 +106,7 @@ def fit(
             device=device,
             precision=precision,
             keep_parameters=keep_parameters,
+            select=select,
             sample_weight=sample_weight,
         )
         if saver and (state := saver.load(training.configs)) is not None:

@@ -99,6 +99,8 @@ class SGDTrainer:
     """Called after every step."""
     saver: PassSaver | None = None
     """Keeps the states of unfinished training."""
+    select: str | None = None
+    """One more metric to score by; training stops early by it. None: that of the task."""
     sample_weight: torch.Tensor | None = None
     """Weights of all rows of the dataset in the training loss, (N,); None weights them equally."""
 
@@ -144,6 +146,7 @@ class SGDTrainer:
             on_fitted=report,
             saver=self.saver,
             keep_parameters=False,
+            select=self.select,
             sample_weight=self.sample_weight,
         )
 

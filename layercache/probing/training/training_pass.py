@@ -17,7 +17,7 @@ from torch import Tensor
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
-from layercache.probing.metrics import PRIMARY
+from layercache.probing.metrics import PRIMARY, find_metric
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
 from layercache.probing.training.schedule import Schedule
@@ -57,6 +57,7 @@ class TrainingPass:
         device: torch.device,
         precision: str,
         keep_parameters: bool,
+        select: str | None = None,
         sample_weight: Tensor | None = None,
     ) -> None:
         """Draw the initial parameters; for the arguments see `fit`."""
@@ -66,6 +67,7 @@ class TrainingPass:
         self._dataset, self._train, self._val = dataset, train, val
         self._seed, self._train_config = seed, train_config
         self._keep_parameters = keep_parameters
+        self._select = find_metric(select or PRIMARY[head.task])
         labels = dataset.labels[train.to(dataset.labels.device)]
         weights = None
         if train_config.class_weights and head.task == CLASSIFICATION:
@@ -152,7 +154,13 @@ class TrainingPass:
         if is_last or (self._val is not None and train_config.patience is not None):
             metrics = None
             if self._val is not None and len(batch.active):
-                metrics = validate(batch, self._dataset, self._val, batch_size=train_config.batch)
+                metrics = validate(
+                    batch,
+                    self._dataset,
+                    self._val,
+                    batch_size=train_config.batch,
+                    select=self._select.name,
+                )
             self._update_snapshots(metrics, epochs=epoch + 1)
         self._epochs_done = epoch + 1
         self._loss_sums = torch.zeros(len(batch.active), device=batch.device)
@@ -160,7 +168,6 @@ class TrainingPass:
     def _update_snapshots(self, metrics: list[dict[str, float]] | None, *, epochs: int) -> None:
         """Store the configurations that improved, and remove those that ran out of patience."""
         batch, patience = self._batch, self._train_config.patience
-        key = PRIMARY[batch.spec.task]
         rows = []
         for row, index in enumerate(batch.active.tolist()):
             current = metrics[row] if metrics else None
@@ -169,7 +176,7 @@ class TrainingPass:
                 patience is None
                 or current is None
                 or best is None
-                or current[key] > (best.metrics or current)[key]
+                or self._score(current) > self._score(best.metrics or current)
             ):
                 state = {}
                 if self._keep_parameters:
@@ -179,6 +186,11 @@ class TrainingPass:
                 rows.append(row)
         if len(rows) < len(batch.active):
             batch.retain(torch.tensor(rows, dtype=torch.int64))
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        """Return what early stopping maximizes; a metric that is not defined is the worst."""
+        value = metrics.get(self._select.name)
+        return float("-inf") if value is None else self._select.sign * value
 
     def _fitted_head(self, index: int) -> FittedHead:
         losses, diverged_at = self._losses[index], self._batch.diverged_at[index]

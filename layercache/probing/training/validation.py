@@ -15,40 +15,82 @@ from layercache.probing.metrics import (
     Samples,
     SingleLabel,
     evaluate_samples,
+    find_metric,
     summarize_logits,
 )
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.token_loader import TokenLoader
 
+MAX_OUTPUT_BYTES = 2**30
+"""Memory for the outputs of the configurations that are evaluated together."""
+
 
 def validate(
-    batch: ConfigBatch, dataset: TokenLoader, rows: Tensor, *, batch_size: int
+    batch: ConfigBatch,
+    dataset: TokenLoader,
+    rows: Tensor,
+    *,
+    batch_size: int,
+    select: str | None = None,
 ) -> list[dict[str, float]]:
     """Return the metrics of every configuration.
 
-    Of single-label logits a few numbers per sample are kept, (G, N), instead of all (G, N, C).
+    Of single-label logits a few numbers per sample are kept, (G, N), instead of all (G, N, C). For
+    a metric that compares the logits of different samples all are kept, of as many configurations
+    at a time as MAX_OUTPUT_BYTES allows.
 
     Args:
         batch: Configurations.
         dataset: Tokens and labels.
         rows: Rows to evaluate on, int64 (N,).
         batch_size: B.
+        select: One more metric than the usual ones.
     """
+    n_configs = len(batch.active)
     single_label = batch.spec.task == CLASSIFICATION
-    parts: list[list[dict[str, Tensor]]] = [[] for _ in range(len(batch.active))]
+    keep_outputs = not single_label or (select is not None and find_metric(select).ranks_samples)
+    per_pass = n_configs
+    if single_label and keep_outputs:
+        per_pass = max(1, MAX_OUTPUT_BYTES // (4 * len(rows) * batch.spec.classes))
+    metrics = []
+    for first in range(0, n_configs, per_pass):
+        samples = _evaluate(
+            batch,
+            dataset,
+            rows,
+            batch_size=batch_size,
+            configs=slice(first, first + per_pass),
+            keep_outputs=keep_outputs,
+        )
+        metrics += [evaluate_samples(s, task=batch.spec.task, select=select) for s in samples]
+    return metrics
+
+
+def _evaluate(
+    batch: ConfigBatch,
+    dataset: TokenLoader,
+    rows: Tensor,
+    *,
+    batch_size: int,
+    configs: slice,
+    keep_outputs: bool,
+) -> list[Samples]:
+    """Return what the metrics need of some configurations."""
+    parts: list[list[dict[str, Tensor]]] = []
     labels = []
     for x, y in dataset.iter_batches(
         rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
     ):
         labels.append(y.cpu())
-        for config_parts, outputs in zip(parts, batch.logits(x), strict=True):
-            kept = summarize_logits(outputs, y) if single_label else {"outputs": outputs}
+        outputs = batch.logits(x)[configs]
+        parts = parts or [[] for _ in outputs]
+        for config_parts, output in zip(parts, outputs, strict=True):
+            kept = {"logits": output} if keep_outputs else {}
+            if batch.spec.task == CLASSIFICATION:
+                kept |= summarize_logits(output, y)
             config_parts.append({name: values.cpu() for name, values in kept.items()})
     targets = torch.cat(labels)
-    return [
-        evaluate_samples(_samples(batch, config_parts, targets), task=batch.spec.task)
-        for config_parts in parts
-    ]
+    return [_samples(batch, config_parts, targets) for config_parts in parts]
 
 
 def _samples(batch: ConfigBatch, parts: list[dict[str, Tensor]], targets: Tensor) -> Samples:
@@ -56,7 +98,7 @@ def _samples(batch: ConfigBatch, parts: list[dict[str, Tensor]], targets: Tensor
     if batch.spec.task == CLASSIFICATION:
         return SingleLabel(targets=targets, n_classes=batch.spec.classes, **columns)
     if batch.spec.task == MULTI_LABEL:
-        return MultiLabel.from_logits(columns["outputs"], targets)
+        return MultiLabel.from_logits(columns["logits"], targets)
     assert batch.standardization is not None
-    values = batch.standardization.to("cpu").invert(columns["outputs"])
+    values = batch.standardization.to("cpu").invert(columns["logits"])
     return Regression.from_values(values, targets)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from layercache.cache import Cache
@@ -56,7 +57,7 @@ def contents(cache: Cache) -> dict[str, Any]:
 def _arrays(found: Probe) -> Iterator[Any]:
     predictions = found.predictions()
     for name, array in sorted(vars(predictions).items()):
-        yield name, array if isinstance(array, str) or array is None else array.tolist()
+        yield name, array.tolist() if isinstance(array, np.ndarray) else array
     try:
         head = found.head()
     except ProbeNotFoundError:

@@ -1,0 +1,97 @@
+"""Columns of the results table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from layercache.probing.metrics import STORED, column_metric, selection_metric_of
+from layercache.probing.results.identity import target_name
+from layercache.probing.results.probe_store import Probe
+
+# fmt: off
+SCORES = tuple(f"{part}_{name}" for part in ("val", "test") for name in STORED)
+"""Columns of the metrics that every probe of a task stores."""
+COLUMNS = (
+    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
+    "embedding", "target", "train_split", "test_split", "seed", "shots", "train_fraction",
+    "lr", "weight_decay", "dropout", "config", "select",
+    *SCORES, "test_ci95_low", "test_ci95_high",
+    "n_params", "epochs", "batch_size", "steps", "n_configs", "n_diverged", "converged",
+    "n_folds",
+    "train_rows", "test_rows", "empty_classes", "train_seconds", "device", "precision", "features",
+    "tap", "fingerprint", "weights_digest", "dataset_digest", "train_config_digest", "grid_digest",
+    "experiment", "path",
+)
+"""Columns in order; a column that is a parameter of `probe` has its name.
+
+`config` holds the selected configuration of a baseline ("k=5"), `converged` whether its logistic
+regression did. `select` is the metric that selected it; `test_ci95_low` and `test_ci95_high` bound
+a 95 % bootstrap interval of its test score over test samples. Metrics that belong to another task,
+or are not defined, are NaN. `experiment` is the same for all seeds of an experiment and for nothing
+else. Where `select` is none of the usual metrics, the table has columns for it, too.
+"""
+IDENTITY = (
+    "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
+    "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
+    "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "test_split",
+    "shots", "train_fraction", "select", "experiment",
+)
+"""Columns that do not depend on the seed."""
+SORT_KEYS = (
+    "dataset", "model", "head", "n_tokens", "layers", "tokens", "shots", "train_fraction",
+    "target", "train_split", "test_split", "experiment", "seed", "probe",
+)
+# fmt: on
+
+
+def full_row(probe: Probe) -> dict[str, Any]:
+    """Return the stored row with the columns that the spec and the folder give."""
+    train_split, test_split = probe.spec["splits"]
+    return {
+        **probe.row,
+        "target": target_name(probe.spec),
+        "train_split": train_split,
+        "test_split": test_split,
+        "select": selection_metric_of(probe.spec).name,
+        "experiment": probe.settings.experiment_key,
+        "path": str(probe.path),
+    }
+
+
+def sort_key(probe: Probe) -> tuple[Any, ...]:
+    """Return the key by which a table is sorted."""
+    row = full_row(probe)
+    # None and numbers do not compare: all samples come before a subset
+    return tuple(
+        (row[name] is not None, row[name] or 0)
+        if name in ("shots", "train_fraction")
+        else row[name]
+        for name in SORT_KEYS
+    )
+
+
+def columns_of(probes: Iterable[Probe]) -> list[str]:
+    """Return COLUMNS, and those of the metrics by which these probes were selected."""
+    selected = dict.fromkeys(selection_metric_of(probe.spec).name for probe in probes)
+    further = [f"{part}_{name}" for name in selected for part in ("val", "test")]
+    position = COLUMNS.index("test_ci95_low")
+    new = [name for name in further if name not in COLUMNS]
+    return [*COLUMNS[:position], *new, *COLUMNS[position:]]
+
+
+def score_columns(columns: Iterable[str]) -> list[str]:
+    """Return the columns that hold a metric."""
+    return [name for name in columns if column_metric(name) is not None]
+
+
+def shown_scores(probes: Sequence[Probe]) -> list[str]:
+    """Return the score columns of a text: those that selected, and top-1 accuracy."""
+    selected = dict.fromkeys(selection_metric_of(probe.spec).name for probe in probes)
+    columns = []
+    for name in selected:
+        columns += [f"val_{name}", f"test_{name}"]
+    is_single_label = any(probe.row.get("test_top1_accuracy") is not None for probe in probes)
+    if is_single_label and "test_top1_accuracy" not in columns:
+        columns.append("test_top1_accuracy")
+    return columns
