@@ -16,7 +16,8 @@ Model = Annotated[
         "--model",
         "-m",
         help="Backbone: see `layercache models`, any timm ViT, hf-hub:ORG/NAME or local-dir:PATH, "
-        "or one of transformers, hf:ORG/NAME or hf:PATH. Repeatable: they share decodes.",
+        "one of transformers, hf:ORG/NAME or hf:PATH, or of OpenCLIP, open_clip:NAME/TAG. "
+        "Repeatable: they share decodes.",
     ),
 ]
 Data = Annotated[

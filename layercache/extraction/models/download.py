@@ -34,8 +34,12 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_FILES = ("model.safetensors", "pytorch_model.bin")
 """timm's names of a checkpoint on the hub, in the order in which it tries them."""
-FOLDER_ADDRESSES = {"hf": "hf:PATH", "open_clip": "open_clip:local-dir:PATH"}
-"""Kind of an address -> the address of a folder of that kind, if not local-dir:PATH."""
+FOLDER_ADDRESSES = {
+    "hf:": "hf:PATH",
+    "open_clip:hf-hub:": "open_clip:local-dir:PATH",
+    "hf-hub:": "local-dir:PATH",
+}
+"""Beginning of an address -> the address of a folder of that kind."""
 
 
 def download_model(timm_name: str, *, name: str, offline: bool = False) -> nn.Module:
@@ -93,7 +97,7 @@ def hub_file(
     what = f"the files of {repository}"
     _check_may_download(name, what, offline=offline)
     if log:
-        _log_download(repository, name=name)
+        _log_download(repository, name=name, files=files)
     repo_id, revision = _split_revision(repository)
     for file in files:
         try:
@@ -124,9 +128,14 @@ def _check_may_download(name: str, what: str, *, offline: bool) -> None:
 
 
 def _log_download(
-    repository: str, *, name: str, what: str = "", licence: str | None = None
+    repository: str,
+    *,
+    name: str,
+    what: str = "",
+    licence: str | None = None,
+    files: Sequence[str] = CHECKPOINT_FILES,
 ) -> None:
-    size = _size(repository)
+    size = _size(repository, files)
     logger.info(
         "%s: downloading the weights%s%s from %s/%s to %s; licence: %s",
         name,
@@ -161,17 +170,16 @@ def _download_error(name: str, what: str, reason: str) -> BackboneError:
 
 
 def _remedy(name: str) -> str:
-    kind, is_address, _ = name.partition(":")
-    if is_address:  # its configuration is needed, too
-        place = FOLDER_ADDRESSES.get(kind, "local-dir:PATH")
-        return f"name the folder of a downloaded copy, {place}"
+    for kind, folder in FOLDER_ADDRESSES.items():
+        if name.startswith(kind):  # its configuration is needed, too
+            return f"name the folder of a downloaded copy, {folder}"
     return "give a local checkpoint as weights"
 
 
-def _size(repository: str) -> int | None:
-    """Return the size of a checkpoint in bytes, or None if the hub does not say."""
+def _size(repository: str, files: Sequence[str]) -> int | None:
+    """Return the size of the first of some files in bytes, or None if the hub does not say."""
     repo_id, revision = _split_revision(repository)
-    for file in CHECKPOINT_FILES:
+    for file in files:
         try:
             return get_hf_file_metadata(hf_hub_url(repo_id, file, revision=revision)).size
         except (HfHubHTTPError, OSError):

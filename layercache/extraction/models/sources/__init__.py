@@ -17,7 +17,9 @@ from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest
 
 _HERE = "layercache.extraction.models.sources"
-SOURCES: Mapping[str, str] = MappingProxyType({"hf": f"{_HERE}.transformers"})
+SOURCES: Mapping[str, str] = MappingProxyType(
+    {"hf": f"{_HERE}.transformers", "open_clip": f"{_HERE}.open_clip"}
+)
 """Kind of an address (what stands before its first colon) -> module; all others are timm's."""
 
 

@@ -21,6 +21,8 @@ from timm.models.beit import Attention as BeitAttention
 from timm.models.eva import EvaAttention
 from torch import Tensor, einsum, nn
 
+from layercache.extraction.models.class_attention import patch_weights
+
 SUPPORTED = (Attention, AttentionRope, EvaAttention, BeitAttention)
 
 
@@ -66,9 +68,7 @@ class TimmClassAttention:
         else:
             logits_bhn = _logits(attention, self._query, self._key, kwargs.get("rope"))
             del self._query, self._key
-        weights_bn = logits_bhn.softmax(-1).mean(1)
-        weights_bp = weights_bn[:, self._num_prefix_tokens :]
-        self.weights_bp = weights_bp / weights_bp.sum(1, keepdim=True)
+        self.weights_bp = patch_weights(logits_bhn, self._num_prefix_tokens)
 
 
 def _logits(attention: Any, query_bhnd: Tensor, key_bhnd: Tensor, rope: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layercache.extraction.models.class_attention import patch_weights
 from layercache.extraction.models.places import part
 
 BIAS_KWARGS = ("attention_mask", "relative_position_bias")
@@ -102,9 +103,7 @@ class TransformersClassAttention:
             logits_bhn = logits_bhn + bias_1hn.float()
         del self._query_bnd, self._key_bnd
         self._biases_1hn, self._rope = [], None
-        weights_bn = logits_bhn.softmax(-1).mean(1)
-        weights_bp = weights_bn[:, self._num_prefix_tokens :]
-        self.weights_bp = weights_bp / weights_bp.sum(1, keepdim=True)
+        self.weights_bp = patch_weights(logits_bhn, self._num_prefix_tokens)
 
 
 def find_attention(block: nn.Module, **paths: tuple[str, ...]) -> AttentionParts | None:
