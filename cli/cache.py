@@ -186,7 +186,7 @@ def verify(
 
     Exit code 1 if anything is, or if a split is not complete.
     """
-    from layercache._progress import progress_bar
+    from layercache._progress import ProgressBar
     from layercache.cache.describe import describe
     from layercache.cache.find import cache_folders, open_cache
     from layercache.cache.storage.paths import as_cache_path, cache_root
@@ -208,9 +208,9 @@ def verify(
     must_delete = must_extract = False
     for folder in folders:
         try:
-            with progress_bar(unit="B", unit_scale=True, desc=folder.name, leave=False) as bar:
-                corruptions = find_corruptions(folder, progress=bar.update)
-                corruptions += _verify_probes_elsewhere(folder, probes, progress=bar.update)
+            with ProgressBar(folder.name, unit="B", leave=False) as bar:
+                corruptions = find_corruptions(folder, progress=bar.advance)
+                corruptions += _verify_probes_elsewhere(folder, probes, progress=bar.advance)
         except CacheSchemaError as error:
             if not all_:
                 raise
@@ -330,12 +330,12 @@ def pull(
 
 
 def _copy(found: Cache, to: Any) -> None:
-    from layercache._progress import progress_bar
+    from layercache._progress import ProgressBar
     from layercache._units import pluralize
     from layercache.cache.copy import copy_cache
 
-    with progress_bar(unit="B", unit_scale=True, desc=found.path.name, leave=False) as bar:
-        done = copy_cache(found, to=to, progress=bar.update, total=bar.reset)
+    with ProgressBar(found.path.name, unit="B", leave=False) as bar:
+        done = copy_cache(found, to=to, progress=bar.advance, total=bar.restart)
     echo(
         f"{done.path}: {pluralize(done.files, 'file')}, {_size(done.bytes)}, each verified where "
         "it arrived"

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from layercache._progress import progress_bar
+from layercache._progress import ProgressBar
 from layercache._units import pluralize
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.origins import record_origin
@@ -60,7 +59,7 @@ def extract_splits(
     )
     splits = [split for split in plan.splits if any(split in t.pending for t in targets)]
     stats = {target.spec.fingerprint: RunStats() for target in targets}
-    bar = _ProgressBar(enabled=progress)
+    bar = _ImageProgress(show=progress)
     with engine.pool(
         _worker_factory(plan, options, targets, splits, engine=engine),
         gpu=plan.device != "cpu",
@@ -117,7 +116,7 @@ def _extract(
     pool: WorkerPool,
     *,
     distributed: bool,
-    bar: _ProgressBar,
+    bar: _ImageProgress,
 ) -> dict[str, RunStats]:
     """Complete the given splits, with all their tasks in the pool at the same time."""
     specs = [target.spec for target in targets]
@@ -225,23 +224,23 @@ def _discard_changed(plan: ExtractionPlan, writers: Writers) -> None:
                 )
 
 
-class _ProgressBar:
-    """Progress in images on stderr, if it is a terminal.
+class _ImageProgress:
+    """Progress in images.
 
     A retried task moves it only when it gets further than before.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
-        self._bar: Any = None
+    def __init__(self, *, show: bool) -> None:
+        self._show = show
+        self._bar: ProgressBar | None = None
         self._done: dict[ExtractionTask, int] = {}
 
     @contextmanager
     def open(self, name: str, *, total: int, initial: int) -> Iterator[None]:
-        """Show the bar within the context."""
+        """Show the progress within the context."""
         self._done = {}
-        with progress_bar(
-            show=self._enabled, total=total, initial=initial, desc=name, unit=" images"
+        with ProgressBar(
+            name, unit="images", total=total, done=initial, show=self._show
         ) as self._bar:
             yield
         self._bar = None
@@ -251,4 +250,4 @@ class _ProgressBar:
         before = self._done.get(task, 0)
         if self._bar is not None and message.done > before:
             self._done[task] = message.done
-            self._bar.update(message.done - before)
+            self._bar.advance(message.done - before)

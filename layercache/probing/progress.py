@@ -3,113 +3,99 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from layercache._progress import progress_bar
+from layercache._progress import ProgressBar
 from layercache._units import format_duration
 from layercache.engine import Progress
 from layercache.probing.spec import ProbeSpec
 
 logger = logging.getLogger(__name__)
 
-LOG_INTERVAL_S = 60.0
-"""Seconds between two lines of the log, where no bar is shown."""
+TIMED_S = 5.0
+"""Seconds of training after which its duration is estimated."""
+LONG_S = 600.0
+"""Estimated duration from which the log names faster ways."""
+FASTER_WAYS = (
+    "faster: layercache scan (closed form, every layer), --head linear, --train-fraction 0.1, "
+    "fewer values for --lr, --weight-decay and --dropout, or a GPU (--device cuda)"
+)
 
 
 class ProgressDisplay:
     """One bar per fit if probes are trained one after another, else one bar over all tasks.
 
-    If there is no terminal for a bar, a line is logged every minute.
+    If there is no terminal for a bar, lines are logged.
     """
 
     def __init__(self, *, show: bool) -> None:
         self._show = show
-        self._bar: Any = None
+        self._bar: ProgressBar | None = None
+        self._text = ""
         self._fractions: dict[Any, float] | None = None
-        self._log = _ProgressLog("")
+        self._estimated = True
+        self._named_faster_ways = False
 
     @contextmanager
     def one_probe(self, text: str) -> Iterator[None]:
-        """Show a bar over the steps of the search, then over those of the refit."""
-        with self._open(desc=text, unit="step"):
+        """Show the steps of the search, then those of the refit."""
+        self._text, self._estimated = text, False
+        with self._open(unit="steps", mininterval=0.5):
             yield
 
     @contextmanager
     def many_tasks(self, count: int) -> Iterator[None]:
-        """Show a bar over this many tasks, each of which counts by the fraction that is done."""
-        self._fractions = {}
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-        with self._open(total=count, desc=f"{count} fits", bar_format=layout):
+        """Show this many tasks, each of which counts by the fraction that is done."""
+        self._text, self._fractions = f"{count} fits", {}
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
+        with self._open(total=count, bar_format=layout, mininterval=0.5):
             yield
 
     def on_progress(self, task: Any, message: Progress) -> None:
         """Show how much of a task is done."""
-        if self._bar is None:
+        bar = self._bar
+        if bar is None:
             return
         if self._fractions is not None:
             fraction = message.done / max(message.total, 1)
             self._fractions[task] = max(self._fractions.get(task, 0.0), fraction)
-            done = min(sum(self._fractions.values()), self._bar.total)
-            self._update(done, self._bar.total)
+            bar.move_to(min(sum(self._fractions.values()), bar.total or 0))
             return
-        if self._bar.total != message.total or message.done < self._bar.n:
-            self._bar.reset(message.total)
-            # steps of an earlier run say nothing about the rate
-            self._bar.initial = self._bar.n = message.done - 1
-            self._log.restart()
-        self._update(message.done, message.total)
+        if bar.total != message.total or message.done < bar.done:
+            # steps of an earlier run say nothing about the rate, nor does the first step
+            bar.restart(message.total, done=message.done)
+            return
+        bar.move_to(message.done)
+        self._estimate(bar)
 
     def on_done(self, task: Any) -> None:
         """Show that a task is done, even if its last progress message was lost."""
         if self._fractions is not None:
             self.on_progress(task, Progress(1, 1))
 
-    def _update(self, done: float, total: float) -> None:
-        if self._bar.disable:
-            self._bar.n = done
-            self._log.update(done, total)
-        else:
-            self._bar.update(done - self._bar.n)
+    def set_note(self, text: str) -> None:
+        """Show a remark beside the progress, such as the best score so far."""
+        if self._bar is not None:
+            self._bar.note = text
+
+    def _estimate(self, bar: ProgressBar) -> None:
+        """Log how long the search will take, once some steps have been timed."""
+        if self._estimated or bar.seconds < TIMED_S or (left := bar.seconds_left) is None:
+            return
+        self._estimated = True
+        steps = f"{(bar.total or 0) - bar.done:,.0f}"
+        logger.info("%s: about %s for %s more steps", self._text, format_duration(left), steps)
+        if left > LONG_S and not self._named_faster_ways:
+            self._named_faster_ways = True
+            logger.info(FASTER_WAYS)
 
     @contextmanager
-    def _open(self, *, desc: str, **options: Any) -> Iterator[None]:
-        self._log = _ProgressLog(desc)
-        with progress_bar(
-            show=self._show, desc=desc, leave=False, mininterval=0.5, **options
-        ) as self._bar:
+    def _open(self, **options: Any) -> Iterator[None]:
+        with ProgressBar(self._text, show=self._show, leave=False, **options) as self._bar:
             yield
         self._bar, self._fractions = None, None
-
-
-class _ProgressLog:
-    """Logs progress every LOG_INTERVAL_S."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self.restart()
-
-    def restart(self) -> None:
-        """Measure the rate anew."""
-        self._first: tuple[float, float] | None = None
-        self._logged_at = time.monotonic()
-
-    def update(self, done: float, total: float) -> None:
-        """Log a line if the last one is long enough ago."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-        if now - self._logged_at < LOG_INTERVAL_S:
-            return
-        self._logged_at = now
-        started_at, started = self._first
-        left = ""
-        if done > started:
-            seconds = (total - done) * (now - started_at) / (done - started)
-            left = f", about {format_duration(seconds)} left"
-        logger.info("%s: %.0f %% trained%s", self._text, 100 * done / total, left)
 
 
 def describe(spec: ProbeSpec) -> str:

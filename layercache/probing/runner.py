@@ -243,6 +243,7 @@ class _Run:
                 if isinstance(result, SearchResult):
                     search = self._searches[task.probe]
                     search.record(task, result)
+                    self._note_best()
                     # first in the queue, while the worker holds the tokens
                     tasks.extendleft(search.next_tasks())
                     self._display.on_done(task)
@@ -252,10 +253,17 @@ class _Run:
     def _on_message(self, task: Any, message: Any) -> None:
         if isinstance(message, SearchResult):
             self._searches[task.probe].record(task, message)
+            self._note_best()
         elif isinstance(message, SavedPass):
             self._searches[task.probe].record_saved(message)
         elif isinstance(message, Progress):
             self._display.on_progress(task, message)
+
+    def _note_best(self) -> None:
+        """Show the best score so far of the probe in training, if it is one."""
+        if len(self._searches) == 1:
+            (search,) = self._searches.values()
+            self._display.set_note(search.describe_best())
 
     def _wait_for_probe(self, search: SearchState) -> Probe:
         """Return the probe that a worker has written, once it is visible on this machine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 
 import torch
 
@@ -113,6 +114,21 @@ class SearchState:
             verb = "is" if saved.fold is None else "are"
             parts.append(f"{trained} {verb} saved at step {saved.step} of {saved.steps}")
         return ", ".join(parts)
+
+    def describe_best(self) -> str:
+        """Return the best validation score so far in words, or "" if there is none."""
+        metric = self.spec.selection_metric
+        values = [
+            metric.sign * score.val_metrics[metric.name]
+            for score in self._scores.values()
+            if score.val_metrics and isfinite(score.val_metrics.get(metric.name, nan))
+        ]
+        if not values:
+            return ""
+        n_fits = len(self.spec.grid) * self._subset.n_folds
+        best = metric.sign * max(values)
+        shown = f"{100 * best:.2f} %" if metric.percent else f"{best:.4g}"
+        return f"best validation {metric.title} {shown}, {len(self._scores)} of {n_fits} scored"
 
     def next_tasks(self) -> list[SearchTask | RefitTask]:
         """Return the refit if every configuration has its score on every fold, else nothing."""

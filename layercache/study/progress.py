@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any, Self
 
-from layercache._progress import progress_bar
+from layercache._progress import terminal_bar
 
 MAX_NAME_LENGTH = 60
 """Maximum number of characters of a job's name."""
@@ -20,7 +20,7 @@ class Bar:
         self._bar: Any = None
         if self.shown:
             layout = "{percentage:3.0f}%|{bar:20}| {elapsed}, {remaining} left | {desc}"
-            self._bar = progress_bar(total=total, bar_format=layout, smoothing=0)
+            self._bar = terminal_bar(total=total, bar_format=layout, smoothing=0)
 
     def describe(self, text: str) -> None:
         """Show the name of the current job."""

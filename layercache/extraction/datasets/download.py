@@ -18,7 +18,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from layercache._progress import progress_bar
+from layercache._progress import ProgressBar
 from layercache._units import format_bytes, pluralize
 from layercache.cache.storage.lock import file_lock
 from layercache.errors import CacheBusyError, DataNotFoundError, LayercacheError
@@ -206,13 +206,11 @@ def _receive(file: OfficialFile, part: Path, *, offset: int, size: int | None) -
             offset = 0
         with (
             open(part, "ab" if offset else "wb") as out,
-            progress_bar(
-                total=size, initial=offset, unit="B", unit_scale=True, desc=file.name
-            ) as bar,
+            ProgressBar(file.name, total=size, done=offset, unit="B") as bar,
         ):
             for chunk in _chunks(response):
                 out.write(chunk)
-                bar.update(len(chunk))
+                bar.advance(len(chunk))
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
