@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layercache.cache.annotate import annotate, drop_annotations
     from layercache.cache.copy import copy_cache
     from layercache.deploy import load_classifier, load_regressor
+    from layercache.estimators import ProbeClassifier, ProbeRegressor
     from layercache.extraction.api import extract
     from layercache.extraction.models.preprocessing_options import PreprocessingOptions
     from layercache.probing.api import probe
@@ -36,6 +37,8 @@ __all__ = [
     "HParams",
     "LayercacheError",
     "PreprocessingOptions",
+    "ProbeClassifier",
+    "ProbeRegressor",
     "Report",
     "Results",
     "TrainConfig",
@@ -61,6 +64,8 @@ __all__ = [
 logging.getLogger("layercache").addHandler(logging.NullHandler())
 
 _HOMES = {
+    "ProbeClassifier": "layercache.estimators",
+    "ProbeRegressor": "layercache.estimators",
     "Cache": "layercache.cache",
     "TrainConfig": "layercache.probing.training.config",
     "Report": "layercache.reporting",

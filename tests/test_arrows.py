@@ -41,11 +41,21 @@ ROOMS = {
     "probing": {"cache", "engine"},
     "reporting": {"probing", "cache"},
     "heads": {"probing"},
+    "estimators": {"probing", "heads"},
     "deploy": {"probing", "extraction", "heads"},
     "study": {"extraction", "probing", "reporting", "cache", "engine"},
     "testing": {"cache", "probing"},
     "demo": {"extraction", "probing", "reporting", "cache"},
-    "__init__": {"extraction", "probing", "reporting", "cache", "deploy", "study", "heads"},
+    "__init__": {
+        "extraction",
+        "probing",
+        "reporting",
+        "cache",
+        "deploy",
+        "study",
+        "heads",
+        "estimators",
+    },
 }
 """Room -> rooms that its files may import."""
 FLOORS = {

@@ -16,7 +16,7 @@ import torch
 from layercache.cache.format.spec import digest_ids, sha256_json
 from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore
-from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads.fitted import FittedHead
@@ -24,7 +24,7 @@ from layercache.probing.metrics import STORED, bootstrap, evaluate
 from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import ProbeFolder
-from layercache.probing.selection import rank_configs, summarize
+from layercache.probing.selection import Search, rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer
 
@@ -66,7 +66,7 @@ def refit_and_test(
     started = time.perf_counter()
     dataset = loader.train(spec.tokens, spec.train_split, rows=subset.rows, target=spec.target)
     configs = summarize(spec, scores)
-    selected, model = _refit(spec, configs, dataset, trainer)
+    selected, model = refit(spec, configs, dataset, trainer)
     predictions, metrics = _test(spec, model, loader)
     head = model if isinstance(model, FittedHead) else None
     hparams, val_metrics = selected.hparams, selected.val_metrics or {}
@@ -104,15 +104,18 @@ def refit_and_test(
     )
 
 
-def _refit(
-    spec: ProbeSpec, configs: list[ConfigScore], dataset: TokenDataset, trainer: ProbeTrainer
+def refit(
+    search: Search, configs: list[ConfigScore], dataset: LabelledTokens, trainer: ProbeTrainer
 ) -> tuple[ConfigScore, FittedModel]:
     """Return the best configuration and its model, trained on all training samples.
 
     If that diverges, though the search did not, it is marked in `configs` and the next best is
     taken.
+
+    Raises:
+        ProbeError: All configurations diverged.
     """
-    for config in rank_configs(spec, configs):
+    for config in rank_configs(search, configs):
         model = trainer.train(
             dataset, config.hparams, rows=np.arange(dataset.rows), epochs=config.epochs
         )
@@ -120,7 +123,7 @@ def _refit(
             return config, model
         configs[configs.index(config)] = replace(config, diverged=True)
     raise ProbeError(
-        f"all configurations of the {spec.head} head diverged when trained on all training "
+        f"all configurations of the {search.head} head diverged when trained on all training "
         "samples: try smaller values of lr"
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore, config_key
-from layercache.probing.spec import ProbeSpec
+from layercache.probing.metrics.registry import Metric
 
 TIED_DIGITS = 12
 """Decimals of a score within which two configurations tie: means over folds differ by rounding."""
@@ -20,11 +21,31 @@ STRONGER = {"weight_decay": 1.0, "C": -1.0, "alpha": 1.0, "shrinkage": 1.0, "k":
 """Hyperparameter of which the larger value (1) or the smaller one (-1) regularizes more."""
 
 
-def summarize(spec: ProbeSpec, scores: Sequence[ConfigScore]) -> list[ConfigScore]:
+class Search(Protocol):
+    """What a selection needs to know, such as a `ProbeSpec`."""
+
+    @property
+    def head(self) -> str:
+        """Name of the head."""
+
+    @property
+    def grid(self) -> Sequence[Mapping[str, float]]:
+        """Configurations to select from, by name."""
+
+    @property
+    def selection_metric(self) -> Metric:
+        """Metric by which a configuration is selected."""
+
+    @property
+    def paper_compat(self) -> bool:
+        """Ties go to the first configuration, as in the authors' code."""
+
+
+def summarize(search: Search, scores: Sequence[ConfigScore]) -> list[ConfigScore]:
     """Return the mean over the folds of every configuration's scores, in the order of the grid."""
     return [
         _mean(hparams, [score for score in scores if score.key == config_key(hparams)])
-        for hparams in spec.grid
+        for hparams in search.grid
     ]
 
 
@@ -48,7 +69,7 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
     )
 
 
-def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
+def rank_configs(search: Search, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
     """Return the configurations that have not diverged, best first.
 
     They are ranked by the validation score of the spec's selection metric. Ties are broken by the
@@ -62,12 +83,12 @@ def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[Config
     usable = [config for config in configs if not config.diverged]
     if not usable:
         raise ProbeError(
-            f"all {len(configs)} configurations of the {spec.head} head diverged (loss or gradient "
-            "not finite): try smaller values of lr; with precision bf16, try fp32"
+            f"all {len(configs)} configurations of the {search.head} head diverged (loss or "
+            "gradient not finite): try smaller values of lr; with precision bf16, try fp32"
         )
-    metric = spec.selection_metric
+    metric = search.selection_metric
     if not any(config.val_metrics for config in usable):
-        default = config_key(default_config(spec))
+        default = config_key(default_config(search))
         return sorted(usable, key=lambda config: config.key != default)
     if not all(metric.name in (config.val_metrics or {}) for config in usable):
         raise ProbeError(
@@ -78,7 +99,7 @@ def rank_configs(spec: ProbeSpec, configs: Sequence[ConfigScore]) -> list[Config
 
     def sort_key(config: ConfigScore) -> tuple[float, ...]:
         score = -metric.sign * round((config.val_metrics or {})[metric.name], TIED_DIGITS)
-        return (score,) if spec.paper_compat else (score, *_tie_key(config))
+        return (score,) if search.paper_compat else (score, *_tie_key(config))
 
     return sorted(usable, key=sort_key)
 
@@ -92,18 +113,18 @@ def _tie_key(config: ConfigScore) -> tuple[float, ...]:
     return (float(f"{loss:.{LOSS_DIGITS - 1}e}"), *(-value for value in strength))
 
 
-def default_config(spec: ProbeSpec) -> Mapping[str, float]:
+def default_config(search: Search) -> Mapping[str, float]:
     """Return the configuration that is used without validation samples.
 
     Every hyperparameter is the middle one of its values; for knn it is the fewest neighbors, as a
     class may have one sample only.
     """
-    if spec.head == "knn":
-        return min(spec.grid, key=lambda hparams: hparams["k"])
+    if search.head == "knn":
+        return min(search.grid, key=lambda hparams: hparams["k"])
     middle = {}
-    for name in spec.grid[0]:
-        values = sorted({hparams[name] for hparams in spec.grid})
+    for name in search.grid[0]:
+        values = sorted({hparams[name] for hparams in search.grid})
         middle[name] = values[len(values) // 2]
-    if config_key(middle) in {config_key(hparams) for hparams in spec.grid}:
+    if config_key(middle) in {config_key(hparams) for hparams in search.grid}:
         return middle
-    return spec.grid[len(spec.grid) // 2]
+    return search.grid[len(search.grid) // 2]
