@@ -21,6 +21,16 @@ Onnx = Annotated[Path | None, typer.Option(help="ONNX file to write.", show_defa
 Torch = Annotated[
     Path | None, typer.Option(help="torch.export file (.pt2) to write.", show_default=False)
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Where the backbone is, if it is not under its recorded name: FILE.py:FUNCTION of an "
+        "encoder from Python, or the address of a folder or file that was moved.",
+        show_default=False,
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -43,6 +53,7 @@ def export(
     onnx: Onnx = None,
     torch: Torch = None,
     card: Card = None,
+    model: Model = None,
     weights: Weights = None,
     check: Check = None,
     cache: Root = None,
@@ -74,7 +85,7 @@ def export(
         echo(f"card: {card}")
     if onnx is None and torch is None:
         return
-    loaded = load_model(checkpoint, weights=weights, device="cpu", precision="fp32")
+    loaded = load_model(checkpoint, model=model, weights=weights, device="cpu", precision="fp32")
     images = read_images(check or [])
     for write, path in ((export_onnx, onnx), (export_torch, torch)):
         if path is None:

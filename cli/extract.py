@@ -16,8 +16,8 @@ Model = Annotated[
         "--model",
         "-m",
         help="Backbone: see `layercache models`, any timm ViT, hf-hub:ORG/NAME or local-dir:PATH, "
-        "one of transformers, hf:ORG/NAME or hf:PATH, or of OpenCLIP, open_clip:NAME/TAG. "
-        "Repeatable: they share decodes.",
+        "one of transformers, hf:ORG/NAME or hf:PATH, or of OpenCLIP, open_clip:NAME/TAG, or "
+        "FILE.py:FUNCTION of an encoder of your own. Repeatable: they share decodes.",
     ),
 ]
 Data = Annotated[

@@ -19,7 +19,7 @@ def models(
         typer.Argument(
             help="Backbone to describe: a listed name, any ViT of timm by its timm name, "
             "or by an address: hf-hub:ORG/NAME, local-dir:PATH, hf:ORG/NAME, hf:PATH, "
-            "open_clip:NAME/TAG.",
+            "open_clip:NAME/TAG, FILE.py:FUNCTION of an encoder of your own.",
             show_default=False,
         ),
     ] = "",
@@ -73,7 +73,8 @@ def _list(infos: Iterable[ModelInfo]) -> None:
         "or its address: hf-hub:ORG/NAME, or local-dir:PATH of a folder with config.json and "
         "weights as timm saves them.\n"
         "A ViT of transformers goes by hf:ORG/NAME, or hf:PATH of a folder that save_pretrained "
-        "wrote,\none of OpenCLIP by open_clip:NAME/TAG.\n"
+        "wrote,\none of OpenCLIP by open_clip:NAME/TAG, an encoder of your own by "
+        "FILE.py:FUNCTION.\n"
         "timm downloads weights on first use; "
         "--weights FILE takes a local checkpoint (safetensors or torch)."
     )

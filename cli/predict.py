@@ -31,6 +31,16 @@ Images = Annotated[
 ]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="Number of classes per image.")]
 Format = Annotated[str, typer.Option(help="table | csv | json.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Where the backbone is, if it is not under its recorded name: FILE.py:FUNCTION of an "
+        "encoder from Python, or the address of a folder or file that was moved.",
+        show_default=False,
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -60,6 +70,7 @@ def predict(
     *,
     top_k: TopK = 5,
     format: Format = "table",
+    model: Model = None,
     weights: Weights = None,
     device: Device = "auto",
     precision: Precision = None,
@@ -83,9 +94,9 @@ def predict(
     if on_error not in ON_ERROR:
         raise OptionError(f"--on-error: expected stop or skip, got {on_error!r}")
     path = find_probe(head, root=cache, probes_root=probes)
-    model = load_model(path, weights=weights, device=device, precision=precision)
+    loaded = load_model(path, model=model, weights=weights, device=device, precision=precision)
     result = run(
-        model,
+        loaded,
         images,
         top_k=top_k,
         batch_size=batch_size,

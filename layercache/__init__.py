@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from layercache.deploy import load_classifier, load_regressor
     from layercache.estimators import ProbeClassifier, ProbeRegressor
     from layercache.extraction.api import extract
+    from layercache.extraction.models.encoder import Encoder
     from layercache.extraction.models.preprocessing_options import PreprocessingOptions
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cache",
+    "Encoder",
     "HParams",
     "LayercacheError",
     "PreprocessingOptions",
@@ -67,6 +69,7 @@ _HOMES = {
     "ProbeClassifier": "layercache.estimators",
     "ProbeRegressor": "layercache.estimators",
     "Cache": "layercache.cache",
+    "Encoder": "layercache.extraction.models.encoder",
     "TrainConfig": "layercache.probing.training.config",
     "Report": "layercache.reporting",
     "Results": "layercache.probing.results.table",

@@ -12,6 +12,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from layercache._printable import escape_control
+from layercache.deploy.image_model import has_address
+from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from layercache.probing.metrics import PRIMARY, find_metric
@@ -59,7 +61,7 @@ def write_card(head: Checkpoint, path: str | HeadPath) -> str:
         _training(head, probe),
         _results(head, probe),
         _limits(head),
-        _use(path, weights),
+        _use(head, path, weights),
     ]
     return "\n".join(escape_control(line) for part in parts for line in (*part, ""))
 
@@ -124,7 +126,8 @@ def _data(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
 def _backbone(head: Checkpoint, weights: str | None) -> Iterator[str]:
     provenance = head.provenance
     info = MODELS.get(provenance.model)
-    licence = weights_licence(provenance.model)
+    is_own = provenance.architecture.startswith(ARCHITECTURE_PREFIX)
+    licence = None if is_own else weights_licence(provenance.model)
     licence = (
         f"{licence} (of the published weights of this name)"
         if licence
@@ -252,13 +255,21 @@ def _limits(head: Checkpoint) -> Iterator[str]:
     yield BACKBONE_LIMIT
 
 
-def _use(path: HeadPath, weights: str | None) -> Iterator[str]:
+def _use(head: Checkpoint, path: HeadPath, weights: str | None) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```"
+    is_object = not has_address(head.provenance)
+    model = " --model FILE.py:FUNCTION" if is_object else ""
     option = f" --weights {shlex.quote(weights)}" if weights is not None else ""
-    yield f"layercache predict {shlex.quote(str(path))}{option} IMAGE..."
+    yield f"layercache predict {shlex.quote(str(path))}{model}{option} IMAGE..."
     yield "```"
+    if is_object:
+        yield ""
+        yield (
+            "FUNCTION returns the `layercache.Encoder` that the tokens are from; in Python, "
+            "`load_classifier(head, model=encoder)`."
+        )
 
 
 def other_seeds(probe: Probe) -> list[Probe]:

@@ -13,6 +13,7 @@ from layercache._devices import resolve_device
 from layercache.deploy.image_model import ImageModel, load_matching_backbone
 from layercache.errors import HeadMismatchError
 from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.encoder import Encoder
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
@@ -68,6 +69,7 @@ class Regressor(ImageModel):
 def load_model(
     head: Checkpoint | str | HeadPath,
     *,
+    model: str | Encoder | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str | None = None,
@@ -76,6 +78,7 @@ def load_model(
     checkpoint = head if isinstance(head, Checkpoint) else load_head(find_probe(head))
     backbone = load_matching_backbone(
         checkpoint,
+        model=model,
         weights=weights,
         device=resolve_device(device)[0].type,
         precision=precision or checkpoint.provenance.precision,
@@ -87,6 +90,7 @@ def load_model(
 def load_classifier(
     head: Checkpoint | str | HeadPath,
     *,
+    model: str | Encoder | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str | None = None,
@@ -99,6 +103,9 @@ def load_classifier(
     Args:
         head: The probe's id or the beginning of it (of probes in the default root, see
             `find_probe`), its folder (CACHE/probes/ID), its head.safetensors, or a loaded head.
+        model: The backbone, if it is not to be found under the name that it had at extraction: an
+            `Encoder` that was given as an object, or the address of a folder or file that was
+            moved.
         weights: Checkpoint that the tokens were extracted with; by default the weights that ship
             with the package or that timm downloads.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
@@ -106,19 +113,22 @@ def load_classifier(
             cache that the head was trained on.
 
     Raises:
+        BackboneError: If the backbone was an `Encoder` object and `model` is not given, or cannot
+            be loaded.
         HeadMismatchError: If the backbone's weights are not those that the head was trained on, or
             the head is one of a regression.
         ProbeNotFoundError: If there is no saved head.
     """
-    model = load_model(head, weights=weights, device=device, precision=precision)
-    if isinstance(model, Classifier):
-        return model
-    return Classifier(model.checkpoint, model.backbone)  # raises the error that names the remedy
+    loaded = load_model(head, model=model, weights=weights, device=device, precision=precision)
+    if isinstance(loaded, Classifier):
+        return loaded
+    return Classifier(loaded.checkpoint, loaded.backbone)  # raises the error that names the remedy
 
 
 def load_regressor(
     head: Checkpoint | str | HeadPath,
     *,
+    model: str | Encoder | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str | None = None,
@@ -130,7 +140,7 @@ def load_regressor(
 
     Arguments and errors as in `load_classifier`.
     """
-    model = load_model(head, weights=weights, device=device, precision=precision)
-    if isinstance(model, Regressor):
-        return model
-    return Regressor(model.checkpoint, model.backbone)  # raises the error that names the remedy
+    loaded = load_model(head, model=model, weights=weights, device=device, precision=precision)
+    if isinstance(loaded, Regressor):
+        return loaded
+    return Regressor(loaded.checkpoint, loaded.backbone)  # raises the error that names the remedy

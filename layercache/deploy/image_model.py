@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layercache import heads
-from layercache.errors import DataError, HeadMismatchError, OptionError
+from layercache.errors import BackboneError, DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
+from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX, Encoder
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.pipeline.decode import to_rgb
-from layercache.probing.results.checkpoint import Checkpoint
+from layercache.probing.results.checkpoint import Checkpoint, Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
 def load_matching_backbone(
     head: Checkpoint,
     *,
+    model: str | Encoder | None = None,
     weights: str | Path | None = None,
     device: str = "cpu",
     precision: str = "fp32",
@@ -170,8 +172,14 @@ def load_matching_backbone(
         )
     provenance = head.provenance
     preprocessing = Preprocessing.from_json(provenance.preprocessing)
+    if model is None and not has_address(provenance):
+        raise BackboneError(
+            f"{provenance.model}: the tokens are those of an Encoder object from Python, which no "
+            "file holds: pass it as `model`, load_classifier(head, model=encoder), or the "
+            "FILE.py:FUNCTION of a function that returns it"
+        )
     return load_backbone(
-        provenance.model,
+        model or provenance.model,
         weights=weights,
         tap=provenance.tap,  # type: ignore[arg-type]  # a cache's spec held it
         layers=sorted({layer for layer, _ in head.pairs}),
@@ -183,6 +191,11 @@ def load_matching_backbone(
         preprocessing=preprocessing,
         background=preprocessing.background,
     )
+
+
+def has_address(provenance: Provenance) -> bool:
+    """Return whether the backbone can be loaded by its name; an Encoder object cannot."""
+    return ":" in provenance.model or not provenance.architecture.startswith(ARCHITECTURE_PREFIX)
 
 
 def token_kinds(names: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
+from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing import Background
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 
@@ -35,9 +36,10 @@ MINIMA: Mapping[str, int] = {"limit": 1, "batch_size": 1, "workers": 0, "seed": 
 class ExtractOptions:
     """Every option of `extract`; validated on construction, except against models and dataset."""
 
-    models: Sequence[str]
-    """Backbones: short names, timm names, or addresses of timm models ("hf-hub:ORG/NAME",
-    "local-dir:PATH"). Several share every decode."""
+    models: Sequence[str | Encoder]
+    """Backbones: short names, timm names, addresses of timm models ("hf-hub:ORG/NAME",
+    "local-dir:PATH"), an `Encoder` of your own, or FILE.py:FUNCTION of a function that returns one.
+    Several share every decode."""
     dataset: str | Dataset
     """Name of a dataset, "folder:PATH", or a `Dataset` of your own (its samples must be picklable,
     unless `workers` is 0)."""
@@ -112,10 +114,12 @@ class ExtractOptions:
         if not self.models:
             raise OptionError("models: expected at least one model, got none")
         # the absolute path of a folder, which the cache records, also on another machine
-        object.__setattr__(self, "models", [model_source(model) for model in self.models])
+        models = [model_source(m) if isinstance(m, str) else m for m in self.models]
+        object.__setattr__(self, "models", models)
         weights = {model_source(model): file for model, file in self.weights.items()}
         object.__setattr__(self, "weights", weights)
-        for option, names in (("models", self.models), ("splits", self.splits)):
+        model_names = [model_name(model) for model in self.models]
+        for option, names in (("models", model_names), ("splits", self.splits)):
             if len(set(names)) < len(names):
                 raise OptionError(f"{option}: expected each once, got {', '.join(names)}")
         for option, minimum in MINIMA.items():
@@ -135,7 +139,22 @@ class ExtractOptions:
         check_engine(self.engine, self.ray_address)
         for model in self.weights:
             if model not in self.models:
-                raise UnknownNameError("model of weights", model, self.models)
+                raise UnknownNameError("model of weights", model, model_names)
+
+
+def model_name(model: str | Encoder) -> str:
+    """Return the name of a model's caches.
+
+    Raises:
+        OptionError: It is neither a name nor an Encoder.
+    """
+    if isinstance(model, Encoder):
+        return model.name
+    if not isinstance(model, str):
+        raise OptionError(
+            f"models: expected names or layercache.Encoder objects, got {type(model).__name__}"
+        )
+    return model
 
 
 def with_lists(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +167,7 @@ def with_lists(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     listed = dict(options)
     for name in ("models", "splits"):
-        if isinstance(listed.get(name), str):
+        if isinstance(listed.get(name), str | Encoder):
             listed[name] = [listed[name]]
     if isinstance(listed.get("layers"), int):
         listed["layers"] = [listed["layers"]]

@@ -11,16 +11,17 @@ from layercache._devices import resolve_device
 from layercache._units import format_bytes
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import cache_folder, planned_bytes
-from layercache.cache.format.origin import Origin, dataset_source
+from layercache.cache.format.origin import Origin, dataset_source, is_encoder_file
 from layercache.cache.format.spec import CacheSpec, DatasetIdentity
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing_options import check_divisible
 from layercache.extraction.models.sources import describe_model
-from layercache.extraction.options import ExtractOptions
+from layercache.extraction.options import ExtractOptions, model_name
 from layercache.extraction.resume import has_leftovers, is_complete, size_on_disk
 
 BATCH_SIZE = {"cpu": 64, "cuda": 256}
@@ -31,6 +32,8 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256}
 class Target:
     """One model's cache of the dataset."""
 
+    model: str | Encoder
+    """The model as requested."""
     backbone: Backbone
     spec: CacheSpec
     path: CachePath
@@ -104,6 +107,8 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     if options.compressor is not None:
         Compressor(options.compressor)  # refuses unknown words before anything is read
     for model in options.models:
+        if isinstance(model, Encoder) or is_encoder_file(model):
+            continue  # whether it runs at a size is known from its forward
         # refuses an unknown model before the dataset is looked for
         info = describe_model(model, offline=options.offline)
         if isinstance(size := options.preprocessing.input_size, tuple):
@@ -128,11 +133,12 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     if options.on_error == "raise":
         _refuse_unreadable(dataset, splits)
     targets = tuple(
-        _target(backbone, identity, root, splits, _origin(options, model))
+        _target(model, backbone, identity, root, splits, _origin(options, model))
         for model, backbone in zip(options.models, backbones, strict=True)
     )
     if len({target.path for target in targets}) < len(targets):
-        raise OptionError(f"models: {', '.join(options.models)} name one cache twice")
+        names = ", ".join(map(model_name, options.models))
+        raise OptionError(f"models: {names} name one cache twice")
     return ExtractionPlan(
         dataset=dataset,
         splits=splits,
@@ -152,11 +158,11 @@ def assign_device(
     return replace(plan, device=device, device_reason=reason, batch_size=batch_size)
 
 
-def load_model(options: ExtractOptions, model: str, device: str) -> Backbone:
+def load_model(options: ExtractOptions, model: str | Encoder, device: str) -> Backbone:
     """Load one of the requested backbones."""
     return load_backbone(
         model,
-        weights=options.weights.get(model),
+        weights=options.weights.get(model_name(model)),
         tap=options.tap,
         layers=options.layers,
         tokens=options.tokens,
@@ -186,8 +192,8 @@ def _refuse_unreadable(dataset: Dataset, splits: Sequence[str]) -> None:
             )
 
 
-def _origin(options: ExtractOptions, model: str) -> Origin:
-    weights, data_root = options.weights.get(model), options.data_root
+def _origin(options: ExtractOptions, model: str | Encoder) -> Origin:
+    weights, data_root = options.weights.get(model_name(model)), options.data_root
     return Origin(
         dataset=dataset_source(options.dataset) if isinstance(options.dataset, str) else None,
         data_root=None if data_root is None else str(datasets.data_root(data_root)),
@@ -200,6 +206,7 @@ def _origin(options: ExtractOptions, model: str) -> Origin:
 
 
 def _target(
+    model: str | Encoder,
     backbone: Backbone,
     identity: DatasetIdentity,
     root: CachePath,
@@ -224,6 +231,7 @@ def _target(
     path = cache_folder(root, spec)
     complete = [split for split in splits if is_complete(path, spec, split)]
     return Target(
+        model=model,
         backbone=backbone,
         spec=spec,
         path=path,

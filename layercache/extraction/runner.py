@@ -96,6 +96,7 @@ def _worker_factory(
 ) -> WorkerFactory:
     job = ExtractionJob(
         options=replace(options, dataset=plan.dataset.name),  # `samples` holds the dataset's part
+        models=tuple(target.model for target in targets),
         specs=tuple(target.spec for target in targets),
         samples={split: plan.dataset.split(split) for split in splits},
         root=plan.root,

@@ -24,6 +24,7 @@ from layercache.extraction.datasets.base import Samples
 from layercache.extraction.decode_tuning import DecodePlan, plan_decoding
 from layercache.extraction.determinism import use_deterministic_algorithms
 from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import ExtractionTask, model_batches
@@ -43,6 +44,8 @@ class ExtractionJob:
     """Settings shared by all tasks of an extraction. Picklable."""
 
     options: ExtractOptions
+    models: tuple[str | Encoder, ...]
+    """The models of `specs`, as requested."""
     specs: tuple[CacheSpec, ...]
     """One per model with pending splits, in the order of their fingerprints."""
     samples: Mapping[str, Samples]
@@ -222,7 +225,7 @@ class RemoteExtractorFactory:
         options = self.job.options
         if options.deterministic:
             use_deterministic_algorithms()
-        backbones = [load_model(options, spec.model, self.job.device) for spec in self.job.specs]
+        backbones = [load_model(options, model, self.job.device) for model in self.job.models]
         host = f"the worker on {socket.gethostname()}"
         for spec, backbone in zip(self.job.specs, backbones, strict=True):
             if backbone.weights_digest != spec.weights:

@@ -145,17 +145,26 @@ def dataset_source(dataset: str) -> str:
 def model_source(model: str) -> str:
     """Return the one form of a model's name that is recorded and compared.
 
-    The folder of "local-dir:PATH", "hf:PATH" or "open_clip:local-dir:PATH" is absolute, and timm's
-    older "hf_hub:" is "hf-hub:"; other names stay as they are.
+    The paths of "local-dir:PATH", "hf:PATH", "open_clip:local-dir:PATH" and "FILE.py:FUNCTION" are
+    absolute, and timm's older "hf_hub:" is "hf-hub:"; other names stay as they are.
     """
     kind, _, place = model.partition(":")
     if kind == "open_clip":
         return f"open_clip:{model_source(place)}"
     if kind == "hf" and (place.startswith("~") or os.path.isdir(place)):
         return f"hf:{_real(place)}"
+    if is_encoder_file(model):
+        file, _, function = model.rpartition(":")
+        return f"{_real(file)}:{function}"
     if kind == "local-dir" and place:
         return f"local-dir:{_real(place)}"
     return f"hf-hub:{place}" if kind == "hf_hub" else model
+
+
+def is_encoder_file(model: str) -> bool:
+    """Return whether a model is named FILE.py:FUNCTION."""
+    file, colon, _ = model.rpartition(":")
+    return bool(colon) and file.endswith(".py")
 
 
 def is_missing(source: str) -> bool:

@@ -19,8 +19,9 @@ from layercache._offline import is_offline
 from layercache.cache.format.origin import model_source
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
-from layercache.errors import OptionError
+from layercache.errors import BackboneError, OptionError
 from layercache.extraction.models.class_attention import check_class_attention
+from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.places import hidden_state
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
 from layercache.extraction.models.preprocessing import Background, Preprocessing
@@ -104,6 +105,8 @@ class Backbone:
         for point in points:
             point.place.module.register_forward_hook(_TapHook(self, point), with_kwargs=True)
         drop_later_blocks(vit, tap=tap, layers=layers)
+        if vit.is_own:
+            self._try_forward()
         self._forward = torch.compile(self.forward_tokens) if compile else self.forward_tokens
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -144,6 +147,21 @@ class Backbone:
         for attention in self._attention.values():
             attention.clear()
         return tokens
+
+    def _try_forward(self) -> None:
+        """Raise BackboneError if the module cannot run one image on this device and so."""
+        shape = (1, 3, *self.preprocessing.input_size)
+        try:
+            with torch.inference_mode():
+                self.forward_tokens(
+                    torch.zeros(shape, dtype=self.compute_dtype, device=self.device)
+                )
+        except RuntimeError as e:  # of torch, about dtypes, devices or operators
+            raise BackboneError(
+                f"{self.name}: its forward fails on {self.device.type} in {self.precision}: "
+                f"{str(e).splitlines()[0]}: choose another precision or device, or let the "
+                "module's own tensors follow its input's dtype and device"
+            ) from e
 
     def pool(self, hidden: Tensor, point: TapPoint) -> Tensor:
         """Pool a layer's hidden state (B, N, D) to tokens (T, B, D) in the storage dtype.
@@ -188,7 +206,7 @@ def _read_attention(
 
 
 def load_backbone(
-    name: str,
+    model: str | Encoder,
     *,
     weights: str | Path | None = None,
     tap: Tap = "norm2",
@@ -204,11 +222,11 @@ def load_backbone(
     background: Background = "drop",
     offline: bool = False,
 ) -> Backbone:
-    """Load a backbone by its name.
+    """Load a backbone by its name, or from an Encoder.
 
     Args:
-        name: A short name of MODELS, timm's name of a ViT, or its address ("hf-hub:ORG/NAME",
-            "local-dir:PATH").
+        model: A short name of MODELS, timm's name of a ViT, its address ("hf-hub:ORG/NAME",
+            "local-dir:PATH", "FILE.py:FUNCTION"), or an Encoder.
         weights: A safetensors or torch file; by default the bundled one, or what timm downloads.
         tap: Point in a block where a layer is read: see `layercache.extraction.models.taps`.
         layers: "all", "last", "mid-last", "quarter", "1,5,9" or numbers out of 1..B.
@@ -242,7 +260,7 @@ def load_backbone(
             f"projected maps the last layer's hidden state, which tap {tap!r} does not read: "
             "leave projected out, or use tap 'norm2'"
         )
-    name = model_source(name)
+    source = model_source(model) if isinstance(model, str) else model
     kinds = parse_kinds(tokens)
     if projected and (nonlinear := [kind for kind in kinds if kind in ("std", "max")]):
         raise OptionError(
@@ -265,23 +283,24 @@ def load_backbone(
         points = find_taps(vit, tap=tap, layers=parse_layers(layer_names, len(vit.blocks)))
         if "attn" in kinds:
             for point in points:
-                check_class_attention(point.block, architecture=vit.architecture)
+                check_class_attention(point.block, architecture=vit.kind)
 
     request = LoadRequest(
         weights=weights,
         projected=projected,
         paper_compat=paper_compat,
         preprocessing=preprocessing,
+        tap=tap,
         offline=is_offline(offline),
     )
-    model = load_model(name, request, check=check)
-    model = replace(model, preprocessing=replace(model.preprocessing, background=background))
+    loaded = load_model(source, request, check=check)
+    loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, background=background))
     return Backbone(
-        model=model,
-        name=name,
+        model=loaded,
+        name=source if isinstance(source, str) else source.name,
         tap=tap,
-        layers=parse_layers(layer_names, len(model.vit.blocks)),
-        pooling=pooling_of(model.vit),
+        layers=parse_layers(layer_names, len(loaded.vit.blocks)),
+        pooling=pooling_of(loaded.vit),
         precision=precision,
         storage_dtype=storage_dtype,
         device=device,

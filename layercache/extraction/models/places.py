@@ -59,6 +59,7 @@ def find_blocks(
     paths: Paths | Callable[[nn.Module], Paths],
     *,
     width: int,
+    inner_width: int | None = None,
     class_attention: AttentionOf | None = None,
 ) -> tuple[Block, ...]:
     """Return the blocks of a module.
@@ -68,6 +69,8 @@ def find_blocks(
         blocks_path: Dotted path of its list of blocks.
         paths: Places in a block, or a function from the block to them.
         width: D of the residual stream.
+        inner_width: D of "fc1" and "act" where their linear layers do not tell it; None: they are
+            left out.
         class_attention: Function from a block to its `Block.class_attention`.
 
     Raises:
@@ -82,7 +85,7 @@ def find_blocks(
     return tuple(
         Block(
             output=Place(module=block, width=width, index=table.output_index),
-            places=_places(block, table, width=width),
+            places=_places(block, table, width=width, inner_width=inner_width),
             class_attention=class_attention(block) if class_attention else None,
         )
         for block in blocks
@@ -106,11 +109,15 @@ def part(module: nn.Module, path: str) -> Any:
     return value
 
 
-def _places(block: nn.Module, table: Paths, *, width: int) -> dict[str, Place]:
-    fc1, fc2 = _path(table.fc1), _path(table.fc2)
+def _places(
+    block: nn.Module, table: Paths, *, width: int, inner_width: int | None
+) -> dict[str, Place]:
+    fc1, fc2 = (
+        part(block, path.path) if path else None for path in map(_path, (table.fc1, table.fc2))
+    )
     widths = {
-        "fc1": getattr(part(block, fc1.path), "out_features", None) if fc1 else None,
-        "act": getattr(part(block, fc2.path), "in_features", None) if fc2 else None,
+        "fc1": getattr(fc1, "out_features", inner_width),
+        "act": getattr(fc2, "in_features", inner_width),
     }
     places = {}
     for tap in ("norm1", "attn", "norm2", "fc1", "act", "mlp"):

@@ -77,7 +77,7 @@ def find_taps(vit: ViT, *, tap: Tap, layers: Sequence[int]) -> tuple[TapPoint, .
     points = tuple(find(vit, tap=tap, layer=layer) for layer in layers)
     if len(widths := {point.place.width for point in points}) > 1:
         raise BackboneError(
-            f"{vit.architecture}: tap {tap} expects one width for all layers, got "
+            f"{vit.kind}: tap {tap} expects one width for all layers, got "
             f"{', '.join(map(str, sorted(widths)))}: choose layers of one width, or tap 'block'"
         )
     return points
@@ -86,9 +86,27 @@ def find_taps(vit: ViT, *, tap: Tap, layers: Sequence[int]) -> tuple[TapPoint, .
 def drop_later_blocks(vit: ViT, *, tap: Tap, layers: Sequence[int]) -> None:
     """Remove the blocks after the last tap, so that they are not computed."""
     last = max(layers)
+    kept = last + 1 if tap == "norm2" else last
     owner, _, name = vit.blocks_path.rpartition(".")
     parent: Any = vit.module.get_submodule(owner)
-    setattr(parent, name, getattr(parent, name)[: last + 1 if tap == "norm2" else last])
+    blocks = getattr(parent, name)
+    if not vit.is_own:
+        setattr(parent, name, blocks[:kept])
+        return
+    for number in range(kept, len(vit.blocks)):
+        blocks[number] = _SkippedBlock(vit.blocks[number].output.index)
+
+
+class _SkippedBlock(nn.Module):
+    """A block that returns its input, alone or in a tuple."""
+
+    def __init__(self, index: int | None) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else next(iter(kwargs.values()))
+        return hidden if self.index is None else (hidden,) * (self.index + 1)
 
 
 def _find_inner(vit: ViT, *, tap: Tap, layer: int) -> TapPoint:
@@ -111,7 +129,7 @@ def _find(vit: ViT, *, tap: Tap, layer: int) -> TapPoint:
         return TapPoint(layer=layer, place=behind.output, block=behind)
     if vit.final_norm is None:
         raise BackboneError(
-            f"{vit.architecture}: tap {tap} needs a final norm for layer {layer}, "
+            f"{vit.kind}: tap {tap} needs a final norm for layer {layer}, "
             "and this architecture has none: use tap 'block'"
         )
     if tap == "norm2" and vit.norm_in_forward:
@@ -125,4 +143,4 @@ def _missing(vit: ViT, block: Block, *, tap: str, expected: str) -> BackboneErro
     within = f" with {type(mlp.module).__name__}" if mlp and tap in ("fc1", "act") else ""
     other = "act" if tap == "fc1" and "act" in block.places else "block"
     reason = block.reasons.get(tap) or f"expects {expected}, got {block.kind}{within}"
-    return BackboneError(f"{vit.architecture}: tap {tap} {reason}: use tap '{other}'")
+    return BackboneError(f"{vit.kind}: tap {tap} {reason}: use tap '{other}'")

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from layercache.cache.format.spec import Tap
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 
@@ -82,6 +83,10 @@ class ViT:
     """The B blocks."""
     blocks_path: str
     """Dotted path of the module's list of blocks (nn.ModuleList or nn.Sequential)."""
+    is_own: bool = False
+    """True for a module of the user's own. Its forward may need the list of blocks at its length:
+    blocks after the last tap are replaced by ones that do nothing, else removed. And it is tried
+    once on the device, in the precision of the extraction."""
     width: int
     """D of the residual stream."""
     final_norm: nn.Module | None
@@ -98,6 +103,11 @@ class ViT:
     """(h, w) patches at the input size."""
     batch_first: bool = True
     """Hidden states are (B, N, D); False: (N, B, D)."""
+
+    @property
+    def kind(self) -> str:
+        """Architecture without its options, for errors."""
+        return self.architecture.partition("(")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +141,8 @@ class LoadRequest:
     """Use the paper's preprocessing for DINOv2 and MAE."""
     preprocessing: Preprocessing | PreprocessingOptions | None = None
     """Options that replace parts of the weights' own preprocessing, or one to use instead."""
+    tap: Tap = "norm2"
+    """Tap that will be read."""
     offline: bool = False
     """Forbid downloads, as $LAYERCACHE_OFFLINE does."""
 

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from layercache._offline import is_offline
-from layercache.cache.format.origin import model_source
+from layercache.cache.format.origin import is_encoder_file, model_source
+from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest
 
@@ -23,7 +24,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
 """Kind of an address (what stands before its first colon) -> module; all others are timm's."""
 
 
-def load_model(name: str, request: LoadRequest, *, check: Check) -> LoadedModel:
+def load_model(name: str | Encoder, request: LoadRequest, *, check: Check) -> LoadedModel:
     """Load a model with its own weights, or those of a file.
 
     Args:
@@ -41,7 +42,7 @@ def load_model(name: str, request: LoadRequest, *, check: Check) -> LoadedModel:
     return loaded
 
 
-def describe_model(name: str, *, offline: bool = False) -> ModelInfo:
+def describe_model(name: str | Encoder, *, offline: bool = False) -> ModelInfo:
     """Return the figures of any model that `load_model` accepts, without its weights.
 
     Args:
@@ -52,13 +53,16 @@ def describe_model(name: str, *, offline: bool = False) -> ModelInfo:
         UnknownNameError: There is no such model.
         BackboneError: The model is no ViT, or its address cannot be read.
     """
-    if name in MODELS:
-        return MODELS[name]
-    name = model_source(name)
+    if isinstance(name, str):
+        if name in MODELS:
+            return MODELS[name]
+        name = model_source(name)
     info: ModelInfo = _source(name).describe(name, offline=is_offline(offline))
     return info
 
 
-def _source(name: str) -> Any:
+def _source(name: str | Encoder) -> Any:
+    if isinstance(name, Encoder) or is_encoder_file(name):
+        return import_module(f"{_HERE}.own")
     kind, _, _ = name.partition(":")
     return import_module(SOURCES.get(kind, f"{_HERE}.timm"))
