@@ -122,6 +122,43 @@ Patience = Annotated[
     ),
 ]
 TestSplit = Annotated[str, typer.Option("--test", help="Split to test on.")]
+ValSplit = Annotated[
+    str,
+    typer.Option(
+        "--val",
+        help="Split that selects the configuration: auto (val, valid, validation or dev, if there "
+        "is one) | none (20 % of train) | SPLIT.",
+    ),
+]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        help="Select by this many stratified folds of train.", show_default="one part of 20 %"
+    ),
+]
+Repeats = Annotated[int, typer.Option(help="How often to draw the folds.")]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Annotation whose values (patients, videos ...) stay on one side of every cut.",
+        show_default=False,
+    ),
+]
+FoldColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Annotation with the fold of each training sample.",
+        show_default=False,
+    ),
+]
+Refit = Annotated[
+    str,
+    typer.Option(
+        help="With a validation split, train the selected configuration on train | train+val."
+    ),
+]
 PaperCompat = Annotated[
     bool,
     typer.Option(
@@ -214,6 +251,12 @@ def train(
     batch_size: BatchSize = 2048,
     patience: Patience = None,
     test_split: TestSplit = "test",
+    val_split: ValSplit = "auto",
+    folds: Folds = None,
+    repeats: Repeats = 1,
+    group: Group = None,
+    fold_column: FoldColumn = None,
+    refit: Refit = "train",
     paper_compat: PaperCompat = False,
     select: Select = None,
     device: Device = "auto",
@@ -231,8 +274,8 @@ def train(
 ) -> None:
     """Train heads on cached tokens: select, refit, test.
 
-    Configurations are selected on a stratified 20 % of the training samples; the test split is read
-    once per selected head. A killed search resumes.
+    Configurations are selected on the validation split, or without one on a stratified 20 % of the
+    training samples; the test split is read once per selected head. A killed search resumes.
     """
     from layercache.errors import OptionError
     from layercache.probing.api import probe as run
@@ -280,6 +323,12 @@ def train(
             epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience
         ),
         test_split=test_split,
+        val_split=None if val_split == "none" else val_split,
+        folds=folds,
+        repeats=repeats,
+        group=group,
+        fold_column=fold_column,
+        refit=refit,
         paper_compat=paper_compat,
         select=select,
         device=device,

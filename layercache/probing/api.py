@@ -9,6 +9,7 @@ from layercache._interruption import sigterm_as_interrupt
 from layercache._options import read_options
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
+from layercache.probing.data.validation_choice import AUTO
 from layercache.probing.options import Options
 from layercache.probing.plan import Layers, Numbers, Words, plan_probes
 from layercache.probing.results.table import Results
@@ -39,6 +40,12 @@ def probe(
     epochs: int | None = None,
     train_config: TrainConfig | None = None,
     test_split: str = "test",
+    val_split: str | None = AUTO,
+    folds: int | None = None,
+    repeats: int = 1,
+    group: str | None = None,
+    fold_column: str | None = None,
+    refit: str = "train",
     paper_compat: bool = False,
     select: str | None = None,
     **options: Any,
@@ -47,12 +54,12 @@ def probe(
 
     The defaults follow the paper (arXiv 2601.09322, "Attentive Multi-Layer Fusion").
 
-    For every seed, a stratified 20 % of the training samples score the configurations by balanced
-    accuracy (mean average precision for multi-label). Ties go to the lower validation loss, then to
-    the larger weight decay. The best one is trained again on all training samples and tested once.
-    Probes are stored in CACHE/probes/<id>/. A probe that exists is read instead of trained. A
-    killed search continues: scores are kept as they arrive, and training is saved every few
-    minutes.
+    For every seed, the validation split, or without one a stratified 20 % of the training samples,
+    scores the configurations by balanced accuracy (mean average precision for multi-label). Ties go
+    to the lower validation loss, then to the larger weight decay. The best one is trained again on
+    all training samples and tested once. Probes are stored in CACHE/probes/<id>/. A probe that
+    exists is read instead of trained. A killed search continues: scores are kept as they arrive,
+    and training is saved every few minutes.
 
     Args:
         cache: A cache or its folder.
@@ -87,6 +94,16 @@ def probe(
         epochs: Replaces the epochs of `train_config`.
         train_config: Schedule, batch size, noise and loss. Default: the paper's.
         test_split: Split to test on.
+        val_split: Split that scores the configurations. "auto": the one called val, valid,
+            validation or dev, where the dataset has one; None: 20 % of the training samples.
+        folds: Score the configurations by the mean over this many stratified folds of the training
+            samples.
+        repeats: Draw the folds, or the 20 %, this often.
+        group: Annotation column, such as a patient, whose values stay on one side of every cut.
+        fold_column: Annotation column with the fold of each sample; those without a value, or with
+            -1, are always trained on.
+        refit: Where a split of its own selects, train the selected configuration on "train", or on
+            "train+val".
         paper_compat: Break ties as the paper's code does, by the order lr, weight decay, dropout.
         select: Metric by which a configuration is selected (docs/metrics.md), such as roc_auc or
             log_loss. Default: balanced_accuracy, mean_average_precision for multi-label, r2 for
@@ -134,6 +151,12 @@ def probe(
         train_config=train_config,
         precision=run_options.precision,
         test_split=test_split,
+        val_split=val_split,
+        folds=folds,
+        repeats=repeats,
+        group=group,
+        fold_column=fold_column,
+        refit=refit,
         paper_compat=paper_compat,
         select=select,
     )

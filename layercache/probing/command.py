@@ -27,6 +27,16 @@ TRAIN_CONFIG = {
 }
 """Field of TrainConfig -> its option; the others can be set in Python and in a study only."""
 
+VALIDATION = {
+    "split": "--val",
+    "folds": "--folds",
+    "repeats": "--repeats",
+    "group": "--group",
+    "fold_column": "--fold-column",
+    "refit": "--refit",
+}
+"""Field of Validation -> its option."""
+
 
 def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
     """Return the options that train a head as a probe was trained; defaults are left out.
@@ -54,8 +64,14 @@ def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
         options["--test"] = spec["splits"][1]
     if "select" in spec:
         options["--select"] = spec["select"]
+    options |= _validation_options(spec.get("validation", {}))
     words = [word for option, value in options.items() for word in (option, str(value))]
     return [*words, "--paper-compat"] if spec.get("paper_compat") else words
+
+
+def _validation_options(validation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options for a `Validation` as JSON."""
+    return {VALIDATION[name]: value for name, value in validation.items()}
 
 
 def seed_options(seeds: Sequence[int]) -> list[str]:

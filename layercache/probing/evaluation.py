@@ -18,6 +18,7 @@ from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.loader import DatasetLoader
+from layercache.probing.data.splits import Rows
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import STORED, bootstrap, evaluate
@@ -64,9 +65,9 @@ def refit_and_test(
         ProbeError: All configurations diverged.
     """
     started = time.perf_counter()
-    dataset = loader.train(spec.tokens, spec.train_split, rows=subset.rows, target=spec.target)
+    dataset = loader.train(spec.tokens, *spec.train_splits, rows=subset.rows, target=spec.target)
     configs = summarize(spec, scores)
-    selected, model = refit(spec, configs, dataset, trainer)
+    selected, model = refit(spec, configs, dataset, trainer, rows=subset.refit_rows)
     predictions, metrics = _test(spec, model, loader)
     head = model if isinstance(model, FittedHead) else None
     hparams, val_metrics = selected.hparams, selected.val_metrics or {}
@@ -88,7 +89,8 @@ def refit_and_test(
         "n_diverged": sum(config.diverged for config in configs),
         "converged": head.converged if head else None,
         "n_folds": subset.n_folds,
-        "train_rows": dataset.rows,
+        "train_rows": len(subset.refit_rows),
+        "val_rows": subset.n_val_rows,
         "test_rows": len(predictions.targets),
         "empty_classes": ",".join(subset.empty_classes),
         "train_seconds": round(search_seconds + time.perf_counter() - started, 2),
@@ -105,9 +107,14 @@ def refit_and_test(
 
 
 def refit(
-    search: Search, configs: list[ConfigScore], dataset: LabelledTokens, trainer: ProbeTrainer
+    search: Search,
+    configs: list[ConfigScore],
+    dataset: LabelledTokens,
+    trainer: ProbeTrainer,
+    *,
+    rows: Rows | None = None,
 ) -> tuple[ConfigScore, FittedModel]:
-    """Return the best configuration and its model, trained on all training samples.
+    """Return the best configuration and its model, trained on these rows of the dataset.
 
     If that diverges, though the search did not, it is marked in `configs` and the next best is
     taken.
@@ -115,10 +122,10 @@ def refit(
     Raises:
         ProbeError: All configurations diverged.
     """
+    if rows is None:
+        rows = np.arange(dataset.rows)
     for config in rank_configs(search, configs):
-        model = trainer.train(
-            dataset, config.hparams, rows=np.arange(dataset.rows), epochs=config.epochs
-        )
+        model = trainer.train(dataset, config.hparams, rows=rows, epochs=config.epochs)
         if not model.diverged:
             return config, model
         configs[configs.index(config)] = replace(config, diverged=True)

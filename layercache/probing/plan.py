@@ -19,6 +19,7 @@ from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.data.splits import is_whole_split
 from layercache.probing.data.target import Target, stratify
 from layercache.probing.data.target_columns import read_target
+from layercache.probing.data.validation_choice import AUTO, choose_validation
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
 from layercache.probing.metrics import PRIMARY, check_metric
@@ -63,6 +64,12 @@ def plan_probes(
     train_config: TrainConfig | None = None,
     precision: str = "fp32",
     test_split: str = "test",
+    val_split: str | None = AUTO,
+    folds: int | None = None,
+    repeats: int = 1,
+    group: str | None = None,
+    fold_column: str | None = None,
+    refit: str = "train",
     paper_compat: bool = False,
     target: Words | None = None,
     task: str | None = None,
@@ -91,6 +98,18 @@ def plan_probes(
     if select is not None:
         metric = check_metric(select, task=predicted.task, option="select")
         select = None if metric.name == PRIMARY[predicted.task] else metric.name
+    validation = choose_validation(
+        cache,
+        target=predicted,
+        train_split=ProbeSpec.train_split,
+        test_splits=[test_split],
+        val_split=val_split,
+        folds=folds,
+        repeats=repeats,
+        group=group,
+        fold_column=fold_column,
+        refit=refit,
+    )
     subsets = _subsets(cache, predicted, shots=shots, train_fraction=train_fraction)
     specs = []
     for name, layer_choice, token_choice in product(
@@ -122,6 +141,7 @@ def plan_probes(
                     precision=precision,
                     test_split=test_split,
                     paper_compat=paper_compat,
+                    validation=validation,
                     target=None if predicted.is_label else predicted,
                     select=select,
                 )

@@ -85,7 +85,7 @@ def _open_splits(specs: Sequence[ProbeSpec]) -> dict[tuple[CachePath, str], Spli
     splits: dict[tuple[CachePath, str], Split] = {}
     for spec in specs:
         for cache, _ in spec.tokens.sources:
-            for name in (spec.train_split, spec.test_split):
+            for name in (*spec.train_splits, spec.test_split):
                 if (cache.path, name) not in splits:
                     splits[cache.path, name] = cache.split(name)
     return splits
@@ -169,8 +169,9 @@ class _Run:
                 if not self._device_logged:
                     logger.info("device %s (%s)", self._device, self._device_reason)
                     self._device_logged = True
-                split = self._splits[spec.tokens.cache.path, spec.train_split]
-                subset = sample_subset(spec, split)
+                path = spec.tokens.cache.path
+                splits = [self._splits[path, name] for name in spec.train_splits]
+                subset = sample_subset(spec, *splits)
                 search = self._searches[n] = SearchState(
                     n,
                     spec,

@@ -98,8 +98,12 @@ def rank_configs(search: Search, configs: Sequence[ConfigScore]) -> list[ConfigS
         )
 
     def sort_key(config: ConfigScore) -> tuple[float, ...]:
-        score = -metric.sign * round((config.val_metrics or {})[metric.name], TIED_DIGITS)
-        return (score,) if search.paper_compat else (score, *_tie_key(config))
+        score = (config.val_metrics or {}).get(metric.name)
+        # null in a record stands for NaN, a score that could not be computed
+        rank = math.inf
+        if score is not None and not math.isnan(score):
+            rank = -metric.sign * round(score, TIED_DIGITS)
+        return (rank,) if search.paper_compat else (rank, *_tie_key(config))
 
     return sorted(usable, key=sort_key)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from layercache.cache.cache import Cache, extract_advice
@@ -16,6 +16,7 @@ from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_t
 from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.data.target import Target, label_target
+from layercache.probing.data.validation import Validation
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.checkpoint import Provenance
@@ -96,11 +97,13 @@ class ProbeSpec:
     """What the head predicts; None: the dataset's own label."""
     select: str | None = None
     """Metric by which a configuration is selected; None: that of the task (`metrics.PRIMARY`)."""
+    validation: Validation = field(default_factory=Validation)
+    """Samples that score the configurations."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""
         baseline = self.head in BASELINES
-        values = {
+        values: dict[str, Any] = {
             "schema": SCHEMA,
             "sources": [
                 {
@@ -126,7 +129,17 @@ class ProbeSpec:
             values["paper_compat"] = True
         if self.select is not None:
             values["select"] = self.select
+        if validation := self.validation.to_json():
+            values["validation"] = validation
+        if self.validation.digests:
+            values["annotations"] = values.get("annotations", {}) | dict(self.validation.digests)
         return values
+
+    @property
+    def train_splits(self) -> tuple[str, ...]:
+        """Splits whose samples the search sees: the training split, and that of validation."""
+        val_split = self.validation.split
+        return (self.train_split,) if val_split is None else (self.train_split, val_split)
 
     @property
     def id(self) -> str:

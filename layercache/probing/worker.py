@@ -139,7 +139,7 @@ class ProbeWorker:
             self._emit(SearchResult(scores=tuple(new), seconds=time.perf_counter() - started))
 
         dataset = self._loader.train(
-            spec.tokens, spec.train_split, rows=task.subset.rows, target=spec.target
+            spec.tokens, *spec.train_splits, rows=task.subset.rows, target=spec.target
         )
         fold = task.subset.fold(task.fold)
         self._trainer(task.probe, fold=task.fold, saved=task.saved).score(

@@ -37,7 +37,12 @@ def new_state(planted: Callable[..., Any], tmp_path: Path) -> Callable[..., Sear
     )
 
     def make(n_folds: int = 1, **options: Any) -> SearchState:
-        subset = TrainSubset(roles=np.zeros(4, np.int8), n_folds=n_folds, empty_classes=())
+        subset = TrainSubset(
+            roles=np.zeros((1, 4), np.int8),
+            folds_per_repeat=(n_folds,),
+            empty_classes=(),
+            refit_stop=4,
+        )
         folder = ProbeFolder(tmp_path / "probe")
         return SearchState(7, spec, folder=folder, subset=subset, **options)
 

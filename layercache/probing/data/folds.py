@@ -24,6 +24,7 @@ from layercache.probing.data.splits import (
     folds,
     strata,
 )
+from layercache.probing.data.validation import MAX_FOLDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +78,11 @@ def given_folds(numbers: Rows) -> list[Fold]:
         raise ProbeError(
             "fold_column: no training sample has a fold: annotate them with numbers or names of "
             "folds, or choose folds (--folds K)"
+        )
+    if len(present) > MAX_FOLDS:
+        raise ProbeError(
+            f"fold_column: expected at most {MAX_FOLDS} folds, got {len(present)}: choose a column "
+            "with fewer values; for a column of groups, choose group (--group)"
         )
     if len(present) == 1 and not (numbers == NEVER).any():
         raise ProbeError(

@@ -19,6 +19,7 @@ from layercache.cache.reading.split import Split
 from layercache.cache.storage.read_cache import ReadCache
 from layercache.errors import OptionError
 from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.joined_splits import AnySplit, JoinedSplits, over_splits
 from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.splits import Rows
@@ -71,7 +72,11 @@ class DatasetLoader:
         return self._splits[key]
 
     def train(
-        self, tokens: TokenSelection, split: str, *, rows: Rows, target: Target | None = None
+        self,
+        tokens: TokenSelection,
+        *splits: str,
+        rows: Rows,
+        target: Target | None = None,
     ) -> TokenDataset:
         """Return the training dataset.
 
@@ -79,18 +84,18 @@ class DatasetLoader:
 
         Args:
             tokens: Tokens to load.
-            split: Name of the split.
-            rows: Ascending rows of the split.
-            target: What to predict; None: the labels of the split.
+            *splits: Names of the splits, which are read as one, in this order.
+            rows: Ascending rows of the splits.
+            target: What to predict; None: the labels of the splits.
         """
-        key = (*_key(tokens, split), rows.tobytes())
+        key = (*_key(tokens, splits), rows.tobytes())
         if "train" not in self._loaded or self._loaded["train"][0] != key:
             if "train" in self._loaded and self._loaded["train"][0][:-1] != key[:-1]:
                 self._loaded.clear()
                 if self._read_cache:
                     self._read_cache.new_generation()
             self._loaded.pop("train", None)
-            dataset = self._load(tokens, split, rows, role="training", bytes_in_use=0)
+            dataset = self._load(tokens, splits, rows, role="training", bytes_in_use=0)
             self._loaded["train"] = (key, dataset)
         return self._with_target(self._loaded["train"][1], target)
 
@@ -106,13 +111,13 @@ class DatasetLoader:
         """
         opened = self.split(tokens.cache, split)
         rows = np.arange(opened.rows) if target is None else target.rows(opened)
-        key = (*_key(tokens, split), rows.tobytes())
+        key = (*_key(tokens, (split,)), rows.tobytes())
         if "test" not in self._loaded or self._loaded["test"][0] != key:
             self._loaded.pop("test", None)
             train = self._loaded["train"][1] if "train" in self._loaded else None
             resident = train is not None and train.mode == "resident"
             bytes_in_use = train.selection.nbytes if train is not None and resident else 0
-            dataset = self._load(tokens, split, rows, role="test", bytes_in_use=bytes_in_use)
+            dataset = self._load(tokens, (split,), rows, role="test", bytes_in_use=bytes_in_use)
             self._loaded["test"] = (key, dataset)
         return self._with_target(self._loaded["test"][1], target)
 
@@ -120,12 +125,19 @@ class DatasetLoader:
         if target is None or target.is_label:
             return dataset
         selection = dataset.selection
-        return dataset.with_labels(target.values(selection.sources[0].split)[selection.kept_rows])
+        values = over_splits(target.values, selection.sources[0].split)
+        return dataset.with_labels(values[selection.kept_rows])
 
     def _load(
-        self, tokens: TokenSelection, split: str, rows: Rows, *, role: str, bytes_in_use: int
+        self,
+        tokens: TokenSelection,
+        splits: Sequence[str],
+        rows: Rows,
+        *,
+        role: str,
+        bytes_in_use: int,
     ) -> TokenDataset:
-        sources = [TokenSource(self.split(cache, split), pairs) for cache, pairs in tokens.sources]
+        sources = [TokenSource(self._join(cache, splits), p) for cache, p in tokens.sources]
         selection = SplitSelection(tuple(sources), rows)
         budget = self._memory_budget
         if budget is not None and bytes_in_use:
@@ -138,7 +150,11 @@ class DatasetLoader:
             self._keep_on_disk([source.split for source in sources])
         return dataset
 
-    def _keep_on_disk(self, splits: Sequence[Split]) -> None:
+    def _join(self, cache: Cache, names: Sequence[str]) -> AnySplit:
+        splits = [self.split(cache, name) for name in names]
+        return splits[0] if len(splits) == 1 else JoinedSplits(splits)
+
+    def _keep_on_disk(self, splits: Sequence[AnySplit]) -> None:
         """Keep the bytes of these splits on disk for the next epoch if they come over a network."""
         if self._disk_budget == 0 or not any(split.remote for split in splits):
             return
@@ -203,5 +219,5 @@ def load_dataset(
     return streamed, f"streamed through two windows of {window}: {size} ({reason})"
 
 
-def _key(tokens: TokenSelection, split: str) -> Key:
-    return (split, *((cache.path, pairs) for cache, pairs in tokens.sources))
+def _key(tokens: TokenSelection, splits: Sequence[str]) -> Key:
+    return (tuple(splits), *((cache.path, pairs) for cache, pairs in tokens.sources))

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from layercache.cache.reading.split import Split
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import HeadMismatchError, NonFiniteError
+from layercache.probing.data.joined_splits import AnySplit
 
 Pair = tuple[int, str]
 RowRange = tuple[int, int]
@@ -26,7 +26,7 @@ RowRange = tuple[int, int]
 class TokenSource:
     """Some tokens of one cached split."""
 
-    split: Split
+    split: AnySplit
     """The split."""
     pairs: tuple[Pair, ...]
     """(layer, token name), in the order in which the head sees them."""

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layercache.cache.reading.split import Split
-from layercache.probing.data.splits import Fold, Rows, check_labels, folds, subset
+from layercache.probing.data.search_folds import describe_source, search_folds
+from layercache.probing.data.splits import Fold, Rows, check_labels, subset
 from layercache.probing.data.target import Target, check_floats, stratify
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.spec import ProbeSpec
@@ -26,61 +27,106 @@ MAX_LISTED_CLASSES = 8
 class TrainSubset:
     """Training samples and folds of one probe.
 
-    It takes one byte per row of the split, so that it can travel with every task.
+    It takes one byte per row of the splits and repeat, so that it can travel with every task.
     """
 
     roles: NDArray[np.int8]
-    """Fold that holds a row out, or ALWAYS_TRAIN, or LEFT_OUT, (rows of the split,)."""
-    n_folds: int
-    """Number of folds; 0 if nothing can be held out (1 shot)."""
+    """Fold that holds a row out, or ALWAYS_TRAIN, or LEFT_OUT, for each repeat, (R, rows of the
+    splits)."""
+    folds_per_repeat: tuple[int, ...]
+    """Number of folds of each repeat, R; 0 if nothing can be held out (1 shot)."""
     empty_classes: tuple[str, ...]
     """Classes without a training sample."""
+    refit_stop: int
+    """Row of the splits before which rows train the selected configuration."""
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds of all repeats."""
+        return sum(self.folds_per_repeat)
 
     @property
     def rows(self) -> Rows:
-        """Rows of the split, ascending."""
-        return np.flatnonzero(self.roles != LEFT_OUT)
+        """Rows of the splits, ascending."""
+        return np.flatnonzero(self.roles[0] != LEFT_OUT)
+
+    @property
+    def refit_rows(self) -> Rows:
+        """Rows that train the selected configuration, as positions within `rows`."""
+        return np.flatnonzero(self.rows < self.refit_stop)
+
+    @property
+    def n_val_rows(self) -> int:
+        """Number of samples that score a configuration, each counted once."""
+        return int((self.roles >= 0).any(axis=0).sum())
 
     def fold(self, number: int) -> Fold:
-        """Return one fold, as positions within `rows`."""
-        roles = self.roles[self.rows]
+        """Return one fold of all repeats, as positions within `rows`."""
+        repeat = 0
+        while number >= self.folds_per_repeat[repeat]:
+            number -= self.folds_per_repeat[repeat]
+            repeat += 1
+        roles = self.roles[repeat][self.rows]
         return Fold(np.flatnonzero(roles != number), np.flatnonzero(roles == number))
 
 
-def sample_subset(spec: ProbeSpec, split: Split) -> TrainSubset:
+def sample_subset(spec: ProbeSpec, split: Split, val_split: Split | None = None) -> TrainSubset:
     """Draw the training samples and folds of a probe, a function of the targets and the seed alone.
 
     Samples without a target are left out.
+
+    Args:
+        spec: The probe.
+        split: Its training split.
+        val_split: Its validation split, if that is a split of its own.
 
     Raises:
         ProbeError: The targets allow no probe.
     """
     target = spec.resolved_target
-    where = f"{spec.tokens.cache.path}, split {split.name!r}"
-    if not target.is_label:
-        where += f", {target.describe_columns()}"
-    if missing := target.describe_missing(split):
-        logger.info("%s", missing)
-    labelled = target.rows(split)
-    values = target.values(split)[labelled]
+    labelled, values = _read_targets(target, split)
+    where = describe_source(spec, split)
     _check(target, values, where=where)
     strata = stratify(values, task=target.task)
     drawn = subset(strata, shots=spec.shots, fraction=spec.train_fraction, seed=spec.seed)
     rows, values = labelled[drawn], values[drawn]
-    strata = stratify(values, task=target.task)
-    parts = folds(strata, np.arange(len(rows)), shots=spec.shots, seed=spec.seed)
     _check(target, values, where=where)
+    if val_split is not None:
+        val_rows, val_values = _read_targets(target, val_split)
+        repeats = [[Fold(np.arange(len(rows)), len(rows) + np.arange(len(val_rows)))]]
+        rows = np.concatenate([rows, split.rows + val_rows])
+        values, n_train = np.concatenate([values, val_values]), len(values)
+    else:
+        repeats = search_folds(spec, stratify(values, task=target.task), split=split, rows=rows)
+        n_train = len(values)
+    parts = [fold for folds in repeats for fold in folds]
     empty: tuple[str, ...] = ()
     if target.task == REGRESSION:
         if parts:
             check_floats(values[parts[0].val], where=f"{where}, validation part")
     else:
-        empty = _log_classes(values, parts, classes=target.classes, where=where)
-    roles = np.full(split.rows, LEFT_OUT, dtype=np.int8)
-    roles[rows] = ALWAYS_TRAIN
-    for number, fold in enumerate(parts):
-        roles[rows[fold.val]] = number
-    return TrainSubset(roles=roles, n_folds=len(parts), empty_classes=empty)
+        empty = _log_classes(values[:n_train], classes=target.classes, where=where)
+        _log_held_out(values, parts, classes=target.classes, where=where)
+    n_rows = split.rows + (val_split.rows if val_split is not None else 0)
+    roles = np.full((len(repeats), n_rows), LEFT_OUT, dtype=np.int8)
+    roles[:, rows] = ALWAYS_TRAIN
+    for repeat, folds in enumerate(repeats):
+        for number, fold in enumerate(folds):
+            roles[repeat, rows[fold.val]] = number
+    return TrainSubset(
+        roles=roles,
+        folds_per_repeat=tuple(map(len, repeats)),
+        empty_classes=empty,
+        refit_stop=n_rows if spec.validation.refit == "train+val" else split.rows,
+    )
+
+
+def _read_targets(target: Target, split: Split) -> tuple[Rows, NDArray[Any]]:
+    """Return the rows of a split that have a target, and the targets of these."""
+    if missing := target.describe_missing(split):
+        logger.info("%s", missing)
+    rows = target.rows(split)
+    return rows, target.values(split)[rows]
 
 
 def _check(target: Target, values: NDArray[Any], *, where: str) -> None:
@@ -90,10 +136,8 @@ def _check(target: Target, values: NDArray[Any], *, where: str) -> None:
         check_labels(values, target.classes, where=where)
 
 
-def _log_classes(
-    labels: NDArray[Any], parts: Sequence[Fold], *, classes: tuple[str, ...], where: str
-) -> tuple[str, ...]:
-    """Return the classes without a training sample; log them, and those that are not scored."""
+def _log_classes(labels: NDArray[Any], *, classes: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """Return the classes without a training sample, and log them."""
     counts = check_labels(labels, classes, where=where)
     empty = tuple(classes[c] for c in np.flatnonzero(counts == 0))
     if empty:
@@ -105,16 +149,39 @@ def _log_classes(
             len(classes),
             listed,
         )
-    if parts:
-        held_out = labels[parts[0].val]
-        scored = counts * 0
-        if len(np.unique(held_out, axis=0)) > 1:
-            scored = check_labels(held_out, classes, where=where)
-        if lacking := int(((counts > 0) & (scored == 0)).sum()):
-            logger.info(
-                "%d of %d classes have too few samples for the validation part; "
-                "the others are scored",
-                lacking,
-                len(classes),
-            )
     return empty
+
+
+def _log_held_out(
+    labels: NDArray[Any], parts: Sequence[Fold], *, classes: tuple[str, ...], where: str
+) -> None:
+    """Log how many classes are not scored, and how many a fold is scored on but not trained on."""
+    if not parts:
+        return
+    n_classes = len(classes)
+    trained, scored = (
+        np.array([_count(labels[rows], n_classes) for rows in sides]) > 0
+        for sides in ([fold.train for fold in parts], [fold.val for fold in parts])
+    )
+    present = trained.any(axis=0) | scored.any(axis=0)
+    if lacking := int((present & ~scored.any(axis=0)).sum()):
+        logger.info(
+            "%d of %d classes have too few samples for the validation part; the others are scored",
+            lacking,
+            n_classes,
+        )
+    untrained = (scored & ~trained).any(axis=1)
+    if untrained.any():
+        logger.warning(
+            "in %d of %d folds a class is scored of which no sample is trained on: its samples are "
+            "all in one fold or group",
+            int(untrained.sum()),
+            len(parts),
+        )
+
+
+def _count(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
+    """Return the number of samples of each class, (C,)."""
+    if labels.ndim == 2:
+        return np.asarray(labels.sum(axis=0, dtype=np.int64))
+    return np.bincount(labels, minlength=n_classes)

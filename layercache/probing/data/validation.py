@@ -70,24 +70,3 @@ class Validation:
             for f in fields(self)
             if f.name != "digests" and (value := getattr(self, f.name)) != f.default
         }
-
-    def describe(self) -> str:
-        """Return in words what scores the configurations."""
-        return describe_validation(self.to_json())
-
-
-def describe_validation(values: Mapping[str, Any]) -> str:
-    """Return in words what `Validation.to_json` says."""
-    if "split" in values:
-        text = f"split {values['split']}"
-    elif "fold_column" in values:
-        text = f"folds of column {values['fold_column']}"
-    elif "folds" in values:
-        text = f"{values['folds']} folds"
-    else:
-        text = "20 % of train"
-    if values.get("repeats", 1) > 1:
-        text += f" x {values['repeats']}"
-    if "group" in values:
-        text += f" by {values['group']}"
-    return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from layercache.probing.metrics import STORED, column_metric, selection_metric_of
@@ -14,12 +14,13 @@ SCORES = tuple(f"{part}_{name}" for part in ("val", "test") for name in STORED)
 """Columns of the metrics that every probe of a task stores."""
 COLUMNS = (
     "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
-    "embedding", "target", "train_split", "test_split", "seed", "shots", "train_fraction",
+    "embedding", "target", "train_split", "val_split", "folds", "repeats", "group", "fold_column",
+    "refit", "test_split", "seed", "shots", "train_fraction",
     "lr", "weight_decay", "dropout", "config", "select",
     *SCORES, "test_ci95_low", "test_ci95_high",
     "n_params", "epochs", "batch_size", "steps", "n_configs", "n_diverged", "converged",
-    "n_folds",
-    "train_rows", "test_rows", "empty_classes", "train_seconds", "device", "precision", "features",
+    "n_folds", "train_rows", "val_rows", "test_rows", "empty_classes", "train_seconds", "device",
+    "precision", "features",
     "tap", "fingerprint", "weights_digest", "dataset_digest", "train_config_digest", "grid_digest",
     "experiment", "path",
 )
@@ -34,8 +35,9 @@ else. Where `select` is none of the usual metrics, the table has columns for it,
 IDENTITY = (
     "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
     "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
-    "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "test_split",
-    "shots", "train_fraction", "select", "experiment",
+    "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "val_split", "folds",
+    "repeats", "group", "fold_column", "refit", "test_split", "shots", "train_fraction", "select",
+    "experiment",
 )
 """Columns that do not depend on the seed."""
 SORT_KEYS = (
@@ -53,9 +55,22 @@ def full_row(probe: Probe) -> dict[str, Any]:
         "target": target_name(probe.spec),
         "train_split": train_split,
         "test_split": test_split,
+        **_validation_columns(probe.spec.get("validation", {})),
         "select": selection_metric_of(probe.spec).name,
         "experiment": probe.settings.experiment_key,
         "path": str(probe.path),
+    }
+
+
+def _validation_columns(validation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns named after the parameters of `probe`; None where not used."""
+    return {
+        "val_split": validation.get("split"),
+        "folds": validation.get("folds"),
+        "repeats": validation.get("repeats", 1),
+        "group": validation.get("group"),
+        "fold_column": validation.get("fold_column"),
+        "refit": validation.get("refit", "train"),
     }
 
 

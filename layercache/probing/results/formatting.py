@@ -31,6 +31,8 @@ HEADINGS = {
     "train_fraction": "train fraction",
     "train_split": "train split",
     "test_split": "test split",
+    "val_split": "validation split",
+    "fold_column": "fold column",
     "weight_decay": "weight decay",
     "gain": "gain (pp)",
     "n_params": "parameters",
@@ -57,7 +59,7 @@ def format_value(name: str, value: Any) -> str:
         return format_score(metric, value)
     if name == "n_params":
         return f"{int(value):,}"
-    if name in ("shots", "seed"):
+    if name in ("shots", "seed", "folds", "repeats"):
         return str(int(value))
     if name == "train_seconds":
         return f"{value:.1f}"

@@ -113,6 +113,7 @@ def read_settings(spec: Spec | Settings) -> Settings:
         **_target(spec),
         "train split": train_split,
         "test split": test_split,
+        **_validation(spec.get("validation", {})),
         "shots": _text(spec["shots"], none="all"),
         "train fraction": _text(spec["train_fraction"], none="all"),
         "seed": _text(spec["seed"]),
@@ -164,6 +165,30 @@ def target_name(spec: Spec) -> str:
     """Return the columns that a probe predicts, "label" for the dataset's own label."""
     target = spec.get("target")
     return ",".join(target["columns"]) if target else LABEL
+
+
+def _validation(values: Mapping[str, Any]) -> Words:
+    words = {"validation": describe_validation(values)}
+    if "refit" in values:
+        words["final fit on"] = str(values["refit"])
+    return words
+
+
+def describe_validation(values: Mapping[str, Any]) -> str:
+    """Return in words what `data.validation.Validation.to_json` says."""
+    if "split" in values:
+        text = f"split {values['split']}"
+    elif "fold_column" in values:
+        text = f"folds of column {values['fold_column']}"
+    elif "folds" in values:
+        text = f"{values['folds']} folds"
+    else:
+        text = "20 % of train"
+    if values.get("repeats", 1) > 1:
+        text += f" x {values['repeats']}"
+    if "group" in values:
+        text += f" by {values['group']}"
+    return text
 
 
 def _training(spec: Spec) -> Words:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from annotated_types import Interval, MaxLen, MinLen
@@ -33,7 +33,7 @@ TEXT = (
 )
 INTEGERS = (
     "seed", "shots", "n_tokens", "num_heads", "n_params", "epochs", "batch_size", "steps",
-    "n_configs", "n_diverged", "n_folds", "train_rows", "test_rows",
+    "n_configs", "n_diverged", "n_folds", "train_rows", "val_rows", "test_rows",
 )
 FLAGS = ("embedding", "converged")
 FRACTIONS = ("train_fraction",)
@@ -124,6 +124,7 @@ class _Spec:
     splits: tuple[Text, Text]
     target: _Target | None = None
     annotations: dict[Text, Text] | None = None
+    validation: dict[Text, Text | Integer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,12 @@ ALWAYS_SHOWN = ("model", "dataset", "head", "layers", "tokens")
 DEFAULTS: Mapping[str, Any] = {
     "target": "label",
     "train_split": "train",
+    "val_split": None,
+    "folds": None,
+    "repeats": 1,
+    "group": None,
+    "fold_column": None,
+    "refit": "train",
     "test_split": "test",
     "spatial": "",
     "shots": None,

@@ -1,0 +1,93 @@
+"""The folds of a probe's search within its training samples, with groups from the annotations."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layercache._units import pluralize
+from layercache.cache.reading.split import Split
+from layercache.errors import ProbeError
+from layercache.probing.data.annotation_columns import read_annotation
+from layercache.probing.data.folds import (
+    draw_folds,
+    fold_numbers,
+    given_folds,
+    group_numbers,
+)
+from layercache.probing.data.splits import Fold, Labels, Rows
+from layercache.probing.spec import ProbeSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+def search_folds(spec: ProbeSpec, labels: Labels, *, split: Split, rows: Rows) -> list[list[Fold]]:
+    """Return the folds of each repeat, as positions within the training samples.
+
+    Args:
+        spec: The probe.
+        labels: Labels of the training samples, or strata of them.
+        split: Training split.
+        rows: Rows of the split that are the training samples, ascending.
+
+    Raises:
+        ProbeError: There are too few samples or groups, or a group is in two of the given folds.
+    """
+    validation = spec.validation
+    groups: Rows | None = None
+    if validation.group is not None:
+        column = read_annotation(spec.tokens.cache, validation.group, split.name).iloc[rows]
+        groups, n_missing = group_numbers(column)
+        if n_missing:
+            logger.warning(
+                "%s of %d have no %s: each is a group of its own",
+                pluralize(n_missing, "training sample"),
+                len(rows),
+                validation.group,
+            )
+    if validation.fold_column is not None:
+        given = read_annotation(spec.tokens.cache, validation.fold_column, split.name).iloc[rows]
+        numbers = fold_numbers(given)
+        if groups is not None:
+            _check_groups(groups, numbers, group=str(validation.group), names=column, folds=given)
+        return [given_folds(numbers)]
+    try:
+        return draw_folds(
+            labels,
+            seed=spec.seed,
+            shots=spec.shots,
+            n_folds=validation.folds,
+            repeats=validation.repeats,
+            groups=groups,
+        )
+    except ProbeError as error:
+        raise ProbeError(f"{describe_source(spec, split)}: {error}") from None
+
+
+def describe_source(spec: ProbeSpec, split: Split) -> str:
+    """Return the cache, split and columns of a probe's targets, for errors."""
+    target = spec.resolved_target
+    where = f"{spec.tokens.cache.path}, split {split.name!r}"
+    return where if target.is_label else f"{where}, {target.describe_columns()}"
+
+
+def _check_groups(
+    groups: Rows, numbers: Rows, *, group: str, names: pd.Series[Any], folds: pd.Series[Any]
+) -> None:
+    """Raise ProbeError if a group is in two of the given folds."""
+    pairs = np.unique(np.stack([groups, numbers], axis=1), axis=0)
+    divided = np.flatnonzero(np.bincount(pairs[:, 0]) > 1)
+    if not len(divided):
+        return
+    members = groups == divided[0]
+    listed = ", ".join(map(str, folds[members].unique()[:3]))
+    raise ProbeError(
+        f"fold_column: {pluralize(len(divided), 'group')} of column {group!r} are in several "
+        f"folds, such as {names[members].iloc[0]} in {listed}: correct the folds, or leave group "
+        "out"
+    )
