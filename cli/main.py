@@ -24,6 +24,7 @@ COMMANDS = {
     "annotate": "Add labels, groups, folds and other columns to a cache, from a table.",
     "probe": "Train heads from cached tokens: search, refit, test once.",
     "results": "Print or export the table of all probes.",
+    "predictions": "Print the metrics of a probe, or write its predictions to a table.",
     "report": "Write figures and an HTML page of the results.",
     "predict": "Classify images with a trained head.",
     "export": "Write a trained head with its backbone as ONNX or torch.export.",

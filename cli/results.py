@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,18 @@ Tokens = Annotated[
 OverSeeds = Annotated[
     bool, typer.Option("--over-seeds", help="One row for all seeds: mean and standard deviation.")
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        help="Test metrics to show, as in roc_auc,f1_macro,log_loss (docs/metrics.md); they are "
+        "computed from the stored predictions.",
+        show_default="the one that selected, and top-1 accuracy",
+    ),
+]
+Intervals = Annotated[
+    bool,
+    typer.Option("--intervals", help="With --metrics: their 95 % bootstrap intervals, too."),
+]
 Paths = Annotated[bool, typer.Option("--paths", help="Show the folder of each probe.")]
 Out = Annotated[
     Path | None,
@@ -61,6 +73,8 @@ def results(
     layers: Layers = None,
     tokens: Tokens = None,
     over_seeds: OverSeeds = False,
+    metrics: Metrics = None,
+    intervals: Intervals = False,
     paths: Paths = False,
     export: Out = None,
     cache: Root = None,
@@ -68,12 +82,16 @@ def results(
 ) -> None:
     """Print or export the table of all probes.
 
-    The gain is the test balanced accuracy minus that of a linear head on the last class token of
-    the same weights, dataset, splits, seed and training subset, trained in the same way. If only
-    other baselines exist, the difference is named below the table.
+    The gain is the test score, by the metric that selected, minus that of a linear head on the last
+    class token of the same weights, dataset, splits, seed and training subset, trained in the same
+    way. If only other baselines exist, the difference is named below the table.
     """
+    from layercache.errors import OptionError
     from layercache.probing.results.table import read_results
 
+    if intervals and (metrics is None or over_seeds):
+        reason = "has none over seeds" if over_seeds else "needs --metrics, as in --metrics roc_auc"
+        raise OptionError(f"--intervals {reason}")
     all_results = read_results(cache, dataset=dataset, probes_root=probes)
     chosen = _select(
         all_results,
@@ -82,10 +100,17 @@ def results(
         layers=layers,
         tokens=tokens,
     )
-    echo_lines(chosen.to_text(gain=True, among=all_results, over_seeds=over_seeds, paths=paths))
+    view: dict[str, Any] = {
+        "gain": True,
+        "among": all_results,
+        "over_seeds": over_seeds,
+        "metrics": metrics,
+        "intervals": intervals,
+    }
+    echo_lines(chosen.to_text(**view, paths=paths))
     if export is not None:
         echo()
-        echo(f"written to {chosen.export(export, among=all_results, over_seeds=over_seeds)}")
+        echo(f"written to {chosen.export(export, **view)}")
 
 
 def _select(results: Results, **values: str | None) -> Results:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from layercache.extraction.models.preprocessing_options import PreprocessingOptions
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
-    from layercache.probing.results.lookup import find_probe
+    from layercache.probing.results.lookup import find_probe, load_probe
     from layercache.probing.results.table import Results, read_results
     from layercache.probing.training.config import HParams, TrainConfig
     from layercache.reporting import Report, report
@@ -54,6 +54,7 @@ __all__ = [
     "heads",
     "load_classifier",
     "load_head",
+    "load_probe",
     "load_regressor",
     "open_cache",
     "probe",
@@ -83,6 +84,7 @@ _HOMES = {
     "load_classifier": "layercache.deploy",
     "load_head": "layercache.probing.results.checkpoint",
     "load_regressor": "layercache.deploy",
+    "load_probe": "layercache.probing.results.lookup",
     "open_cache": "layercache.cache",
     "probe": "layercache.probing.api",
     "read_results": "layercache.probing.results.table",

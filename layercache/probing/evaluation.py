@@ -163,6 +163,7 @@ def _test(spec: ProbeSpec, model: FittedModel, loader: DatasetLoader) -> tuple[P
         targets=targets,
         ids=digest_ids(ids),
         sample_ids=tuple(ids),
+        class_names=target.classes,
         attention_mean=mean.float().numpy() if attentive else None,
         attention_std=std.float().numpy() if attentive else None,
     )

@@ -88,6 +88,7 @@ def write_probe(
         targets=targets,
         ids=digest_ids(list(ids)),
         sample_ids=tuple(ids),
+        class_names=cache.spec.dataset.classes,
         attention_mean=mean,
         attention_std=None if mean is None else mean / 4,
     )

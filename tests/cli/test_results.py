@@ -133,3 +133,38 @@ def test_results_of_what_is_not_there_names_what_is(
 ) -> None:
     code, out, err = run(*words)
     assert (code, out, err) == (1, "", f"error: {fault}\n")
+
+
+def test_results_shows_chosen_metrics_and_their_intervals(
+    run: Callable[..., Any], probed: None, tmp_path: Path
+) -> None:
+    file = tmp_path / "table.csv"
+    words = ("--metrics", "roc_auc,log_loss", "--intervals", "--export", str(file))
+    code, out, err = run("--layers", "all", *words)
+    assert (code, err) == (0, "")
+    assert "lower is better: log loss" in out
+    rows = [line for line in out.splitlines() if line.startswith("linear  ")]
+    assert [row.count(" to ") for row in rows] == [2, 2]
+    table = pd.read_csv(file)
+    assert (table["test_roc_auc_ci95_low"] <= table["test_roc_auc"]).all()
+    assert (table["test_roc_auc"] <= table["test_roc_auc_ci95_high"]).all()
+    _, out, _ = run("--layers", "all", "--metrics", "ece", "--over-seeds")
+    assert "ECE" in out
+    assert "±" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--metrics", "f1_makro"), "unknown metric 'f1_makro': did you mean f1_macro"),
+        (("--metrics", "r2"), "metrics: r2 is not a metric of classification; expected balanced"),
+        (("--intervals",), "--intervals needs --metrics"),
+        (("--intervals", "--metrics", "ece", "--over-seeds"), "--intervals has none over seeds"),
+    ],
+)
+def test_results_with_metrics_that_are_not_there_names_them(
+    run: Callable[..., Any], probed: None, words: tuple[str, ...], problem: str
+) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (1, "")
+    assert problem in err

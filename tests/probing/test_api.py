@@ -13,6 +13,7 @@ from layercache.errors import (
     UnknownNameError,
 )
 from layercache.probing.api import probe
+from layercache.probing.metrics import to_probabilities
 from layercache.probing.training.config import HParams, TrainConfig
 from tests.probing.quick import ONE_CONFIG
 
@@ -133,6 +134,52 @@ def test_probe_with_early_stopping_repeats_the_epochs_of_the_search(
         },
     )
     assert trained.row["epochs"] == trained.configs[0].epochs < 30
+
+
+@pytest.mark.parametrize("head", ["linear", "knn"])
+def test_probe_selected_by_another_metric_reports_it(
+    planted: Callable[..., Any], head: str
+) -> None:
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    cache = planted(rows=200)
+    options = {**ONE_CONFIG, "lr": [0.03, 0.001], "layers": "all"}
+    (usual,) = probe(cache, head=head, **options)
+    (by_auc,) = probe(cache, head=head, select="auroc", **options)
+    (again,) = probe(cache, head=head, select="balanced_accuracy", **options)
+    assert again.id == usual.id != by_auc.id
+    stored = by_auc.predictions()
+    p = to_probabilities(stored.logits, task="classification")
+    expected = roc_auc_score(stored.targets, p, multi_class="ovr")
+    assert by_auc.row["test_roc_auc"] == pytest.approx(expected, abs=1e-6)
+    assert by_auc.row["test_ci95_low"] <= expected <= by_auc.row["test_ci95_high"]
+    best = max(by_auc.configs, key=lambda config: config.val_metrics["roc_auc"])
+    assert by_auc.row["val_roc_auc"] == best.val_metrics["roc_auc"]
+    assert usual.metrics("log_loss") == {
+        "log_loss": pytest.approx(
+            log_loss(
+                stored.targets, to_probabilities(usual.predictions().logits, task="classification")
+            )
+        )
+    }
+    assert usual.metrics("roc_auc")["roc_auc"] > 0.5
+    low, high = usual.intervals("roc_auc")["roc_auc"]
+    assert low <= usual.metrics("roc_auc")["roc_auc"] <= high
+
+
+def test_select_by_a_metric_of_another_task_is_an_error(planted: Callable[..., Any]) -> None:
+    with pytest.raises(OptionError, match="select: r2 is not a metric of classification"):
+        probe(planted(), head="linear", select="r2", **ONE_CONFIG)
+
+
+def test_logits_for_selection_are_kept_for_as_many_configurations_as_fit(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**ONE_CONFIG, "lr": [0.03, 0.01, 0.001], "layers": "last", "select": "roc_auc"}
+    (together,) = probe(planted(), head="linear", **options)
+    monkeypatch.setattr("layercache.probing.training.validation.MAX_OUTPUT_BYTES", 1)
+    (one_by_one,) = probe(planted(), head="linear", refresh=True, **options)
+    assert [c.val_metrics for c in one_by_one.configs] == [c.val_metrics for c in together.configs]
 
 
 def test_probe_of_multi_label_targets_reports_mean_average_precision(

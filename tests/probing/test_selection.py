@@ -55,6 +55,34 @@ def test_rank_configs_orders_by_score_and_ties_by_grid(spec: Callable[..., Probe
     assert [config.hparams["lr"] for config in ranked] == [2.0, 3.0, 1.0]
 
 
+def test_another_metric_changes_the_winner_and_losses_are_minimized(
+    spec: Callable[..., ProbeSpec],
+) -> None:
+    values = {  # lr: balanced accuracy, AUROC, log loss
+        1.0: (0.9, 0.80, 0.7),
+        2.0: (0.8, 0.95, 0.6),
+        3.0: (0.7, 0.70, 0.5),
+    }
+    names = ("balanced_accuracy", "roc_auc", "log_loss")
+    configs = [
+        ConfigScore(hparams={"lr": lr}, fold=None, val_metrics=dict(zip(names, row, strict=True)))
+        for lr, row in values.items()
+    ]
+    usual = spec(lrs(*values))
+    winners = {
+        select: rank_configs(replace(usual, select=select), configs)[0].hparams["lr"]
+        for select in (None, "roc_auc", "log_loss")
+    }
+    assert winners == {None: 1.0, "roc_auc": 2.0, "log_loss": 3.0}
+    assert usual.id != replace(usual, select="roc_auc").id
+
+
+def test_a_metric_without_a_value_selects_nothing(spec: Callable[..., ProbeSpec]) -> None:
+    configs = [scored(1.0, 0.5), scored(2.0, 0.7)]
+    with pytest.raises(ProbeError, match="the AUROC of the validation samples is not defined"):
+        rank_configs(replace(spec(lrs(1.0, 2.0)), select="roc_auc"), configs)
+
+
 def tied(weight_decay: float, loss: float | None, *, lr: float = 0.1) -> ConfigScore:
     return ConfigScore(
         hparams={"lr": lr, "weight_decay": weight_decay},

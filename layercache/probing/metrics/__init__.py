@@ -37,6 +37,7 @@ from layercache.probing.metrics.samples import (
     SingleLabel,
     class_ranks,
     summarize_logits,
+    to_probabilities,
 )
 from layercache.probing.metrics.scoring import (
     LEVEL,
@@ -82,6 +83,7 @@ __all__ = [
     "selection_metric_of",
     "summarize_logits",
     "task_of",
+    "to_probabilities",
 ]
 
 STANDARD = {

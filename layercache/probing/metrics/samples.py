@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layercache.probing.heads.spec import MULTI_LABEL
+
 CHUNK_ELEMENTS = 2**22
 """Logits that are converted to probabilities at a time."""
 
@@ -120,6 +122,12 @@ def class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     true_logit = logits.gather(-1, true_class)
     later = torch.arange(logits.shape[-1], device=logits.device) >= true_class
     return (~((logits < true_logit) | ((logits == true_logit) & later))).sum(-1)
+
+
+def to_probabilities(logits: Array, *, task: str) -> Array:
+    """Return probabilities (N, C) float64 of logits: a softmax, or multi-label a sigmoid each."""
+    values = torch.as_tensor(logits).double()
+    return (values.sigmoid() if task == MULTI_LABEL else values.softmax(1)).numpy()
 
 
 def summarize_logits(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

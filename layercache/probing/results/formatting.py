@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layercache._printable import escape_control, guard_cell
 from layercache.errors import MissingExtraError, OptionError
 from layercache.probing.metrics import Metric, column_metric
@@ -174,8 +176,10 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV; text that a spreadsheet would take for a formula is guarded."""
-    guarded = table.astype(object).map(
-        lambda value: guard_cell(value) if isinstance(value, str) else value
-    )
+    guarded = table.copy()
+    for position, dtype in enumerate(table.dtypes):
+        if dtype.kind not in "biuf":
+            cells = [guard_cell(v) if isinstance(v, str) else v for v in table.iloc[:, position]]
+            guarded.isetitem(position, np.array(cells, dtype=object))
     guarded.columns = [guard_cell(str(name)) for name in table.columns]
     guarded.to_csv(path, index=False)

@@ -137,6 +137,37 @@ def find_probe(
     return next(iter(folders.values()))
 
 
+def load_probe(
+    probe: str | CachePath,
+    *,
+    root: str | CachePath | None = None,
+    probes_root: str | CachePath | None = None,
+) -> Probe:
+    """Load a complete probe that is given by its id, the beginning of it, or its folder.
+
+    >>> layercache.load_probe("c9a9").metrics("roc_auc")  # doctest: +SKIP
+
+    Args:
+        probe: As in `find_probe`.
+        root: Root of the caches, as in `open_cache`.
+        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+
+    Raises:
+        ProbeNotFoundError: There is no such probe, or it is not complete.
+        ProbeAmbiguousError: Several ids begin like this; the message lists them.
+        CacheCorruptError: Its record is damaged.
+        ProbeSchemaError: Another version of layercache wrote it.
+    """
+    folder = find_probe(probe, root=root, probes_root=probes_root)
+    found = read_probe(folder)
+    if found is None:
+        raise ProbeNotFoundError(
+            f"{folder}: expected the folder of a complete probe, with its probe.json; "
+            "`layercache results` lists the probes with their ids"
+        )
+    return found
+
+
 def describe_probe(folder: CachePath) -> str:
     """Return what the probe in a folder is, in a few words."""
     try:

@@ -19,10 +19,10 @@ from layercache.cache.format.spec import digest_ids
 
 Array = np.ndarray[Any, Any]
 
-OPTIONAL = {"attention_mean", "attention_std", "sample_ids", "groups"}
+OPTIONAL = {"attention_mean", "attention_std", "sample_ids", "groups", "class_names"}
 """Arrays that not all probes have."""
-TEXTS = ("sample_ids", "groups")
-"""Fields of text, one per image: a JSON list in UTF-8."""
+TEXTS = ("sample_ids", "groups", "class_names")
+"""Fields of text, each a JSON list in UTF-8."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,6 +53,8 @@ class Predictions:
     """Ids of the test images, in order; None in probes of an older version."""
     groups: tuple[str, ...] | None = None
     """Group of each test image, such as the patient, if groups were kept together."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the C classes, or columns of a regression; None in probes of an older version."""
     attention_mean: Array | None = None
     """(H, S) float32, see Attention."""
     attention_std: Array | None = None
@@ -101,8 +103,9 @@ class Predictions:
         if n and not regression and not 0 <= stored.targets.min() <= stored.targets.max() < limit:
             raise ValueError(f"targets: expected 0 to {limit - 1}, got others")
         for name, values in texts.items():
-            if len(values) != n:
-                raise ValueError(f"{name}: expected {n} values, got {len(values)}")
+            expected = classes if name == "class_names" else n
+            if len(values) != expected:
+                raise ValueError(f"{name}: expected {expected} values, got {len(values)}")
         if stored.sample_ids is not None and digest_ids([*stored.sample_ids]) != stored.ids:
             raise ValueError("sample_ids: expected those of the digest, got others")
         for name in ("attention_mean", "attention_std"):

@@ -145,7 +145,7 @@ def name_gains(table: pd.DataFrame, probes: Sequence[Probe]) -> pd.DataFrame:
     texts = [
         format_value("gain", gain) + (" pp" if gain == gain else "")
         if metric.percent or gain != gain
-        else f"{gain:+.4g}"
+        else f"{gain + 0.0:+.4g}"
         for gain, metric in zip(table["gain"], metrics, strict=True)
     ]
     return table.assign(improvement=texts).drop(columns="gain")

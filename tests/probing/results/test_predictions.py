@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from layercache.cache.format.spec import digest_ids
 from layercache.probing.results.predictions import Predictions
 
 STORED = Predictions(
@@ -29,7 +30,15 @@ def test_predictions_come_back_and_may_be_changed() -> None:
     without_attention = replace(STORED, attention_mean=None, attention_std=None)
     multi_label = replace(STORED, targets=np.eye(4, 3, dtype=np.uint8))
     transposed = replace(STORED, logits=np.asfortranarray(STORED.logits))
-    for stored in (STORED, without_attention, multi_label, transposed):
+    names = ("a/1.png", 'b "2".png', "c\n3.png", "дом.png")
+    with_names = replace(
+        STORED,
+        ids=digest_ids([*names]),
+        sample_ids=names,
+        groups=("p", "p", "q", ""),
+        class_names=("cat", "dog", "cat"),
+    )
+    for stored in (STORED, without_attention, multi_label, transposed, with_names):
         back = read(stored.to_bytes())
         for name, value in vars(stored).items():
             np.testing.assert_array_equal(getattr(back, name), value)
@@ -51,6 +60,10 @@ def test_predictions_come_back_and_may_be_changed() -> None:
         ({"targets": np.full((4, 3), 2, np.uint8)}, "targets: expected 0 to 1, got others"),
         ({"attention_mean": np.zeros((2, 4), np.float32)}, r"attention_mean: expected float32"),
         ({"ids": 7}, "ids: expected text"),
+        ({"groups": ("a", "b")}, "groups: expected 4 values, got 2"),
+        ({"class_names": ("a", "b")}, "class_names: expected 3 values, got 2"),
+        ({"groups": (1, 2, 3, 4)}, "groups: expected a JSON list of text, got other JSON"),
+        ({"sample_ids": ("a", "b", "c", "d")}, "sample_ids: expected those of the digest"),
         ({"ids": None}, "expected logits, targets and ids, got"),
     ],
 )
