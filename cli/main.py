@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "Try every step in a minute, offline: vit_nano on handwritten digits.",
     "extract": "Run frozen ViTs over a dataset once; cache the tokens of every layer.",
     "annotate": "Add labels, groups, folds and other columns to a cache, from a table.",
+    "scan": "Score every layer and token kind with closed-form heads, in one read.",
     "probe": "Train heads from cached tokens: search, refit, test once.",
     "results": "Print or export the table of all probes.",
     "predictions": "Print the metrics of a probe, or write its predictions to a table.",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from layercache.probing.results.checkpoint import load_head
     from layercache.probing.results.lookup import find_probe, load_probe
     from layercache.probing.results.table import Results, read_results
+    from layercache.probing.scan.api import scan
+    from layercache.probing.scan.result import ScanResult
     from layercache.probing.training.config import HParams, TrainConfig
     from layercache.reporting import Report, report
     from layercache.study import read_study, run_study
@@ -43,6 +45,7 @@ __all__ = [
     "ProbeRegressor",
     "Report",
     "Results",
+    "ScanResult",
     "TrainConfig",
     "__version__",
     "annotate",
@@ -62,6 +65,7 @@ __all__ = [
     "read_study",
     "report",
     "run_study",
+    "scan",
 ]
 
 logging.getLogger("layercache").addHandler(logging.NullHandler())
@@ -74,6 +78,7 @@ _HOMES = {
     "TrainConfig": "layercache.probing.training.config",
     "Report": "layercache.reporting",
     "Results": "layercache.probing.results.table",
+    "ScanResult": "layercache.probing.scan.result",
     "PreprocessingOptions": "layercache.extraction.models.preprocessing_options",
     "HParams": "layercache.probing.training.config",
     "annotate": "layercache.cache.annotate",
@@ -91,6 +96,7 @@ _HOMES = {
     "read_study": "layercache.study",
     "report": "layercache.reporting",
     "run_study": "layercache.study",
+    "scan": "layercache.probing.scan.api",
 }
 
 _MODULES = ("errors", "heads")

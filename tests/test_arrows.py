@@ -84,7 +84,7 @@ FLOORS = {
         {"models", "datasets"},
     ),
     "probing": (
-        {"api"},
+        {"api", "scan"},
         {"runner", "search_state", "plan"},
         {"worker"},
         {"selection", "evaluation", "baselines"},

@@ -89,12 +89,13 @@ def _fit_moments(
     weight = torch.ones_like(targets[:, 0])
     if head.task == CLASSIFICATION:
         weight = balanced_weights(y, head.classes)
-    absent = (targets == 0).all(0) & (head.task != REGRESSION)
+    classifies = head.task != REGRESSION
+    absent = (targets == 0).all(0) & classifies
     if len(rows) <= features:
         x = _matrix(dataset, rows)
         if name == "lda":
             return DiscriminantModel(lda(x, y, head.classes, sample_weight=weight))
-        return RidgeModel(ridge(x, targets, sample_weight=weight), absent)
+        return RidgeModel(ridge(x, targets, sample_weight=weight), classifies, absent)
     _check_memory(
         8 * features**2,
         dataset.device,
@@ -107,7 +108,7 @@ def _fit_moments(
         start += len(x)
     if name == "lda":
         return DiscriminantModel(lda_of_moments(moments, dtype=torch.float32))
-    return RidgeModel(ridge_of_moments(moments), absent)
+    return RidgeModel(ridge_of_moments(moments), classifies, absent)
 
 
 def _matrix(dataset: LabelledTokens, rows: Rows) -> Tensor:

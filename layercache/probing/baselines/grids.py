@@ -13,7 +13,7 @@ Config = Mapping[str, float]
 NEIGHBORS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.01, 0.03, 0.07, 0.2)
 PENALTIES = tuple(10 ** (i / 2) for i in range(-8, 13))
-SHRINKAGES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 0.99, 1.0)
+SHRINKAGES = (0.0001, 0.001, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 0.99, 1.0)
 INVERSE_PENALTIES = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
 
 GRIDS: Mapping[str, tuple[Config, ...]] = {

@@ -42,21 +42,27 @@ class LinearModel(Model, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RidgeModel:
-    """Ridge regression on one-hot targets, 0/1 labels or floats."""
+    """Ridge regression on floats, or on classes as targets of 1 and -1, as `RidgeClassifier`."""
 
     fitted: Ridge
-    """For every penalty."""
+    """For every penalty, on floats or on targets of 1 and 0."""
+    classifies: bool
+    """The targets are classes."""
     absent: Tensor
     """Classes without samples, bool (C,)."""
 
     def outputs(self, x: Tensor, configs: Iterable[Config]) -> Iterator[Tensor]:
         """See Model."""
         for outputs in self.fitted.predict(x, (config["alpha"] for config in configs)):
+            if self.classifies:
+                outputs = 2 * outputs - 1
             yield outputs.masked_fill(self.absent, ABSENT_CLASS_LOGIT)
 
     def linear(self, config: Config) -> tuple[Tensor, Tensor, None]:
         """See LinearModel."""
         weight, bias = self.fitted.coefficients(config["alpha"])
+        if self.classifies:
+            weight, bias = 2 * weight, 2 * bias - 1
         return weight, bias.masked_fill(self.absent, ABSENT_CLASS_LOGIT), None
 
 

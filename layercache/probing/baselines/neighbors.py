@@ -46,18 +46,10 @@ class NeighborModel:
             x: Concatenated tokens (B, P).
             configs: Values of k and, unless the votes are equal, temperature.
         """
-        settings = [_setting(config) for config in configs]
+        settings = [read_setting(config) for config in configs]
         shares, nearest = self.neighbors.votes(x, settings)
         for share in shares:
-            if self.head.task == REGRESSION:
-                yield share
-                continue
-            logs = share.clamp_min(MIN_PROB).log()
-            if self.head.task == CLASSIFICATION:  # with several labels, ties change no metric
-                steps = torch.where(share > 0, TIE_STEP, 1.0)
-                yield logs - ranks_among_ties(share, nearest) * steps
-            else:  # the sigmoid of the output is the share
-                yield logs - (1 - share).clamp_min(MIN_PROB).log()
+            yield vote_outputs(share, nearest, task=self.head.task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,5 +70,23 @@ class NeighborClassifier:
         return outputs
 
 
-def _setting(config: Config) -> Setting:
+def read_setting(config: Config) -> Setting:
+    """Return k and temperature of a configuration."""
     return int(config["k"]), config.get("temperature")
+
+
+def vote_outputs(shares: Tensor, nearest: Tensor, *, task: str) -> Tensor:
+    """Return the outputs (B, C) of the shares of votes; see `NeighborModel.outputs`.
+
+    Args:
+        shares: (B, C).
+        nearest: Similarity of the nearest sample of each class (B, C).
+        task: classification, multi-label or regression.
+    """
+    if task == REGRESSION:
+        return shares
+    logs = shares.clamp_min(MIN_PROB).log()
+    if task == CLASSIFICATION:  # with several labels, ties change no metric
+        steps = torch.where(shares > 0, TIE_STEP, 1.0)
+        return logs - ranks_among_ties(shares, nearest) * steps
+    return logs - (1 - shares).clamp_min(MIN_PROB).log()  # its sigmoid is the share

@@ -90,6 +90,25 @@ class Moments:
         empty.shift = other.shift
         return empty
 
+    @classmethod
+    def of_sums(
+        cls, *, shift: Tensor, weight: Tensor, x: Tensor, y: Tensor, xx: Tensor, xy: Tensor
+    ) -> Self:
+        """Return moments of given sums over weighted samples, all float64.
+
+        Args:
+            shift: Point that features are measured from (P,).
+            weight: Sum of the weights, ().
+            x: Of shifted features (P,).
+            y: Of targets (M,).
+            xx: Of products of shifted features (P, P).
+            xy: Of products of shifted features and targets (P, M).
+        """
+        moments = cls.__new__(cls)
+        moments.shift, moments.weight = shift, weight
+        moments._x, moments._y, moments._xx, moments._xy = x, y, xx, xy
+        return moments
+
     @property
     def mean(self) -> Tensor:
         """Weighted mean of the features, (P,)."""

@@ -66,13 +66,14 @@ class Neighbors:
         for start in range(0, len(x), rows):
             query = torch.nn.functional.normalize(x[start : start + rows], dim=1)
             similarity = query @ self.x.t()
-            nearest.append(self._nearest(similarity))
-            shares.append(self._shares(similarity, settings))
+            nearest.append(self.nearest(similarity))
+            shares.append(self.shares(similarity, settings))
         if not shares:
             return x.new_zeros((len(settings), 0, self.classes)), x.new_zeros((0, self.classes))
         return torch.cat(shares, dim=1), torch.cat(nearest)
 
-    def _shares(self, similarity: Tensor, settings: Sequence[Setting]) -> Tensor:
+    def shares(self, similarity: Tensor, settings: Sequence[Setting]) -> Tensor:
+        """Return the shares of `votes` (A, B, C) from the similarities of all samples (B, N)."""
         largest = min(max(k for k, _ in settings), similarity.shape[1])
         top, index = similarity.topk(largest, dim=1)
         neighbors = self.targets[index]
@@ -89,7 +90,8 @@ class Neighbors:
                 shares.append(share.scatter_add_(1, neighbors[:, :k], votes))
         return torch.stack(shares).float()
 
-    def _nearest(self, similarity: Tensor) -> Tensor:
+    def nearest(self, similarity: Tensor) -> Tensor:
+        """Return the similarity of each class's nearest sample (B, C), of all samples (B, N)."""
         nearest = similarity.new_full((len(similarity), self.classes), -torch.inf)
         if self.targets.ndim == 2:
             for label in range(self.classes):

@@ -106,19 +106,60 @@ def bootstrap(
     Raises:
         OptionError: The task has no such metric.
     """
-    names = metrics_of(task) if names is None else names
     samples = read_samples(outputs, targets, task=task)
-    n = len(samples.targets)
+    (intervals,) = bootstrap_samples(
+        [samples],
+        task=task,
+        names=names,
+        groups=groups,
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
+    return intervals
+
+
+def bootstrap_samples(
+    models: Sequence[Samples],
+    *,
+    task: str,
+    names: Sequence[str] | None = None,
+    groups: Array | None = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> list[dict[str, Interval]]:
+    """Return the intervals of several models on the same test samples, drawn once for all.
+
+    Args:
+        models: What the metrics need of each model's outputs; the same targets in all.
+        task: See `bootstrap`, as for the others.
+        names: Metrics to compute.
+        groups: Group of each sample.
+        resamples: Number of draws.
+        level: Coverage.
+        seed: Seed of the draws.
+
+    Raises:
+        OptionError: The task has no such metric.
+    """
+    if not models:
+        return []
+    names = metrics_of(task) if names is None else names
+    n = len(models[0].targets)
     if groups is not None and len(groups) != n:
         raise OptionError(f"groups: expected one for each of {n} samples, got {len(groups)}")
     parts = [
-        _evaluate(samples, weights, task, names)
+        [_evaluate(samples, weights, task, names) for samples in models]
         for weights in _resample_weights(n, groups=groups, resamples=resamples, seed=seed)
     ]
-    return {
-        name: _interval(torch.cat([part[name] for part in parts]).numpy(), level)
-        for name in parts[0]
-    }
+    return [
+        {
+            name: _interval(torch.cat([part[i][name] for part in parts]).numpy(), level)
+            for name in parts[0][i]
+        }
+        for i in range(len(models))
+    ]
 
 
 def _resample_weights(

@@ -1,0 +1,196 @@
+"""The steps of a scan: moments in one pass, search on validation rows, refit, test.
+
+Shapes: N training rows, V validation rows, R reference rows, S tokens, D width, M targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layercache.probing.closed_form.targets import balanced_weights, one_hot
+from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.splits import Rows
+from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
+from layercache.probing.metrics import Samples
+from layercache.probing.scan.fused import Fused, fuse_features, fuse_samples
+from layercache.probing.scan.linear import GRIDS, NAMES, Linear, climb, fit_linear
+from layercache.probing.scan.plan import ScanPlan, Subset
+from layercache.probing.scan.rows import ScanRows
+from layercache.probing.scan.scores import Outputs, score
+from layercache.probing.scan.stream import BLOCK_ROWS, Kept, iter_blocks
+from layercache.probing.scan.token_moments import TokenMoments
+from layercache.probing.scan.votes import GRID, Config, Voter
+
+KNN = "knn"
+Key = tuple[int, str]
+"""(number of a subset, head)."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Scanner:
+    """A scan under way."""
+
+    plan: ScanPlan
+    """Tokens and subsets."""
+    heads: Sequence[str]
+    """Heads to fit."""
+    dataset: TokenDataset
+    """Training tokens."""
+    y: Tensor
+    """Targets of all its rows: int64 (N,), or (N, M)."""
+    classes: int
+    """M."""
+    task: str
+    """classification, multi-label or regression."""
+    rows: ScanRows
+    """Parts of its rows."""
+    settings: dict[Key, Config] = field(default_factory=dict)
+    """Selected setting of each subset and head."""
+    val_scores: dict[Key, float] = field(default_factory=dict)
+    """Its validation score."""
+
+    def __post_init__(self) -> None:
+        self._linear = [head for head in self.heads if head != KNN]
+        if self.task == CLASSIFICATION:
+            self._targets = one_hot(self.y, self.classes)
+            self._weight = balanced_weights(self.y, self.classes)
+        else:
+            self._targets = self.y.double()
+            self._weight = torch.ones_like(self._targets[:, 0])
+        self._absent = (self._targets == 0).all(0) & (self.task != REGRESSION)
+        self._val = Kept.empty(self.dataset, self.rows.val)
+        self._references = Kept.empty(
+            self.dataset, self.rows.references if KNN in self.heads else self.rows.references[:0]
+        )
+        kept = self.plan.needs_samples and bool(self._linear)
+        everything = np.arange(self.dataset.rows) if kept else self.rows.val[:0]
+        self._samples = Kept.empty(self.dataset, everything)
+        self._moments = TokenMoments(
+            tokens=self.dataset.tokens,
+            width=self.dataset.width,
+            targets=self.classes,
+            subsets=[s.tokens for s in self.plan.subsets if not self.plan.in_samples(s)],
+            device=self.dataset.device,
+        )
+
+    def read(self) -> None:
+        """Read the training split once."""
+        keep = (self._val, self._references, self._samples)
+        for x_snd, rows in iter_blocks(self.dataset, self.rows.train, keep=keep):
+            if self._linear:
+                self._add(x_snd, rows)
+
+    def search(self) -> None:
+        """Select a setting for each subset and head by the validation rows."""
+        starts = {head: len(GRIDS[head]) // 2 for head in self._linear}
+        for number, subset in enumerate(self.plan.subsets):
+            if self._linear:
+                fused = self._fuse(subset, self.rows.train)
+                tokens = [self._val.normalized(s) for s in subset.tokens]
+                for head in self._linear:
+                    starts[head] = self._search_linear(
+                        number, head, fused, tokens, start=starts[head]
+                    )
+        if KNN in self.heads:
+            self._search_votes()
+
+    def refit(self) -> dict[Key, Linear]:
+        """Fit all linear heads with their settings to training and validation rows together."""
+        if not self._linear:
+            return {}
+        for start in range(0, len(self.rows.val), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            x = [self._val.normalized(s, rows) for s in range(self.dataset.tokens)]
+            self._add(torch.stack(x), self.rows.val[rows])
+        fitted = {}
+        for number, subset in enumerate(self.plan.subsets):
+            fused = self._fuse(subset, np.arange(self.dataset.rows))
+            for head in self._linear:
+                setting = self.settings[number, head][NAMES[head]]
+                # rounding errors grow with the rows: the next setting if this one is below them
+                larger = [value for value in GRIDS[head] if value >= setting]
+                found = (self._fit(head, fused, value) for value in larger)
+                fitted[number, head] = next(linear for linear in found if linear is not None)
+        return fitted
+
+    def test(
+        self, dataset: TokenDataset, y: Tensor, fitted: Mapping[Key, Linear]
+    ) -> dict[Key, Samples]:
+        """Read the test split once; return what the metrics need of each subset and head."""
+        outputs = {key: Outputs(self.task, self.classes) for key in self.settings}
+        voter = self._voter(with_val=True) if KNN in self.heads else None
+        for x_snd, rows in iter_blocks(dataset, np.arange(dataset.rows)):
+            targets = y[torch.from_numpy(rows).to(y.device)]
+            for (number, head), linear in fitted.items():
+                tokens = [x_snd[s] for s in self.plan.subsets[number].tokens]
+                outputs[number, head].add(linear.outputs(tokens), targets)
+            if voter is not None:
+                configs = [[self.settings[n, KNN]] for n in range(len(self.plan.subsets))]
+                for number, (votes,) in voter.outputs(list(x_snd), self.plan.subsets, configs):
+                    outputs[number, KNN].add(votes, targets)
+        return {key: found.samples(y.cpu()) for key, found in outputs.items()}
+
+    def _add(self, x_snd: Tensor, rows: Rows) -> None:
+        index = torch.from_numpy(rows).to(self.y.device)
+        self._moments.add(x_snd, self._targets[index], self._weight[index])
+
+    def _fuse(self, subset: Subset, rows: Rows) -> Fused:
+        if not self.plan.in_samples(subset):
+            return fuse_features(self._moments.of(subset.tokens))
+        index = torch.from_numpy(rows).to(self.y.device)
+        tokens = [self._samples.normalized(s)[index] for s in subset.tokens]
+        return fuse_samples(tokens, self._targets[index], self._weight[index])
+
+    def _fit(self, head: str, fused: Fused, setting: float) -> Linear | None:
+        classifies = self.task != REGRESSION
+        return fit_linear(head, fused, setting, classifies=classifies, absent=self._absent)
+
+    def _search_linear(
+        self, number: int, head: str, fused: Fused, tokens: Sequence[Tensor], *, start: int
+    ) -> int:
+        """Search the setting of one head; return its position in the grid."""
+        y = self.y[torch.from_numpy(self.rows.val).to(self.y.device)]
+
+        def rate(position: int) -> float:
+            linear = self._fit(head, fused, GRIDS[head][position])
+            if linear is None:
+                return float("nan")
+            return score(linear.outputs(tokens), y, task=self.task)
+
+        best, value = climb(rate, size=len(GRIDS[head]), start=start)
+        self.settings[number, head] = {NAMES[head]: GRIDS[head][best]}
+        self.val_scores[number, head] = value
+        return best
+
+    def _search_votes(self) -> None:
+        queries = self.rows.queries
+        y = self.y[torch.from_numpy(self.rows.val[queries]).to(self.y.device)]
+        tokens = [
+            self._val.normalized(s)[torch.from_numpy(queries).to(self.y.device)]
+            for s in range(self.dataset.tokens)
+        ]
+        subsets = self.plan.subsets
+        voter = self._voter(with_val=False)
+        for number, outputs in voter.outputs(tokens, subsets, [GRID] * len(subsets)):
+            scores = [score(votes, y, task=self.task) for votes in outputs]
+            best = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
+            self.settings[number, KNN] = GRID[best]
+            self.val_scores[number, KNN] = scores[best]
+
+    def _voter(self, *, with_val: bool) -> Voter:
+        references = self.rows.references
+        chosen = np.arange(len(references))
+        if not with_val:
+            chosen = np.flatnonzero(~np.isin(references, self.rows.val))
+        return Voter(
+            self._references,
+            self.y[torch.from_numpy(references).to(self.y.device)],
+            chosen=torch.from_numpy(chosen).to(self.y.device),
+            classes=self.classes,
+            task=self.task,
+        )
