@@ -14,7 +14,7 @@ from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
 
 if TYPE_CHECKING:
-    from layercache.deploy import Prediction, PredictionResult, ValuePrediction
+    from layercache.deploy import Prediction, PredictionResult, Score, ValuePrediction
 
 Head = Annotated[
     str,
@@ -56,6 +56,21 @@ Precision = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Images per forward pass.")]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        help="Print scores instead of predictions. Targets: folders (the name of an image's folder "
+        "is its class), or a CSV or Parquet table with the columns path and label.",
+        show_default=False,
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        help="With --score: metrics, as in roc_auc,f1_macro (docs/metrics.md).", show_default="all"
+    ),
+]
 OnError = Annotated[
     str, typer.Option(help="For an image that cannot be decoded: stop | skip (listed at the end).")
 ]
@@ -76,6 +91,8 @@ def predict(
     precision: Precision = None,
     batch_size: BatchSize = 32,
     on_error: OnError = "stop",
+    score: Targets = None,
+    metrics: Metrics = None,
     cache: Root = None,
     probes: ProbesRoot = None,
 ) -> None:
@@ -86,6 +103,7 @@ def predict(
     """
     from layercache.deploy import load_model
     from layercache.deploy import predict as run
+    from layercache.deploy import score as compare
     from layercache.errors import OptionError, UnknownNameError
     from layercache.probing.results.lookup import find_probe
 
@@ -93,6 +111,8 @@ def predict(
         raise UnknownNameError("format", format, FORMATS)
     if on_error not in ON_ERROR:
         raise OptionError(f"--on-error: expected stop or skip, got {on_error!r}")
+    if metrics is not None and score is None:
+        raise OptionError("--metrics needs --score folders or --score TABLE")
     path = find_probe(head, root=cache, probes_root=probes)
     loaded = load_model(path, model=model, weights=weights, device=device, precision=precision)
     result = run(
@@ -102,12 +122,48 @@ def predict(
         batch_size=batch_size,
         on_error=ON_ERROR[on_error],  # type: ignore[arg-type]
     )
-    {"table": _print_table, "csv": _print_csv, "json": _print_json}[format](result)
+    if score is not None:
+        print_scores(compare(loaded, result, targets=score, metrics=metrics), format)
+    else:
+        {"table": _print_table, "csv": _print_csv, "json": _print_json}[format](result)
     if result.skipped:
         n_images = len(result.skipped) + len(result.images)
         echo(f"{len(result.skipped)} of {n_images} images skipped:", err=True)
         for message in result.skipped.values():
             echo(f"  {message}", err=True)
+
+
+def print_scores(score: Score, format: str) -> None:
+    """Print the scores as a table, CSV or JSON, and on stderr how many images had no target."""
+    from layercache.probing.results.formatting import format_scores
+
+    if format == "table":
+        echo(f"{score.n_images} images")
+        echo()
+        echo_lines(format_scores(score.metrics, score.intervals))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["metric", "value", "ci95_low", "ci95_high"])
+        for name, value in score.metrics.items():
+            writer.writerow([name, value, *score.intervals[name]])
+    else:
+        scores = {
+            name: {"value": _finite(value), "ci95": [*map(_finite, score.intervals[name])]}
+            for name, value in score.metrics.items()
+        }
+        echo_lines(json.dumps({"images": score.n_images, "scores": scores}, indent=1))
+    if score.without_target:
+        n_images = score.n_images + len(score.without_target)
+        echo(
+            f"{len(score.without_target)} of {n_images} images have no target and are left out, "
+            f"such as {score.without_target[0]}",
+            err=True,
+        )
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON has; None for NaN."""
+    return None if value != value else value
 
 
 def _print_table(result: PredictionResult) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
-
-if TYPE_CHECKING:
-    from layercache.probing.results.probe_store import Probe
 
 ProbeId = Annotated[
     str,
@@ -50,6 +47,7 @@ def predictions(
 
     Everything comes from the predictions that are stored with the probe.
     """
+    from layercache.probing.results.formatting import format_scores
     from layercache.probing.results.lookup import describe_probe, load_probe
     from layercache.probing.results.prediction_table import write_predictions
 
@@ -57,33 +55,6 @@ def predictions(
     echo(describe_probe(found.path))
     if out is None or metrics is not None:
         echo()
-        _print_metrics(found, metrics)
+        echo_lines(format_scores(found.metrics(metrics), found.intervals(metrics)))
     if out is not None:
         echo(f"written to {write_predictions(found, out)} ({found.row['test_rows']} rows)")
-
-
-def _print_metrics(probe: Probe, metrics: str | None) -> None:
-    from layercache.probing.metrics import find_metric
-    from layercache.probing.results.formatting import format_score
-
-    values, intervals = probe.metrics(metrics), probe.intervals(metrics)
-    rows = [("test metric", "value", "95 % interval")]
-    for name, value in values.items():
-        metric = find_metric(name)
-        unit = " %" if metric.percent else ""
-        number, low, high = (format_score(metric, v) for v in (value, *intervals[name]))
-        undefined = value != value
-        rows.append(
-            (
-                f"{metric.title}{unit and ' (%)'}",
-                "not defined" if undefined else number,
-                "" if undefined else f"{low} to {high}",
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    echo_lines(
-        "\n".join(
-            f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:>{widths[2]}}".rstrip()
-            for name, value, interval in rows
-        )
-    )

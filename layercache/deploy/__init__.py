@@ -9,6 +9,7 @@ from layercache.deploy.classifier import (
 )
 from layercache.deploy.export import Export, export_onnx, export_torch
 from layercache.deploy.predict import Prediction, PredictionResult, ValuePrediction, predict
+from layercache.deploy.scoring import Score, score
 
 __all__ = [
     "Classifier",
@@ -16,6 +17,7 @@ __all__ = [
     "Prediction",
     "PredictionResult",
     "Regressor",
+    "Score",
     "ValuePrediction",
     "export_onnx",
     "export_torch",
@@ -23,4 +25,5 @@ __all__ = [
     "load_model",
     "load_regressor",
     "predict",
+    "score",
 ]

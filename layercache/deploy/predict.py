@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class PredictionResult:
 
     images: tuple[Prediction | ValuePrediction, ...]
     """One prediction per image, in the order given; images of a folder sorted by name."""
+    outputs: np.ndarray[Any, np.dtype[np.float32]]
+    """Logits of the images in the order of the classes, or their values, (N, C)."""
     skipped: Mapping[str, str]
     """Error message of each file that could not be read; empty unless `on_error` is "skip"."""
 
@@ -87,6 +89,7 @@ def predict(
     background = model.preprocessing.background
     skipped: dict[str, str] = {}
     predictions: list[Prediction | ValuePrediction] = []
+    outputs: list[Tensor] = []
 
     def load(row: int) -> Tensor | DataError:
         try:
@@ -106,10 +109,17 @@ def predict(
                 else:
                     pixels[files[row]] = loaded
             if pixels:
-                predictions += _predict(model, pixels, top_k=top_k)
+                with torch.inference_mode():
+                    output = model(model.preprocess(torch.stack(list(pixels.values()))))
+                predictions += _describe(model, list(pixels), output, top_k=top_k)
+                outputs.append(output.float().cpu())
             if on_progress is not None:
                 on_progress(rows.stop)
-    return PredictionResult(images=tuple(predictions), skipped=skipped)
+    return PredictionResult(
+        images=tuple(predictions),
+        outputs=torch.cat(outputs).numpy() if outputs else np.zeros((0, 0), np.float32),
+        skipped=skipped,
+    )
 
 
 def read_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
@@ -160,20 +170,17 @@ def _images_below(folder: str) -> Iterator[str]:
         yield from (os.path.join(parent, name) for name in names if is_image(name))
 
 
-def _predict(
-    model: Classifier | Regressor, pixels: Mapping[str, Tensor], *, top_k: int
+def _describe(
+    model: Classifier | Regressor, files: Sequence[str], output: Tensor, *, top_k: int
 ) -> Sequence[Prediction | ValuePrediction]:
-    images = model.preprocess(torch.stack(list(pixels.values())))
-    with torch.inference_mode():
-        output = model(images)
-        if isinstance(model, Regressor):
-            return [
-                ValuePrediction(image=file, columns=model.columns, values=tuple(row))
-                for file, row in zip(pixels, output.tolist(), strict=True)
-            ]
-        probabilities = model.probabilities(output).cpu()
+    if isinstance(model, Regressor):
+        return [
+            ValuePrediction(image=file, columns=model.columns, values=tuple(row))
+            for file, row in zip(files, output.tolist(), strict=True)
+        ]
+    probabilities = model.probabilities(output).cpu()
     values, order = probabilities.topk(min(top_k, probabilities.shape[1]))
     return [
         Prediction(image=file, classes=tuple(model.classes[c] for c in row), probabilities=tuple(p))
-        for file, row, p in zip(pixels, order.tolist(), values.tolist(), strict=True)
+        for file, row, p in zip(files, order.tolist(), values.tolist(), strict=True)
     ]

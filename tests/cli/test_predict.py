@@ -140,3 +140,31 @@ def test_predict_takes_the_beginning_of_an_id(
     with pytest.raises(SystemExit) as stop:
         main(["export", "0" * 12, "--card", str(images / "card.md"), *options])
     assert "no probe below" in capsys.readouterr().err
+
+
+def test_predict_score_prints_metrics_in_every_format(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (trained.images, "--score", "folders", "--metrics", "roc_auc,top5_accuracy")
+    code, table, err = run(capsys, trained, *words)
+    assert (code, err) == (0, "")
+    assert table.startswith("28 images")
+    assert "AUROC (%)" in table
+    assert "top-5 accuracy (%)  not defined" in table
+    _, as_json, _ = run(capsys, trained, *words, "--format", "json")
+    scores = json.loads(as_json)["scores"]
+    assert scores["top5_accuracy"]["value"] is None
+    _, as_csv, _ = run(capsys, trained, *words, "--format", "csv")
+    rows = {row["metric"]: row for row in csv.DictReader(io.StringIO(as_csv))}
+    assert float(rows["roc_auc"]["value"]) == scores["roc_auc"]["value"]
+
+
+def test_predict_score_counts_images_without_a_target(
+    trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, trained, images, trained.images, "--score", "folders")
+    assert code == 0
+    assert "2 of 30 images have no target and are left out" in err
+    code, _, err = run(capsys, trained, images, "--metrics", "roc_auc")
+    assert code == 1
+    assert "--metrics needs --score" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from layercache._printable import escape_control, guard_cell
 from layercache.errors import MissingExtraError, OptionError
-from layercache.probing.metrics import Metric, column_metric
+from layercache.probing.metrics import Interval, Metric, column_metric, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +90,22 @@ def format_score(metric: Metric, value: float) -> str:
     if metric.percent:
         return f"{100 * value:.2f}"
     return f"{value:.4g}" if metric.has_unit else f"{value:.4f}"
+
+
+def format_scores(values: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
+    """Return metrics and their 95 % intervals as text, a line each."""
+    rows = [("test metric", "value", "95 % interval")]
+    for name, value in values.items():
+        metric = find_metric(name)
+        title = f"{metric.title} (%)" if metric.percent else metric.title
+        if math.isnan(value):
+            rows.append((title, "not defined", ""))
+            continue
+        number, low, high = (format_score(metric, v) for v in (value, *intervals[name]))
+        rows.append((title, number, f"{low} to {high}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_pad(list(row), widths, [False, True, True]) for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def format_table(table: pd.DataFrame, form: str) -> str:
