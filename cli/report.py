@@ -26,6 +26,13 @@ Dataset = Annotated[
         show_default="all",
     ),
 ]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only probes of this annotation column; label: the dataset's own. Repeatable.",
+        show_default="all that share a metric",
+    ),
+]
 PerHead = Annotated[bool, typer.Option("--per-head", help="Draw the attention of each head, too.")]
 Details = Annotated[
     int,
@@ -62,6 +69,7 @@ def report(
     out: Out = Path("layercache-report"),
     model: Model = None,
     dataset: Dataset = None,
+    target: Target = None,
     per_head: PerHead = False,
     details: Details = 12,
     cka_images: CkaImages = 2000,
@@ -88,6 +96,7 @@ def report(
         probes_root=probes,
         model=model,
         dataset=dataset,
+        target=target,
         per_head=per_head,
         details=details,
         cka_images=cka_images,

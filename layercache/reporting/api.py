@@ -16,8 +16,9 @@ from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.probing.results.formatting import write_csv
 from layercache.probing.results.probe_store import Probe
-from layercache.reporting.data import ReportData, ThumbnailLoader, load_report_data
+from layercache.reporting.data import ReportData, ThumbnailLoader
 from layercache.reporting.dependencies import require
+from layercache.reporting.loading import load_report_data
 from layercache.reporting.page import FigureBlock, Page, Table
 from layercache.reporting.plotting.figure import save_figure
 from layercache.reporting.published import PAPER
@@ -28,6 +29,7 @@ from layercache.reporting.sections.overview import overview
 from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.sections.similarity import similarity_section
 from layercache.reporting.sections.single_layers import single_layer_section
+from layercache.reporting.sections.values import value_section
 from layercache.reporting.sections.variants import variant_section
 
 PAGE = "index.html"
@@ -41,6 +43,7 @@ SECTIONS = (
     similarity_section,
     variant_section,
     image_section,
+    value_section,
 )
 """Sections of the page from top to bottom."""
 
@@ -65,6 +68,7 @@ def report(
     root: str | CachePath | None = None,
     model: str | Sequence[str] | None = None,
     dataset: str | Sequence[str] | None = None,
+    target: str | Sequence[str] | None = None,
     per_head: bool = False,
     cka_images: int = 2000,
     details: int = 12,
@@ -81,6 +85,8 @@ def report(
         model: Backbone or backbones to include; all by default.
         dataset: Dataset or datasets to include, by name or by source as in "folder:PATH"; all by
             default.
+        target: Targets to include, "label" for the dataset's own label; by default all that share
+            the metric of the label, or without probes of it the metric of most probes.
         per_head: Draw the attention of each head, too.
         cka_images: Number of test images for CKA at most.
         details: Number of combinations of backbone and dataset with figures of their own at most;
@@ -97,7 +103,7 @@ def report(
         MissingExtraError: Without the extra `report`.
         CacheNotFoundError: If no cache matches.
         CacheCorruptError: If a record cannot be read.
-        OptionError: For an option out of range.
+        OptionError: For an option out of range, or targets that share no page.
     """
     for package in ("jinja2", "matplotlib", "scipy"):
         require(package)
@@ -113,6 +119,7 @@ def report(
         caches,
         probes=probes,
         variant=variant,
+        targets=_as_list(target),
         probes_root=probes_root,
         root=None if root is None else base,
         load_thumbnail=load_thumbnail,
@@ -138,13 +145,19 @@ def compose(data: ReportData) -> Page:
             f"Left out: {pluralize(n_left_out, 'probe')} trained in another way, listed with the "
             "differences below the gains."
         )
+    if data.other_targets:
+        listed = [f"{name} ({pluralize(n, 'probe')})" for name, n in data.other_targets.items()]
+        sentences.append(
+            f"Not on this page: targets with another metric, {join_words(listed)}; choose them "
+            "with --target."
+        )
     models = _join_names([c.model_label for c in data.combinations.values()], "backbones")
     datasets = _join_names([c.dataset_label for c in data.combinations.values()], "datasets")
     return Page(
         title=f"Layer fusion: {models} on {datasets}",
         headline=sentences,
         tiles=tiles,
-        sections=[section(data) for section in SECTIONS],
+        sections=[made for section in SECTIONS if (made := section(data)) is not None],
         footer=_footer(),
     )
 

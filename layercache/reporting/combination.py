@@ -1,20 +1,26 @@
-"""Combinations of a backbone and a dataset: the caches that a report treats as one."""
+"""Combinations of a backbone, a dataset and a target: the caches that a report treats as one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from layercache.cache.cache import Cache
 from layercache.cache.format.spec import sha256_json
+from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
+from layercache.probing.results.identity import LABEL
 from layercache.probing.spec import describe_extraction
 from layercache.reporting.labels import DIGEST_LENGTH, label_datasets, label_models, slugify
+from layercache.reporting.targets import ProbeTarget
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Combination:
-    """One backbone on one dataset: caches that differ only in their layers and tokens."""
+    """One backbone on one dataset, and what its probes predict.
+
+    Its caches differ only in their layers and tokens.
+    """
 
     key: str
     """Digest of everything that the caches have in common."""
@@ -28,6 +34,8 @@ class Combination:
     """Name of the dataset; no other data of the report have it."""
     caches: tuple[Cache, ...]
     """Caches, the one with most layers first."""
+    target: ProbeTarget
+    """What its probes predict."""
 
     @property
     def cache(self) -> Cache:
@@ -57,8 +65,23 @@ class Combination:
 
     @property
     def dataset_digest(self) -> str:
-        """Digest of the dataset's identity, as in the results table."""
-        return dataset_digest(self.cache)
+        """Digest of the dataset's identity, as in the results table, and of the target."""
+        digest = dataset_digest(self.cache)
+        return digest if self.target.is_label else sha256_json([digest, vars(self.target)])[:12]
+
+    def with_target(self, target: ProbeTarget) -> Combination:
+        """Return the same backbone and dataset with another target, which is in all names."""
+        if target.is_label:
+            return self
+        digits = sha256_json(vars(target))[:DIGEST_LENGTH]
+        return replace(
+            self,
+            key=f"{self.key}-{digits}",
+            name=f"{self.name}: {target.name}",
+            slug=f"{self.slug}-{slugify(target.name)}-{digits}",
+            dataset_label=f"{self.dataset_label}: {target.name}",
+            target=target,
+        )
 
     @property
     def depth(self) -> int:
@@ -100,9 +123,16 @@ def find_combinations(caches: Sequence[Cache]) -> list[Combination]:
             model_label=models[weights_digest(first[key])],
             dataset_label=datasets[dataset_digest(first[key])],
             caches=tuple(by_key[key]),
+            target=label_of(first[key]),
         )
         for key, name in names.items()
     ]
+
+
+def label_of(cache: Cache) -> ProbeTarget:
+    """Return the dataset's own label as a target."""
+    task = MULTI_LABEL if cache.spec.dataset.multi_label else CLASSIFICATION
+    return ProbeTarget(name=LABEL, task=task)
 
 
 def weights_digest(cache: Cache) -> str:

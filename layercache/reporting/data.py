@@ -16,27 +16,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids
 from layercache.cache.storage.paths import CachePath, root_option
-from layercache.errors import CacheCorruptError
+from layercache.errors import LayercacheError
 from layercache.probing.command import seed_options, training_options
-from layercache.probing.heads import HeadSpec
-from layercache.probing.metrics import selection_metric
-from layercache.probing.results.lookup import read_all_probes
+from layercache.probing.data.target_columns import read_target
+from layercache.probing.heads.spec import REGRESSION
+from layercache.probing.metrics import find_metric
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.spec import BASELINES
-from layercache.reporting.combination import Combination, find_combinations
+from layercache.reporting.combination import Combination
 from layercache.reporting.error_analysis import is_correct
 from layercache.reporting.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind
 from layercache.reporting.probe_selection import (
     OPTION_COLUMNS,
     LeftOut,
-    select_probes,
-    training_variant,
 )
 from layercache.reporting.published import BASELINE, ProbeKind
+from layercache.reporting.regression import SquaredErrors, paired_bootstrap_r2, squared_errors
 from layercache.reporting.statistics import PairedBootstrap, paired_bootstrap
 
 logger = logging.getLogger(__name__)
@@ -79,6 +77,8 @@ class ReportData:
     """One row per probe, with columns COLUMNS."""
     left_out: Sequence[LeftOut] = ()
     """Probes left out by `select_probes`."""
+    other_targets: Mapping[str, int] = field(default_factory=dict)
+    """Names of the targets that are not on this page, and their numbers of probes."""
     root: CachePath | None = None
     """Root of the caches if one was given, for the commands on the page."""
     probes_root: str | CachePath | None = None
@@ -91,9 +91,16 @@ class ReportData:
     """Number of test images for CKA at most."""
     details: int = 12
     """Number of combinations with figures of their own at most."""
-    _correctness: dict[tuple[str, ProbeKind, tuple[int, ...]], Correctness | None] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _correctness: dict[
+        tuple[str, ProbeKind, tuple[int, ...]], Correctness | SquaredErrors | None
+    ] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def metric(self) -> str:
+        """Title of the metric of all probes on the page."""
+        names = {combination.target.metric for combination in self.combinations.values()}
+        titles = [find_metric(name).title for name in sorted(names)]
+        return " or ".join(titles) or "balanced accuracy"
 
     @cached_property
     def standard(self) -> pd.DataFrame:
@@ -179,6 +186,22 @@ class ReportData:
         rows = rows[rows["combination"] == combination.key].sort_values("seed")
         return [self.probes[folder] for folder in rows["probe"]]
 
+    def class_names(self, combination: Combination, predictions: Predictions) -> tuple[str, ...]:
+        """Return the names of the classes, or of a regression's columns, of predictions.
+
+        Classes of a column that has been replaced or dropped since have numbers.
+        """
+        target, n_classes = combination.target, predictions.logits.shape[1]
+        names = tuple(target.name.split(","))
+        if target.task != REGRESSION:
+            try:
+                names = read_target(combination.cache, target.name, task=target.task).classes
+            except LayercacheError:
+                names = ()
+        if len(names) != n_classes:
+            return tuple(f"class {c}" for c in range(n_classes))
+        return names
+
     def paired_predictions(
         self, combination: Combination, kind: ProbeKind
     ) -> tuple[Predictions, Predictions] | None:
@@ -212,8 +235,9 @@ class ReportData:
     ) -> PairedBootstrap | None:
         """Bootstrap the gain of one kind of probe over another over test images.
 
-        Correctness is averaged over the seeds that both have. None if they share none, if they were
-        tested on different images, and for multi-label data.
+        Correctness, or the squared error of a regression, is averaged over the seeds that both
+        have. None if they share none, if they were tested on different images, and for multi-label
+        data.
         """
         seeds = set.intersection(
             *({int(p.spec["seed"]) for p in self.probes_of(combination, k)} for k in (kind, over))
@@ -221,105 +245,25 @@ class ReportData:
         a, b = (self._correctness_of(combination, k, tuple(sorted(seeds))) for k in (kind, over))
         if a is None or b is None or a.ids != b.ids:
             return None
+        if isinstance(a, SquaredErrors) and isinstance(b, SquaredErrors):
+            return paired_bootstrap_r2(a, b)
+        assert isinstance(a, Correctness)
+        assert isinstance(b, Correctness)
         return paired_bootstrap(a.correct, b.correct, labels=a.targets)
 
     def _correctness_of(
         self, combination: Combination, kind: ProbeKind, seeds: tuple[int, ...]
-    ) -> Correctness | None:
+    ) -> Correctness | SquaredErrors | None:
         """Read predictions once per kind: logits take many times the memory of correctness."""
         key = (combination.key, kind, seeds)
         if key not in self._correctness:
-            probes = self.probes_of(combination, kind)
-            self._correctness[key] = _read_correctness(
-                [probe for probe in probes if probe.spec["seed"] in seeds]
+            probes = [p for p in self.probes_of(combination, kind) if p.spec["seed"] in seeds]
+            self._correctness[key] = (
+                squared_errors([probe.predictions() for probe in probes])
+                if combination.target.task == REGRESSION
+                else _read_correctness(probes)
             )
         return self._correctness[key]
-
-
-def load_report_data(
-    caches: Sequence[Cache],
-    *,
-    root: CachePath | None = None,
-    load_thumbnail: ThumbnailLoader | None = None,
-    per_head: bool = False,
-    cka_images: int = 2000,
-    details: int = 12,
-    probes: Sequence[Probe] | None = None,
-    variant: str | None = None,
-    probes_root: str | CachePath | None = None,
-) -> ReportData:
-    """Read the probes of these caches, or those of them in `probes`. Arguments as in `report`.
-
-    Raises:
-        CacheCorruptError: If a record cannot be read.
-        OptionError: If no probe was trained in the way of `variant`.
-    """
-    combinations = find_combinations(caches)
-    included = None if probes is None else {probe.path for probe in probes}
-    by_folder, rows = {}, []
-    for combination in combinations:
-        for cache in combination.caches:
-            for probe in read_all_probes(cache, probes_root):
-                if (included is None or probe.path in included) and _is_readable(probe):
-                    by_folder[str(probe.path)] = probe
-                    rows.append(table_row(probe, combination))
-    selected, left_out = select_probes(rows, by_folder, variant=variant)
-    table = pd.DataFrame(selected, columns=COLUMNS)
-    return ReportData(
-        combinations={c.key: c for c in combinations},
-        probes=by_folder,
-        table=table.astype(dict.fromkeys(("accuracy", *OPTION_COLUMNS), float)),
-        left_out=left_out,
-        root=root,
-        probes_root=probes_root,
-        load_thumbnail=load_thumbnail,
-        per_head=per_head,
-        cka_images=cka_images,
-        details=details,
-    )
-
-
-def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
-    """Return the row of a probe, with COLUMNS."""
-    spec, row = probe.spec, probe.row
-    metric = selection_metric(multi_label=combination.cache.spec.dataset.multi_label)
-    shape = {**spec["head_spec"], "embedding_ids": None}
-    num_heads = HeadSpec(**shape).num_heads
-    default_num_heads = HeadSpec(**{**shape, "num_heads": 0}).num_heads
-    tokens = [row["tokens"]]
-    if row.get("spatial"):
-        tokens.append(row["spatial"])
-    if row.get("embedding"):
-        tokens.append("embedding")
-    return {
-        "dataset": combination.dataset_label,
-        "dataset_name": combination.dataset,
-        "dataset_digest": combination.dataset_digest,
-        "model": combination.model_label,
-        "weights_digest": combination.weights_digest,
-        "combination": combination.key,
-        "head": spec["head"],
-        "layers": row["layers"],
-        "tokens": ", ".join(tokens),
-        "seed": int(spec["seed"]),
-        "shots": spec["shots"],
-        "train_fraction": spec["train_fraction"],
-        "num_heads": None if num_heads == default_num_heads else num_heads,
-        "accuracy": row[f"test_{metric}"],
-        "metric": metric,
-        "probe": str(probe.path),
-        "variant": training_variant(spec),
-    }
-
-
-def _is_readable(probe: Probe) -> bool:
-    """Return whether the predictions can be read, and log it if not."""
-    try:
-        probe.predictions()
-    except CacheCorruptError as e:
-        logger.warning("left out a damaged probe: %s", e)
-        return False
-    return True
 
 
 def _read_correctness(probes: Sequence[Probe]) -> Correctness | None:

@@ -8,6 +8,11 @@ def format_percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
 
 
+def capitalize(text: str) -> str:
+    """Return text with a capital first letter, as at the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def format_points(points: float) -> str:
     """Return percentage points with their sign: +1.4, −0.3, 0.0."""
     rounded = round(points, 1)

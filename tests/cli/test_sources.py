@@ -14,7 +14,7 @@ from PIL import Image
 from layercache.cache import find_caches
 from layercache.extraction.image_lookup import ImageLookup
 from layercache.extraction.models.vit_nano import weights_path
-from layercache.reporting.data import load_report_data
+from layercache.reporting.loading import load_report_data
 from layercache.reporting.published import BASELINE, FUSION
 from layercache_cli.main import main
 

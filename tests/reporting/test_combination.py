@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from layercache.reporting.combination import find_combinations
-from layercache.reporting.data import load_report_data
 from layercache.reporting.gains import gains_over_baseline
+from layercache.reporting.loading import load_report_data
 from tests.reporting import synthetic
 
 

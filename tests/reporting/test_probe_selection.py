@@ -6,8 +6,8 @@ import pytest
 
 from layercache.errors import OptionError
 from layercache.probing.results.table import read_results
-from layercache.reporting.data import load_report_data
 from layercache.reporting.gains import gains_over_baseline, select_kind
+from layercache.reporting.loading import load_report_data
 from layercache.reporting.probe_selection import training_variant
 from layercache.reporting.published import BASELINE, FUSION, ProbeKind
 from tests.reporting import synthetic

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from layercache._units import join_words, pluralize
 from layercache.cache.cache import extract_command
 from layercache.reporting.data import ReportData
+from layercache.reporting.formatting import capitalize
 from layercache.reporting.gains import (
     DATASET_COLUMNS,
     KIND_COLUMNS,
@@ -55,12 +56,12 @@ def gains_section(data: ReportData) -> Section:
     if gains["paper_gain"].notna().any():
         of_backbone = f" paper_gain: gain of the same backbone as published ({PAPER})."
     blocks = [
-        gain_figure(data, "gains", kinds=kinds, title="Gain in balanced accuracy"),
+        gain_figure(data, "gains", kinds=kinds, title=f"Gain in {data.metric}"),
         Table(
             name="gains-mean",
             frame=_readable(means),
             view=_page_view(means),
-            caption=f"Balanced accuracy in percent and gains in points.{of_mean}",
+            caption=f"{capitalize(data.metric)} in percent and gains in points.{of_mean}",
         ),
         Table(
             name="gains",
@@ -147,7 +148,7 @@ def gain_figure(
     if np.isfinite(published).any():
         paper = f"Hollow: the paper's mean over nine backbones ({PAPER})."
     caption = (
-        "Gain in balanced accuracy over a linear probe on the last layer's CLS token, in "
+        f"Gain in {data.metric} over a linear probe on the last layer's CLS token, in "
         f"percentage points; {models}. {whisker_caption}{paper}"
     )
     return FigureBlock(name=name, figure=figure, caption=caption)

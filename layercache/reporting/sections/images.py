@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from layercache._units import pluralize
+from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
 from layercache.reporting.combination import Combination
 from layercache.reporting.data import ReportData
 from layercache.reporting.error_analysis import changed_confusions, changed_images
@@ -27,10 +28,16 @@ MAX_PICTURES = 12
 """Number of images in a gallery at most."""
 
 
-def image_section(data: ReportData) -> Section:
-    """Show confusions, and images won and lost, for each combination of backbone and dataset."""
+def image_section(data: ReportData) -> Section | None:
+    """Show confusions, and images won and lost, for each combination of backbone and dataset.
+
+    None on a page of regressions.
+    """
     blocks: list[Block] = []
-    for combination in data.detailed:
+    classified = [c for c in data.detailed if c.target.task != REGRESSION]
+    if data.detailed and not classified:
+        return None
+    for combination in classified:
         blocks += [Heading(text=combination.name), *_one_combination(data, combination)]
     return Section(
         title=TITLE, blocks=blocks or [CommandHint(text="There is no cache to report on.")]
@@ -38,7 +45,7 @@ def image_section(data: ReportData) -> Section:
 
 
 def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
-    if combination.cache.spec.dataset.multi_label:
+    if combination.target.task == MULTI_LABEL:
         return [CommandHint(text="The images have several labels, so confusions are not defined.")]
     predictions = data.paired_predictions(combination, FUSION)
     if predictions is None:
@@ -49,7 +56,8 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
         )
         return [hint]
     fusion, baseline = predictions
-    targets, classes = fusion.targets, combination.cache.spec.dataset.classes
+    targets = fusion.targets
+    classes = data.class_names(combination, fusion)
     ids = data.test_ids(combination, fusion)
     changed = changed_images(
         fusion.logits,

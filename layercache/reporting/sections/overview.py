@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from layercache._units import join_words, pluralize
+from layercache.probing.metrics import find_metric
 from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import format_percent, format_points
 from layercache.reporting.gains import (
@@ -24,10 +25,6 @@ from layercache.reporting.statistics import PairedBootstrap
 
 HEAD = "A small attention head over the CLS and AP tokens of all layers"
 PROBE = "a linear probe on the last layer's CLS"
-METRICS = {
-    "balanced_accuracy": "balanced accuracy",
-    "mean_average_precision": "mean average precision",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +74,7 @@ def overview(data: ReportData) -> tuple[list[str], list[Tile]]:
         float(fusion[name].mean()) for name in ("gain", "baseline", "accuracy")
     )
     metrics = list(dict.fromkeys(select_kind(data.standard, FUSION)["metric"]))
-    metric = " or ".join(METRICS[name] for name in metrics)
+    metric = " or ".join(find_metric(name).title for name in metrics)
     tiles += [
         Tile(number=format_percent(baseline), label="linear probe, last layer's CLS"),
         Tile(number=format_percent(accuracy), label="attentive fusion of all layers"),

@@ -180,7 +180,7 @@ def _over_seeds(data: ReportData, gains: pd.DataFrame) -> Block:
     deviations = 100 * several["seed_std"]
     text = (
         "Seeds change the initial weights, the batch order, the noise and the validation split. "
-        "Between seeds, the standard deviation of a probe's balanced accuracy is "
+        f"Between seeds, the standard deviation of a probe's {data.metric} is "
         f"{float(deviations.median()):.2f} points (median) and at most "
         f"{float(deviations.max()):.2f} points (column seed_std of gains.csv)."
     )

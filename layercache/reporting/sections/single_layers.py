@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from layercache.reporting.combination import Combination
 from layercache.reporting.data import ReportData
-from layercache.reporting.formatting import format_percent
+from layercache.reporting.formatting import capitalize, format_percent
 from layercache.reporting.gains import mean_accuracies, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section, Table
 from layercache.reporting.plotting.curves import lines
@@ -33,7 +33,7 @@ def single_layer_section(data: ReportData) -> Section:
             frame = pd.DataFrame({"layer": range(1, combination.depth + 1)})
             for token, values in curves.items():
                 frame[token] = 100 * values
-            caption = f"{combination.name}: balanced accuracy of each single layer in percent."
+            caption = f"{combination.name}: {data.metric} of each single layer in percent."
             table = Table(
                 name=f"depth-{combination.slug}", frame=frame, caption=caption, max_rows=0
             )
@@ -79,14 +79,16 @@ def _figure(data: ReportData, combination: Combination, curves: Curves) -> Figur
         xlabel="layer",
         title=f"Probes on single layers: {combination.name}",
         levels=levels,
+        ylabel=f"{data.metric}, %",
     )
     accuracy, token, layer = max(
         (float(np.nanmax(values)), token, int(np.nanargmax(values)) + 1)
         for token, values in curves.items()
     )
     caption = (
-        "Balanced accuracy on the test images of a linear probe on one token of one layer. The "
-        f"best is {token_label(token)} of layer {layer} with {format_percent(accuracy)}."
+        f"{capitalize(data.metric)} on the test images of a linear probe on one token of one "
+        f"layer. The best is {token_label(token)} of layer {layer} with "
+        f"{format_percent(accuracy)}."
     )
     if "fusion of all" in levels:
         caption += f" The attentive fusion of all layers reaches {levels['fusion of all']:.1f} %."

@@ -6,6 +6,7 @@ import pandas as pd
 
 from layercache.reporting.combination import Combination
 from layercache.reporting.data import ReportData
+from layercache.reporting.formatting import capitalize
 from layercache.reporting.gains import gains_over_baseline, ordered_kinds, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section
 from layercache.reporting.plotting.curves import lines
@@ -54,7 +55,7 @@ def _kinds(
     missing = [kind for kind in kinds if kind not in trained]
     blocks: list[Block] = [Heading(text=heading)]
     if len(present) > 1:
-        title = f"{heading}: gain in balanced accuracy"
+        title = f"{heading}: gain in {data.metric}"
         blocks.append(gain_figure(data, name, kinds=present, title=title))
     if missing:
         text = "Not trained yet:"
@@ -79,7 +80,7 @@ def _other_heads(data: ReportData) -> list[Block]:
     kinds = [kind for kind in kinds if kind.head in OTHER_HEADS]
     if not kinds:
         return []
-    title = "Other heads: gain in balanced accuracy"
+    title = f"Other heads: gain in {data.metric}"
     figure = gain_figure(data, "other-heads", kinds=[*kinds[:5], FUSION], title=title)
     return [Heading(text="Other heads"), figure]
 
@@ -106,10 +107,12 @@ def _attention_heads(data: ReportData) -> Block:
         },
         xlabel="attention heads",
         title="Number of attention heads",
+        ylabel=f"{data.metric}, %",
         log_x=True,
     )
     caption = (
-        "Balanced accuracy of the attentive fusion of all layers by the number of attention heads."
+        f"{capitalize(data.metric)} of the attentive fusion of all layers by the number of "
+        "attention heads."
     )
     return FigureBlock(name="heads", figure=figure, caption=caption)
 
@@ -124,7 +127,7 @@ def _few_shot(data: ReportData) -> list[Block]:
     for combination in data.detailed:
         rows = table[table["combination"] == combination.key]
         if rows["shots"].nunique() > 1:
-            figures.append(_few_shot_figure(combination, rows))
+            figures.append(_few_shot_figure(combination, rows, metric=data.metric))
     if figures:
         return figures
     hint = CommandHint(
@@ -137,7 +140,7 @@ def _few_shot(data: ReportData) -> list[Block]:
     return [hint]
 
 
-def _few_shot_figure(combination: Combination, rows: pd.DataFrame) -> FigureBlock:
+def _few_shot_figure(combination: Combination, rows: pd.DataFrame, *, metric: str) -> FigureBlock:
     shots = sorted(rows["shots"].unique())
     series, deviation = {}, {}
     for kind in ordered_kinds(rows)[:MAX_CURVES]:
@@ -150,10 +153,11 @@ def _few_shot_figure(combination: Combination, rows: pd.DataFrame) -> FigureBloc
         deviation=deviation,
         xlabel="training images per class",
         title=f"Few training images: {combination.name}",
+        ylabel=f"{metric}, %",
         log_x=True,
     )
     caption = (
-        "Balanced accuracy on the whole test split after training on a few images per class. "
+        f"{capitalize(metric)} on the whole test split after training on a few images per class. "
         "Bands: standard deviation over seeds."
     )
     return FigureBlock(name=f"shots-{combination.slug}", figure=figure, caption=caption)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from layercache.reporting.api import compose
-from layercache.reporting.data import load_report_data
+from layercache.reporting.loading import load_report_data
 from layercache.reporting.page import CommandHint, FigureBlock, Table
 from layercache.reporting.probe_selection import training_variant
 from layercache.reporting.published import BASELINE, FUSION
