@@ -186,10 +186,13 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
             if noise
             else "no noise"
         )
+        loss = f"class weights {'on' if protocol['class_weights'] else 'off'}"
+        if head.spec.task == REGRESSION:
+            loss = "mean squared error of standardised values"
         yield (
             f"AdamW, cosine schedule, {row['epochs']} epochs with batch size {row['batch_size']} "
-            f"({row['steps']} steps), gradient norm clipped at {protocol['clip']}, class weights "
-            f"{'on' if protocol['class_weights'] else 'off'}, {noise_text}."
+            f"({row['steps']} steps), gradient norm clipped at {protocol['clip']}, {loss}, "
+            f"{noise_text}."
         )
 
 

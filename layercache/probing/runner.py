@@ -76,6 +76,7 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
                     probes[spec.id] = probe
                     break
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
+        _log_missing_targets(missing, splits)
         with open_engine(options.engine, ray_address=options.ray_address) as engine:
             probes |= _Run(missing, splits, options, engine).all()
     return [probes[spec.id] for spec in specs]
@@ -89,6 +90,19 @@ def _open_splits(specs: Sequence[ProbeSpec]) -> dict[tuple[CachePath, str], Spli
                 if (cache.path, name) not in splits:
                     splits[cache.path, name] = cache.split(name)
     return splits
+
+
+def _log_missing_targets(
+    specs: Sequence[ProbeSpec], splits: dict[tuple[CachePath, str], Split]
+) -> None:
+    """Log how many samples are left out because they have no target, once for each split."""
+    lines = {
+        spec.resolved_target.describe_missing(splits[spec.tokens.cache.path, name]): None
+        for spec in specs
+        for name in (*spec.train_splits, spec.test_split)
+    }
+    for line in filter(None, lines):
+        logger.info("%s", line)
 
 
 class _Run:

@@ -148,8 +148,8 @@ def compose(data: ReportData) -> Page:
     if data.other_targets:
         listed = [f"{name} ({pluralize(n, 'probe')})" for name, n in data.other_targets.items()]
         sentences.append(
-            f"Not on this page: targets with another metric, {join_words(listed)}; choose them "
-            "with --target."
+            f"Not on this page: probes of other targets, {join_words(listed)}; choose them with "
+            "--target."
         )
     models = _join_names([c.model_label for c in data.combinations.values()], "backbones")
     datasets = _join_names([c.dataset_label for c in data.combinations.values()], "datasets")

@@ -77,9 +77,9 @@ class Combination:
         return replace(
             self,
             key=f"{self.key}-{digits}",
-            name=f"{self.name}: {target.name}",
+            name=f"{self.name} ({target.name})",
             slug=f"{self.slug}-{slugify(target.name)}-{digits}",
-            dataset_label=f"{self.dataset_label}: {target.name}",
+            dataset_label=f"{self.dataset_label} ({target.name})",
             target=target,
         )
 

@@ -138,14 +138,13 @@ class ReportData:
             cache = ["--model", model or combination.model, "--dataset", combination.source]
             if model is None and self._has_namesakes(combination):
                 cache += ["--fingerprint", combination.cache.path.name]
-            training = self._training_options(combination, kind, seeds="--seeds" not in options)
-        return " ".join(
-            [
-                f"layercache probe {join(cache)} --head {kind.head} --layers {kind.layers} "
-                f"--tokens {kind.tokens}{options}{self.cache_option}",
-                *training,
-            ]
+            training = combination.target.options
+            training += self._training_options(combination, kind, seeds="--seeds" not in options)
+        command = (
+            f"layercache probe {join(cache)} --head {kind.head} --layers {kind.layers} "
+            f"--tokens {kind.tokens}{options}{self.cache_option}"
         )
+        return f"{command} {join(training)}" if training else command
 
     def _has_namesakes(self, combination: Combination) -> bool:
         """Return whether model and dataset do not tell its caches from those of another one."""
@@ -153,7 +152,7 @@ class ReportData:
         return any(
             combination.source in ((other.source, other.dataset) if is_name else (other.source,))
             for other in self.combinations.values()
-            if other.key != combination.key and other.model == combination.model
+            if other.cache.path != combination.cache.path and other.model == combination.model
         )
 
     def _training_options(
@@ -220,7 +219,9 @@ class ReportData:
         return None
 
     def test_ids(self, combination: Combination, predictions: Predictions) -> list[str] | None:
-        """Return the ids of the predicted images, or None if no complete split has them."""
+        """Return the ids of the predicted images, or None if they are not known."""
+        if predictions.sample_ids is not None:
+            return list(predictions.sample_ids)
         for cache in combination.caches:
             for name in cache.splits[::-1]:
                 if not cache.complete(name):

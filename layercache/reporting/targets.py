@@ -34,6 +34,11 @@ class ProbeTarget:
         return self.name == LABEL and not self.annotations
 
     @property
+    def options(self) -> list[str]:
+        """Options of `layercache probe` that choose it."""
+        return [] if self.is_label else ["--target", self.name, "--task", self.task]
+
+    @property
     def metric(self) -> str:
         """Metric that its probes are compared by."""
         return PRIMARY[self.task]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,8 @@ def test_test_ids_are_those_of_the_cache_or_none(cache, tmp_path):
     data = load_report_data([cache])
     combination = data.detailed[0]
     predictions = data.probes_of(combination, FUSION)[0].predictions()
+    assert data.test_ids(combination, predictions) == synthetic.ids_of("test")
+    predictions = replace(predictions, sample_ids=None)  # as older versions stored them
     assert data.test_ids(combination, predictions) == synthetic.ids_of("test")
     untested = synthetic.make_cache(tmp_path, test=False)
     assert (

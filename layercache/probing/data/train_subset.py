@@ -123,8 +123,6 @@ def sample_subset(spec: ProbeSpec, split: Split, val_split: Split | None = None)
 
 def _read_targets(target: Target, split: Split) -> tuple[Rows, NDArray[Any]]:
     """Return the rows of a split that have a target, and the targets of these."""
-    if missing := target.describe_missing(split):
-        logger.info("%s", missing)
     rows = target.rows(split)
     return rows, target.values(split)[rows]
 

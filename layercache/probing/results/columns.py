@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from layercache.probing.metrics import STORED, column_metric, selection_metric_of
+from layercache.probing.metrics import (
+    REGRESSION,
+    STANDARD,
+    STORED,
+    column_metric,
+    selection_metric_of,
+    task_of,
+)
 from layercache.probing.results.identity import target_name
 from layercache.probing.results.probe_store import Probe
 
@@ -101,7 +108,10 @@ def score_columns(columns: Iterable[str]) -> list[str]:
 
 
 def shown_scores(probes: Sequence[Probe]) -> list[str]:
-    """Return the score columns of a text: those that selected, and top-1 accuracy."""
+    """Return the score columns of a text.
+
+    They are those that selected, top-1 accuracy, and of a regression all that are stored.
+    """
     selected = dict.fromkeys(selection_metric_of(probe.spec).name for probe in probes)
     columns = []
     for name in selected:
@@ -109,4 +119,6 @@ def shown_scores(probes: Sequence[Probe]) -> list[str]:
     is_single_label = any(probe.row.get("test_top1_accuracy") is not None for probe in probes)
     if is_single_label and "test_top1_accuracy" not in columns:
         columns.append("test_top1_accuracy")
+    if any(task_of(probe.spec["head_spec"]) == REGRESSION for probe in probes):
+        columns += [f"test_{n}" for n in STANDARD[REGRESSION] if f"test_{n}" not in columns]
     return columns

@@ -19,6 +19,7 @@ from math import prod
 from typing import Any
 
 from layercache.cache.format.spec import sha256_json
+from layercache.probing.metrics import task_of
 
 Spec = Mapping[str, Any]
 Words = dict[str, str]
@@ -154,8 +155,7 @@ def read_settings(spec: Spec | Settings) -> Settings:
 
 def _target(spec: Spec) -> Words:
     """Return what a probe predicts, and the versions of its columns if they are recorded."""
-    target = spec.get("target") or {"columns": [LABEL], "task": "as the dataset's"}
-    words = {"target": target_name(spec), "task": target["task"]}
+    words = {"target": target_name(spec), "task": task_of(spec["head_spec"])}
     if digests := spec.get("annotations"):
         words["annotations digest"] = _text(digests)
     return words

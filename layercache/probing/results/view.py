@@ -44,7 +44,10 @@ DEFAULTS: Mapping[str, Any] = {
 HPARAMS = ("lr", "weight_decay", "dropout", "config")
 MAX_WIDTH = 100
 """Characters of a line of text."""
-OPTIONAL = ("train_seconds", "n_params", "test_top1_accuracy", "dropout", "weight_decay", "lr")
+OPTIONAL = (
+    "train_seconds", "n_params", "test_top1_accuracy", "dropout", "weight_decay", "test_spearman",
+    "test_rmse", "lr",
+)  # fmt: skip
 """Columns that make way if a text would be wider, the first of them first; then validation scores
 and the id do."""
 
@@ -154,7 +157,8 @@ def name_gains(table: pd.DataFrame, probes: Sequence[Probe]) -> pd.DataFrame:
 def _named_values(settings: Settings) -> dict[str, str]:
     """Return the settings that no column of DEFAULTS has, those of training first."""
     digests = {name: value for name, value in settings.data.items() if name.endswith("digest")}
-    return {**settings.training, **settings.head, **settings.extraction, **digests}
+    task = {"task": settings.data["task"]}
+    return {**task, **settings.training, **settings.head, **settings.extraction, **digests}
 
 
 def _shared_values(table: pd.DataFrame, names: Sequence[str]) -> list[str]:

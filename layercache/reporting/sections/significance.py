@@ -6,6 +6,7 @@ import pandas as pd
 
 from layercache._units import join_words, pluralize
 from layercache.cache.cache import extract_command
+from layercache.probing.heads.spec import REGRESSION
 from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import format_p_value, format_points
 from layercache.reporting.gains import (
@@ -138,9 +139,11 @@ def _over_images(data: ReportData) -> list[Block]:
             "left out, because images are resampled within classes."
         )
         return [hint]
+    tasks = {combination.target.task for combination in data.combinations.values()}
+    within = "" if tasks == {REGRESSION} else " within each class"
     caption = (
-        "Paired bootstrap against the last layer's CLS: test images are drawn with replacement "
-        f"within each class, the same ones for both heads, {RESAMPLES} times. low and high bound "
+        "Paired bootstrap against the last layer's CLS: test images are drawn with replacement"
+        f"{within}, the same ones for both heads, {RESAMPLES} times. low and high bound "
         "the 95 % interval of the gain; p is the share of resamples without a gain."
     )
     frame = pd.DataFrame(rows)

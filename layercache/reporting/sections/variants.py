@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from layercache.probing.heads.spec import REGRESSION
 from layercache.reporting.combination import Combination
 from layercache.reporting.data import ReportData
 from layercache.reporting.formatting import capitalize
@@ -36,9 +37,11 @@ def variant_section(data: ReportData) -> Section:
         *_other_heads(data),
         Heading(text="Number of attention heads"),
         _attention_heads(data),
-        Heading(text="Few training images"),
-        *_few_shot(data),
     ]
+    if not data.combinations or any(
+        combination.target.task != REGRESSION for combination in data.combinations.values()
+    ):
+        blocks += [Heading(text="Few training images"), *_few_shot(data)]
     return Section(title=TITLE, blocks=blocks)
 
 
