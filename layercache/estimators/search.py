@@ -5,8 +5,9 @@ Shapes: N samples, G configurations.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from layercache.probing.metrics.registry import PRIMARY, Metric, find_metric
 from layercache.probing.selection import summarize
 from layercache.probing.training.config import TrainConfig
 from layercache.probing.training.trainer import SGDTrainer
+
+logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
 
@@ -94,18 +97,30 @@ class GridSearch:
             dataset, self.grid, train=fold.train, val=fold.val, fold=0, on_scores=scores.extend
         )
         configs = summarize(self, scores)
-        best, head = refit(self, configs, dataset, trainer)
+        search = self._with_defined_metric(configs)
+        best, head = refit(search, configs, dataset, trainer)
         assert isinstance(head, FittedHead)
+        metric = search.selection_metric
         return SearchOutcome(
             head=head,
             hparams=[config.hparams for config in configs],
-            scores=np.array([self._score(config) for config in configs]),
-            sign=self.selection_metric.sign,
+            scores=np.array([(c.val_metrics or {}).get(metric.name, np.nan) for c in configs]),
+            sign=metric.sign,
             best=next(i for i, config in enumerate(configs) if config.key == best.key),
         )
 
-    def _score(self, config: ConfigScore) -> float:
-        return float((config.val_metrics or {}).get(self.selection_metric.name, np.nan))
+    def _with_defined_metric(self, configs: Sequence[ConfigScore]) -> GridSearch:
+        """Return a search by RMSE if the few targets of the validation part are all equal."""
+        undefined = not any(
+            self.selection_metric.name in (config.val_metrics or {}) for config in configs
+        )
+        if self.select is not None or not self.head_spec.regression or not undefined:
+            return self
+        logger.warning(
+            "the targets of the validation samples are all equal, so that R2 is not defined: "
+            "configurations are compared by their RMSE"
+        )
+        return replace(self, select="rmse")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,6 +5,7 @@ Shapes: N rows, S tokens of a row, D width, C classes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,10 @@ class ArrayTokens(LabelledTokens):
         """
         rows, tokens, width = x_nsd.shape
         super().__init__(rows=rows, tokens=tokens, width=width, labels=labels, device=device)
-        self._x_snd = torch.from_numpy(x_nsd).transpose(0, 1)
+        with warnings.catch_warnings():
+            # of a read-only array, such as a memory map; nothing writes to these tokens
+            warnings.simplefilter("ignore", UserWarning)
+            self._x_snd = torch.from_numpy(x_nsd).transpose(0, 1)
         if device.type != "cpu" and x_nsd.nbytes <= MEMORY_FRACTION * free_memory(device):
             self._x_snd = self._x_snd.to(device)
 

@@ -42,13 +42,13 @@ class LabelledTokens:
         """S."""
         self.width = width
         """D."""
-        self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
+        self.labels = torch.from_numpy(np.require(labels, requirements=("C", "W"))).to(device)
         """(N,) int64, (N, C) uint8, or (N, C) float64 of a regression, on the device."""
 
     def with_labels(self, labels: np.ndarray[Any, Any]) -> Self:
         """Return the same tokens, which are not copied, with other labels of the N rows."""
         other = copy(self)
-        other.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
+        other.labels = torch.from_numpy(np.require(labels, requirements=("C", "W"))).to(self.device)
         return other
 
     def iter_batches(

@@ -26,8 +26,9 @@ LABEL = "label"
 """Name of the column that is the dataset's own label."""
 
 
-MAX_QUANTILES, ROWS_PER_QUANTILE = 10, 10
-"""Number of quantiles by which floats are stratified, and the fewest rows of one."""
+MAX_QUANTILES, ROWS_PER_QUANTILE = 10, 5
+"""Number of quantiles by which floats are stratified, and the fewest rows of one: a validation part
+of 20 % has one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

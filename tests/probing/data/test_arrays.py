@@ -28,6 +28,15 @@ def test_batches_of_an_array_equal_those_of_a_cache_to_the_bit(
         assert torch.equal(actual[1], expected[1])
 
 
+def test_read_only_array_is_read_without_a_copy() -> None:
+    x = np.ones((3, 1, 2), np.float32)
+    x.flags.writeable = False
+    labels = np.array([0, 1, 1])
+    labels.flags.writeable = False
+    dataset = ArrayTokens(x, labels, device=CPU)
+    assert read_all(dataset, [2, 0])[1].tolist() == [1, 0]
+
+
 def test_with_labels_shares_the_tokens_and_leaves_the_labels_of_the_other() -> None:
     dataset = ArrayTokens(np.ones((3, 1, 2), np.float32), np.array([0, 1, 1]), device=CPU)
     numbered = dataset.with_labels(np.arange(3))
