@@ -29,6 +29,7 @@ COMMANDS = {
     "report": "Write figures and an HTML page of the results.",
     "predict": "Classify images with a trained head.",
     "export": "Write a trained head with its backbone as ONNX or torch.export.",
+    "export-tokens": "Write the tokens of a cache as parquet, HDF5 or npy files.",
     "study": "Run the grid of a paper from one file.",
     "cache": "List, describe, verify, copy or delete caches.",
     "models": "List the backbones.",
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 """Summary of each command, in the order of the help.
 
-cli/NAME.py holds a function NAME, or a typer app NAME for a group of commands.
+cli/NAME.py holds a function NAME, or a typer app NAME for a group of commands ("-" as "_").
 """
 
 SIGNAL_EXIT = 128
@@ -130,7 +131,8 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
         if command != name:
             app.command(command, help=line)(lambda: None)
             continue
-        member = getattr(import_module(f"layercache_cli.{command}"), command)
+        module = command.replace("-", "_")
+        member = getattr(import_module(f"layercache_cli.{module}"), module)
         if isinstance(member, typer.Typer):
             own = member.registered_callback  # of a group that is a command itself
             for info in [*member.registered_commands, *([own] if own else [])]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layercache.cache import Cache, open_cache
     from layercache.cache.annotate import annotate, drop_annotations
     from layercache.cache.copy import copy_cache
+    from layercache.cache.export_tokens import export_tokens
     from layercache.deploy import load_classifier, load_regressor
     from layercache.estimators import ProbeClassifier, ProbeRegressor
     from layercache.extraction.api import extract
@@ -52,6 +53,7 @@ __all__ = [
     "copy_cache",
     "drop_annotations",
     "errors",
+    "export_tokens",
     "extract",
     "find_probe",
     "heads",
@@ -83,6 +85,7 @@ _HOMES = {
     "HParams": "layercache.probing.training.config",
     "annotate": "layercache.cache.annotate",
     "drop_annotations": "layercache.cache.annotate",
+    "export_tokens": "layercache.cache.export_tokens",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",
     "find_probe": "layercache.probing.results.lookup",

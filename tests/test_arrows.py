@@ -63,6 +63,9 @@ FLOORS = {
         {
             "annotate",
             "cache",
+            "arrays",
+            "export_tokens",
+            "import_tokens",
             "find",
             "verify",
             "describe",
@@ -104,6 +107,8 @@ FORBIDDEN = {
     "reporting": {"timm", "torchvision"},
 }
 """Room -> packages that it never imports."""
+RETURNS_TENSORS = {"layercache/cache/arrays.py": {"torch"}}
+"""Files that import such a package in a function that returns its objects."""
 
 
 def module_name(path: Path) -> str:
@@ -194,7 +199,8 @@ def test_imports_of_a_file_follow_the_arrows_between_rooms(path: Path) -> None:
         if (parts := name.split("."))[0] == "layercache" and len(parts) > 1 and parts[1] in ROOMS
     }
     assert rooms <= ROOMS[here] | SHARED | {here}
-    assert not {name.split(".")[0] for name in names} & FORBIDDEN.get(here, set())
+    forbidden = FORBIDDEN.get(here, set()) - RETURNS_TENSORS.get(str(path.relative_to(ROOT)), set())
+    assert not {name.split(".")[0] for name in names} & forbidden
     assert not any(name.startswith(("layercache_cli", "cli")) for name in names)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from layercache.cache.annotations.column import AnnotatedSplit, AnnotationColumn
 from layercache.cache.annotations.frame import annotation_frame
 from layercache.cache.annotations.index import LABEL, AnnotationIndex, read_column, read_index
+from layercache.cache.arrays import TokenArrays
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
 from layercache.cache.format.origin import Origin
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cache:
+class Cache(TokenArrays):
     """One cache: the tokens of one backbone on one dataset."""
 
     path: CachePath
