@@ -28,7 +28,6 @@ from layercache.cache import (
     SplitIdentity,
     SplitWriter,
     digest_ids,
-    digest_labels,
     open_cache,
     select_pairs,
 )
@@ -38,16 +37,12 @@ from layercache.cache.reading.chunks import VERIFIED
 ONE = (6, "ap")
 
 
-def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
-    """Return the spec, ids and labels of a ViT-B cache with one split of the given size."""
-    ids, labels = [str(i) for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
-    identity = SplitIdentity(
-        rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:"
-    )
+def make_spec(rows: int) -> tuple[CacheSpec, list[str]]:
+    """Return the spec and ids of a ViT-B cache with one split of the given size."""
+    ids = [str(i) for i in range(rows)]
+    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), content="bytes:")
     dataset = DatasetIdentity(
         name="bench",
-        classes=tuple("abcdefghij"),
-        multi_label=False,
         limit=None,
         limit_seed=0,
         splits={"train": identity},
@@ -67,7 +62,7 @@ def make_spec(rows: int) -> tuple[CacheSpec, list[str], np.ndarray]:
         storage_dtype="float16",
         dataset=dataset,
     )  # fmt: skip
-    return spec, ids, labels
+    return spec, ids
 
 
 def in_turn(repeats: int, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -103,13 +98,13 @@ def bench_reads(
     folder: Path, *, rows: int, repeats: int, device: str
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Return the median seconds and the bytes of each kind of read."""
-    spec, ids, labels = make_spec(rows)
+    spec, ids = make_spec(rows)
     block = (
         np.random.default_rng(0)
         .standard_normal((12, 2, SplitLayout(spec, "train").block_rows, 768), dtype=np.float32)
         .astype(np.float16)
     )
-    with SplitWriter(folder, spec, "train", ids=ids, labels=labels) as writer:
+    with SplitWriter(folder, spec, "train", ids=ids) as writer:
         for b in writer.pending:
             writer.write(b, block)
         writer.finish()
@@ -180,7 +175,7 @@ def bench_writes(
     A committed block is checked, checksummed, synced, renamed and recorded; tofile only leaves the
     bytes in the page cache.
     """
-    spec, ids, labels = make_spec(512 * 3 * (repeats + 1))
+    spec, ids = make_spec(512 * 3 * (repeats + 1))
     block = (
         np.random.default_rng(0)
         .standard_normal((12, 2, 512, 768), dtype=np.float32)
@@ -192,9 +187,7 @@ def bench_writes(
             block.tofile(file)
             os.fsync(file.fileno())
 
-    with SplitWriter(
-        folder, spec, "train", ids=ids, labels=labels, compressor=compressor
-    ) as writer:
+    with SplitWriter(folder, spec, "train", ids=ids, compressor=compressor) as writer:
         pending = iter(writer.pending)
 
         def two() -> None:

@@ -40,10 +40,11 @@ from benchmarks.machine import describe
 from benchmarks.scale import KINDS, LAYERS, SPLIT, WIDTH, make_spec
 from benchmarks.stream import drop, files_of
 from layercache._devices import available_cores
-from layercache.cache import Cache, Split, SplitWriter, digest_ids, digest_labels, open_cache
+from layercache.cache import Cache, Split, SplitWriter, digest_ids, open_cache
 from layercache.cache.format import layout
 from layercache.cache.storage.paths import CachePath, as_cache_path
 from layercache.extraction.datasets.listing import DATASETS
+from layercache.testing import write_labels
 
 SETS = {
     "ImageNet-1k": (1_281_167 + 50_000, 1_281_167, 1000),
@@ -80,8 +81,9 @@ class Node:
 def write_cache(root: CachePath, rows: int) -> Cache:
     """Write a complete cache of random tokens at full width."""
     ids, labels = [f"{i}.JPEG" for i in range(rows)], np.arange(rows, dtype=np.int64) % 10
-    spec = make_spec(rows, WIDTH, classes=10, ids=digest_ids(ids), labels=digest_labels(labels))
-    with SplitWriter(root, spec, SPLIT, ids=ids, labels=labels) as writer:
+    spec = make_spec(rows, WIDTH, ids=digest_ids(ids))
+    with SplitWriter(root, spec, SPLIT, ids=ids) as writer:
+        write_labels(writer.path, spec, {SPLIT: labels}, classes=tuple("abcdefghij"))
         tokens = (
             np.random.default_rng(0)
             .standard_normal((LAYERS, len(KINDS), writer.block_rows, WIDTH), np.float32)

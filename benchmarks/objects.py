@@ -149,7 +149,6 @@ def measure_library(shards: int) -> dict[str, float]:
         SplitIdentity,
         SplitWriter,
         digest_ids,
-        digest_labels,
         open_cache,
     )
     from layercache.cache.reading.chunks import VERIFIED
@@ -157,14 +156,10 @@ def measure_library(shards: int) -> dict[str, float]:
     from layercache.cache.storage.read_cache import ReadCache
 
     rows, (layers, width) = shards * 512, (12, 768)
-    ids, labels = [str(i) for i in range(rows)], np.zeros(rows, np.int64)
-    identity = SplitIdentity(
-        rows=rows, ids=digest_ids(ids), labels=digest_labels(labels), content="bytes:00"
-    )
+    ids = [str(i) for i in range(rows)]
+    identity = SplitIdentity(rows=rows, ids=digest_ids(ids), content="bytes:00")
     dataset = DatasetIdentity(
         name="noise",
-        classes=("a", "b"),
-        multi_label=False,
         limit=None,
         limit_seed=0,
         splits={"train": identity},
@@ -193,7 +188,7 @@ def measure_library(shards: int) -> dict[str, float]:
         as_remote(f"s3://{server.BUCKET}/library-{time.monotonic_ns()}"),
         shards * block.nbytes / 1e6,
     )
-    with SplitWriter(root, spec, "train", ids=ids, labels=labels) as writer:
+    with SplitWriter(root, spec, "train", ids=ids) as writer:
         found = {
             "cache: commit row blocks, 4 threads, MB/s": nbytes
             / seconds(lambda b: writer.write(b, block), shards, 4)

@@ -403,7 +403,8 @@ def features(args: argparse.Namespace) -> tuple[InMemoryTokens, int]:
     if args.cache:
         from layercache.cache.find import open_cache
 
-        split = open_cache(args.cache).split("train")
+        cache = open_cache(args.cache)
+        split = cache.split("train")
         spec = split.spec
         pairs = tuple(
             (layer, token)
@@ -417,7 +418,7 @@ def features(args: argparse.Namespace) -> tuple[InMemoryTokens, int]:
             "the train split, of which a fifth is the test set"
         )
         return InMemoryTokens(x.contiguous(), torch.from_numpy(np.asarray(split.labels))), len(
-            spec.dataset.classes
+            cache.classes
         )
     draw = torch.Generator().manual_seed(0)
     n, s, d, c = args.shape

@@ -44,7 +44,6 @@ from layercache.cache import (
     SplitIdentity,
     SplitWriter,
     digest_ids,
-    digest_labels,
     open_cache,
 )
 from layercache.cache.describe import describe
@@ -52,15 +51,14 @@ from layercache.cache.format import layout
 from layercache.cache.remove import remove
 from layercache.cache.storage.paths import CachePath, as_cache_path
 from layercache.cache.verify import verify
+from layercache.testing import write_labels
 from tests.objects import server
 
 LAYERS, KINDS, WIDTH = 12, ("cls", "ap"), 768
 SPLIT = "train"
 
 
-def make_spec(
-    rows: int, width: int, *, classes: int = 1, ids: str = "00" * 32, labels: str = "00" * 32
-) -> CacheSpec:
+def make_spec(rows: int, width: int, *, ids: str = "00" * 32) -> CacheSpec:
     """Return the spec of a ViT-B of the given width on one split."""
     return CacheSpec(
         model="made_up",
@@ -73,11 +71,9 @@ def make_spec(
         tokens=KINDS, projected=False, preprocessing={}, precision="fp32", storage_dtype="float16",
         dataset=DatasetIdentity(
             name=f"made_up_{rows}",
-            classes=tuple(f"class {c}" for c in range(classes)),
-            multi_label=False,
             limit=None,
             limit_seed=0,
-            splits={SPLIT: SplitIdentity(rows=rows, ids=ids, labels=labels, content="names:00")},
+            splits={SPLIT: SplitIdentity(rows=rows, ids=ids, content="names:00")},
         ),
     )  # fmt: skip
 
@@ -117,11 +113,12 @@ class Steps:
             make_spec(
                 self.rows,
                 self.width,
-                classes=self.classes,
                 ids=digest_ids(ids),
-                labels=digest_labels(labels),
             ),
         )
+
+    def names(self) -> list[str]:
+        return [f"class {c}" for c in range(self.classes)]
 
     def cache(self) -> Cache:
         return open_cache(root=self.root, dataset=f"made_up_{self.rows}")
@@ -131,7 +128,7 @@ class Steps:
 
     def identity(self) -> Iterator[str]:
         self.samples()
-        yield "generate ids, digest ids and labels"
+        yield "generate ids, digest ids"
 
     def sent(self) -> Iterator[str]:
         from layercache.extraction.datasets.image_files import FileSamples
@@ -154,7 +151,8 @@ class Steps:
     def write(self) -> Iterator[str]:
         ids, labels, spec = self.samples()
         yield ""
-        with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
+        with SplitWriter(self.root, spec, SPLIT, ids=ids) as writer:
+            write_labels(writer.path, spec, {SPLIT: labels}, classes=self.names())
             yield "begin a split"
             blocks = writer.pending[: len(writer.pending) // 2]
             self.fill(writer, blocks)
@@ -162,9 +160,9 @@ class Steps:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def resume(self) -> Iterator[str]:
-        ids, labels, spec = self.samples()
+        ids, _, spec = self.samples()
         yield ""
-        with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
+        with SplitWriter(self.root, spec, SPLIT, ids=ids) as writer:
             yield "resume (half of the records exist)"
             self.fill(writer, writer.pending)
             yield "write the second half"
@@ -172,9 +170,9 @@ class Steps:
             yield "finish the split"
 
     def again(self) -> Iterator[str]:
-        ids, labels, spec = self.samples()
+        ids, _, spec = self.samples()
         yield ""
-        with SplitWriter(self.root, spec, SPLIT, ids=ids, labels=labels) as writer:
+        with SplitWriter(self.root, spec, SPLIT, ids=ids) as writer:
             assert writer.complete
         yield "extract again when complete"
 

@@ -28,6 +28,14 @@ Data = Annotated[
         help="Dataset: see `layercache datasets`, or folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
     ),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="Name of the dataset in caches and tables.",
+        show_default="its own; of a path the last part",
+    ),
+]
 Weights = Annotated[
     list[str] | None,
     typer.Option(
@@ -170,8 +178,7 @@ Std = Annotated[
 OnError = Annotated[
     str,
     typer.Option(
-        help="An image that cannot be decoded or has no label: raise an error | skip it and list "
-        "it in the cache.",
+        help="An image that cannot be decoded: raise an error | skip it and list it in the cache.",
         metavar="raise|skip",
     ),
 ]
@@ -211,6 +218,7 @@ def extract(
     *,
     model: Model,
     dataset: Data,
+    name: Name = None,
     weights: Weights = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -257,6 +265,7 @@ def extract(
     done = run(
         models=model,
         dataset=dataset,
+        name=name,
         weights=parse_weights(weights or [], model),
         data_root=data_root,
         offline=offline,

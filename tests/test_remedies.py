@@ -432,16 +432,6 @@ CASES |= {
         "(leave out) the data root",
         "datasets",
     ),
-    "unlabelled images": options(
-        "extract -m vit_nano -d csv:t.csv --layers last",
-        r"on_error='(skip)'",
-        "extract -m vit_nano -d csv:t.csv --layers last --on-error \\1",
-    ),
-    "an unlabelled split": options(
-        "extract -m vit_nano -d csv:t.csv --layers last",
-        r"choose other splits with `splits` \((--split)\)",
-        "extract -m vit_nano -d csv:t.csv --layers last \\1 train",
-    ),
     "a missing image": options(
         "extract -m vit_nano -d csv:gone.csv --layers last",
         r"on_error='(skip)'",
@@ -502,7 +492,9 @@ def test_remedy_of_a_command_works(case: Case, folder: Path) -> None:
         "commits/train/complete.json",
         "commits/test/00000000.json",
         "train.zarr/tokens/c*",
-        "train.zarr/label/c/0",
+        "train.zarr/id/c/0",
+        "annotations/*.npz",
+        "annotations/columns.json",
         "train.zarr/zarr.json",
         "origins/*.json",
     ],

@@ -12,7 +12,6 @@ from layercache.cache.format.spec import (
     DatasetIdentity,
     SplitIdentity,
     digest_ids,
-    digest_labels,
 )
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import cache_root
@@ -29,7 +28,6 @@ __all__ = [
     "cache_folder",
     "cache_root",
     "digest_ids",
-    "digest_labels",
     "find_caches",
     "open_cache",
     "parse_layers",

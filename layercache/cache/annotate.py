@@ -93,10 +93,7 @@ def annotate(
             for name, column in read.columns.items()
         }
         changes.extend(compare(column, stored.get(name), kept=kept) for name, column in new.items())
-        versions = {
-            name: ColumnVersion(digest=column.digest, source="table")
-            for name, column in new.items()
-        }
+        versions = {name: ColumnVersion.of(column, source="table") for name, column in new.items()}
         merged = AnnotationIndex(
             columns={**index.columns, **versions}, dataset_label=index.dataset_label
         )
@@ -132,7 +129,8 @@ def drop_annotations(cache: Cache | str | CachePath, names: Sequence[str]) -> No
                     "it is replaced by a table with a column of this name"
                 )
             if name == LABEL and index.dataset_label is not None:
-                kept[name] = ColumnVersion(digest=index.dataset_label, source="dataset")
+                own = read_column(cache.store, index.dataset_label)
+                kept[name] = ColumnVersion.of(own, source="dataset")
             else:
                 del kept[name]
         return AnnotationIndex(columns=kept, dataset_label=index.dataset_label), []

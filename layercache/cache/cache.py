@@ -5,18 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from layercache.cache.annotations.column import AnnotatedSplit, AnnotationColumn
+from layercache.cache.annotations.column import AnnotationColumn
 from layercache.cache.annotations.frame import annotation_frame
 from layercache.cache.annotations.index import LABEL, AnnotationIndex, read_column, read_index
 from layercache.cache.arrays import TokenArrays
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
-from layercache.cache.format.origin import Origin
+from layercache.cache.format.origin import Origin, dataset_name
 from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
 from layercache.cache.format.spec import SCHEMA, CacheSpec, sha256_json
 from layercache.cache.format.typed_json import load_json
@@ -100,15 +98,33 @@ class Cache(TokenArrays):
 
         Raises CacheCorruptError if a file is missing or damaged.
         """
-        label = _label_column(self)
-        columns = {} if label is None else {LABEL: label}
-        digests = self.annotation_index.digests
-        return columns | {name: read_column(self.files, digests[name]) for name in digests}
+        digests = self.annotation_digests
+        others = {name: read_column(self.files, digests[name]) for name in digests if name != LABEL}
+        return others if self.label is None else {LABEL: self.label, **others}
 
     @property
     def annotation_digests(self) -> Mapping[str, str]:
         """Name of every annotation -> version of its values, 12 hex digits."""
-        return {name: column.digest for name, column in self.annotation_columns.items()}
+        return self.annotation_index.digests
+
+    @cached_property
+    def label(self) -> AnnotationColumn | None:
+        """The annotation "label", of the dataset or of a table; None if no sample has one.
+
+        Raises CacheCorruptError if its file is missing or damaged.
+        """
+        digest = self.annotation_digests.get(LABEL)
+        return None if digest is None else read_column(self.files, digest)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of the label, in order; empty without a label."""
+        return () if self.label is None else self.label.classes
+
+    @property
+    def multi_label(self) -> bool:
+        """True if a sample may have several classes."""
+        return self.label is not None and self.label.kind == "multi-label"
 
     @cached_property
     def annotations(self) -> pd.DataFrame:
@@ -129,8 +145,13 @@ class Cache(TokenArrays):
 
     def forget_annotations(self) -> None:
         """Read the annotations again when they are next asked for."""
-        for name in ("annotation_index", "annotation_columns", "annotations"):
+        for name in ("annotation_index", "label", "annotation_columns", "annotations"):
             self.__dict__.pop(name, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what travels to another process: the versions of annotations, not their values."""
+        values = ("label", "annotation_columns", "annotations")
+        return {name: value for name, value in self.__dict__.items() if name not in values}
 
     def progress(self, split: str) -> tuple[int, int]:
         """Return the number of committed row blocks of a split and the number of all."""
@@ -167,31 +188,7 @@ class Cache(TokenArrays):
                 Compressor(record.compressor)
             except OptionError as e:
                 raise CacheCorruptError(f"{path}: {e}; {REPAIR_HINT}") from None
-        return Split(layout, self.files, record)
-
-
-def _label_column(cache: Cache) -> AnnotationColumn | None:
-    """Return the dataset's own label, of the splits that are complete."""
-    spec = cache.spec.dataset
-    values = {}
-    for name in cache.splits:
-        if cache.complete(name):
-            split = cache.split(name)
-            shape = (spec.splits[name].rows, *split.labels.shape[1:])
-            values[name] = np.full(shape, 255 if spec.multi_label else -1, np.int64)
-            values[name][split.kept_rows] = split.labels
-    if not values:
-        return None
-    return AnnotationColumn(
-        name=LABEL,
-        kind="multi-label" if spec.multi_label else "class",
-        classes=spec.classes,
-        splits={
-            name: AnnotatedSplit(rows=spec.splits[name].rows, ids=spec.splits[name].ids)
-            for name in values
-        },
-        values=values,
-    )
+        return Split(layout, self.files, record, label=partial(getattr, self, "label"))
 
 
 def load_cache(path: CachePath) -> Cache:
@@ -232,14 +229,12 @@ def _check_schema(path: CachePath, value: Any) -> None:
     if schema > SCHEMA:
         remedy = "upgrade layercache"
     else:
-        model, dataset = (
-            shlex.quote(str(value["model"])),
-            shlex.quote(str(value["dataset"]["name"])),
-        )
+        origins = read_origins(open_source(path))
+        source = next((o.dataset for o in origins if o.dataset), value["dataset"]["name"])
+        model, dataset = shlex.quote(str(value["model"])), shlex.quote(str(source))
         remedy = (
             f"extract it again (layercache extract --model {model} --dataset {dataset}, with the "
-            "other options it was "
-            "made with) and delete this folder"
+            "other options it was made with) and delete this folder"
         )
     raise CacheSchemaError(
         f"{path}: expected a cache of schema {SCHEMA}, got schema {schema}: {remedy}"
@@ -266,6 +261,9 @@ def extract_command(
         "--model": model or spec.model,
         "--weights": origin.weights if model is None else None,
         "--dataset": origin.dataset or spec.dataset.name,
+        "--name": spec.dataset.name
+        if origin.dataset and dataset_name(origin.dataset) != spec.dataset.name
+        else None,
         "--data-root": origin.data_root,
         "--limit": spec.dataset.limit,
         "--seed": spec.dataset.limit_seed or None,

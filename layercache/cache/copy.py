@@ -2,27 +2,43 @@
 
 A root is a folder, object storage or a dataset repository of the Hugging Face Hub.
 
-Order: the spec and the origins (the latter not to the Hub, where others could read the paths in
-them); of each split the shards, then records, labels, ids and metadata, then the complete record;
+Order: the spec, the origins (not to the Hub, where others could read the paths in them) and the
+annotations; of each split the shards, then records, ids and metadata, then the complete record;
 last the probes, each with its record last. So at every moment the target is what a stopped
 extraction leaves: incomplete, or true. Every file is compared with its checksum when it is read
 (crc32c of the block's record, SHA-256 of the complete record or of the probe's) and again where it
 arrived. A file that exists there with its checksum is not sent again.
 
-Of a probe, only the files that its record lists are sent. A damaged probe does not stop the others:
-it is left out and named, and so is what lies behind a symbolic link below probes/.
+Annotations that only the target has stay there; of others, the source's version becomes the current
+one. Of a probe, only the files that its record lists are sent. A damaged probe does not stop the
+others: it is left out and named, and so is what lies behind a symbolic link below probes/.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
 
+from layercache.cache.annotations.index import (
+    INDEX,
+    AnnotationIndex,
+    merge_indexes,
+    read_index,
+    update_index,
+)
 from layercache.cache.cache import Cache, extract_advice, load_cache
-from layercache.cache.copy_stages import Check, Stage, equal_check, find_probes, split_stages
+from layercache.cache.copy_stages import (
+    Check,
+    Stage,
+    annotation_stage,
+    equal_check,
+    find_probes,
+    split_stages,
+)
 from layercache.cache.format.attached import PARENT, RETRAIN_HINT
 from layercache.cache.format.layout import (
     SPEC_KEY,
@@ -44,6 +60,8 @@ from layercache.errors import (
     OptionError,
     StorageError,
 )
+
+logger = logging.getLogger(__name__)
 
 MAX_COMMIT_FILES = 64
 """Files of one commit on the Hub."""
@@ -115,10 +133,12 @@ def copy_cache(
     probes = find_probes(cache.files, cache.spec.fingerprint, sizes)
     target = _open_target(path)
     to_hub = isinstance(target, _HubTarget)
+    index = cache.annotation_index
     origins = {} if to_hub else {origin.key: origin.to_bytes() for origin in cache.origins}
     if total:
         prefixes = tuple(f"{name}/" for lay in layouts for name in (lay.group, lay.commits))
         keys = [key for key in sizes if key == SPEC_KEY or key.startswith(prefixes)]
+        keys += [*index.files, INDEX] if index.columns else []
         total(sum(sizes[key] for key in [*keys, *origins, *probes.files, *probes.records]))
     job = _CopyJob(cache.files, sizes, progress or (lambda _: None))
     with ExitStack() as locks:
@@ -129,6 +149,9 @@ def copy_cache(
         _check_target(cache, target.files, existing)
         target.send(job, {SPEC_KEY: equal_check(spec_bytes(cache.spec))}, existing)
         target.send(job, {key: equal_check(data) for key, data in origins.items()}, existing)
+        if index.columns:
+            target.send(job, annotation_stage(index), existing)
+            job.count(INDEX, sent=target.put_index(index))
         for layout in layouts:
             for stage in split_stages(cache.files, layout):
                 target.send(job, stage, existing)
@@ -230,6 +253,12 @@ class _Target(Protocol):
     def send(self, job: _CopyJob, stage: Stage, existing: Mapping[str, FileInfo]) -> None:
         """Send the files of a stage that do not exist or are not right, and verify them."""
 
+    def put_index(self, index: AnnotationIndex) -> bool:
+        """Make the versions of annotations current, whose files are sent; keep other columns.
+
+        Returns whether anything changed.
+        """
+
     def sweep(self) -> None:
         """Remove temporary files of copies that were killed."""
 
@@ -238,6 +267,21 @@ def _open_target(path: CachePath) -> _Target:
     if isinstance(path, RemotePath) and path.scheme == "hf":
         return _HubTarget(HubRepository(path))
     return _StoreTarget(open_store(path))
+
+
+def _log_merge(target: FileSource, stored: AnnotationIndex, index: AnnotationIndex) -> None:
+    for name, version in stored.columns.items():
+        new = index.columns.get(name)
+        if new is None:
+            logger.info("%s: the annotation %s, which only it has, stays", target.root, name)
+        elif new.digest != version.digest:
+            logger.warning(
+                "%s: the annotation %s is replaced: version %s, %s before",
+                target.root,
+                name,
+                new.digest,
+                version.digest,
+            )
 
 
 def _not_arrived(path: CachePath) -> StorageError:
@@ -269,6 +313,18 @@ class _StoreTarget:
 
         threads = max(job.source.transfers, self.files.transfers)
         in_threads(send_one, list(stage), threads=threads)
+
+    def put_index(self, index: AnnotationIndex) -> bool:
+        """Make the versions of annotations current, whose files are sent; keep other columns.
+
+        Returns whether anything changed.
+        """
+        stored = read_index(self.files)
+        if stored == merge_indexes(stored, index):
+            return False
+        update_index(self.files, lambda current: (merge_indexes(current, index), []))
+        _log_merge(self.files, stored, index)
+        return True
 
     def sweep(self) -> None:
         """Remove temporary files of copies that were killed."""
@@ -303,6 +359,19 @@ class _HubTarget:
                 batch = {}
         if batch:
             self._commit(job, batch)
+
+    def put_index(self, index: AnnotationIndex) -> bool:
+        """Make the versions of annotations current, whose files are sent; keep other columns.
+
+        Returns whether anything changed.
+        """
+        stored = read_index(self.files)
+        merged = merge_indexes(stored, index)
+        if stored == merged:
+            return False
+        self.files.upload({INDEX: merged.to_bytes()}, message="layercache: annotations")
+        _log_merge(self.files, stored, index)
+        return True
 
     def sweep(self) -> None:
         """Do nothing: a commit that did not end leaves nothing."""

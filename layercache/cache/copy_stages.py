@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from layercache.cache.annotations.column import DIGEST_DIGITS, column_key
+from layercache.cache.annotations.index import AnnotationIndex
 from layercache.cache.format.attached import (
     PARENT,
     RECORD,
@@ -27,7 +29,7 @@ Stage = Mapping[str, Check]
 
 
 def split_stages(source: FileSource, layout: SplitLayout) -> Iterator[Stage]:
-    """Yield the files of a split: shards; records, labels, ids, metadata; the complete record."""
+    """Yield the files of a split: shards; records, ids, metadata; the complete record."""
     data = source.read(layout.complete)
     where = str(source.path(layout.complete))
     complete = CompleteRecord.of_split(data, layout, where=where)
@@ -43,6 +45,15 @@ def split_stages(source: FileSource, layout: SplitLayout) -> Iterator[Stage]:
     files = {key: digest for key, digest in complete.files.items() if key != SPEC_KEY}
     yield {key: _digest_check(digest) for key, digest in files.items()}
     yield {layout.complete: equal_check(data)}
+
+
+def annotation_stage(index: AnnotationIndex) -> Stage:
+    """Return the files of the columns of a cache; `copy_cache` puts the list of them itself."""
+    return {key: _name_check(key) for key in index.files}
+
+
+def _name_check(key: str) -> Check:
+    return lambda data: column_key(sha256(data).hexdigest()[:DIGEST_DIGITS]) == key
 
 
 def equal_check(expected: bytes) -> Check:

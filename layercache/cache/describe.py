@@ -33,7 +33,10 @@ def describe(cache: Cache) -> dict[str, Any]:
         "weights": spec.weights,
         "dataset": spec.dataset.name,
         "origins": [asdict(origin) for origin in cache.origins],
-        "classes": len(spec.dataset.classes),
+        "classes": cache.annotation_index.n_classes,
+        "annotations": {
+            name: asdict(version) for name, version in cache.annotation_index.columns.items()
+        },
         "limit": spec.dataset.limit,
         "limit_seed": spec.dataset.limit_seed,
         "tap": spec.tap,

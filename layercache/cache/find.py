@@ -57,9 +57,9 @@ def cache_folders(
     folders = _named_folders(root, model=model, dataset=dataset)
     if dataset is None or not is_source(dataset):
         return folders
-    matching, unknown = _by_source(folders, dataset)
+    matching, unknown = _by_source(folders, dataset, root=root, model=model)
     _log_unknown_source(unknown, dataset)
-    return [folder for folder in folders if folder in matching or folder in unknown]
+    return sorted({*matching, *unknown}, key=str)
 
 
 def _named_folders(root: CachePath, *, model: str | None, dataset: str | None) -> list[CachePath]:
@@ -72,26 +72,50 @@ def _named_folders(root: CachePath, *, model: str | None, dataset: str | None) -
 
 
 def _by_source(
-    folders: Sequence[CachePath], dataset: str
+    folders: Sequence[CachePath], dataset: str, *, root: CachePath, model: str | None
 ) -> tuple[list[CachePath], list[CachePath]]:
-    """Return the caches extracted from a dataset's source, and those without a recorded source."""
+    """Return the caches extracted from a dataset's source, and those without a recorded source.
+
+    Args:
+        folders: Caches of the dataset's name.
+        dataset: The source.
+        root: Root of the caches, where the dataset may have another name.
+        model: Name of their model, or None.
+
+    Raises:
+        CacheNotFoundError: The source does not exist and no cache was extracted from it.
+    """
     source = dataset_source(dataset)
-    threads = open_source(folders[0]).requests if folders else 1
-    origins = map_threads(lambda f: read_origins(open_source(f)), folders, threads=threads)
-    sources = {
-        folder: {origin.dataset for origin in of_folder} - {None}
-        for folder, of_folder in zip(folders, origins, strict=True)
-    }
+    sources = _recorded_sources(folders)
+    unknown = [folder for folder in folders if not sources[folder]]
     matching = [folder for folder in folders if source in sources[folder]]
+    if matching or not is_source(dataset):
+        return matching, unknown
+    others = _recorded_sources(
+        [f for f in _named_folders(root, model=model, dataset=None) if f not in sources]
+    )
+    matching = [folder for folder, recorded in others.items() if source in recorded]
     if not matching and is_missing(source):
-        others = sorted({str(other) for values in sources.values() for other in values})
-        hint = f"; caches of this name were extracted from {', '.join(others)}" if others else ""
+        same_name = sorted({str(other) for values in sources.values() for other in values})
+        hint = ""
+        if same_name:
+            hint = f"; caches of this name were extracted from {', '.join(same_name)}"
         raise CacheNotFoundError(
             f"dataset {source!r}: there is no such file or folder, and no cache was extracted "
             f"from it{hint}. A cache can be chosen by its dataset's name, too: "
             f"{dataset_name(dataset)}"
         )
-    return matching, [folder for folder in folders if not sources[folder]]
+    return matching, unknown
+
+
+def _recorded_sources(folders: Sequence[CachePath]) -> dict[CachePath, set[str | None]]:
+    """Return the sources of the dataset that each cache has recorded."""
+    threads = open_source(folders[0]).requests if folders else 1
+    origins = map_threads(lambda f: read_origins(open_source(f)), folders, threads=threads)
+    return {
+        folder: {origin.dataset for origin in of_folder} - {None}
+        for folder, of_folder in zip(folders, origins, strict=True)
+    }
 
 
 def _log_unknown_source(folders: Sequence[CachePath], dataset: str) -> None:
@@ -169,9 +193,9 @@ def _preferred_folders(
     ]
     if dataset is None or not (is_source(dataset) or len(folders) > 1):
         return folders
-    matching, unknown = _by_source(folders, dataset)
+    matching, unknown = _by_source(folders, dataset, root=root, model=model)
     if matching:
-        return matching
+        return [folder for folder in matching if folder.name.startswith(prefix)]
     if not is_source(dataset):
         return folders
     _log_unknown_source(unknown, dataset)
@@ -298,13 +322,13 @@ def _describe(cache: Cache, caches: Sequence[Cache]) -> str:
     differing = [
         f"{key} {_shorten(key, value)}"
         for key, value in _flatten(cache.spec.to_json())
-        if not key.startswith(("dataset.splits", "dataset.classes"))
+        if not key.startswith("dataset.splits")
         and len({json.dumps(spec.get(key), sort_keys=True) for spec in specs}) > 1
     ]
     return ", ".join(
         [
             cache.source or "source not recorded",
-            f"{len(dataset.classes)} classes",
+            f"{cache.annotation_index.n_classes} classes",
             f"{rows} images",
             *differing,
         ]

@@ -8,6 +8,8 @@ from hashlib import sha256
 
 import numpy as np
 
+from layercache.cache.annotations.column import FOLDER, REANNOTATE_HINT, column_key, is_digest
+from layercache.cache.annotations.index import INDEX, LOCK, read_column, read_index
 from layercache.cache.cache import Cache, extract_advice, load_cache
 from layercache.cache.format import attached
 from layercache.cache.format.attached import scan
@@ -67,6 +69,7 @@ def verify(
             Origin.from_bytes(data, where=str(store.path(key)))
         except CacheCorruptError as e:
             corruptions.append(Corruption(store.path(key), str(e)))
+    corruptions += _verify_annotations(store)
     for split in cache.spec.dataset.splits:
         layout = SplitLayout(cache.spec, split)
         if store.has_dir(layout.group) or store.has_dir(layout.commits):
@@ -76,6 +79,33 @@ def verify(
         corruptions.append(Corruption(cache.path, problem, exists=False))
     corruptions += verify_probes(cache, progress=progress)
     return sorted(corruptions, key=lambda c: (str(c.path), c.problem))
+
+
+def _verify_annotations(store: Store) -> Iterator[Corruption]:
+    """Yield every file of the annotations that is not as it was written, or does not belong."""
+    infos = store.list_files(FOLDER)
+    try:
+        listed = set(read_index(store).files)
+    except CacheCorruptError as e:
+        yield Corruption(store.path(INDEX), str(e))
+        listed = set()
+    if INDEX not in infos and any(key.endswith(".npz") for key in infos):
+        yield Corruption(store.path(INDEX), f"is missing; {REANNOTATE_HINT}", exists=False)
+    for key in sorted(listed - set(infos)):
+        yield Corruption(store.path(key), f"is missing; {REANNOTATE_HINT}", exists=False)
+    for key, info in infos.items():
+        digest = key.removeprefix(f"{FOLDER}/").removesuffix(".npz")
+        if key in (INDEX, LOCK) or key.startswith(f"{FOLDER}/partial/"):
+            continue
+        if not info.regular:
+            yield Corruption(store.path(key), "is a pipe or device, expected a regular file")
+        elif key != column_key(digest) or not is_digest(digest):
+            yield Corruption(store.path(key), "does not belong here")
+        else:
+            try:
+                read_column(store, digest)
+            except CacheCorruptError as e:
+                yield Corruption(store.path(key), str(e))
 
 
 def verify_probes(

@@ -62,6 +62,7 @@ def extract(
         for target in plan.targets:
             if not target.pending:
                 record_origin(target.path, target.origin)
+                plan.record_label(target)
             for split in target.leftovers:
                 remove_leftovers(plan.root, target.spec, split, plan.dataset.split(split))
         stats: dict[str, RunStats] = {}

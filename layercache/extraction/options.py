@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from layercache.cache.format.origin import model_source
+from layercache.cache.format.origin import model_source, plain_name
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
@@ -43,6 +43,8 @@ class ExtractOptions:
     dataset: str | Dataset
     """Name of a dataset, "folder:PATH", or a `Dataset` of your own (its samples must be picklable,
     unless `workers` is 0)."""
+    name: str | None = None
+    """Name of the dataset in caches and tables; default: its own, of a path the last part."""
     weights: Mapping[str, str | Path] = field(default_factory=dict)
     """Model -> checkpoint file (safetensors or torch); without one, what ships with the package or
     what timm downloads."""
@@ -96,8 +98,8 @@ class ExtractOptions:
     deterministic: bool = False
     """Use only deterministic algorithms on a GPU; a CPU is deterministic in any case."""
     on_error: OnError = "raise"
-    """What to do with an image that cannot be decoded or has no label: "raise" an error, or "skip"
-    it and list it in the cache."""
+    """What to do with an image that cannot be decoded: "raise" an error, or "skip" it and list it
+    in the cache. An image without a label is extracted like any other."""
     cache: str | CachePath | None = None
     """Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's cache
     folder."""
@@ -135,6 +137,11 @@ class ExtractOptions:
             raise OptionError(
                 "preprocessing: expected layercache.PreprocessingOptions, "
                 f"got {type(self.preprocessing).__name__}"
+            )
+        if self.name is not None and plain_name(self.name) != self.name:
+            raise OptionError(
+                f"name: expected letters, digits, '.', '-' and '_', got {self.name!r}: take "
+                f"{plain_name(self.name)!r}"
             )
         check_engine(self.engine, self.ray_address)
         for model in self.weights:

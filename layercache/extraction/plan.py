@@ -9,10 +9,12 @@ from pathlib import Path
 
 from layercache._devices import resolve_device
 from layercache._units import format_bytes
+from layercache.cache.annotations.label import label_column, record_label
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import cache_folder, planned_bytes
 from layercache.cache.format.origin import Origin, dataset_source, is_encoder_file
 from layercache.cache.format.spec import CacheSpec, DatasetIdentity
+from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
@@ -78,6 +80,13 @@ class ExtractionPlan:
         """Bytes still to be written for all models, uncompressed."""
         return sum(target.missing_bytes for target in self.targets)
 
+    def record_label(self, target: Target) -> None:
+        """Make the dataset's labels those of a cache that has been begun; log what changes."""
+        identities = target.spec.dataset.splits
+        labels = {name: self.dataset.split(name).labels for name in identities}
+        column = label_column(labels, classes=self.dataset.classes, splits=identities)
+        record_label(open_store(target.path), column)
+
     def check_free_space(self) -> None:
         """Raise StorageError if the disk is too small for what is missing."""
         if not isinstance(self.root, Path):
@@ -120,12 +129,14 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     dataset = options.dataset
     if isinstance(dataset, str):
         dataset = datasets.open_dataset(dataset, root=options.data_root, offline=options.offline)
+    if options.name is not None and options.name != dataset.name:
+        dataset = datasets.rename_dataset(dataset, options.name)
     for split in options.splits:
         if split not in dataset.splits:
             raise UnknownNameError(f"split of dataset {dataset.name}", split, dataset.splits)
     splits = tuple(options.splits) or dataset.splits
     for split in splits:
-        datasets.check_labels(dataset, split, allow_unlabelled=options.on_error == "skip")
+        datasets.check_labels(dataset, split)
     dataset = datasets.limit_samples(dataset, options.limit, seed=options.seed)
     root = cache_root(options.cache)
     backbones = [load_model(options, model, device) for model in options.models]

@@ -73,7 +73,7 @@ def remove_leftovers(root: CachePath, spec: CacheSpec, split: str, samples: Samp
     """Remove what `has_leftovers` found, by opening the split for writing, unless it is locked."""
     with (
         suppress(CacheBusyError, StorageError),
-        SplitWriter(root, spec, split, ids=samples.ids, labels=samples.labels),
+        SplitWriter(root, spec, split, ids=samples.ids),
     ):
         pass
 

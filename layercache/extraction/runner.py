@@ -188,7 +188,6 @@ def _open_writer(
             target.spec,
             split,
             ids=samples.ids,
-            labels=samples.labels,
             compressor=options.compressor,
             wait=wait,
         )
@@ -203,6 +202,7 @@ def _open_writer(
     record_origin(
         target.path, target.origin, temporary=SplitLayout(target.spec, split).partial
     )  # under the lock of the split
+    plan.record_label(target)
     return writer
 
 

@@ -131,7 +131,7 @@ def find_combinations(caches: Sequence[Cache]) -> list[Combination]:
 
 def label_of(cache: Cache) -> ProbeTarget:
     """Return the dataset's own label as a target."""
-    task = MULTI_LABEL if cache.spec.dataset.multi_label else CLASSIFICATION
+    task = MULTI_LABEL if cache.multi_label else CLASSIFICATION
     return ProbeTarget(name=LABEL, task=task)
 
 

@@ -68,15 +68,11 @@ def _distinguishing_features(
     datasets: Sequence[DatasetIdentity],
 ) -> list[Callable[[DatasetIdentity], str]]:
     """Return as few features as tell these datasets apart; none if no feature does."""
-    features = [_classes, _limit, _images]
+    features = [_limit, _images]
     for chosen in (*([feature] for feature in features), features):
         if len({tuple(feature(d) for feature in chosen) for d in datasets}) == len(datasets):
             return list(chosen)
     return []
-
-
-def _classes(dataset: DatasetIdentity) -> str:
-    return f"{len(dataset.classes)} class{'' if len(dataset.classes) == 1 else 'es'}"
 
 
 def _limit(dataset: DatasetIdentity) -> str:

@@ -15,6 +15,7 @@ from layercache.testing.caches import (
     make_tokens,
     make_writer,
     write_cache,
+    write_labels,
     write_pending,
     write_planted_cache,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "make_tokens",
     "make_writer",
     "write_cache",
+    "write_labels",
     "write_pending",
     "write_planted_cache",
 ]

@@ -20,9 +20,10 @@ from layercache.cache import (
     SplitIdentity,
     SplitWriter,
     digest_ids,
-    digest_labels,
     open_cache,
 )
+from layercache.cache.annotations.label import label_column, record_label
+from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,42 +44,29 @@ def make_labels(rows: int, *, multi_label: bool = False) -> Array:
     return np.arange(rows, dtype=np.int64) % 3
 
 
-def make_identity(
-    labels: Mapping[str, Array],
-    *,
-    ids: Mapping[str, list[str]],
-    name: str = "shapes",
-    classes: Sequence[str] = CLASSES,
-) -> DatasetIdentity:
+def make_identity(ids: Mapping[str, list[str]], *, name: str = "shapes") -> DatasetIdentity:
     """Return the identity of a dataset.
 
     Args:
-        labels: Labels by split, (N,) or (N, C).
         ids: Sample ids by split.
         name: Name of the dataset.
-        classes: Names of the classes.
     """
     return DatasetIdentity(
         name=name,
-        classes=tuple(classes),
-        multi_label=next(iter(labels.values())).ndim == 2,
         limit=None,
         limit_seed=0,
         splits={
-            split: SplitIdentity(
-                rows=len(y), ids=digest_ids(ids[split]), labels=digest_labels(y), content="bytes:00"
-            )
-            for split, y in labels.items()
+            split: SplitIdentity(rows=len(names), ids=digest_ids(names), content="bytes:00")
+            for split, names in ids.items()
         },
     )
 
 
-def make_spec(rows: int = 50, *, multi_label: bool = False, **changes: Any) -> CacheSpec:
+def make_spec(rows: int = 50, **changes: Any) -> CacheSpec:
     """Return a spec of 2 layers x {CLS, AP} x 8 with splits train (`rows`) and test (7).
 
     Args:
         rows: Rows of the training split.
-        multi_label: Labels are 0/1 per class.
         **changes: Fields of the spec to replace.
     """
     n_rows = {"train": rows, "test": TEST_ROWS}
@@ -95,10 +83,7 @@ def make_spec(rows: int = 50, *, multi_label: bool = False, **changes: Any) -> C
         preprocessing={"mean": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
         precision="fp32",
         storage_dtype="float16",
-        dataset=make_identity(
-            {name: make_labels(n, multi_label=multi_label) for name, n in n_rows.items()},
-            ids={name: make_ids(n) for name, n in n_rows.items()},
-        ),
+        dataset=make_identity({name: make_ids(n) for name, n in n_rows.items()}),
     )
     return replace(spec, **changes)
 
@@ -112,16 +97,24 @@ def make_tokens(spec: CacheSpec, split: str = "train", *, seed: int = 0) -> Arra
 def make_writer(
     root: CachePath, spec: CacheSpec, split: str = "train", **options: Any
 ) -> SplitWriter:
-    """Return a writer of a split of `make_spec`, with its ids and labels."""
+    """Return a writer of a split of `make_spec`, with its ids."""
     rows = spec.dataset.splits[split].rows
-    return SplitWriter(
-        root,
-        spec,
-        split,
-        ids=make_ids(rows),
-        labels=make_labels(rows, multi_label=spec.dataset.multi_label),
-        **options,
-    )
+    return SplitWriter(root, spec, split, ids=make_ids(rows), **options)
+
+
+def write_labels(
+    path: CachePath, spec: CacheSpec, labels: Mapping[str, Array], *, classes: Sequence[str]
+) -> None:
+    """Record the labels of a cache as an extraction does.
+
+    Args:
+        path: Folder of the cache.
+        spec: Its spec.
+        labels: Labels by split, (N,) or (N, C).
+        classes: Names of the classes.
+    """
+    column = label_column(labels, classes=classes, splits=spec.dataset.splits)
+    record_label(open_store(path), column)
 
 
 def write_pending(
@@ -151,19 +144,29 @@ def make_cache(
     *,
     splits: Sequence[str] = ("train",),
     skipped: Mapping[int, str] | None = None,
+    multi_label: bool = False,
+    labelled: bool = True,
     **options: Any,
 ) -> Cache:
-    """Write complete splits with the tokens of `make_tokens`.
+    """Write complete splits with the tokens of `make_tokens` and the labels of `make_labels`.
 
     Args:
         root: Folder or address of the caches.
         spec: See `make_spec`.
         splits: Splits to write.
         skipped: Reason by skipped row of the training split.
+        multi_label: Labels are 0/1 per class.
+        labelled: Write labels.
         **options: Options of the writer.
     """
+    labels = {
+        name: make_labels(split.rows, multi_label=multi_label)
+        for name, split in spec.dataset.splits.items()
+    }
     for split in splits:
         with make_writer(root, spec, split, **options) as writer:
+            if labelled:
+                write_labels(writer.path, spec, labels, classes=CLASSES)
             tokens = make_tokens(spec, split)
             write_pending(writer, tokens, skipped=skipped if split == "train" else None)
             writer.finish()
@@ -228,10 +231,11 @@ def write_cache(
         preprocessing={"input_size": [28, 28]},
         precision="fp32",
         storage_dtype="float32" if dtype == np.float32 else "float16",
-        dataset=replace(make_identity(labels, ids=ids, name=dataset, classes=classes), limit=limit),
+        dataset=replace(make_identity(ids, name=dataset), limit=limit),
     )
     for name, x_ltnd in tokens.items():
-        with SplitWriter(root, spec, name, ids=ids[name], labels=labels[name]) as writer:
+        with SplitWriter(root, spec, name, ids=ids[name]) as writer:
+            write_labels(writer.path, spec, labels, classes=classes)
             write_pending(writer, x_ltnd)
             if finish:
                 writer.finish()

@@ -63,7 +63,7 @@ def write_probe(
         kind=kind,
         tokens=len(selection.pairs),
         width=cache.spec.width,
-        classes=len(cache.spec.dataset.classes),
+        classes=len(cache.classes),
         num_heads=num_heads,
     )
     spec = ProbeSpec(
@@ -88,7 +88,7 @@ def write_probe(
         targets=targets,
         ids=digest_ids(list(ids)),
         sample_ids=tuple(ids),
-        class_names=cache.spec.dataset.classes,
+        class_names=cache.classes,
         attention_mean=mean,
         attention_std=None if mean is None else mean / 4,
     )

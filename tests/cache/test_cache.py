@@ -116,7 +116,7 @@ def test_open_cache_of_schema_1_says_to_extract_it_again(tmp_path: Path) -> None
         with pytest.raises(CacheSchemaError) as caught:
             open_cache(**options)
         assert str(caught.value) == (
-            f"{folder}: expected a cache of schema 2, got schema 1: extract it again (layercache "
+            f"{folder}: expected a cache of schema 3, got schema 1: extract it again (layercache "
             "extract --model vit_tiny --dataset shapes, "
             "with the other options it was made with) and delete this folder"
         )
@@ -125,16 +125,16 @@ def test_open_cache_of_schema_1_says_to_extract_it_again(tmp_path: Path) -> None
 
 
 def test_open_cache_of_a_later_schema_says_to_upgrade(tmp_path: Path) -> None:
-    fields = {**make_spec().to_json(), "schema": 3}
+    fields = {**make_spec().to_json(), "schema": 4}
     fingerprint = sha256_json({key: value for key, value in fields.items() if key != "model"})
     (tmp_path / "spec.json").write_text(json.dumps({"fingerprint": fingerprint, **fields}))
-    with pytest.raises(CacheSchemaError, match=r"got schema 3: upgrade layercache$"):
+    with pytest.raises(CacheSchemaError, match=r"got schema 4: upgrade layercache$"):
         open_cache(tmp_path)
 
 
 def test_open_cache_with_a_flipped_schema_is_corrupt(tmp_path: Path) -> None:
     file = make_cache(tmp_path, make_spec()).path / "spec.json"
-    file.write_text(file.read_text().replace('"schema": 2', '"schema": 3'))
+    file.write_text(file.read_text().replace('"schema": 3', '"schema": 4'))
     with pytest.raises(CacheCorruptError, match="expected fingerprint"):
         open_cache(file.parent)
 
@@ -147,7 +147,7 @@ def test_find_caches_with_one_of_schema_1_returns_the_others_and_logs_it(
     assert [c.path for c in find_caches(tmp_path)] == [cache.path]
     assert open_cache(root=tmp_path).path == cache.path
     for message in caplog.messages:
-        assert message.startswith(f"skipped {outdated}: expected a cache of schema 2, got schema 1")
+        assert message.startswith(f"skipped {outdated}: expected a cache of schema 3, got schema 1")
     assert len(caplog.messages) == 2
 
 

@@ -210,7 +210,7 @@ def test_copy_cache_with_a_pipe_among_its_files_raises_at_once(
     cache: Cache, tmp_path: Path
 ) -> None:
     layout = SplitLayout(SPEC, "train")
-    for key in (layout.label, layout.shard(1), layout.record(1)):
+    for key in (layout.id, layout.shard(1), layout.record(1)):
         file = Path(str(cache.path)) / key
         data = file.read_bytes()
         file.unlink()

@@ -101,7 +101,7 @@ def _use(path: Path) -> str | None:
         (("dataset", "splits", "train", "rows"), "7", "train.rows: expected a valid integer, got"),
         (("dataset", "splits", "train", "rows"), True, "train.rows: expected a valid integer, got"),
         (("dataset", "splits"), [], "dataset.splits: expected "),
-        (("dataset", "classes"), "abc", "dataset.classes: expected a valid array, got 'abc'"),
+        (("layers",), "abc", "layers: expected a valid array, got 'abc'"),
         (("dataset", "name"), 3, "dataset.name: expected a valid string, got 3"),
         (("dataset",), None, "dataset: expected "),
         (("depth",), 10**12, "depth: expected less than or equal to 10000, got 1000000000000"),
@@ -136,7 +136,7 @@ def test_load_cache_names_the_file_and_the_field(
         _restore(cache)
 
 
-@pytest.mark.parametrize("opening", ["[", '{"a":', '{"schema": 2, "fingerprint": ['])
+@pytest.mark.parametrize("opening", ["[", '{"a":', '{"schema": 3, "fingerprint": ['])
 def test_load_cache_of_deeply_nested_json_refuses_it(cache: Cache, opening: str) -> None:
     try:
         for depth in (150, 500, 900, 100_000):

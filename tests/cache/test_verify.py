@@ -140,7 +140,7 @@ def test_verify_of_a_copied_folder_returns_nothing(cache: Cache, tmp_path: Path)
 
 def test_verify_reports_a_pipe_in_the_place_of_a_file_at_once(cache: Cache) -> None:
     layout = SplitLayout(cache.spec, "train")
-    for key in (layout.label, layout.shard(0), layout.record(1), layout.valid):
+    for key in (layout.id, layout.shard(0), layout.record(1), layout.valid):
         file = cache.path / key
         data = file.read_bytes()
         file.unlink()

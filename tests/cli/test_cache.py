@@ -239,7 +239,7 @@ def test_ls_and_verify_all_skip_a_cache_of_schema_1_and_say_so(
 ) -> None:
     whole = make_cache(root, make_spec(30), splits=("train", "test"))
     outdated = make_schema_1_cache(root, make_spec(30, tap="block"))
-    skipped = f"skipped: {outdated}: expected a cache of schema 2, got schema 1: extract it again"
+    skipped = f"skipped: {outdated}: expected a cache of schema 3, got schema 1: extract it again"
     code, out, err = run(capsys, "ls")
     assert (code, err.count("\n")) == (0, 1)
     assert err.startswith(skipped)
@@ -250,7 +250,7 @@ def test_ls_and_verify_all_skip_a_cache_of_schema_1_and_say_so(
     assert f"{whole.path}: every byte is as it was written" in out
     code, out, err = run(capsys, "verify", str(outdated))
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: {outdated}: expected a cache of schema 2, got schema 1")
+    assert err.startswith(f"error: {outdated}: expected a cache of schema 3, got schema 1")
     code, out, err = run(capsys, "info", str(outdated))
     assert (code, out) == (1, "")
 

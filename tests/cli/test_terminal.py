@@ -34,7 +34,7 @@ def test_cache_command_on_a_cache_with_hostile_names_escapes_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     spec = make_spec(30, model=NAME, architecture=NAME, preprocessing={NAME: NAME})
-    spec = replace(spec, dataset=replace(spec.dataset, name=NAME, classes=(NAME, "b", "c")))
+    spec = replace(spec, dataset=replace(spec.dataset, name=NAME))
     cache = make_cache(tmp_path, spec, skipped={9: NAME})
     assert _run("cache", command, "--cache", str(tmp_path)) == 0
     out, err = capsys.readouterr()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from layercache._interruption import Interrupted
+from layercache.cache.annotate import annotate, drop_annotations
 from layercache.cache.find import open_cache
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.errors import (
@@ -22,6 +23,7 @@ from layercache.errors import (
     NonFiniteError,
     OptionError,
 )
+from layercache.extraction.datasets.in_memory import InMemoryDataset
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset, expected, tree
 from tests.extraction.runs import MODELS, SPLITS, Run, check
 
@@ -158,7 +160,7 @@ def test_extract_of_a_locked_split_raises_unless_it_waits(run: Run, tmp_path: Pa
     spec = open_cache(done.path).spec
     shutil.rmtree(done.path)
     with (
-        SplitWriter(tmp_path, spec, "test", ids=SPLITS["test"].ids, labels=SPLITS["test"].labels),
+        SplitWriter(tmp_path, spec, "test", ids=SPLITS["test"].ids),
         pytest.raises(CacheBusyError, match="is writing this split"),
     ):
         run()
@@ -211,14 +213,63 @@ class Unlabelled(Pictures):
         return np.where(np.arange(self.rows) == 1, -1, np.arange(self.rows) % 3).astype(np.int64)
 
 
-def test_extract_with_an_unlabelled_sample_raises_or_skips_it_if_its_split_is_used(
-    run: Run,
-) -> None:
+@dataclass(frozen=True)
+class Blank(Pictures):
+    """Pictures without labels."""
+
+    @property
+    def labels(self) -> np.ndarray[Any, Any]:
+        return np.full(self.rows, -1, np.int64)
+
+
+def test_extract_with_an_unlabelled_sample_extracts_it_like_any_other(run: Run) -> None:
     pair = dataset({"train": Pictures(20), "test": Unlabelled(20)})
-    run(dataset=pair, splits=["train"])
-    with pytest.raises(DataError, match=r"split test: sample 'pic/0001' has no label; 1 sample"):
-        run(dataset=pair)
-    (done,) = run(dataset=pair, on_error="skip")
+    (done,) = run(dataset=pair)
     split = open_cache(done.path).split("test")
-    assert split.skipped == {"pic/0001": "sample 'pic/0001' has no label"}
-    assert split.labels.tolist() == [0, *(row % 3 for row in range(2, 20))]
+    assert split.skipped == {}
+    assert split.labels.tolist() == [0, -1, *(row % 3 for row in range(2, 20))]
+    frame = open_cache(done.path).annotations
+    assert frame["label"].isna().sum() == 1
+    assert "-1" not in frame["label"].cat.categories
+
+
+def test_extract_of_corrected_labels_updates_them_without_a_forward(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    (done,) = run()
+    before = tree(done.path / "train.zarr")
+    renamed = InMemoryDataset(name="pictures", classes=("a", "b", "d"), samples=SPLITS)
+    (again,) = run(dataset=renamed)
+    assert (again.path, again.images) == (done.path, 0)
+    assert tree(done.path / "train.zarr") == before
+    assert open_cache(done.path).classes == ("a", "b", "d")
+    (text,) = [r.message for r in caplog.records if "labels updated" in r.message]
+    assert "updated without an extraction: label: 3 classes, 73 values; version" in text
+    assert "(23 values changed, version" in text
+
+
+def test_extract_keeps_a_label_of_a_table(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    (done,) = run()
+    cache = open_cache(done.path)
+    own = cache.annotations["label"].astype(str)
+    annotate(cache, cache.annotations.assign(label="x")[["split", "label"]])
+    run()
+    assert set(open_cache(done.path).annotations["label"]) == {"x"}
+    renamed = InMemoryDataset(name="pictures", classes=("a", "b", "d"), samples=SPLITS)
+    run(dataset=renamed)
+    assert "the label of a table stays" in caplog.text
+    assert set(open_cache(done.path).annotations["label"]) == {"x"}
+    drop_annotations(done.path, ["label"])
+    returned = open_cache(done.path).annotations["label"].astype(str)
+    assert returned.tolist() == own.replace("c", "d").tolist()
+
+
+def test_extract_of_a_dataset_without_labels_has_none(run: Run) -> None:
+    samples = {"train": Blank(12), "test": Blank(4)}
+    (done,) = run(dataset=InMemoryDataset(name="flat", classes=(), samples=samples))
+    cache = open_cache(done.path)
+    assert list(cache.annotations.columns) == ["split"]
+    with pytest.raises(OptionError, match="its dataset has no labels: add them from a table"):
+        cache.split("train").labels  # noqa: B018
+    annotate(cache, cache.annotations.assign(label=["a", "b"] * 8))
+    assert cache.split("train").labels.tolist() == [0, 1] * 6

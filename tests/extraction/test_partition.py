@@ -25,11 +25,9 @@ def spec(*, width: int, rows: int = ROWS) -> CacheSpec:
     """Return a spec of two tokens of `width`; `_small` makes its row blocks a few rows long."""
     identity = DatasetIdentity(
         name="d",
-        classes=("a", "b"),
-        multi_label=False,
         limit=None,
         limit_seed=0,
-        splits={"train": SplitIdentity(rows=rows, ids="i", labels="l", content="c")},
+        splits={"train": SplitIdentity(rows=rows, ids="i", content="c")},
     )
     return CacheSpec(
         model="m",

@@ -33,7 +33,7 @@ def test_plan_of_a_changed_dataset_is_another_cache(run: Run) -> None:
     paths = [run()[0].path]
     for changed in (
         dataset({"train": Pictures(53), "test": Pictures(20, first=1001)}),
-        InMemoryDataset(name="pictures", classes=("a", "b", "d"), samples=SPLITS),
+        InMemoryDataset(name="images", classes=("a", "b", "c"), samples=SPLITS),
     ):
         paths.append(run(dataset=changed)[0].path)
     assert len(set(paths)) == 3

@@ -40,7 +40,7 @@ def test_extract_of_a_complete_split_with_a_lost_or_cut_shard_repairs_it(
 @pytest.mark.parametrize(
     "key",
     [
-        "train.zarr/label/c/0",
+        "train.zarr/valid/c/0",
         "train.zarr/tokens/zarr.json",
         "train.zarr/id/c/0",
         "commits/train/00000001.json",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -156,6 +157,11 @@ class AnnotationColumn:
 def column_key(digest: str) -> str:
     """Return the key of a column's file in the cache."""
     return f"{FOLDER}/{digest}.npz"
+
+
+def is_digest(text: str) -> bool:
+    """Return whether a text is the digest of a column."""
+    return re.fullmatch(rf"[0-9a-f]{{{DIGEST_DIGITS}}}", text) is not None
 
 
 def is_missing(values: Array, kind: Kind) -> Array:

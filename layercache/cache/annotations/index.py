@@ -9,24 +9,25 @@ it was read, and a writer that loses starts again from the new one.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Predicate
+from annotated_types import Ge, Predicate
 
 from layercache.cache.annotations.column import (
-    DIGEST_DIGITS,
     FOLDER,
     REANNOTATE_HINT,
     AnnotationColumn,
+    Kind,
     column_key,
+    is_digest,
 )
 from layercache.cache.format.spec import Name, sha256_json
 from layercache.cache.format.typed_json import STRICT, load_json, parse_fields
 from layercache.cache.storage.base import FileSource, Store
+from layercache.cache.storage.local import LocalStore
 from layercache.cache.storage.lock import file_lock
 from layercache.errors import CacheCorruptError, StorageError
 
@@ -35,8 +36,7 @@ LOCK = f"{FOLDER}/.lock"
 LABEL = "label"
 """Name of the column with the dataset's own label."""
 MAX_RETRIES = 20
-_DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_DIGITS}}}")
-ColumnDigest = Annotated[str, Predicate(lambda text: _DIGEST.fullmatch(text) is not None)]
+ColumnDigest = Annotated[str, Predicate(is_digest)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,17 @@ class ColumnVersion:
     digest: ColumnDigest
     source: Literal["dataset", "table"]
     """Who wrote it: an extraction, from the dataset, or `annotate`, from a table."""
+    kind: Kind
+    """Kind of its values."""
+    classes: Annotated[int, Ge(0)]
+    """Number of its classes."""
+
+    @classmethod
+    def of(cls, column: AnnotationColumn, *, source: Literal["dataset", "table"]) -> Self:
+        """Return the version of a column."""
+        return cls(
+            digest=column.digest, source=source, kind=column.kind, classes=len(column.classes)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +70,11 @@ class AnnotationIndex:
     columns: Mapping[Name, ColumnVersion] = field(default_factory=dict)
     dataset_label: ColumnDigest | None = None
     """Version of the dataset's own label, also where a table has replaced it."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes of the label; 0 without a label."""
+        return self.columns[LABEL].classes if LABEL in self.columns else 0
 
     @property
     def digests(self) -> dict[str, str]:
@@ -88,7 +104,10 @@ class AnnotationIndex:
             digest = value.pop("sha256")
             if sha256_json(value) != digest:
                 raise ValueError("it does not match its own checksum")
-            return parse_fields(cls, value)
+            index = parse_fields(cls, value)
+            if index.to_bytes() != data:
+                raise ValueError("a byte differs")
+            return index
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise CacheCorruptError(
                 f"{where}: is no list of annotations ({e}): delete the file, then {REANNOTATE_HINT}"
@@ -106,6 +125,14 @@ def read_index(files: FileSource) -> AnnotationIndex:
     except (FileNotFoundError, NotADirectoryError):
         return AnnotationIndex()
     return AnnotationIndex.from_bytes(data, where=str(files.path(INDEX)))
+
+
+def merge_indexes(stored: AnnotationIndex, added: AnnotationIndex) -> AnnotationIndex:
+    """Return the list with the versions of `added`, and those columns that only `stored` has."""
+    return AnnotationIndex(
+        columns={**stored.columns, **added.columns},
+        dataset_label=added.dataset_label or stored.dataset_label,
+    )
 
 
 def read_column(files: FileSource, digest: str) -> AnnotationColumn:
@@ -140,11 +167,16 @@ def update_index(store: Store, change: Change) -> AnnotationIndex:
         CacheCorruptError: The stored list is damaged.
         StorageError: The cache is not writable, or the endpoint fails.
     """
-    if isinstance(store.path(LOCK), Path):
-        with file_lock(store.path(LOCK), wait=True):
-            index, columns = change(read_index(store))
-            _put_columns(store, columns)
-            store.put(INDEX, [index.to_bytes()])
+    root = store.path(".")
+    if isinstance(root, Path):
+        locked = LocalStore(root, temporary=f"{FOLDER}/partial")
+        with file_lock(root / LOCK, wait=True):
+            try:
+                index, columns = change(read_index(locked))
+                _put_columns(locked, columns)
+                locked.put(INDEX, [index.to_bytes()])
+            finally:
+                locked.remove_temporary()
         return index
     return _replace_if_unchanged(store, change)
 

@@ -2,7 +2,7 @@
 
     ROOT/<dataset>/<model>/<fingerprint, 12 hex>/
         spec.json                    everything that determined the bytes
-        <split>.zarr/                a Zarr v3 group: tokens, label, id, valid, layer, token
+        <split>.zarr/                a Zarr v3 group: tokens, id, valid, layer, token
             tokens/c.0.0.<block>.0   one row block: a shard (L, T, R, D) of inner chunks (1, 1, R,
             D)
         commits/<split>/00000000.json, ..., complete.json
@@ -11,6 +11,7 @@
         commits/<split>.stamps       time of every image's file, until the split is complete
         partial-<split>/             files being written; removed by the next writer
         origins/<digest>.json        where images and weights came from, see origin.py
+        annotations/                 labels and other columns, see annotations/column.py
         probes/<id>/                 results that another stage keeps with the tokens, see
                                      attached.py
 
@@ -170,11 +171,6 @@ class SplitLayout:
     def id(self) -> str:
         """The one chunk of the array `id`."""
         return f"{self.group}/id/c/0"
-
-    @property
-    def label(self) -> str:
-        """The one chunk of the array `label`."""
-        return f"{self.group}/label/c/0{'/0' if self.spec.dataset.multi_label else ''}"
 
     @property
     def tokens(self) -> str:

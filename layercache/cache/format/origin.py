@@ -108,18 +108,19 @@ def dataset_name(dataset: str) -> str:
     if not is_source(dataset):
         return dataset
     kind, _, location = dataset.partition(":")
+    place, _ = split_query(kind, location)
     if kind == "csv":
-        return plain_name(Path(location).stem)
+        return plain_name(Path(place).stem)
     if kind == "hf":
-        return plain_name(Path(location.partition("?")[0]).name)
+        return plain_name(Path(place).name)
     return plain_name(os.path.basename(_real(location)))
 
 
 def dataset_source(dataset: str) -> str:
     """Return the one form of a dataset's source that is recorded and compared.
 
-    Paths are absolute, the options of an "hf:" source are sorted, and an address has no user and
-    password. A name, such as "flowers", stays as it is.
+    Paths are absolute, the options of an "hf:" or "csv:" source are sorted, and an address has no
+    user and password. A name, such as "flowers", stays as it is.
 
     Raises:
         OptionError: There is nothing after the kind.
@@ -127,7 +128,7 @@ def dataset_source(dataset: str) -> str:
     if not is_source(dataset):
         return dataset
     kind, _, location = dataset.partition(":")
-    place, _, query = location.partition("?") if kind == "hf" else (location, "", "")
+    place, query = split_query(kind, location)
     if not place:
         raise OptionError(f"dataset {dataset!r}: expected {kind}: with a path or name after it")
     path = os.path.expanduser(place)
@@ -138,8 +139,23 @@ def dataset_source(dataset: str) -> str:
         place = os.path.join(_real(os.path.dirname(path) or "."), os.path.basename(path))
     else:
         place = redact(place)
-    options = urlencode(sorted(dict(parse_qsl(query)).items()), quote_via=quote)
+    options = urlencode(
+        sorted(dict(parse_qsl(query, keep_blank_values=True)).items()), quote_via=quote
+    )
     return f"{kind}:{place}{'?' if options else ''}{options}"
+
+
+def split_query(kind: str, location: str) -> tuple[str, str]:
+    """Return place and options of a source: "FILE" and "label=age" of "FILE?label=age".
+
+    Only "hf:" and "csv:" have options; a table's own name may have a "?".
+    """
+    if kind not in ("hf", "csv") or (
+        kind == "csv" and os.path.exists(os.path.expanduser(location))
+    ):
+        return location, ""
+    place, _, query = location.partition("?")
+    return place, query
 
 
 def model_source(model: str) -> str:
@@ -172,7 +188,7 @@ def is_missing(source: str) -> bool:
     kind, _, location = source.partition(":")
     if not is_source(source) or (kind == "hf" and not location.startswith("/")):
         return False
-    return not os.path.exists(location.partition("?")[0] if kind == "hf" else location)
+    return not os.path.exists(split_query(kind, location)[0])
 
 
 def plain_name(text: str) -> str:

@@ -175,8 +175,8 @@ class CompleteRecord(_Record):
     compressor: str | None
     """As given to the writer, or None."""
     files: Mapping[str, str]
-    """Key -> SHA-256 of every other file of the split but the shards: spec, Zarr metadata, label,
-    id, valid, block records."""
+    """Key -> SHA-256 of every other file of the split but the shards: spec, Zarr metadata, id,
+    valid, block records."""
     skipped: Mapping[str, str]
     """Row number -> reason why there is no token."""
 
@@ -199,7 +199,7 @@ class CompleteRecord(_Record):
             )
         foreign = [key for key in record.files if not layout.is_small_file(key)]
         n_records = sum(layout.block_of(key) is not None for key in record.files)
-        required = (layout.id, layout.label, layout.valid, layout.tokens_metadata)
+        required = (layout.id, layout.valid, layout.tokens_metadata)
         missing = [key for key in required if key not in record.files]
         malformed = [key for key, digest in record.files.items() if not _SHA256.fullmatch(digest)]
         _check(

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 from annotated_types import Interval, MaxLen, MinLen
 
 from layercache.cache.format.typed_json import STRICT, parse_fields, shorten
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the files of a cache; part of the fingerprint."""
 
 Tap = Literal["norm2", "block", "block-norm", "norm1", "attn", "fc1", "act", "mlp"]
@@ -40,7 +39,7 @@ Digest = Annotated[str, MaxLen(1000)]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIdentity:
-    """Identity of one split of a dataset: what determines its rows."""
+    """Identity of one split of a dataset: what determines its rows. Labels do not."""
 
     __pydantic_config__ = STRICT
 
@@ -48,8 +47,6 @@ class SplitIdentity:
     """Number of samples N."""
     ids: Digest
     """SHA-256 hex over the ids in order."""
-    labels: Digest
-    """SHA-256 hex over the labels' bytes."""
     content: Digest
     """Digest of the images: "bytes:<sha256>" or, where hashing all bytes would take too long,
     "sizes:<sha256>" or "sample:<sha256>"."""
@@ -64,10 +61,6 @@ class DatasetIdentity:
     name: Name
     """Name given to `extract` as dataset, a path reduced to its last folder; also the folder's
     name."""
-    classes: tuple[str, ...]
-    """Class names; label c is classes[c]."""
-    multi_label: bool
-    """Labels are (N, C) 0/1 instead of (N,) class numbers."""
     limit: Annotated[int, Interval(ge=0, le=MAX_ROWS)] | None
     """Number of samples kept per split (stratified), or None."""
     limit_seed: Annotated[int, Interval(ge=-(2**63), lt=2**63)]
@@ -171,11 +164,4 @@ def digest_ids(ids: list[str]) -> str:
         text = name.encode()
         digest.update(len(text).to_bytes(8, "little"))
         digest.update(text)
-    return digest.hexdigest()
-
-
-def digest_labels(labels: np.ndarray[Any, Any]) -> str:
-    """Return the SHA-256 hex over dtype, shape and bytes of an int64 (N,) or uint8 (N, C) array."""
-    digest = hashlib.sha256(f"{labels.dtype.str}{labels.shape}".encode())
-    digest.update(np.ascontiguousarray(labels).tobytes())
     return digest.hexdigest()

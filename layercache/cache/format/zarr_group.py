@@ -1,8 +1,8 @@
-"""The Zarr v3 group of a split without its shards: metadata, labels, ids and coordinates.
+"""The Zarr v3 group of a split without its shards: metadata, ids and coordinates.
 
-Arrays: tokens (L, T, N, D); label int64 (N,) or uint8 (N, C); id string (N,); valid bool (N,),
-False where a sample was skipped (and everywhere until the split is complete); layer int64 (L,) and
-token string (T,), the coordinates that xarray picks up by name.
+Arrays: tokens (L, T, N, D); id string (N,); valid bool (N,), False where a
+sample was skipped (and everywhere until the split is complete); layer int64 (L,) and token string
+(T,), the coordinates that xarray picks up by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ def write_group(
     layout: SplitLayout,
     *,
     ids: list[str],
-    labels: Array,
     compressor: Compressor | None,
 ) -> None:
     """Write the group into a new folder, through zarr itself."""
@@ -39,7 +38,6 @@ def write_group(
         "model": spec.model,
         "dataset": spec.dataset.name,
         "split": layout.split,
-        "classes": list(spec.dataset.classes),
     }
     group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
     compressors = [compressor.metadata(layout.dtype.itemsize)] if compressor else []
@@ -76,8 +74,6 @@ def write_group(
         )
 
     n = layout.rows
-    axes = ("image", "class")[: labels.ndim]
-    one_chunk("label", labels.shape, labels.dtype, axes, 0)[...] = labels
     one_chunk("id", (n,), VariableLengthUTF8(), ("image",), "")
     (folder / "id" / "c").mkdir()
     (folder / "id" / "c" / "0").write_bytes(encode_ids(ids))
@@ -116,21 +112,6 @@ def decode_ids(chunk: bytes) -> list[str]:
         ids.append(chunk[start : start + length].decode())
         start += length
     return ids
-
-
-def decode_labels(chunk: bytes, layout: SplitLayout) -> Array:
-    """Return the labels in the one chunk of `label`: int64 (N,), or uint8 (N, C) if multi-label.
-
-    Raises ValueError if their number is not that of the rows.
-    """
-    n_classes = len(layout.spec.dataset.classes)
-    multi_label = layout.spec.dataset.multi_label
-    expected = layout.rows * (n_classes if multi_label else 8)
-    if len(chunk) != expected:
-        raise ValueError(f"expected {expected} bytes of labels, got {len(chunk)}")
-    if multi_label:
-        return np.frombuffer(chunk, np.uint8).reshape(layout.rows, n_classes)
-    return np.frombuffer(chunk, "<i8").astype(np.int64, copy=False)
 
 
 def encode_valid(rows: int, skipped: Iterable[int]) -> bytes:

@@ -5,20 +5,23 @@ Shapes: S pairs, n rows, D width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
+from layercache.cache.annotations.column import AnnotationColumn
+from layercache.cache.annotations.frame import rows_of
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.format.spec import CacheSpec
-from layercache.cache.format.zarr_group import decode_ids, decode_labels
+from layercache.cache.format.zarr_group import decode_ids
 from layercache.cache.reading.chunks import Target, read_chunks, read_compressed
 from layercache.cache.storage.base import FileSource, Readable, Store
 from layercache.cache.storage.open import open_store
@@ -45,8 +48,16 @@ class Split:
     rows: int
     """Number of rows that have tokens."""
 
-    def __init__(self, layout: SplitLayout, files: FileSource, complete: CompleteRecord) -> None:
+    def __init__(
+        self,
+        layout: SplitLayout,
+        files: FileSource,
+        complete: CompleteRecord,
+        *,
+        label: Callable[[], AnnotationColumn | None],
+    ) -> None:
         """Open a split; `Cache.split` checks what is given here."""
+        self._label = label
         self.spec = layout.spec
         self.name = layout.split
         self.path = files.root
@@ -63,11 +74,25 @@ class Split:
 
     @cached_property
     def labels(self) -> Array:
-        """Labels, int64 (rows,), or uint8 (rows, C) when multi-label. Raises CacheCorruptError."""
-        data = self._read_array("label")[self._layout.label]
-        with self._translate_errors(self._layout.label):
-            labels = decode_labels(data, self._layout)
-        return np.delete(labels, self._skipped_rows, axis=0)
+        """Class numbers of the label, int64 (rows,), -1 for none; uint8 (rows, C) when multi-label.
+
+        Raises:
+            OptionError: The cache has no label, or one that is no class.
+            CacheCorruptError: The file of the label is damaged.
+        """
+        column = self._label()
+        if column is None:
+            raise OptionError(
+                f"{self.path}: its dataset has no labels: add them from a table with the columns "
+                f"id and label (layercache annotate {quote(str(self.path))} TABLE)"
+            )
+        if column.kind not in ("class", "multi-label"):
+            raise OptionError(
+                f"{self.path}: expected classes as label, got {column.kind} numbers: name the "
+                "column and the task (target and task; --target label --task regression)"
+            )
+        values = rows_of(column, self.name, self.kept_rows)
+        return values.astype(np.int64) if column.kind == "class" else values
 
     @cached_property
     def ids(self) -> list[str]:

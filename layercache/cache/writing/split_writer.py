@@ -27,7 +27,7 @@ import numpy as np
 from layercache.cache.format.compressor import compressor_in, format_compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
-from layercache.cache.format.spec import CacheSpec, digest_ids, digest_labels
+from layercache.cache.format.spec import CacheSpec, digest_ids
 from layercache.cache.format.zarr_group import encode_valid, write_group
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads
@@ -58,7 +58,6 @@ class SplitWriter:
         split: str,
         *,
         ids: list[str],
-        labels: Array,
         compressor: str | None = None,
         wait: bool = False,
     ) -> None:
@@ -66,16 +65,15 @@ class SplitWriter:
 
         Args:
             root: Root of all caches.
-            spec: The cache's; `ids` and `labels` must have the digests that it gives.
+            spec: The cache's; `ids` must have the digest that it gives.
             split: Name of the split.
             ids: N names in order.
-            labels: int64 (N,) or uint8 (N, C).
             compressor: None (plain bytes), "zstd[:LEVEL]" or "blosc[:LEVEL]"; not part of the
                 fingerprint, since the tokens are the same.
             wait: Wait for another writer to end.
 
         Raises:
-            OptionError: Ids, labels or compressor do not fit.
+            OptionError: Ids or compressor do not fit.
             CacheBusyError: Another process writes the split and `wait` is False.
             CacheCorruptError: Existing files contradict the spec.
             StorageError: The disk is full or read-only.
@@ -86,11 +84,6 @@ class SplitWriter:
             raise OptionError(
                 f"split {split!r}: expected the {identity.rows} ids that the spec of the cache was "
                 f"made from, got {len(ids)} others"
-            )
-        if len(labels) != identity.rows or digest_labels(labels) != identity.labels:
-            raise OptionError(
-                f"split {split!r}: expected the labels that the spec was made from, got others "
-                f"({labels.dtype} {labels.shape})"
             )
         if not ids:
             raise OptionError(f"split {split!r} has no samples: there is nothing to cache")
@@ -107,7 +100,7 @@ class SplitWriter:
         with ExitStack() as stack:
             stack.enter_context(self._commit.lock(wait=wait))
             stack.callback(self._store.remove_temporary)
-            self._begin(labels)
+            self._begin()
             self._exit = stack.pop_all()
 
     @property
@@ -276,7 +269,7 @@ class SplitWriter:
     ) -> None:
         self.close()
 
-    def _begin(self, labels: Array) -> None:
+    def _begin(self) -> None:
         layout, store = self._layout, self._store
         spec = spec_bytes(layout.spec)
         store.remove_temporary()
@@ -295,7 +288,7 @@ class SplitWriter:
             if self._is_whole(complete):
                 return
             store.delete(layout.complete)  # only if untrue: another writer may put the true one
-        self._write_group(labels)
+        self._write_group()
         self._commit.discard(self.pending)
 
     def _is_whole(self, data: bytes) -> bool:
@@ -308,7 +301,7 @@ class SplitWriter:
             return False
         return complete.files == self._digests()
 
-    def _write_group(self, labels: Array) -> None:
+    def _write_group(self) -> None:
         """Make the group, or correct its files.
 
         Labels, ids and metadata follow from the spec and the arguments.
@@ -318,7 +311,7 @@ class SplitWriter:
         self._check_compressor(store.read_many([metadata]).get(metadata))
         with self._commit.scratch_folder() as scratch:
             fresh = scratch / "group"
-            write_group(fresh, layout, ids=self._ids, labels=labels, compressor=self._compressor)
+            write_group(fresh, layout, ids=self._ids, compressor=self._compressor)
             if self._commit.adopt_folder(fresh, layout.group):
                 return
             files = {
@@ -336,7 +329,7 @@ class SplitWriter:
             and not store.create(metadata, [wrong.pop(metadata)])
         ):
             # Another writer was faster, perhaps with another compressor.
-            self._write_group(labels)
+            self._write_group()
             return
 
         def put(key: str) -> None:

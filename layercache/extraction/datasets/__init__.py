@@ -4,7 +4,7 @@ from layercache.cache.format.origin import dataset_name
 from layercache.extraction.datasets.base import Dataset, Samples
 from layercache.extraction.datasets.description import describe_dataset
 from layercache.extraction.datasets.identity import dataset_identity
-from layercache.extraction.datasets.in_memory import check_labels
+from layercache.extraction.datasets.in_memory import check_labels, rename_dataset
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.datasets.registry import data_root, open_dataset
 from layercache.extraction.datasets.subsampling import limit_samples
@@ -20,4 +20,5 @@ __all__ = [
     "describe_dataset",
     "limit_samples",
     "open_dataset",
+    "rename_dataset",
 ]

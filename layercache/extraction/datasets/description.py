@@ -29,6 +29,11 @@ def describe_dataset(dataset: Dataset) -> Iterator[str]:
 
 
 def _describe_classes(dataset: Dataset) -> str:
+    if not dataset.classes:
+        return (
+            "no image has a label: the tokens can be predicted on; labels can be added later "
+            "(layercache annotate), or by one folder per class (PATH/<class>/image.jpg)"
+        )
     shown = ", ".join(
         name if name.isprintable() else repr(name) for name in dataset.classes[:MAX_CLASSES]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layercache.cache.format.spec import DatasetIdentity, SplitIdentity, digest_ids, digest_labels
+from layercache.cache.format.spec import DatasetIdentity, SplitIdentity, digest_ids
 from layercache.extraction.datasets.base import Dataset, Samples
 from layercache.extraction.datasets.subsampling import limit_samples
 
@@ -10,7 +10,7 @@ from layercache.extraction.datasets.subsampling import limit_samples
 def dataset_identity(
     dataset: Dataset, limit: int | None = None, *, seed: int = 0
 ) -> DatasetIdentity:
-    """Return the rows, ids, labels and image digests of every split of a dataset.
+    """Return the rows, ids and image digests of every split of a dataset.
 
     Reads the images' bytes once, unless there are too many to be hashed in full (see
     `Samples.content_digest`).
@@ -28,8 +28,6 @@ def dataset_identity(
     dataset = limit_samples(dataset, limit, seed=seed)
     return DatasetIdentity(
         name=dataset.name,
-        classes=dataset.classes,
-        multi_label=dataset.multi_label,
         limit=limit,
         limit_seed=0 if limit is None else seed,
         splits={name: _split_identity(dataset.split(name)) for name in dataset.splits},
@@ -40,6 +38,5 @@ def _split_identity(samples: Samples) -> SplitIdentity:
     return SplitIdentity(
         rows=len(samples.ids),
         ids=digest_ids(samples.ids),
-        labels=digest_labels(samples.labels),
         content=samples.content_digest,
     )

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from layercache.errors import DataError, UnknownNameError
+from layercache.errors import DataError, OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset, Samples
+from layercache.extraction.datasets.listing import DATASETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,27 @@ class InMemoryDataset:
         return self.samples[name]
 
 
+def rename_dataset(dataset: Dataset, name: str) -> InMemoryDataset:
+    """Return a dataset under another name.
+
+    Raises:
+        OptionError: It is the name of a built-in dataset.
+    """
+    if name in DATASETS:
+        raise OptionError(
+            f"name: {name!r} is a built-in dataset, which `layercache datasets` lists: choose "
+            "another name"
+        )
+    return InMemoryDataset(
+        name=name,
+        classes=dataset.classes,
+        samples={split: dataset.split(split) for split in dataset.splits},
+        multi_label=dataset.multi_label,
+        ignored=getattr(dataset, "ignored", {}),
+        notes=getattr(dataset, "notes", ()),
+    )
+
+
 def common_classes(
     classes: Mapping[str, tuple[str, ...]], *, where: object, remedy: str
 ) -> tuple[str, ...]:
@@ -122,16 +144,15 @@ def _check_unicode(names: Iterable[str], *, where: str) -> None:
         ) from error
 
 
-def check_labels(dataset: Dataset, split: str, *, allow_unlabelled: bool) -> None:
-    """Check the labels of one split.
+def check_labels(dataset: Dataset, split: str) -> None:
+    """Check the labels of one split; a sample may have none (-1).
 
     Args:
         dataset: The dataset.
         split: Name of the split.
-        allow_unlabelled: Whether samples may have no label (-1); decoding then reports each.
 
     Raises:
-        DataError: A label is no class, or a sample has none.
+        DataError: A label is no class.
     """
     samples = dataset.split(split)
     ids, labels = samples.ids, samples.labels
@@ -143,13 +164,6 @@ def check_labels(dataset: Dataset, split: str, *, allow_unlabelled: bool) -> Non
     else:
         invalid = np.flatnonzero((labels < -1) | (labels >= num_classes))
         expected = f"0 to {num_classes - 1} ({num_classes} classes)"
-        unlabelled = np.flatnonzero(labels == -1)
-        if unlabelled.size and not allow_unlabelled:
-            raise DataError(
-                f"{where}: sample {ids[unlabelled[0]]!r} has no label; {unlabelled.size} "
-                "sample(s) in total: label them, choose other splits with `splits` (--split), or "
-                "leave them out with on_error='skip', which lists them in the cache"
-            )
     if invalid.size:
         row = invalid[0]
         raise DataError(

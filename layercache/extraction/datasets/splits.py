@@ -29,6 +29,9 @@ SPLIT_WORDS = {
 }
 """Usual form of a split's name, in lower case -> the split."""
 
+UNLABELLED = "unlabelled_"
+"""Start of the name of a split without labels whose own name another one has."""
+
 _FILLERS = frozenset({"set", "split", "data", "dataset", "folder", "images", "imgs", "seg"})
 """Words that stand next to a split's name, as in "train_images" or "Test Set"."""
 
@@ -52,37 +55,44 @@ def order_splits(splits: Mapping[str, T]) -> dict[str, T]:
     return {name: splits[name] for name in names}
 
 
-def drop_unlabelled(samples: Mapping[str, Samples], ignored: Counter[str]) -> dict[str, Samples]:
-    """Leave out splits in which no sample has a label, and count their images.
-
-    If no split has a label, all are kept, for an error that names a sample.
-
-    Args:
-        samples: Split -> samples; a label of -1 is none.
-        ignored: Reason -> number of files left out; added to.
-    """
-    labelled = {
-        split: s for split, s in samples.items() if s.labels.ndim > 1 or np.any(s.labels >= 0)
-    }
-    if not labelled:
-        return dict(samples)
-    for split, unlabelled in samples.items():
-        if split not in labelled:
-            ignored[f"split {split!r}: no image has a label"] += len(unlabelled.labels)
-    return labelled
-
-
 def choose_splits(samples: Mapping[str, Samples], *, divide: bool = True) -> dict[str, Samples]:
     """Return the splits under their usual names, with a split "test" if one can be made.
 
     "Training" and the like become "train", "Testing" and the like "test", unless two splits claim
     the name. Without "test", the validation split becomes "test", under any of its usual names.
+    A split in which no sample has a label takes no such part; see `add_unlabelled`.
 
     Args:
         samples: Split -> samples.
         divide: Whether a single split under another name than "test" is divided into 80 % train
             and 20 % test.
     """
+    labelled = {name: split for name, split in samples.items() if has_labels(split)} or samples
+    unlabelled = {name: split for name, split in samples.items() if name not in labelled}
+    return add_unlabelled(_choose_labelled(labelled, divide=divide), unlabelled)
+
+
+def has_labels(samples: Samples) -> bool:
+    """Return whether any sample of a split has a label."""
+    labels = samples.labels
+    return bool(labels.ndim > 1 or np.any(labels >= 0))
+
+
+def add_unlabelled(
+    chosen: Mapping[str, Samples], unlabelled: Mapping[str, Samples]
+) -> dict[str, Samples]:
+    """Return the splits with those that have no labels, under their names where these are free.
+
+    Otherwise "test" is called "unlabelled_test".
+    """
+    added = {
+        name if name not in chosen else f"{UNLABELLED}{name}": split
+        for name, split in unlabelled.items()
+    }
+    return {**chosen, **added}
+
+
+def _choose_labelled(samples: Mapping[str, Samples], *, divide: bool) -> dict[str, Samples]:
     claims = Counter(split_of(split) for split in samples)
     named: dict[str, Samples] = {}
     for name, split in samples.items():
@@ -102,10 +112,21 @@ def choose_splits(samples: Mapping[str, Samples], *, divide: bool = True) -> dic
     return {"test" if name == stand_in else name: split for name, split in named.items()}
 
 
-def describe_test_split(
+def describe_splits(
     samples: Mapping[str, Samples], chosen: Mapping[str, Samples]
 ) -> tuple[str, ...]:
-    """Return a note if "test" of the chosen splits is not the source's own test split."""
+    """Return notes on splits that are not the source's own of that name."""
+    notes = tuple(
+        f"the split {name.removeprefix(UNLABELLED)!r} has no labels: it is called {name}"
+        for name in chosen
+        if name.startswith(UNLABELLED)
+    )
+    return _describe_test_split(samples, chosen) + notes
+
+
+def _describe_test_split(
+    samples: Mapping[str, Samples], chosen: Mapping[str, Samples]
+) -> tuple[str, ...]:
     if "test" not in chosen:
         return ()
     source = next((name for name, split in samples.items() if split is chosen["test"]), None)

@@ -91,12 +91,9 @@ def decode_rows(
     """
     failures: dict[int, str] = {}
     transparent = 0
-    labels = samples.labels
     for row in range(rows.start, rows.stop):
         pixels = [array[row - rows.start] for array in out]
         try:
-            if labels.ndim == 1 and labels[row] < 0:
-                raise DataError(f"sample {samples.ids[row]!r} has no label")
             transparent += _decode_row(samples, row, transforms, pixels)
         except DataChangedError:
             raise

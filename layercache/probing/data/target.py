@@ -53,7 +53,7 @@ class Target:
     classes: tuple[str, ...]
     """Names of the classes, or of the columns of a regression."""
     digests: Mapping[str, str] = field(default_factory=dict)
-    """Digest of each column, 12 hex digits; empty for the dataset's own label."""
+    """Digest of each column, 12 hex digits."""
     by_split: Mapping[str, TargetValues] | None = None
     """Values by split; None: the labels of the split."""
 
@@ -110,13 +110,11 @@ class Target:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a probe's specification records of a target, {} for the dataset's label."""
+        """Return what a probe's specification records of a target; of the label its version."""
+        annotations = {"annotations": dict(self.digests)}
         if self.is_label:
-            return {}
-        return {
-            "target": {"columns": list(self.columns), "task": self.task},
-            "annotations": dict(self.digests),
-        }
+            return annotations
+        return {"target": {"columns": list(self.columns), "task": self.task}, **annotations}
 
     def _of(self, split: str) -> TargetValues:
         assert self.by_split is not None
@@ -130,9 +128,11 @@ class Target:
 
 def label_target(cache: Cache) -> Target:
     """Return the dataset's own label as a target."""
-    dataset = cache.spec.dataset
+    digest = cache.annotation_digests.get(LABEL)
     return Target(
-        task=MULTI_LABEL if dataset.multi_label else CLASSIFICATION, classes=dataset.classes
+        task=MULTI_LABEL if cache.multi_label else CLASSIFICATION,
+        classes=cache.classes,
+        digests={} if digest is None else {LABEL: digest},
     )
 
 

@@ -54,7 +54,8 @@ def read_target(
     names = tuple(word.strip() for word in columns.split(",")) if isinstance(columns, str) else ()
     names = names or tuple(columns or (LABEL,))
     label = label_target(cache)
-    if names == (LABEL,) and task in (None, label.task) and _is_own_label(cache):
+    is_class = cache.label is None or cache.label.kind in ("class", "multi-label")
+    if names == (LABEL,) and task in (None, label.task) and is_class:
         return label
     column = cache.annotation_columns.get(names[0])
     if len(names) == 1 and column is not None and column.kind == MULTI_LABEL:
@@ -62,12 +63,6 @@ def read_target(
     return target_of_table(
         cache.annotations, names, task=task, digests=cache.annotation_digests, where=str(cache.path)
     )
-
-
-def _is_own_label(cache: Cache) -> bool:
-    """Return whether no table has replaced the dataset's own label."""
-    version = cache.annotation_index.columns.get(LABEL)
-    return version is None or version.source == "dataset"
 
 
 def _multi_label_target(cache: Cache, column: AnnotationColumn, *, task: str | None) -> Target:
@@ -79,6 +74,8 @@ def _multi_label_target(cache: Cache, column: AnnotationColumn, *, task: str | N
         )
     by_split = {}
     for name, values in column.values.items():
+        if not cache.complete(name):
+            continue
         kept = values[cache.split(name).kept_rows]
         by_split[name] = TargetValues(values=kept, present=~is_missing(kept, column.kind))
     return Target(

@@ -24,7 +24,7 @@ def test_annotations_hold_the_label_of_every_row_of_every_split(two_splits) -> N
 
 
 def test_annotations_of_a_multi_label_dataset_are_tuples_of_names(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path, make_spec(6, multi_label=True))
+    cache = make_cache(tmp_path, make_spec(6), multi_label=True)
     names = np.array(["a", "b", "c"])
     expected = [tuple(names[row == 1]) for row in make_labels(6, multi_label=True)]
     assert cache.annotations["label"].tolist() == expected

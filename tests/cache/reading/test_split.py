@@ -152,7 +152,7 @@ def test_read_of_what_is_not_stored_raises(tmp_path: Path) -> None:
 
 def test_labels_of_a_multi_label_dataset_are_uint8_rows(tmp_path: Path) -> None:
     labels = (
-        make_cache(tmp_path, make_spec(20, multi_label=True), skipped={3: "why"})
+        make_cache(tmp_path, make_spec(20), multi_label=True, skipped={3: "why"})
         .split("train")
         .labels
     )
@@ -209,18 +209,17 @@ def test_read_of_a_flipped_byte_raises(
         split.read([(6, "ap")], verify=False)  # as asked
 
 
-@pytest.mark.parametrize(("array", "member"), [("label", "labels"), ("id", "ids")])
-def test_labels_and_ids_with_a_flipped_byte_raise(tmp_path: Path, array: str, member: str) -> None:
+def test_ids_with_a_flipped_byte_raise(tmp_path: Path) -> None:
     split = make_cache(tmp_path, make_spec(50)).split("train")
-    file = split.path / "train.zarr" / array / "c" / "0"
+    file = split.path / "train.zarr" / "id" / "c" / "0"
     data = bytearray(file.read_bytes())
     data[17] ^= 1
     file.write_bytes(data)
     with pytest.raises(
         CacheCorruptError,
-        match=rf"train\.zarr/{array}/c/0: SHA-256 is not the one of the complete record",
+        match=r"train\.zarr/id/c/0: SHA-256 is not the one of the complete record",
     ):
-        getattr(split, member)
+        split.ids  # noqa: B018
 
 
 def test_read_of_a_selection_reads_only_its_bytes(

@@ -18,7 +18,7 @@ def _blocks_of_eight_rows(small_blocks: int) -> None:
 def test_split_writer_adopts_blocks_of_other_writers_to_the_same_bytes(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
-    undisturbed = tree(make_cache(tmp_path / "a", spec).path)
+    undisturbed = tree(make_cache(tmp_path / "a", spec, labelled=False).path)
     with make_writer(tmp_path / "b", spec) as writer:
         for block in (6, 0, 3, 1, 2, 5, 4):
             BlockWriter(tmp_path / "b", spec, "train", ids=make_ids(50)).write(
@@ -32,7 +32,7 @@ def test_split_writer_adopts_blocks_of_other_writers_to_the_same_bytes(tmp_path:
 def test_split_writer_given_a_record_adopts_the_block_without_reading(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
-    undisturbed = tree(make_cache(tmp_path / "a", spec).path)
+    undisturbed = tree(make_cache(tmp_path / "a", spec, labelled=False).path)
     with make_writer(tmp_path / "b", spec) as writer:
         blocks = BlockWriter(tmp_path / "b", spec, "train", ids=make_ids(50))
         for block in (6, 0, 3, 1, 2, 5):

@@ -22,7 +22,6 @@ from layercache.errors import (
 from layercache.testing import (
     make_cache,
     make_ids,
-    make_labels,
     make_spec,
     make_tokens,
     make_writer,
@@ -58,7 +57,7 @@ def test_pending_lists_blocks_until_they_are_written(tmp_path: Path) -> None:
 
 def test_writer_of_a_complete_split_changes_nothing(tmp_path: Path) -> None:
     spec = make_spec(50)
-    cache = make_cache(tmp_path, spec)
+    cache = make_cache(tmp_path, spec, labelled=False)
     before = {
         p: p.stat().st_mtime_ns
         for p in cache.path.rglob("*")
@@ -78,7 +77,7 @@ def test_writer_of_a_complete_split_changes_nothing(tmp_path: Path) -> None:
 def test_writer_that_was_stopped_continues_to_the_same_bytes(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
-    undisturbed = tree(make_cache(tmp_path / "a", spec).path)
+    undisturbed = tree(make_cache(tmp_path / "a", spec, labelled=False).path)
     for blocks in (2, 3):
         with make_writer(tmp_path / "b", spec) as writer:
             write_pending(writer, tokens, stop_after=blocks)
@@ -99,7 +98,7 @@ def test_write_from_several_threads_in_any_order_ends_with_the_same_bytes(tmp_pa
             )
         )
         writer.finish()
-    assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec).path)
+    assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec, labelled=False).path)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_write_from_several_threads_in_any_order_ends_with_the_same_bytes(tmp_pa
         "record cut",
         "record gone",
         "record of another",
-        "label",
+        "id",
         "metadata",
         "coordinates",
         "valid",
@@ -119,7 +118,7 @@ def test_write_from_several_threads_in_any_order_ends_with_the_same_bytes(tmp_pa
 )
 def test_writer_of_a_damaged_split_writes_the_damage_again(tmp_path: Path, damage: str) -> None:
     spec = make_spec(50)
-    cache = make_cache(tmp_path, spec)
+    cache = make_cache(tmp_path, spec, labelled=False)
     whole = tree(cache.path)
     lay = SplitLayout(spec, "train")
     file = (
@@ -130,7 +129,7 @@ def test_writer_of_a_damaged_split_writes_the_damage_again(tmp_path: Path, damag
             "record cut": lay.record(2),
             "record gone": lay.record(2),
             "record of another": lay.record(2),
-            "label": f"{lay.group}/label/c/0",
+            "id": f"{lay.group}/id/c/0",
             "metadata": f"{lay.group}/zarr.json",
             "coordinates": f"{lay.group}/layer/c/0",
             "valid": f"{lay.group}/valid/c/0",
@@ -271,15 +270,11 @@ def test_write_of_a_strided_view_commits_its_values(tmp_path: Path) -> None:
     )
 
 
-def test_writer_with_other_ids_or_labels_than_the_spec_raises(tmp_path: Path) -> None:
+def test_writer_with_other_ids_than_the_spec_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
-    ids, labels = make_ids(50), make_labels(50)
+    ids = make_ids(50)
     with pytest.raises(OptionError, match=r"expected the 50 ids that .*, got 50 others"):
-        SplitWriter(tmp_path, spec, "train", ids=ids[::-1], labels=labels)
-    with pytest.raises(
-        OptionError, match=r"expected the labels that .*, got others \(int64 \(50,\)\)"
-    ):
-        SplitWriter(tmp_path, spec, "train", ids=ids, labels=labels[::-1])
+        SplitWriter(tmp_path, spec, "train", ids=ids[::-1])
     assert not any(tmp_path.iterdir())
 
 
@@ -290,7 +285,7 @@ def test_writer_of_a_split_without_samples_raises(tmp_path: Path) -> None:
 
 def test_writer_in_a_folder_with_another_spec_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
-    cache = make_cache(tmp_path, spec)
+    cache = make_cache(tmp_path, spec, labelled=False)
     file = cache.path / "spec.json"
     file.write_text(file.read_text().replace("bicubic", "bilinear"))
     with pytest.raises(CacheCorruptError, match=r"spec\.json is not the spec of this extraction"):
@@ -339,7 +334,7 @@ def files_of_at_most(limit: int) -> Iterator[None]:
 def test_write_on_a_failing_disk_keeps_what_was_committed_and_no_more(tmp_path: Path) -> None:
     spec = make_spec(50)
     tokens = make_tokens(spec)
-    undisturbed = tree(make_cache(tmp_path / "a", spec).path)
+    undisturbed = tree(make_cache(tmp_path / "a", spec, labelled=False).path)
     shard = SplitLayout(spec, "train").shard_bytes
     with make_writer(tmp_path / "b", spec) as writer:
         write_pending(writer, tokens, stop_after=3)
@@ -372,7 +367,7 @@ def test_writer_on_a_disk_that_fails_from_the_start_leaves_no_group(tmp_path: Pa
         with files_of_at_most(limit), pytest.raises(StorageError, match="cannot be written"):
             make_writer(tmp_path, spec)
         assert not (path / "train.zarr").exists()
-    make_cache(tmp_path, spec)
+    make_cache(tmp_path, spec, labelled=False)
 
 
 @pytest.fixture
@@ -410,7 +405,7 @@ def test_writer_on_a_full_disk_continues_after_space_is_freed(
             stopped.append(str(e))
     assert len(stopped) > 10
     assert all("No space left" in text for text in stopped)
-    assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec).path)
+    assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec, labelled=False).path)
 
 
 def test_discard_changed_makes_blocks_of_changed_rows_pending(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ def test_split_of_an_unknown_name_suggests_the_nearest():
             r"dataset d, split train: sample 'b' has label 2, expected 0 to 1 \(2 classes\); 1 "
             r"sample",
         ),
-        ({"labels": (-1, 0)}, r"sample 'a' has no label; 1 sample\(s\) in total: label them"),
         ({"labels": (-2, 0)}, "sample 'a' has label -2"),
         ({"ids": ("a", "a")}, "ids must be unique, got 'a' more than once"),
         ({"ids": (), "labels": ()}, "split train: expected at least one sample, got none"),
@@ -55,7 +54,7 @@ def test_split_of_an_unknown_name_suggests_the_nearest():
 )
 def test_in_memory_dataset_with_inconsistent_samples_raises(options, text):
     with pytest.raises(DataError, match=text):
-        check_labels(build(**options), "train", allow_unlabelled=False)
+        check_labels(build(**options), "train")
 
 
 def test_in_memory_dataset_without_a_split_raises():

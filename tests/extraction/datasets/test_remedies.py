@@ -46,25 +46,6 @@ FOLDERS: dict[str, tuple[str, str, Callable[[Path, re.Match[str]], object]]] = {
         "make an empty folder where the split has no image",
         lambda folder, match: (folder / "test/b").mkdir(),
     ),
-    "no class folders": (
-        "train test",
-        "sort the images into one folder per class",
-        lambda folder, match: [
-            (
-                write_images(folder, f"{split}/a {split}/b"),
-                [f.unlink() for f in (folder / split).glob("*.png")],
-            )
-            for split in ("train", "test")
-        ],
-    ),
-    "no class folders, renamed": (
-        "train test",
-        "or rename these folders if they are classes",
-        lambda folder, match: (
-            rename("train", "a")(folder, match),
-            rename("test", "b")(folder, match),
-        ),
-    ),
     "a split beside classes, opened": (
         "train/a train/b other",
         r"open folder:(\S+), or",
@@ -163,7 +144,7 @@ def test_remedy_of_a_folder_works(
     dataset = open_dataset(f"folder:{opened if isinstance(opened, Path) else folder}")
     assert len(dataset.classes) >= 2
     for split in dataset.splits:
-        check_labels(dataset, split, allow_unlabelled=False)
+        check_labels(dataset, split)
 
 
 ROWS = "1.png,a\n2.png,b\n3.png,a\n4.png,b\n"
@@ -211,7 +192,7 @@ def test_remedy_of_a_table_works(
     file.write_text(text.replace(*edit, 1))
     dataset = open_dataset(f"csv:{file}")
     for split in dataset.splits:
-        check_labels(dataset, split, allow_unlabelled=False)
+        check_labels(dataset, split)
 
 
 def test_remedy_of_a_table_in_latin_1_works(tmp_path: Path) -> None:

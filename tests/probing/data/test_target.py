@@ -121,11 +121,11 @@ def test_split_without_a_value_raises() -> None:
         target.rows(TEST)  # type: ignore[arg-type]
 
 
-def test_label_of_the_dataset_is_the_default_and_records_nothing(tmp_path: Path) -> None:
+def test_label_of_the_dataset_is_the_default_and_records_its_digest(tmp_path: Path) -> None:
     cache = write_planted_cache(root=tmp_path)
     for target in (label_target(cache), read_target(cache), read_target(cache, "label")):
         assert target.is_label
-        assert target.to_json() == {}
+        assert target.to_json() == {"annotations": dict(cache.annotation_digests)}
         split = cache.split("train")
         assert target.rows(split).tolist() == list(range(split.rows))
         assert target.values(split).tolist() == split.labels.tolist()

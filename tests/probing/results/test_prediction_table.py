@@ -24,7 +24,7 @@ def test_table_holds_ids_targets_predictions_and_probabilities(
     cache = planted()
     (trained,) = probe(cache, head="linear", **LAST)
     table, split = prediction_table(trained), cache.split("test")
-    names = cache.spec.dataset.classes
+    names = cache.classes
     assert list(table["id"]) == split.ids
     assert list(table["target"]) == [names[label] for label in split.labels]
     probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
@@ -38,7 +38,7 @@ def test_multi_label_table_has_a_target_and_a_prediction_of_each_class(
 ) -> None:
     cache = planted(multi_label=True, layer=4, rows=200)
     (trained,) = probe(cache, head="knn", **LAST)
-    table, names = prediction_table(trained), cache.spec.dataset.classes
+    table, names = prediction_table(trained), cache.classes
     targets, predictions, probabilities = (
         table[[f"{kind}_{name}" for name in names]].to_numpy()
         for kind in ("target", "prediction", "probability")
@@ -52,7 +52,7 @@ def test_csv_and_parquet_hold_the_same_but_for_guarded_formulas(
     planted: Callable[..., Any], tmp_path: Path
 ) -> None:
     cache = planted()
-    n, n_classes = cache.split("test").rows, len(cache.spec.dataset.classes)
+    n, n_classes = cache.split("test").rows, len(cache.classes)
     logits = np.random.default_rng(0).normal(size=(n, n_classes))
     ids = ["=SUM(A1)", *(f"image, {i}" for i in range(1, n))]
     made = write_probe(cache, logits, ids=ids)
@@ -76,7 +76,7 @@ def test_ids_of_an_older_probe_come_from_its_cache(
     monkeypatch.setattr(type(trained), "predictions", lambda self: stored)
     table = prediction_table(trained)
     assert list(table["id"]) == cache.split("test").ids
-    assert f"probability_{cache.spec.dataset.classes[0]}" in table
+    assert f"probability_{cache.classes[0]}" in table
     monkeypatch.setattr(type(trained), "predictions", lambda self: replace(stored, ids="ab" * 32))
     assert list(prediction_table(trained)["id"])[:2] == ["0", "1"]
     assert "the column id holds row numbers" in caplog.text

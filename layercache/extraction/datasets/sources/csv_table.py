@@ -4,9 +4,10 @@
     cats/1.jpg,cat,train        label any text; numbers are sorted as numbers
     both/2.jpg,cat;dog,train    several labels are joined by ';'
 
-The dataset is multi-label if a row has several labels or the column is called `labels`. Otherwise
-an empty label or -1 is none, and a split without any label is left out. "Training" and the like are
-read as "train"; without a test split, `val` becomes "test"; without a split column, 20 % are held
+Other columns are named after a "?": "csv:FILE?path=file&label=category&split=part"; "label=" says
+that there are no labels. The dataset is multi-label if a row has several labels or the column is
+called `labels`. Otherwise an empty label or -1 is none. "Training" and the like are read as
+"train"; without a labelled test split, `val` becomes "test"; without a split column, 20 % are held
 out as "test", as for `folder:`. Classes are those of all splits together, sorted. Fields may be
 separated by semicolons or tabs; other columns are not read.
 """
@@ -16,9 +17,11 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -28,15 +31,14 @@ from layercache.cache.annotations.csv_file import (
     describe_csv_error,
     describe_encoding,
 )
-from layercache.cache.format.origin import plain_name
-from layercache.errors import DataError, DataNotFoundError
+from layercache.cache.format.origin import plain_name, split_query
+from layercache.errors import DataError, DataNotFoundError, OptionError
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import FileSamples
 from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.splits import (
     choose_splits,
-    describe_test_split,
-    drop_unlabelled,
+    describe_splits,
     order_splits,
 )
 
@@ -53,15 +55,28 @@ class _Row(NamedTuple):
     """Empty if the table has no split column."""
 
 
-def open_csv(path: str | os.PathLike[str]) -> InMemoryDataset:
-    """Open the dataset that a table lists.
+@dataclass(frozen=True)
+class _Columns:
+    """Names of the columns, in lower case."""
+
+    path: str
+    label: str
+    """"" for none."""
+    split: str
+    """"" for none."""
+
+
+def open_csv(location: str | os.PathLike[str]) -> InMemoryDataset:
+    """Open the dataset "FILE?path=COLUMN&label=COLUMN&split=COLUMN" that a table lists.
 
     Raises:
+        OptionError: An option is unknown.
         DataNotFoundError: There is no such file.
         DataError: The file is not such a table; names the line.
     """
-    file = Path(path).expanduser().absolute()
-    rows, multi_label = _read(file)
+    name, requested = _parse_location(os.fspath(location))
+    file = Path(name).expanduser().absolute()
+    rows, multi_label = _read(file, requested)
     spelling = unify_spellings({label for row in rows for label in row.labels})
     classes = sort_classes(spelling.values())
     class_number = {name: i for i, name in enumerate(classes)}
@@ -81,19 +96,30 @@ def open_csv(path: str | os.PathLike[str]) -> InMemoryDataset:
         # a repeated image might be trained on and tested
         _check_unique(file, samples[""].ids)
     ignored: Counter[str] = Counter()
-    labelled = drop_unlabelled(samples, ignored)
-    chosen = choose_splits(labelled, divide=not has_splits)
+    chosen = choose_splits(samples, divide=not has_splits)
     return InMemoryDataset(
         name=plain_name(file.stem),
         classes=classes,
         samples=order_splits(chosen),
         multi_label=multi_label,
         ignored=ignored,
-        notes=describe_test_split(labelled, chosen),
+        notes=describe_splits(samples, chosen),
     )
 
 
-def _read(file: Path) -> tuple[list[_Row], bool]:
+def _parse_location(location: str) -> tuple[str, dict[str, str]]:
+    """Return the file and the requested columns; a file's name may have a "?" itself."""
+    name, query = split_query("csv", location)
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(options.keys() - {"path", "label", "split"})
+    if unknown:
+        raise OptionError(
+            f"csv:{location}: unknown option {unknown[0]!r}, expected path, label or split"
+        )
+    return name, {option: column.strip().lower() for option, column in options.items()}
+
+
+def _read(file: Path, requested: Mapping[str, str]) -> tuple[list[_Row], bool]:
     """Return the rows, and whether the dataset is multi-label."""
     if file.exists() and not file.is_file() and not file.is_dir():
         raise DataError(
@@ -101,11 +127,11 @@ def _read(file: Path) -> tuple[list[_Row], bool]:
         )
     try:
         with open(file, newline="", encoding="utf-8-sig") as f:
-            delimiter = _detect_delimiter(f.readline(csv.field_size_limit()))
+            delimiter = _detect_delimiter(f.readline(csv.field_size_limit()), requested)
             f.seek(0)
             reader = csv.DictReader(f, delimiter=delimiter, skipinitialspace=True, strict=True)
-            columns, label_column = _read_header(file, reader)
-            rows = list(_parse(file, reader, columns, label_column))
+            header, columns = _read_header(file, reader, requested)
+            rows = list(_parse(file, reader, header, columns))
     except FileNotFoundError as error:
         raise DataNotFoundError(f"csv:{file}: there is no such file") from error
     except OSError as error:
@@ -114,7 +140,7 @@ def _read(file: Path) -> tuple[list[_Row], bool]:
         raise DataError(describe_encoding(file)) from error
     if not rows:
         raise DataError(f"{file}: expected at least one sample, got none")
-    multi_label = label_column == "labels" or any(len(row.labels) > 1 for row in rows)
+    multi_label = columns.label == "labels" or any(len(row.labels) > 1 for row in rows)
     if multi_label and any(is_no_label(label) for row in rows for label in row.labels):
         raise DataError(
             f"{file}: -1 is no class: leave the label empty where an image has none of the classes"
@@ -127,45 +153,56 @@ def _read(file: Path) -> tuple[list[_Row], bool]:
     ], False
 
 
-def _detect_delimiter(header: str) -> str:
+def _detect_delimiter(header: str, requested: Mapping[str, str]) -> str:
     """Return the delimiter with which the header has the required columns, by default a comma."""
     for delimiter in DELIMITERS:
-        columns = _columns(next(csv.reader([header], delimiter=delimiter), []))
-        if "path" in columns and not columns.isdisjoint(LABEL_COLUMNS):
+        columns = _lower(next(csv.reader([header], delimiter=delimiter), []))
+        labels = {requested["label"]} if "label" in requested else set(LABEL_COLUMNS)
+        if requested.get("path", "path") in columns and labels & {*columns, ""}:
             return delimiter
     return DELIMITERS[0]
 
 
-def _columns(header: Iterable[str]) -> set[str]:
+def _lower(header: Iterable[str]) -> set[str]:
     return {name.strip().lower() for name in header}
 
 
-def _read_header(file: Path, reader: csv.DictReader[str]) -> tuple[list[str], str]:
-    """Return the columns and which of them holds the labels."""
+def _read_header(
+    file: Path, reader: csv.DictReader[str], requested: Mapping[str, str]
+) -> tuple[list[str], _Columns]:
+    """Return the header and which columns hold path, label and split."""
     try:
-        columns = [name.strip().lower() for name in reader.fieldnames or []]
+        header = [name.strip().lower() for name in reader.fieldnames or []]
     except csv.Error as error:
         raise DataError(f"{file}, line 1: {describe_csv_error(error)}") from error
-    reader.fieldnames = columns
-    label_column = next((c for c in LABEL_COLUMNS if c in columns), None)
-    if "path" not in columns or label_column is None:
+    reader.fieldnames = header
+    columns = _Columns(
+        path=requested.get("path", "path"),
+        label=requested.get("label", next((c for c in LABEL_COLUMNS if c in header), "label")),
+        split=requested.get("split", "split" if "split" in header else ""),
+    )
+    used = [name for name in vars(columns).values() if name]
+    if missing := [name for name in used if name not in header]:
+        what = "the columns path, label and optionally split"
+        if requested:
+            what = f"the column {missing[0]}"
         raise DataError(
-            f"{file}: expected a first line with the columns path, label and optionally "
-            f"split, got {', '.join(columns) or 'nothing'}"
+            f"{file}: expected a first line with {what}, got {', '.join(header) or 'nothing'}; "
+            f"other names are given as in csv:{file.name}?path=COLUMN&label=COLUMN&split=COLUMN"
         )
-    for name in ("path", label_column, "split"):
-        if columns.count(name) > 1:
+    for name in used:
+        if header.count(name) > 1 or used.count(name) > 1:
             raise DataError(
-                f"{file}, line 1: expected the column {name} once, got it {columns.count(name)} "
-                "times: rename the others"
+                f"{file}, line 1: expected the column {name} once, got it "
+                f"{max(header.count(name), used.count(name))} times: rename the others"
             )
-    return columns, label_column
+    return header, columns
 
 
 def _parse(
-    file: Path, reader: csv.DictReader[str], columns: list[str], label_column: str
+    file: Path, reader: csv.DictReader[str], header: list[str], columns: _Columns
 ) -> Iterator[_Row]:
-    required = ["path", label_column, *(["split"] if "split" in columns else [])]
+    required = [name for name in vars(columns).values() if name]
     while True:
         start = reader.line_num + 1
         try:
@@ -177,7 +214,7 @@ def _parse(
         where = f"{file}, line {reader.line_num}"
         texts = [row[column] for column in required]
         if None in row or None in texts:
-            raise DataError(f"{where}: expected {len(columns)} fields ({', '.join(columns)})")
+            raise DataError(f"{where}: expected {len(header)} fields ({', '.join(header)})")
         values = {column: (row[column] or "").strip() for column in required}
         for column, value in values.items():
             if "\n" in value:
@@ -186,14 +223,14 @@ def _parse(
                 raise DataError(
                     f"{where}: expected text, got a NUL byte in the {column}: remove it"
                 )
-        for column in ("path", "split"):
+        for column in (columns.path, columns.split):
             if values.get(column) == "":
                 raise DataError(f"{where}: the {column} is empty")
-        labels = [label.strip() for label in values[label_column].split(";")]
+        labels = [label.strip() for label in values.get(columns.label, "").split(";")]
         yield _Row(
-            path=values["path"].replace("\\", "/"),
+            path=values[columns.path].replace("\\", "/"),
             labels=[label for label in labels if label],
-            split=values.get("split", ""),
+            split=values.get(columns.split, ""),
         )
 
 

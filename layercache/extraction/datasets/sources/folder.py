@@ -2,9 +2,11 @@
 
     ROOT/<class>/.../image.jpg                  20 % of every class are held out as "test"
     ROOT/{train,test}/<class>/.../image.jpg     without `test`, a validation folder becomes "test"
+    ROOT/image.jpg, ROOT/test/image.jpg         images without labels
 
 Split folders may have any usual form of their name ("Training", "VAL", "test_set"; see
-`splits.split_of`). Folders next to them, and split folders without class folders, are left out.
+`splits.split_of`). Folders next to them are left out. A folder without class folders has no
+labels.
 Classes are in the sorted order of the folders' names. Whatever is left out is counted.
 """
 
@@ -28,8 +30,11 @@ from layercache.extraction.datasets.image_files import (
     ignored_reason,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes
-from layercache.extraction.datasets.splits import describe_test_split, split_of
-from layercache.extraction.datasets.subsampling import hold_out_test
+from layercache.extraction.datasets.splits import (
+    choose_splits,
+    describe_splits,
+    split_of,
+)
 
 LAYOUT = "PATH/<class>/image.jpg or PATH/{train,test}/<class>/image.jpg"
 
@@ -47,27 +52,37 @@ def open_folder(path: str | os.PathLike[str]) -> InMemoryDataset:
         raise DataNotFoundError(f"folder:{path}: there is no folder {root}")
     ignored: Counter[str] = Counter()
     split_folders = _split_folders(root, ignored)
+    flat = [folder for folder in split_folders.values() if _is_flat(root / folder)]
     for folder in dict.fromkeys(("", *split_folders.values())):
-        _count_beside(root / folder, ignored)
-    names = {folder: _class_names(root, folder) for folder in split_folders.values()}
+        if folder not in flat:
+            _count_beside(root / folder, ignored)
+    names = {
+        folder: _class_names(root, folder)
+        for folder in split_folders.values()
+        if folder not in flat
+    }
     spelling = unify_spellings(name for folder_names in names.values() for name in folder_names)
     class_folders = {
         folder: _by_spelling(root / folder, folder_names, spelling)
         for folder, folder_names in names.items()
     }
-    classes = common_classes(
-        {folder or root.name: tuple(sorted(found)) for folder, found in class_folders.items()},
-        where=root,
-        remedy="make an empty folder where the split has no image of the class",
+    classes = (
+        ()
+        if not class_folders
+        else common_classes(
+            {folder or root.name: tuple(sorted(found)) for folder, found in class_folders.items()},
+            where=root,
+            remedy="make an empty folder where the split has no image of the class",
+        )
     )
     scanned: dict[str, Samples] = {
-        split: _scan(root, folder, [class_folders[folder][name] for name in classes], ignored)
+        split: _scan_flat(root, folder, ignored)
+        if folder in flat
+        else _scan(root, folder, [class_folders[folder][name] for name in classes], ignored)
         for split, folder in split_folders.items()
     }
     _check_no_empty_class(root, classes, scanned)
-    samples = scanned
-    if tuple(scanned) in (("",), ("train",), ("val",)):
-        samples = hold_out_test(next(iter(scanned.values())))
+    samples = choose_splits(scanned)
     by_folder = {folder: scanned[split] for split, folder in split_folders.items()}
     return InMemoryDataset(
         name=plain_name(root.resolve().name),
@@ -80,7 +95,7 @@ def open_folder(path: str | os.PathLike[str]) -> InMemoryDataset:
                 for name in classes
                 if split_of(name)
             ),
-            *describe_test_split(by_folder, samples),
+            *describe_splits(by_folder, samples),
         ),
     )
 
@@ -106,16 +121,10 @@ def _split_folders(root: Path, ignored: Counter[str]) -> dict[str, str]:
             by_split[split] = name
     if not by_split and (not flat or (len(flat) == 1 and others)):
         return {"": ""}  # a folder "train" full of images, next to others, is a class
-    if not by_split:
-        raise DataError(
-            f"{root}: expected class folders in {_join(flat)} ({LAYOUT}), got none: sort the "
-            "images into one folder per class, list them in a table (csv:FILE), or rename these "
-            "folders if they are classes"
-        )
     images = {name: _count_images(root, name) for name in [*others, *flat]}
     unsplit = [name for name in others if images[name]]
     if len(by_split) + len(flat) == 1 and unsplit:
-        (split_folder,) = by_split.values()
+        split_folder = next(iter([*by_split.values(), *flat]))
         raise DataError(
             f"{root}: expected either split folders or class folders ({LAYOUT}), got "
             f"{split_folder!r} next to {_join(unsplit)}: open folder:{root / split_folder}, or "
@@ -129,9 +138,13 @@ def _split_folders(root: Path, ignored: Counter[str]) -> dict[str, str]:
                 f"{root / name}: expected one folder per class (<class>/image.jpg), got an empty "
                 "folder: fill it, or remove it"
             )
-        ignored[f"folder {name!r} has no class folders, so no labels"] += images[name]
-    if "val" in by_split and "test" not in by_split and len(by_split) > 1:
-        by_split["test"] = by_split.pop("val")
+        split = split_of(name)
+        if split is None or split in by_split:
+            raise DataError(
+                f"{root}: expected one folder per split, got {by_split[str(split)]!r} and "
+                f"{name!r} for {split}: merge them, or move one elsewhere"
+            )
+        by_split[split] = name
     return {split: by_split[split] for split in ("train", "test", "val") if split in by_split}
 
 
@@ -227,6 +240,18 @@ def _scan(
     return FileSamples(str(root), ids, np.asarray(labels, np.int64))
 
 
+def _is_flat(path: Path) -> bool:
+    """Return whether a folder holds images and no folder."""
+    return not _list_folders(path) and _holds_image(path)
+
+
+def _scan_flat(root: Path, folder: str, ignored: Counter[str]) -> FileSamples:
+    """Return the images of a folder without class folders, sorted; none has a label."""
+    paths = _images(str(root / folder), folder or ".", ignored, ())
+    ids = sorted(path.removeprefix("./") for path in paths)
+    return FileSamples(str(root), ids, np.full(len(ids), -1, np.int64))
+
+
 def _images(
     path: str, relative: str, ignored: Counter[str], parents: tuple[tuple[int, int], ...]
 ) -> Iterator[str]:
@@ -260,7 +285,7 @@ def _check_no_empty_class(
     root: Path, classes: tuple[str, ...], samples: dict[str, Samples]
 ) -> None:
     labels = np.concatenate([split.labels for split in samples.values()])
-    counts = np.bincount(labels, minlength=len(classes))
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
         raise DataError(

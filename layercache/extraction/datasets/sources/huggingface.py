@@ -44,8 +44,7 @@ from layercache.extraction.datasets.image_files import (
 from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.splits import (
     choose_splits,
-    describe_test_split,
-    drop_unlabelled,
+    describe_splits,
     order_splits,
 )
 from layercache.extraction.datasets.stamps import ABSENT, Stamps, crc32c
@@ -190,15 +189,14 @@ def open_huggingface(location: str) -> InMemoryDataset:
         )
         for split, labels in cells.items()
     }
-    labelled = drop_unlabelled(samples, ignored)
-    chosen = choose_splits(labelled)
+    chosen = choose_splits(samples)
     return InMemoryDataset(
         name=plain_name(Path(name).name),
         classes=classes,
         samples=order_splits(chosen),
         multi_label=multi_label,
         ignored=ignored,
-        notes=(*notes, *describe_test_split(labelled, chosen)),
+        notes=(*notes, *describe_splits(samples, chosen)),
     )
 
 

@@ -48,8 +48,7 @@ from layercache.extraction.datasets.sources.tar_index import (
 )
 from layercache.extraction.datasets.splits import (
     choose_splits,
-    describe_test_split,
-    drop_unlabelled,
+    describe_splits,
     order_splits,
     split_of,
 )
@@ -173,15 +172,14 @@ def open_webdataset(
     indexed: dict[str, Samples] = {
         split: _index_split(root, folder, ignored) for split, folder in folders.items()
     }
-    labelled = drop_unlabelled(indexed, ignored)
-    chosen = choose_splits(labelled, divide=False)
-    by_folder = {folders[split]: samples for split, samples in labelled.items()}
+    chosen = choose_splits(indexed, divide=False)
+    by_folder = {folders[split]: samples for split, samples in indexed.items()}
     return InMemoryDataset(
         name=name or plain_name(root.resolve().name),
         classes=classes,
         samples=order_splits(chosen),
         ignored=ignored,
-        notes=describe_test_split(by_folder, chosen),
+        notes=describe_splits(by_folder, chosen),
     )
 
 

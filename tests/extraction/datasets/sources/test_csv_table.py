@@ -190,20 +190,21 @@ def test_csv_without_a_test_split_uses_validation_as_test(tmp_path):
     assert dataset.splits == ("train", "val", "extra", "test")
 
 
-def test_csv_with_an_unlabelled_test_split_leaves_it_out(tmp_path):
+def test_csv_with_an_unlabelled_test_split_tests_on_the_validation_split(tmp_path):
     text = "path,label,split\na.png,0,train\nb.png,1,valid\n"
     text += "c.png,-1,test\nc2.png,-1.0,test\nd.png,,test\n"
     dataset = open_dataset(table(tmp_path, text))
-    assert (dataset.splits, dataset.classes) == (("train", "test"), ("0", "1"))
+    assert dataset.splits == ("train", "unlabelled_test", "test")
+    assert dataset.classes == ("0", "1")
     assert dataset.split("test").ids == ["b.png"]
-    assert dataset.ignored == {"split 'test': no image has a label": 3}
+    assert dataset.split("unlabelled_test").ids == ["c.png", "c2.png", "d.png"]
+    assert "the split 'test' has no labels: it is called unlabelled_test" in dataset.notes
 
 
-def test_csv_with_an_empty_label_raises_when_it_is_used(tmp_path):
+def test_csv_with_an_empty_label_keeps_it_as_no_class(tmp_path):
     dataset = open_dataset(table(tmp_path, "path,label,split\na.png,x,train\nb.png,,train\n"))
     assert dataset.split("train").labels.tolist() == [0, -1]
-    with pytest.raises(DataError, match=r"sample 'b\.png' has no label"):
-        check_labels(dataset, "train", allow_unlabelled=False)
+    check_labels(dataset, "train")
 
 
 def test_csv_with_decimal_labels_sorts_them_as_numbers(tmp_path):

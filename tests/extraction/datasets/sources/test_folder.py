@@ -145,7 +145,7 @@ def test_folder_order_is_by_code_point(tmp_path, pictures):
             ["train/a/0.png", "test/a/0.png", "test/c/0.png"],
             "test has a class 'c' that train does not have",
         ),
-        (["0.png", "1.png"], "expected one folder per class"),
+        ([], "expected one folder per class"),
         (["a/0.png", "b/notes.txt"], "class folder 'b' holds no image"),
     ],
 )
@@ -235,14 +235,31 @@ def test_folder_with_an_unlabelled_test_folder_holds_out_of_train(tmp_path, pict
     write_all(tmp_path, pictures, [*names, "test/8.png", "test/9.png"])
     dataset = open_dataset(f"folder:{tmp_path}")
     assert [len(dataset.split(split).ids) for split in ("train", "test")] == [8, 2]
-    assert dataset.ignored == {"folder 'test' has no class folders, so no labels": 2}
+    assert dataset.split("unlabelled_test").ids == ["test/8.png", "test/9.png"]
+    assert dataset.split("unlabelled_test").labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train/0.png", "test/1.png"], {"train": ["train/0.png"], "test": ["test/1.png"]}),
+        (["test/0.png"], {"test": ["test/0.png"]}),
+        ([f"{i}.png" for i in range(5)], {"train": [0, 1, 2, 3], "test": [4]}),
+    ],
+)
+def test_folder_without_class_folders_has_no_labels(tmp_path, pictures, names, splits):
+    write_all(tmp_path, pictures, names)
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ()
+    assert {split: len(dataset.split(split).ids) for split in dataset.splits} == {
+        split: len(ids) for split, ids in splits.items()
+    }
+    assert all((dataset.split(split).labels == -1).all() for split in dataset.splits)
 
 
 @pytest.mark.parametrize(
     ("names", "text", "remedy"),
     [
-        (["train/0.png", "test/1.png"], "expected class folders in 'test', 'train'", None),
-        (["train/0.png"], "expected class folders in 'train'", None),
         (["train/a/0.png", "Training/a/0.png"], "'Training' and 'train' for train", None),
         (
             ["train/a/0.png", "train/a/1.png", "bus/1.png", "car/1.png"],

@@ -196,10 +196,8 @@ def test_huggingface_with_missing_labels_keeps_them_as_no_class(tmp_path, pictur
     dataset = open_dataset(name)
     assert dataset.classes == ("a", "b")
     assert dataset.split("train").labels.tolist() == [0, -1, -1]
-    check_labels(dataset, "test", allow_unlabelled=False)
-    check_labels(dataset, "train", allow_unlabelled=True)
-    with pytest.raises(DataError, match=r"sample 'train/000001' has no label; 2 sample\(s\)"):
-        check_labels(dataset, "train", allow_unlabelled=False)
+    check_labels(dataset, "test")
+    check_labels(dataset, "train")
 
 
 @pytest.mark.parametrize("feature", ["names", "int64", "string", "float64"])
@@ -214,19 +212,19 @@ def test_huggingface_with_an_unlabelled_test_split_tests_on_validation(tmp_path,
         test=table(pictures, [4, 5], [none, none], kind),
     )
     dataset = open_dataset(name)
-    assert dataset.splits == ("train", "test")
+    assert dataset.splits == ("train", "unlabelled_test", "test")
     assert len(dataset.classes) == 2
     assert dataset.split("test").ids == ["validation/000000", "validation/000001"]
-    assert dataset.ignored == {"split 'test': no image has a label": 2}
+    assert dataset.split("unlabelled_test").labels.tolist() == [-1, -1]
 
 
-def test_huggingface_with_a_test_split_without_the_label_column_leaves_it_out(tmp_path, pictures):
+def test_huggingface_with_a_test_split_without_the_label_column_keeps_it_apart(tmp_path, pictures):
     names = hf.ClassLabel(names=["a", "b"])
     train = table(pictures, range(10), [0, 1] * 5, names)
     name = save(tmp_path / "d", train=train, test=train.remove_columns("label"))
     dataset = open_dataset(name)
     assert [len(dataset.split(split).ids) for split in ("train", "test")] == [8, 2]
-    assert dataset.ignored == {"split 'test': no image has a label": 10}
+    assert len(dataset.split("unlabelled_test").ids) == 10
 
 
 def test_huggingface_with_class_tables_that_differ_reads_each_by_name(tmp_path, pictures):

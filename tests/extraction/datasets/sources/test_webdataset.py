@@ -144,9 +144,9 @@ def test_webdataset_malformed_raises(root, pictures, change, error, text):
 def test_webdataset_with_a_label_beyond_the_classes_raises_when_it_is_used(root):
     (root / "classnames.txt").write_text("a\nb\n")
     dataset = open_webdataset(root)
-    check_labels(dataset, "test", allow_unlabelled=False)
+    check_labels(dataset, "test")
     with pytest.raises(DataError, match="sample 'train/0/s0000001' has label 2, expected 0 to 1"):
-        check_labels(dataset, "train", allow_unlabelled=True)
+        check_labels(dataset, "train")
 
 
 def test_webdataset_with_dots_in_a_key_takes_pairs_and_counts_the_rest(root, pictures):
