@@ -51,6 +51,13 @@ Variant = Annotated[
         show_default="the newest with a fusion probe and a baseline",
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        help="Further metrics to show, as in roc_auc,f1_macro,log_loss (docs/metrics.md).",
+        show_default=False,
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -74,6 +81,7 @@ def report(
     details: Details = 12,
     cka_images: CkaImages = 2000,
     variant: Variant = None,
+    metrics: Metrics = None,
     data_root: DataRoot = None,
     thumbnails: ShowThumbnails = True,
     cache: Root = None,
@@ -101,6 +109,7 @@ def report(
         details=details,
         cka_images=cka_images,
         variant=variant,
+        metrics=metrics,
         load_thumbnail=load_thumbnail,
     )
     for sentence in result.headline:

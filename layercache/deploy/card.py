@@ -16,7 +16,7 @@ from layercache.deploy.image_model import has_address
 from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
-from layercache.probing.metrics import PRIMARY, find_metric
+from layercache.probing.metrics import find_metric, selection_metric_of
 from layercache.probing.results.checkpoint import (
     Checkpoint,
     HeadPath,
@@ -174,7 +174,7 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         subset += f" Training subset: {100 * spec['train_fraction']:g} % of the training samples."
     yield (
         f"Selected from {row['n_configs']} configurations by "
-        f"{_title_of(PRIMARY[head.spec.task])} on held-out "
+        f"{_title_of(selection_metric_of(spec).name)} on held-out "
         f"training samples: {config}; then trained on all training samples with seed "
         f"{head.seed}.{subset}"
     )
@@ -203,14 +203,14 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         yield "Not known: the probe's record (probe.json) is not next to this head."
         return
     row = probe.row
-    primary = PRIMARY[head.spec.task]
+    primary = selection_metric_of(probe.spec).name
     _, test_split = probe.spec["splits"]
     split = "" if test_split == "test" else f" (split {escape_markdown(test_split)})"
     where = f"on {row['test_rows']} test images{split}, evaluated once"
     yield "| metric | value | meaning |"
     yield "|---|---|---|"
-    meaning = MEANINGS[primary]
-    yield f"| test {_title_of(primary)} | {_value(row, f'test_{primary}')} | {meaning}, {where} |"
+    meaning = f"{MEANINGS[primary]}, " if primary in MEANINGS else ""
+    yield f"| test {_title_of(primary)} | {_value(row, f'test_{primary}')} | {meaning}{where} |"
     low, high = (_value(row, f"test_ci95_{end}", metric=primary) for end in ("low", "high"))
     yield (
         f"| 95 % interval | {low} to {high} | bootstrap over test images: variation between test "

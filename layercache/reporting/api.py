@@ -14,6 +14,7 @@ from layercache.cache.find import find_caches, make_command
 from layercache.cache.format.origin import model_source
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
+from layercache.probing.metrics import parse_metrics
 from layercache.probing.results.formatting import write_csv
 from layercache.probing.results.probe_store import Probe
 from layercache.reporting.data import ReportData, ThumbnailLoader
@@ -25,6 +26,7 @@ from layercache.reporting.published import PAPER
 from layercache.reporting.sections.attention import attention_section
 from layercache.reporting.sections.gains import gains_section
 from layercache.reporting.sections.images import image_section
+from layercache.reporting.sections.metrics import metric_section
 from layercache.reporting.sections.overview import overview
 from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.sections.similarity import similarity_section
@@ -42,6 +44,7 @@ SECTIONS = (
     single_layer_section,
     similarity_section,
     variant_section,
+    metric_section,
     image_section,
     value_section,
 )
@@ -76,6 +79,7 @@ def report(
     probes: Sequence[Probe] | None = None,
     variant: str | None = None,
     probes_root: str | CachePath | None = None,
+    metrics: str | Sequence[str] | None = None,
 ) -> Report:
     """Write OUT/index.html, OUT/figures/*.png and *.svg, OUT/tables/*.csv; no backbone is run.
 
@@ -98,13 +102,16 @@ def report(
             page; by default the newest with a fusion probe and a baseline, separately for each
             backbone and dataset. What was trained in another way is left out and listed.
         probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+        metrics: Further metrics to show (docs/metrics.md), as in "roc_auc,f1_macro".
 
     Raises:
         MissingExtraError: Without the extra `report`.
         CacheNotFoundError: If no cache matches.
         CacheCorruptError: If a record cannot be read.
         OptionError: For an option out of range, or targets that share no page.
+        UnknownNameError: There is no such metric.
     """
+    names = () if metrics is None else parse_metrics(metrics)
     for package in ("jinja2", "matplotlib", "scipy"):
         require(package)
     for option, value, least in (("cka_images", cka_images, 4), ("details", details, 1)):
@@ -126,6 +133,7 @@ def report(
         per_head=per_head,
         cka_images=cka_images,
         details=details,
+        metrics=names,
     )
     return _write(compose(data), Path(out))
 

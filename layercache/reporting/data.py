@@ -6,7 +6,7 @@ Nothing is computed from images here, and no backbone is run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from shlex import join, quote
@@ -55,7 +55,7 @@ ThumbnailLoader = Callable[[str, str], Any]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Correctness:
-    """Correctness of one kind of probe on each test image."""
+    """Correctness of one probe, or of the seeds of one kind, on each test image."""
 
     correct: NDArray[np.float64]
     """Share of the seeds that are correct, (N,)."""
@@ -91,9 +91,10 @@ class ReportData:
     """Number of test images for CKA at most."""
     details: int = 12
     """Number of combinations with figures of their own at most."""
-    _correctness: dict[
-        tuple[str, ProbeKind, tuple[int, ...]], Correctness | SquaredErrors | None
-    ] = field(default_factory=dict, init=False, repr=False)
+    metrics: Sequence[str] = ()
+    """Names of further metrics to show."""
+    errors: Mapping[str, Correctness | SquaredErrors] = field(default_factory=dict, repr=False)
+    """Errors of each probe on the test images, by folder, but for multi-label data."""
 
     @property
     def metric(self) -> str:
@@ -243,7 +244,7 @@ class ReportData:
         seeds = set.intersection(
             *({int(p.spec["seed"]) for p in self.probes_of(combination, k)} for k in (kind, over))
         )
-        a, b = (self._correctness_of(combination, k, tuple(sorted(seeds))) for k in (kind, over))
+        a, b = (self._mean_errors(combination, k, seeds) for k in (kind, over))
         if a is None or b is None or a.ids != b.ids:
             return None
         if isinstance(a, SquaredErrors) and isinstance(b, SquaredErrors):
@@ -252,32 +253,32 @@ class ReportData:
         assert isinstance(b, Correctness)
         return paired_bootstrap(a.correct, b.correct, labels=a.targets)
 
-    def _correctness_of(
-        self, combination: Combination, kind: ProbeKind, seeds: tuple[int, ...]
+    def _mean_errors(
+        self, combination: Combination, kind: ProbeKind, seeds: Collection[int]
     ) -> Correctness | SquaredErrors | None:
-        """Read predictions once per kind: logits take many times the memory of correctness."""
-        key = (combination.key, kind, seeds)
-        if key not in self._correctness:
-            probes = [p for p in self.probes_of(combination, kind) if p.spec["seed"] in seeds]
-            self._correctness[key] = (
-                squared_errors([probe.predictions() for probe in probes])
-                if combination.target.task == REGRESSION
-                else _read_correctness(probes)
-            )
-        return self._correctness[key]
-
-
-def _read_correctness(probes: Sequence[Probe]) -> Correctness | None:
-    """Return the mean over probes that differ only in their seed; None for multi-label data."""
-    per_seed: list[Correctness] = []
-    for probe in probes:
-        predictions = probe.predictions()
-        if predictions.targets.ndim != 1:
+        """Return the mean over seeds; None for multi-label data or different test images."""
+        folders = [
+            str(p.path) for p in self.probes_of(combination, kind) if p.spec["seed"] in seeds
+        ]
+        found = [self.errors[folder] for folder in folders if folder in self.errors]
+        if not found or len(found) < len(folders) or len({one.ids for one in found}) != 1:
             return None
-        correct = is_correct(predictions.logits, predictions.targets).astype(np.float64)
-        per_seed.append(
-            Correctness(correct=correct, targets=predictions.targets, ids=predictions.ids)
-        )
-    if not per_seed or len({c.ids for c in per_seed}) != 1:
+        first = found[0]
+        if isinstance(first, SquaredErrors):
+            squares = [one.errors for one in found if isinstance(one, SquaredErrors)]
+            return replace(first, errors=np.mean(squares, axis=0))
+        shares = [one.correct for one in found if isinstance(one, Correctness)]
+        return replace(first, correct=np.mean(shares, axis=0))
+
+
+def read_errors(predictions: Predictions) -> Correctness | SquaredErrors | None:
+    """Return the errors of a probe, which take a small part of the memory of its logits.
+
+    None for multi-label data.
+    """
+    if predictions.targets.dtype.kind == "f":
+        return squared_errors([predictions])
+    if predictions.targets.ndim != 1:
         return None
-    return replace(per_seed[0], correct=np.mean([c.correct for c in per_seed], axis=0))
+    correct = is_correct(predictions.logits, predictions.targets).astype(np.float64)
+    return Correctness(correct=correct, targets=predictions.targets, ids=predictions.ids)

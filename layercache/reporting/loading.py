@@ -16,8 +16,15 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.probe_store import Probe
 from layercache.reporting.combination import Combination, find_combinations
-from layercache.reporting.data import COLUMNS, ReportData, ThumbnailLoader
+from layercache.reporting.data import (
+    COLUMNS,
+    Correctness,
+    ReportData,
+    ThumbnailLoader,
+    read_errors,
+)
 from layercache.reporting.probe_selection import OPTION_COLUMNS, select_probes, training_variant
+from layercache.reporting.regression import SquaredErrors
 from layercache.reporting.targets import choose_targets, target_of
 
 logger = logging.getLogger(__name__)
@@ -35,6 +42,7 @@ def load_report_data(
     variant: str | None = None,
     probes_root: str | CachePath | None = None,
     targets: Sequence[str] | None = None,
+    metrics: Sequence[str] = (),
 ) -> ReportData:
     """Read the probes of these caches, or those of them in `probes`. Arguments as in `report`.
 
@@ -43,13 +51,21 @@ def load_report_data(
         OptionError: If no probe was trained in the way of `variant`, or the targets share no page.
     """
     included = None if probes is None else {probe.path for probe in probes}
-    found = [
-        (probe, combination)
-        for combination in find_combinations(caches)
-        for cache in combination.caches
-        for probe in read_all_probes(cache, probes_root)
-        if (included is None or probe.path in included) and _is_readable(probe)
-    ]
+    found: list[tuple[Probe, Combination]] = []
+    errors: dict[str, Correctness | SquaredErrors] = {}
+    for combination in find_combinations(caches):
+        for cache in combination.caches:
+            for probe in read_all_probes(cache, probes_root):
+                if included is not None and probe.path not in included:
+                    continue
+                try:
+                    test_errors = read_errors(probe.predictions())
+                except CacheCorruptError as e:
+                    logger.warning("left out a damaged probe: %s", e)
+                    continue
+                found.append((probe, combination))
+                if test_errors is not None:
+                    errors[str(probe.path)] = test_errors
     chosen = choose_targets([probe for probe, _ in found], targets)
     combinations: dict[str, Combination] = {}
     if not found or any(target.is_label for target in chosen):
@@ -79,6 +95,8 @@ def load_report_data(
         per_head=per_head,
         cka_images=cka_images,
         details=details,
+        metrics=metrics,
+        errors=errors,
     )
 
 
@@ -113,13 +131,3 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
         "probe": str(probe.path),
         "variant": training_variant(spec),
     }
-
-
-def _is_readable(probe: Probe) -> bool:
-    """Return whether the predictions can be read, and log it if not."""
-    try:
-        probe.predictions()
-    except CacheCorruptError as e:
-        logger.warning("left out a damaged probe: %s", e)
-        return False
-    return True

@@ -165,8 +165,11 @@ def _newest(rows: Iterable[Row], probes: Mapping[str, Probe]) -> tuple[float, st
     ages = []
     for row in rows:
         probe = probes[row["probe"]]
-        record = open_store(probe.path).stat(RECORD)
-        ages.append((record.modified if record else 0.0, probe.id))
+        written_at = probe.written_at
+        if not written_at:  # by an older version
+            record = open_store(probe.path).stat(RECORD)
+            written_at = record.modified if record else 0.0
+        ages.append((written_at, probe.id))
     return max(ages)
 
 

@@ -5,6 +5,7 @@
     datasets = ["digits", "photos"]
     seeds = 3                            # 0, 1, 2; or a list
     # target = "age"                     # annotation column to predict; default: the label
+    # select = "roc_auc"                 # metric that selects configurations (docs/metrics.md)
     engine = "ray"                       # local by default; address = "HOST:PORT" joins a cluster
 
     [[heads]]                            # one per column; a list makes a column of each entry
@@ -20,7 +21,7 @@
     [model.clip_b16]                     # one model: weights, crop_pct ... (quote a name with dots)
     [dataset.digits]                     # one dataset: root, limit, source, annotations ...
     [probe]                              # device, precision, features, memory, group_size
-    [report]                             # per_head, details, cka_images
+    [report]                             # per_head, details, cka_images, metrics
 
 Paths are relative to the folder where the command runs, as on the command line. Of [extract],
 [dataset.NAME] and [model.NAME] the later one wins. `layercache.study.tables` has every key.
@@ -48,6 +49,7 @@ from layercache.study.tables import (
     ExtractTable,
     GridTable,
     HeadTable,
+    MetricName,
     ModelTable,
     ProbeTable,
     ProtocolTable,
@@ -76,8 +78,8 @@ class HeadPlan:
     train_config: TrainConfig
     """Training configuration."""
     options: Mapping[str, Any]
-    """Other options of `probe`: target, task, num_heads, embedding, spatial, spatial_layers, shots,
-    train_fraction."""
+    """Other options of `probe`: target, task, select, num_heads, embedding, spatial,
+    spatial_layers, shots, train_fraction."""
 
     @property
     def name(self) -> str:
@@ -97,6 +99,8 @@ class HeadPlan:
             else []
         )
         target = [f"for {self.options['target']}"] if "target" in self.options else []
+        if "select" in self.options:
+            details.append(f"by {self.options['select']}")
         return " ".join([self.head, self.layers, self.tokens, *spatial, *details, *target])
 
 
@@ -115,6 +119,8 @@ class Study(StudyTable):
     """Annotation column that every head predicts, or several ("a,b,c"), unless it has its own."""
     task: Task | None = None
     """Task of `target`."""
+    select: MetricName | None = None
+    """Metric that selects the configurations of every head, unless it has its own."""
     seeds: Seeds = (0,)
     """Seeds of every probe."""
     out: Annotated[Path, Field(strict=False)]
@@ -159,6 +165,8 @@ class Study(StudyTable):
         options = table.options("head", "layers", "tokens", "epochs", *GridTable.model_fields)
         if self.target is not None and table.target is None:
             options |= {"target": self.target} | ({"task": self.task} if self.task else {})
+        if self.select is not None and table.select is None:
+            options["select"] = self.select
         return HeadPlan(
             head=head,
             layers=layers,

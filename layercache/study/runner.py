@@ -14,7 +14,9 @@ from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import open_engine
 from layercache.errors import MissingExtraError
-from layercache.probing.metrics import selection_metric
+from layercache.probing.metrics import selection_metric_of
+from layercache.probing.results.formatting import format_score
+from layercache.probing.results.gain import score_of
 from layercache.probing.results.table import Results
 from layercache.study.costs import cost
 from layercache.study.executor import JobExecutor, LocalExecutor, reason
@@ -177,12 +179,9 @@ def _run_job(
         )
     )
     if not complete:
-        metric = (
-            f"test_{selection_metric(multi_label=probes[0].row['test_balanced_accuracy'] is None)}"
-        )
-        logger.info(
-            f"{job.name}: {' '.join(f'{100 * probe.row[metric]:.2f}' for probe in probes)} %"
-        )
+        metric = selection_metric_of(probes[0].spec)
+        scores = " ".join(format_score(metric, score_of(probe)) for probe in probes)
+        logger.info(f"{job.name}: {metric.title} {scores}{' %' if metric.percent else ''}")
     return probes
 
 

@@ -25,11 +25,13 @@ from pydantic_core import PydanticCustomError
 
 from layercache.cache.format.selection import LAYER_WORDS
 from layercache.cache.format.spec import POOLED_KINDS, Precision, StorageDtype, Tap
+from layercache.errors import UnknownNameError
 from layercache.extraction.models.preprocessing import Background
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
 from layercache.probing.heads.spec import TASKS
+from layercache.probing.metrics import find_metric
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
     DROPOUTS,
@@ -54,6 +56,13 @@ def _known(known: Iterable[str], *, pattern: str = "", hint: str = "") -> Callab
         return text
 
     return check
+
+
+def _parse_metric(name: str) -> str:
+    try:
+        return find_metric(name).name
+    except UnknownNameError as error:
+        raise ValueError(str(error)) from None
 
 
 def _parse_seeds(value: Any) -> tuple[int, ...]:
@@ -88,6 +97,7 @@ Tokens = Annotated[
     AfterValidator(lambda text: re.sub(r"\s*[+,]\s*", "+", text.strip())),
     AfterValidator(_known((*POOLED_KINDS, "grid:K", "patch", "all"), pattern=TOKEN_KIND.pattern)),
 ]
+MetricName = Annotated[Text, AfterValidator(_parse_metric)]
 
 
 class StudyTable(BaseModel):
@@ -135,6 +145,7 @@ class HeadTable(GridTable):
     head: Annotated[list[Head], Field(min_length=1), as_list]
     target: Text | None = None
     task: Task | None = None
+    select: MetricName | None = None
     layers: Annotated[list[Layers], Field(min_length=1), as_list] | None = None
     tokens: Annotated[list[Tokens], Field(min_length=1), as_list] | None = None
     spatial: Tokens | None = None
@@ -296,6 +307,7 @@ class ReportTable(StudyTable):
     per_head: bool | None = None
     details: Whole | None = None
     cka_images: Whole | None = None
+    metrics: Annotated[list[MetricName], Field(min_length=1), as_list] | None = None
 
 
 TABLES: Mapping[str, type[StudyTable]] = {

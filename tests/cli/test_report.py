@@ -30,8 +30,12 @@ def test_report_writes_the_page_and_prints_the_result(tmp_path, capsys):
         str(tmp_path / "out"),
         "--dataset",
         "toys",
+        "--metrics",
+        "roc_auc,ece",
     )
     assert code == 0
+    table = (tmp_path / "out" / "tables" / "metrics.csv").read_text()
+    assert "roc_auc,expected_calibration_error" in table
     assert "+25.0 points" in out
     assert "no thumbnails of toys: unknown dataset 'toys'" in out
     assert f"page: {tmp_path / 'out' / 'index.html'}" in out

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 
@@ -89,7 +90,12 @@ def test_card_of_a_multi_label_head_names_its_metric(trained: Trained, tmp_path:
         "test_top1_accuracy": None,
         "test_top5_accuracy": None,
     }
-    edit_sealed(tmp_path / "probe" / "probe.json", lambda record: record["row"].update(scores))
+
+    def as_multi_label(record: dict[str, Any]) -> None:
+        record["row"].update(scores)
+        record["spec"]["head_spec"]["multi_label"] = True
+
+    edit_sealed(tmp_path / "probe" / "probe.json", as_multi_label)
     assert read_probe(tmp_path / "probe") is not None
     head = load_head(tmp_path / "probe")
     card = write_card(replace(head, spec=replace(head.spec, multi_label=True)), tmp_path / "probe")

@@ -10,6 +10,7 @@ from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.loading import load_report_data
 from layercache.reporting.probe_selection import training_variant
 from layercache.reporting.published import BASELINE, FUSION, ProbeKind
+from tests.probing.sealed import edit_sealed
 from tests.reporting import synthetic
 
 KNN = ProbeKind(head="knn", layers="all", tokens="cls+ap")
@@ -21,17 +22,20 @@ def cache(tmp_path):
 
 
 class Clock:
-    """Saves probes one second after another, whatever the clock of the file system can tell."""
+    """Saves probes one second after another, in files whose times a copy has changed."""
 
     def __init__(self, cache):
         self.cache = cache
         self.now = 1_700_000_000
+        self.now_of_copies = 1_800_000_000
 
     def save(self, kind, n_correct, **options):
         self.now += 1
         correct = synthetic.first(n_correct)
         probe = synthetic.save_probe(self.cache, **vars(kind), correct=correct, **options)
-        os.utime(probe.path / "probe.json", (self.now, self.now))
+        path = probe.path / "probe.json"
+        edit_sealed(path, lambda record: record.update(written_at=self.now))
+        os.utime(path, (self.now_of_copies, self.now_of_copies))
         return probe
 
 

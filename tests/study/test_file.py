@@ -316,6 +316,22 @@ def test_read_study_without_name_takes_the_file_s(tmp_path: Path) -> None:
         read_study(tmp_path / "latin.toml")
 
 
+def test_selection_metric_of_the_study_is_that_of_every_head_without_its_own() -> None:
+    study = parse(
+        'select = "auroc"\n'
+        + LEAST
+        + '[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\nselect = "log_loss"\n'
+        + '[report]\nmetrics = ["ece", "f1_macro"]\n'
+    )
+    by_auc, by_loss = study.heads
+    assert by_auc.options["select"] == "roc_auc"
+    assert by_loss.options["select"] == "log_loss"
+    assert by_loss.name == "linear last cls by log_loss"
+    assert study.report.options() == {"metrics": ["expected_calibration_error", "f1_macro"]}
+    with pytest.raises(OptionError, match="unknown metric 'f1_makro': did you mean f1_macro"):
+        parse('select = "f1_makro"\n' + LEAST)
+
+
 def test_target_of_the_study_is_that_of_every_head_without_its_own() -> None:
     study = parse(
         'target = "age"\ntask = "regression"\n'

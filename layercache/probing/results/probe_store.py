@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -66,7 +67,7 @@ from layercache.probing.metrics import (
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint, load_head
 from layercache.probing.results.identity import Settings, read_settings
 from layercache.probing.results.predictions import Attention, Predictions
-from layercache.probing.results.record_fields import check_row, check_spec, read_configs
+from layercache.probing.results.record_fields import check_row, check_spec, read_configs, read_time
 from layercache.probing.results.saved_passes import SavedPasses
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class Probe:
     """Name -> size and SHA-256 of its files."""
     sha256: str = ""
     """Checksum of its record."""
+    written_at: float = 0.0
+    """When it was written, in seconds since the epoch; 0 if an older version wrote it."""
 
     @property
     def id(self) -> str:
@@ -245,6 +248,7 @@ def _probe(folder: CachePath, record: AttachedRecord) -> Probe:
         check_spec(spec)
         check_row(row)
         configs = read_configs(record.values.get("configs"))
+        written_at = read_time(record.values.get("written_at", 0.0))
     except ValueError as e:
         raise CacheCorruptError(
             f"{folder / RECORD}: is not the record of a probe: {e}: "
@@ -257,6 +261,7 @@ def _probe(folder: CachePath, record: AttachedRecord) -> Probe:
         configs=configs,
         files=record.files,
         sha256=record.digest.sha256,
+        written_at=written_at,
     )
 
 
@@ -375,6 +380,7 @@ class ProbeFolder:
             "spec": spec,
             "row": row,
             "configs": [asdict(config) for config in configs],
+            "written_at": round(time.time(), 3),
         }
         files = {PREDICTIONS_FILE: predictions.to_bytes()}
         if head is not None:

@@ -177,6 +177,13 @@ def read_configs(configs: Any) -> tuple[ConfigScore, ...]:
         raise ValueError(f"configs: expected other fields ({error})") from None
 
 
+def read_time(value: Any) -> float:
+    """Return seconds since the epoch. Raises ValueError if it is none."""
+    if type(value) not in (int, float) or not 0 <= value <= MAX_INT:
+        raise ValueError(f"written_at: expected seconds since 1970, got {shorten(value)}")
+    return float(value)
+
+
 def _check_scalars(values: Mapping[str, Any], field: str) -> None:
     """Raise ValueError unless all values are text, finite numbers, true, false or None."""
     for name, value in values.items():
