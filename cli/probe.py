@@ -121,7 +121,19 @@ Patience = Annotated[
         show_default="off",
     ),
 ]
-TestSplit = Annotated[str, typer.Option("--test", help="Split to test on.")]
+TestSplit = Annotated[
+    list[str],
+    typer.Option("--test", help="Split to test on. Repeatable: one head, several test columns."),
+]
+TestCache = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CACHE[@SPLIT]",
+        help="Also test on the cache of another dataset of the same backbone: its folder or the "
+        "dataset's name. Classes are matched by name. Repeatable.",
+        show_default=False,
+    ),
+]
 ValSplit = Annotated[
     str,
     typer.Option(
@@ -250,7 +262,8 @@ def train(
     min_steps: MinSteps = 1000,
     batch_size: BatchSize = 2048,
     patience: Patience = None,
-    test_split: TestSplit = "test",
+    test_split: TestSplit = ["test"],  # noqa: B006
+    test_cache: TestCache = None,
     val_split: ValSplit = "auto",
     folds: Folds = None,
     repeats: Repeats = 1,
@@ -323,6 +336,7 @@ def train(
             epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience
         ),
         test_split=test_split,
+        test_cache=test_cache or (),
         val_split=None if val_split == "none" else val_split,
         folds=folds,
         repeats=repeats,

@@ -39,7 +39,8 @@ def probe(
     train_fraction: Numbers | None = None,
     epochs: int | None = None,
     train_config: TrainConfig | None = None,
-    test_split: str = "test",
+    test_split: Words = "test",
+    test_cache: Cache | str | CachePath | Sequence[Cache | str | CachePath] = (),
     val_split: str | None = AUTO,
     folds: int | None = None,
     repeats: int = 1,
@@ -93,7 +94,11 @@ def probe(
         train_fraction: Fraction of the training samples.
         epochs: Replaces the epochs of `train_config`.
         train_config: Schedule, batch size, noise and loss. Default: the paper's.
-        test_split: Split to test on.
+        test_split: Split to test on, or several: the first gives the columns `test_...`, the others
+            `test_...@SPLIT`, of one selected head.
+        test_cache: Caches of other datasets of the same backbone to test on as well, opened, as
+            folders, or as names of datasets ("imagenet_v2", "imagenet_v2@val" for a split that is
+            not "test"). Classes are matched by name; samples of other classes are left out.
         val_split: Split that scores the configurations. "auto": the one called val, valid,
             validation or dev, where the dataset has one; None: 20 % of the training samples.
         folds: Score the configurations by the mean over this many stratified folds of the training
@@ -151,6 +156,7 @@ def probe(
         train_config=train_config,
         precision=run_options.precision,
         test_split=test_split,
+        test_cache=test_cache,
         val_split=val_split,
         folds=folds,
         repeats=repeats,

@@ -1,7 +1,4 @@
-"""Refit of the selected configuration, its test, and the probe's row of the results table.
-
-Shapes: N samples, S tokens, C classes, H attention heads.
-"""
+"""Refit of the selected configuration, its tests, and the probe's row of the results table."""
 
 from __future__ import annotations
 
@@ -11,28 +8,23 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from layercache.cache.format.spec import digest_ids, sha256_json
+from layercache.cache.format.spec import sha256_json
 from layercache.errors import ProbeError
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.splits import Rows
 from layercache.probing.data.train_subset import TrainSubset
+from layercache.probing.head_tests import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.metrics import STORED, bootstrap, evaluate
 from layercache.probing.results.checkpoint import Checkpoint
-from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import ProbeFolder
 from layercache.probing.selection import Search, rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer
 
-TEST_BATCH = 2048
-
 Row = dict[str, Any]
-Array = np.ndarray[Any, Any]
 
 
 def refit_and_test(
@@ -47,7 +39,7 @@ def refit_and_test(
 ) -> str:
     """Select a configuration, train it on all training samples, test it once and write the probe.
 
-    The test split is opened only after the selected head is trained.
+    The test samples are read only after the selected head is trained.
 
     Args:
         spec: The probe.
@@ -68,7 +60,7 @@ def refit_and_test(
     dataset = loader.train(spec.tokens, *spec.train_splits, rows=subset.rows, target=spec.target)
     configs = summarize(spec, scores)
     selected, model = refit(spec, configs, dataset, trainer, rows=subset.refit_rows)
-    predictions, metrics = _test(spec, model, loader)
+    tested = test_head(spec, model, loader, train=dataset, train_rows=subset.refit_rows)
     head = model if isinstance(model, FittedHead) else None
     hparams, val_metrics = selected.hparams, selected.val_metrics or {}
     row = _identity(spec) | {
@@ -77,7 +69,7 @@ def refit_and_test(
         if spec.head in BASELINES
         else "",
         **{f"val_{name}": val_metrics.get(name) for name in stored_metrics(spec)},
-        **metrics,
+        **{name: value for test in tested for name, value in test.row.items()},
         "n_params": head.n_params if head else 0,
         "epochs": head.epochs if head else None,
         "batch_size": head.batch_size if head else None,
@@ -91,7 +83,6 @@ def refit_and_test(
         "n_folds": subset.n_folds,
         "train_rows": len(subset.refit_rows),
         "val_rows": subset.n_val_rows,
-        "test_rows": len(predictions.targets),
         "empty_classes": ",".join(subset.empty_classes),
         "train_seconds": round(search_seconds + time.perf_counter() - started, 2),
         "device": str(loader.device),
@@ -102,7 +93,7 @@ def refit_and_test(
         row=row,
         configs=configs,
         head=Checkpoint.of(head, name=spec.head, provenance=spec.provenance) if head else None,
-        predictions=predictions,
+        predictions=[test.predictions for test in tested],
     )
 
 
@@ -133,55 +124,6 @@ def refit(
         f"all configurations of the {search.head} head diverged when trained on all training "
         "samples: try smaller values of lr"
     )
-
-
-def _test(spec: ProbeSpec, model: FittedModel, loader: DatasetLoader) -> tuple[Predictions, Row]:
-    """Return predictions, with the mean attention, and metrics with their interval."""
-    split = loader.split(spec.tokens.cache, spec.test_split)
-    if not split.rows:
-        raise ProbeError(
-            f"{spec.tokens.cache.path}: split {spec.test_split!r} has no samples to test on"
-        )
-    target = spec.resolved_target
-    dataset = loader.test(spec.tokens, spec.test_split, target=target)
-    rows = dataset.selection.kept_rows
-    targets = target.values(split)[rows]
-    attentive = isinstance(model, FittedHead) and model.spec.num_heads > 0
-    parts, total, squares = [], torch.zeros(()), torch.zeros(())
-    for x, _ in dataset.iter_batches(np.arange(dataset.rows), batch_size=TEST_BATCH, train=False):
-        parts.append(model.predict(x).cpu().numpy())
-        if isinstance(model, FittedHead) and attentive:
-            weights = model.attention(x).double()
-            total = total + weights.sum(0).cpu()
-            squares = squares + weights.square().sum(0).cpu()
-    logits = np.concatenate(parts).astype(np.float32)
-    mean = total / dataset.rows
-    std = (squares / dataset.rows - mean.square()).clamp_min(0).sqrt()
-    ids = [split.ids[row] for row in rows]
-    predictions = Predictions(
-        logits=logits,
-        targets=targets,
-        ids=digest_ids(ids),
-        sample_ids=tuple(ids),
-        class_names=target.classes,
-        attention_mean=mean.float().numpy() if attentive else None,
-        attention_std=std.float().numpy() if attentive else None,
-    )
-    return predictions, evaluate_predictions(spec, logits, targets)
-
-
-def stored_metrics(spec: ProbeSpec) -> list[str]:
-    """Return the metrics in the row of a probe; those of other tasks are None."""
-    return list(dict.fromkeys([*STORED, spec.selection_metric.name]))
-
-
-def evaluate_predictions(spec: ProbeSpec, outputs: Array, targets: Array) -> Row:
-    """Return the test metrics of a probe, with the bootstrap interval of its selection metric."""
-    task, selected = spec.head_spec.task, spec.selection_metric.name
-    metrics = evaluate(outputs, targets, task=task, select=selected)
-    low, high = bootstrap(outputs, targets, task=task, names=[selected])[selected]
-    row = {f"test_{name}": metrics.get(name) for name in stored_metrics(spec)}
-    return row | {"test_ci95_low": low, "test_ci95_high": high}
 
 
 def _identity(spec: ProbeSpec) -> Row:

@@ -19,6 +19,7 @@ from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.data.splits import is_whole_split
 from layercache.probing.data.target import Target, stratify
 from layercache.probing.data.target_columns import read_target
+from layercache.probing.data.test_choice import choose_tests
 from layercache.probing.data.validation_choice import AUTO, choose_validation
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
@@ -63,7 +64,8 @@ def plan_probes(
     epochs: int | None = None,
     train_config: TrainConfig | None = None,
     precision: str = "fp32",
-    test_split: str = "test",
+    test_split: Words = "test",
+    test_cache: Cache | str | CachePath | Sequence[Cache | str | CachePath] = (),
     val_split: str | None = AUTO,
     folds: int | None = None,
     repeats: int = 1,
@@ -98,11 +100,13 @@ def plan_probes(
     if select is not None:
         metric = check_metric(select, task=predicted.task, option="select")
         select = None if metric.name == PRIMARY[predicted.task] else metric.name
+    first_test, further_tests = choose_tests(cache, test_split=test_split, test_cache=test_cache)
+    own_tests = [test.split for test in further_tests if test.cache is None]
     validation = choose_validation(
         cache,
         target=predicted,
         train_split=ProbeSpec.train_split,
-        test_splits=[test_split],
+        test_splits=[first_test, *own_tests],
         val_split=val_split,
         folds=folds,
         repeats=repeats,
@@ -122,6 +126,9 @@ def plan_probes(
         selection = select_tokens(
             cache, head=name, layers=layer_choice, tokens=token_choice, **hybrid
         )
+        for test in further_tests:
+            if test.cache is not None:
+                selection.of_cache(test.cache)
         head_spec = _head_spec(
             name, selection, target=predicted, num_heads=num_heads, embedding=embedding
         )
@@ -139,7 +146,8 @@ def plan_probes(
                     train_fraction=fraction,
                     train_config=config,
                     precision=precision,
-                    test_split=test_split,
+                    test_split=first_test,
+                    further_tests=further_tests,
                     paper_compat=paper_compat,
                     validation=validation,
                     target=None if predicted.is_label else predicted,

@@ -89,6 +89,10 @@ def _open_splits(specs: Sequence[ProbeSpec]) -> dict[tuple[CachePath, str], Spli
             for name in (*spec.train_splits, spec.test_split):
                 if (cache.path, name) not in splits:
                     splits[cache.path, name] = cache.split(name)
+        for test in spec.further_tests:
+            opened = test.cache or spec.tokens.cache
+            if (opened.path, test.split) not in splits:
+                splits[opened.path, test.split] = opened.split(test.split)
     return splits
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from layercache.cache.cache import Cache, extract_advice
@@ -16,6 +16,7 @@ from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_t
 from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.data.target import Target, label_target
+from layercache.probing.data.test_sets import TestSet
 from layercache.probing.data.validation import Validation
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
@@ -57,6 +58,22 @@ class TokenSelection:
         """(layer, token) of all S tokens."""
         return tuple(pair for _, pairs in self.sources for pair in pairs)
 
+    def of_cache(self, other: Cache) -> TokenSelection:
+        """Return the same tokens of another cache, which holds all of them.
+
+        Raises:
+            OptionError: It does not.
+        """
+        stored = {(layer, token) for layer in other.spec.layers for token in other.spec.tokens}
+        if missing := [pair for pair in self.pairs if pair not in stored]:
+            layer, token = missing[0]
+            raise OptionError(
+                f"{other.path}: {len(missing)} of the {len(self.pairs)} tokens of this probe are "
+                f"not stored, such as {token!r} of layer {layer}: extract the test set with the "
+                f"layers and tokens of {self.cache.path}"
+            )
+        return replace(self, sources=((other, self.pairs),))
+
     @property
     def embedding_ids(self) -> tuple[int, ...]:
         """Index of the embedding of each token: one for each layer and token kind."""
@@ -97,6 +114,8 @@ class ProbeSpec:
     """What the head predicts; None: the dataset's own label."""
     select: str | None = None
     """Metric by which a configuration is selected; None: that of the task (`metrics.PRIMARY`)."""
+    further_tests: tuple[TestSet, ...] = ()
+    """Test sets besides the test split."""
     validation: Validation = field(default_factory=Validation)
     """Samples that score the configurations."""
 
@@ -129,6 +148,8 @@ class ProbeSpec:
             values["paper_compat"] = True
         if self.select is not None:
             values["select"] = self.select
+        if self.further_tests:
+            values["tests"] = [_describe_test(test) for test in self.further_tests]
         if validation := self.validation.to_json():
             values["validation"] = validation
         if self.validation.digests:
@@ -175,6 +196,14 @@ class ProbeSpec:
             fingerprints=tuple(cache.spec.fingerprint for cache, _ in self.tokens.sources),
             precision=spec.precision,
         )
+
+
+def _describe_test(test: TestSet) -> dict[str, Any]:
+    values: dict[str, Any] = {"name": test.name, "split": test.split}
+    if test.cache is not None:
+        values["fingerprint"] = test.cache.spec.fingerprint
+        values["extraction"] = describe_extraction(test.cache.spec)
+    return values
 
 
 def describe_extraction(spec: CacheSpec) -> dict[str, Any]:

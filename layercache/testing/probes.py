@@ -115,7 +115,7 @@ def write_probe(
         **{f"test_{name}": v for name, v in evaluate(predictions.logits, targets).items()},
     }
     folder = ProbeFolder(cache.path / PROBES / spec.id)
-    folder.write(spec=spec.to_json(), row=row, configs=[], head=None, predictions=predictions)
+    folder.write(spec=spec.to_json(), row=row, configs=[], head=None, predictions=[predictions])
     probe = read_probe(folder.path)
     assert probe is not None
     return probe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layercache.errors import UnknownNameError
@@ -24,6 +24,20 @@ def read_annotation(cache: Cache, column: str, split: str) -> pd.Series[Any]:
     check_columns(cache, [column])
     table = cache.annotations
     return table.loc[(table[SPLIT] == split).to_numpy(), column]
+
+
+def read_groups(cache: Cache, column: str, splits: Sequence[str]) -> list[str] | None:
+    """Return the group of each row of some splits, one after another, as text.
+
+    "" stands for no group; None: the cache has no such column.
+    """
+    if column not in cache.annotation_digests:
+        return None
+    groups: list[str] = []
+    for split in splits:
+        values = read_annotation(cache, column, split)
+        groups += values.astype(object).where(values.notna(), "").map(str).tolist()
+    return groups
 
 
 def check_columns(cache: Cache, columns: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from layercache.cache.storage.read_cache import ReadCache
 from layercache.errors import OptionError
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.joined_splits import AnySplit, JoinedSplits, over_splits
+from layercache.probing.data.leakage import Digests, token_digests
 from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.splits import Rows
@@ -31,6 +32,9 @@ from layercache.probing.spec import TokenSelection
 logger = logging.getLogger(__name__)
 
 MODES = ("auto", "resident", "stream")
+
+MAX_DIGESTS = 16
+"""Largest number of datasets whose token digests are kept."""
 
 Key = tuple[Any, ...]
 
@@ -63,6 +67,7 @@ class DatasetLoader:
         self._loaded: dict[str, tuple[Key, TokenDataset]] = {}
         self._logged: set[str] = set()
         self._splits: dict[Key, Split] = {}
+        self._digests: dict[int, tuple[SplitSelection, Digests]] = {}
 
     def split(self, cache: Cache, name: str) -> Split:
         """Return a split; it is opened once, because labels and ids are read on first use."""
@@ -120,6 +125,15 @@ class DatasetLoader:
             dataset = self._load(tokens, (split,), rows, role="test", bytes_in_use=bytes_in_use)
             self._loaded["test"] = (key, dataset)
         return self._with_target(self._loaded["test"][1], target)
+
+    def digests(self, dataset: TokenDataset) -> Digests:
+        """Return the token digests of a dataset, (N,); those of the last ones are kept."""
+        key = id(dataset.selection)
+        if key not in self._digests or self._digests[key][0] is not dataset.selection:
+            while len(self._digests) >= MAX_DIGESTS:
+                self._digests.pop(next(iter(self._digests)))
+            self._digests[key] = (dataset.selection, token_digests(dataset))
+        return self._digests[key][1]
 
     def _with_target(self, dataset: TokenDataset, target: Target | None) -> TokenDataset:
         if target is None or target.is_label:

@@ -161,8 +161,8 @@ ALIASES = {
     "root_mean_squared_error": "rmse",
 }
 """Other spellings in options."""
-COLUMN = re.compile("(?:val|test)_(.+)")
-"""Column of the results table that may hold a metric."""
+COLUMN = re.compile("(?:val|test)_([^@]+)(?:@.+)?")
+"""Column of the results table that may hold a metric, also of a further test set."""
 PRIMARY: Mapping[str, str] = {
     CLASSIFICATION: "balanced_accuracy",
     MULTI_LABEL: "mean_average_precision",

@@ -22,9 +22,9 @@ SCORES = tuple(f"{part}_{name}" for part in ("val", "test") for name in STORED)
 COLUMNS = (
     "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
     "embedding", "target", "train_split", "val_split", "folds", "repeats", "group", "fold_column",
-    "refit", "test_split", "seed", "shots", "train_fraction",
+    "refit", "test_split", "further_tests", "seed", "shots", "train_fraction",
     "lr", "weight_decay", "dropout", "config", "select",
-    *SCORES, "test_ci95_low", "test_ci95_high",
+    *SCORES, "test_ci95_low", "test_ci95_high", "test_rows_in_train", "test_groups_in_train",
     "n_params", "epochs", "batch_size", "steps", "n_configs", "n_diverged", "converged",
     "n_folds", "train_rows", "val_rows", "test_rows", "empty_classes", "train_seconds", "device",
     "precision", "features",
@@ -37,14 +37,16 @@ COLUMNS = (
 regression did. `select` is the metric that selected it; `test_ci95_low` and `test_ci95_high` bound
 a 95 % bootstrap interval of its test score over test samples. Metrics that belong to another task,
 or are not defined, are NaN. `experiment` is the same for all seeds of an experiment and for nothing
-else. Where `select` is none of the usual metrics, the table has columns for it, too.
+else. `test_rows_in_train` and `test_groups_in_train` count test images that are training images,
+too, and groups with samples on both sides. The columns of a further test set end in "@NAME".
+Where `select` is none of the usual metrics, the table has columns for it, too.
 """
 IDENTITY = (
     "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
     "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
     "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "val_split", "folds",
-    "repeats", "group", "fold_column", "refit", "test_split", "shots", "train_fraction", "select",
-    "experiment",
+    "repeats", "group", "fold_column", "refit", "test_split", "further_tests", "shots",
+    "train_fraction", "select", "experiment",
 )
 """Columns that do not depend on the seed."""
 SORT_KEYS = (
@@ -62,6 +64,7 @@ def full_row(probe: Probe) -> dict[str, Any]:
         "target": target_name(probe.spec),
         "train_split": train_split,
         "test_split": test_split,
+        "further_tests": ", ".join(probe.tests[1:]),
         **_validation_columns(probe.spec.get("validation", {})),
         "select": selection_metric_of(probe.spec).name,
         "experiment": probe.settings.experiment_key,
@@ -93,13 +96,21 @@ def sort_key(probe: Probe) -> tuple[Any, ...]:
     )
 
 
-def columns_of(probes: Iterable[Probe]) -> list[str]:
+def columns_of(probes: Sequence[Probe]) -> list[str]:
     """Return COLUMNS, and those of the metrics by which these probes were selected."""
     selected = dict.fromkeys(selection_metric_of(probe.spec).name for probe in probes)
     further = [f"{part}_{name}" for name in selected for part in ("val", "test")]
     position = COLUMNS.index("test_ci95_low")
     new = [name for name in further if name not in COLUMNS]
-    return [*COLUMNS[:position], *new, *COLUMNS[position:]]
+    of_tests = dict.fromkeys(name for probe in probes for name in probe.row if "@" in name)
+    position_of_tests = COLUMNS.index("n_params")
+    return [
+        *COLUMNS[:position],
+        *new,
+        *COLUMNS[position:position_of_tests],
+        *of_tests,
+        *COLUMNS[position_of_tests:],
+    ]
 
 
 def score_columns(columns: Iterable[str]) -> list[str]:
@@ -116,6 +127,8 @@ def shown_scores(probes: Sequence[Probe]) -> list[str]:
     columns = []
     for name in selected:
         columns += [f"val_{name}", f"test_{name}"]
+        tests = dict.fromkeys(test for probe in probes for test in probe.tests[1:])
+        columns += [f"test_{name}@{test}" for test in tests]
     is_single_label = any(probe.row.get("test_top1_accuracy") is not None for probe in probes)
     if is_single_label and "test_top1_accuracy" not in columns:
         columns.append("test_top1_accuracy")

@@ -35,6 +35,7 @@ HEADINGS = {
     "train_split": "train split",
     "test_split": "test split",
     "val_split": "validation split",
+    "further_tests": "further tests",
     "fold_column": "fold column",
     "weight_decay": "weight decay",
     "gain": "gain (pp)",
@@ -75,7 +76,9 @@ def heading(name: str) -> str:
         return "95 % interval"
     if (metric := score_metric(name)) is not None:
         part, statistic = name.split("_")[0], STATISTIC.search(name)
-        words = [part, metric.heading, *([statistic[1]] if statistic else [])]
+        test = STATISTIC.sub("", name).partition("@")[2]
+        words = [part, metric.heading, *([test] if test else [])]
+        words += [statistic[1]] if statistic else []
         return " ".join(words) + (" (%)" if metric.percent else "")
     return HEADINGS.get(name, name)
 

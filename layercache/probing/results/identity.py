@@ -13,7 +13,7 @@ datasets or models of different content can share a name, and one choice of laye
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -44,12 +44,15 @@ class Settings:
     """Training configuration and grid; empty for the baselines, which have their own."""
     head: Words
     """What a head sees and is, with its whole grid."""
+    tests: Words = field(default_factory=dict)
+    """Further test sets, which are no reason not to compare two probes on the first."""
 
     @cached_property
     def experiment_key(self) -> str:
         """See `experiment_key`."""
         data = {name: value for name, value in self.data.items() if name != "seed"}
-        return _digest([self.schema, data, self.extraction, self.training, self.head])
+        parts = [self.schema, data, self.extraction, self.training, self.head]
+        return _digest([*parts, self.tests] if self.tests else parts)
 
     @cached_property
     def data_key(self) -> str:
@@ -149,7 +152,12 @@ def read_settings(spec: Spec | Settings) -> Settings:
     if "select" in spec:
         (training or head)["selection metric"] = _text(spec["select"])
     return Settings(
-        schema=spec["schema"], data=data, extraction=extraction, training=training, head=head
+        schema=spec["schema"],
+        data=data,
+        extraction=extraction,
+        training=training,
+        head=head,
+        tests=_tests(spec.get("tests", ())),
     )
 
 
@@ -171,6 +179,16 @@ def _validation(values: Mapping[str, Any]) -> Words:
     words = {"validation": describe_validation(values)}
     if "refit" in values:
         words["final fit on"] = str(values["refit"])
+    return words
+
+
+def _tests(tests: Sequence[Mapping[str, Any]]) -> Words:
+    """Return the further test sets by name, with the digest of another dataset."""
+    words = {}
+    for test in tests:
+        extraction = test.get("extraction") or {}
+        dataset = extraction.get("dataset", test.get("fingerprint"))
+        words[f"test {test['name']}"] = _text([test["split"], dataset])
     return words
 
 

@@ -37,6 +37,23 @@ def describe_selection(probes: Iterable[Probe]) -> list[str]:
     return lines
 
 
+def describe_leakage(probes: Iterable[Probe]) -> list[str]:
+    """Return a line on test samples that are training samples too, "" for none."""
+    shared: Counter[str] = Counter()
+    for probe in probes:
+        for test, end in [(probe.tests[0], ""), *((name, f"@{name}") for name in probe.tests[1:])]:
+            rows = probe.row.get(f"test_rows_in_train{end}") or 0
+            groups = probe.row.get(f"test_groups_in_train{end}") or 0
+            total = probe.row.get(f"test_rows{end}")
+            parts = [f"{rows} of {total} images"] if rows else []
+            parts += [pluralize(groups, "group")] if groups else []
+            if parts:
+                shared[f"{join_words(parts)} of {test}"] += 1
+    if not shared:
+        return []
+    return [f"leakage, in train and in test: {_listed(shared)}"]
+
+
 def describe_scores(columns: Sequence[str]) -> list[str]:
     """Return lines on the unit and the direction of the scores in these columns."""
     found = [metric for name in columns if (metric := score_metric(name)) is not None]

@@ -52,6 +52,7 @@ from layercache.errors import (
     ProbeError,
     ProbeNotFoundError,
     ProbeSchemaError,
+    UnknownNameError,
 )
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.metrics import (
@@ -124,18 +125,30 @@ class Probe:
         """
         return load_head(self.path)
 
-    def predictions(self) -> Predictions:
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Names of its test sets: the test split, and further ones."""
+        further = (str(test["name"]) for test in self.spec.get("tests", ()))
+        return (str(self.spec["splits"][1]), *further)
+
+    def predictions(self, test: str | None = None) -> Predictions:
         """Load the outputs and targets of the test images.
 
+        Args:
+            test: Name of the test set, one of `tests`; None: the test split.
+
         Raises:
+            UnknownNameError: It has no test set of this name.
             CacheCorruptError: The file is damaged.
         """
-        if (digest := self.files.get(PREDICTIONS_FILE)) is None:
+        if test is not None and test not in self.tests:
+            raise UnknownNameError(f"test set of probe {self.id}", test, self.tests)
+        file = predictions_file(0 if test is None else self.tests.index(test))
+        if (digest := self.files.get(file)) is None:
             raise CacheCorruptError(
-                f"{self.path / RECORD}: lists no {PREDICTIONS_FILE}: "
-                f"{RETRAIN_HINT.format(folder=self.path)}"
+                f"{self.path / RECORD}: lists no {file}: {RETRAIN_HINT.format(folder=self.path)}"
             )
-        data = read_file(open_store(self.path), PREDICTIONS_FILE, digest)
+        data = read_file(open_store(self.path), file, digest)
         shape = self.spec["head_spec"]
         try:
             return Predictions.from_bytes(
@@ -143,8 +156,7 @@ class Probe:
             )
         except ValueError as e:
             raise CacheCorruptError(
-                f"{self.path / PREDICTIONS_FILE} cannot be read ({e}): "
-                f"{RETRAIN_HINT.format(folder=self.path)}"
+                f"{self.path / file} cannot be read ({e}): {RETRAIN_HINT.format(folder=self.path)}"
             ) from e
 
     def metrics(self, names: str | Iterable[str] | None = None) -> dict[str, float]:
@@ -204,6 +216,11 @@ class Probe:
                 f"probe {self.id} is a {self.row['head']} head, which has no attention"
             )
         return Attention(pairs=self.pairs, mean=stored.attention_mean, std=stored.attention_std)
+
+
+def predictions_file(number: int) -> str:
+    """Return the name of the file of a test set: the first, or a further one from 1 on."""
+    return PREDICTIONS_FILE if number == 0 else f"predictions-{number}.npz"
 
 
 def read_probes(folder: CachePath, *, fingerprint: str | None = None) -> list[Probe]:
@@ -366,7 +383,7 @@ class ProbeFolder:
         row: Mapping[str, Any],
         configs: Sequence[ConfigScore],
         head: Checkpoint | None,
-        predictions: Predictions,
+        predictions: Sequence[Predictions],
     ) -> str:
         """Write the probe, its record last, and delete what the search has left.
 
@@ -382,7 +399,7 @@ class ProbeFolder:
             "configs": [asdict(config) for config in configs],
             "written_at": round(time.time(), 3),
         }
-        files = {PREDICTIONS_FILE: predictions.to_bytes()}
+        files = {predictions_file(i): part.to_bytes() for i, part in enumerate(predictions)}
         if head is not None:
             files[HEAD_FILE] = head.to_bytes()
         digest = write_result(self._store, _plain(record), files)

@@ -34,6 +34,7 @@ TEXT = (
 INTEGERS = (
     "seed", "shots", "n_tokens", "num_heads", "n_params", "epochs", "batch_size", "steps",
     "n_configs", "n_diverged", "n_folds", "train_rows", "val_rows", "test_rows",
+    "test_rows_in_train", "test_groups_in_train",
 )
 FLAGS = ("embedding", "converged")
 FRACTIONS = ("train_fraction",)
@@ -41,7 +42,7 @@ BOUNDS = ("test_ci95_low", "test_ci95_high")
 NUMBERS = ("lr", "weight_decay", "dropout", "train_seconds")
 OPTIONAL = {
     "shots", "train_fraction", "precision", "epochs", "batch_size", "steps", "converged", "lr",
-    "weight_decay", "dropout",
+    "weight_decay", "dropout", "test_groups_in_train",
 }
 """Columns that may be None; scores and their bounds may be, too."""
 REQUIRED = (
@@ -108,6 +109,15 @@ class _Target:
 
 
 @dataclass(frozen=True)
+class _TestSet:
+    __pydantic_config__ = STRICT
+
+    name: Text
+    split: Text
+    fingerprint: Text | None = None
+
+
+@dataclass(frozen=True)
 class _Spec:
     __pydantic_config__ = STRICT
 
@@ -124,6 +134,7 @@ class _Spec:
     splits: tuple[Text, Text]
     target: _Target | None = None
     annotations: dict[Text, Text] | None = None
+    tests: tuple[_TestSet, ...] = ()
     validation: dict[Text, Text | Integer] = field(default_factory=dict)
 
 
@@ -150,7 +161,8 @@ def check_spec(spec: Any) -> None:
     # the settings of an identity are words: no value is nested deeper than this
     for i, source in enumerate(spec["sources"]):
         _check_scalars(source["extraction"], f"spec.sources.{i}.extraction")
-    if spec.get("select") is not None and column_metric(f"test_{spec['select']}") is None:
+    selected = spec.get("select")
+    if selected is not None and ("@" in selected or column_metric(f"test_{selected}") is None):
         raise ValueError(f"spec.select: expected a metric, got {shorten(spec['select'])}")
 
 
@@ -162,8 +174,9 @@ def check_row(row: Any) -> None:
         if name not in row:
             raise ValueError(f"row.{name}: expected, but missing")
     for name, value in row.items():
-        expected = _expected(name, value)
-        optional = name in OPTIONAL or name in BOUNDS or column_metric(name) is not None
+        base = name.partition("@")[0]  # a further test set follows
+        expected = _expected(base, value)
+        optional = base in OPTIONAL or base in BOUNDS or column_metric(base) is not None
         if expected and not (value is None and optional):
             raise ValueError(f"row.{name}: expected {expected}, got {shorten(value)}")
 

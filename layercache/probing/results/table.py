@@ -27,7 +27,7 @@ from layercache.probing.results.formatting import INTERVAL, STATISTIC, format_sc
 from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
 from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.metric_columns import add_metrics
-from layercache.probing.results.notes import describe_scores, describe_selection
+from layercache.probing.results.notes import describe_leakage, describe_scores, describe_selection
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.view import (
     combine_bounds,
@@ -203,6 +203,7 @@ class Results:
             if gain:
                 notes.append(f"gains over {BASELINE_NAME}")
                 notes += describe_obstacles(find_gains(self, among=among or self))
+        notes += describe_leakage(self)
         notes += describe_selection(self)
         text = to_text(table, identity, values, notes=notes)
         folders = self.probes if paths and not over_seeds else ()

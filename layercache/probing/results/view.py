@@ -35,6 +35,7 @@ DEFAULTS: Mapping[str, Any] = {
     "fold_column": None,
     "refit": "train",
     "test_split": "test",
+    "further_tests": "",
     "spatial": "",
     "shots": None,
     "train_fraction": None,
