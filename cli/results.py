@@ -53,6 +53,12 @@ Intervals = Annotated[
     bool,
     typer.Option("--intervals", help="With --metrics: their 95 % bootstrap intervals, too."),
 ]
+Superseded = Annotated[
+    bool,
+    typer.Option(
+        "--superseded", help="Only probes of labels or other columns that were replaced since."
+    ),
+]
 Paths = Annotated[bool, typer.Option("--paths", help="Show the folder of each probe.")]
 Out = Annotated[
     Path | None,
@@ -75,6 +81,7 @@ def results(
     over_seeds: OverSeeds = False,
     metrics: Metrics = None,
     intervals: Intervals = False,
+    superseded: Superseded = False,
     paths: Paths = False,
     export: Out = None,
     cache: Root = None,
@@ -92,7 +99,7 @@ def results(
     if intervals and (metrics is None or over_seeds):
         reason = "has none over seeds" if over_seeds else "needs --metrics, as in --metrics roc_auc"
         raise OptionError(f"--intervals {reason}")
-    all_results = read_results(cache, dataset=dataset, probes_root=probes)
+    all_results = read_results(cache, dataset=dataset, probes_root=probes, superseded=superseded)
     chosen = _select(
         all_results,
         model=model,

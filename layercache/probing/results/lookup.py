@@ -28,6 +28,7 @@ from layercache.probing.results.probe_store import (
     read_probe,
     read_probes,
 )
+from layercache.probing.results.superseded import choose_versions
 
 MAX_SHOWN = 10
 """Number of probes that an error lists."""
@@ -69,21 +70,26 @@ def read_stored(
     return next((probe for probe in probes if probe is not None), None)
 
 
-def read_all_probes(cache: Cache, probes_root: str | CachePath | None = None) -> list[Probe]:
+def read_all_probes(
+    cache: Cache, probes_root: str | CachePath | None = None, *, superseded: bool = False
+) -> list[Probe]:
     """Load the complete probes of a cache from every place where they are kept, by id.
 
-    Probes that are damaged or that another version wrote are left out and named in a warning.
+    Probes that are damaged or that another version wrote are left out and named in a warning, and
+    those of superseded annotations are counted in one.
 
     Args:
         cache: The cache.
         probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+        superseded: Load the probes of superseded annotations instead.
     """
     found = {
         probe.id: probe
         for folder in reversed(probe_folders(cache, probes_root))
         for probe in read_probes(folder, fingerprint=cache.spec.fingerprint)
     }
-    return [found[name] for name in sorted(found)]
+    probes = [found[name] for name in sorted(found)]
+    return choose_versions(cache, probes, superseded=superseded)
 
 
 def find_probe(

@@ -29,6 +29,7 @@ from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.metric_columns import add_metrics
 from layercache.probing.results.notes import describe_leakage, describe_scores, describe_selection
 from layercache.probing.results.probe_store import Probe
+from layercache.probing.results.superseded import describe_versions
 from layercache.probing.results.view import (
     combine_bounds,
     combine_mean_and_std,
@@ -203,6 +204,7 @@ class Results:
             if gain:
                 notes.append(f"gains over {BASELINE_NAME}")
                 notes += describe_obstacles(find_gains(self, among=among or self))
+        notes += describe_versions(self)
         notes += describe_leakage(self)
         notes += describe_selection(self)
         text = to_text(table, identity, values, notes=notes)
@@ -325,15 +327,18 @@ def read_results(
     *,
     dataset: str | None = None,
     probes_root: str | CachePath | None = None,
+    superseded: bool = False,
 ) -> Results:
     """Load all complete probes, sorted by dataset, model, head, layers, tokens and seed.
 
-    Probes that are damaged or that another version wrote are left out and named in a warning.
+    Probes that are damaged or that another version wrote are left out and named in a warning, and
+    those of superseded annotations are counted in one.
 
     Args:
         where: A cache root (None: the default one), or a cache.
         dataset: Only caches of this dataset, by its name or its source as in "folder:PATH".
         probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
+        superseded: Load only probes of annotations that have another version now.
 
     Raises:
         ProbeNotFoundError: There is none.
@@ -341,7 +346,13 @@ def read_results(
     caches = (
         [where] if isinstance(where, Cache) else find_caches(cache_root(where), dataset=dataset)
     )
-    probes = [probe for cache in caches for probe in read_all_probes(cache, probes_root)]
+    probes = [
+        probe
+        for cache in caches
+        for probe in read_all_probes(cache, probes_root, superseded=superseded)
+    ]
+    if not probes and superseded:
+        raise ProbeNotFoundError("no probe is of superseded annotations")
     if not probes:
         raise _no_probes(where, dataset)
 

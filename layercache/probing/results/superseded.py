@@ -1,0 +1,79 @@
+"""Probes of superseded annotations: a column that they used has another version now, or is gone.
+
+Such a probe answers another question than the probes of the current version, so the two are never
+listed, averaged or compared together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from layercache._units import pluralize
+from layercache.cache.cache import Cache
+from layercache.errors import CacheCorruptError
+from layercache.probing.results.probe_store import Probe
+
+logger = logging.getLogger(__name__)
+
+MAX_LISTED = 3
+
+
+def choose_versions(
+    cache: Cache, probes: Sequence[Probe], *, superseded: bool = False
+) -> list[Probe]:
+    """Return the probes of the current annotations of a cache, or the others.
+
+    Those that are left out are counted in a warning, except current ones.
+
+    Args:
+        cache: The cache of the probes.
+        probes: Its probes.
+        superseded: Return the probes of superseded annotations instead.
+    """
+    try:
+        current = cache.annotation_digests
+    except CacheCorruptError as error:
+        logger.warning("probes of superseded annotations cannot be told apart: %s", error)
+        return [] if superseded else list(probes)
+    old = {probe.id: changes for probe in probes if (changes := _changes(probe, current))}
+    if old and not superseded:
+        counts = Counter(change for changes in old.values() for change in changes)
+        listed = ", ".join(change for change, _ in counts.most_common(MAX_LISTED))
+        logger.warning(
+            "%s: %s of superseded annotations left out (%s); `layercache results --superseded` "
+            "lists them, and the same `layercache probe` trains them on the current ones",
+            cache.path,
+            pluralize(len(old), "probe"),
+            listed,
+        )
+    return [probe for probe in probes if (probe.id in old) == superseded]
+
+
+def _changes(probe: Probe, current: Mapping[str, str]) -> list[str]:
+    """Return in words which columns of a probe have another version now."""
+    used: Mapping[str, str] = probe.spec.get("annotations", {})
+    return [
+        f"{name} {digest}, now {current.get(name, 'dropped')}"
+        for name, digest in used.items()
+        if current.get(name) != digest
+    ]
+
+
+def describe_versions(probes: Iterable[Probe]) -> list[str]:
+    """Return a line for every annotation of which the probes used several versions.
+
+    Such probes are of different caches, or all of superseded annotations.
+    """
+    versions: dict[tuple[str, str], Counter[str]] = {}
+    for probe in probes:
+        for name, digest in probe.spec.get("annotations", {}).items():
+            key = (str(probe.row["dataset"]), name)
+            versions.setdefault(key, Counter())[digest] += 1
+    return [
+        f"not comparable: {name} of {dataset} in several versions: "
+        + ", ".join(f"{digest} ({pluralize(n, 'probe')})" for digest, n in counts.items())
+        for (dataset, name), counts in versions.items()
+        if len(counts) > 1
+    ]
