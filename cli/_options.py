@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Download nothing; also $LAYERCACHE_OFFLINE.")
+]
 ProbesRoot = Annotated[
     str | None,
     typer.Option(

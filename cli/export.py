@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli._options import ProbesRoot, Root
+from layercache_cli._options import Offline, ProbesRoot, Root
 from layercache_cli._terminal import echo
 
 Head = Annotated[
@@ -55,6 +55,7 @@ def export(
     card: Card = None,
     model: Model = None,
     weights: Weights = None,
+    offline: Offline = False,
     check: Check = None,
     cache: Root = None,
     probes: ProbesRoot = None,
@@ -85,7 +86,9 @@ def export(
         echo(f"card: {card}")
     if onnx is None and torch is None:
         return
-    loaded = load_model(checkpoint, model=model, weights=weights, device="cpu", precision="fp32")
+    loaded = load_model(
+        checkpoint, model=model, weights=weights, device="cpu", precision="fp32", offline=offline
+    )
     images = read_images(check or [])
     for write, path in ((export_onnx, onnx), (export_torch, torch)):
         if path is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layercache_cli._options import ProbesRoot, Root
+from layercache_cli._options import Offline, ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def predict(
     format: Format = "table",
     model: Model = None,
     weights: Weights = None,
+    offline: Offline = False,
     device: Device = "auto",
     precision: Precision = None,
     batch_size: BatchSize = 32,
@@ -114,7 +115,9 @@ def predict(
     if metrics is not None and score is None:
         raise OptionError("--metrics needs --score folders or --score TABLE")
     path = find_probe(head, root=cache, probes_root=probes)
-    loaded = load_model(path, model=model, weights=weights, device=device, precision=precision)
+    loaded = load_model(
+        path, model=model, weights=weights, device=device, precision=precision, offline=offline
+    )
     result = run(
         loaded,
         images,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layercache_cli._options import ProbesRoot
+from layercache_cli._options import Offline, ProbesRoot
 from layercache_cli._terminal import echo, echo_lines
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def study(
     probes: ProbesRoot = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    offline: Offline = False,
     report: Report = True,
     engine: Engine = None,
     address: Address = None,
@@ -81,6 +82,8 @@ def study(
         "ray_address": address,
     }
     plan = plan.model_copy(update={key: value for key, value in given.items() if value})
+    if offline:
+        plan = plan.forbid_downloads()
     check_engine(plan.engine, plan.ray_address)
     if dry_run:
         _print_statuses(study_status(plan))

@@ -73,6 +73,7 @@ def load_model(
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str | None = None,
+    offline: bool = False,
 ) -> Classifier | Regressor:
     """Load a trained head on its backbone, whatever it predicts. See `load_classifier`."""
     checkpoint = head if isinstance(head, Checkpoint) else load_head(find_probe(head))
@@ -82,6 +83,7 @@ def load_model(
         weights=weights,
         device=resolve_device(device)[0].type,
         precision=precision or checkpoint.provenance.precision,
+        offline=offline,
     )
     kind = Regressor if checkpoint.spec.task == REGRESSION else Classifier
     return kind(checkpoint, backbone)
@@ -94,6 +96,7 @@ def load_classifier(
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str | None = None,
+    offline: bool = False,
 ) -> Classifier:
     """Load a trained head on its backbone: a module from images (B, 3, H, W) to logits (B, C).
 
@@ -111,6 +114,7 @@ def load_classifier(
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         precision: Arithmetic of the backbone: "fp32", "bf16" or "fp16"; by default that of the
             cache that the head was trained on.
+        offline: Download no weights, as with $LAYERCACHE_OFFLINE.
 
     Raises:
         BackboneError: If the backbone was an `Encoder` object and `model` is not given, or cannot
@@ -119,7 +123,9 @@ def load_classifier(
             the head is one of a regression.
         ProbeNotFoundError: If there is no saved head.
     """
-    loaded = load_model(head, model=model, weights=weights, device=device, precision=precision)
+    loaded = load_model(
+        head, model=model, weights=weights, device=device, precision=precision, offline=offline
+    )
     if isinstance(loaded, Classifier):
         return loaded
     return Classifier(loaded.checkpoint, loaded.backbone)  # raises the error that names the remedy
@@ -132,6 +138,7 @@ def load_regressor(
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str | None = None,
+    offline: bool = False,
 ) -> Regressor:
     """Load the head of a regression on its backbone: from images (B, 3, H, W) to values (B, C).
 
@@ -140,7 +147,9 @@ def load_regressor(
 
     Arguments and errors as in `load_classifier`.
     """
-    loaded = load_model(head, model=model, weights=weights, device=device, precision=precision)
+    loaded = load_model(
+        head, model=model, weights=weights, device=device, precision=precision, offline=offline
+    )
     if isinstance(loaded, Regressor):
         return loaded
     return Regressor(loaded.checkpoint, loaded.backbone)  # raises the error that names the remedy

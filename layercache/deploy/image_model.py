@@ -156,6 +156,7 @@ def load_matching_backbone(
     weights: str | Path | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    offline: bool = False,
 ) -> Backbone:
     """Load the backbone that `head` was trained on, with the layers and tokens that the head reads.
 
@@ -190,6 +191,7 @@ def load_matching_backbone(
         device=device,
         preprocessing=preprocessing,
         background=preprocessing.background,
+        offline=offline,
     )
 
 

@@ -176,6 +176,16 @@ class Study(StudyTable):
             options=options,
         )
 
+    def forbid_downloads(self) -> Study:
+        """Return the study without downloads, whatever its tables say."""
+        offline = {"offline": True}
+        return self.model_copy(
+            update={
+                "extract": self.extract.model_copy(update=offline),
+                "dataset": {k: v.model_copy(update=offline) for k, v in self.dataset.items()},
+            }
+        )
+
     def annotations(self, dataset: str) -> str | None:
         """Return the table of annotations of a dataset, or None."""
         return self.dataset.get(dataset, DatasetTable()).annotations

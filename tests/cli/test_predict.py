@@ -168,3 +168,25 @@ def test_predict_score_counts_images_without_a_target(
     code, _, err = run(capsys, trained, images, "--metrics", "roc_auc")
     assert code == 1
     assert "--metrics needs --score" in err
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_offline_forbids_the_download_of_the_backbone(
+    trained: Trained,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    class Reached(Exception):
+        pass
+
+    def load(*args: object, offline: bool, **options: object) -> None:
+        raise Reached(f"offline={offline}")
+
+    monkeypatch.setattr("layercache.deploy.image_model.load_backbone", load)
+    rest = [str(images)] if command == "predict" else ["--onnx", str(images / "head.onnx")]
+    for words, expected in (((), "offline=False"), (("--offline",), "offline=True")):
+        with pytest.raises(SystemExit):
+            main([command, str(trained.probes["linear"].path), *rest, *words])
+        assert expected in capsys.readouterr().err

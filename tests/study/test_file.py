@@ -11,7 +11,7 @@ from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.training.config import HParams, Noise, TrainConfig, paper_grid
 from layercache.study import file
 from layercache.study.file import Study, parse_study, read_study
-from layercache.study.plan import PlannedProbe, plan
+from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
 
 HEAD = '[[heads]]\nhead = "linear"\nlayers = "last"\ntokens = "cls"\n'
 LEAST = 'models = ["vit_nano"]\ndatasets = ["digits"]\n' + HEAD
@@ -314,6 +314,13 @@ def test_read_study_without_name_takes_the_file_s(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(OptionError, match=r"latin\.toml: cannot be read"):
         read_study(tmp_path / "latin.toml")
+
+
+def test_study_without_downloads_overrides_every_table() -> None:
+    study = parse(LEAST + "[dataset.digits]\noffline = false\n")
+    jobs = plan(study.forbid_downloads())
+    assert all(job.options.offline for job in jobs if isinstance(job, PlannedExtraction))
+    assert study.extract.offline is None
 
 
 def test_selection_metric_of_the_study_is_that_of_every_head_without_its_own() -> None:

@@ -12,7 +12,7 @@ import re
 import torch
 from torch import Tensor
 
-from layercache.probing.metrics.ranking import average_precision_and_auroc
+from layercache.probing.metrics.ranking import class_means
 from layercache.probing.metrics.samples import SingleLabel
 from layercache.probing.metrics.weighted import NAN, divide, mean, mean_defined, sum_by
 
@@ -73,13 +73,8 @@ def probability_metrics(samples: SingleLabel, weights: Tensor) -> dict[str, Tens
 
 def ranking_metrics(samples: SingleLabel, weights: Tensor) -> dict[str, Tensor]:
     """Return one-vs-rest AUROC and average precision, means over the classes that define them."""
-    scores = samples.log_odds()
-    results = [
-        average_precision_and_auroc(scores[:, c, None], (samples.targets == c)[:, None], weights)
-        for c in range(samples.n_classes)
-    ]
-    precision, auroc = (torch.stack(values) for values in zip(*results, strict=True))
-    return {"mean_average_precision": mean_defined(precision), "roc_auc": mean_defined(auroc)}
+    precision, auroc = class_means(samples.log_odds(), samples.targets, weights)
+    return {"mean_average_precision": precision, "roc_auc": auroc}
 
 
 def confidence_bins(confidence: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from layercache.probing.metrics.classification import LOG_EPS, N_BINS, confidence_bins
-from layercache.probing.metrics.ranking import average_precision_and_auroc
+from layercache.probing.metrics.ranking import as_counts, average_precision_and_auroc, class_means
 from layercache.probing.metrics.samples import MultiLabel
 from layercache.probing.metrics.weighted import divide, mean, mean_defined, sum_by
 
@@ -49,15 +49,12 @@ def probability_metrics(samples: MultiLabel, weights: Tensor) -> dict[str, Tenso
 
 def ranking_metrics(samples: MultiLabel, weights: Tensor) -> dict[str, Tensor]:
     """Return average precision and AUROC, means over the classes that define them."""
-    results = [
-        average_precision_and_auroc(samples.logits[:, [c]], samples.targets[:, [c]], weights)
-        for c in range(samples.logits.shape[1])
-    ]
-    precision, auroc = (torch.stack(values) for values in zip(*results, strict=True))
-    return {"mean_average_precision": mean_defined(precision), "roc_auc": mean_defined(auroc)}
+    precision, auroc = class_means(samples.logits, samples.targets, weights)
+    return {"mean_average_precision": precision, "roc_auc": auroc}
 
 
 def micro_ranking_metrics(samples: MultiLabel, weights: Tensor) -> dict[str, Tensor]:
     """Return average precision and AUROC over all pairs of sample and class."""
-    precision, auroc = average_precision_and_auroc(samples.logits, samples.targets, weights)
+    counts = as_counts(weights)
+    precision, auroc = average_precision_and_auroc(samples.logits, samples.targets, counts)
     return {"average_precision_micro": precision, "roc_auc_micro": auroc}
