@@ -171,6 +171,14 @@ Refit = Annotated[
         help="With a validation split, train the selected configuration on train | train+val."
     ),
 ]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Also show the test scores for each value of an annotation, and the worst.",
+        show_default=False,
+    ),
+]
 PaperCompat = Annotated[
     bool,
     typer.Option(
@@ -271,6 +279,7 @@ def train(
     fold_column: FoldColumn = None,
     refit: Refit = "train",
     paper_compat: PaperCompat = False,
+    by: By = None,
     select: Select = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -344,6 +353,7 @@ def train(
         fold_column=fold_column,
         refit=refit,
         paper_compat=paper_compat,
+        by=by,
         select=select,
         device=device,
         precision=precision,

@@ -59,6 +59,14 @@ Superseded = Annotated[
         "--superseded", help="Only probes of labels or other columns that were replaced since."
     ),
 ]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Also show the test scores for each value of an annotation, and the worst.",
+        show_default=False,
+    ),
+]
 Paths = Annotated[bool, typer.Option("--paths", help="Show the folder of each probe.")]
 Out = Annotated[
     Path | None,
@@ -82,6 +90,7 @@ def results(
     metrics: Metrics = None,
     intervals: Intervals = False,
     superseded: Superseded = False,
+    by: By = None,
     paths: Paths = False,
     export: Out = None,
     cache: Root = None,
@@ -93,6 +102,8 @@ def results(
     class token of the same weights, dataset, splits, seed and training subset, trained in the same
     way. If only other baselines exist, the difference is named below the table.
     """
+    from layercache.cache.find import find_caches
+    from layercache.cache.storage.paths import cache_root
     from layercache.errors import OptionError
     from layercache.probing.results.table import read_results
 
@@ -115,6 +126,9 @@ def results(
         "intervals": intervals,
     }
     echo_lines(chosen.to_text(**view, paths=paths))
+    if by is not None:
+        echo()
+        echo_lines(chosen.text_by(by, caches=find_caches(cache_root(cache))))
     if export is not None:
         echo()
         echo(f"written to {chosen.export(export, **view)}")

@@ -9,9 +9,10 @@ from layercache._interruption import sigterm_as_interrupt
 from layercache._options import read_options
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
+from layercache.probing.data.annotation_columns import check_any_column
 from layercache.probing.data.validation_choice import AUTO
 from layercache.probing.options import Options
-from layercache.probing.plan import Layers, Numbers, Words, plan_probes
+from layercache.probing.plan import Layers, Numbers, Words, plan_probes, tested_caches
 from layercache.probing.results.table import Results
 from layercache.probing.runner import run_probes
 from layercache.probing.training.config import HParams, TrainConfig
@@ -48,6 +49,7 @@ def probe(
     fold_column: str | None = None,
     refit: str = "train",
     paper_compat: bool = False,
+    by: str | None = None,
     select: str | None = None,
     **options: Any,
 ) -> Results:
@@ -113,6 +115,8 @@ def probe(
         select: Metric by which a configuration is selected (docs/metrics.md), such as roc_auc or
             log_loss. Default: balanced_accuracy, mean_average_precision for multi-label, r2 for
             regression.
+        by: Annotation column, such as a hospital: `Results.scores_by(by)` has the test scores for
+            each of its values and says which is the worst, and `to_text` shows them.
         **options: Fields of `layercache.probing.options.Options`.
 
     Returns:
@@ -166,5 +170,8 @@ def probe(
         paper_compat=paper_compat,
         select=select,
     )
+    caches = tested_caches(specs)
+    if by is not None:
+        check_any_column(caches, by)
     with sigterm_as_interrupt():
-        return Results(run_probes(specs, run_options))
+        return Results(run_probes(specs, run_options), caches=caches, by=by)

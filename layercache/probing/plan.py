@@ -157,6 +157,16 @@ def plan_probes(
     return _unique(specs)
 
 
+def tested_caches(specs: Sequence[ProbeSpec]) -> list[Cache]:
+    """Return the caches that probes are tested on, each once."""
+    caches = {}
+    for spec in specs:
+        for cache in (spec.tokens.cache, *(test.cache for test in spec.further_tests)):
+            if cache is not None:
+                caches[cache.path] = cache
+    return list(caches.values())
+
+
 def _unique(specs: Sequence[ProbeSpec]) -> list[ProbeSpec]:
     unique = {spec.id: spec for spec in specs}
     repeated = [(unique[i], n) for i, n in Counter(spec.id for spec in specs).items() if n > 1]

@@ -212,7 +212,7 @@ def test_probe_by_group_holds_out_whole_groups(planted: Callable[..., Cache]) ->
             assert not set(groups[fold.train]) & set(groups[fold.val])
     (trained,) = probe(cache, head="linear", group="patient", **ONE_CONFIG)
     assert trained.spec["validation"] == {"group": "patient"}
-    assert trained.spec["annotations"] == {"patient": cache.annotation_digests["patient"]}
+    assert trained.spec["annotations"]["patient"] == cache.annotation_digests["patient"]
     assert 0.15 < trained.row["val_rows"] / 240 < 0.25
     assert trained.settings.data["validation"] == "20 % of train by patient"
 

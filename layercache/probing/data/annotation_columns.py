@@ -40,6 +40,14 @@ def read_groups(cache: Cache, column: str, splits: Sequence[str]) -> list[str] |
     return groups
 
 
+def check_any_column(caches: Sequence[Cache], column: str) -> None:
+    """Raise UnknownNameError if no cache has an annotation column."""
+    known = {name for cache in caches for name in cache.annotation_digests}
+    if column not in known:
+        hint = "(`layercache annotate` adds columns)"
+        raise UnknownNameError("annotation column", column, known, hint=hint)
+
+
 def check_columns(cache: Cache, columns: Iterable[str]) -> None:
     """Raise UnknownNameError if a cache lacks one of these annotation columns."""
     known = list(cache.annotation_digests)

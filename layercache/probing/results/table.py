@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from layercache.cache.format.origin import dataset_source, model_source
 from layercache.cache.storage.paths import CachePath, cache_root, root_option
 from layercache.errors import OptionError, ProbeNotFoundError
 from layercache.probing.metrics import parse_metrics, selection_metric_of
+from layercache.probing.results.by_value import describe_values, scores_by, wide_table
 from layercache.probing.results.columns import (
     COLUMNS,
     IDENTITY,
@@ -52,9 +53,21 @@ class Results:
     >>> results.over_seeds()                                           # doctest: +SKIP
     """
 
-    def __init__(self, probes: Sequence[Probe]) -> None:
+    def __init__(
+        self, probes: Sequence[Probe], *, caches: Iterable[Cache] = (), by: str | None = None
+    ) -> None:
+        """Keep the probes, each once.
+
+        Args:
+            probes: Probes.
+            caches: Caches that they are tested on, for `scores_by`.
+            by: Annotation column whose scores `to_text` shows, too.
+        """
         self.probes = tuple({probe.path: probe for probe in probes}.values())
         """Each once, in the order of the rows of `table`."""
+        self.by = by
+        """Annotation column whose scores `to_text` shows, too."""
+        self._caches = tuple(caches)
 
     def __len__(self) -> int:
         return len(self.probes)
@@ -209,7 +222,32 @@ class Results:
         notes += describe_selection(self)
         text = to_text(table, identity, values, notes=notes)
         folders = self.probes if paths and not over_seeds else ()
-        return "\n".join([text, *(f"{probe.id}: {probe.path}" for probe in folders)])
+        text = "\n".join([text, *(f"{probe.id}: {probe.path}" for probe in folders)])
+        return text if self.by is None or over_seeds else f"{text}\n\n{self.text_by(self.by)}"
+
+    def scores_by(self, column: str, *, caches: Iterable[Cache] = ()) -> pd.DataFrame:
+        """Return the test scores for each value of an annotation column, see `by_value.scores_by`.
+
+        >>> scores = results.scores_by("hospital")  # doctest: +SKIP
+        >>> scores[scores["worst"]]                 # doctest: +SKIP
+
+        Args:
+            column: Annotation column of the test samples.
+            caches: Caches of the test samples; that around a probe need not be given.
+        """
+        return scores_by(self.probes, column, caches=[*self._caches, *caches])
+
+    def text_by(self, column: str, *, caches: Iterable[Cache] = ()) -> str:
+        """Return a table of `scores_by` for each test set, with the worst value of each probe."""
+        scores = self.scores_by(column, caches=caches)
+        settings = {probe.id: probe.settings for probe in self.probes}
+        texts = []
+        for (test, _), part in scores.groupby(["test", "metric"], sort=False):
+            table, values = wide_table(part)
+            table, identity = identity_columns(table, [settings[name] for name in table["probe"]])
+            notes = [describe_values(part, column=column, test=str(test)), *describe_scores(values)]
+            texts.append(to_text(table, identity, [*values, "probe"], notes=notes))
+        return "\n\n".join(texts)
 
     def summary(self) -> str:
         """Return two lines: the best probe with its interval, and the folder of the probes."""
