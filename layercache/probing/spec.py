@@ -149,7 +149,8 @@ class ProbeSpec:
         if self.select is not None:
             values["select"] = self.select
         if self.further_tests:
-            values["tests"] = [_describe_test(test) for test in self.further_tests]
+            columns = self.resolved_target.columns
+            values["tests"] = [_describe_test(test, columns) for test in self.further_tests]
         if validation := self.validation.to_json():
             values["validation"] = validation
         if self.validation.digests:
@@ -198,11 +199,13 @@ class ProbeSpec:
         )
 
 
-def _describe_test(test: TestSet) -> dict[str, Any]:
+def _describe_test(test: TestSet, columns: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {"name": test.name, "split": test.split}
     if test.cache is not None:
         values["fingerprint"] = test.cache.spec.fingerprint
         values["extraction"] = describe_extraction(test.cache.spec)
+        digests = test.cache.annotation_digests
+        values["annotations"] = {name: digests[name] for name in columns if name in digests}
     return values
 
 

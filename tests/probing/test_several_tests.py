@@ -232,3 +232,19 @@ def test_leakage_of_groups_is_counted_and_intervals_are_of_groups(main: Cache) -
     assert trained.predictions().groups == tuple(patients[row])
     (plain,) = probe(main, head="linear", **ONE_CONFIG)
     assert trained.row["test_ci95_low"] != plain.row["test_ci95_low"]
+
+
+def test_probe_of_corrected_labels_of_another_dataset_is_another_one(
+    main: Cache, other: Callable[..., Cache]
+) -> None:
+    cache = other(("ant", "bee"))
+    (first,) = probe(main, head="linear", test_cache=cache, **ONE_CONFIG)
+    table = cache.annotations
+    corrected = table["label"].astype(str).to_numpy()[::-1]
+    annotate(cache, pd.DataFrame({"id": table.index, "label": corrected}))
+    (second,) = probe(main, head="linear", test_cache=cache, **ONE_CONFIG)
+    assert first.id != second.id
+    assert first.settings.experiment_key != second.settings.experiment_key
+    assert first.row["test_balanced_accuracy"] == second.row["test_balanced_accuracy"]
+    score = "test_balanced_accuracy@elsewhere"
+    assert first.row[score] > 0.6 > second.row[score]

@@ -188,7 +188,8 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> Words:
     for test in tests:
         extraction = test.get("extraction") or {}
         dataset = extraction.get("dataset", test.get("fingerprint"))
-        words[f"test {test['name']}"] = _text([test["split"], dataset])
+        digests = _text(test.get("annotations") or {})
+        words[f"test {test['name']}"] = _text([test["split"], dataset, digests])
     return words
 
 

@@ -115,6 +115,8 @@ class _TestSet:
     name: Text
     split: Text
     fingerprint: Text | None = None
+    extraction: dict[Text, Any] | None = None
+    annotations: dict[Text, Text] | None = None
 
 
 @dataclass(frozen=True)
