@@ -1,0 +1,215 @@
+"""Measure `layercache scan` against the limits of the machine.
+
+Writes a cache of random tokens with a weak class signal, scans it, and prints for each stage its
+time next to its floor: the operations that it counts, at the rates that large products in single
+precision and Cholesky decompositions in double precision reach in the same run, and its bytes at
+the rate of a plain read of the same files.
+
+    python benchmarks/scan.py [--rows 40000 --test 10000] [--layers 12 --width 768] [--classes 10]
+
+On a shared machine compare the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe
+
+import layercache
+from layercache import testing
+from layercache.probing.closed_form import cholesky
+from layercache.probing.scan import rows as scan_rows
+from layercache.probing.scan import runner
+from layercache.probing.scan.plan import ScanPlan, plan_scan
+
+KINDS = ("cls", "ap")
+STAGES = {
+    "read": "read the training split, products of tokens",
+    "search": "select the settings",
+    "refit": "fit to all training rows",
+    "test": "read the test split, outputs",
+}
+
+
+def make_tokens(rows: int, *, layers: int, width: int, y: np.ndarray) -> np.ndarray:
+    """Return tokens (L, T, N, D), float16: noise around a common mean, a little by class."""
+    generator = np.random.default_rng(0)
+    base = generator.standard_normal((4096 + layers * len(KINDS), width), dtype=np.float32)
+    centers = 0.08 * generator.standard_normal((int(y.max()) + 1, width), dtype=np.float32)
+    x = np.empty((layers, len(KINDS), rows, width), np.float16)
+    for layer in range(layers):
+        for kind in range(len(KINDS)):
+            order = generator.integers(0, 4096, rows)
+            noise = base[order] + 0.5 * base[generator.permutation(order)]
+            x[layer, kind] = noise + 1.0 + centers[y] * (layer + 1) / layers
+    return x
+
+
+def best_of(function: Callable[[], Any], *, times: int) -> float:
+    """Return the shortest duration of a call."""
+    durations = []
+    for _ in range(times):
+        began = time.perf_counter()
+        function()
+        durations.append(time.perf_counter() - began)
+    return min(durations)
+
+
+def product_rate(width: int) -> float:
+    """Return the operations per second of X' X in single precision."""
+    x = torch.randn(2048, width)
+    return 2 * 2048 * width**2 / best_of(lambda: x.t() @ x, times=20)
+
+
+def cholesky_rate(size: int) -> float:
+    """Return the operations per second of a Cholesky decomposition in double precision."""
+    matrix = torch.rand(size, size, dtype=torch.float64)
+    matrix = matrix + matrix.t()
+    matrix.diagonal().add_(size)
+    return size**3 / 3 / best_of(lambda: torch.linalg.cholesky(matrix), times=2)
+
+
+def read_rate(folder: Path) -> float:
+    """Return the bytes per second of a plain read of the cache's files into one buffer."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    size = max(file.stat().st_size for file in files)
+    buffer = bytearray(size)
+
+    def read() -> None:
+        for file in files:
+            with file.open("rb", buffering=0) as stream:
+                stream.readinto(buffer)
+
+    return sum(file.stat().st_size for file in files) / best_of(read, times=2)
+
+
+def product_operations(plan: ScanPlan, rows: int) -> float:
+    """Return the operations of the products of `rows` rows: each pair of tokens once."""
+    pairs = {
+        (s, t)
+        for subset in plan.subsets
+        if not plan.in_samples(subset)
+        for s in subset.tokens
+        for t in subset.tokens
+        if s <= t
+    }
+    return 2.0 * len(pairs) * rows * plan.width**2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--test", type=int, default=10_000)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--subsets", help="as in layercache scan")
+    args = parser.parse_args()
+    print(f"{describe()}; {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        labels = {
+            split: np.arange(n) % args.classes
+            for split, n in (("train", args.rows), ("test", args.test))
+        }
+        tokens = {
+            split: make_tokens(len(y), layers=args.layers, width=args.width, y=y)
+            for split, y in labels.items()
+        }
+        cache = testing.write_cache(tokens, labels, root=Path(folder), classes=args.classes)
+        del tokens
+        measure(cache, subsets=args.subsets)
+
+
+def measure(cache: layercache.Cache, *, subsets: str | None) -> None:
+    """Scan a cache and print the table."""
+    train, test = cache.split("train").rows, cache.split("test").rows
+    plan = plan_scan(cache, rows=train, subsets=subsets)
+    seconds: dict[str, float] = {}
+    solved: dict[str, list[int]] = defaultdict(list)
+    stage = [""]
+
+    def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*values: Any, **options: Any) -> Any:
+            stage[0] = name
+            began = time.perf_counter()
+            result = method(*values, **options)
+            seconds[name] = time.perf_counter() - began
+            return result
+
+        return call
+
+    solve = cholesky._solve
+
+    def count(matrix: torch.Tensor, right: torch.Tensor) -> Any:
+        solved[stage[0]].append(len(matrix))
+        return solve(matrix, right)
+
+    cholesky._solve = count
+    for name in STAGES:
+        setattr(runner.Scanner, name, timed(name, getattr(runner.Scanner, name)))
+    product, read = product_rate(plan.width), read_rate(Path(str(cache.path)))
+    rates = {
+        size: cholesky_rate(size * plan.width) for size in {len(s.tokens) for s in plan.subsets}
+    }
+    result = layercache.scan(cache, subsets=subsets)
+    product = max(product, product_rate(plan.width))
+    rows = scan_rows.split_rows(cache.split("train").labels, seed=0)
+    row_bytes = 2 * len(plan.pairs) * plan.width
+    width = len(plan.pairs) * plan.width
+    single = {
+        "read": product_operations(plan, len(rows.train)),
+        "search": 2.0 * len(rows.queries) * len(rows.references) * width,
+        "refit": product_operations(plan, len(rows.val)),
+        "test": 2.0 * test * len(rows.references) * width,
+    }
+    single["search"] += gram_of_samples(plan, len(rows.train))
+    single["refit"] += gram_of_samples(plan, train)
+    read_bytes = {"read": train * row_bytes, "test": test * row_bytes}
+    print(f"{train} + {test} rows, {len(plan.pairs)} tokens x {plan.width}")
+    print(
+        f"products {product / 1e9:.0f} GFLOP/s in single precision, decompositions "
+        + ", ".join(f"{rate / 1e9:.0f} at {size}" for size, rate in sorted(rates.items()))
+        + f" in double; read {read / 1e9:.1f} GB/s\n"
+    )
+    print(
+        "| stage | single precision (GFLOP) | double (GFLOP) | read (GB) | floor (s) | time (s) |"
+    )
+    print("|---|---|---|---|---|---|")
+    floors = {}
+    for name, words in STAGES.items():
+        doubles = {n: n**3 / 3 for n in set(solved[name])}
+        double = sum(doubles[n] for n in solved[name])
+        nearest = {n: min(rates, key=lambda size, n=n: abs(size - n)) for n in doubles}
+        floors[name] = (
+            single[name] / product
+            + sum(doubles[n] / rates[nearest[n]] for n in solved[name])
+            + read_bytes.get(name, 0) / read
+        )
+        print(
+            f"| {words} | {single[name] / 1e9:.0f} | {double / 1e9:.0f} "
+            f"| {read_bytes.get(name, 0) / 1e9:.2f} | {floors[name]:.1f} | {seconds[name]:.1f} |"
+        )
+    floor = sum(floors.values())
+    print(f"| whole scan | | | | {floor:.1f} | {result.seconds:.1f} |")
+    print(f"\ntime over floor: {result.seconds / floor:.2f}; {describe()}")
+
+
+def gram_of_samples(plan: ScanPlan, rows: int) -> float:
+    """Return the operations of the products of samples, in subsets of more features than rows."""
+    widths = [len(s.tokens) * plan.width for s in plan.subsets if plan.in_samples(s)]
+    return sum(2.0 * rows**2 * width for width in widths)
+
+
+if __name__ == "__main__":
+    main()
