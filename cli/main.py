@@ -21,6 +21,7 @@ from layercache_cli._terminal import echo
 COMMANDS = {
     "demo": "Try every step in a minute, offline: vit_nano on handwritten digits.",
     "extract": "Run frozen ViTs over a dataset once; cache the tokens of every layer.",
+    "import": "Make a cache from tokens that another tool has computed.",
     "annotate": "Add labels, groups, folds and other columns to a cache, from a table.",
     "scan": "Score every layer and token kind with closed-form heads, in one read.",
     "probe": "Train heads from cached tokens: search, refit, test once.",
@@ -39,6 +40,8 @@ COMMANDS = {
 
 cli/NAME.py holds a function NAME, or a typer app NAME for a group of commands ("-" as "_").
 """
+MODULES = {"import": "import_tokens"}
+"""Command -> module, where the name of the command is a word of Python."""
 
 SIGNAL_EXIT = 128
 """Exit code of a command that a signal stopped, minus the signal's number, as in a shell."""
@@ -131,7 +134,7 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
         if command != name:
             app.command(command, help=line)(lambda: None)
             continue
-        module = command.replace("-", "_")
+        module = MODULES.get(command, command.replace("-", "_"))
         member = getattr(import_module(f"layercache_cli.{module}"), module)
         if isinstance(member, typer.Typer):
             own = member.registered_callback  # of a group that is a command itself

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from layercache.extraction.api import extract
     from layercache.extraction.models.encoder import Encoder
     from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+    from layercache.importing.api import import_tokens
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
     from layercache.probing.results.lookup import find_probe, load_probe
@@ -57,6 +58,7 @@ __all__ = [
     "extract",
     "find_probe",
     "heads",
+    "import_tokens",
     "load_classifier",
     "load_head",
     "load_probe",
@@ -88,6 +90,7 @@ _HOMES = {
     "export_tokens": "layercache.cache.export_tokens",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",
+    "import_tokens": "layercache.importing.api",
     "find_probe": "layercache.probing.results.lookup",
     "load_classifier": "layercache.deploy",
     "load_head": "layercache.probing.results.checkpoint",

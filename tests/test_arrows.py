@@ -41,6 +41,7 @@ ROOMS = {
     "probing": {"cache", "engine"},
     "reporting": {"probing", "cache"},
     "heads": {"probing"},
+    "importing": {"cache"},
     "estimators": {"probing", "heads"},
     "deploy": {"probing", "extraction", "heads"},
     "study": {"extraction", "probing", "reporting", "cache", "engine"},
@@ -55,6 +56,7 @@ ROOMS = {
         "study",
         "heads",
         "estimators",
+        "importing",
     },
 }
 """Room -> rooms that its files may import."""

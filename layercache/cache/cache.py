@@ -249,6 +249,9 @@ def extract_command(
     Where the cache's origin is not recorded, the dataset has its name only.
     """
     spec, root = cache.spec, cache.path.parent.parent.parent
+    if spec.imported:
+        model, dataset = shlex.quote(model or spec.model), shlex.quote(spec.dataset.name)
+        return f"layercache import --tokens FILE --model {model} --name {dataset}"
     origin = next((o for o in cache.origins if o.dataset is not None), Origin(dataset=None))
     kinds = list(dict.fromkeys(token.split("/")[0] for token in spec.tokens))
     if "patch" in kinds:  # the word "all" is every patch and the class token
@@ -304,6 +307,8 @@ def _preprocessing_options(values: Mapping[str, Any]) -> dict[str, str]:
 def extract_advice(cache: Cache, *, layers: str | None = None, tokens: str | None = None) -> str:
     """Return `extract_command` for a message, with what it lacks if the origin is not recorded."""
     command = extract_command(cache, layers=layers, tokens=tokens)
+    if cache.spec.imported:
+        return f"{command} (the tokens are imported: give the files that hold all of them)"
     if cache.source is None:
         command += " (with the source of the dataset and the other options it was begun with)"
     return command

@@ -172,6 +172,12 @@ def load_matching_backbone(
             f"precision: expected one of {', '.join(COMPUTE_DTYPES)}, got {precision!r}"
         )
     provenance = head.provenance
+    if provenance.imported:
+        raise BackboneError(
+            f"{provenance.model}: this head was trained on imported tokens, whose encoder "
+            "layercache does not have: use the head on tokens, with layercache.load_head or "
+            "layercache.heads.load"
+        )
     preprocessing = Preprocessing.from_json(provenance.preprocessing)
     if model is None and not has_address(provenance):
         raise BackboneError(

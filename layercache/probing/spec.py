@@ -264,7 +264,7 @@ def select_tokens(
         )
     all_tokens = head == "attentive-tokens"
     layers = layers or ("last" if all_tokens else "all")
-    tokens = tokens or ("all" if all_tokens else "cls+ap")
+    tokens = tokens or ("all" if all_tokens else _default_tokens(cache))
     pairs = _select(cache, layers=layers, tokens=tokens)
     sources = [(cache, pairs)]
     spatial_name = ""
@@ -285,6 +285,12 @@ def select_tokens(
         spatial_name,
         len(pairs),
     )
+
+
+def _default_tokens(cache: Cache) -> str:
+    """Return cls+ap, the paper's tokens; of an imported cache whatever it has."""
+    kinds = dict.fromkeys(token.split("/")[0] for token in cache.spec.tokens)
+    return "+".join(kinds) if cache.spec.imported else "cls+ap"
 
 
 def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:

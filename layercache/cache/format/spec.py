@@ -23,6 +23,8 @@ SCHEMA = 3
 """Version of the files of a cache; part of the fingerprint."""
 
 Tap = Literal["norm2", "block", "block-norm", "norm1", "attn", "fc1", "act", "mlp"]
+IMPORTED: Literal["imported"] = "imported"
+"""Tap and architecture of a cache whose tokens another tool has computed."""
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
 
@@ -85,7 +87,7 @@ class CacheSpec:
     """Number of blocks B."""
     width: Annotated[int, Interval(ge=1, le=2**20)]
     """D, the length of one token; depends on the tap."""
-    tap: Tap
+    tap: Tap | Literal["imported"]
     """Point of a block at which its tokens are read (see layercache.extraction.models.taps)."""
     layers: Annotated[tuple[int, ...], MinLen(1)]
     """Stored layers, ascending, out of 1..B; B is the last."""
@@ -133,6 +135,11 @@ class CacheSpec:
                 f"{row_bytes}"
             )
         return spec
+
+    @property
+    def imported(self) -> bool:
+        """True if another tool has computed the tokens: there is no encoder to run."""
+        return self.tap == IMPORTED
 
     @cached_property
     def fingerprint(self) -> str:

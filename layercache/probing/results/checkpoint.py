@@ -18,6 +18,7 @@ from torch import Tensor
 
 from layercache.cache.find import matching_caches
 from layercache.cache.format.attached import read_file, read_record
+from layercache.cache.format.spec import IMPORTED
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source, open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
@@ -76,6 +77,11 @@ class Provenance:
         if self.target == ("label",):
             del values["target"]
         return values
+
+    @property
+    def imported(self) -> bool:
+        """True if another tool has computed the tokens: there is no encoder to run."""
+        return self.tap == IMPORTED
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,1 @@
+"""Caches of tokens that were computed elsewhere."""
