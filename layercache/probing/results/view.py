@@ -83,6 +83,8 @@ def to_text(
 ) -> str:
     """Return a table that fits MAX_WIDTH, and below it what all of its rows share, and notes.
 
+    If leaving out columns does not suffice, the scores are in several tables, one below another.
+
     Args:
         table: Rows, with at least these columns.
         identity: Columns that tell the rows apart.
@@ -94,21 +96,42 @@ def to_text(
     shared += [n for n in DEFAULTS if n in table and n not in identity]
     shared += [n for n in (*HPARAMS, "n_params") if several and n in values and _same(table[n])]
     names = [n for n in (*identity, *values) if n not in shared]
-    dropped = []
+    dropped: list[str] = []
     validation = [n for n in names if n.startswith("val_") and score_metric(n) is not None]
     for name in (*OPTIONAL, *validation, "probe"):
-        if _width(text := format_table(table[names], "text")) <= MAX_WIDTH:
+        if _width(format_table(table[names], "text")) <= MAX_WIDTH:
             break
         if name in names:
             names.remove(name)
             dropped.append(name)
-    text = format_table(table[names], "text")
+    if _width(format_table(table[names], "text")) > MAX_WIDTH and "probe" in dropped:
+        names.append("probe")
+        dropped.remove("probe")
+    text = "\n\n".join(format_table(table[part], "text") for part in _parts(table, names, identity))
     lines = []
     if words := _shared_values(table, shared):
         lines.append(f"{'all rows:' if several else 'with'} {', '.join(words)}")
     if dropped:
         lines.append(f"left out for width: {join_words([heading(name) for name in dropped])}")
     return "\n".join([text, "", *(fill(line, MAX_WIDTH) for line in [*lines, *notes])])
+
+
+def _parts(table: pd.DataFrame, names: Sequence[str], identity: Sequence[str]) -> list[list[str]]:
+    """Return the columns of each table: those that tell the rows apart, and scores that fit."""
+    first = [name for name in names if name in identity]
+    units: list[list[str]] = []
+    for name in names:
+        if name.endswith(INTERVAL) and units:
+            units[-1].append(name)  # it stays with its score
+        elif name not in identity:
+            units.append([name])
+    parts = [list(first)]
+    for unit in units:
+        is_wide = _width(format_table(table[[*parts[-1], *unit]], "text")) > MAX_WIDTH
+        if is_wide and len(parts[-1]) > len(first):
+            parts.append(list(first))
+        parts[-1] += unit
+    return parts
 
 
 def combine_mean_and_std(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from layercache.probing.config_score import ConfigScore
+from layercache.probing.metrics import metrics_of
 from layercache.probing.results.table import Results
 from layercache.probing.training.config import TrainConfig
+from layercache.testing import write_planted_cache
+from layercache.testing.probes import write_probe
 from tests.probing.probe_specs import grid
 from tests.probing.results.made import FUSION, made
 
@@ -79,3 +84,21 @@ def test_to_text_over_seeds_writes_mean_and_std_in_one_column() -> None:
     assert "50.00" in single_seed
     assert "±" not in single_seed
     assert "mean ± standard deviation over seeds" in text
+
+
+def test_scores_that_do_not_fit_stand_in_several_tables_none_wider_than_100(
+    tmp_path: Path,
+) -> None:
+    cache = write_planted_cache(root=tmp_path)
+    n = cache.split("test").rows
+    probes = [
+        write_probe(cache, np.random.default_rng(seed).normal(size=(n, 3)), layers=layers)
+        for seed, layers in enumerate(("last", "all"))
+    ]
+    names = [name for name in metrics_of("classification") if name != "top5_accuracy"]
+    text = Results(probes).to_text(metrics=names, intervals=True)
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("95 %") >= len(names)
+    rows = [line for line in text.splitlines() if line.startswith("linear  all")]
+    assert len(rows) > 1
+    assert probes[0].id in text
