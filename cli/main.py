@@ -35,6 +35,7 @@ COMMANDS = {
     "cache": "List, describe, verify, copy or delete caches.",
     "models": "List the backbones.",
     "datasets": "List the datasets.",
+    "doctor": "Show versions, devices and extras, and test that everything works.",
 }
 """Summary of each command, in the order of the help.
 

@@ -47,6 +47,7 @@ ROOMS = {
     "study": {"extraction", "probing", "reporting", "cache", "engine"},
     "testing": {"cache", "probing"},
     "demo": {"extraction", "probing", "reporting", "cache"},
+    "doctor": {"extraction", "probing", "cache"},
     "__init__": {
         "extraction",
         "probing",
