@@ -25,6 +25,13 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Only probes of this annotation column; label: the dataset's own.",
+        show_default=False,
+    ),
+]
 Head = Annotated[
     str | None,
     typer.Option(
@@ -83,6 +90,7 @@ def results(
     *,
     model: Model = None,
     dataset: Data = None,
+    target: Target = None,
     head: Head = None,
     layers: Layers = None,
     tokens: Tokens = None,
@@ -114,6 +122,7 @@ def results(
     chosen = _select(
         all_results,
         model=model,
+        target=target,
         head=head,
         layers=layers,
         tokens=tokens,
@@ -151,7 +160,7 @@ def _select(results: Results, **values: str | None) -> Results:
         if not selected and name == "head":
             selected = Results([probe for probe in results if probe.id.startswith(value)])
         if not selected:
-            existing = sorted({str(probe.row[name]) for probe in results})
+            existing = sorted({str(value) for value in results.table[name]})
             raise ProbeNotFoundError(
                 f"no probe has {', '.join([*given, f'{name} {value!r}'])}; "
                 f"expected {name} {' or '.join(existing)}"

@@ -106,4 +106,6 @@ def describe(spec: ProbeSpec) -> str:
         parts.append(f"{spec.shots} shots")
     if spec.train_fraction is not None:
         parts.append(f"{100 * spec.train_fraction:g} % of train")
+    if spec.target is not None:
+        parts.append(f"for {spec.target.name}")
     return " ".join(part for part in parts if part)

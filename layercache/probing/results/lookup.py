@@ -21,6 +21,7 @@ from layercache.errors import (
     ProbeNotFoundError,
     ProbeSchemaError,
 )
+from layercache.probing.results.identity import LABEL, target_name
 from layercache.probing.results.locations import probe_folders
 from layercache.probing.results.probe_store import (
     Probe,
@@ -182,8 +183,9 @@ def describe_probe(folder: CachePath) -> str:
         return f"not readable, {folder}"
     if probe is None:
         return f"not complete, {folder}"
-    row = probe.row
+    row, name = probe.row, target_name(probe.spec)
+    target = "" if name == LABEL else f"target {name}, "
     return (
         f"{row['model']} on {row['dataset']}, {row['head']}, layers {row['layers']}, "
-        f"tokens {row['tokens']}, seed {row['seed']}"
+        f"tokens {row['tokens']}, {target}seed {row['seed']}"
     )
