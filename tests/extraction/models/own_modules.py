@@ -54,7 +54,7 @@ class PlainViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], 1) + self.positions
+        x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], 1) + self.positions
         for i in range(self.depth):
             x = self.layers[i](x)
             x = x if isinstance(x, Tensor) else x[1]
@@ -93,7 +93,9 @@ def randomize(module: nn.Module, *, seed: int = 3) -> nn.Module:
     return module
 
 
-def plain(*, returns_tuple: bool = False, **options: Any) -> Encoder:
+def plain(
+    *, module: nn.Module | None = None, returns_tuple: bool = False, **options: Any
+) -> Encoder:
     """Return an Encoder of PlainViT: a class token and two registers."""
     described: dict[str, Any] = {
         "blocks": "layers",
@@ -108,11 +110,17 @@ def plain(*, returns_tuple: bool = False, **options: Any) -> Encoder:
         "mlp": "c_proj",
         "block_output": 1 if returns_tuple else None,
     }
-    module = randomize(PlainViT(returns_tuple=returns_tuple))
+    module = module or randomize(PlainViT(returns_tuple=returns_tuple))
     return encoder(module, **(described | options))
 
 
-def torch_encoder(*, batch_first: bool = True, norm_first: bool = True, **options: Any) -> Encoder:
+def torch_encoder(
+    *,
+    module: nn.Module | None = None,
+    batch_first: bool = True,
+    norm_first: bool = True,
+    **options: Any,
+) -> Encoder:
     """Return an Encoder of TransformerEncoderViT, which has no prefix tokens."""
     described: dict[str, Any] = {
         "blocks": "body.layers",
@@ -127,13 +135,15 @@ def torch_encoder(*, batch_first: bool = True, norm_first: bool = True, **option
         "mlp": "linear2",
         "batch_first": batch_first,
     }
-    module = randomize(TransformerEncoderViT(batch_first=batch_first, norm_first=norm_first))
+    module = module or randomize(
+        TransformerEncoderViT(batch_first=batch_first, norm_first=norm_first)
+    )
     return encoder(module, **(described | options))
 
 
-def torchvision_vit(**options: Any) -> Encoder:
+def torchvision_vit(*, module: nn.Module | None = None, **options: Any) -> Encoder:
     """Return an Encoder of torchvision's VisionTransformer."""
-    module = torchvision.models.VisionTransformer(
+    fresh = torchvision.models.VisionTransformer(
         image_size=32,
         patch_size=8,
         num_layers=3,
@@ -152,7 +162,7 @@ def torchvision_vit(**options: Any) -> Encoder:
         "act": "mlp.1",
         "mlp": "mlp",
     }
-    return encoder(randomize(module), **(described | options))
+    return encoder(module or randomize(fresh), **(described | options))
 
 
 def encoder(module: nn.Module, **options: Any) -> Encoder:
