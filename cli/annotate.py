@@ -121,6 +121,8 @@ def annotate(
         if drop:
             drop_annotations(cache, drop)
             echo(f"{cache.path}: dropped {', '.join(drop)}")
+            if "label" in drop and "label" in cache.annotation_digests:
+                echo("label: that of the dataset again")
         if out:
             _write(cache, out)
         if list_:

@@ -35,9 +35,19 @@ Out = Annotated[
 ]
 
 
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="With --out: predict on this split of the cache, which may have no labels.",
+        show_default="the test split, as stored",
+    ),
+]
+
+
 def predictions(
     probe: ProbeId,
     *,
+    split: Split = None,
     out: Out = None,
     metrics: Metrics = None,
     cache: Root = None,
@@ -45,13 +55,25 @@ def predictions(
 ) -> None:
     """Print the test metrics of a probe, or write its prediction for each test image.
 
-    Everything comes from the predictions that are stored with the probe.
+    Everything comes from the predictions that are stored with the probe, or with --split from the
+    cached tokens.
     """
+    from layercache.errors import OptionError
     from layercache.probing.results.formatting import format_scores
     from layercache.probing.results.lookup import describe_probe, load_probe
     from layercache.probing.results.prediction_table import write_predictions
 
     found = load_probe(probe, root=cache, probes_root=probes)
+    if split is not None:
+        from layercache.probing.results.formatting import write_table
+        from layercache.probing.results.split_predictions import predict_split
+
+        if out is None or metrics is not None:
+            raise OptionError("--split needs --out FILE, and goes without --metrics")
+        table = predict_split(found, split, root=cache)
+        write_table(table, out)
+        echo(f"written to {out} ({len(table)} rows)")
+        return
     echo(describe_probe(found.path))
     if out is None or metrics is not None:
         echo()

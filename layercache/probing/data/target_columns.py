@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,12 @@ def read_target(
     """
     names = tuple(word.strip() for word in columns.split(",")) if isinstance(columns, str) else ()
     names = names or tuple(columns or (LABEL,))
+    if names == (LABEL,) and cache.label is None:
+        raise OptionError(
+            f"{cache.path}: its dataset has no labels: add them from a table with the columns id "
+            f"and label (layercache annotate {quote(str(cache.path))} TABLE), or name another "
+            "column (target, --target)"
+        )
     label = label_target(cache)
     is_class = cache.label is None or cache.label.kind in ("class", "multi-label")
     if names == (LABEL,) and task in (None, label.task) and is_class:

@@ -53,8 +53,8 @@ def prediction_table(probe: Probe) -> pd.DataFrame:
     if stored.groups is not None:
         columns["group"] = list(stored.groups)
     if task == REGRESSION:
-        columns |= _columns("target", stored.targets, names)
-        columns |= _columns("prediction", stored.logits, names)
+        columns |= score_columns("target", stored.targets, names)
+        columns |= score_columns("prediction", stored.logits, names)
         return pd.DataFrame(columns)
     probabilities = to_probabilities(stored.logits, task=task).astype(np.float32)
     if task == CLASSIFICATION:
@@ -63,10 +63,10 @@ def prediction_table(probe: Probe) -> pd.DataFrame:
         columns["correct"] = predicted == stored.targets
     else:
         predicted = (stored.logits > 0).astype(np.uint8)
-        columns |= _columns("target", stored.targets, names, always=True)
-        columns |= _columns("prediction", predicted, names, always=True)
+        columns |= score_columns("target", stored.targets, names, always=True)
+        columns |= score_columns("prediction", predicted, names, always=True)
         columns["correct"] = (predicted == stored.targets).all(1)
-    return pd.DataFrame(columns | _columns("probability", probabilities, names, always=True))
+    return pd.DataFrame(columns | score_columns("probability", probabilities, names, always=True))
 
 
 def write_predictions(probe: Probe, path: str | Path) -> Path:
@@ -90,7 +90,7 @@ def write_predictions(probe: Probe, path: str | Path) -> Path:
     return file
 
 
-def _columns(
+def score_columns(
     kind: str, values_nc: np.ndarray[Any, Any], names: Sequence[str], *, always: bool = False
 ) -> dict[str, Any]:
     """Return a column kind_<name> for each name, or one column `kind` if there is one name."""
