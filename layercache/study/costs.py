@@ -96,7 +96,8 @@ def _training(job: PlannedProbe) -> float:
         )
         # two products over the tokens, the value and output maps of width 2D, the classifier
         operations = 4.0 * tokens * width * heads + 8.0 * width**2 + 2.0 * width * size.classes
-    fits = len(job.head.configs) + 1
+    n_folds = (job.splits.get("folds") or 1) * (job.splits.get("repeats") or 1)
+    fits = len(job.head.configs) * n_folds + 1
     return (
         len(job.seeds)
         * schedule.steps

@@ -19,7 +19,10 @@
     [protocol]                           # epochs, min_steps, batch ...
     [extract]                            # all extractions: tap, precision, limit, share_decode ...
     [model.clip_b16]                     # one model: weights, crop_pct ... (quote a name with dots)
-    [dataset.digits]                     # one dataset: root, limit, source, annotations ...
+    [dataset.digits]                     # one dataset: root, limit, source, annotations, and the
+                                         # keys of [splits] for it alone
+    [splits]                             # val, folds, repeats, group, fold_column, refit, test,
+                                         # test_cache
     [probe]                              # device, precision, features, memory, group_size
     [report]                             # per_head, details, cka_images, metrics
 
@@ -55,6 +58,7 @@ from layercache.study.tables import (
     ProtocolTable,
     ReportTable,
     Seeds,
+    SplitsTable,
     StudyTable,
     Task,
     Text,
@@ -139,6 +143,8 @@ class Study(StudyTable):
     """Options of the extractions with one model."""
     dataset: dict[str, DatasetTable] = Field(default={})
     """Options of the extractions of one dataset."""
+    splits: SplitsTable = SplitsTable()
+    """Samples that select the configurations and test the heads."""
     probe: ProbeTable = ProbeTable()
     """Options of all probes."""
     report: ReportTable = ReportTable()

@@ -8,8 +8,9 @@ from typing import Any
 
 from layercache.cache.format.spec import POOLED_KINDS
 from layercache.extraction.options import ExtractOptions
+from layercache.probing.data.test_choice import SPLIT_MARK
 from layercache.study.file import HeadPlan, Study
-from layercache.study.tables import split_preprocessing
+from layercache.study.tables import SplitsTable, split_preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ class PlannedProbe:
     """Extraction that its tokens come from."""
     spatial_cache: PlannedExtraction | None
     """Extraction that a hybrid head's spatial tokens come from."""
+    splits: Mapping[str, Any]
+    """Arguments of `probe` on the samples that select and test."""
     options: Mapping[str, Any]
     """Other options of `probe`, such as device and precision."""
 
@@ -75,6 +78,8 @@ class PlannedProbe:
             "train_config": head.train_config,
             "seeds": self.seeds,
             "precision": self.options.get("precision", "fp32"),
+            "paper_compat": self.options.get("paper_compat", False),
+            **self.splits,
             **head.options,
         }
 
@@ -115,6 +120,15 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
                 cache = require(
                     extraction_of(study, model=model, dataset=dataset, layers=layers, tokens=tokens)
                 )
+                splits = splits_of(study, dataset)
+                for name in splits.get("test_cache", ()):
+                    test, _, _ = name.partition(SPLIT_MARK)
+                    if test in study.datasets:
+                        require(
+                            extraction_of(
+                                study, model=model, dataset=test, layers=layers, tokens=tokens
+                            )
+                        )
                 spatial_cache = None
                 if "spatial" in head.options:
                     layers = head.options.get("spatial_layers", "last")
@@ -135,10 +149,29 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
                         seeds=study.seeds,
                         cache=cache,
                         spatial_cache=spatial_cache,
+                        splits=with_sources(study, splits),
                         options=probe_options,
                     ),
                 )
     return tuple(jobs)
+
+
+def splits_of(study: Study, dataset: str) -> dict[str, Any]:
+    """Return the arguments of `probe` on the samples of a dataset that select and test."""
+    table = study.dataset.get(dataset)
+    return study.splits.arguments() | (table.arguments() if table else {})
+
+
+def with_sources(study: Study, splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with the sources of test datasets instead of their names."""
+    if "test_cache" not in splits:
+        return dict(splits)
+    sources = []
+    for name in splits["test_cache"]:
+        test, mark, split = name.partition(SPLIT_MARK)
+        source = study.source(test) if test in study.datasets else test
+        sources.append(f"{source}{mark}{split}")
+    return {**splits, "test_cache": sources}
 
 
 def extraction_of(
@@ -153,7 +186,7 @@ def extraction_of(
     # a source with its own path has no use for the root of named datasets
     merged = study.extract.options("share_decode", *(["data_root"] if ":" in source else []))
     for table in (study.dataset.get(dataset), study.model.get(model)):
-        merged |= table.options("source") if table else {}
+        merged |= table.options("source", *SplitsTable.model_fields) if table else {}
     weights = {model: merged.pop("weights")} if "weights" in merged else {}
     merged |= {"layers": layers, "tokens": tokens.replace("patch", "all")}
     if "limit" not in merged:

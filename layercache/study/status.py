@@ -20,9 +20,6 @@ from layercache.probing.results.lookup import read_stored
 from layercache.probing.results.probe_store import Probe
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 
-SPLITS = ("train", "test")
-"""Splits that a probe reads."""
-
 
 def find_cache(job: PlannedExtraction) -> Cache | None:
     """Return the newest complete cache of this model and dataset with these options, or None."""
@@ -31,7 +28,7 @@ def find_cache(job: PlannedExtraction) -> Cache | None:
         caches = find_caches(root, job.model, source)
     except CacheNotFoundError:  # the source does not exist: the run itself reports it
         return None
-    caches = [c for c in caches if _matches(c, job) and _complete(c)]
+    caches = [c for c in caches if _matches(c, job) and _complete(c, job)]
     return max(caches, key=lambda c: c.begun_at, default=None)
 
 
@@ -77,5 +74,6 @@ def requested_kinds(words: str) -> set[str]:
     return kinds - {"cls"} if "all" in kinds else kinds
 
 
-def _complete(cache: Cache) -> bool:
-    return all(cache.complete(split) for split in SPLITS if split in cache.spec.dataset.splits)
+def _complete(cache: Cache, job: PlannedExtraction) -> bool:
+    splits = job.options.splits or cache.spec.dataset.splits
+    return all(cache.complete(split) for split in splits)

@@ -273,8 +273,30 @@ class ModelTable(_ModelKeys):
     weights: Text | None = None
 
 
-class DatasetTable(_DatasetKeys):
-    """[dataset.NAME]: options of the extractions of one dataset."""
+class SplitsTable(StudyTable):
+    """[splits]: samples that select the configurations and test the heads, of all datasets."""
+
+    val_split: Text | None = also("val", "val_split")
+    """Split that selects; "auto", or "none" for 20 % of train."""
+    folds: Whole | None = None
+    repeats: Whole | None = None
+    group: Text | None = None
+    fold_column: Text | None = None
+    refit: Literal["train", "train+val"] | None = None
+    test_split: Annotated[Texts, as_list] | None = also("test", "test_split")
+    test_cache: Annotated[Texts, as_list] | None = None
+    """Datasets of the study or of other caches, as in "imagenet_v2" or "imagenet_v2@val"."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `probe`."""
+        options = self.model_dump(exclude_unset=True, include={*SplitsTable.model_fields})
+        if options.get("val_split") == "none":
+            options["val_split"] = None
+        return options
+
+
+class DatasetTable(_DatasetKeys, SplitsTable):
+    """[dataset.NAME]: options of the extractions of one dataset, and its splits."""
 
     source: Text | None = None
     annotations: Annotated[Text | None, Field(exclude=True)] = None
@@ -295,6 +317,8 @@ class ProbeTable(StudyTable):
 
     device: DeviceName | None = None
     precision: Literal["fp32", "bf16"] | None = None
+    paper_compat: bool | None = None
+    """Ties in the selection go to the first configuration of the grid."""
     features: Literal["auto", "resident", "stream"] | None = None
     memory_budget: Text | None = also("memory", "memory_budget")
     disk_cache: Text | None = None
@@ -317,6 +341,7 @@ TABLES: Mapping[str, type[StudyTable]] = {
     "extract": ExtractTable,
     "model": ModelTable,
     "dataset": DatasetTable,
+    "splits": SplitsTable,
     "probe": ProbeTable,
     "report": ReportTable,
 }

@@ -168,3 +168,45 @@ def test_size_of_and_tokens_seen_count_images_and_tokens() -> None:
         if isinstance(job, PlannedProbe) and job.model == "vit_nano"
     ]
     assert seen[:3] == [50, 24, 28]
+
+
+def test_plan_passes_the_splits_of_a_dataset_to_its_probes() -> None:
+    jobs = plan(
+        study(
+            LINEAR,
+            more='[splits]\nfolds = 3\nrepeats = 2\ntest = ["test", "v2"]\n'
+            '[dataset.flowers]\ngroup = "plant"\nval = "none"\n'
+            "[probe]\npaper_compat = true\n",
+        )
+    )
+    probes = {job.dataset: job for job in jobs if isinstance(job, PlannedProbe)}
+    shared = {"folds": 3, "repeats": 2, "test_split": ["test", "v2"]}
+    assert probes["digits"].splits == shared
+    assert probes["flowers"].splits == shared | {"group": "plant", "val_split": None}
+    assert probes["flowers"].arguments["group"] == "plant"
+    assert probes["flowers"].arguments["paper_compat"] is True
+    extraction = next(j for j in jobs if isinstance(j, PlannedExtraction) and j.dataset != "digits")
+    assert extraction.options.dataset == "flowers"
+
+
+def test_plan_extracts_a_test_dataset_of_the_study_before_the_probe() -> None:
+    jobs = plan(
+        study(
+            LINEAR,
+            more='[dataset.digits]\ntest_cache = "flowers"\n'
+            '[dataset.flowers]\nsource = "folder:blooms"\n',
+        )
+    )
+    names = [job.name for job in jobs[:3]]
+    assert names == [
+        "vit_nano on digits: extract cls+ap of layers all",
+        "vit_nano on flowers: extract cls+ap of layers all",
+        "vit_nano on digits: linear last cls",
+    ]
+    assert isinstance(jobs[2], PlannedProbe)
+    assert jobs[2].splits == {"test_cache": ["folder:blooms"]}
+
+
+def test_plan_with_wrong_splits_names_the_key() -> None:
+    with pytest.raises(OptionError, match=r"\[splits\]: folds: expected a whole number"):
+        plan(study(LINEAR, more='[splits]\nfolds = "three"\n'))
