@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.annotations.frame import rows_of
 from layercache.cache.annotations.table import write_table
 from layercache.cache.arrays import Array, Layers, Pairs, Tokens
 from layercache.cache.cache import Cache
@@ -51,8 +52,8 @@ def export_tokens(
 
     * parquet: one file, one row for each sample: id, split, the annotations, and a column for each
       token, a list of D floats (extra "parquet").
-    * h5: one file with a group for each split: tokens (N, T, D), ids, and labels if there are any
-      (extra "pcam").
+    * h5: one file with a group for each split: tokens (N, T, D), ids, and labels if there are any:
+      names of classes, 0/1 (N, C) if multi-label, or numbers (extra "pcam").
     * npy: a folder with SPLIT.npy (N, T, D) for each split, SPLIT.ids.txt, annotations.csv, and
       tokens.json, which names the tokens.
 
@@ -158,18 +159,16 @@ def _write_h5(path: Path, cache: Cache, splits: Sequence[Split], pairs: Pairs) -
             for start, stop, block in _blocks(split, pairs):
                 x_ntd[start:stop] = block
             group.create_dataset("ids", data=split.ids, dtype=h5py.string_dtype())
-            labels = _label_names(cache, split)
-            if labels is not None:
-                group.create_dataset("labels", data=labels, dtype=h5py.string_dtype())
-
-
-def _label_names(cache: Cache, split: Split) -> list[str] | None:
-    """Return the name of the class of each sample, "" for none; None if there are no classes."""
-    frame = cache.annotations
-    if "label" not in frame or frame["label"].dtype != "category":
-        return None
-    of_split = frame["label"][frame["split"] == split.name]
-    return [str(name) if name == name else "" for name in of_split.astype(object)]
+            column = cache.annotation_columns.get("label")
+            if column is None:
+                continue
+            labels = rows_of(column, split.name, split.kept_rows)
+            if column.kind == "class":
+                names = np.array([*column.classes, ""], object)[labels]  # -1 is the last
+                group.create_dataset("labels", data=names, dtype=h5py.string_dtype())
+            else:
+                group.create_dataset("labels", data=labels)
+                group["labels"].attrs["classes"] = list(column.classes)
 
 
 def _write_parquet(path: Path, cache: Cache, splits: Sequence[Split], pairs: Pairs) -> None:

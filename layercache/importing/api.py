@@ -69,7 +69,8 @@ def import_tokens(
         labels: Names of classes, class numbers, 0/1 (N, C), or floats; as `tokens`.
         ids: Names of the samples, distinct within a split; by default their numbers.
         classes: Names of the classes in order; by default those that occur, or the numbers.
-        layers: Numbers of the L layers, ascending; by default 1 to L.
+        layers: Numbers of the L layers, ascending; by default 1 to L, or what a file says that
+            `export_tokens` wrote.
         token_names: Names of the T tokens of a layer (cls, ap, reg, std, max, attn, patch/I,
             grid:K/I); by default "cls" for one, "cls" and "ap" for two, else patch/0 and so on.
         storage_dtype: float16 or float32; by default float16 if all arrays are, else float32.
@@ -118,7 +119,12 @@ def _make_spec(
     token_names: Sequence[str] | None,
     storage_dtype: StorageDtype | None,
 ) -> CacheSpec:
-    n_layers, n_tokens, width = next(iter(splits.values())).shape
+    first = next(iter(splits.values()))
+    n_layers, n_tokens, width = first.shape
+    pairs = first.pairs if len(first.parts) == 1 else None
+    if pairs is not None:  # the file names its tokens
+        layers = layers or list(dict.fromkeys(layer for layer, _ in pairs))
+        token_names = token_names or list(dict.fromkeys(token for _, token in pairs))
     numbers = tuple(layers or range(1, n_layers + 1))
     names = tuple(token_names or DEFAULT_TOKENS.get(n_tokens) or _patches(n_tokens))
     for option, values, count in (("layers", numbers, n_layers), ("token_names", names, n_tokens)):

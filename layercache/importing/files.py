@@ -15,6 +15,8 @@ from layercache.errors import DataError, DataNotFoundError, MissingExtraError, O
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+PAIRS = "token_names"
+"""Name of the array with the names of the tokens, such as "12:cls"."""
 FORMATS = (".npy", ".npz", ".h5", ".hdf5", ".parquet", ".pt", ".pth")
 
 
@@ -114,6 +116,10 @@ def _read_h5(path: Path) -> dict[str, Array]:
 
     with h5py.File(path, "r") as file:
         file.visititems(visit)
+        names = file.attrs.get("tokens")  # as `layercache export-tokens` writes it
+    if names is not None and np.asarray(names).ndim == 1:
+        splits = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
+        arrays |= {f"{split}/{PAIRS}".lstrip("/"): np.asarray(names, dtype=str) for split in splits}
     return arrays
 
 
@@ -133,13 +139,14 @@ def _read_parquet(path: Path) -> dict[str, Array]:
     if tokens:
         columns["tokens"] = np.stack([columns.pop(name) for name in tokens], axis=1)
     if "split" not in columns:
-        return columns
+        return columns | ({PAIRS: np.array(tokens)} if tokens else {})
     splits = columns.pop("split")
-    return {
-        f"{split}/{name}": values[splits == split]
-        for split in dict.fromkeys(splits.tolist())
-        for name, values in columns.items()
-    }
+    by_split: dict[str, Array] = {}
+    for split in dict.fromkeys(splits.tolist()):
+        by_split |= {f"{split}/{name}": values[splits == split] for name, values in columns.items()}
+        if tokens:
+            by_split[f"{split}/{PAIRS}"] = np.array(tokens)
+    return by_split
 
 
 def _column(column: Any, path: Path, name: str) -> Array:
@@ -154,7 +161,13 @@ def _column(column: Any, path: Path, name: str) -> Array:
         or pa.types.is_fixed_size_list(combined.type)
     ):
         values: Array = combined.to_numpy(zero_copy_only=False)
-        return values.astype(str) if values.dtype == object else values
+        if values.dtype == object:
+            return np.array(["" if value is None else str(value) for value in values])
+        return values
+    if pa.types.is_string(combined.type.value_type):
+        lists = np.empty(len(combined), object)  # names of several classes
+        lists[:] = combined.to_pylist()
+        return lists
     lengths = combined.value_lengths().to_numpy(zero_copy_only=False)
     if combined.null_count or len(np.unique(lengths)) > 1:
         raise DataError(f"{path}: column {name!r}: expected lists of one length, without gaps")

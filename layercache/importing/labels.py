@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from layercache.cache.annotations.class_names import sort_classes
-from layercache.cache.annotations.column import AnnotatedSplit, AnnotationColumn, Kind
+from layercache.cache.annotations.column import MISSING_FLAG, AnnotatedSplit, AnnotationColumn, Kind
 from layercache.cache.annotations.index import LABEL
 from layercache.cache.format.spec import SplitIdentity
 from layercache.errors import DataError
@@ -26,7 +26,8 @@ def make_label_column(
     """Return the labels as a column, or None if no split has any.
 
     Text is the name of a class ("" for none), an integer its number (-1 for none), (N, C) 0/1 for
-    each class. Floats are no classes: a probe predicts them as a regression.
+    each class (a row of 255 for none), or a list of names (None for none). Floats are no classes: a
+    probe predicts them as a regression.
 
     Args:
         labels: Split -> labels, or None.
@@ -58,7 +59,9 @@ def make_label_column(
 
 
 def _kind(values: Array, *, split: str) -> Kind:
-    if values.ndim == 2 and np.isin(values, (0, 1)).all():
+    if _is_lists(values):
+        return "multi-label"
+    if values.ndim == 2 and np.isin(values, (0, 1, MISSING_FLAG)).all():
         return "multi-label"
     if values.ndim == 1 and values.dtype.kind in "iubUSO":
         return "class"
@@ -78,6 +81,10 @@ def _is_text(values: Array) -> bool:
     return values.dtype.kind in "USO"
 
 
+def _is_lists(values: Array) -> bool:
+    return values.dtype.kind == "O" and any(isinstance(v, list | tuple) for v in values)
+
+
 def _class_names(
     labels: Mapping[str, Array], kind: Kind, classes: Sequence[str] | None
 ) -> tuple[str, ...]:
@@ -85,6 +92,9 @@ def _class_names(
         return ()
     if classes is not None:
         return tuple(classes)
+    if any(_is_lists(values) for values in labels.values()):
+        listed = (names or () for values in labels.values() for names in values)
+        return sort_classes({str(name) for names in listed for name in names})
     if kind == "multi-label":
         count = max(values.shape[1] for values in labels.values())
     elif any(_is_text(values) for values in labels.values()):
@@ -99,6 +109,8 @@ def _encode(values: Array, kind: Kind, classes: tuple[str, ...], *, split: str) 
     where = f"labels of split {split!r}"
     if kind == "float":
         return values.astype(np.float64)
+    if _is_lists(values):
+        return _encode_lists(values, classes, where=where)
     if kind == "multi-label":
         if values.shape[1] != len(classes):
             raise DataError(f"{where}: expected {len(classes)} columns, got {values.shape[1]}")
@@ -111,7 +123,7 @@ def _encode(values: Array, kind: Kind, classes: tuple[str, ...], *, split: str) 
                 f"or -1 for none, got {numbers.min()} to {numbers.max()}"
             )
         return numbers
-    numbers_by_name = {name: number for number, name in enumerate(classes)} | {"": -1}
+    numbers_by_name = _numbers(classes) | {"": -1}
     texts = [str(name) for name in values.tolist()]
     if unknown := sorted(set(texts) - numbers_by_name.keys()):
         raise DataError(
@@ -119,3 +131,23 @@ def _encode(values: Array, kind: Kind, classes: tuple[str, ...], *, split: str) 
             f"({len(unknown)} such names)"
         )
     return np.array([numbers_by_name[text] for text in texts], np.int64)
+
+
+def _encode_lists(values: Array, classes: tuple[str, ...], *, where: str) -> Array:
+    numbers_by_name = _numbers(classes)
+    flags = np.zeros((len(values), len(classes)), np.uint8)
+    for row, names in enumerate(values):
+        if names is None:
+            flags[row] = MISSING_FLAG
+            continue
+        for name in names:
+            if name not in numbers_by_name:
+                raise DataError(
+                    f"{where}: expected names of the {len(classes)} classes, got {name!r}"
+                )
+            flags[row, numbers_by_name[name]] = 1
+    return flags
+
+
+def _numbers(classes: tuple[str, ...]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(classes)}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from layercache.errors import DataError, OptionError
-from layercache.importing.files import Array, read_arrays
+from layercache.importing.files import PAIRS, Array, read_arrays
 
 Source = Any
 """An array, anything that numpy takes for one, or a file (see `files.read_arrays`)."""
@@ -24,7 +24,8 @@ Sources = Source | Mapping[str, Source | Sequence[Source]]
 ROLES = {
     "tokens": ("tokens", "features", "feats", "embeddings", "x", ""),
     "labels": ("labels", "label", "targets", "target", "y", ""),
-    "ids": ("ids", "id", "paths", "path", "filenames", "names", ""),
+    "ids": ("ids", "id", "paths", "path", "filenames", ""),
+    "pairs": (PAIRS,),
 }
 """What an array is -> names that it may have."""
 NAMED = re.compile(r"(?P<split>[^/]+)[/](?P<name>[^/]+)|(?P<split2>\w+?)_(?P<name2>[a-z]+)")
@@ -41,6 +42,8 @@ class SplitArrays:
     """(N,) text, integers or floats, or 0/1 (N, C); None if there are none."""
     ids: list[str] | None = None
     """N names; None if there are none."""
+    pairs: tuple[tuple[int, str], ...] | None = None
+    """(layer, token name) of each token, layer by layer, if a file tells."""
 
     @property
     def rows(self) -> int:
@@ -86,7 +89,11 @@ def read_splits(
                 if "tokens" not in roles:
                     continue
                 entry = splits.setdefault(name, SplitArrays())
-                entry.parts.append(_as_nltd(roles["tokens"], where=where))
+                x_nltd = _as_nltd(roles["tokens"], where=where)
+                if "pairs" in roles and not entry.parts:
+                    entry.pairs = _as_pairs(roles["pairs"])
+                    x_nltd = _split_layers(x_nltd, entry.pairs)
+                entry.parts.append(x_nltd)
                 entry.labels = roles.get("labels", entry.labels)
                 if "ids" in roles:
                     entry.ids = _as_ids(roles["ids"])
@@ -187,6 +194,25 @@ def _as_nltd(array: Array, *, where: str) -> Array:
         f"{where}: expected (N, D), (N, T, D) or (N, L, T, D), for N samples, L layers, T tokens "
         f"of a layer and width D; got {array.shape}"
     )
+
+
+def _as_pairs(names: Array) -> tuple[tuple[int, str], ...] | None:
+    """Return (layer, token) of names such as "12:cls"; None unless every layer has all tokens."""
+    try:
+        pairs = [(int(layer), token) for layer, token in (str(n).split(":") for n in names)]
+    except ValueError:
+        return None
+    layers, tokens = dict.fromkeys(p[0] for p in pairs), dict.fromkeys(p[1] for p in pairs)
+    product = [(layer, token) for layer in layers for token in tokens]
+    return tuple(pairs) if pairs == product else None
+
+
+def _split_layers(x_nltd: Array, pairs: tuple[tuple[int, str], ...] | None) -> Array:
+    """Return (N, 1, L * T, D) as (N, L, T, D)."""
+    if pairs is None or x_nltd.shape[1:3] != (1, len(pairs)):
+        return x_nltd
+    n_layers = len({layer for layer, _ in pairs})
+    return x_nltd.reshape(len(x_nltd), n_layers, -1, x_nltd.shape[3])
 
 
 def _as_ids(values: Array) -> list[str]:

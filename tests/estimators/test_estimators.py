@@ -207,3 +207,28 @@ def test_probabilities_of_a_linear_probe_resemble_logistic_regression() -> None:
     agreement = estimator.predict(x_test) == other.predict(unit_test.reshape(len(x_test), -1))
     assert agreement.mean() > 0.9
     assert estimator.score(x_test, y_test) > 0.9
+
+
+def test_regressor_equals_the_probe_of_the_same_tokens_targets_and_seed(
+    planted: Callable[..., Any],
+) -> None:
+    cache = planted(strength=0.5)
+    targets = {
+        name: cache.split(name).labels + np.linspace(0, 1, cache.split(name).rows)
+        for name in ("train", "test")
+    }
+    frame = cache.annotations[["split"]].copy()
+    frame["age"] = np.concatenate(list(targets.values()))
+    layercache.annotate(cache, frame)
+    options = {"head": "linear", **GRID, **QUICK}
+    (probe,) = layercache.probe(cache, target="age", seeds=[3], **options)
+    checkpoint = layercache.load_head(probe.path)
+    train, test = (cache.split(name).read(checkpoint.pairs).transpose(1, 0, 2) for name in targets)
+    estimator = ProbeRegressor(random_state=3, **options).fit(train, targets["train"])
+    assert estimator.best_params_ == dict(checkpoint.hparams)
+    for name, value in checkpoint.state_dict.items():
+        assert torch.equal(estimator.head_.state_dict[name], value), name
+    assert np.array_equal(estimator.predict(test), probe.predictions().logits[:, 0])
+    module = layercache.heads.load(probe)
+    predicted = module(torch.from_numpy(test.copy())).detach()[:, 0]
+    np.testing.assert_allclose(predicted, estimator.predict(test), rtol=1e-4, atol=1e-4)

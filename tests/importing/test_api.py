@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,20 +129,23 @@ def test_files_of_every_format_give_the_cache_of_the_arrays(
         assert cache.annotation_digests == expected.annotation_digests, name
 
 
-def test_exported_files_are_imported_with_their_ids_and_labels(
-    arrays: dict[str, tuple[Array, Array]], tmp_path: Path
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_exported_files_are_imported_with_their_ids_labels_and_names(
+    planted: Callable[..., Any], tmp_path: Path, multi_label: bool
 ) -> None:
-    names = np.array(["owl", "fox", "ant"])
-    named = {k: (x[:, 0], names[y]) for k, (x, y) in arrays.items()}
-    ids = {k: [f"{k}/{i}.png" for i in range(len(x))] for k, (x, _) in named.items()}
-    cache = import_arrays(named, tmp_path / "root", ids=ids)
-    assert cache.annotations["label"].cat.categories.tolist() == ["ant", "fox", "owl"]
+    cache = planted(multi_label=multi_label, kinds=("cls", "max"))
     for name in ("out.parquet", "out.h5"):
         path = tmp_path / name
-        layercache.export_tokens(cache, path, format=path.suffix[1:])
-        again = layercache.import_tokens(path, name="shapes", root=tmp_path / "root")
-        assert again.path == cache.path
-        assert again.annotation_digests == cache.annotation_digests
+        layercache.export_tokens(cache, path, format=path.suffix[1:], layers=[2, 4])
+        again = layercache.import_tokens(path, name="again", root=tmp_path / "root")
+        assert again.pairs() == cache.pairs(layers=[2, 4])
+        assert again.spec.storage_dtype == "float16"
+        for split in ("train", "test"):
+            assert np.array_equal(again.to_numpy(split), cache.to_numpy(split, layers=[2, 4]))
+            assert again.split(split).ids == cache.split(split).ids
+            assert again.split(split).labels.tolist() == cache.split(split).labels.tolist()
+        if name == "out.parquet" or not multi_label:  # HDF5 has 0/1 without the names of classes
+            assert again.annotations["label"].tolist() == cache.annotations["label"].tolist()
 
 
 def test_labels_may_be_floats_several_or_missing(tmp_path: Path) -> None:

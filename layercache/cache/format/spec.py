@@ -87,7 +87,7 @@ class CacheSpec:
     """Number of blocks B."""
     width: Annotated[int, Interval(ge=1, le=2**20)]
     """D, the length of one token; depends on the tap."""
-    tap: Tap | Literal["imported"]
+    tap: Literal[Tap, "imported"]
     """Point of a block at which its tokens are read (see layercache.extraction.models.taps)."""
     layers: Annotated[tuple[int, ...], MinLen(1)]
     """Stored layers, ascending, out of 1..B; B is the last."""
