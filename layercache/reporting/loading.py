@@ -88,7 +88,7 @@ def load_report_data(
         probes=by_folder,
         table=table.astype(dict.fromkeys(("accuracy", *OPTION_COLUMNS), float)),
         left_out=left_out,
-        other_targets=others,
+        other_targets=dict(sorted(others.items())),
         root=root,
         probes_root=probes_root,
         load_thumbnail=load_thumbnail,
