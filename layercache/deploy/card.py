@@ -25,7 +25,7 @@ from layercache.probing.results.checkpoint import (
     weights_file,
 )
 from layercache.probing.results.formatting import escape_markdown
-from layercache.probing.results.identity import experiment_key
+from layercache.probing.results.identity import DEFAULT_VALIDATION, experiment_key
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 
 BACKBONE_LIMIT = "- The head inherits the gaps and biases of the backbone's training data."
@@ -174,8 +174,8 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         subset += f" Training subset: {100 * spec['train_fraction']:g} % of the training samples."
     yield (
         f"Selected from {row['n_configs']} configurations by "
-        f"{_title_of(selection_metric_of(spec).name)} on held-out "
-        f"training samples: {config}; then trained on all training samples with seed "
+        f"{_title_of(selection_metric_of(spec).name)} on "
+        f"{_held_out(probe)}: {config}; then trained on {_trained_on(probe)} with seed "
         f"{head.seed}.{subset}"
     )
     if protocol := spec["train_config"]:
@@ -194,6 +194,20 @@ def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
             f"({row['steps']} steps), gradient norm clipped at {protocol['clip']}, {loss}, "
             f"{noise_text}."
         )
+
+
+def _held_out(probe: Probe) -> str:
+    """Return in words which samples selected the configuration."""
+    validation = probe.settings.data["validation"]
+    if validation == DEFAULT_VALIDATION:
+        return "held-out training samples"
+    return escape_markdown(validation)
+
+
+def _trained_on(probe: Probe) -> str:
+    """Return in words which samples trained the selected configuration."""
+    splits = probe.settings.data.get("final fit on")
+    return "all training samples" if splits is None else f"all samples of {splits}"
 
 
 def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
@@ -227,11 +241,22 @@ def _results(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
         if name != primary and row.get(f"test_{name}") is not None:
             value = _value(row, f"test_{name}")
             yield f"| test {_title_of(name)} | {value} | {MEANINGS[name]} |"
+    for name in probe.tests[1:]:
+        yield (
+            f"| {escape_markdown(name)}: {_title_of(primary)} | "
+            f"{_value(row, f'test_{primary}@{name}')} | on {row[f'test_rows@{name}']} images of "
+            "a further test set |"
+        )
+    if shared := row.get("test_rows_in_train"):
+        yield (
+            f"| test images in train | {shared} | the same image on both sides: the test scores "
+            "are too high |"
+        )
     if row.get(f"val_{primary}") is not None:
         yield (
             f"| validation {_title_of(primary)} | {_value(row, f'val_{primary}')} | of the "
-            "selected configuration on the held-out training samples; optimistic, as the "
-            "configuration was selected by it |"
+            f"selected configuration on {_held_out(probe)}; optimistic, as the configuration was "
+            "selected by it |"
         )
 
 

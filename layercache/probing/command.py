@@ -60,18 +60,31 @@ def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
                 options[option] = config[name]
         if spec["precision"] != "fp32":
             options["--precision"] = spec["precision"]
-    if spec["splits"][1] != "test":
-        options["--test"] = spec["splits"][1]
     if "select" in spec:
         options["--select"] = spec["select"]
     options |= _validation_options(spec.get("validation", {}))
     words = [word for option, value in options.items() for word in (option, str(value))]
+    words += _test_options(spec)
     return [*words, "--paper-compat"] if spec.get("paper_compat") else words
 
 
 def _validation_options(validation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options for a `Validation` as JSON."""
     return {VALIDATION[name]: value for name, value in validation.items()}
+
+
+def _test_options(spec: Mapping[str, Any]) -> list[str]:
+    """Return the options for the test sets; the names of datasets stand for their caches."""
+    tests = spec.get("tests", ())
+    further = [test["name"] for test in tests if "fingerprint" not in test]
+    words = []
+    if spec["splits"][1] != "test" or further:
+        words += [w for name in (spec["splits"][1], *further) for w in ("--test", name)]
+    for test in tests:
+        if "fingerprint" in test:
+            dataset, _, split = test["name"].partition("/")
+            words += ["--test-cache", f"{dataset}@{split}" if split else dataset]
+    return words
 
 
 def seed_options(seeds: Sequence[int]) -> list[str]:

@@ -116,7 +116,8 @@ def _select_variant(
     ]
     if untrained:
         first = spec(kept[0] if kept else max(untrained, key=lambda row: _newest([row], probes)))
-        for others in _group(untrained, lambda row: tuple(spec(row)["splits"])).values():
+        by_splits = _group(untrained, lambda row: tuple(_split_words(spec(row)).items()))
+        for others in by_splits.values():
             if reason := _describe(_split_words(first), _split_words(spec(others[0]))):
                 left_out.append(_left_out(others, "", reason))
             else:
@@ -183,8 +184,10 @@ def _kind(row: Row) -> ProbeKind:
 
 
 def _split_words(spec: Spec) -> dict[str, str]:
-    train_split, test_split = spec["splits"]
-    return {"train split": train_split, "test split": test_split}
+    """Return the splits that train, select and test, as `Settings.data` names them."""
+    names = ("train split", "validation", "final fit on", "test split")
+    data = read_settings(spec).data
+    return {name: data[name] for name in names if name in data}
 
 
 def _training_words(spec: Spec) -> dict[str, str]:

@@ -26,6 +26,8 @@ Words = dict[str, str]
 
 LABEL = "label"
 """Name of the dataset's own label as a target."""
+DEFAULT_VALIDATION = "20 % of train"
+"""What scores the configurations by default, in words."""
 DATA_OF_EXTRACTION = ("weights", "dataset")
 """Fields of an extraction that say which backbone saw which images, not how."""
 
@@ -202,7 +204,7 @@ def describe_validation(values: Mapping[str, Any]) -> str:
     elif "folds" in values:
         text = f"{values['folds']} folds"
     else:
-        text = "20 % of train"
+        text = DEFAULT_VALIDATION
     if values.get("repeats", 1) > 1:
         text += f" x {values['repeats']}"
     if "group" in values:
