@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from layercache import _progress
 from layercache.engine import Progress
 from layercache.probing.progress import FASTER_WAYS, ProgressDisplay
+from layercache.probing.spec import HEADS
 from tests.logs import logged
 
 
@@ -77,3 +80,10 @@ def test_progress_of_many_tasks_is_logged_over_all_of_them(clock: Clock) -> None
         run(display, clock, [("one", step, 100) for step in range(1, 41)])
         display.on_done("one")
     assert lines == ["4 fits: 8 %, about 6 min left"]
+
+
+def test_the_faster_ways_are_options_and_heads_that_exist() -> None:
+    probe_options = (Path(__file__).parents[2] / "cli" / "probe.py").read_text()
+    for option in re.findall(r"--[a-z-]+", FASTER_WAYS):
+        assert f'"{option}"' in probe_options or f"{option[2:].replace('-', '_')}:" in probe_options
+    assert "linear" in HEADS
