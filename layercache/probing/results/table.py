@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from layercache._units import pluralize
+from layercache._units import join_words, pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.format.origin import dataset_source, model_source
@@ -215,7 +215,8 @@ class Results:
         else:
             values = [*values, "probe"]
             if gain:
-                notes.append(f"gains over {BASELINE_NAME}")
+                titles = {selection_metric_of(probe.spec).title: None for probe in self.probes}
+                notes.append(f"gains in {join_words([*titles])} over {BASELINE_NAME}")
                 notes += describe_obstacles(find_gains(self, among=among or self))
         notes += describe_versions(self)
         notes += describe_leakage(self)
