@@ -44,12 +44,21 @@ Split = Annotated[
 ]
 
 
+Test = Annotated[
+    str | None,
+    typer.Option(
+        help="Test set of the probe, if it was tested on several.", show_default="the first"
+    ),
+]
+
+
 def predictions(
     probe: ProbeId,
     *,
     split: Split = None,
     out: Out = None,
     metrics: Metrics = None,
+    test: Test = None,
     cache: Root = None,
     probes: ProbesRoot = None,
 ) -> None:
@@ -68,8 +77,8 @@ def predictions(
         from layercache.probing.results.formatting import write_table
         from layercache.probing.results.split_predictions import predict_split
 
-        if out is None or metrics is not None:
-            raise OptionError("--split needs --out FILE, and goes without --metrics")
+        if out is None or metrics is not None or test is not None:
+            raise OptionError("--split needs --out FILE, and goes without --metrics and --test")
         table = predict_split(found, split, root=cache)
         write_table(table, out)
         echo(f"written to {out} ({len(table)} rows)")
@@ -77,6 +86,10 @@ def predictions(
     echo(describe_probe(found.path))
     if out is None or metrics is not None:
         echo()
-        echo_lines(format_scores(found.metrics(metrics), found.intervals(metrics)))
+        values, intervals = (
+            found.metrics(metrics, test=test),
+            found.intervals(metrics, test=test),
+        )
+        echo_lines(format_scores(values, intervals))
     if out is not None:
-        echo(f"written to {write_predictions(found, out)} ({found.row['test_rows']} rows)")
+        echo(f"written to {out} ({write_predictions(found, out, test=test)} rows)")

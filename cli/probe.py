@@ -384,7 +384,7 @@ def rm(
     """Delete one probe, finished or not. Asks first."""
     from layercache._units import format_bytes
     from layercache.probing.results.lookup import describe_probe, find_probe
-    from layercache.probing.results.probe_store import ProbeFolder
+    from layercache.probing.results.probe_folder import ProbeFolder
 
     folder = ProbeFolder(find_probe(probe, root=cache, probes_root=probes))
     size = format_bytes(folder.size())

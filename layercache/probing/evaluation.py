@@ -19,7 +19,7 @@ from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.head_tests import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.results.checkpoint import Checkpoint
-from layercache.probing.results.probe_store import ProbeFolder
+from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.selection import Search, rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer

@@ -39,7 +39,8 @@ from layercache.probing.results.locations import (
     probe_folders,
     resolve_probes_root,
 )
-from layercache.probing.results.probe_store import Probe, ProbeFolder, read_probe
+from layercache.probing.results.probe_folder import ProbeFolder
+from layercache.probing.results.probe_store import Probe, read_probe
 from layercache.probing.results.saved_passes import SavedPass
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection

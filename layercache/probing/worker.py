@@ -16,7 +16,7 @@ from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.evaluation import refit_and_test
-from layercache.probing.results.probe_store import ProbeFolder
+from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.autosave import Autosave

@@ -15,7 +15,8 @@ from layercache.cache.format.spec import sha256_json
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import STORED, evaluate
 from layercache.probing.results.predictions import Predictions
-from layercache.probing.results.probe_store import PROBES, Probe, ProbeFolder, read_probe
+from layercache.probing.results.probe_folder import ProbeFolder
+from layercache.probing.results.probe_store import PROBES, Probe, read_probe
 from layercache.probing.spec import BASELINES, ProbeSpec, select_tokens
 from layercache.probing.training.config import TrainConfig
 

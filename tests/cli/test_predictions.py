@@ -70,3 +70,22 @@ def test_predictions_of_no_probe_or_to_another_format_is_an_error(
     code, _, err = run(trained.id, "--out", str(tmp_path / "p.xlsx"))
     assert code == 1
     assert "ends in .csv or .parquet" in err
+
+
+def test_predictions_of_a_further_test_set(
+    run: Callable[..., Any], planted: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = {"layers": "last", "tokens": "cls", **ONE_CONFIG}
+    (trained,) = probe(planted(), head="linear", test_split=["test", "train"], **options)
+    file = tmp_path / "train.csv"
+    code, out, err = run(
+        trained.id, "--test", "train", "--metrics", "roc_auc,top1_accuracy", "--out", str(file)
+    )
+    assert (code, err) == (0, "")
+    table = pd.read_csv(file)
+    assert len(table) == trained.row["test_rows@train"]
+    assert f"{100 * table['correct'].mean():.2f}" in out
+    assert trained.metrics("roc_auc", test="train") != trained.metrics("roc_auc")
+    code, _, err = run(trained.id, "--test", "tain")
+    assert code == 1
+    assert "did you mean train?" in err

@@ -9,7 +9,8 @@ from layercache.errors import (
     CacheIncompleteError,
 )
 from layercache.probing.api import probe
-from layercache.probing.results.probe_store import ProbeFolder, read_probe
+from layercache.probing.results.probe_folder import ProbeFolder
+from layercache.probing.results.probe_store import read_probe
 from layercache.probing.training import trainer
 from layercache.probing.training.training_pass import TrainingPass
 from tests.cache.folders import tree

@@ -10,7 +10,7 @@ import pytest
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.heads import HeadSpec
-from layercache.probing.results.probe_store import ProbeFolder
+from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import ProbeSpec, select_tokens

@@ -23,12 +23,8 @@ from layercache.errors import (
 )
 from layercache.probing.results.identity import LABEL, target_name
 from layercache.probing.results.locations import probe_folders
-from layercache.probing.results.probe_store import (
-    Probe,
-    ProbeFolder,
-    read_probe,
-    read_probes,
-)
+from layercache.probing.results.probe_folder import ProbeFolder
+from layercache.probing.results.probe_store import Probe, read_probe, read_probes
 from layercache.probing.results.superseded import choose_versions
 
 MAX_SHOWN = 10

@@ -29,7 +29,7 @@ SUFFIXES = (".csv", ".parquet")
 logger = logging.getLogger(__name__)
 
 
-def prediction_table(probe: Probe) -> pd.DataFrame:
+def prediction_table(probe: Probe, *, test: str | None = None) -> pd.DataFrame:
     """Return a row per test image, in the order of the split.
 
     Columns are id, group (if there are groups), and
@@ -41,13 +41,15 @@ def prediction_table(probe: Probe) -> pd.DataFrame:
 
     Args:
         probe: The probe.
+        test: Name of the test set, one of `probe.tests`; None: the test split.
 
     Raises:
+        UnknownNameError: The probe has no such test set.
         CacheCorruptError: The predictions are damaged.
     """
     import pandas as pd
 
-    stored, task = probe.predictions(), task_of(probe.spec["head_spec"])
+    stored, task = probe.predictions(test), task_of(probe.spec["head_spec"])
     names = _class_names(probe, stored)
     columns: dict[str, Any] = {"id": _sample_ids(probe, stored)}
     if stored.groups is not None:
@@ -69,14 +71,16 @@ def prediction_table(probe: Probe) -> pd.DataFrame:
     return pd.DataFrame(columns | score_columns("probability", probabilities, names, always=True))
 
 
-def write_predictions(probe: Probe, path: str | Path) -> Path:
-    """Write `prediction_table` as .csv or .parquet.
+def write_predictions(probe: Probe, path: str | Path, *, test: str | None = None) -> int:
+    """Write `prediction_table` as .csv or .parquet; return the number of rows.
 
     Args:
         probe: The probe.
         path: The file; its suffix gives the format.
+        test: As in `prediction_table`.
 
     Raises:
+        UnknownNameError: The probe has no such test set.
         OptionError: The suffix is another one.
         MissingExtraError: .parquet without pyarrow.
         CacheCorruptError: The predictions are damaged.
@@ -86,8 +90,9 @@ def write_predictions(probe: Probe, path: str | Path) -> Path:
         raise OptionError(
             f"{file}: expected a file that ends in .csv or .parquet, got {file.suffix!r}"
         )
-    write_table(prediction_table(probe), file)
-    return file
+    table = prediction_table(probe, test=test)
+    write_table(table, file)
+    return len(table)
 
 
 def score_columns(

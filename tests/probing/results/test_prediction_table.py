@@ -57,8 +57,13 @@ def test_csv_and_parquet_hold_the_same_but_for_guarded_formulas(
     ids = ["=SUM(A1)", *(f"image, {i}" for i in range(1, n))]
     made = write_probe(cache, logits, ids=ids)
     table = prediction_table(made)
-    as_csv = pd.read_csv(write_predictions(made, tmp_path / "predictions.csv"))
-    as_parquet = pd.read_parquet(write_predictions(made, tmp_path / "predictions.parquet"))
+
+    def written(name: str) -> Path:
+        assert write_predictions(made, tmp_path / name) == n
+        return tmp_path / name
+
+    as_csv = pd.read_csv(written("predictions.csv"))
+    as_parquet = pd.read_parquet(written("predictions.parquet"))
     pd.testing.assert_frame_equal(as_parquet, table)
     pd.testing.assert_frame_equal(as_csv.iloc[1:], table.iloc[1:], check_dtype=False)
     assert list(table["id"]) == ids
@@ -73,10 +78,12 @@ def test_ids_of_an_older_probe_come_from_its_cache(
     cache = planted()
     (trained,) = probe(cache, head="linear", **LAST)
     stored = replace(trained.predictions(), sample_ids=None, class_names=None)
-    monkeypatch.setattr(type(trained), "predictions", lambda self: stored)
+    monkeypatch.setattr(type(trained), "predictions", lambda self, test: stored)
     table = prediction_table(trained)
     assert list(table["id"]) == cache.split("test").ids
     assert f"probability_{cache.classes[0]}" in table
-    monkeypatch.setattr(type(trained), "predictions", lambda self: replace(stored, ids="ab" * 32))
+    monkeypatch.setattr(
+        type(trained), "predictions", lambda self, test: replace(stored, ids="ab" * 32)
+    )
     assert list(prediction_table(trained)["id"])[:2] == ["0", "1"]
     assert "the column id holds row numbers" in caplog.text
