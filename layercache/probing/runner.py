@@ -32,6 +32,7 @@ from layercache.errors import (
     StorageError,
 )
 from layercache.probing.data.train_subset import sample_subset
+from layercache.probing.earlier_searches import EarlierSearches
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
 from layercache.probing.results.locations import (
@@ -131,6 +132,7 @@ class _Run:
         self._device = str(device)
         self._display = ProgressDisplay(show=options.progress)
         self._searches: dict[int, SearchState] = {}
+        self._earlier = EarlierSearches(options)
         self._n_complete = 0
         self._device_logged = False
 
@@ -199,6 +201,7 @@ class _Run:
                     replaces=None if probe is None else probe.sha256,
                     device=self._device,
                     configs_per_pass=self._options.configs_per_pass,
+                    same_search=self._earlier.find(spec),
                 )
                 if kept := search.describe_kept():
                     logger.info("%s continues: %s", describe(spec), kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite, nan
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from layercache.probing.config_score import ConfigKey, ConfigScore, config_key
 from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.results.probe_folder import ProbeFolder
+from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.memory import pass_bounds
@@ -35,6 +37,7 @@ class SearchState:
         replaces: str | None = None,
         device: str = "cpu",
         configs_per_pass: int | None = None,
+        same_search: Probe | None = None,
     ) -> None:
         """Load the scores and the unfinished training of an earlier run.
 
@@ -46,7 +49,9 @@ class SearchState:
             replaces: Checksum of the complete probe that this one is to replace.
             device: Device to train on.
             configs_per_pass: Maximum number of configurations that train together, or None.
+            same_search: A complete probe of the same search, tested on other samples.
         """
+        self._same_search = same_search
         self.written = ""
         """Checksum of the record that a worker has written."""
         self._replaces = replaces
@@ -67,6 +72,8 @@ class SearchState:
         Args:
             configs_per_task: Largest number of configurations in a task; None: all of a fold.
         """
+        if self._same_search is not None:
+            return [self._refit_of(self._same_search)]
         tasks: list[SearchTask | RefitTask] = []
         for fold in range(self._subset.n_folds):
             missing = [c for c in self.spec.grid if (fold, config_key(c)) not in self._scores]
@@ -152,6 +159,23 @@ class SearchState:
     ) -> SearchTask:
         return SearchTask(
             probe=self._number, subset=self._subset, fold=fold, configs=configs, saved=saved
+        )
+
+    def _refit_of(self, probe: Probe) -> RefitTask:
+        """Return the refit by the scores of another probe; null in its record stands for NaN."""
+        scores = [
+            replace(
+                config,
+                val_metrics=config.val_metrics
+                and {n: nan if v is None else v for n, v in config.val_metrics.items()},
+            )
+            for config in probe.configs
+        ]
+        return RefitTask(
+            probe=self._number,
+            subset=self._subset,
+            scores=tuple(scores),
+            search_seconds=float(probe.row.get("train_seconds") or 0.0),
         )
 
     def _refit(self) -> RefitTask:

@@ -248,3 +248,30 @@ def test_probe_of_corrected_labels_of_another_dataset_is_another_one(
     assert first.row["test_balanced_accuracy"] == second.row["test_balanced_accuracy"]
     score = "test_balanced_accuracy@elsewhere"
     assert first.row[score] > 0.6 > second.row[score]
+
+
+def test_probe_on_a_further_test_set_reuses_the_search(
+    main: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = ["linear", "attentive", "knn"]
+    options = {**ONE_CONFIG, "lr": [0.03, 0.01]}
+    first = probe(main, head=heads, **options)
+    alone = [
+        p.predictions().logits
+        for p in probe(main, head=heads, test_split="shifted", refresh=True, **options)
+    ]
+    searches: list[bool] = []
+    fit = trainer.fit
+    monkeypatch.setattr(
+        trainer, "fit", lambda *a, **k: searches.append(k["val"] is not None) or fit(*a, **k)
+    )
+    with logged() as lines:
+        both = probe(main, head=heads, test_split=["test", "shifted"], **options)
+    assert searches == [False, False], "the final fits alone"
+    assert sum("only the final fit and the tests are to be done" in line for line in lines) == 3
+    for earlier, probed, logits in zip(first, both, alone, strict=True):
+        assert np.array_equal(probed.predictions().logits, earlier.predictions().logits)
+        assert np.array_equal(probed.predictions("shifted").logits, logits)
+        for name in ("lr", "weight_decay", "config", "val_balanced_accuracy", "n_configs"):
+            assert probed.row[name] == earlier.row[name]
+        assert [c.val_metrics for c in probed.configs] == [c.val_metrics for c in earlier.configs]

@@ -90,6 +90,12 @@ def variant_key(spec: Spec | Settings) -> str:
     return read_settings(spec).variant_key
 
 
+def search_key(spec: Spec) -> str:
+    """Return a digest of all that determines a search, but not what its head is tested on."""
+    values = {name: value for name, value in spec.items() if name not in ("splits", "tests")}
+    return _digest([values, spec["splits"][0]])
+
+
 def differences(spec: Spec | Settings, other: Spec | Settings) -> dict[str, tuple[str, str]]:
     """Return the settings in which the variants of two probes differ: (value, other's value).
 
