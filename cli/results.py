@@ -113,7 +113,7 @@ def results(
     from layercache.cache.find import find_caches
     from layercache.cache.storage.paths import cache_root
     from layercache.errors import OptionError
-    from layercache.probing.results.table import read_results
+    from layercache.probing.results.reading import read_results
 
     if intervals and (metrics is None or over_seeds):
         reason = "has none over seeds" if over_seeds else "needs --metrics, as in --metrics roc_auc"

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
     from layercache.probing.results.lookup import find_probe, load_probe
-    from layercache.probing.results.table import Results, read_results
+    from layercache.probing.results.reading import read_results
+    from layercache.probing.results.table import Results
     from layercache.probing.scan.api import scan
     from layercache.probing.scan.result import ScanResult
     from layercache.probing.training.config import HParams, TrainConfig
@@ -98,7 +99,7 @@ _HOMES = {
     "load_probe": "layercache.probing.results.lookup",
     "open_cache": "layercache.cache",
     "probe": "layercache.probing.api",
-    "read_results": "layercache.probing.results.table",
+    "read_results": "layercache.probing.results.reading",
     "read_study": "layercache.study",
     "report": "layercache.reporting",
     "run_study": "layercache.study",

@@ -13,7 +13,7 @@ pytest.importorskip("obstore", reason="object storage needs the extra s3: pip in
 
 from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from layercache_cli.main import main
 from tests.objects.making import delete, objects
 from tests.objects.proxy import FaultyProxy

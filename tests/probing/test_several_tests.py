@@ -20,7 +20,7 @@ from layercache.errors import (
     UnknownNameError,
 )
 from layercache.probing.api import probe
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from layercache.probing.training import trainer
 from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG

@@ -16,7 +16,7 @@ from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.api import probe
 from layercache.probing.plan import plan_probes
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from layercache.probing.training.config import TrainConfig
 from layercache.testing import write_planted_cache
 from tests.logs import logged

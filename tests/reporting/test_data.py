@@ -8,7 +8,7 @@ import pytest
 from layercache.cache import find_caches
 from layercache.cache.format.origin import Origin
 from layercache.cache.origins import record_origin
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.loading import load_report_data
 from layercache.reporting.published import BASELINE, FUSION, ProbeKind

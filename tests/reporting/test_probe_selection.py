@@ -5,7 +5,7 @@ import os
 import pytest
 
 from layercache.errors import OptionError
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from layercache.reporting.gains import gains_over_baseline, select_kind
 from layercache.reporting.loading import load_report_data
 from layercache.reporting.probe_selection import training_variant

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from layercache._units import join_words, pluralize
 from layercache.cache.cache import Cache
-from layercache.cache.find import find_caches
-from layercache.cache.format.origin import dataset_source, model_source
-from layercache.cache.storage.paths import CachePath, cache_root, root_option
-from layercache.errors import OptionError, ProbeNotFoundError
+from layercache.cache.format.origin import model_source
+from layercache.errors import OptionError
 from layercache.probing.metrics import parse_metrics, selection_metric_of
 from layercache.probing.results.by_value import describe_values, scores_by, wide_table
 from layercache.probing.results.columns import (
@@ -22,11 +19,9 @@ from layercache.probing.results.columns import (
     full_row,
     score_columns,
     shown_scores,
-    sort_key,
 )
 from layercache.probing.results.formatting import INTERVAL, STATISTIC, format_score, write_table
 from layercache.probing.results.gain import describe_obstacles, find_gains, score_of
-from layercache.probing.results.lookup import read_all_probes
 from layercache.probing.results.metric_columns import add_metrics
 from layercache.probing.results.notes import describe_leakage, describe_scores, describe_selection
 from layercache.probing.results.probe_store import Probe
@@ -359,58 +354,3 @@ def _result_columns(table: pd.DataFrame, scores: Sequence[str]) -> list[str]:
     names += [name for name in scores if table[name].notna().any()]
     names += [name for name in ("gain", "improvement") if name in table]
     return [*names, "n_params", "train_seconds"]
-
-
-def read_results(
-    where: str | CachePath | Cache | None = None,
-    *,
-    dataset: str | None = None,
-    probes_root: str | CachePath | None = None,
-    superseded: bool = False,
-) -> Results:
-    """Load all complete probes, sorted by dataset, model, head, layers, tokens and seed.
-
-    Probes that are damaged or that another version wrote are left out and named in a warning, and
-    those of superseded annotations are counted in one.
-
-    Args:
-        where: A cache root (None: the default one), or a cache.
-        dataset: Only caches of this dataset, by its name or its source as in "folder:PATH".
-        probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
-        superseded: Load only probes of annotations that have another version now.
-
-    Raises:
-        ProbeNotFoundError: There is none.
-    """
-    caches = (
-        [where] if isinstance(where, Cache) else find_caches(cache_root(where), dataset=dataset)
-    )
-    probes = [
-        probe
-        for cache in caches
-        for probe in read_all_probes(cache, probes_root, superseded=superseded)
-    ]
-    if not probes and superseded:
-        raise ProbeNotFoundError("no probe is of superseded annotations")
-    if not probes:
-        raise _no_probes(where, dataset)
-
-    return Results(sorted(probes, key=sort_key))
-
-
-def _no_probes(where: str | CachePath | Cache | None, dataset: str | None) -> ProbeNotFoundError:
-    of_dataset = option = existing = ""
-    if isinstance(where, Cache):
-        folder, root = where.path, where.path.parent.parent.parent
-        option = f" --fingerprint {where.spec.fingerprint[:12]}"
-    else:
-        folder = root = cache_root(where)
-        if dataset is not None:
-            dataset = dataset_source(dataset)
-            of_dataset, option = f" of dataset {dataset!r}", f" --dataset {quote(dataset)}"
-            names = {cache.source or cache.spec.dataset.name for cache in find_caches(folder)}
-            existing = f" (there are caches of {', '.join(sorted(names)) or 'none'})"
-    return ProbeNotFoundError(
-        f"{folder}: expected probes{of_dataset} below this folder, got none{existing}: train one "
-        f"with `layercache probe{option}{root_option(root)}`, or give another cache root (--cache)"
-    )

@@ -12,7 +12,7 @@ from layercache.cache import Cache
 from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.api import probe
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from tests.probing.quick import ONE_CONFIG
 
 

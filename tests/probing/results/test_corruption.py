@@ -23,7 +23,7 @@ from layercache.errors import (
 from layercache.probing.api import probe
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe, read_probe
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from layercache.testing import write_planted_cache
 from tests.cache.folders import tree
 from tests.probing.quick import ONE_CONFIG

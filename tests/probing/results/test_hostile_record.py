@@ -25,8 +25,8 @@ from layercache.cache.format.spec import sha256_json
 from layercache.errors import CacheCorruptError, LayercacheError
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import read_probe
+from layercache.probing.results.reading import read_results
 from layercache.probing.results.record_fields import check_row, check_spec, read_configs
-from layercache.probing.results.table import read_results
 from layercache.testing import write_planted_cache
 from tests.json_edits import edited, json_paths
 from tests.probing.quick import ONE_CONFIG

@@ -23,7 +23,7 @@ from layercache.probing.api import probe
 from layercache.probing.results.lookup import find_probe, read_all_probes
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import read_probe
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from layercache.testing import write_planted_cache
 from tests.cache.folders import folder_in_memory
 from tests.probing.quick import ONE_CONFIG

@@ -13,7 +13,7 @@ from layercache.probing.api import probe
 from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import read_probe
-from layercache.probing.results.table import read_results
+from layercache.probing.results.reading import read_results
 from tests.probing.quick import ONE_CONFIG
 from tests.probing.sealed import edit_sealed
 

@@ -11,7 +11,8 @@ import pytest
 from layercache.errors import MissingExtraError, OptionError, ProbeNotFoundError
 from layercache.probing.api import probe
 from layercache.probing.results.formatting import format_table
-from layercache.probing.results.table import COLUMNS, Results, read_results
+from layercache.probing.results.reading import read_results
+from layercache.probing.results.table import COLUMNS, Results
 from layercache.probing.training.config import TrainConfig
 from tests.probing.probe_specs import grid
 from tests.probing.results.made import made
