@@ -9,7 +9,7 @@
 (`layercache.probing.heads`); the parameters have the same names there, in checkpoints and here.
 
 Shapes: B images, T tokens of an image, D width of a token, C classes, H attention heads of width
-d = 2 floor(D / H), K embeddings.
+E = 2 floor(D / H), which is d in the formulas, K embeddings.
 
 The attentive head has one learned query u for all images:
 
@@ -21,7 +21,7 @@ The attentive head has one learned query u for all images:
 z = (x - mean) / std, which LN_k and LN_v share, LN(x) = gamma z + beta, and
 
     q_h . k_ht = (gamma_k W_K,h^T q_h) . z_t + the same for every t, which softmax ignores
-    o_h        = W_V,h (gamma_v sum_t a_ht z_t + beta_v sum_t a_ht)
+    o_h        = (W_V,h gamma_v) sum_t a_ht z_t + (W_V,h beta_v) sum_t a_ht
 
 These are the same logits and gradients for 1 / (2 d) of the products in the two large maps.
 """
@@ -153,12 +153,12 @@ class AttentiveHead(nn.Module):
         """
         z_btd = self._standardize(x)
         weights_bth = self.attention_dropout(self._scores(z_btd).softmax(1))
-        mixed_bhd = weights_bth.transpose(1, 2) @ z_btd
-        mixed_bhd = mixed_bhd * self.norm_value.weight
-        mixed_bhd = mixed_bhd + weights_bth.sum(1)[..., None] * self.norm_value.bias
-        maps_hde = self.to_value.weight.view(self.num_heads, self.head_width, self.width)
-        values_hbd = mixed_bhd.transpose(0, 1) @ maps_hde.transpose(1, 2)
-        return self._classify(values_hbd.transpose(0, 1).flatten(1))
+        mixed_hbd = (weights_bth.transpose(1, 2) @ z_btd).transpose(0, 1)
+        maps_hed = self.to_value.weight.view(self.num_heads, self.head_width, self.width)
+        values_hbe = mixed_hbd @ (maps_hed * self.norm_value.weight).transpose(1, 2)
+        shift_h1e = (maps_hed @ self.norm_value.bias)[:, None]
+        values_hbe = values_hbe + weights_bth.sum(1).t()[..., None] * shift_h1e
+        return self._classify(values_hbe.transpose(0, 1).flatten(1))
 
     def forward_reference(self, x: Tensor) -> Tensor:
         """Compute `forward` as the paper writes it, with a key and a value of every token."""
@@ -197,8 +197,8 @@ class AttentiveHead(nn.Module):
     def _scores(self, z_btd: Tensor) -> Tensor:
         """Return the scores before softmax, (B, T, H), without what is the same for every token."""
         query = self.to_query(self.norm_query(self.query)).view(self.num_heads, 1, self.head_width)
-        maps_hde = self.to_key.weight.view(self.num_heads, self.head_width, self.width)
-        directions_hd = (query @ maps_hde).squeeze(1) * self.norm_key.weight * self.head_width**-0.5
+        maps_hed = self.to_key.weight.view(self.num_heads, self.head_width, self.width)
+        directions_hd = (query @ maps_hed).squeeze(1) * self.norm_key.weight * self.head_width**-0.5
         # The bias has no effect, but DistributedDataParallel expects a gradient of every parameter.
         no_effect = 0 * self.norm_key.bias.sum()
         return F.linear(z_btd, directions_hd) + no_effect

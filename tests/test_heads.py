@@ -6,10 +6,12 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,6 +205,20 @@ def test_module_trains_in_any_loop_under_autocast(name: str) -> None:
         optimizer.step()
     head.eval()
     assert (head(x).argmax(1) == y).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_trains_in_distributed_data_parallel(name: str, tmp_path: Path) -> None:
+    """Its second step raises if a parameter had no gradient in the first."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
+    try:
+        head = nn.parallel.DistributedDataParallel(MODULES[name]())
+        for _ in range(2):
+            head(tokens(4)).sum().backward()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_float16_tokens_of_a_cache_are_computed_in_float32() -> None:
