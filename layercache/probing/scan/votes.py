@@ -68,8 +68,10 @@ class Voter:
                 if subset.tokens == (s,):
                     yield number, self._vote(similarity, configs[number])
                 elif s in subset.tokens:
-                    share = similarity / len(subset.tokens)
-                    totals[number] = totals[number].add_(share) if number in totals else share
+                    if number in totals:
+                        totals[number].add_(similarity, alpha=1 / len(subset.tokens))
+                    else:
+                        totals[number] = similarity / len(subset.tokens)
                     if s == subset.tokens[-1]:
                         yield number, self._vote(totals.pop(number), configs[number])
 
