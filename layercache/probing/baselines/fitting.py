@@ -85,17 +85,26 @@ def _fit_moments(
 ) -> Model:
     """Fit ridge or lda, by moments that are streamed if there are more samples than features."""
     features = dataset.tokens * dataset.width
-    targets = one_hot(y, head.classes) if head.task == CLASSIFICATION else y.double()
-    weight = torch.ones_like(targets[:, 0])
+    classifies = head.task != REGRESSION
+    weight = torch.ones(len(y), dtype=torch.float64, device=y.device)
+    absent = torch.zeros(head.classes, dtype=torch.bool, device=y.device)
     if head.task == CLASSIFICATION:
         weight = balanced_weights(y, head.classes)
-    classifies = head.task != REGRESSION
-    absent = (targets == 0).all(0) & classifies
+        absent = torch.bincount(y, minlength=head.classes) == 0
+    elif classifies:
+        absent = (y == 0).all(0)
+
+    def targets(rows: slice) -> Tensor:
+        # not for all rows at once: one-hot targets of many classes are large
+        part = y[rows]
+        return one_hot(part, head.classes) if head.task == CLASSIFICATION else part.double()
+
     if len(rows) <= features:
         x = _matrix(dataset, rows)
         if name == "lda":
             return DiscriminantModel(lda(x, y, head.classes, sample_weight=weight))
-        return RidgeModel(ridge(x, targets, sample_weight=weight), classifies, absent)
+        solution = ridge(x, targets(slice(None)), sample_weight=weight)
+        return RidgeModel(solution, classifies, absent)
     _check_memory(
         8 * features**2,
         dataset.device,
@@ -104,7 +113,7 @@ def _fit_moments(
     moments, start = Moments(features, head.classes, device=dataset.device), 0
     for x in iter_features(dataset, rows):
         part = slice(start, start + len(x))
-        moments.add(x, targets[part], weight[part])
+        moments.add(x, targets(part), weight[part])
         start += len(x)
     if name == "lda":
         return DiscriminantModel(lda_of_moments(moments, dtype=torch.float32))

@@ -56,13 +56,13 @@ class Scanner:
 
     def __post_init__(self) -> None:
         self._linear = [head for head in self.heads if head != KNN]
+        self._weight = torch.ones(len(self.y), dtype=torch.float64, device=self.y.device)
+        self._absent = torch.zeros(self.classes, dtype=torch.bool, device=self.y.device)
         if self.task == CLASSIFICATION:
-            self._targets = one_hot(self.y, self.classes)
             self._weight = balanced_weights(self.y, self.classes)
-        else:
-            self._targets = self.y.double()
-            self._weight = torch.ones_like(self._targets[:, 0])
-        self._absent = (self._targets == 0).all(0) & (self.task != REGRESSION)
+            self._absent = torch.bincount(self.y, minlength=self.classes) == 0
+        elif self.task != REGRESSION:
+            self._absent = (self.y == 0).all(0)
         self._val = Kept.empty(self.dataset, self.rows.val)
         self._references = Kept.empty(
             self.dataset, self.rows.references if KNN in self.heads else self.rows.references[:0]
@@ -137,14 +137,20 @@ class Scanner:
 
     def _add(self, x_snd: Tensor, rows: Rows) -> None:
         index = torch.from_numpy(rows).to(self.y.device)
-        self._moments.add(x_snd, self._targets[index], self._weight[index])
+        self._moments.add(x_snd, self._targets(index), self._weight[index])
+
+    def _targets(self, index: Tensor) -> Tensor:
+        """Return targets of rows, float64 (N, M); those of all rows together would be large."""
+        if self.task == CLASSIFICATION:
+            return one_hot(self.y[index], self.classes)
+        return self.y[index].double()
 
     def _fuse(self, subset: Subset, rows: Rows) -> Fused:
         if not self.plan.in_samples(subset):
             return fuse_features(self._moments.of(subset.tokens))
         index = torch.from_numpy(rows).to(self.y.device)
         tokens = [self._samples.normalized(s)[index] for s in subset.tokens]
-        return fuse_samples(tokens, self._targets[index], self._weight[index])
+        return fuse_samples(tokens, self._targets(index), self._weight[index])
 
     def _fit(self, head: str, fused: Fused, setting: float) -> Linear | None:
         classifies = self.task != REGRESSION
