@@ -97,7 +97,7 @@ BatchSize = Annotated[
 Workers = Annotated[
     int | None, typer.Option(help="Decoding processes; 0: a thread.", show_default="measured")
 ]
-Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps.")]
 Precision = Annotated[str, typer.Option(help="Arithmetic of the forward: fp32 | bf16 | fp16.")]
 StorageDtype = Annotated[
     str,

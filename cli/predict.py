@@ -48,7 +48,7 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps.")]
 Precision = Annotated[
     str | None,
     typer.Option(

@@ -194,7 +194,7 @@ Select = Annotated[
         show_default="balanced_accuracy; multi-label: mean_average_precision; regression: r2",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto | cpu | cuda.")]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps.")]
 Precision = Annotated[str, typer.Option(help="fp32 | bf16 for the products over tokens.")]
 Features = Annotated[
     str, typer.Option(help="auto | resident (on the device) | stream (read again every epoch).")

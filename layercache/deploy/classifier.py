@@ -111,7 +111,7 @@ def load_classifier(
             moved.
         weights: Checkpoint that the tokens were extracted with; by default the weights that ship
             with the package or that timm downloads.
-        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        device: "cpu", "cuda", "mps", or "auto" for a GPU if there is one.
         precision: Arithmetic of the backbone: "fp32", "bf16" or "fp16"; by default that of the
             cache that the head was trained on.
         offline: Download no weights, as with $LAYERCACHE_OFFLINE.

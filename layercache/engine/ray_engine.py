@@ -95,6 +95,10 @@ class RayEngine:
         """Return True for "cuda", and for "auto" if a node has a GPU."""
         if device == "auto":
             return any(node.get("GPU") for node in self.nodes())
+        if device.startswith("mps"):
+            raise OptionError(
+                "device mps: Ray schedules no Apple GPUs: use engine='local', or device='cpu'"
+            )
         return device.startswith("cuda")
 
     def nodes(self) -> list[Node]:

@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from layercache import heads
-from layercache._devices import resolve_device
+from layercache._devices import float64_device, resolve_device
 from layercache.errors import HeadMismatchError, OptionError, UnknownNameError
 from layercache.estimators.search import GridSearch
 from layercache.probing.data.arrays import ArrayTokens
@@ -183,6 +183,8 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         if self.epochs is not None:
             config = replace(config, epochs=self.epochs)
         device, _ = resolve_device(self.device)
+        if regression:
+            device = float64_device(device)
         search = GridSearch(
             head_spec=HeadSpec(
                 kind=self.head,
@@ -229,7 +231,7 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
             )
         x_nf = validate_data(self, _flatten(X), dtype=DTYPES, order="C", reset=False)
         device, _ = resolve_device(self.device)
-        return ArrayTokens(self._split_tokens(x_nf), np.zeros(len(x_nf)), device=device)
+        return ArrayTokens(self._split_tokens(x_nf), np.zeros(len(x_nf), np.int64), device=device)
 
 
 def _flatten(X: Any) -> Any:

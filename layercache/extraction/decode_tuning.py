@@ -19,7 +19,7 @@ from layercache.extraction.pipeline.shared_memory import Shape
 
 TIMING_SAMPLES = 5
 """Samples that are decoded to measure; the first is warm-up."""
-INLINE_DECODE_MAX_S = {"cpu": 0.5e-3, "cuda": 0.02e-3}
+INLINE_DECODE_MAX_S = {"cpu": 0.5e-3, "cuda": 0.02e-3, "mps": 0.02e-3}
 """Seconds per image, by device, below which a thread of this process decodes."""
 GPU_IMAGES_PER_S = 10_000
 """Decoding rate at which no GPU of today waits for images, at ViT sizes."""
@@ -70,7 +70,7 @@ def plan_decoding(
             matter.
         transforms: Transforms that are applied to every image.
         shapes: Output shape of each transform.
-        device: Device of the forward, "cpu" or "cuda".
+        device: Device of the forward, "cpu", "cuda" or "mps".
         workers: Number of processes, if the user has chosen it.
         cores: Number of cores that may be used; None: all of this process.
         niceness: Niceness of the processes where they share the cores with the forward.

@@ -17,7 +17,7 @@ from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing import Background
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 
-DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 OnError = Literal["raise", "skip"]
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "tap": get_args(Tap),
@@ -92,7 +92,7 @@ class ExtractOptions:
     """Number of decoding processes; 0 decodes in a thread of this process; default: measured on a
     few samples."""
     device: DeviceName = "auto"
-    """"auto" takes a GPU if there is one."""
+    """"auto" takes a GPU if there is one: CUDA, else an Apple GPU ("mps")."""
     compile: bool = False
     """Use torch.compile for the forward; as `batch_size`, not part of the identity."""
     deterministic: bool = False

@@ -26,7 +26,7 @@ from layercache.extraction.models.sources import describe_model
 from layercache.extraction.options import ExtractOptions, model_name
 from layercache.extraction.resume import has_leftovers, is_complete, size_on_disk
 
-BATCH_SIZE = {"cpu": 64, "cuda": 256}
+BATCH_SIZE = {"cpu": 64, "cuda": 256, "mps": 64}
 """Default batch size."""
 
 
@@ -68,7 +68,7 @@ class ExtractionPlan:
     root: CachePath
     """Folder of all caches."""
     device: str
-    """"cpu" or "cuda"."""
+    """"cpu", "cuda" or "mps"."""
     device_reason: str
     """Why this device was chosen, for the user."""
     batch_size: int

@@ -53,7 +53,7 @@ class ExtractionJob:
     root: CachePath
     """Folder of all caches."""
     device: str
-    """"cpu" or "cuda"."""
+    """"cpu", "cuda" or "mps"."""
     device_reason: str
     """Why this device was chosen, for the user."""
     batch_size: int

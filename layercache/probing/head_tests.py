@@ -112,7 +112,7 @@ def _predict(
     for x, _ in dataset.iter_batches(np.arange(dataset.rows), batch_size=TEST_BATCH, train=False):
         parts.append(model.predict(x).cpu().numpy())
         if isinstance(model, FittedHead) and attentive:
-            weights = model.attention(x).double()
+            weights = model.attention(x).cpu().double()
             total = total + weights.sum(0).cpu()
             squares = squares + weights.square().sum(0).cpu()
     mean = total / dataset.rows

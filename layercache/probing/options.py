@@ -16,7 +16,7 @@ class Options:
     """Options of training."""
 
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu, cuda, cuda:N or mps."""
     precision: str = "fp32"
     """Arithmetic of the products over tokens: fp32 or bf16."""
     features: str = "auto"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from layercache._devices import resolve_device
+import torch
+
+from layercache._devices import float64_device, resolve_device
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
@@ -21,6 +24,8 @@ from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.autosave import Autosave
 from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,13 +109,8 @@ class ProbeWorker:
 
     def __init__(self, config: WorkerConfig, emit: Emit) -> None:
         self._config, self._emit = config, emit
-        device, _ = resolve_device(config.device)
-        self._loader = DatasetLoader(
-            device=device,
-            mode=config.features,
-            memory_budget=config.memory_budget,
-            disk_budget=config.disk_cache,
-        )
+        self._device, _ = resolve_device(config.device)
+        self._loaders: dict[torch.device, DatasetLoader] = {}
 
     def __call__(self, task: SearchTask | RefitTask) -> SearchResult | str:
         """Run one task; of a RefitTask, return the checksum of the probe's record."""
@@ -123,12 +123,30 @@ class ProbeWorker:
             search_seconds=task.search_seconds,
             subset=task.subset,
             folder=ProbeFolder(self._config.folders[task.probe]),
-            loader=self._loader,
+            loader=self._loader(spec),
             trainer=self._trainer(task.probe, fold=None),
         )
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+    def _loader(self, spec: ProbeSpec) -> DatasetLoader:
+        """Return the loader of a probe's tokens, kept for those with the same device."""
+        device = self._device
+        if spec.head in BASELINES or spec.head_spec.regression:
+            device = float64_device(device)
+        if device not in self._loaders:
+            if device != self._device:
+                logger.info(
+                    "%s heads: on %s, as %s has no float64", spec.head, device, self._device
+                )
+            self._loaders[device] = DatasetLoader(
+                device=device,
+                mode=self._config.features,
+                memory_budget=self._config.memory_budget,
+                disk_budget=self._config.disk_cache,
+            )
+        return self._loaders[device]
 
     def _search(self, spec: ProbeSpec, task: SearchTask) -> SearchResult:
         started = time.perf_counter()
@@ -138,7 +156,7 @@ class ProbeWorker:
             scores.extend(new)
             self._emit(SearchResult(scores=tuple(new), seconds=time.perf_counter() - started))
 
-        dataset = self._loader.train(
+        dataset = self._loader(spec).train(
             spec.tokens, *spec.train_splits, rows=task.subset.rows, target=spec.target
         )
         fold = task.subset.fold(task.fold)
@@ -172,7 +190,7 @@ class ProbeWorker:
             head=spec.head_spec,
             config=spec.train_config,
             seed=spec.seed,
-            device=self._loader.device,
+            device=self._loader(spec).device,
             precision=spec.precision,
             select=spec.select,
             configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
@@ -181,7 +199,7 @@ class ProbeWorker:
                 SavedPasses(self._config.folders[probe]),
                 probe=spec.id,
                 fold=fold,
-                device=self._loader.device.type,
+                device=self._loader(spec).device.type,
                 on_saved=self._emit,
             ),
         )

@@ -263,7 +263,7 @@ def test_probe_of_a_hybrid_head_takes_spatial_tokens_of_another_cache_of_the_sam
         ({"layers": "9"}, OptionError, "numbers from 1 to 4"),
         ({"lr": 0.0}, OptionError, "finite number > 0"),
         ({"memory_budget": "lots"}, OptionError, "a size such as 8GB"),
-        ({"device": "tpu9"}, OptionError, "expected auto, cpu, cuda or cuda:N"),
+        ({"device": "tpu9"}, OptionError, "expected auto, cpu, cuda, cuda:N or mps"),
         ({"features": "ram"}, OptionError, "auto, resident or stream"),
         ({"colour": "red"}, UnknownNameError, "unknown option of probe 'colour'"),
         ({"configs": [HParams(lr=0.1, weight_decay=0.0)]}, OptionError, "not both"),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layercache._devices import check_dtype
 from layercache._offline import is_offline
 from layercache.cache.format.origin import model_source
 from layercache.cache.format.selection import parse_layers
@@ -85,6 +86,7 @@ class Backbone:
         self.compute_dtype = COMPUTE_DTYPES[precision]
         self.storage_dtype = storage_dtype
         self.device = torch.device(device)
+        check_dtype(self.device, self.compute_dtype)
         self._pooling = pooling
         # The projection works on pooled tokens, in float32: it is affine, so the projected mean is
         # the mean of the projected patches.
@@ -156,7 +158,7 @@ class Backbone:
                 self.forward_tokens(
                     torch.zeros(shape, dtype=self.compute_dtype, device=self.device)
                 )
-        except RuntimeError as e:  # of torch, about dtypes, devices or operators
+        except (RuntimeError, TypeError) as e:  # of torch, about dtypes, devices or operators
             raise BackboneError(
                 f"{self.name}: its forward fails on {self.device.type} in {self.precision}: "
                 f"{str(e).splitlines()[0]}: choose another precision or device, or let the "

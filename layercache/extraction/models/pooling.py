@@ -77,7 +77,9 @@ def grid_patches(
     """
     b, _, d = hidden_bnd.shape
     patches = hidden_bnd[:, num_prefix_tokens:].float().transpose(1, 2).reshape(b, d, *grid_size)
-    return F.adaptive_avg_pool2d(patches, k).flatten(2).transpose(1, 2)
+    # on Apple GPUs torch pools only where K divides the sides
+    pooled = F.adaptive_avg_pool2d(patches.cpu() if patches.device.type == "mps" else patches, k)
+    return pooled.to(patches.device).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)

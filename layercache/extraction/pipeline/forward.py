@@ -50,7 +50,7 @@ class Device(Protocol):
         ...
 
 
-class CpuTokens:
+class HostTokens:
     """Tokens in host memory."""
 
     def __init__(self, tokens: Tensor, seconds: float) -> None:
@@ -65,19 +65,26 @@ class CpuTokens:
         return self._seconds
 
 
-class CpuDevice:
-    """The CPU: the forward reads the decoder's memory, and has ended when `forward` returns."""
+class SynchronousDevice:
+    """A device whose forward has ended when `forward` returns: the CPU, or an Apple GPU.
+
+    On the CPU the forward reads the decoder's memory. To mps pixels are copied, and its tokens
+    back, which waits for its work; neither streams nor pinned memory are used.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        """Return a tensor on the same memory."""
-        return torch.from_numpy(pixels)
+        """Return a tensor on the device; on the CPU it is on the same memory."""
+        return torch.from_numpy(pixels).to(self._device)
 
-    def forward(self, backbone: Forward, images: Tensor) -> CpuTokens:
+    def forward(self, backbone: Forward, images: Tensor) -> HostTokens:
         """Run the forward."""
         began = time.perf_counter()
         with torch.inference_mode():
-            tokens = backbone(images)
-        return CpuTokens(tokens, time.perf_counter() - began)
+            tokens = backbone(images).cpu()
+        return HostTokens(tokens, time.perf_counter() - began)
 
 
 class CudaTokens:
@@ -192,5 +199,6 @@ class FixedBatch:
 
 
 def open_device(name: str) -> Device:
-    """Return the device of a name: "cpu" or "cuda"."""
-    return CpuDevice() if name == "cpu" else CudaDevice(torch.device(name))
+    """Return the device of a name: "cpu", "cuda" or "mps"."""
+    device = torch.device(name)
+    return CudaDevice(device) if device.type == "cuda" else SynchronousDevice(device)

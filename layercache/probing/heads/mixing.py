@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 2**30}
+CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 2**30, "mps": 2**28}
 """Size of the sums that exist at a time, by device type. The value for the CPU is about the size of
 the second-level caches of two cores."""
 

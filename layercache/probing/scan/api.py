@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layercache._devices import free_memory, resolve_device
+from layercache._devices import float64_device, free_memory, resolve_device
 from layercache._units import join_words, parse_bytes, pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.find import open_cache
@@ -73,7 +73,7 @@ def scan(
         task: classification, multi-label or regression, as in `probe`.
         seed: Seed of the validation part.
         test_split: Split to test on; None: none.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda; on an Apple GPU, which has no float64, the CPU.
         memory_budget: Memory for tokens that are read ahead (8GB, 500MiB or bytes).
 
     Raises:
@@ -88,7 +88,7 @@ def scan(
     """
     started = time.perf_counter()
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
-    resolved, _ = resolve_device(device)
+    resolved = float64_device(resolve_device(device)[0])
     predicted = read_target(cache, target, task=task)
     names = _heads(heads, predicted)
     budget = None

@@ -23,7 +23,7 @@ from layercache.probing.training.memory import activation_row_bytes
 from layercache.probing.training.schedule import cosine_lr
 from layercache.probing.training.standardize import Standardization
 
-TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30}
+TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30, "mps": 2**29}
 """Size of the activations of the configurations that are evaluated at once, by device type: about
 the size of a CPU's caches; enough to keep a GPU busy."""
 INIT_STREAM, DROPOUT_STREAM = 2**32, 2**32 + 1

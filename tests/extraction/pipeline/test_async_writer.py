@@ -14,7 +14,7 @@ from layercache.cache.writing.partial_block import PartialBlock
 from layercache.errors import StorageError
 from layercache.extraction.pipeline.async_writer import QUEUE_SIZE, AsyncWriter, BlockAssembler
 from layercache.extraction.pipeline.batching import batch_ranges, batch_rows
-from layercache.extraction.pipeline.forward import CpuTokens
+from layercache.extraction.pipeline.forward import HostTokens
 
 
 class Writer:
@@ -74,7 +74,7 @@ def test_block_assembler_with_batches_of_any_size_writes_every_pending_block(
             async_writer.put(
                 blocks,
                 start,
-                CpuTokens(torch.from_numpy(tokens(start, stop)), 0.5),
+                HostTokens(torch.from_numpy(tokens(start, stop)), 0.5),
                 {row: "bad" for row in bad if start <= row < stop},
             )
     assert tuple(sorted(writer.got)) == pending
@@ -102,7 +102,7 @@ def test_async_writer_raises_what_the_writer_raised_and_does_not_hang(max_upload
             blocks = BlockAssembler(Full(400, 4), pending=range(100), max_uploads=max_uploads)
             for start in range(0, 400, 4):
                 async_writer.put(
-                    blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
+                    blocks, start, HostTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
                 )
 
     with pytest.raises(StorageError, match="full"):
@@ -132,7 +132,7 @@ def test_async_writer_with_an_exception_bounds_its_queue_and_writes_what_is_in_i
             blocks = BlockAssembler(writer, pending=range(10))
             for start in range(0, 40, 4):
                 async_writer.put(
-                    blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
+                    blocks, start, HostTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
                 )
                 handed += 1
                 if handed == 8:
@@ -171,7 +171,7 @@ def test_block_assembler_with_uploads_writes_blocks_at_the_same_time_from_separa
         blocks = BlockAssembler(writer, pending=range(6), max_uploads=3)
         for start in range(0, 24, 4):
             async_writer.put(
-                blocks, start, CpuTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
+                blocks, start, HostTokens(torch.from_numpy(tokens(start, start + 4)), 0), {}
             )
     assert all(
         np.array_equal(writer.got[block][0], tokens(4 * block, 4 * block + 4)) for block in range(6)
