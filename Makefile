@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/layercache demo
 
 test: check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
