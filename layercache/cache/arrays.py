@@ -30,11 +30,11 @@ MIN_NORM = 1e-12
 
 
 class TokenArrays:
-    """The part of a `Cache` that hands its tokens to other libraries.
+    """Conversion of a cache's tokens to the types of other libraries; a base class of `Cache`.
 
-    `layers` is a word (last, mid-last, quarter, all), a number or numbers, `tokens` kinds as in
-    "cls+ap" or a list of names; by default everything that is stored. Tokens come layer by layer,
-    as `pairs` tells.
+    `layers` is a word (last, mid-last, quarter, all), a number or numbers; `tokens` is kinds such
+    as "cls+ap", or a list of names. The default is everything that is stored. Tokens are in the
+    order of `pairs`, layer by layer.
     """
 
     spec: CacheSpec
@@ -65,14 +65,12 @@ class TokenArrays:
             layers = self.spec.layers
         elif isinstance(layers, int):
             layers = (layers,)
+        if tokens is None:
+            tokens = self.spec.tokens
         return select_pairs(
             self.spec,
             layers=layers if isinstance(layers, str) else tuple(layers),
-            tokens=self.spec.tokens
-            if tokens is None
-            else tokens
-            if isinstance(tokens, str)
-            else tuple(tokens),
+            tokens=tokens if isinstance(tokens, str) else tuple(tokens),
         )
 
     def to_numpy(

@@ -172,7 +172,7 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         class_weights: bool = False,
         sample_weight: Array | None = None,
     ) -> None:
-        """Train the grid and store what it came to; samples of weight 0 are left out."""
+        """Train the grid and store the result; samples of weight 0 are left out."""
         if sample_weight is not None and not sample_weight.all():
             kept = sample_weight > 0
             x_ntd, targets, sample_weight = x_ntd[kept], targets[kept], sample_weight[kept]

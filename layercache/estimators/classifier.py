@@ -34,8 +34,7 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
     multi-label), and trains it on all samples: it does what `layercache.probe` does with a cache.
     Tokens are L2-normalized; no other scaling is needed.
 
-    The number of samples needed is at least two per batch, and one class with enough of them to
-    hold one out.
+    It needs two classes, and enough samples to hold some out while every class keeps one.
     """
 
     classes_: Array

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from layercache.cache.format.spec import (
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.cache.writing.split_writer import SplitWriter
-from layercache.errors import OptionError
+from layercache.errors import NonFiniteError, OptionError
 from layercache.importing.labels import make_label_column
 from layercache.importing.splits import Sources, SplitArrays, read_splits
 
@@ -55,8 +56,8 @@ def import_tokens(
         layercache.import_tokens({"train": x, "test": x_test}, labels={"train": y, "test": y_test},
                                  name="flowers", model="my_encoder")
 
-    The cache says that it is imported: its identity holds the given names and digests of the
-    arrays, and no weights or preprocessing. `probe`, `report` and the commands on caches work as
+    The cache is marked as imported: its identity holds the given names and digests of the arrays,
+    and no weights or preprocessing. `probe`, `report` and the commands on caches work as
     usual; what needs the encoder (`predict`, `export`) does not. The same arrays are imported once.
 
     Args:
@@ -159,7 +160,7 @@ def _make_spec(
                 split: SplitIdentity(
                     rows=arrays.rows,
                     ids=digest_ids(_ids(arrays)),
-                    content=f"bytes:{_digest(arrays, dtype=storage_dtype)}",
+                    content=f"bytes:{_digest(arrays, split=split, dtype=storage_dtype)}",
                 )
                 for split, arrays in splits.items()
             },
@@ -179,13 +180,34 @@ def _ids(arrays: SplitArrays) -> list[str]:
     return arrays.ids or [str(row) for row in range(arrays.rows)]
 
 
-def _digest(arrays: SplitArrays, *, dtype: StorageDtype) -> str:
-    """Return the SHA-256 hex over shape, dtype and values of a split as it will be stored."""
+def _digest(arrays: SplitArrays, *, split: str, dtype: StorageDtype) -> str:
+    """Return the SHA-256 hex over shape, dtype and values of a split as it will be stored.
+
+    Raises:
+        NonFiniteError: A value is NaN or infinite.
+    """
     digest = hashlib.sha256(f"{dtype} {arrays.rows} {arrays.shape}".encode())
     for start in range(0, arrays.rows, DIGEST_ROWS):
         stop = min(start + DIGEST_ROWS, arrays.rows)
-        digest.update(_convert(arrays, start, stop, dtype=dtype).tobytes())
+        x_ltnd = _convert(arrays, start, stop, dtype=dtype)
+        finite_n = np.isfinite(x_ltnd).all(axis=(0, 1, 3))
+        if not finite_n.all():
+            row = int(np.flatnonzero(~finite_n)[0])
+            _refuse(arrays, start + row, split=split, dtype=dtype)
+        digest.update(x_ltnd.tobytes())
     return digest.hexdigest()
+
+
+def _refuse(arrays: SplitArrays, row: int, *, split: str, dtype: StorageDtype) -> NoReturn:
+    x_ltnd = arrays.block(row, row + 1)
+    overflows = bool(np.isfinite(x_ltnd).all())
+    problem = f"larger than {dtype} holds" if overflows else "NaN or infinite"
+    remedy = "leave the sample out, or correct it"
+    if overflows and dtype == "float16":
+        remedy = "import with storage_dtype float32 (--storage-dtype float32)"
+    raise NonFiniteError(
+        f"sample {_ids(arrays)[row]!r} of split {split!r}: a token is {problem}: {remedy}"
+    )
 
 
 def _convert(arrays: SplitArrays, start: int, stop: int, *, dtype: StorageDtype) -> np.ndarray:

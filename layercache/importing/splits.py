@@ -43,7 +43,7 @@ class SplitArrays:
     ids: list[str] | None = None
     """N names; None if there are none."""
     pairs: tuple[tuple[int, str], ...] | None = None
-    """(layer, token name) of each token, layer by layer, if a file tells."""
+    """(layer, token name) of each token, layer by layer, if the file names them."""
 
     @property
     def rows(self) -> int:
@@ -127,7 +127,7 @@ def _check_split(splits: Mapping[str, SplitArrays], name: str, *, role: str) -> 
 
 
 def _by_split(sources: Sources | None, *, role: str) -> list[tuple[str | None, list[Source]]]:
-    """Return (split, its sources); None for sources that tell their splits themselves."""
+    """Return (split, its sources); None for a source that may hold several splits."""
     if sources is None:
         return []
     if not isinstance(sources, Mapping):
@@ -166,7 +166,7 @@ def _arrays_of(source: Source, split: str | None, role: str) -> dict[str, dict[s
 
 
 def _classify(name: str, role: str, *, single: bool) -> tuple[str, str]:
-    """Return the split ("" for none) and the role ("" for none) that an array's name tells."""
+    """Return split and role of an array by its name, each "" if there is none."""
     roles = {alias: known for known, aliases in ROLES.items() for alias in aliases if alias}
     lower = name.lower()
     if lower in roles:

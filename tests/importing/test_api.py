@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import layercache
+from layercache.cache import SplitWriter
 from layercache.errors import (
     BackboneError,
     DataError,
@@ -206,12 +207,33 @@ def test_what_cannot_be_imported_is_refused_and_nothing_is_left(tmp_path: Path) 
     (tmp_path / "broken.h5").write_bytes(b"no hdf5")
     with pytest.raises(DataError, match=r"broken.h5: cannot be read as .h5"):
         run(tmp_path / "broken.h5")
-    assert not root.exists()
-    run(str(tmp_path / "odd.npz#first"))
     broken = x.copy()
     broken[7, 0, 0, 0] = np.nan
-    with pytest.raises(NonFiniteError, match="sample '7' of split 'train': the token is NaN"):
+    with pytest.raises(NonFiniteError, match="sample '7' of split 'train': a token is NaN"):
         run(broken)
+    broken[7] = 1e6
+    with pytest.raises(NonFiniteError, match="larger than float16 holds: import with storage_dt"):
+        run(broken, storage_dtype="float16")
+    assert not root.exists()
+    run(broken)
+    run(str(tmp_path / "odd.npz#first"))
+
+
+def test_interrupted_import_is_finished_by_the_same_call(
+    arrays: dict[str, tuple[Array, Array]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = import_arrays(arrays, tmp_path / "expected").to_numpy("test")
+    finish = SplitWriter.finish
+
+    def stop(writer: SplitWriter) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SplitWriter, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        import_arrays(arrays, tmp_path / "root")
+    monkeypatch.setattr(SplitWriter, "finish", finish)
+    cache = import_arrays(arrays, tmp_path / "root")
+    assert np.array_equal(cache.to_numpy("test"), expected)
 
 
 def test_files_with_pickled_objects_are_refused(tmp_path: Path) -> None:
