@@ -7,6 +7,7 @@ the names of older checkpoints; strictly, and without any code of the repository
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from layercache.errors import BackboneError, MissingExtraError
+from layercache.extraction.models.checkpoint import SkipInit
 from layercache.extraction.models.data_config import apply_options
 from layercache.extraction.models.input_size import grid_at
 from layercache.extraction.models.preprocessing import Preprocessing, format_size
@@ -69,12 +71,22 @@ class _Model:
     def name(self) -> str:
         return self.files.name
 
-    def build(self, *, projected: bool = False) -> nn.Module:
+    def build(self) -> nn.Module:
         """Return the tower on the meta device, in evaluation mode."""
-        model_class = class_of(self.family, self.values, projected=projected)
+        model_class = class_of(self.family, self.values)
         arguments = arguments_of(model_class, self.family, self.config)
         with torch.device("meta"):
             tower = tower_of(model_class(self.config, **arguments))
+        keep_patch_order(tower)
+        return tower.eval()
+
+    def build_first_block(self) -> nn.Module:
+        """Return the tower with one block and undefined weights, in evaluation mode."""
+        config = deepcopy(self.config)
+        config.num_hidden_layers = 1
+        model_class = class_of(self.family, self.values)
+        with SkipInit():
+            tower = tower_of(model_class(config, **arguments_of(model_class, self.family, config)))
         keep_patch_order(tower)
         return tower.eval()
 
@@ -96,7 +108,7 @@ def load(name: str, request: LoadRequest, *, check: Check) -> LoadedModel:
     preprocessing, notes = _preprocessing(model, request.preprocessing)
     size = preprocessing.input_size
     bare = model.build()
-    grid_size, output_index = _run_at(bare, size, name=name)
+    grid_size, output_index = _run_at(model, size)
 
     def describe_at_size(tower: nn.Module, *, has_final_norm: bool = True) -> ViT:
         return describe_tower(
@@ -139,7 +151,7 @@ def describe(name: str, *, offline: bool) -> ModelInfo:
     config, _ = data_config(_read_processor(model), name=name)
     size: tuple[int, int] = config["input_size"][1:]
     bare = model.build()
-    grid_size, output_index = _run_at(bare, size, name=name)
+    grid_size, output_index = _run_at(model, size)
     vit = describe_tower(
         bare, model.family, grid_size=grid_size, input_size=size, output_index=output_index
     )
@@ -202,30 +214,29 @@ def _preprocessing(
     return replace(apply_options(config, requested), crop_rounding="down"), notes
 
 
-def _run_at(
-    tower: nn.Module, size: tuple[int, int], *, name: str
-) -> tuple[tuple[int, int], int | None]:
+def _run_at(model: _Model, size: tuple[int, int]) -> tuple[tuple[int, int], int | None]:
     """Return the grid of patches at an input size, and the index of a block's hidden state.
 
     Raises:
         BackboneError: The model cannot run at this size.
         OptionError: Its patches do not divide the size.
     """
+    tower = model.build_first_block()
     native, patch = native_size(tower), patch_size(tower)
     grid = grid_at(
         size,
         native_size=native,
         native_grid=(native[0] // patch[0], native[1] // patch[1]),
         resizable=True,
-        name=name,
+        name=model.name,
         architecture=type(tower).__name__,
     )
     try:
         return grid, block_output_index(tower, size)
     except Exception as e:  # transformers raises many kinds
         raise BackboneError(
-            f"{name}: {type(tower).__name__} cannot run at {format_size(size)} (its own size is "
-            f"{format_size(native)}): {_first_line(e)}"
+            f"{model.name}: {type(tower).__name__} cannot run at {format_size(size)} (its own size "
+            f"is {format_size(native)}): {_first_line(e)}"
         ) from e
 
 

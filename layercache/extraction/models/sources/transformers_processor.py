@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,9 @@ def read_processor(folder: Path, *, name: str) -> dict[str, Any]:
     Raises:
         BackboneError: transformers cannot read it, or it is of an unknown kind.
     """
-    import transformers
-
-    # named `use_fast` before version 5
-    has_backends = int(transformers.__version__.split(".")[0]) >= 5
-    pil: dict[str, Any] = {"backend": "pil"} if has_backends else {"use_fast": False}
     try:
         with quiet():
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, **pil
-            )
+            processor = _load_processor(folder)
     except Exception as e:  # transformers raises many kinds
         # a sentence: transformers lists all that it knows behind it
         reason = (str(e) or type(e).__name__).splitlines()[0].partition(". ")[0]
@@ -71,6 +65,24 @@ def read_processor(folder: Path, *, name: str) -> dict[str, Any]:
         )
     values = processor.to_dict()
     return {"image_processor_type": kind} | {key: values.get(key) for key in USED}
+
+
+def _load_processor(folder: Path) -> Any:
+    """Return a folder's image processor, with the PIL backend if it has one."""
+    import transformers
+
+    load = partial(
+        transformers.AutoImageProcessor.from_pretrained,
+        str(folder),
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        return load(backend="pil")
+    try:  # before version 5 it is called so, and the other backend is no fallback
+        return load(use_fast=False)
+    except ValueError:
+        return load(use_fast=True)
 
 
 def data_config(

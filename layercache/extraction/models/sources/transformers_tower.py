@@ -258,7 +258,7 @@ def block_output_index(tower: nn.Module, input_size: tuple[int, int]) -> int | N
     """Return 0 if blocks return a tuple, in this version of transformers, else None.
 
     Args:
-        tower: A tower on the meta device, which is run once.
+        tower: A tower of one block, which is run on one image.
         input_size: (H, W) of the images.
 
     Raises:
@@ -268,7 +268,7 @@ def block_output_index(tower: nn.Module, input_size: tuple[int, int]) -> int | N
     block: nn.Module = part(tower, _blocks_path(tower))[0]
     handle = block.register_forward_hook(lambda module, args, output: outputs.append(output))
     with torch.no_grad():
-        forward_of(tower, input_size)(torch.zeros(1, 3, *input_size, device="meta"))
+        forward_of(tower, input_size)(torch.zeros(1, 3, *input_size))
     handle.remove()
     return 0 if isinstance(outputs[0], tuple) else None
 
