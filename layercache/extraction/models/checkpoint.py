@@ -129,8 +129,10 @@ class SkipInit(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return the tensor unchanged for random fills; call any other function."""
-        if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
+        """Return the tensor unchanged or zero for random fills; call any other function."""
+        if func is Tensor.normal_:
+            return args[0].zero_()  # nn.init.trunc_normal_ draws until all are within its bounds
+        if func in (Tensor.uniform_, Tensor.erfinv_):
             return args[0]
         return func(*args, **(kwargs or {}))
 

@@ -18,7 +18,12 @@ from torch import Tensor
 
 from layercache.errors import BackboneError
 from layercache.extraction.models.backbone import Backbone, load_backbone
-from layercache.extraction.models.checkpoint import digest_weights, load_weights, read_checkpoint
+from layercache.extraction.models.checkpoint import (
+    SkipInit,
+    digest_weights,
+    load_weights,
+    read_checkpoint,
+)
 from tests.extraction.models.families import FAMILIES, IMAGES, SMALL, random_state
 
 
@@ -425,3 +430,10 @@ def test_read_checkpoint_of_half_a_file_or_a_folder_raises(tmp_path: Path) -> No
         read_checkpoint(tmp_path / "a.pt")
     with pytest.raises(BackboneError, match=r"a folder, not a file$"):
         read_checkpoint(tmp_path)
+
+
+def test_skip_init_ends_where_values_are_drawn_until_they_fit() -> None:
+    with SkipInit():
+        weights = torch.full((1000,), 1e9)  # as undefined memory may be
+        torch.nn.init.trunc_normal_(weights, std=0.02)
+    assert not weights.any()
