@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from layercache._units import join_words, pluralize
@@ -29,7 +31,7 @@ from layercache.cache.cache import Cache, load_cache
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.base import Store
 from layercache.cache.storage.paths import CachePath, as_cache_path
-from layercache.errors import CacheIncompleteError, DataError, OptionError
+from layercache.errors import CacheIncompleteError, DataError, OptionError, StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +70,7 @@ def annotate(
     """
     cache = cache if isinstance(cache, Cache) else load_cache(as_cache_path(cache))
     splits = _complete_splits(cache)
+    _check_writable(cache)
     read = read_table(table, id_column=id_column, columns=columns)
     matches = match_rows(read, {split.name: split.all_ids for split in splits})
     _check_matches(cache, splits, read, matches, partial=partial)
@@ -114,6 +117,7 @@ def drop_annotations(cache: Cache | str | CachePath, names: Sequence[str]) -> No
         StorageError: The cache is not writable.
     """
     cache = cache if isinstance(cache, Cache) else load_cache(as_cache_path(cache))
+    _check_writable(cache)
 
     def change(index: AnnotationIndex) -> tuple[AnnotationIndex, list[AnnotationColumn]]:
         kept = dict(index.columns)
@@ -138,6 +142,21 @@ def drop_annotations(cache: Cache | str | CachePath, names: Sequence[str]) -> No
     index = update_index(cache.store, change)
     _delete_versions(cache.store, index, names)
     cache.forget_annotations()
+
+
+def _check_writable(cache: Cache) -> None:
+    """Raise StorageError for a folder that is read-only."""
+    if not isinstance(cache.path, Path):
+        return
+    effective = os.access in os.supports_effective_ids
+    for folder in (cache.path, cache.path / FOLDER):
+        may_write = os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
+        if folder.exists() and not may_write:
+            raise StorageError(
+                f"{folder}: its annotations cannot be changed, as the folder is not writable: get "
+                "write permission, or annotate a copy in a root of your own (layercache cache push "
+                f"{quote(str(cache.path))} --to ROOT)"
+            )
 
 
 def _delete_versions(store: Store, index: AnnotationIndex, names: Sequence[str]) -> None:

@@ -50,7 +50,12 @@ def test_writers_at_the_same_time_lose_no_column(cache: Cache) -> None:
 
 def test_cache_that_is_not_writable_cannot_be_annotated(cache: Cache, folder: Path) -> None:
     frame = cache.annotations[["split"]].assign(x=range(20))
-    with read_only(folder / "from"), pytest.raises(StorageError, match="annotations"):
+    with (
+        read_only(folder / "from"),
+        pytest.raises(
+            StorageError, match=r"annotations cannot be changed.* cache push .* --to ROOT"
+        ),
+    ):
         annotate(cache, frame)
     copied = copy_cache(cache, to=folder / "mine")
     annotate(copied.path, frame)
