@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check slow format clean
+.PHONY: demo test check slow docs format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/layercache demo
@@ -19,6 +19,10 @@ check: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "slow or real"
+
+# The book, in site/: offline, with warnings as errors.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
