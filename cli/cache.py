@@ -243,6 +243,16 @@ def verify(
 
 
 @cache.command()
+def upgrade(
+    path: Annotated[str, typer.Argument(help="The cache's folder.", show_default=False)],
+) -> None:
+    """Make a cache of the current schema from one of schema 2, without a forward."""
+    from layercache.cache.upgrade import describe_upgrade, upgrade_cache
+
+    echo(describe_upgrade(path, upgrade_cache(path)))
+
+
+@cache.command()
 def rm(
     path: Where = None,
     *,

@@ -65,6 +65,7 @@ FLOORS = {
     "cache": (
         {
             "annotate",
+            "upgrade",
             "cache",
             "arrays",
             "export_tokens",

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layercache.cache.annotations.column import AnnotationColumn
@@ -16,7 +17,7 @@ from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
 from layercache.cache.format.origin import Origin, dataset_name
 from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
-from layercache.cache.format.spec import SCHEMA, CacheSpec, sha256_json
+from layercache.cache.format.spec import SCHEMA, UPGRADABLE, CacheSpec, sha256_json
 from layercache.cache.format.typed_json import load_json
 from layercache.cache.origins import read_origins
 from layercache.cache.reading.split import Split
@@ -228,6 +229,11 @@ def _check_schema(path: CachePath, value: Any) -> None:
         return
     if schema > SCHEMA:
         remedy = "upgrade layercache"
+    elif schema == UPGRADABLE and isinstance(path, Path):
+        remedy = (
+            f"make one of schema {SCHEMA} of it, without a forward: layercache cache upgrade "
+            f"{shlex.quote(str(path))}"
+        )
     else:
         origins = read_origins(open_source(path))
         source = next((o.dataset for o in origins if o.dataset), value["dataset"]["name"])

@@ -6,13 +6,20 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from layercache.cache import Cache, CacheSpec
+from layercache.cache.format.layout import SplitLayout
+from layercache.cache.format.records import BlockRecord, CompleteRecord
 from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.open import open_store
 from layercache.cache.writing.result import write_result
+from layercache.testing import make_cache
 
 PROBE = f"probes/{sha256_json({})[:12]}"
 """Folder of the probe that `write_probe` writes."""
@@ -55,4 +62,40 @@ def make_schema_1_cache(root: Path, spec: CacheSpec) -> Path:
     folder = root / spec.dataset.name / spec.model / fingerprint[:12]
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(json.dumps({"fingerprint": fingerprint, **fields}, indent=2))
+    return folder
+
+
+def make_schema_2_cache(
+    root: Path, spec: CacheSpec, labels: dict[str, np.ndarray], classes: tuple[str, ...]
+) -> Path:
+    """A complete cache as schema 2 wrote it, with labels in its spec and groups; returns its path.
+
+    Only the train split of `make_cache` is complete.
+    """
+    new = Path(str(make_cache(root, spec, skipped={3: "broken"}, labelled=False).path))
+    layout = SplitLayout(spec, "train")
+    fields = spec.to_json()
+    fields |= {"schema": 2}
+    multi_label = labels["train"].ndim == 2
+    fields["dataset"] |= {"classes": list(classes), "multi_label": multi_label}
+    for split in fields["dataset"]["splits"].values():
+        split["labels"] = "00" * 32
+    fingerprint = sha256_json({key: value for key, value in fields.items() if key != "model"})
+    folder = new.with_name(fingerprint[:12])
+    new.rename(folder)
+    (folder / "spec.json").write_text(json.dumps({"fingerprint": fingerprint, **fields}, indent=2))
+    files = {}
+    for block in range(layout.blocks):
+        file = folder / layout.record(block)
+        record = BlockRecord.from_bytes(file.read_bytes(), where="")
+        file.write_bytes(replace(record, fingerprint=fingerprint).to_bytes())
+        files[layout.record(block)] = sha256(file.read_bytes()).hexdigest()
+    key = f"{layout.group}/label/c/0{'/0' if multi_label else ''}"
+    (folder / key).parent.mkdir(parents=True)
+    (folder / key).write_bytes(labels["train"].tobytes())
+    files[key] = sha256(labels["train"].tobytes()).hexdigest()
+    file = folder / layout.complete
+    complete = CompleteRecord.from_bytes(file.read_bytes(), where="")
+    complete = replace(complete, fingerprint=fingerprint, files={**complete.files, **files})
+    file.write_bytes(complete.to_bytes())
     return folder

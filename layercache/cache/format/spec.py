@@ -21,6 +21,8 @@ from layercache.cache.format.typed_json import STRICT, parse_fields, shorten
 
 SCHEMA = 3
 """Version of the files of a cache; part of the fingerprint."""
+UPGRADABLE = 2
+"""Version that `upgrade_cache` makes a current cache of."""
 
 Tap = Literal["norm2", "block", "block-norm", "norm1", "attn", "fc1", "act", "mlp"]
 IMPORTED: Literal["imported"] = "imported"
