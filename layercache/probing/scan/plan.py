@@ -76,11 +76,6 @@ class ScanPlan:
         """Return whether a subset is solved in the coordinates of the samples."""
         return self.rows < len(subset.tokens) * self.width
 
-    @property
-    def needs_samples(self) -> bool:
-        """True if training rows have to be kept in memory."""
-        return any(self.in_samples(subset) for subset in self.subsets)
-
 
 def plan_scan(
     cache: Cache,

@@ -17,7 +17,13 @@ from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.splits import Rows
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import Samples
-from layercache.probing.scan.fused import Fused, fuse_features, fuse_samples
+from layercache.probing.scan.fused import (
+    Fused,
+    SampleProducts,
+    fuse_features,
+    fuse_samples,
+    multiply_samples,
+)
 from layercache.probing.scan.linear import GRIDS, NAMES, Linear, climb, fit_linear
 from layercache.probing.scan.plan import ScanPlan, Subset
 from layercache.probing.scan.rows import ScanRows
@@ -67,9 +73,7 @@ class Scanner:
         self._references = Kept.empty(
             self.dataset, self.rows.references if KNN in self.heads else self.rows.references[:0]
         )
-        kept = self.plan.needs_samples and bool(self._linear)
-        everything = np.arange(self.dataset.rows) if kept else self.rows.val[:0]
-        self._samples = Kept.empty(self.dataset, everything)
+        self._products: dict[tuple[int, ...], SampleProducts] = {}
         self._moments = TokenMoments(
             tokens=self.dataset.tokens,
             width=self.dataset.width,
@@ -80,10 +84,18 @@ class Scanner:
 
     def read(self) -> None:
         """Read the training split once."""
-        keep = (self._val, self._references, self._samples)
+        in_samples = [s.tokens for s in self.plan.subsets if self.plan.in_samples(s)]
+        kept = bool(self._linear) and bool(in_samples)
+        everything = np.arange(self.dataset.rows) if kept else self.rows.val[:0]
+        samples = Kept.empty(self.dataset, everything)
+        keep = (self._val, self._references, samples)
         for x_snd, rows in iter_blocks(self.dataset, self.rows.train, keep=keep):
             if self._linear:
                 self._add(x_snd, rows)
+        if kept:
+            needed = sorted({s for tokens in in_samples for s in tokens})
+            tokens = {s: samples.normalized(s) for s in needed}
+            self._products = multiply_samples(tokens, in_samples)
 
     def search(self) -> None:
         """Select a setting for each subset and head by the validation rows."""
@@ -149,8 +161,9 @@ class Scanner:
         if not self.plan.in_samples(subset):
             return fuse_features(self._moments.of(subset.tokens))
         index = torch.from_numpy(rows).to(self.y.device)
-        tokens = [self._samples.normalized(s)[index] for s in subset.tokens]
-        return fuse_samples(tokens, self._targets(index), self._weight[index])
+        return fuse_samples(
+            self._products[subset.tokens], self._targets(index), self._weight[index], index=index
+        )
 
     def _fit(self, head: str, fused: Fused, setting: float) -> Linear | None:
         classifies = self.task != REGRESSION
