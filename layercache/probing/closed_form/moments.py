@@ -123,7 +123,7 @@ class Moments:
     @property
     def scatter(self) -> Tensor:
         """Weighted scatter of the features around their mean, (P, P): sum of w (x - m) (x - m)'."""
-        return self._xx - torch.outer(self._x, self._x) / self.weight
+        return torch.addr(self._xx, self._x, self._x / self.weight, alpha=-1)
 
     @property
     def cross(self) -> Tensor:
@@ -146,4 +146,4 @@ class Moments:
         """Weighted scatter of the features around their class's mean (P, P), of one-hot targets."""
         present = self._y > 0
         sums = self._xy[:, present]
-        return self._xx - (sums / self._y[present]) @ sums.t()
+        return torch.addmm(self._xx, sums / self._y[present], sums.t(), alpha=-1)

@@ -99,14 +99,16 @@ class Scanner:
 
     def search(self) -> None:
         """Select a setting for each subset and head by the validation rows."""
-        starts = {head: len(GRIDS[head]) // 2 for head in self._linear}
+        starts: dict[tuple[str, str], int] = {}
         for number, subset in enumerate(self.plan.subsets):
             if self._linear:
                 fused = self._fuse(subset, self.rows.train)
                 tokens = [self._val.normalized(s) for s in subset.tokens]
                 for head in self._linear:
-                    starts[head] = self._search_linear(
-                        number, head, fused, tokens, start=starts[head]
+                    # neighboring layers have neighboring settings; each kind has its own
+                    start = starts.get((head, subset.kinds), len(GRIDS[head]) // 2)
+                    starts[head, subset.kinds] = self._search_linear(
+                        number, head, fused, tokens, start=start
                     )
         if KNN in self.heads:
             self._search_votes()
