@@ -114,7 +114,10 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
         tokens.append("embedding")
     return {
         "dataset": combination.dataset_label,
-        "dataset_name": combination.dataset,
+        # a name that the paper has stands for the dataset's own label only
+        "dataset_name": combination.dataset
+        if combination.target.is_label
+        else combination.dataset_label,
         "dataset_digest": combination.dataset_digest,
         "model": combination.model_label,
         "weights_digest": combination.weights_digest,

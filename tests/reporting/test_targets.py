@@ -85,6 +85,11 @@ def test_page_without_a_target_has_those_that_share_the_metric_of_the_label(cach
     assert len({c.dataset_digest for c in data.combinations.values()}) == 2
 
 
+def test_target_of_a_dataset_in_the_paper_has_no_published_gain(cache: Cache) -> None:
+    table = load_report_data([cache], targets=["body length"]).table
+    assert table["dataset_name"].unique().tolist() == ["toys (body length)"]
+
+
 def test_bootstrap_of_a_float_is_that_of_its_r2(cache: Cache) -> None:
     data = load_report_data([cache], targets=["body length"])
     (combination,) = data.combinations.values()
