@@ -190,8 +190,9 @@ def test_load_backbone_of_incomplete_folders_raises(tmp_path: Path) -> None:
         ("[]", "is no config.json of timm"),
         (
             '{"model_type": "vit"}',
-            "expected 'architecture' in .*, got model_type: is it a model of",
+            "expected 'architecture' in .*, got model_type: it is a model of transformers, use hf:",
         ),
+        ('{"name": "vit"}', "expected 'architecture' in .*, got name: is it a model of timm"),
         ('{"architecture": "vit_new"}', "timm cannot build vit_new .*Unknown model"),
         ('{"architecture": "resnet18"}', "expected a ViT, got timm's ResNet"),
         (json.dumps(config("uni", mlp_ration=4)), "timm cannot build .*mlp_ration"),

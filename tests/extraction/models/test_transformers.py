@@ -365,6 +365,11 @@ def test_a_folder_of_timm_names_the_address_to_use(tmp_path: Path) -> None:
         load_backbone(f"hf:{tmp_path}")
 
 
+def test_timms_address_of_a_folder_of_transformers_names_the_one_to_use() -> None:
+    with pytest.raises(BackboneError, match=f"model of transformers, use hf:{folder('vit')}"):
+        load_backbone(f"local-dir:{folder('vit')}")
+
+
 def test_addresses_without_a_model_say_what_is_expected(tmp_path: Path) -> None:
     for name, message in [
         ("hf:", "expected hf:ORG/NAME or hf:PATH"),

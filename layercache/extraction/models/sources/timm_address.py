@@ -84,9 +84,12 @@ def create_from_address(name: str, *, offline: bool = False) -> nn.Module:
     except (OSError, ValueError, AttributeError, TypeError) as e:
         raise BackboneError(f"{name}: {path} is no config.json of timm: {e}") from e
     if not isinstance(config.get("architecture"), str):
+        remedy = "is it a model of timm?"
+        if "model_type" in config:
+            remedy = f"it is a model of transformers, use hf:{_repository(name)}"
         raise BackboneError(
             f"{name}: expected 'architecture' in {path}, the name of a timm model, got "
-            f"{', '.join(config) or 'nothing'}: is it a model of timm?"
+            f"{', '.join(config) or 'nothing'}: {remedy}"
         )
     args = {**stored_args, **_page_args(name)}
     resolved = _with_classes(args)

@@ -42,7 +42,9 @@ class ModelFiles:
             raise BackboneError(f"{self.name}: expected hf:ORG/NAME or hf:PATH of a folder")
         if self.folder is not None and not self.folder.is_dir():
             problem = "a file, not a folder" if self.folder.exists() else "no such folder"
-            raise BackboneError(f"{self.name}: {problem}: expected hf:PATH of {LAYOUT}")
+            raise BackboneError(
+                f"{self.name}: {problem}: expected hf:ORG/NAME or hf:PATH of {LAYOUT}"
+            )
 
     @property
     def _place(self) -> str:
@@ -53,7 +55,8 @@ class ModelFiles:
         """The local folder, or None for a repository of the hub."""
         path = Path(self._place).expanduser()
         is_path = self._place.startswith(("/", "./", "../", "~")) or path.exists()
-        return path if is_path or self._place.count("/") != 1 else None
+        is_repository = self._place.partition("@")[0].count("/") == 1
+        return path if is_path or not is_repository else None
 
     def config(self) -> tuple[dict[str, Any], Path]:
         """Return the contents of config.json, and its path.
