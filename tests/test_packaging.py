@@ -62,3 +62,10 @@ def test_every_extra_of_a_missing_extra_error_is_in_pyproject() -> None:
 def test_version_is_that_of_pyproject() -> None:
     assert layercache.__version__ in (PROJECT["version"], "from source")
     assert installed_version() == layercache.__version__
+
+
+def test_the_readme_names_every_extra_for_users() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    readme = (ROOT / "README.md").read_text()
+    assert {extra for extra in extras if f"| `{extra}` |" not in readme} == {"test", "dev", "docs"}
