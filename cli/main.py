@@ -28,7 +28,7 @@ COMMANDS = {
     "results": "Print or export the table of all probes.",
     "predictions": "Print the metrics of a probe, or write its predictions to a table.",
     "report": "Write figures and an HTML page of the results.",
-    "predict": "Classify images with a trained head.",
+    "predict": "Predict the class or the number of images with a trained head.",
     "export": "Write a trained head with its backbone as ONNX or torch.export.",
     "export-tokens": "Write the tokens of a cache as parquet, HDF5 or npy files.",
     "study": "Run the grid of a paper from one file.",

@@ -101,7 +101,7 @@ class _TrainConfig:
 
 
 @dataclass(frozen=True)
-class _Target:
+class _ProbeTarget:
     __pydantic_config__ = STRICT
 
     columns: Annotated[tuple[Text, ...], MinLen(1)]
@@ -134,7 +134,7 @@ class _Spec:
     train_config: _TrainConfig | None
     precision: Text | None
     splits: tuple[Text, Text]
-    target: _Target | None = None
+    target: _ProbeTarget | None = None
     annotations: dict[Text, Text] | None = None
     tests: tuple[_TestSet, ...] = ()
     validation: dict[Text, Text | Integer] = field(default_factory=dict)
