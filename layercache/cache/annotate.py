@@ -26,7 +26,7 @@ from layercache.cache.annotations.index import (
     update_index,
 )
 from layercache.cache.annotations.match import Matches, match_rows
-from layercache.cache.annotations.table import MAX_LISTED, Table, read_table
+from layercache.cache.annotations.table import MAX_LISTED, AnnotationTable, read_table
 from layercache.cache.cache import Cache, load_cache
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.base import Store
@@ -181,7 +181,12 @@ def _complete_splits(cache: Cache) -> list[Split]:
 
 
 def _check_matches(
-    cache: Cache, splits: Sequence[Split], table: Table, matches: Matches, *, partial: bool
+    cache: Cache,
+    splits: Sequence[Split],
+    table: AnnotationTable,
+    matches: Matches,
+    *,
+    partial: bool,
 ) -> None:
     """Raise DataError unless every row has a sample and every sample a row, or count what has not.
 

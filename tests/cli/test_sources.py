@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from layercache.cache import find_caches
+from layercache.cache.cache import extract_command
 from layercache.extraction.image_lookup import ImageLookup
 from layercache.extraction.models.vit_nano import weights_path
 from layercache.reporting.loading import load_report_data
@@ -189,3 +190,23 @@ def test_image_lookup_of_a_recorded_source_finds_the_image(
     (sample, *_) = combination.cache.split("test").ids
     assert ImageLookup()(combination.source, sample) is not None
     assert ImageLookup()(combination.dataset, sample) is None
+
+
+def test_named_dataset_is_found_by_its_name_and_by_its_source(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "data")
+    rows = [f"data/{c}/{i}.png,{c},{'test' if i > 7 else 'train'}" for c in "ab" for i in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,kind,part", *rows]))
+    source = "csv:t.csv?path=file&label=kind&split=part"
+    extract(capsys, source, "--name", "my_pets")
+    (cache,) = find_caches(root)
+    assert (cache.spec.dataset.name, cache.classes) == ("my_pets", ("a", "b"))
+    for dataset in ("my_pets", source):
+        out = paste(capsys, shlex.join(["layercache", "cache", "info", "--dataset", dataset]))
+        assert str(cache.path) in out
+    again = extract_command(cache)
+    assert "--name my_pets" in again
+    assert "already complete" in paste(capsys, again)
+    code, _, err = run(capsys, "extract", "-m", "vit_nano", "-d", source, "--name", "her pets")
+    assert (code, "take 'her_pets'" in err) == (1, True)

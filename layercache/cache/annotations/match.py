@@ -15,7 +15,7 @@ import numpy as np
 from layercache._units import pluralize
 from layercache.cache.annotations.column import Array
 from layercache.cache.annotations.frame import SPLIT
-from layercache.cache.annotations.table import MAX_LISTED, Table
+from layercache.cache.annotations.table import MAX_LISTED, AnnotationTable
 from layercache.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Matches:
     """Ids of the rows that belong to no sample."""
 
 
-def match_rows(table: Table, ids: Mapping[str, Sequence[str]]) -> Matches:
+def match_rows(table: AnnotationTable, ids: Mapping[str, Sequence[str]]) -> Matches:
     """Return the rows of a table by sample.
 
     A table with a column "split" that holds only names of these splits is matched by split and id;
@@ -76,7 +76,9 @@ def match_rows(table: Table, ids: Mapping[str, Sequence[str]]) -> Matches:
     return Matches(rows=rows, unmatched=list(table.ids[found == 0]))
 
 
-def _by_split(table: Table, splits: Array, samples: Mapping[str, pd.Index[Any]]) -> Matches:
+def _by_split(
+    table: AnnotationTable, splits: Array, samples: Mapping[str, pd.Index[Any]]
+) -> Matches:
     rows, unmatched = {}, np.ones(len(table.ids), bool)
     for split, names in samples.items():
         of_split = np.flatnonzero(splits == split)
@@ -90,7 +92,7 @@ def _by_split(table: Table, splits: Array, samples: Mapping[str, pd.Index[Any]])
     return Matches(rows=rows, unmatched=list(table.ids[unmatched]))
 
 
-def _check_unique(table: Table, ids: pd.Index[Any], rows: Array) -> None:
+def _check_unique(table: AnnotationTable, ids: pd.Index[Any], rows: Array) -> None:
     if ids.is_unique:
         return
     repeated = np.flatnonzero(ids.duplicated())

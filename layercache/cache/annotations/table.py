@@ -63,7 +63,7 @@ class TableColumn:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Table:
+class AnnotationTable:
     """A table whose rows belong to samples."""
 
     name: str
@@ -80,7 +80,7 @@ def read_table(
     *,
     id_column: str | None = None,
     columns: Sequence[str] = (),
-) -> Table:
+) -> AnnotationTable:
     """Read a table of annotations.
 
     Args:
@@ -119,7 +119,7 @@ def read_table(
     chosen = list(columns) or names
     if not chosen:
         raise DataError(f"{name}: expected a column next to the ids ({id_column}), got none")
-    return Table(
+    return AnnotationTable(
         name=name,
         ids=pd.Index(ids),
         splits=splits,

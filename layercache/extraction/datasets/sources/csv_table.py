@@ -56,7 +56,7 @@ class _Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _CsvColumns:
     """Names of the columns, in lower case."""
 
     path: str
@@ -154,13 +154,13 @@ def _read(file: Path, requested: Mapping[str, str]) -> tuple[list[_Row], bool]:
 
 
 def _detect_delimiter(header: str, requested: Mapping[str, str]) -> str:
-    """Return the delimiter with which the header has the required columns, by default a comma."""
+    """Return the delimiter with which the header has the columns, else the most frequent one."""
     for delimiter in DELIMITERS:
         columns = _lower(next(csv.reader([header], delimiter=delimiter), []))
         labels = {requested["label"]} if "label" in requested else set(LABEL_COLUMNS)
         if requested.get("path", "path") in columns and labels & {*columns, ""}:
             return delimiter
-    return DELIMITERS[0]
+    return max(DELIMITERS, key=header.count)
 
 
 def _lower(header: Iterable[str]) -> set[str]:
@@ -169,14 +169,14 @@ def _lower(header: Iterable[str]) -> set[str]:
 
 def _read_header(
     file: Path, reader: csv.DictReader[str], requested: Mapping[str, str]
-) -> tuple[list[str], _Columns]:
+) -> tuple[list[str], _CsvColumns]:
     """Return the header and which columns hold path, label and split."""
     try:
         header = [name.strip().lower() for name in reader.fieldnames or []]
     except csv.Error as error:
         raise DataError(f"{file}, line 1: {describe_csv_error(error)}") from error
     reader.fieldnames = header
-    columns = _Columns(
+    columns = _CsvColumns(
         path=requested.get("path", "path"),
         label=requested.get("label", next((c for c in LABEL_COLUMNS if c in header), "label")),
         split=requested.get("split", "split" if "split" in header else ""),
@@ -200,7 +200,7 @@ def _read_header(
 
 
 def _parse(
-    file: Path, reader: csv.DictReader[str], header: list[str], columns: _Columns
+    file: Path, reader: csv.DictReader[str], header: list[str], columns: _CsvColumns
 ) -> Iterator[_Row]:
     required = [name for name in vars(columns).values() if name]
     while True:

@@ -3,7 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from layercache.errors import DataError, DataNotFoundError
+from layercache.cache.format.origin import dataset_source
+from layercache.errors import DataError, DataNotFoundError, OptionError
 from layercache.extraction.datasets import (
     check_labels,
     dataset_identity,
@@ -222,3 +223,45 @@ def test_csv_with_two_unicode_forms_of_a_class_is_one_class(tmp_path):
     dataset = open_dataset(table(tmp_path, text))
     assert dataset.classes == (nfc, "z\u0301")
     assert dataset.split("train").labels.tolist() == [0, 0, 1]
+
+
+NAMED = "File;Category;Part\na.png;x;train\nb.png;y;train\nc.png;x;test\n"
+
+
+def test_csv_options_name_its_columns_in_any_case(tmp_path):
+    name = table(tmp_path, NAMED)
+    dataset = open_dataset(f"{name}?path=file&label=category&split=part")
+    assert (dataset.name, dataset.splits, dataset.classes) == (
+        "things",
+        ("train", "test"),
+        ("x", "y"),
+    )
+    assert dataset.split("train").ids == ["a.png", "b.png"]
+    assert dataset_name(f"{name}?label=Category") == "things"
+
+
+def test_csv_with_an_empty_label_option_has_no_labels(tmp_path):
+    dataset = open_dataset(f"{table(tmp_path, NAMED)}?path=file&label=&split=part")
+    assert dataset.classes == ()
+    assert dataset.split("train").labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "text"),
+    [
+        ("?path=file&labels=x", OptionError, "unknown option 'labels', expected path, label or"),
+        ("?path=file&label=kind", DataError, "expected a first line with the column kind, got"),
+        ("?path=file&label=file", DataError, "expected the column file once, got it 2 times"),
+        ("", DataError, r"the columns path, label .* as in csv:things.csv\?path=COLUMN&label="),
+    ],
+)
+def test_csv_with_options_that_do_not_fit_says_so(tmp_path, query, error, text):
+    with pytest.raises(error, match=text):
+        open_dataset(table(tmp_path, NAMED) + query)
+
+
+def test_csv_with_a_question_mark_in_its_name_is_that_file(tmp_path):
+    text = "path,label,split\na.png,x,train\nb.png,y,test\n"
+    name = table(tmp_path, text, name="really?.csv")
+    assert open_dataset(name).split("train").ids == ["a.png"]
+    assert dataset_source(name) == name
