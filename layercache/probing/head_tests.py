@@ -28,8 +28,6 @@ from layercache.probing.results.predictions import Predictions
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.training.trainer import FittedModel
 
-logger = logging.getLogger(__name__)
-
 TEST_BATCH = 2048
 
 Row = dict[str, Any]
@@ -66,7 +64,7 @@ def test_head(
     Raises:
         ProbeError: A test set has no samples.
     """
-    train_groups = _groups(spec, spec.tokens.cache, train, spec.train_splits)
+    train_groups = _groups(spec, spec.tokens.cache, train, spec.train_splits, loader=loader)
     _log_shared_validation(spec, loader, train, groups=train_groups)
     training = loader.digests(train)[train_rows]
     if train_groups is not None:
@@ -83,7 +81,9 @@ def test_head(
         )
         samples = test.name if test.cache else f"split {test.name}"
         if shared := leakage.describe(samples=samples, others="train"):
-            logger.warning("leakage: %s, so that its scores are too high", shared)
+            loader.log_once(
+                f"leakage: {shared}, so that its scores are too high", level=logging.WARNING
+            )
         row = evaluate_predictions(spec, predictions)
         row |= {
             "test_rows": len(predictions.targets),
@@ -118,7 +118,7 @@ def _predict(
     mean = total / dataset.rows
     std = (squares / dataset.rows - mean.square()).clamp_min(0).sqrt()
     ids = [split.ids[row] for row in rows]
-    groups = _groups(spec, tokens.cache, dataset, [test.split])
+    groups = _groups(spec, tokens.cache, dataset, [test.split], loader=loader)
     return dataset, Predictions(
         logits=np.concatenate(parts).astype(np.float32),
         targets=target.values(split)[rows],
@@ -132,7 +132,12 @@ def _predict(
 
 
 def _groups(
-    spec: ProbeSpec, cache: Cache, dataset: TokenDataset, splits: Sequence[str]
+    spec: ProbeSpec,
+    cache: Cache,
+    dataset: TokenDataset,
+    splits: Sequence[str],
+    *,
+    loader: DatasetLoader,
 ) -> list[str] | None:
     """Return the group of each row of a dataset, None if groups are of no interest or unknown."""
     column = spec.validation.group
@@ -140,10 +145,10 @@ def _groups(
         return None
     groups = read_groups(cache, column, splits)
     if groups is None:
-        logger.warning(
-            "%s has no annotation %r: whether groups are on both sides is not known",
-            cache.path,
-            column,
+        loader.log_once(
+            f"{cache.path} has no annotation {column!r}: whether groups are on both sides is not "
+            "known",
+            level=logging.WARNING,
         )
         return None
     return [groups[row] for row in dataset.selection.kept_rows.tolist()]
@@ -165,7 +170,10 @@ def _log_shared_validation(
         training_groups=None if groups is None else groups[:n_train],
     )
     if shared := leakage.describe(samples=f"split {spec.validation.split}", others="train"):
-        logger.warning("leakage: %s, so that it selects too large a model", shared)
+        loader.log_once(
+            f"leakage: {shared}, so that it selects configurations that overfit",
+            level=logging.WARNING,
+        )
 
 
 def stored_metrics(spec: ProbeSpec) -> list[str]:

@@ -159,7 +159,7 @@ class DatasetLoader:
         dataset, description = load_dataset(
             selection, device=self.device, mode=self._mode, memory_budget=budget
         )
-        self._log_once(f"{role} features {description}")
+        self.log_once(f"{role} features {description}")
         if dataset.mode == "stream":
             self._keep_on_disk([source.split for source in sources])
         return dataset
@@ -179,17 +179,18 @@ class DatasetLoader:
                 budget = int(MEMORY_FRACTION * shutil.disk_usage(folder).free)
                 reason = f"half of the free space in {folder}"
             self._read_cache = ReadCache(budget=budget, parent=folder)
-            self._log_once(
+            self.log_once(
                 f"tokens read over the network are kept for the next epoch in up to "
                 f"{format_bytes(budget)} of disk ({reason}; disk_cache)"
             )
         for split in splits:
             split.use_read_cache(self._read_cache)
 
-    def _log_once(self, line: str) -> None:
+    def log_once(self, line: str, *, level: int = logging.INFO) -> None:
+        """Log a line unless it was logged before."""
         if line not in self._logged:
             self._logged.add(line)
-            logger.info("%s", line)
+            logger.log(level, "%s", line)
 
 
 def load_dataset(
