@@ -13,6 +13,7 @@
    files, same transform, same number of workers, no model.
 5. The effect of the batch size on the tokens, in float16 steps (ulps).
 6. Peak memory for 1x and 8x the number of images.
+7. With `--parts sources`: the first table for a ViT-S/16 of every source of models (sources.py).
 
 Extraction is timed from the first decode to the last commit, without loading the model and starting
 the workers. Weights are random.
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.decode_tuning import seconds_per_image
 from layercache.extraction.models import vit_nano
 from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.registry import MODELS
 from layercache.extraction.result import Extraction
 
@@ -102,6 +104,8 @@ class Bench:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
         self.rates: dict[str, float] = {}
+        self.addresses: dict[str, str | Encoder] = {}
+        """Models that are not named by a short name."""
         self.count = 0
 
     def batch(self, model: str) -> int:
@@ -126,14 +130,16 @@ class Bench:
     def backbone(self, model: str) -> Backbone:
         """Load the backbone with its random weights."""
         return load_backbone(
-            model,
-            weights=self.weights(model),
+            self.addresses.get(model, model),
+            weights=None if model in self.addresses else self.weights(model),
             precision=self.args.precision,
             device=self.args.device,
         )
 
-    def bare(self, model: str) -> Callable[[int], float]:
-        """Return a function that measures the plain timm module without taps.
+    def bare(
+        self, model: str, *, timer: Callable[[], float] = time.perf_counter
+    ) -> Callable[[int], float]:
+        """Return a function that measures the plain module without taps.
 
         It takes a number of images and returns images/s on one resident, normalised batch.
         """
@@ -149,12 +155,12 @@ class Bench:
 
         def run(images: int) -> float:
             with torch.inference_mode():
-                began = time.perf_counter()
+                began = timer()
                 for _ in range(-(-images // len(x))):
                     forward(x)
                 if self.args.device == "cuda":
                     torch.cuda.synchronize()
-            return -(-images // len(x)) * len(x) / (time.perf_counter() - began)
+            return -(-images // len(x)) * len(x) / (timer() - began)
 
         run(3 * len(x))
         return run
@@ -174,10 +180,11 @@ class Bench:
         given |= {
             "workers": self.args.workers,
             "cache": self.folder / f"cache{self.count}",
-            "weights": {model: self.weights(model)},
+            "weights": {} if model in self.addresses else {model: self.weights(model)},
         }
         dataset = InMemoryDataset(name="bench", classes=("a", "b"), samples={"train": samples})
-        return extract(models=[model], dataset=dataset, progress=False, **(given | options))[0]
+        models = [self.addresses.get(model, model)]
+        return extract(models=models, dataset=dataset, progress=False, **(given | options))[0]
 
     def compare(
         self, model: str, samples: Callable[[int, int], Decoded | Files]
@@ -192,7 +199,42 @@ class Bench:
             done.append(self.extraction(model, samples(images, side)))
         return rates, done
 
-    def decoded(self) -> None:
+    def sources(self) -> None:
+        """Compare extraction with the bare forward pass for every source of models."""
+        from sources import make_sources  # needs transformers and OpenCLIP
+
+        self.addresses = make_sources(self.folder)
+        if self.args.device == "cpu":
+            self.forward_time()
+        self.decoded([*self.addresses])
+
+    def forward_time(self) -> None:
+        """Compare the processor time of a forward with taps, pooling and all to the bare one's.
+
+        It is less sensitive to other load on the machine than images/s.
+        """
+        header("forward of a batch", "bare (s)", "with taps (s)", "ratio of the minima", "median")
+        for model in self.addresses:
+            backbone = self.backbone(model)
+            bare, batch = self.bare(model, timer=time.process_time), self.batch(model)
+            side = backbone.preprocessing.input_size[0]
+            images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+            pairs = []
+            for _ in range(self.args.rounds):
+                began = time.process_time()
+                backbone(images)
+                tapped_seconds = time.process_time() - began
+                pairs.append((batch / bare(batch), tapped_seconds))
+            plain, tapped = (min(column) for column in zip(*pairs, strict=True))
+            median = statistics.median(a / b for a, b in pairs)
+            print(
+                f"| {model}, batch {batch} | {plain:.3f} | {tapped:.3f} | {plain / tapped:.3f} "
+                f"| {median:.3f} |",
+                flush=True,
+            )
+        print(flush=True)
+
+    def decoded(self, models: Sequence[str] = ()) -> None:
         """Compare extraction with the bare forward pass on images that need no decoding."""
         header(
             "images that need no decoding",
@@ -202,7 +244,7 @@ class Bench:
             "ratio",
             "time waiting for images, for disk",
         )
-        for model in self.args.models:
+        for model in models or self.args.models:
             rates, done = self.compare(model, lambda rows, side: Decoded(rows, side))
             ratio = statistics.median(
                 e.images_per_s / rate for e, rate in zip(done, rates, strict=True)
