@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check slow docs format clean
+.PHONY: demo test check slow docs test-oldest format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/layercache demo
@@ -24,6 +24,13 @@ slow: $(VENV)/.dev
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
+# The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+test-oldest: | $(BIN)/python
+	$(BIN)/python -m pip install -q 'uv>=0.5,<1'
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(VENV)-oldest
+	$(BIN)/uv pip install -q --python $(VENV)-oldest --resolution lowest-direct -e '.[report,test]'
+	$(VENV)-oldest/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -40,4 +47,4 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest build dist site *.egg-info

@@ -44,6 +44,8 @@ cli/NAME.py holds a function NAME, or a typer app NAME for a group of commands (
 MODULES = {"import": "import_tokens"}
 """Command -> module, where the name of the command is a word of Python."""
 
+COMPLETION_VARIABLE = "_LAYERCACHE_COMPLETE"
+"""Set by the scripts that `layercache --install-completion` adds to a shell."""
 SIGNAL_EXIT = 128
 """Exit code of a command that a signal stopped, minus the signal's number, as in a shell."""
 
@@ -112,7 +114,6 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
             "train fusion heads from the cache as often as you like."
         ),
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -169,7 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("LAYERCACHE_DEBUG") == "1"
     words = [word for word in words if word != "--debug"]
-    name = next((word for word in words if not word.startswith("-")), None)
+    typed = words
+    if COMPLETION_VARIABLE in os.environ:  # the shell asks for completions of a line
+        line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+        typed = line.split()[1:]
+    name = next((word for word in typed if not word.startswith("-")), None)
     with log_to_stdout(debug=debug):
         build(name if name in COMMANDS else None, debug=debug)(args=words, prog_name="layercache")
 

@@ -82,3 +82,23 @@ def test_guard_exception_prints_one_line_and_exits(
 
 def test_version_prints_the_installed_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"layercache {layercache.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("layercache pro", "probe"),
+        ("layercache probe --see", "--seeds"),
+        ("layercache cache v", "verify"),
+    ],
+)
+def test_the_shell_completes_commands_and_their_options(
+    line: str, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_LAYERCACHE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert not stopped.value.code
+    assert expected in capsys.readouterr().out.split()
