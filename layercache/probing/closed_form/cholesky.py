@@ -19,6 +19,10 @@ Coefficients = tuple[Tensor, Tensor]
 """Weight (M, P) and bias (M,), float64."""
 ROUNDING = 1e-6
 """Variance within classes, relative to all, that rounding in single precision may leave."""
+RESIDUAL = 1e-10
+"""Residual of a solution, relative to the right side."""
+MAX_CORRECTIONS = 6
+"""Corrections after which a solution in single precision is given up."""
 
 
 def ridge_coefficients(moments: Moments, penalty: float) -> Coefficients | None:
@@ -69,7 +73,30 @@ def lda_coefficients(
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor | None:
     """Return matrix^-1 right (P, M), or None if the matrix is not positive definite."""
+    refined = _solve_refined(matrix, right)
+    if refined is not None:
+        return refined
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
         return None
     return torch.cholesky_solve(right, factor)
+
+
+def _solve_refined(matrix: Tensor, right: Tensor) -> Tensor | None:
+    """Solve in single precision and correct the solution until its residual in double vanishes.
+
+    A decomposition in single precision takes a third of the time. The corrections converge unless
+    the matrix is too ill-conditioned for it; then None is returned.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix.float())
+    if int(info):
+        return None
+    solution = torch.zeros_like(right)
+    residual = right
+    limit = RESIDUAL * float(right.norm())
+    for _ in range(MAX_CORRECTIONS):
+        solution = solution + torch.cholesky_solve(residual.float(), factor)
+        residual = right - matrix @ solution
+        if float(residual.norm()) <= limit:
+            return solution
+    return None

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from layercache.probing.closed_form import cholesky
 from layercache.probing.closed_form.cholesky import lda_coefficients, ridge_coefficients
 from layercache.probing.closed_form.lda import lda_of_moments
 from layercache.probing.closed_form.moments import Moments
@@ -29,6 +32,19 @@ def test_lda_equals_the_eigendecomposition(shrinkage: float) -> None:
     expected = lda_of_moments(moments()).coefficients(shrinkage)
     torch.testing.assert_close(lda_coefficients(moments(), shrinkage), expected)
     assert torch.isneginf(expected[1][3])
+
+
+@pytest.mark.parametrize(("condition", "refined"), [(1e4, True), (1e13, False)])
+def test_single_precision_is_corrected_or_given_up(condition: float, refined: bool) -> None:
+    basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q
+    values = torch.logspace(0, -math.log10(condition), 20, dtype=torch.float64)
+    matrix, solution = basis @ torch.diag(values) @ basis.t(), torch.ones(20, 2).double()
+    found = cholesky._solve_refined(matrix, matrix @ solution)
+    assert (found is not None) is refined
+    if refined:
+        torch.testing.assert_close(found, solution, rtol=1e-5, atol=1e-5)
+    residual = matrix @ cholesky._solve(matrix, matrix @ solution) - matrix @ solution
+    assert residual.norm() < 1e-9
 
 
 def test_matrix_that_is_not_positive_definite_has_no_coefficients() -> None:
