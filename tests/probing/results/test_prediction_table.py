@@ -87,3 +87,19 @@ def test_ids_of_an_older_probe_come_from_its_cache(
     )
     assert list(prediction_table(trained)["id"])[:2] == ["0", "1"]
     assert "the column id holds row numbers" in caplog.text
+
+
+def test_intervals_of_a_probe_are_drawn_by_the_groups_of_its_predictions(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = planted()
+    n = cache.split("test").rows
+    labels = cache.split("test").labels
+    right = np.arange(n) % 8 < 4  # whole groups of four are right or wrong
+    logits = np.eye(3)[np.where(right, labels, (labels + 1) % 3)]
+    made = write_probe(cache, logits)
+    single = np.ptp(made.intervals("accuracy")["top1_accuracy"])
+    groups = tuple(f"patient {i // 4}" for i in range(n))
+    stored = replace(made.predictions(), groups=groups)
+    monkeypatch.setattr(type(made), "predictions", lambda self, test: stored)
+    assert np.ptp(made.intervals("accuracy")["top1_accuracy"]) > 1.5 * single
