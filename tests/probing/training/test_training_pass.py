@@ -74,6 +74,25 @@ def test_training_pass_continued_from_its_state_ends_with_the_same_bits(
         assert len({head.epochs for head in whole}) > 1, "early stopping has removed some"
 
 
+def test_killed_regression_continues_with_the_same_bits() -> None:
+    dataset = make_separable_tokens(strength=0.3)
+    dataset.labels = (dataset.labels * 100.0 + torch.arange(300) / 7)[:, None].double()
+    options: dict[str, Any] = {
+        "head": HeadSpec(kind="attentive", tokens=4, width=16, classes=1, regression=True),
+        "configs": CONFIGS[::2],
+        "train": torch.arange(200),
+        "val": torch.arange(200, 300),
+        "seed": 3,
+        "train_config": dataclasses.replace(CONFIG, patience=2),
+    }
+    whole = fit(dataset, **options)
+    saver = KilledAt(10)
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, saver=saver, **options)
+    for one, other in zip(fit(dataset, saver=saver, **options), whole, strict=True):
+        assert_same_bits(one, other)
+
+
 def assert_same_bits(one: FittedHead, other: FittedHead) -> None:
     fields = {field.name for field in dataclasses.fields(FittedHead)} - {"state_dict"}
     for name in fields:
