@@ -1,4 +1,4 @@
-"""One forward of two images that checks what a source says of its ViT.
+"""One forward of two images that checks the description of a ViT.
 
 Shapes: B = 2 images, N = prefix + P tokens, D width.
 """

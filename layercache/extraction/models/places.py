@@ -69,8 +69,8 @@ def find_blocks(
         blocks_path: Dotted path of its list of blocks.
         paths: Places in a block, or a function from the block to them.
         width: D of the residual stream.
-        inner_width: D of "fc1" and "act" where their linear layers do not tell it; None: they are
-            left out.
+        inner_width: D of "fc1" and "act" where their linear layers have no `out_features` or
+            `in_features`; None: these places are left out.
         class_attention: Function from a block to its `Block.class_attention`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the rest of extraction knows of a loaded ViT, whichever library it comes from.
+"""Description of a loaded ViT, the same for every library that it may come from.
 
 A source (`layercache.extraction.models.sources`) fills this in; taps, pooling and the backbone read
 nothing else of the module.
@@ -60,7 +60,7 @@ class Block:
     """Why it lacks a place, for errors; without one, a general text is used."""
     class_attention: Callable[[int], ClassAttention] | None = None
     """Registers the hooks that keep the class token's attention, given the number of prefix
-    tokens; None if it cannot be told."""
+    tokens; None if its weights cannot be computed."""
 
     @property
     def kind(self) -> str:

@@ -33,7 +33,7 @@ def load(model: str | Encoder, request: LoadRequest, *, check: Check) -> LoadedM
         check: Called with its description.
 
     Raises:
-        BackboneError: A part is missing, or the forward does not do what the Encoder says.
+        BackboneError: A part is missing, or the forward does not match the Encoder.
         OptionError: An option is given that an Encoder does not have.
     """
     encoder = load_encoder(model) if isinstance(model, str) else model
