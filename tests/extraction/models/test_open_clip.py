@@ -251,3 +251,13 @@ def test_layers_of_a_folder_are_found_under_its_absolute_path(
     backbone = load_backbone("open_clip:local-dir:model")
     assert backbone.name == f"open_clip:local-dir:{tmp_path.resolve()}/model"
     assert backbone(IMAGES).shape[0] == DEPTH
+
+
+def test_a_repository_is_downloaded_once(server: Path) -> None:
+    for file in folder("plain").iterdir():
+        shutil.copy(file, server)
+    digest = load_backbone("open_clip:hf-hub:lab/clip").weights_digest
+    assert digest == load("plain").weights_digest
+    for file in server.iterdir():
+        file.unlink()
+    assert load_backbone("open_clip:hf-hub:lab/clip", offline=True).weights_digest == digest

@@ -428,3 +428,27 @@ def test_final_norm_of_clip_is_applied_to_every_token() -> None:
         expected = norm_of("clip", model)(torch.from_numpy(states).float())
     got = load("clip", layers="last", tokens="all")(IMAGES)[0].transpose(0, 1)
     np.testing.assert_allclose(got, expected, **TOLERANCE)
+
+
+def test_a_repository_is_downloaded_once_with_all_shards(
+    server: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="layercache")
+    build("vit").save_pretrained(server, max_shard_size="20KB")
+    processor("vit").save_pretrained(server)
+    digest = load_backbone("hf:lab/vit").weights_digest
+    assert digest == load("vit").weights_digest
+    downloads = [r.message for r in caplog.records if "downloading" in r.message]
+    assert all(message.startswith("hf:lab/vit: downloading the weights (") for message in downloads)
+    for file in server.iterdir():
+        file.unlink()
+    assert load_backbone("hf:lab/vit", offline=True).weights_digest == digest
+
+
+def test_gated_and_missing_repositories_say_what_to_do(server: Path) -> None:
+    with pytest.raises(BackboneError, match=r"is gated: accept .*hf auth login.*copy, hf:PATH"):
+        load_backbone("hf:gated/vit")
+    with pytest.raises(
+        BackboneError, match=r"lab/none has no config\.json: expected a model of tr"
+    ):
+        load_backbone("hf:lab/none")
