@@ -288,3 +288,11 @@ def test_lower_is_better_for_losses_and_errors_alone() -> None:
         "mae",
         "rmse",
     }
+
+
+def test_half_precision_logits_have_full_precision_probabilities() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.5], [0.0, 3.0, 1.0]]).bfloat16()
+    got = metrics.summarize_logits(logits, torch.tensor([0, 2]))
+    expected = metrics.summarize_logits(logits.float(), torch.tensor([0, 2]))
+    for name, values in got.items():
+        torch.testing.assert_close(values, expected[name], rtol=0, atol=0)

@@ -137,6 +137,8 @@ def summarize_logits(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits: (..., N, C).
         labels: Class numbers (N,).
     """
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
     true_class = labels.expand(logits.shape[:-1])[..., None]
     log_probs = logits.log_softmax(-1)
     probs = log_probs.exp()
