@@ -119,24 +119,26 @@ def fit_logistic(x: Tensor, y: Tensor, classes: int, configs: Sequence[Config]) 
         bias[:, y.bool().all(0)] = -ABSENT_CLASS_LOGIT
         varying = torch.nonzero(y.bool().any(0) & ~y.bool().all(0)).flatten()
         if len(varying):
-            found = binary(x, y[:, varying], inverse_penalties=strengths)
-            weight[:, varying], bias[:, varying] = found.weight, found.bias
-            converged = found.converged
+            solution = binary(x, y[:, varying], inverse_penalties=strengths)
+            weight[:, varying], bias[:, varying] = solution.weight, solution.bias
+            converged = solution.converged
     else:
         present, index = torch.unique(y, return_inverse=True)
         balanced = balanced_weights(y, classes)
         bias[:, present] = 0.0
         if len(present) == 2:
             # one logit for two classes: that of the second, where the first has 0
-            found = binary(x, index[:, None], inverse_penalties=strengths, sample_weight=balanced)
-            weight[:, present[1:]], bias[:, present[1:]] = found.weight, found.bias
-            converged = found.converged
+            solution = binary(
+                x, index[:, None], inverse_penalties=strengths, sample_weight=balanced
+            )
+            weight[:, present[1:]], bias[:, present[1:]] = solution.weight, solution.bias
+            converged = solution.converged
         elif len(present) > 2:
-            found = multinomial(
+            solution = multinomial(
                 x, index, len(present), inverse_penalties=strengths, sample_weight=balanced
             )
-            weight[:, present], bias[:, present] = found.weight, found.bias
-            converged = found.converged
+            weight[:, present], bias[:, present] = solution.weight, solution.bias
+            converged = solution.converged
     return LogisticModel(
         {
             config_key(config): (weight[i], bias[i], bool(converged[i]))

@@ -48,7 +48,7 @@ class Logistic:
     bias: Tensor
     """Intercepts, float64 (A, M)."""
     converged: Tensor
-    """Whether each penalty's solution was found within MAX_ITERATIONS, bool (A,)."""
+    """Whether each penalty's solution was reached within MAX_ITERATIONS, bool (A,)."""
 
 
 def multinomial(
@@ -174,10 +174,10 @@ class _Solver:
             return values, (gradients * factor).flatten(1)
 
         start = torch.zeros_like(scale).flatten(1)
-        found, converged = minimize(
+        solution, converged = minimize(
             objective, start, tolerance=tolerance * scale.flatten(1), max_iterations=MAX_ITERATIONS
         )
-        variables = (found.view_as(scale) * scale).double()
+        variables = (solution.view_as(scale) * scale).double()
         weight, bias = variables[:, :, :-1], variables[:, :, -1]
         if self._directions is not None:
             weight = weight @ self._directions

@@ -66,24 +66,24 @@ def multiply_samples(
     shift = {s: x.mean(0) for s, x in tokens.items()}
     for s, x in tokens.items():
         x -= shift[s]
-    found: dict[tuple[int, ...], SampleProducts] = {}
+    by_subset: dict[tuple[int, ...], SampleProducts] = {}
     for subset in sorted(map(tuple, subsets), key=len):
-        parts = [known for known in found if set(known) <= set(subset)]
+        parts = [known for known in by_subset if set(known) <= set(subset)]
         part = max(parts, key=len, default=())
         samples = len(tokens[subset[0]])
         if part:
-            products = found[part].products.clone()
+            products = by_subset[part].products.clone()
         else:
             products = tokens[subset[0]].new_zeros((samples, samples), dtype=torch.float64)
         for s in subset:
             if s not in part:
                 products += tokens[s] @ tokens[s].t()
-        found[subset] = SampleProducts(
+        by_subset[subset] = SampleProducts(
             tokens=tuple(tokens[s] for s in subset),
             shift=torch.cat([shift[s] for s in subset]).double(),
             products=products,
         )
-    return found
+    return by_subset
 
 
 def fuse_samples(

@@ -56,12 +56,12 @@ def fit_linear(
         absent: Classes without training rows, bool (M,).
     """
     if head == "ridge":
-        found = ridge_coefficients(fused.moments, setting)
+        coefficients = ridge_coefficients(fused.moments, setting)
     else:
-        found = lda_coefficients(fused.moments, setting, features=fused.features)
-    if found is None:
+        coefficients = lda_coefficients(fused.moments, setting, features=fused.features)
+    if coefficients is None:
         return None
-    weight, bias = fused.expand(*found)
+    weight, bias = fused.expand(*coefficients)
     if head == "ridge" and classifies:
         weight, bias = 2 * weight, 2 * bias - 1
     bias = bias.masked_fill(absent, ABSENT_CLASS_LOGIT)

@@ -111,7 +111,7 @@ def plan_scan(
     singles = tuple(
         Subset(str(layer), kind, (position,)) for position, (layer, kind) in enumerate(pairs)
     )
-    found: list[Subset] = []
+    chosen_subsets: list[Subset] = []
     left_out: list[Subset] = []
     words = SUBSETS if subsets is None else [subsets] if isinstance(subsets, str) else subsets
     seen = {subset.tokens for subset in singles}
@@ -132,10 +132,10 @@ def plan_scan(
         subset = Subset(word, kinds.replace(",", "+"), positions)
         cost = _cost(len(positions), spec.width, rows)
         limit = max(RELATIVE_COST * len(pairs) * _cost(1, spec.width, rows), SMALL_COST)
-        (found if subsets is not None or cost <= limit else left_out).append(subset)
+        (chosen_subsets if subsets is not None or cost <= limit else left_out).append(subset)
     return ScanPlan(
         pairs=pairs,
-        subsets=(*singles, *found),
+        subsets=(*singles, *chosen_subsets),
         left_out=tuple(left_out),
         width=spec.width,
         rows=rows,
