@@ -112,4 +112,4 @@ def _transform_facts(info: ModelInfo) -> dict[str, str]:
     source = info.transform.source
     if info.timm_resize:
         source += f"; timm's metadata: short edge to {info.timm_resize}"
-    return {"preprocessing": text, "published in": source}
+    return {"preprocessing": text, "source": source}

@@ -92,7 +92,7 @@ def test_models_of_a_name_shows_its_preprocessing_and_where_that_is_published(
     capsys: pytest.CaptureFixture[str], name: str, preprocessing: str, source: str
 ) -> None:
     _, out, _ = run(capsys, "models", name)
-    assert f"preprocessing      {preprocessing}\n  published in       " in out
+    assert f"preprocessing      {preprocessing}\n  source             " in out
     assert source in out
 
 
