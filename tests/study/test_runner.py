@@ -52,7 +52,8 @@ class StandIn:
     def train(self, job: PlannedProbe, cache: Path, spatial_cache: Path | None) -> Any:
         self._do(job.name)
         assert cache == Path("/caches") / job.dataset / job.model
-        return [SimpleNamespace(row={"test_balanced_accuracy": 0.5}, path=Path(job.name))]
+        row, spec = {"test_balanced_accuracy": 0.5}, {"select": "balanced_accuracy"}
+        return [SimpleNamespace(row=row, spec=spec, path=Path(job.name))]
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_run_study_runs_all_jobs_in_order(study: Study) -> None:
     result, said = run(study, work)
     assert work.calls == [status.job.name for status in study_status(study)]
     assert (result.jobs, result.done, result.failures, len(result.results)) == (12, 12, (), 8)
-    assert said[0] == "vit_nano on digits: linear last cls: 50.00 %"
+    assert said[0] == "vit_nano on digits: linear last cls: balanced accuracy 50.00 %"
 
 
 def test_run_study_failed_job_does_not_stop_others(study: Study) -> None:
