@@ -145,7 +145,7 @@ class ExtractOptions:
             )
         check_engine(self.engine, self.ray_address)
         for model in self.weights:
-            if model not in self.models:
+            if model not in model_names:
                 raise UnknownNameError("model of weights", model, model_names)
 
 
@@ -180,7 +180,8 @@ def with_lists(options: Mapping[str, Any]) -> dict[str, Any]:
         listed["layers"] = [listed["layers"]]
     weights = listed.get("weights")
     if isinstance(weights, str | Path):
-        listed["weights"] = parse_weights([str(weights)], listed.get("models", []))
+        names = [model_name(model) for model in listed.get("models", [])]
+        listed["weights"] = parse_weights([str(weights)], names)
     return listed
 
 

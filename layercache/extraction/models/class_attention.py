@@ -12,7 +12,7 @@ from layercache.extraction.models.vit import Block
 
 
 def check_class_attention(block: Block, *, architecture: str) -> None:
-    """Check that the class token's attention in a block can be told.
+    """Check that the class token's attention in a block can be computed.
 
     Raises:
         BackboneError: It cannot.

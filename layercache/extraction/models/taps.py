@@ -1,7 +1,7 @@
 """Points in a ViT where a layer's hidden state is read.
 
-Layers are numbered 1..B, B the number of blocks. Parts have timm's names here; each source says
-where they are in its own models (`Block.places`).
+Layers are numbered 1..B, B the number of blocks. Parts have timm's names here; each source
+gives their places in its own models (`Block.places`).
 
     tap "norm2"         layer l < B: the output of `blocks[l].norm2` (so block 0 is skipped);
                         layer B: the output of the final norm

@@ -303,3 +303,17 @@ def test_preprocessing_of_an_encoder_takes_options() -> None:
     assert (own.input_size, own.resize, own.interpolation) == ((32, 32), (40, 40), "bicubic")
     assert (changed.resize, changed.interpolation) == ((32, 32), "bilinear")
     assert own.mean == changed.mean == PREPROCESSING.mean
+
+
+def test_extract_with_weights_for_an_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="weights: mine has its own: load them into the module"):
+        layercache.extract(
+            models=plain(), weights="x.pt", dataset="digits", limit=20, cache=tmp_path
+        )
+
+
+def test_extract_with_a_bare_module_or_an_encoder_twice_raises() -> None:
+    with pytest.raises(OptionError, match=r"expected names or layercache.Encoder objects, got Pl"):
+        layercache.extract(models=[plain().module], dataset="digits")
+    with pytest.raises(OptionError, match="models: expected each once, got mine, mine"):
+        layercache.extract(models=[plain(), plain()], dataset="digits")

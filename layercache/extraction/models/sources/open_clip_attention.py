@@ -18,7 +18,7 @@ from layercache.extraction.models.class_attention import patch_weights
 
 
 def class_attention_of(block: nn.Module) -> Callable[[int], OpenClipClassAttention] | None:
-    """Return what registers the hooks on a block's attention, or None if it cannot be told."""
+    """Return what registers the hooks on a block's attention, or None if there is no such place."""
     attention: Any = getattr(block, "attn", None)
     plain = isinstance(attention, nn.MultiheadAttention) and attention.batch_first
     norms = (getattr(attention, name, None) for name in ("ln_q", "ln_k"))

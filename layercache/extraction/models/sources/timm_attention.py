@@ -27,7 +27,7 @@ SUPPORTED = (Attention, AttentionRope, EvaAttention, BeitAttention)
 
 
 def class_attention_of(block: nn.Module) -> Callable[[int], TimmClassAttention] | None:
-    """Return what registers the hooks on a block's attention, or None if it cannot be told."""
+    """Return what registers the hooks on a block's attention, or None if there is no such place."""
     attention = getattr(block, "attn", None)
     if not isinstance(attention, SUPPORTED):
         return None
