@@ -8,6 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from layercache_cli._options import ProbesRoot, Root
+from layercache_cli._split_options import (
+    By,
+    FoldColumn,
+    Folds,
+    Group,
+    PaperCompat,
+    Refit,
+    Repeats,
+    TestCache,
+    TestSplit,
+    ValSplit,
+)
 from layercache_cli._terminal import confirm, echo, echo_lines
 
 Model = Annotated[
@@ -119,72 +131,6 @@ Patience = Annotated[
     typer.Option(
         help="Stop a configuration after this many epochs without a better validation score.",
         show_default="off",
-    ),
-]
-TestSplit = Annotated[
-    list[str],
-    typer.Option("--test", help="Split to test on. Repeatable: one head, several test columns."),
-]
-TestCache = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="CACHE[@SPLIT]",
-        help="Also test on the cache of another dataset of the same backbone: its folder or the "
-        "dataset's name. Classes are matched by name. Repeatable.",
-        show_default=False,
-    ),
-]
-ValSplit = Annotated[
-    str,
-    typer.Option(
-        "--val",
-        help="Split that selects the configuration: auto (val, valid, validation or dev, if there "
-        "is one) | none (20 % of train) | SPLIT.",
-    ),
-]
-Folds = Annotated[
-    int | None,
-    typer.Option(
-        help="Select by this many stratified folds of train.", show_default="one part of 20 %"
-    ),
-]
-Repeats = Annotated[int, typer.Option(help="How often to draw the folds.")]
-Group = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Annotation whose values (patients, videos ...) stay on one side of every cut.",
-        show_default=False,
-    ),
-]
-FoldColumn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Annotation with the fold of each training sample.",
-        show_default=False,
-    ),
-]
-Refit = Annotated[
-    str,
-    typer.Option(
-        help="With a validation split, train the selected configuration on train | train+val."
-    ),
-]
-By = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Also show the test scores for each value of an annotation, and the worst.",
-        show_default=False,
-    ),
-]
-PaperCompat = Annotated[
-    bool,
-    typer.Option(
-        "--paper-compat",
-        help="Of settings with equal validation scores, take the first of the grid, as the paper "
-        "does, not the one of the lowest validation loss and largest weight decay.",
     ),
 ]
 Select = Annotated[
