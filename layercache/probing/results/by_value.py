@@ -12,6 +12,7 @@ from layercache._units import pluralize
 from layercache.cache.cache import Cache, load_cache
 from layercache.errors import CacheError, OptionError, UnknownNameError
 from layercache.probing.metrics import Metric, compute, selection_metric_of, task_of
+from layercache.probing.results.columns import full_row
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import Probe
 
@@ -27,7 +28,12 @@ MAX_SHOWN_VALUES = 8
 NO_VALUE = "(none)"
 """Name of the samples without a value."""
 WORST = "worst"
-IDENTITY = ("probe", "model", "dataset", "head", "layers", "tokens", "seed", "shots")
+IDENTITY = (
+    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "target", "val_split",
+    "folds", "repeats", "group", "fold_column", "refit", "test_split", "seed", "shots",
+    "train_fraction",
+)  # fmt: skip
+"""Columns of the results table that say which probe a row is."""
 
 Row = dict[str, Any]
 
@@ -43,8 +49,8 @@ def scores_by(
         caches: Caches of the test samples; that around a probe need not be given.
 
     Returns:
-        The columns probe, model, dataset, head, layers, tokens, seed, shots, test, value, rows
-        (number of samples), metric, score, and worst: True for the value with the worst score.
+        The columns of IDENTITY, then test, value, rows (number of samples), metric, score, and
+        worst: True for the value with the worst score.
         Samples without a value have the value "(none)", which is never the worst.
 
     Raises:
@@ -151,9 +157,10 @@ def _rows_of(probe: Probe, test: str, lookup: _Columns) -> Iterator[Row]:
         value for value, score in scores.items() if value != NO_VALUE and not np.isnan(score)
     ]
     worst = min(defined, key=lambda value: metric.sign * scores[value], default=None)
+    columns = full_row(probe)
     for value, score in scores.items():
         yield {
-            **{name: probe.row.get(name) for name in IDENTITY},
+            **{name: columns.get(name) for name in IDENTITY},
             "probe": probe.id,
             "test": test,
             "value": value,
