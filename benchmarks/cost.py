@@ -287,7 +287,7 @@ def extract_stand_in(root: CachePath, rows: int) -> Cache:
     from layercache.extraction.datasets.in_memory import InMemoryDataset
 
     samples = {SPLIT: Decoded(rows, 8)}
-    with patch("layercache.extraction.plan.load_backbone", lambda *_, **__: StandIn()):
+    with patch("layercache.extraction.plan.load_encoder", lambda *_, **__: StandIn()):
         (result,) = extract(
             models=["vit_b16"],
             dataset=InMemoryDataset(name="bench", classes=("a", "b"), samples=samples),

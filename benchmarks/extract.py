@@ -47,7 +47,7 @@ from layercache.extraction.api import extract
 from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.decode_tuning import seconds_per_image
 from layercache.extraction.models import vit_nano
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.registry import MODELS
 from layercache.extraction.result import Extraction
@@ -129,7 +129,7 @@ class Bench:
 
     def backbone(self, model: str) -> Backbone:
         """Load the backbone with its random weights."""
-        return load_backbone(
+        return load_encoder(
             self.addresses.get(model, model),
             weights=None if model in self.addresses else self.weights(model),
             precision=self.args.precision,

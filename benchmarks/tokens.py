@@ -27,7 +27,7 @@ import torch
 from machine import describe
 from timm.models.vision_transformer import Block
 
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.pooling import (
     attention_average,
     average_patch,
@@ -110,7 +110,7 @@ def main() -> None:
         module = timm.create_model(MODELS[args.model].architecture, pretrained=False)
         safetensors.torch.save_file(module.state_dict(), weights)
         backbones = {
-            (tap, tokens): load_backbone(
+            (tap, tokens): load_encoder(
                 args.model,
                 weights=weights,
                 tap=tap,  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from layercache.errors import LayercacheError
 
 if TYPE_CHECKING:
-    from layercache import heads
+    from layercache import errors, heads
     from layercache.cache import Cache, open_cache
     from layercache.cache.annotate import annotate, drop_annotations
     from layercache.cache.copy import copy_cache
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from layercache.deploy import load_classifier, load_regressor
     from layercache.estimators import ProbeClassifier, ProbeRegressor
     from layercache.extraction.api import extract
+    from layercache.extraction.datasets.listing import list_datasets
+    from layercache.extraction.datasets.registry import open_dataset
+    from layercache.extraction.models.backbone import Backbone, load_encoder
     from layercache.extraction.models.encoder import Encoder
     from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+    from layercache.extraction.models.registry import list_models
+    from layercache.extraction.result import Extraction
     from layercache.importing.api import import_tokens
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
@@ -39,8 +44,10 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Backbone",
     "Cache",
     "Encoder",
+    "Extraction",
     "HParams",
     "LayercacheError",
     "PreprocessingOptions",
@@ -60,11 +67,15 @@ __all__ = [
     "find_probe",
     "heads",
     "import_tokens",
+    "list_datasets",
+    "list_models",
     "load_classifier",
+    "load_encoder",
     "load_head",
     "load_probe",
     "load_regressor",
     "open_cache",
+    "open_dataset",
     "probe",
     "read_results",
     "read_study",
@@ -76,6 +87,12 @@ __all__ = [
 logging.getLogger("layercache").addHandler(logging.NullHandler())
 
 _HOMES = {
+    "Backbone": "layercache.extraction.models.backbone",
+    "Extraction": "layercache.extraction.result",
+    "list_datasets": "layercache.extraction.datasets.listing",
+    "list_models": "layercache.extraction.models.registry",
+    "load_encoder": "layercache.extraction.models.backbone",
+    "open_dataset": "layercache.extraction.datasets.registry",
     "ProbeClassifier": "layercache.estimators",
     "ProbeRegressor": "layercache.estimators",
     "Cache": "layercache.cache",
@@ -109,14 +126,16 @@ _HOMES = {
 _MODULES = ("errors", "heads")
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("layercache._version").installed_version()
-    if name in _MODULES:
-        return import_module(f"layercache.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'layercache' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # or a type checker would take any name
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return import_module("layercache._version").installed_version()
+        if name in _MODULES:
+            return import_module(f"layercache.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'layercache' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

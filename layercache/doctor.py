@@ -31,6 +31,7 @@ from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.cache.verify import verify
 from layercache.errors import LayercacheError
 from layercache.extraction.api import extract
+from layercache.extraction.options import DeviceName
 from layercache.probing.api import probe
 from layercache.probing.training.config import HParams, TrainConfig
 
@@ -68,7 +69,7 @@ class Finding:
 def examine(
     *,
     cache: str | CachePath | None = None,
-    device: str = "auto",
+    device: DeviceName = "auto",
     self_test: bool = True,
 ) -> Iterator[Finding]:
     """Yield what there is, line by line.
@@ -219,7 +220,7 @@ def _endpoint(url: str) -> Finding:
         )
 
 
-def _self_test(device: str) -> Finding:
+def _self_test(device: DeviceName) -> Finding:
     """Extract, verify and probe in a temporary folder."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="layercache-doctor-") as folder, _quiet():

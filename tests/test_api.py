@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import layercache
@@ -51,3 +54,39 @@ def test_from_cache_to_head_by_public_names_alone(planted: Callable[..., Any]) -
     assert [p.id for p in layercache.read_results(cache)] == [p.id for p in results]
     with pytest.raises(layercache.errors.LayercacheError):
         layercache.load_head(cache.path)
+
+
+def test_lists_of_models_and_datasets_become_tables() -> None:
+    models = pd.DataFrame(layercache.list_models()).set_index("name")
+    assert models.loc["clip_b16", "depth"] == 12
+    datasets = pd.DataFrame(layercache.list_datasets()).set_index("name")
+    digits = layercache.open_dataset("digits")
+    assert datasets.loc["digits", "num_train"] == len(digits.split("train").labels)
+
+
+def test_extraction_opens_its_cache_and_results_become_a_table(tmp_path: Path) -> None:
+    (extraction,) = layercache.extract(
+        models="vit_nano",
+        dataset="digits",
+        limit=60,
+        layers=12,
+        cache=tmp_path,
+        device="cpu",
+        workers=0,
+        progress=False,
+    )
+    cache = extraction.open()
+    assert cache.path == extraction.path
+    results = layercache.probe(cache, head="lda", layers="last", device="cpu")
+    assert results.to_dataframe().equals(results.table)
+
+
+def test_the_library_prints_nothing() -> None:
+    sources = Path(layercache.__file__).parent.rglob("*.py")
+    calls = [
+        f"{file.name}:{node.lineno}"
+        for file in sources
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    ]
+    assert calls == []

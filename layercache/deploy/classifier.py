@@ -6,17 +6,23 @@ Shapes: B images, C classes, or columns of a regression.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from layercache._devices import resolve_device
 from layercache.deploy.image_model import ImageModel, load_matching_backbone
 from layercache.errors import HeadMismatchError
+from layercache.extraction.image_input import Images
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.encoder import Encoder
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
+
+Array = np.ndarray[Any, Any]
 
 
 class Classifier(ImageModel):
@@ -43,6 +49,41 @@ class Classifier(ImageModel):
         """Return the softmax of logits (B, C), or for a multi-label head the sigmoid of each."""
         return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
+    def predict(self, images: Images, *, batch_size: int = 32) -> Array:
+        """Return the class name of each image, str (N,).
+
+        For a multi-label head, whether an image has each class: bool (N, C), true where the
+        probability exceeds one half.
+
+        Args:
+            images: A PIL image, an image file, a folder (all images below it, sorted by name),
+                uint8 (3, H, W) or (B, 3, H, W) in the backbone's input size, or a list of these.
+            batch_size: Images per forward pass.
+
+        Raises:
+            DataNotFoundError: A path does not exist, or a folder has no images.
+            DataError: An image cannot be decoded.
+            OptionError: Something is no image, or a tensor has another size or dtype.
+        """
+        logits = self.logits(images, batch_size=batch_size)
+        return logits > 0 if self.multi_label else np.array(self.classes)[logits.argmax(1)]
+
+    def predict_proba(self, images: Images, *, batch_size: int = 32) -> Array:
+        """Return the probability of each class in the order of `classes`, float32 (N, C).
+
+        A softmax over the classes, or for a multi-label head a sigmoid of each. Arguments and
+        errors as in `predict`.
+        """
+        logits = torch.from_numpy(self.logits(images, batch_size=batch_size))
+        return self.probabilities(logits).numpy()
+
+    def logits(self, images: Images, *, batch_size: int = 32) -> Array:
+        """Return the logits in the order of `classes`, float32 (N, C), also for two classes.
+
+        Arguments and errors as in `predict`.
+        """
+        return self.outputs(images, batch_size=batch_size)
+
 
 class Regressor(ImageModel):
     """A regression: `regressor(regressor.preprocess(images))` returns values (B, C).
@@ -64,6 +105,14 @@ class Regressor(ImageModel):
         super().__init__(checkpoint, backbone)
         self.columns = checkpoint.classes
         """Names of the predicted columns in the order of the output."""
+
+    def predict(self, images: Images, *, batch_size: int = 32) -> Array:
+        """Return the values of each image, float32 (N, C), or (N,) for a single column.
+
+        Arguments and errors as in `Classifier.predict`.
+        """
+        values = self.outputs(images, batch_size=batch_size)
+        return values[:, 0] if len(self.columns) == 1 else values
 
 
 def load_model(
@@ -101,7 +150,8 @@ def load_classifier(
     """Load a trained head on its backbone: a module from images (B, 3, H, W) to logits (B, C).
 
         classifier = layercache.load_classifier("CACHE/probes/ID")
-        probabilities = classifier.probabilities(classifier(classifier.preprocess(image)))
+        classifier.predict("photos/")           # names of the classes, (N,)
+        classifier.predict_proba([image, "cat.jpg"])   # (2, C)
 
     Args:
         head: The probe's id or the beginning of it (of probes in the default root, see
@@ -143,7 +193,7 @@ def load_regressor(
     """Load the head of a regression on its backbone: from images (B, 3, H, W) to values (B, C).
 
         regressor = layercache.load_regressor("CACHE/probes/ID")
-        values = regressor(regressor.preprocess(image))
+        values = regressor.predict(["leaf.jpg", image])
 
     Arguments and errors as in `load_classifier`.
     """

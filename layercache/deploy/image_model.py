@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from layercache import heads
-from layercache.errors import BackboneError, DataError, HeadMismatchError, OptionError
-from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_backbone
+from layercache.errors import BackboneError, HeadMismatchError, OptionError
+from layercache.extraction.image_input import Images, check_pixels, iter_pixels, pixels_of
+from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_encoder
 from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX, Encoder
 from layercache.extraction.models.preprocessing import Preprocessing
-from layercache.extraction.pipeline.decode import to_rgb
 from layercache.probing.results.checkpoint import Checkpoint, Provenance
 
 logger = logging.getLogger(__name__)
@@ -91,13 +93,7 @@ class ImageModel(nn.Module):
             images = [images]
         if not isinstance(images, Tensor):
             images = torch.stack([self.pixels(image) for image in images])
-        expected_shape = (3, *self.preprocessing.input_size)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != expected_shape:
-            height, width = self.preprocessing.input_size
-            raise OptionError(
-                f"expected PIL images or uint8 (B, 3, {height}, {width}), "
-                f"got {images.dtype} {tuple(images.shape)}"
-            )
+        check_pixels(images, preprocessing=self.preprocessing)
         return self.preprocessing.normalize(images.to(self.token_index.device))
 
     def pixels(self, image: Image.Image) -> Tensor:
@@ -106,11 +102,27 @@ class ImageModel(nn.Module):
         Raises:
             DataError: For an image mode without a defined white level.
         """
-        try:
-            rgb = to_rgb(image, background=self.preprocessing.background)
-            return torch.from_numpy(self.preprocessing.resize_and_crop(rgb).copy())
-        except ValueError as error:
-            raise DataError(f"this image cannot be used: {error}") from error
+        return pixels_of(image, preprocessing=self.preprocessing)
+
+    def outputs(self, images: Images, *, batch_size: int = 32) -> np.ndarray[Any, Any]:
+        """Return the output for images of any number, float32 (N, C) on the CPU.
+
+        Args:
+            images: A PIL image, an image file, a folder (all images below it, sorted by name),
+                uint8 (3, H, W) or (B, 3, H, W) in the backbone's input size, or a list of these.
+            batch_size: Images per forward pass.
+
+        Raises:
+            DataNotFoundError: A path does not exist, or a folder has no images.
+            DataError: An image cannot be decoded.
+            OptionError: Something is no image, or a tensor has another size or dtype.
+        """
+        batches = iter_pixels(images, preprocessing=self.preprocessing, batch_size=batch_size)
+        with torch.inference_mode():
+            outputs = [self(self.preprocess(pixels)).float().cpu() for pixels in batches]
+        if not outputs:
+            return np.zeros((0, len(self.checkpoint.classes)), np.float32)
+        return torch.cat(outputs).numpy()
 
 
 def check_compatible(head: Checkpoint, backbone: Backbone) -> None:
@@ -165,7 +177,7 @@ def load_matching_backbone(
 
     Raises:
         OptionError: For an unknown `precision` or an incomplete record of the preprocessing, and
-            whatever `load_backbone` raises.
+            whatever `load_encoder` raises.
     """
     if precision not in COMPUTE_DTYPES:
         raise OptionError(
@@ -185,7 +197,7 @@ def load_matching_backbone(
             "file holds: pass it as `model`, load_classifier(head, model=encoder), or the "
             "FILE.py:FUNCTION of a function that returns it"
         )
-    return load_backbone(
+    return load_encoder(
         model or provenance.model,
         weights=weights,
         tap=provenance.tap,  # type: ignore[arg-type]  # a cache's spec held it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from layercache.deploy.classifier import Classifier, Regressor
-from layercache.errors import DataError, DataNotFoundError, OptionError
-from layercache.extraction.datasets.image_files import FileSamples, is_image
+from layercache.errors import DataError, OptionError
+from layercache.extraction.datasets.image_files import FileSamples
+from layercache.extraction.image_input import find_images
 from layercache.extraction.pipeline.decode import open_image
 
 
@@ -132,42 +133,8 @@ def read_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
     return [open_image(samples, row) for row in range(len(paths))]
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """List the given files, and for each folder all images below it, sorted by name.
-
-    Hidden files in folders and duplicates are left out.
-
-    Raises:
-        DataNotFoundError: For a path that does not exist, a folder without images, or no path at
-        all.
-    """
-    files: dict[str, None] = {}
-    for path in paths:
-        if os.path.isdir(path):
-            images = sorted(_images_below(os.fspath(path)))
-            if not images:
-                raise DataNotFoundError(
-                    f"{path}: no image in this folder or below it (by file extension: .jpg, .png, "
-                    ".webp ...)"
-                )
-            files |= dict.fromkeys(images)
-        elif os.path.exists(path):
-            files[os.fspath(path)] = None
-        else:
-            raise DataNotFoundError(f"{path}: no such file or folder")
-    if not files:
-        raise DataNotFoundError("no image given: pass files or folders")
-    return list(files)
-
-
 def _samples(files: list[str]) -> FileSamples:
     return FileSamples("", files, np.zeros(len(files), np.int64))
-
-
-def _images_below(folder: str) -> Iterator[str]:
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from (os.path.join(parent, name) for name in names if is_image(name))
 
 
 def _describe(

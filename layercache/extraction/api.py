@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from layercache._interruption import reraise_interrupt, sigterm_as_interrupt
-from layercache._options import read_options
 from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
 from layercache.cache.format.layout import planned_bytes
+from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.origins import record_origin
+from layercache.cache.storage.paths import CachePath
 from layercache.engine import cluster_device, open_engine
 from layercache.errors import CacheError, OptionError
 from layercache.extraction.datasets import describe_dataset
+from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.determinism import deterministic
-from layercache.extraction.options import ExtractOptions, with_lists
+from layercache.extraction.models.encoder import Encoder
+from layercache.extraction.models.preprocessing import Background
+from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.options import (
+    DeviceName,
+    ExtractOptions,
+    OnError,
+    as_list,
+    weights_by_model,
+)
 from layercache.extraction.plan import ExtractionPlan, Target, assign_device, make_plan
 from layercache.extraction.result import Extraction, RunStats
 from layercache.extraction.resume import remove_leftovers, saved_rows, size_on_disk
@@ -29,10 +40,38 @@ logger = logging.getLogger(__name__)
 
 def extract(
     *,
+    models: str | Encoder | Sequence[str | Encoder],
+    dataset: str | Dataset,
+    name: str | None = None,
+    weights: str | Path | Mapping[str, str | Path] | None = None,
+    data_root: str | Path | None = None,
+    offline: bool = False,
+    splits: str | Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    tap: Tap = "norm2",
+    layers: str | int | Sequence[int] = "all",
+    tokens: str | Sequence[str] = "cls+ap",
+    projected: bool = False,
+    paper_compat: bool = False,
+    preprocessing: PreprocessingOptions | None = None,
+    background: Background = "drop",
+    precision: Precision = "fp32",
+    storage_dtype: StorageDtype = "float16",
+    compressor: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: DeviceName = "auto",
+    compile: bool = False,
+    deterministic: bool = False,
+    on_error: OnError = "raise",
+    cache: str | CachePath | None = None,
+    wait_for_lock: bool = False,
+    engine: str = "local",
+    ray_address: str | None = None,
     confirm: Confirm | bool = True,
     confirm_above: int = 20 << 30,
     progress: bool = True,
-    **options: Any,
 ) -> list[Extraction]:
     """Run frozen ViTs over a dataset, one forward per image, into one cache per model.
 
@@ -40,12 +79,58 @@ def extract(
     Classes, left-out files, sizes, device and decoding are logged before the work starts.
 
     Args:
+        models: Backbone or backbones: short names, timm names, addresses of timm models
+            ("hf-hub:ORG/NAME", "local-dir:PATH"), an `Encoder` of your own, or FILE.py:FUNCTION of
+            a function that returns one. Several share every decode.
+        dataset: Name of a dataset, "folder:PATH", or a `Dataset` of your own (its samples must be
+            picklable, unless `workers` is 0).
+        name: Name of the dataset in caches and tables; default: its own, of a path the last part.
+        weights: Checkpoint file (safetensors or torch) of the only model, or model -> file; without
+            one, what ships with the package or what timm downloads.
+        data_root: Folder of named datasets; default $LAYERCACHE_DATA, else the user's cache folder.
+        offline: Forbid downloads of datasets and weights, as $LAYERCACHE_OFFLINE does.
+        splits: Split or splits to extract, in order; empty: all of them.
+        limit: Largest number of samples of every split, stratified by class; part of the cache's
+            identity.
+        seed: Seed of the sampling by `limit`.
+        tap: Where a layer's tokens are read: "norm2" (as in the paper), "block", "block-norm", or
+            inside the block "norm1", "attn", "fc1", "act", "mlp" (docs/taps.md).
+        layers: "all", "last", "mid-last", "quarter", "1,5,9", a number or numbers of 1..B.
+        tokens: Token kinds: "cls", "ap" (mean of the patches), "reg" (mean of the registers), "std"
+            and "max" (of each channel over the patches), "attn" (mean of the patches, weighted by
+            the class token's attention), "grid:K" and "all" (every patch token), joined by "+".
+        projected: Store CLIP's last layer after its projection.
+        paper_compat: Preprocess images for DINOv2 and MAE as the paper's own extractor does.
+        preprocessing: Parts of every model's own preprocessing to replace: the input size, the
+            crop, the filter, mean and standard deviation.
+        background: What transparent pixels become: "drop" the alpha channel, so that the colours it
+            hid appear, or composite the image on "white" or "black".
+        precision: Arithmetic of the forward: "fp32", "bf16" or "fp16"; tokens are pooled in float32
+            in any case.
+        storage_dtype: dtype of the stored tokens: "float16" or "float32".
+        compressor: Compression of the stored tokens: None (fastest), "zstd[:LEVEL]" or
+            "blosc[:LEVEL]".
+        batch_size: Images per forward; default 256 on a GPU, 64 on a CPU. Changes tokens by
+            rounding at most (benchmarks/LOG.md), so it is not part of the identity.
+        workers: Number of decoding processes; 0 decodes in a thread of this process; default:
+            measured on a few samples.
+        device: "cpu", "cuda", "mps", or "auto" for a GPU if there is one: CUDA, else an Apple GPU.
+        compile: Use torch.compile for the forward; as `batch_size`, not part of the identity.
+        deterministic: Use only deterministic algorithms on a GPU; a CPU is deterministic in any
+            case.
+        on_error: What to do with an image that cannot be decoded: "raise" an error, or "skip" it
+            and list it in the cache. An image without a label is extracted like any other.
+        cache: Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user's
+            cache folder.
+        wait_for_lock: Wait for another process that is writing the same split, instead of raising
+            CacheBusyError.
+        engine: Where the forwards run: "local", or "ray" for a Ray cluster; the bytes are the same.
+        ray_address: Address of a running Ray cluster ("auto", "HOST:PORT"); None starts one on this
+            machine alone.
         confirm: Whether a large cache needs confirmation: a function that is called with the
             question, True to raise OptionError, False to write it without asking.
         confirm_above: Bytes to be written above which a cache is large.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
-        **options: The fields of `ExtractOptions`; `models` and `dataset` are required. A single
-            model, split, layer number or checkpoint needs no list.
 
     Returns:
         One Extraction per model, in the order of `models`.
@@ -56,9 +141,45 @@ def extract(
             continues.
         Interrupted: Ctrl-C or SIGTERM. What is committed is kept and the same call continues.
     """
-    chosen = read_options(ExtractOptions, with_lists(options), function="extract")
-    with deterministic(chosen.deterministic), sigterm_as_interrupt():
-        plan = make_plan(chosen)
+    options = ExtractOptions(
+        models=as_list(models),
+        dataset=dataset,
+        name=name,
+        weights=weights_by_model(weights, models=as_list(models)),
+        data_root=data_root,
+        offline=offline,
+        splits=as_list(splits),
+        limit=limit,
+        seed=seed,
+        tap=tap,
+        layers=[layers] if isinstance(layers, int) else layers,
+        tokens=tokens,
+        projected=projected,
+        paper_compat=paper_compat,
+        preprocessing=PreprocessingOptions() if preprocessing is None else preprocessing,
+        background=background,
+        precision=precision,
+        storage_dtype=storage_dtype,
+        compressor=compressor,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        compile=compile,
+        deterministic=deterministic,
+        on_error=on_error,
+        cache=cache,
+        wait_for_lock=wait_for_lock,
+        engine=engine,
+        ray_address=ray_address,
+    )
+    return _run(options, confirm=confirm, confirm_above=confirm_above, progress=progress)
+
+
+def _run(
+    options: ExtractOptions, *, confirm: Confirm | bool, confirm_above: int, progress: bool
+) -> list[Extraction]:
+    with deterministic(options.deterministic), sigterm_as_interrupt():
+        plan = make_plan(options)
         for target in plan.targets:
             if not target.pending:
                 record_origin(target.path, target.origin)
@@ -72,12 +193,12 @@ def extract(
             _confirm(plan, confirm, above=confirm_above)
             with (
                 reraise_interrupt(lambda: _describe_progress(plan)),
-                open_engine(chosen.engine, ray_address=chosen.ray_address) as engine,
+                open_engine(options.engine, ray_address=options.ray_address) as engine,
             ):
-                if (choice := cluster_device(engine, chosen.device)) is not None:
+                if (choice := cluster_device(engine, options.device)) is not None:
                     device, reason = choice
-                    plan = assign_device(plan, chosen, device=device, reason=reason)
-                stats = extract_splits(plan, chosen, engine=engine, progress=progress)
+                    plan = assign_device(plan, options, device=device, reason=reason)
+                stats = extract_splits(plan, options, engine=engine, progress=progress)
         return [
             _result(plan, target, stats.get(target.spec.fingerprint, RunStats()))
             for target in plan.targets

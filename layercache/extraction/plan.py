@@ -19,7 +19,7 @@ from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
 from layercache.extraction.datasets.base import Dataset
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing_options import check_divisible
 from layercache.extraction.models.sources import describe_model
@@ -171,7 +171,7 @@ def assign_device(
 
 def load_model(options: ExtractOptions, model: str | Encoder, device: str) -> Backbone:
     """Load one of the requested backbones."""
-    return load_backbone(
+    return load_encoder(
         model,
         weights=options.weights.get(model_name(model)),
         tap=options.tap,

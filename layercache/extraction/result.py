@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from layercache._units import format_bytes, pluralize
+from layercache.cache.cache import Cache
+from layercache.cache.find import open_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.extraction.models.preprocessing import Background
 
@@ -69,6 +71,14 @@ class Extraction(RunStats):
     def was_complete(self) -> bool:
         """True if the cache was complete before this run."""
         return not self.images
+
+    def open(self) -> Cache:
+        """Open the cache.
+
+        Raises:
+            CacheNotFoundError: It is no longer there.
+        """
+        return open_cache(self.path)
 
     def summary(self) -> str:
         """Return a few lines for the user: what it took, and where the cache is."""

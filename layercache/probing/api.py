@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from layercache._interruption import sigterm_as_interrupt
-from layercache._options import read_options
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
 from layercache.probing.data.annotation_columns import check_any_column
@@ -51,7 +49,17 @@ def probe(
     paper_compat: bool = False,
     by: str | None = None,
     select: str | None = None,
-    **options: Any,
+    device: str = "auto",
+    precision: str = "fp32",
+    features: str = "auto",
+    memory_budget: int | str | None = None,
+    disk_cache: int | str | None = None,
+    configs_per_pass: int | None = None,
+    probes_root: str | CachePath | None = None,
+    refresh: bool = False,
+    progress: bool = False,
+    engine: str = "local",
+    ray_address: str | None = None,
 ) -> Results:
     """Train heads on cached tokens and test them.
 
@@ -117,7 +125,25 @@ def probe(
             regression.
         by: Annotation column, such as a hospital: `Results.scores_by(by)` has the test scores for
             each of its values and says which is the worst, and `to_text` shows them.
-        **options: Fields of `layercache.probing.options.Options`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: Arithmetic of the products over tokens: fp32 or bf16.
+        features: resident or stream: whether tokens are kept on the device or read again every
+            epoch; auto chooses by the memory.
+        memory_budget: Memory for tokens (8GB, 500MiB or bytes). Default: half of the free memory.
+        disk_cache: Disk space for tokens that are streamed from object storage (20GB; 0: none),
+            which later epochs then do not read over the network again. Default: half of the free
+            space in the folder for temporary files.
+        configs_per_pass: Largest number of configurations trained together, which does not change
+            the one that is selected. Default: as many as fit into half of the free memory; on a CPU
+            at most 512 MiB of them, because larger groups are slower.
+        probes_root: Folder to keep probes in, for a cache that is not writable. Default:
+            $LAYERCACHE_PROBES, else the folder of the cache.
+        refresh: Train probes again that already exist.
+        progress: Show a progress bar.
+        engine: Where probes are trained: "local", or "ray" for a Ray cluster; the results are the
+            same.
+        ray_address: Address of a running Ray cluster ("auto", "HOST:PORT"); None starts one on this
+            machine.
 
     Returns:
         The probes in the order of head, layers, tokens, shots, train_fraction and seeds, each once:
@@ -136,7 +162,19 @@ def probe(
     >>> results = layercache.probe(cache, head=["linear", "attentive"], seeds=3)  # doctest: +SKIP
     >>> results.over_seeds()[["head", "test_balanced_accuracy_mean"]]  # doctest: +SKIP
     """
-    run_options = read_options(Options, options, function="probe")
+    options = Options(
+        device=device,
+        precision=precision,
+        features=features,
+        memory_budget=memory_budget,
+        disk_cache=disk_cache,
+        configs_per_pass=configs_per_pass,
+        probes_root=probes_root,
+        refresh=refresh,
+        progress=progress,
+        engine=engine,
+        ray_address=ray_address,
+    )
     specs = plan_probes(
         cache,
         target=target,
@@ -158,7 +196,7 @@ def probe(
         train_fraction=train_fraction,
         epochs=epochs,
         train_config=train_config,
-        precision=run_options.precision,
+        precision=precision,
         test_split=test_split,
         test_cache=test_cache,
         val_split=val_split,
@@ -174,4 +212,4 @@ def probe(
     if by is not None:
         check_any_column(caches, by)
     with sigterm_as_interrupt():
-        return Results(run_probes(specs, run_options), caches=caches, by=by)
+        return Results(run_probes(specs, options), caches=caches, by=by)

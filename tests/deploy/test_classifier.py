@@ -75,6 +75,30 @@ def test_classifier_preprocesses_as_recorded_with_the_head(tmp_path: Path) -> No
     assert load_classifier(other, weights=made.weights).preprocessing.to_json() == recorded
 
 
+def test_predict_returns_labels_and_probabilities_of_images_in_every_form(
+    trained: Trained,
+) -> None:
+    classifier = load_classifier(
+        trained.probes["linear"].path, weights=trained.weights, device="cpu"
+    )
+    files = [trained.images / i for i in open_cache(trained.cache).split("test").ids]
+    with torch.inference_mode():
+        expected = classifier(classifier.preprocess(held_out(trained)))
+    labels = [classifier.classes[c] for c in expected.argmax(1)]
+    assert len(set(labels)) == 2
+    pixels = torch.stack([classifier.pixels(image) for image in held_out(trained)])
+    for images in (files, held_out(trained), pixels, [files[0], *held_out(trained)[1:]]):
+        assert classifier.predict(images, batch_size=4).tolist() == labels
+        assert np.allclose(classifier.logits(images), expected.numpy(), atol=1e-5)
+    assert classifier.predict(held_out(trained)[0]).tolist() == labels[:1]
+    assert len(classifier.predict(trained.images)) == 28
+    probabilities = classifier.predict_proba(files)
+    assert np.allclose(probabilities, expected.softmax(1).numpy(), atol=1e-6)
+    classifier.multi_label = True
+    assert np.array_equal(classifier.predict(files), expected.sigmoid().numpy() > 0.5)
+    assert classifier.predict([]).shape == (0, 2)
+
+
 def test_load_classifier_computes_in_the_precision_of_the_cache(
     trained: Trained, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_classifier, predict
-from layercache.deploy.predict import find_images
 from layercache.errors import DataError, DataNotFoundError, OptionError
+from layercache.extraction.image_input import find_images
 from layercache.probing.results.checkpoint import load_head
 from tests.deploy.trained import Trained
 

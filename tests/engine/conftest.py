@@ -54,7 +54,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins in this process."""
     monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 512)
     monkeypatch.setattr(plan, "describe_model", lambda name, **_: None)
-    monkeypatch.setattr(plan, "load_backbone", backbone)
+    monkeypatch.setattr(plan, "load_encoder", backbone)
 
 
 def import_ray() -> Any:

@@ -18,7 +18,7 @@ HOOK = "tests.engine.remote.fakes"
 
 
 def backbone(name: str, **_: Any) -> FakeBackbone:
-    """A stand-in for load_backbone."""
+    """A stand-in for load_encoder."""
     return FakeBackbone(name=name, weights_digest=name[0] * 64)
 
 
@@ -28,7 +28,7 @@ def fakes() -> None:
     from layercache.extraction import plan
 
     layout.MAX_SHARD_BYTES = 512
-    plan.load_backbone = backbone  # type: ignore[assignment]
+    plan.load_encoder = backbone  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

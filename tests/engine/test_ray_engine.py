@@ -175,7 +175,7 @@ def test_a_machine_with_other_weights_or_without_the_images_is_named(
     with monkeypatch.context() as patch:
         patch.setattr(
             plan,
-            "load_backbone",
+            "load_encoder",
             lambda name, **_: FakeBackbone(name=name, weights_digest="c" * 64),
         )
         with pytest.raises(

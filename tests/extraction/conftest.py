@@ -26,7 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """extract(), on the fakes, with row blocks of 8 rows (16 where there is one layer)."""
     monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 512)
     monkeypatch.setattr(plan, "describe_model", lambda name, **_: MODELS[name])
-    monkeypatch.setattr(plan, "load_backbone", lambda name, **_: MODELS[name])
+    monkeypatch.setattr(plan, "load_encoder", lambda name, **_: MODELS[name])
     for model in MODELS.values():
         model.seen.clear()
 

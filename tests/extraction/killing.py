@@ -74,7 +74,7 @@ def run(folder: Path, at: int | None) -> NoReturn:
     layout.MAX_SHARD_BYTES = 512
     async_writer.SAVE_INTERVAL_S = 0  # the first rows of a block are saved after every batch
     plan.describe_model = lambda name, **_: None  # type: ignore[assignment,return-value]
-    plan.load_backbone = lambda name, **_: FakeBackbone(name=name, weights_digest=name[0] * 64)  # type: ignore[assignment]
+    plan.load_encoder = lambda name, **_: FakeBackbone(name=name, weights_digest=name[0] * 64)  # type: ignore[assignment]
     splits = {"train": Pictures(22, broken=frozenset({3})), "test": Pictures(9, first=1000)}
     done = extract(
         models=["a", "b"],

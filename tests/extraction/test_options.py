@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from layercache.errors import OptionError, UnknownNameError
-from layercache.extraction.options import with_lists
+from layercache.extraction.api import extract
+from layercache.extraction.options import ExtractOptions, weights_by_model
 from tests.extraction.runs import MODELS, Run
 
 
@@ -37,11 +40,6 @@ from tests.extraction.runs import MODELS, Run
             UnknownNameError,
             "unknown model of weights 'fakee': did you mean fake",
         ),
-        (
-            {"batchsize": 3},
-            UnknownNameError,
-            "unknown option of extract 'batchsize': did you mean batch_size",
-        ),
         ({"dataset": "digts"}, UnknownNameError, "unknown dataset 'digts': did you mean digits"),
         ({"compressor": "zip"}, OptionError, "compressor 'zip': expected zstd"),
     ],
@@ -55,19 +53,21 @@ def test_extract_with_a_wrong_option_is_refused_before_any_work(
     assert not list(tmp_path.rglob("tokens/c.*"))
 
 
-def test_with_lists_takes_a_single_model_split_layer_and_checkpoint() -> None:
-    given = {"models": "vit_b16", "splits": "test", "layers": 12, "weights": Path("w.pt")}
-    assert with_lists(given) == {
-        "models": ["vit_b16"],
-        "splits": ["test"],
-        "layers": [12],
-        "weights": {"vit_b16": "w.pt"},
-    }
+def test_extract_with_an_unknown_option_is_refused(run: Run) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        run(batchsize=3)
 
 
-def test_with_lists_of_one_checkpoint_for_several_models_raises() -> None:
+def test_extract_takes_every_option_of_extract_options() -> None:
+    parameters = inspect.signature(extract).parameters
+    assert {field.name for field in fields(ExtractOptions)} < set(parameters)
+
+
+def test_weights_by_model_takes_the_file_of_the_only_model() -> None:
+    assert weights_by_model(None, models=["vit_b16"]) == {}
+    assert weights_by_model(Path("w.pt"), models=["vit_b16"]) == {"vit_b16": "w.pt"}
     with pytest.raises(OptionError, match="with 2 models, expected MODEL=FILE"):
-        with_lists({"models": ["vit_b16", "vit_s16"], "weights": "w.pt"})
+        weights_by_model("w.pt", models=["vit_b16", "vit_s16"])
 
 
 def test_extract_takes_one_model_and_one_layer_without_lists(run: Run) -> None:

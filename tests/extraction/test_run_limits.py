@@ -19,7 +19,7 @@ from layercache.extraction import plan
 from layercache.extraction.api import extract
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset
 plan.describe_model = lambda name, **_: None
-plan.load_backbone = lambda name, **_: FakeBackbone()
+plan.load_encoder = lambda name, **_: FakeBackbone()
 def run(cache, rows=53, **options):
     pictures = dataset({"train": Pictures(rows)})
     return extract(models=["fake"], dataset=pictures, cache=cache, progress=False, **options)
@@ -70,7 +70,7 @@ class Wide(FakeBackbone):
     def __call__(self, images):
         return super().__call__(images).repeat(1, 1, 1, 512)
 plan.describe_model = lambda name, **_: None
-plan.load_backbone = lambda name, **_: Wide(width=2048)
+plan.load_encoder = lambda name, **_: Wide(width=2048)
 run({str(tmp_path / str(rows))!r}, {rows}, workers={workers}, batch_size=64)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 """

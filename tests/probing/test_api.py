@@ -265,7 +265,7 @@ def test_probe_of_a_hybrid_head_takes_spatial_tokens_of_another_cache_of_the_sam
         ({"memory_budget": "lots"}, OptionError, "a size such as 8GB"),
         ({"device": "tpu9"}, OptionError, "expected auto, cpu, cuda, cuda:N or mps"),
         ({"features": "ram"}, OptionError, "auto, resident or stream"),
-        ({"colour": "red"}, UnknownNameError, "unknown option of probe 'colour'"),
+        ({"colour": "red"}, TypeError, "unexpected keyword argument 'colour'"),
         ({"configs": [HParams(lr=0.1, weight_decay=0.0)]}, OptionError, "not both"),
         ({"test_split": "tset"}, UnknownNameError, "unknown split 'tset'"),
     ],

@@ -147,3 +147,13 @@ SOURCE_FORMS = {
     "csv:FILE": "columns path, label (several joined by ';') and optionally split",
 }
 """Form of a name for the user's own images -> the files that it expects."""
+
+
+def list_datasets() -> list[DatasetInfo]:
+    """Return the datasets that have a name, as `layercache datasets` lists them.
+
+    Images of your own go by their source, as in "folder:PATH"; see `open_dataset`.
+
+    >>> pandas.DataFrame(layercache.list_datasets())[["name", "num_train"]]  # doctest: +SKIP
+    """
+    return list(DATASETS.values())

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layercache._devices import check_dtype
+from layercache._devices import check_dtype, resolve_device
 from layercache._offline import is_offline
 from layercache.cache.format.origin import model_source
 from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.errors import BackboneError, OptionError
+from layercache.extraction.image_input import Images, iter_pixels
 from layercache.extraction.models.class_attention import check_class_attention
 from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.places import hidden_state
@@ -68,7 +69,7 @@ class Backbone:
         device: str,
         compile: bool,
     ) -> None:
-        """Move a model to its device and register the taps; see `load_backbone`."""
+        """Move a model to its device and register the taps; see `load_encoder`."""
         vit = model.vit
         self.name = name
         self.architecture = vit.architecture
@@ -132,6 +133,25 @@ class Backbone:
         with torch.inference_mode():
             x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
             return self._forward(x.to(self.compute_dtype))
+
+    def encode(self, images: Images, *, batch_size: int = 32) -> Tensor:
+        """Return the tokens of images, (L, T, B, D) in the storage dtype on the CPU.
+
+        Args:
+            images: A PIL image, an image file, a folder (all images below it, sorted by name),
+                uint8 (3, H, W) or (B, 3, H, W) in the input size, or a list of these.
+            batch_size: Images per forward.
+
+        Raises:
+            DataNotFoundError: A path does not exist, or a folder has no images.
+            DataError: An image cannot be decoded.
+            OptionError: Something is no image, or a tensor has another size or dtype.
+        """
+        batches = iter_pixels(images, preprocessing=self.preprocessing, batch_size=batch_size)
+        tokens = [self(pixels).cpu() for pixels in batches]
+        if not tokens:
+            raise OptionError("images: expected at least one, got none")
+        return torch.cat(tokens, dim=2)
 
     def forward_tokens(self, x: Tensor) -> Tensor:
         """Return the tokens of normalised images.
@@ -207,7 +227,7 @@ def _read_attention(
     return {point.layer: by_block[point.block] for point in points}
 
 
-def load_backbone(
+def load_encoder(
     model: str | Encoder,
     *,
     weights: str | Path | None = None,
@@ -217,14 +237,17 @@ def load_backbone(
     projected: bool = False,
     precision: Precision = "fp32",
     storage_dtype: StorageDtype = "float16",
-    device: str = "cpu",
+    device: str = "auto",
     compile: bool = False,
     paper_compat: bool = False,
     preprocessing: Preprocessing | PreprocessingOptions | None = None,
     background: Background = "drop",
     offline: bool = False,
 ) -> Backbone:
-    """Load a backbone by its name, or from an Encoder.
+    """Load a frozen ViT by its name, or from an Encoder: from images to the tokens of every layer.
+
+        encoder = layercache.load_encoder("vit_nano", layers="last")
+        tokens = encoder.encode(["cat.jpg", image])    # (layers, token kinds, images, width)
 
     Args:
         model: A short name of MODELS, timm's name of a ViT, its address ("hf-hub:ORG/NAME",
@@ -237,7 +260,7 @@ def load_backbone(
         projected: Map the last layer's tokens into CLIP's joint space, padded with zeros to D.
         precision: Arithmetic of the forward: "fp32", "bf16" or "fp16".
         storage_dtype: dtype of the returned tokens: "float16" or "float32".
-        device: Device string of torch.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" for a GPU if there is one.
         compile: Compile the forward with torch.compile.
         paper_compat: Preprocess DINOv2 and MAE as the paper did: bilinear to 256, crop of 224.
         preprocessing: Options that replace parts of the weights' own preprocessing, or a
@@ -305,6 +328,6 @@ def load_backbone(
         pooling=pooling_of(loaded.vit),
         precision=precision,
         storage_dtype=storage_dtype,
-        device=device,
+        device=str(resolve_device(device)[0]),
         compile=compile,
     )

@@ -171,3 +171,13 @@ MODELS = MappingProxyType(
     }
 )
 """Short name -> backbone. Any other ViT goes by its timm name."""
+
+
+def list_models() -> list[ModelInfo]:
+    """Return the backbones that have a short name, as `layercache models` lists them.
+
+    Other ViTs go by their timm names or addresses, see `extract`.
+
+    >>> pandas.DataFrame(layercache.list_models())[["name", "depth", "width"]]  # doctest: +SKIP
+    """
+    return list(MODELS.values())

@@ -131,7 +131,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """What to load; see `load_backbone`."""
+    """What to load; see `load_encoder`."""
 
     weights: str | Path | None = None
     """A checkpoint file; by default the bundled one, that of the address, or a download."""

@@ -83,6 +83,10 @@ class Results:
             dict.fromkeys((*score_columns(columns), "lr", "weight_decay"), float)
         )
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return `table`: one row per probe."""
+        return self.table
+
     def with_metrics(self, names: str | Sequence[str], *, intervals: bool = False) -> pd.DataFrame:
         """Return `table` with the test metrics of these names, from the stored predictions.
 

@@ -1,4 +1,4 @@
-"""Small random ViTs of every family, registered with timm so that load_backbone finds them."""
+"""Small random ViTs of every family, registered with timm so that load_encoder finds them."""
 
 from __future__ import annotations
 

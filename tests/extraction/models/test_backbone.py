@@ -1,4 +1,4 @@
-"""load_backbone, apart from the values of CLS and AP, which test_families.py compares."""
+"""load_encoder, apart from the values of CLS and AP, which test_families.py compares."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models import vit_nano
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.checkpoint import digest_weights
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from tests.extraction.models.families import IMAGES, checkpoint, hidden_states, random_state
 
 
 def load(name: str = "tiny_vit", **options: Any) -> Backbone:
-    return load_backbone(name, weights=checkpoint(name), **({"storage_dtype": "float32"} | options))
+    return load_encoder(name, weights=checkpoint(name), **({"storage_dtype": "float32"} | options))
 
 
 def test_backbone_has_every_attribute_of_a_cache_spec() -> None:
@@ -205,22 +205,22 @@ def test_load_backbone_of_an_unknown_model_suggests_the_nearest() -> None:
     with pytest.raises(
         UnknownNameError, match=r"unknown model 'dinov2_b16': did you mean .*dinov2_b14"
     ):
-        load_backbone("dinov2_b16")
+        load_encoder("dinov2_b16")
     with pytest.raises(
         UnknownNameError,
         match=r"unknown model 'vit_base_patch16_223': did you mean vit_base_patch16_224",
     ):
-        load_backbone("vit_base_patch16_223")
+        load_encoder("vit_base_patch16_223")
     with pytest.raises(
         UnknownNameError,
         match=r"unknown model 'vit_base_patch16_224.augreg3_in21k': did you mean "
         r"vit_base_patch16_224.augreg",
     ):
-        load_backbone("vit_base_patch16_224.augreg3_in21k")
+        load_encoder("vit_base_patch16_224.augreg3_in21k")
 
 
 def test_load_backbone_vit_nano_reads_the_bundled_file_as_float32() -> None:
-    backbone = load_backbone("vit_nano")
+    backbone = load_encoder("vit_nano")
     stored = load_file(vit_nano.weights_path())
     assert {v.dtype for v in stored.values()} == {torch.float16}
     assert backbone.weights_digest == digest_weights(

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.checkpoint import (
     SkipInit,
     digest_weights,
@@ -37,7 +37,7 @@ def load(state: Any, path: Path, name: str = "tiny_vit", **options: Any) -> Back
         save_file(state, path)
     else:
         torch.save(state, path)
-    return load_backbone(name, weights=path, **options)
+    return load_encoder(name, weights=path, **options)
 
 
 def test_digest_weights_equals_a_digest_by_hand() -> None:
@@ -117,7 +117,7 @@ def test_load_backbone_of_a_file_that_declares_another_architecture_has_a_note(
         ("tiny_clip", (f"{tmp_path}/a.safetensors declares tiny_clip, loaded as tiny_vit",)),
     ):
         save_file(state, tmp_path / "a.safetensors", metadata={"arch": declared})
-        assert load_backbone("tiny_vit", weights=tmp_path / "a.safetensors").notes == notes
+        assert load_encoder("tiny_vit", weights=tmp_path / "a.safetensors").notes == notes
 
 
 def test_load_backbone_with_mismatched_keys_lists_them(

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import (
 from torch import nn
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.backbone import load_encoder
 from layercache.extraction.models.class_attention import check_class_attention
 from layercache.extraction.models.sources.timm import timm_vit
 from tests.extraction.models.families import IMAGES, SMALL, checkpoint
@@ -52,8 +52,8 @@ def test_check_class_attention_accepts_post_norm() -> None:
 def test_class_attention_with_some_layers_equals_all_layers() -> None:
     """Layers 3 and 4 of norm2 share the attention of the last block."""
     options: dict[str, Any] = {"weights": checkpoint("tiny_vit"), "storage_dtype": "float32"}
-    some = load_backbone("tiny_vit", tokens="attn", layers=(3, 4), **options)
-    everything = load_backbone("tiny_vit", tokens="cls+attn", **options)
+    some = load_encoder("tiny_vit", tokens="attn", layers=(3, 4), **options)
+    everything = load_encoder("tiny_vit", tokens="cls+attn", **options)
     assert torch.equal(some(IMAGES)[:, 0], everything(IMAGES)[2:, 1])
 
 
@@ -61,7 +61,7 @@ def test_class_attention_with_some_layers_equals_all_layers() -> None:
 def test_class_attention_in_bf16_is_close_to_float32(name: str) -> None:
     options: dict[str, Any] = {"weights": checkpoint(name), "storage_dtype": "float32"}
     exact, half = (
-        load_backbone(name, tokens="attn+std+max", precision=precision, **options)(IMAGES)
+        load_encoder(name, tokens="attn+std+max", precision=precision, **options)(IMAGES)
         for precision in ("fp32", "bf16")
     )
     assert 0 < (half - exact).abs().mean() / exact.abs().mean() < 0.05

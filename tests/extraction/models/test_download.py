@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from layercache.errors import BackboneError, LayercacheError
-from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.backbone import load_encoder
 
 NAME = "test_vit.r160_in1k"  # timm's own tiny ViT, 0.4 M parameters
 
@@ -39,7 +39,7 @@ def test_load_backbone_without_network_raises_at_once_with_a_remedy(hub: Path) -
         "resolved.: give a local checkpoint as weights"
     )
     with pytest.raises(BackboneError, match=text):
-        load_backbone(NAME)
+        load_encoder(NAME)
 
 
 def test_load_backbone_of_a_short_name_without_network_names_the_weights(hub: Path) -> None:
@@ -48,7 +48,7 @@ def test_load_backbone_of_a_short_name_without_network_names_the_weights(hub: Pa
         match=r"clip_b16: the weights of vit_base_patch16_clip_quickgelu_224.openai could not be "
         r"downloaded",
     ):
-        load_backbone("clip_b16")
+        load_encoder("clip_b16")
 
 
 def test_load_backbone_with_cached_weights_loads_them(hub: Path, tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_load_backbone_with_cached_weights_loads_them(hub: Path, tmp_path: Path)
     snapshot.mkdir(parents=True)
     torch.manual_seed(0)
     save_file(timm.create_model(NAME).state_dict(), snapshot / "model.safetensors")
-    downloaded = load_backbone(NAME)
+    downloaded = load_encoder(NAME)
     assert (
         downloaded.weights_digest
-        == load_backbone(NAME, weights=snapshot / "model.safetensors").weights_digest
+        == load_encoder(NAME, weights=snapshot / "model.safetensors").weights_digest
     )
     assert downloaded.preprocessing.input_size == (160, 160)
     assert downloaded.architecture == "test_vit"
@@ -70,7 +70,7 @@ def test_load_backbone_with_cached_weights_loads_them(hub: Path, tmp_path: Path)
 
 def test_load_backbone_of_another_architecture_raises_before_downloading(hub: Path) -> None:
     with pytest.raises(BackboneError, match="resnet18: expected a ViT, got timm's ResNet"):
-        load_backbone("resnet18")
+        load_encoder("resnet18")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_load_backbone_with_unavailable_tokens_raises_before_downloading(
     name: str, options: dict[str, Any], text: str, hub: Path
 ) -> None:
     with pytest.raises(LayercacheError, match=text):
-        load_backbone(name, **options)
+        load_encoder(name, **options)
 
 
 def test_load_backbone_with_another_download_error_reports_its_first_line(
@@ -96,4 +96,4 @@ def test_load_backbone_with_another_download_error_reports_its_first_line(
     with pytest.raises(
         BackboneError, match=r"could not be downloaded \(.+\): give a local checkpoint"
     ):
-        load_backbone(NAME)
+        load_encoder(NAME)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import layercache
 from layercache.errors import BackboneError, LayercacheError, OptionError, UnknownNameError
-from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.backbone import load_encoder
 from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.sources import describe_model
@@ -65,15 +65,15 @@ def test_load_backbone_of_a_wrong_description_says_what_is_wrong(
     make: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BackboneError, match=message):
-        load_backbone(make(**options))
+        load_encoder(make(**options))
 
 
 def test_load_backbone_of_tokens_first_layout_suggests_the_option() -> None:
     described = torch_encoder(batch_first=False)
     other = {f: getattr(described, f) for f in ("blocks", "norm2", "prefix_tokens", "class_token")}
     with pytest.raises(BackboneError, match=r"is it tokens first\? batch_first=False"):
-        load_backbone(encoder(described.module, **other))
-    assert load_backbone(described, tokens="ap").width == 24
+        load_encoder(encoder(described.module, **other))
+    assert load_encoder(described, tokens="ap").width == 24
 
 
 class Masking(PlainViT):
@@ -129,7 +129,7 @@ def test_load_backbone_of_a_forward_that_does_not_fit_says_why(
     module: type[nn.Module], message: str
 ) -> None:
     with pytest.raises(BackboneError, match=message):
-        load_backbone(encoder(module(), blocks="layers", prefix_tokens=3), tap="block")
+        load_encoder(encoder(module(), blocks="layers", prefix_tokens=3), tap="block")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_load_backbone_of_an_encoder_without_what_is_requested_raises(
 ) -> None:
     bare = encoder(PlainViT(), blocks="layers", prefix_tokens=3)
     with pytest.raises(LayercacheError, match=message):
-        load_backbone(bare, **options)
+        load_encoder(bare, **options)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_load_backbone_leaves_the_encoders_module_alone() -> None:
     own = plain().module.train().requires_grad_()
     before = {key: value.clone() for key, value in own.state_dict().items()}
     described = encoder(own, blocks="layers", prefix_tokens=3)
-    load_backbone(described, tap="block", layers="1", precision="bf16")(IMAGES)
+    load_encoder(described, tap="block", layers="1", precision="bf16")(IMAGES)
     assert own.training
     assert all(parameter.requires_grad for parameter in own.parameters())
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
@@ -190,10 +190,10 @@ def test_backbone_of_some_layers_does_not_run_later_blocks(make: Any) -> None:
     def count(name: str, block: nn.Module) -> None:
         block.register_forward_pre_hook(lambda m, args: ran.append(name))
 
-    backbone = load_backbone(make(), tap="block", layers=(1, 2), tokens="ap")
+    backbone = load_encoder(make(), tap="block", layers=(1, 2), tokens="ap")
     for name, block in backbone.module.get_submodule(make().blocks).named_children():
         count(name, block.ln_1 if hasattr(block, "ln_1") else getattr(block, "norm1", block))
-    everything = load_backbone(make(), tap="block", tokens="ap")
+    everything = load_encoder(make(), tap="block", tokens="ap")
     assert torch.equal(backbone(IMAGES), everything(IMAGES)[:2])
     assert [name for name in ran if "2" not in name] == ran[:2]
 
@@ -202,7 +202,7 @@ def test_architecture_names_the_place_that_is_read_alone() -> None:
     """A further place must not change the identity of a cache; another one at its tap must."""
     more, less = plain(), plain(attn=None, fc1=None, act=None, mlp=None, norm1=None)
     other = plain(norm2="ln_1", fc1=None, mlp=None)
-    names = {tap: [load_backbone(e, tap=tap).architecture for e in (more, less, other)]  # type: ignore[arg-type]
+    names = {tap: [load_encoder(e, tap=tap).architecture for e in (more, less, other)]  # type: ignore[arg-type]
              for tap in ("norm2", "block")}  # fmt: skip
     assert names["norm2"][0] == names["norm2"][1] != names["norm2"][2]
     assert len(set(names["block"])) == 1
@@ -250,8 +250,8 @@ def test_load_backbone_of_a_files_function_equals_the_object(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(file.parent)
-    backbone = load_backbone("encoders.py:mine")
-    expected = load_backbone(plain())
+    backbone = load_encoder("encoders.py:mine")
+    expected = load_encoder(plain())
     assert backbone.name == describe_model("encoders.py:mine").name == f"{file}:mine"
     assert backbone.weights_digest == expected.weights_digest
     assert torch.equal(backbone(IMAGES), expected(IMAGES))
@@ -270,7 +270,7 @@ def test_load_backbone_of_a_function_that_fails_says_where(
     file: Path, function: str, message: str
 ) -> None:
     with pytest.raises((BackboneError, UnknownNameError), match=message):
-        load_backbone(f"{file}:{function}")
+        load_encoder(f"{file}:{function}")
 
 
 @pytest.mark.parametrize(
@@ -288,18 +288,18 @@ def test_load_backbone_of_a_file_that_cannot_be_imported_says_where(
 ) -> None:
     (tmp_path / "encoders.py").write_text(source)
     with pytest.raises(BackboneError, match=message):
-        load_backbone(f"{tmp_path}/encoders.py:mine")
+        load_encoder(f"{tmp_path}/encoders.py:mine")
 
 
 def test_load_backbone_of_a_missing_file_raises() -> None:
     with pytest.raises(BackboneError, match=r"there is no file /nowhere/x.py: name it where"):
-        load_backbone("/nowhere/x.py:mine")
+        load_encoder("/nowhere/x.py:mine")
 
 
 def test_preprocessing_of_an_encoder_takes_options() -> None:
     options = PreprocessingOptions(crop_pct=1.0, interpolation="bilinear")
-    own = load_backbone(plain()).preprocessing
-    changed = load_backbone(plain(), preprocessing=options).preprocessing
+    own = load_encoder(plain()).preprocessing
+    changed = load_encoder(plain(), preprocessing=options).preprocessing
     assert (own.input_size, own.resize, own.interpolation) == ((32, 32), (40, 40), "bicubic")
     assert (changed.resize, changed.interpolation) == ((32, 32), "bilinear")
     assert own.mean == changed.mean == PREPROCESSING.mean

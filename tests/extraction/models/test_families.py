@@ -14,7 +14,7 @@ from torch import nn
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.backbone import load_encoder
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from tests.extraction.models.families import (
     FAMILIES,
@@ -67,7 +67,7 @@ def pooled(name: str, kind: str, tap: str) -> list[np.ndarray]:
     ],
 )
 def test_backbone_tokens_equal_hooks_on_timm_at_every_layer(name: str, tap: Tap) -> None:
-    backbone = load_backbone(
+    backbone = load_encoder(
         name, weights=checkpoint(name), tap=tap, tokens=kinds(name), storage_dtype="float32"
     )
     expected = np.stack([pooled(name, kind, tap) for kind in kinds(name)], 1)
@@ -110,7 +110,7 @@ def test_backbone_at_another_size_equals_timm_built_at_that_size(name: str) -> N
     with torch.no_grad():
         module.forward_features((images.float() / 255 - mean) / std)
 
-    backbone = load_backbone(
+    backbone = load_encoder(
         name,
         weights=checkpoint(name),
         tap="block",
@@ -128,7 +128,7 @@ def test_backbone_at_another_size_equals_timm_built_at_that_size(name: str) -> N
     assert f"input 40 x 48 instead of the checkpoint's 32 x 32: {positions}" in backbone.notes
     expected = [seen[0][:, 0]] * family.class_token + [seen[0][:, family.prefix :].mean(1)]
     np.testing.assert_allclose(backbone(images)[0, : len(expected)], expected, **TOLERANCE)
-    usual = load_backbone(name, weights=checkpoint(name), tokens=kinds(name))
+    usual = load_encoder(name, weights=checkpoint(name), tokens=kinds(name))
     assert backbone.weights_digest == usual.weights_digest
 
 
@@ -163,7 +163,7 @@ def test_load_backbone_fc1_of_a_swiglu_with_two_first_layers_raises() -> None:
         match="tiny_eva02: tap fc1 expects blocks whose MLP has one first linear layer, got "
         "EvaBlock with SwiGLU: use tap 'act'",
     ):
-        load_backbone("tiny_eva02", weights=checkpoint("tiny_eva02"), tap="fc1")
+        load_encoder("tiny_eva02", weights=checkpoint("tiny_eva02"), tap="fc1")
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_uni2"])
@@ -187,6 +187,6 @@ def test_load_backbone_cls_of_a_model_without_class_token_raises(name: str) -> N
         match=rf"tokens 'cls': this model has no class token \({prefix} prefix tokens and 4 x 4 "
         r"patches\): use tokens 'ap'",
     ):
-        load_backbone(name, weights=checkpoint(name))
+        load_encoder(name, weights=checkpoint(name))
     with pytest.raises(BackboneError, match="tokens 'attn': this model has no class token"):
-        load_backbone(name, weights=checkpoint(name), tokens="ap+attn")
+        load_encoder(name, weights=checkpoint(name), tokens="ap+attn")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from layercache.cache.format.spec import Tap
-from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.backbone import load_encoder
 from layercache.extraction.pipeline.forward import SynchronousDevice, open_device
 from tests.extraction.models.conformance.sources import SOURCES
 from tests.extraction.models.families import FAMILIES, IMAGES, checkpoint
@@ -23,7 +23,7 @@ def test_forward_and_pooling_have_no_float64(name: str, precision: Any) -> None:
     for tap in get_args(Tap):
         if (name, tap) == ("tiny_eva02", "fc1"):
             continue
-        backbone = load_backbone(
+        backbone = load_encoder(
             name, weights=checkpoint(name), tap=tap, tokens=kinds, precision=precision
         )
         with NoFloat64():
@@ -34,7 +34,7 @@ def test_forward_and_pooling_have_no_float64(name: str, precision: Any) -> None:
 def test_forward_of_every_source_has_no_float64(name: str, tmp_path: Any) -> None:
     source = SOURCES[name]()
     model, options = source.save(source.build(), tmp_path)
-    backbone = load_backbone(model, tap="block", tokens="ap", **options)
+    backbone = load_encoder(model, tap="block", tokens="ap", **options)
     images = torch.zeros((2, 3, source.size, source.size), dtype=torch.uint8)
     with NoFloat64():
         backbone(images)

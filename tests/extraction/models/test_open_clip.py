@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError, MissingExtraError, UnknownNameError
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.sources import describe_model
 from tests.extraction.models.open_clip_models import (
@@ -42,7 +42,7 @@ TOKENS = ("cls", "attn", "ap", "std", "max")
 
 def load(kind: str, **options: Any) -> Backbone:
     name = f"open_clip:local-dir:{folder(kind)}"
-    return load_backbone(name, **{"storage_dtype": "float32", **options})
+    return load_encoder(name, **{"storage_dtype": "float32", **options})
 
 
 def pooled(kind: str, token: str, tap: str) -> list[np.ndarray]:
@@ -142,9 +142,9 @@ def test_a_padding_preprocessing_is_refused_unless_the_crop_is_given(tmp_path: P
     (path / "open_clip_config.json").write_text(json.dumps(values))
     name = f"open_clip:local-dir:{path}"
     with pytest.raises(BackboneError, match=r"resize_mode 'longest'.*crop_mode 'border'"):
-        load_backbone(name)
+        load_encoder(name)
     border = PreprocessingOptions(crop_mode="border")
-    assert load_backbone(name, preprocessing=border).preprocessing.crop_mode == "border"
+    assert load_encoder(name, preprocessing=border).preprocessing.crop_mode == "border"
 
 
 def test_digest_is_of_the_towers_tensors_whatever_the_file(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_digest_is_of_the_towers_tensors_whatever_the_file(tmp_path: Path) -> No
     state = load_file(file)
     torch.save({"state_dict": state}, path / "open_clip_pytorch_model.bin")
     file.unlink()
-    assert load_backbone(f"open_clip:local-dir:{path}").weights_digest == digest
+    assert load_encoder(f"open_clip:local-dir:{path}").weights_digest == digest
     for key, changes in [
         ("visual.transformer.resblocks.1.attn.in_proj_weight", True),
         ("visual.positional_embedding", True),
@@ -163,7 +163,7 @@ def test_digest_is_of_the_towers_tensors_whatever_the_file(tmp_path: Path) -> No
         ("token_embedding.weight", False),
     ]:
         save_file({**state, key: state[key] + 0.5}, file)
-        got = load_backbone(f"open_clip:local-dir:{path}").weights_digest
+        got = load_encoder(f"open_clip:local-dir:{path}").weights_digest
         assert (got != digest) == changes, key
 
 
@@ -182,11 +182,11 @@ def test_a_name_of_open_clip_takes_a_local_checkpoint(
     state = build("plain").visual.state_dict()
     file = tmp_path / "weights.pt"
     torch.save({"state_dict": {f"{prefix}{key}": value for key, value in state.items()}}, file)
-    backbone = load_backbone(tiny_name, weights=file)
+    backbone = load_encoder(tiny_name, weights=file)
     assert backbone.weights_digest == load("plain").weights_digest
     assert backbone.architecture == load("plain").architecture
     with pytest.raises(BackboneError, match=r"no weights are named.*give a local checkpoint"):
-        load_backbone(tiny_name)
+        load_encoder(tiny_name)
 
 
 def test_a_pretrained_tag_brings_its_activation_and_preprocessing() -> None:
@@ -227,20 +227,20 @@ def test_every_own_vit_of_open_clip_can_be_described() -> None:
 )
 def test_names_that_cannot_be_used_say_what_to_use(name: str, message: str) -> None:
     with pytest.raises((BackboneError, UnknownNameError), match=message):
-        load_backbone(f"open_clip:{name}", offline=True)
+        load_encoder(f"open_clip:{name}", offline=True)
 
 
 def test_weights_that_are_not_cached_are_refused_offline_with_a_remedy() -> None:
     with pytest.raises(BackboneError, match=r"downloads are forbidden .* checkpoint as weights"):
-        load_backbone("open_clip:ViT-B-32/laion2b_s34b_b79k", offline=True)
+        load_encoder("open_clip:ViT-B-32/laion2b_s34b_b79k", offline=True)
     with pytest.raises(BackboneError, match=r"downloads are forbidden .* open_clip:local-dir:PATH"):
-        load_backbone("open_clip:hf-hub:nobody/nothing", offline=True)
+        load_encoder("open_clip:hf-hub:nobody/nothing", offline=True)
 
 
 def test_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(MissingExtraError, match=r"open_clip_torch, which is not .*\[open-clip\]"):
-        load_backbone("open_clip:ViT-B-32/openai")
+        load_encoder("open_clip:ViT-B-32/openai")
 
 
 def test_layers_of_a_folder_are_found_under_its_absolute_path(
@@ -248,7 +248,7 @@ def test_layers_of_a_folder_are_found_under_its_absolute_path(
 ) -> None:
     shutil.copytree(folder("plain"), tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    backbone = load_backbone("open_clip:local-dir:model")
+    backbone = load_encoder("open_clip:local-dir:model")
     assert backbone.name == f"open_clip:local-dir:{tmp_path.resolve()}/model"
     assert backbone(IMAGES).shape[0] == DEPTH
 
@@ -256,8 +256,8 @@ def test_layers_of_a_folder_are_found_under_its_absolute_path(
 def test_a_repository_is_downloaded_once(server: Path) -> None:
     for file in folder("plain").iterdir():
         shutil.copy(file, server)
-    digest = load_backbone("open_clip:hf-hub:lab/clip").weights_digest
+    digest = load_encoder("open_clip:hf-hub:lab/clip").weights_digest
     assert digest == load("plain").weights_digest
     for file in server.iterdir():
         file.unlink()
-    assert load_backbone("open_clip:hf-hub:lab/clip", offline=True).weights_digest == digest
+    assert load_encoder("open_clip:hf-hub:lab/clip", offline=True).weights_digest == digest

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 
 pytestmark = pytest.mark.real
 ROOT = Path(os.environ.get("LAYERCACHE_REAL", "."))
@@ -43,7 +43,7 @@ def plain(architecture: str) -> Any:
 
 @torch.no_grad()
 def test_backbone_tokens_and_projection_equal_plain_timm() -> None:
-    backbone = load_backbone(
+    backbone = load_encoder(
         "clip_b16", weights=ROOT / "clip.safetensors", storage_dtype="float32", projected=True
     )
     module = plain("vit_base_patch16_clip_quickgelu_224.openai")
@@ -74,7 +74,7 @@ def test_backbone_in_half_precision_on_real_weights_is_close() -> None:
     images = None
     tokens = {}
     for precision, store in (("fp32", "float32"), ("fp32", "float16"), ("bf16", "float32")):
-        backbone = load_backbone(
+        backbone = load_encoder(
             "clip_b16", weights=ROOT / "clip.safetensors", precision=precision, storage_dtype=store
         )  # type: ignore[arg-type]
         images = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import layercache
 from layercache.errors import BackboneError, UnknownNameError
-from layercache.extraction.models.backbone import load_backbone
+from layercache.extraction.models.backbone import load_encoder
 from layercache.extraction.models.checkpoint import digest_weights
 from layercache.extraction.models.sources import describe_model
 from layercache.extraction.options import ExtractOptions
@@ -104,7 +104,7 @@ def save(folder: Path, style: str, state: dict[str, Tensor] | None = None, **cha
 @pytest.mark.parametrize("style", list(STYLES))
 def test_load_backbone_of_a_folder_equals_timms_own_model(style: str, tmp_path: Path) -> None:
     module: Any = build(style)
-    backbone = load_backbone(save(tmp_path / style, style), layers="last", storage_dtype="float32")
+    backbone = load_encoder(save(tmp_path / style, style), layers="last", storage_dtype="float32")
     x = (IMAGES.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[
         :, None, None
     ]
@@ -127,8 +127,8 @@ def test_load_backbone_of_a_folder_with_another_activation_is_another_architectu
     tmp_path: Path,
 ) -> None:
     """The activation is in no tensor, so that the digests of the weights are equal."""
-    silu = load_backbone(save(tmp_path / "a", "uni2-h"))
-    gelu = load_backbone(save(tmp_path / "b", "uni2-h", act_layer="gelu"))
+    silu = load_encoder(save(tmp_path / "a", "uni2-h"))
+    gelu = load_encoder(save(tmp_path / "b", "uni2-h", act_layer="gelu"))
     assert silu.weights_digest == gelu.weights_digest
     assert silu.architecture == gelu.architecture.replace("'gelu'", "'silu'") != gelu.architecture
     assert not torch.equal(silu(IMAGES), gelu(IMAGES))
@@ -141,28 +141,28 @@ def test_load_backbone_of_a_folder_is_strict(tmp_path: Path) -> None:
     with pytest.raises(
         BackboneError, match=r"model.safetensors for local-dir.*1 missing: blocks\."
     ):
-        load_backbone(save(tmp_path, "uni", state))
+        load_encoder(save(tmp_path, "uni", state))
 
 
 def test_load_backbone_of_a_folder_without_an_argument_of_its_makers_raises(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"of another shape: blocks.0.mlp.fc2.weight"):
-        load_backbone(save(tmp_path, "virchow2", mlp_layer="Mlp"))
+        load_encoder(save(tmp_path, "virchow2", mlp_layer="Mlp"))
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "teacher.pth"])
 def test_load_backbone_of_a_folder_with_a_torch_file_finds_it(file: str, tmp_path: Path) -> None:
     name = save(tmp_path, "uni")
-    expected = load_backbone(name).weights_digest
+    expected = load_encoder(name).weights_digest
     (tmp_path / "model.safetensors").unlink()
     torch.save({"state_dict": build("uni").state_dict()}, tmp_path / file)
-    assert load_backbone(name).weights_digest == expected
+    assert load_encoder(name).weights_digest == expected
 
 
 def test_load_backbone_of_a_folder_takes_other_weights(tmp_path: Path) -> None:
     name = save(tmp_path / "a", "uni")
     state = {key: value + 1 for key, value in build("uni").state_dict().items()}
     save_file(state, tmp_path / "other.safetensors")
-    backbone = load_backbone(name, weights=tmp_path / "other.safetensors")
+    backbone = load_encoder(name, weights=tmp_path / "other.safetensors")
     assert backbone.weights_digest == digest_weights(state)
 
 
@@ -173,13 +173,13 @@ def test_load_backbone_of_incomplete_folders_raises(tmp_path: Path) -> None:
     with pytest.raises(
         BackboneError, match=r"expected one checkpoint, got a.pth, b.pth: name it mod"
     ):
-        load_backbone(name)
+        load_encoder(name)
     for file in ("a.pth", "b.pth"):
         (tmp_path / file).unlink()
     with pytest.raises(
         BackboneError, match=r"there is no checkpoint in .*: expected model.safeten"
     ):
-        load_backbone(name)
+        load_encoder(name)
     for text, problem in (
         ("{", "is no config.json of timm"),
         ("[]", "is no config.json of timm"),
@@ -214,7 +214,7 @@ def test_load_backbone_of_a_relative_folder_has_its_absolute_name(
 ) -> None:
     name = save(tmp_path / "uni", "uni")
     monkeypatch.chdir(tmp_path)
-    assert load_backbone("local-dir:./uni").name == describe_model("local-dir:uni").name == name
+    assert load_encoder("local-dir:./uni").name == describe_model("local-dir:uni").name == name
     options = ExtractOptions(
         models=["local-dir:uni"], dataset="digits", weights={"local-dir:uni": "a.pt"}
     )
@@ -251,7 +251,7 @@ def cache_repository(hub: Path, repository: str, style: str, **changes: Any) -> 
 def test_load_backbone_of_a_cached_repository_needs_no_network(hub: Path) -> None:
     cache_repository(hub, "lab/uni", "uni")
     for name in ("hf-hub:lab/uni", "hf_hub:lab/uni", "hf-hub:lab/uni@" + "0" * 40):
-        backbone = load_backbone(name, offline=True)
+        backbone = load_encoder(name, offline=True)
         assert backbone.weights_digest == digest_weights(build("uni").state_dict())
         assert backbone.name == name.replace("_", "-")
     assert describe_model("hf-hub:lab/uni", offline=True).note == "those of hf-hub:lab/uni"
@@ -260,7 +260,7 @@ def test_load_backbone_of_a_cached_repository_needs_no_network(hub: Path) -> Non
 def test_load_backbone_of_a_known_repository_adds_what_its_page_passes(hub: Path) -> None:
     """Virchow2's config.json cannot name the classes of its MLP and activation."""
     cache_repository(hub, "paige-ai/Virchow2", "virchow2", mlp_layer=None, act_layer=None)
-    backbone = load_backbone("hf-hub:paige-ai/Virchow2", offline=True, storage_dtype="float32")
+    backbone = load_encoder("hf-hub:paige-ai/Virchow2", offline=True, storage_dtype="float32")
     assert isinstance(backbone.module.blocks[0].mlp.act, nn.SiLU)
     assert type(backbone.module.blocks[0].mlp).__name__ == "GluMlp"
 
@@ -269,7 +269,7 @@ def test_load_backbone_of_an_uncached_repository_offline_raises(hub: Path) -> No
     with pytest.raises(
         BackboneError, match=r"lab/uni are not in .*hub, and downloads are forbidden .*local-dir:"
     ):
-        load_backbone("hf-hub:lab/uni", offline=True)
+        load_encoder("hf-hub:lab/uni", offline=True)
 
 
 def test_load_backbone_of_a_repository_downloads_it_once(
@@ -279,12 +279,12 @@ def test_load_backbone_of_a_repository_downloads_it_once(
     save(server, "uni")
     (server / "model.safetensors").unlink()
     torch.save(build("uni").state_dict(), server / "pytorch_model.bin")
-    digest = load_backbone("hf-hub:lab/uni").weights_digest
+    digest = load_encoder("hf-hub:lab/uni").weights_digest
     assert digest == digest_weights(build("uni").state_dict())
     (message,) = [r.message for r in caplog.records if "downloading" in r.message]
     assert message.startswith("hf-hub:lab/uni: downloading the weights (")
     (server / "config.json").unlink()
-    assert load_backbone("hf-hub:lab/uni", offline=True).weights_digest == digest
+    assert load_encoder("hf-hub:lab/uni", offline=True).weights_digest == digest
 
 
 def test_load_backbone_of_a_gated_or_private_repository_says_how_to_log_in(server: Path) -> None:
@@ -293,10 +293,10 @@ def test_load_backbone_of_a_gated_or_private_repository_says_how_to_log_in(serve
         match=r"/gated/uni is gated: accept its conditions on that page, then log in with "
         r"`hf auth login`, or set \$HF_TOKEN\): name the folder of a downloaded copy",
     ):
-        load_backbone("hf-hub:gated/uni")
+        load_encoder("hf-hub:gated/uni")
     with pytest.raises(BackboneError, match=r"there is no .*/private/uni, or it is private: check"):
-        load_backbone("hf-hub:private/uni")
+        load_encoder("hf-hub:private/uni")
     with pytest.raises(BackboneError, match=r"lab/none has no config.json: expected a repository"):
-        load_backbone("hf-hub:lab/none")
+        load_encoder("hf-hub:lab/none")
     with pytest.raises(BackboneError, match=r"files of a/b/c could not be downloaded"):
-        load_backbone("hf-hub:a/b/c")
+        load_encoder("hf-hub:a/b/c")

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError, MissingExtraError, OptionError
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.extraction.models.sources import describe_model
@@ -42,7 +42,7 @@ GATED = ("dinov2_giant", "dinov3_gated")
 
 
 def load(key: str, **options: Any) -> Backbone:
-    return load_backbone(f"hf:{folder(key)}", **{"storage_dtype": "float32", **options})
+    return load_encoder(f"hf:{folder(key)}", **{"storage_dtype": "float32", **options})
 
 
 def kinds(key: str) -> tuple[str, ...]:
@@ -234,7 +234,7 @@ def test_an_image_processor_that_cannot_be_reproduced_is_refused_with_a_remedy_t
     path = copy_of("vit", tmp_path)
     edit(path / "preprocessor_config.json", **values)
     with pytest.raises(BackboneError, match=message) as error:
-        load_backbone(f"hf:{path}")
+        load_encoder(f"hf:{path}")
     assert "give all of input_size, crop_pct" in str(error.value)
     options = PreprocessingOptions(
         input_size=32,
@@ -244,7 +244,7 @@ def test_an_image_processor_that_cannot_be_reproduced_is_refused_with_a_remedy_t
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
-    assert load_backbone(f"hf:{path}", preprocessing=options).preprocessing.resize == (32, 32)
+    assert load_encoder(f"hf:{path}", preprocessing=options).preprocessing.resize == (32, 32)
 
 
 def test_another_rescale_factor_and_no_normalization_equal_the_image_processor(
@@ -259,7 +259,7 @@ def test_another_rescale_factor_and_no_normalization_equal_the_image_processor(
     ):
         shutil.copy(folder("vit") / "preprocessor_config.json", path)
         edit(path / "preprocessor_config.json", **values)
-        preprocessing = load_backbone(f"hf:{path}").preprocessing
+        preprocessing = load_encoder(f"hf:{path}").preprocessing
         image = picture(40, 50)
         pixels = torch.from_numpy(preprocessing.resize_and_crop(image).copy())[None]
         own = transformers.ViTImageProcessorPil.from_pretrained(path)
@@ -277,7 +277,7 @@ def test_digest_is_of_the_towers_tensors_whatever_the_file(tmp_path: Path) -> No
     torch.save(load_file(torch_file / "model.safetensors"), torch_file / "pytorch_model.bin")
     (torch_file / "model.safetensors").unlink()
     for path in (sharded, torch_file):
-        assert load_backbone(f"hf:{path}").weights_digest == digest
+        assert load_encoder(f"hf:{path}").weights_digest == digest
 
     path = copy_of("vit", tmp_path)
     state = load_file(path / "model.safetensors")
@@ -289,7 +289,7 @@ def test_digest_is_of_the_towers_tensors_whatever_the_file(tmp_path: Path) -> No
     ]:
         changed = {**state, key: state[key] + 0.5}
         save_file(changed, path / "model.safetensors", metadata={"format": "pt"})
-        assert (load_backbone(f"hf:{path}").weights_digest != digest) == changes, key
+        assert (load_encoder(f"hf:{path}").weights_digest != digest) == changes, key
 
 
 @pytest.mark.parametrize("wrapper", ["", "model.", "module."])
@@ -317,19 +317,19 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = copy_of("vit", tmp_path)
     edit(path / "config.json", num_hidden_layers=2)
     with pytest.raises(BackboneError, match=r"16 unexpected: .*\.2\."):
-        load_backbone(f"hf:{path}")
+        load_encoder(f"hf:{path}")
     edit(path / "config.json", num_hidden_layers=4)
     with pytest.raises(BackboneError, match=r"16 missing: "):
-        load_backbone(f"hf:{path}")
+        load_encoder(f"hf:{path}")
     edit(path / "config.json", num_hidden_layers=3, intermediate_size=48)
     with pytest.raises(BackboneError, match=r"of another shape: .*expected \(48, 24\), got"):
-        load_backbone(f"hf:{path}")
+        load_encoder(f"hf:{path}")
     (path / "model.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(BackboneError, match="cannot be loaded"):
-        load_backbone(f"hf:{path}")
+        load_encoder(f"hf:{path}")
     (path / "model.safetensors").unlink()
     with pytest.raises(BackboneError, match=r"there is no model\.safetensors or "):
-        load_backbone(f"hf:{path}")
+        load_encoder(f"hf:{path}")
 
 
 def test_beit_without_weights_for_its_final_norm_has_the_tap_block(tmp_path: Path) -> None:
@@ -338,8 +338,8 @@ def test_beit_without_weights_for_its_final_norm_has_the_tap_block(tmp_path: Pat
     kept = {key: value for key, value in state.items() if "pooler" not in key}
     save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BackboneError, match=r"needs a final norm for layer 3.*use tap 'block'"):
-        load_backbone(f"hf:{path}")
-    assert load_backbone(f"hf:{path}", tap="block")(IMAGES).shape[0] == DEPTH
+        load_encoder(f"hf:{path}")
+    assert load_encoder(f"hf:{path}", tap="block")(IMAGES).shape[0] == DEPTH
 
 
 @pytest.mark.parametrize(
@@ -362,12 +362,12 @@ def test_other_architectures_are_refused_with_what_is_supported(
 def test_a_folder_of_timm_names_the_address_to_use(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_base_patch16_224"}))
     with pytest.raises(BackboneError, match=f"model of timm: use local-dir:{tmp_path} instead"):
-        load_backbone(f"hf:{tmp_path}")
+        load_encoder(f"hf:{tmp_path}")
 
 
 def test_timms_address_of_a_folder_of_transformers_names_the_one_to_use() -> None:
     with pytest.raises(BackboneError, match=f"model of transformers, use hf:{folder('vit')}"):
-        load_backbone(f"local-dir:{folder('vit')}")
+        load_encoder(f"local-dir:{folder('vit')}")
 
 
 def test_addresses_without_a_model_say_what_is_expected(tmp_path: Path) -> None:
@@ -377,9 +377,9 @@ def test_addresses_without_a_model_say_what_is_expected(tmp_path: Path) -> None:
         (f"hf:{tmp_path}", r"there is no config\.json in .*as save_pretrained writes it"),
     ]:
         with pytest.raises(BackboneError, match=message):
-            load_backbone(name)
+            load_encoder(name)
     with pytest.raises(BackboneError, match=r"downloads are forbidden .* hf:PATH"):
-        load_backbone("hf:nobody/nothing", offline=True)
+        load_encoder("hf:nobody/nothing", offline=True)
 
 
 def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
@@ -387,13 +387,13 @@ def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
     (path / "evil.py").write_text("raise SystemExit('ran')\n")
     edit(path / "config.json", auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"})
     edit(path / "preprocessor_config.json", auto_map={"AutoImageProcessor": "evil.Processor"})
-    assert load_backbone(f"hf:{path}").weights_digest == load("vit").weights_digest
+    assert load_encoder(f"hf:{path}").weights_digest == load("vit").weights_digest
 
 
 def test_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"transformers, which is not installed.*\[transf"):
-        load_backbone("hf:nobody/nothing")
+        load_encoder("hf:nobody/nothing")
 
 
 def test_describe_gives_the_figures_of_the_tower() -> None:
@@ -436,19 +436,19 @@ def test_a_repository_is_downloaded_once_with_all_shards(
     caplog.set_level("INFO", logger="layercache")
     build("vit").save_pretrained(server, max_shard_size="20KB")
     processor("vit").save_pretrained(server)
-    digest = load_backbone("hf:lab/vit").weights_digest
+    digest = load_encoder("hf:lab/vit").weights_digest
     assert digest == load("vit").weights_digest
     downloads = [r.message for r in caplog.records if "downloading" in r.message]
     assert all(message.startswith("hf:lab/vit: downloading the weights (") for message in downloads)
     for file in server.iterdir():
         file.unlink()
-    assert load_backbone("hf:lab/vit", offline=True).weights_digest == digest
+    assert load_encoder("hf:lab/vit", offline=True).weights_digest == digest
 
 
 def test_gated_and_missing_repositories_say_what_to_do(server: Path) -> None:
     with pytest.raises(BackboneError, match=r"is gated: accept .*hf auth login.*copy, hf:PATH"):
-        load_backbone("hf:gated/vit")
+        load_encoder("hf:gated/vit")
     with pytest.raises(
         BackboneError, match=r"lab/none has no config\.json: expected a model of tr"
     ):
-        load_backbone("hf:lab/none")
+        load_encoder("hf:lab/none")

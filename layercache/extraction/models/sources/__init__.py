@@ -28,7 +28,7 @@ def load_model(name: str | Encoder, request: LoadRequest, *, check: Check) -> Lo
     """Load a model with its own weights, or those of a file.
 
     Args:
-        name: The model, as for `load_backbone`.
+        name: The model, as for `load_encoder`.
         request: What to load.
         check: Called with the bare architecture, its grid that of the requested input size; may
             raise before weights are read or downloaded.
@@ -46,7 +46,7 @@ def describe_model(name: str | Encoder, *, offline: bool = False) -> ModelInfo:
     """Return the figures of any model that `load_model` accepts, without its weights.
 
     Args:
-        name: The model, as for `load_backbone`.
+        name: The model, as for `load_encoder`.
         offline: Forbid the download of an address's config.json, as $LAYERCACHE_OFFLINE does.
 
     Raises:

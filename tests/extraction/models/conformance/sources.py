@@ -48,7 +48,7 @@ class Source:
     build: Callable[[], nn.Module]
     """The bare module with its weights, the same at every call."""
     save: Callable[[nn.Module, Path], tuple[str | Encoder, dict[str, Any]]]
-    """Writes what a user would have into a folder; the model and options of `load_backbone`."""
+    """Writes what a user would have into a folder; the model and options of `load_encoder`."""
     hidden_states: Callable[[Tensor], Mapping[str, list[np.ndarray[Any, Any]]]]
     """Normalised images -> tap -> every layer's hidden state (B, N, D), by plain hooks."""
     transform: Callable[[Image.Image], Tensor]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import layercache
 from layercache.deploy import export_onnx, export_torch
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import Backbone, load_backbone
+from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.encoder import Encoder
 from tests.deploy.trained import draw_images
 from tests.extraction.models.conformance.sources import SOURCES, Source
@@ -39,7 +39,7 @@ class Saved:
     options: dict[str, Any]
 
     def load(self, **options: Any) -> Backbone:
-        return load_backbone(self.model, **({"storage_dtype": "float32"} | self.options | options))
+        return load_encoder(self.model, **({"storage_dtype": "float32"} | self.options | options))
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ def test_digest_changes_with_any_single_weight(
         module.state_dict()[key].view(-1)[-1] += 1e-3
         (tmp_path / str(number)).mkdir()
         model, options = source.save(module, tmp_path / str(number))
-        digest = load_backbone(model, tap="block", tokens="ap", **options).weights_digest
+        digest = load_encoder(model, tap="block", tokens="ap", **options).weights_digest
         if key.startswith(source.unused):
             assert digest == digests[""], key
         else:
