@@ -61,14 +61,15 @@ Targets = Annotated[
     typer.Option(
         "--score",
         help="Print scores instead of predictions. Targets: folders (the name of an image's folder "
-        "is its class), or a CSV or Parquet table with the columns path and label.",
-        show_default=False,
+        "is its class), or a CSV or Parquet table with the columns path and label. none: "
+        "predictions alone.",
+        show_default="predictions, and scores where the sub-folders of a folder are the classes",
     ),
 ]
 Metrics = Annotated[
     str | None,
     typer.Option(
-        help="With --score: metrics, as in roc_auc,f1_macro (docs/metrics.md).", show_default="all"
+        help="With scores: metrics, as in roc_auc,f1_macro (docs/metrics.md).", show_default="all"
     ),
 ]
 OnError = Annotated[
@@ -102,7 +103,7 @@ def predict(
     Probabilities are a softmax over the classes, or for a multi-label head a
     sigmoid of each. Numbers are in the unit of the annotation column.
     """
-    from layercache.deploy import load_model
+    from layercache.deploy import folders_are_classes, load_model
     from layercache.deploy import predict as run
     from layercache.deploy import score as compare
     from layercache.errors import OptionError, UnknownNameError
@@ -112,8 +113,8 @@ def predict(
         raise UnknownNameError("format", format, FORMATS)
     if on_error not in ON_ERROR:
         raise OptionError(f"--on-error: expected stop or skip, got {on_error!r}")
-    if metrics is not None and score is None:
-        raise OptionError("--metrics needs --score folders or --score TABLE")
+    if metrics is not None and score == "none":
+        raise OptionError("--metrics needs scores: leave out --score none")
     path = find_probe(head, root=cache, probes_root=probes)
     loaded = load_model(
         path, model=model, weights=weights, device=device, precision=precision, offline=offline
@@ -125,10 +126,18 @@ def predict(
         batch_size=batch_size,
         on_error=ON_ERROR[on_error],  # type: ignore[arg-type]
     )
-    if score is not None:
+    if score not in (None, "none"):
         print_scores(compare(loaded, result, targets=score, metrics=metrics), format)
     else:
-        {"table": _print_table, "csv": _print_csv, "json": _print_json}[format](result)
+        scores = None
+        if score is None and folders_are_classes(loaded, result, images):
+            scores = compare(loaded, result, targets="folders", metrics=metrics)
+        elif metrics is not None:
+            raise OptionError(
+                "--metrics needs targets: --score folders, --score TABLE, or a folder whose "
+                "sub-folders are all named like classes of the head"
+            )
+        print_predictions(result, format, scores=scores)
     if result.skipped:
         n_images = len(result.skipped) + len(result.images)
         echo(f"{len(result.skipped)} of {n_images} images skipped:", err=True)
@@ -150,11 +159,8 @@ def print_scores(score: Score, format: str) -> None:
         for name, value in score.metrics.items():
             writer.writerow([name, value, *score.intervals[name]])
     else:
-        scores = {
-            name: {"value": _finite(value), "ci95": [*map(_finite, score.intervals[name])]}
-            for name, value in score.metrics.items()
-        }
-        echo_lines(json.dumps({"images": score.n_images, "scores": scores}, indent=1))
+        content = {"images": score.n_images, "scores": _scores_as_json(score)}
+        echo_lines(json.dumps(content, indent=1))
     if score.without_target:
         n_images = score.n_images + len(score.without_target)
         echo(
@@ -162,6 +168,40 @@ def print_scores(score: Score, format: str) -> None:
             f"such as {score.without_target[0]}",
             err=True,
         )
+
+
+def print_predictions(result: PredictionResult, format: str, *, scores: Score | None) -> None:
+    """Print the predictions, and their scores where the folders of the images are the classes.
+
+    CSV keeps to the predictions: the scores are on stderr. JSON has them as "scores".
+    """
+    from layercache.probing.results.formatting import format_scores
+
+    if format == "table":
+        _print_table(result)
+    elif format == "csv":
+        _print_csv(result)
+    else:
+        _print_json(result, scores)
+    if scores is None:
+        return
+    err = format != "table"
+    if not err:
+        echo()
+    echo(
+        f"The sub-folders are named like the head's classes, so the {scores.n_images} predictions "
+        "are scored (--score none leaves this out):",
+        err=err,
+    )
+    if format != "json":
+        echo_lines(format_scores(scores.metrics, scores.intervals), err=err)
+
+
+def _scores_as_json(score: Score) -> dict[str, Any]:
+    return {
+        name: {"value": _finite(value), "ci95": [*map(_finite, score.intervals[name])]}
+        for name, value in score.metrics.items()
+    }
 
 
 def _finite(value: float) -> float | None:
@@ -208,9 +248,11 @@ def _print_csv(result: PredictionResult) -> None:
             writer.writerow([file, rank, guard_cell(escape_control(name)), f"{p:.6f}"])
 
 
-def _print_json(result: PredictionResult) -> None:
+def _print_json(result: PredictionResult, scores: Score | None) -> None:
     images = [{"image": image.image, **_as_json(image)} for image in result.images]
-    content = {"images": images, "skipped": dict(result.skipped)}
+    content: dict[str, Any] = {"images": images, "skipped": dict(result.skipped)}
+    if scores is not None:
+        content["scores"] = _scores_as_json(scores)
     echo_lines(json.dumps(content, indent=1))
 
 

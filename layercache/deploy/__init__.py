@@ -9,7 +9,7 @@ from layercache.deploy.classifier import (
 )
 from layercache.deploy.export import Export, export_onnx, export_torch
 from layercache.deploy.predict import Prediction, PredictionResult, ValuePrediction, predict
-from layercache.deploy.scoring import Score, score
+from layercache.deploy.scoring import Score, folders_are_classes, score
 
 __all__ = [
     "Classifier",
@@ -21,6 +21,7 @@ __all__ = [
     "ValuePrediction",
     "export_onnx",
     "export_torch",
+    "folders_are_classes",
     "load_classifier",
     "load_model",
     "load_regressor",

@@ -94,6 +94,31 @@ def score(
     )
 
 
+def folders_are_classes(
+    model: Classifier | Regressor,
+    result: PredictionResult,
+    paths: Sequence[str | os.PathLike[str]],
+) -> bool:
+    """Return whether the targets are known without being given: PATH/<class>/image.jpg.
+
+    That is so if every path is a folder, and every image lies in a sub-folder that is named like
+    one of the head's classes.
+
+    Args:
+        model: The model that predicted.
+        result: From `predict`.
+        paths: What was given to `predict`.
+    """
+    if model.checkpoint.spec.task != CLASSIFICATION or not result.images:
+        return False
+    if not all(os.path.isdir(path) for path in paths):
+        return False
+    given = {_key(path) for path in paths}
+    parents = {os.path.dirname(_key(image.image)) for image in result.images}
+    names = {os.path.basename(parent) for parent in parents}
+    return not parents & given and names <= set(model.checkpoint.classes)
+
+
 def _key(path: str | os.PathLike[str]) -> str:
     return os.path.realpath(path)
 

@@ -167,7 +167,37 @@ def test_predict_score_counts_images_without_a_target(
     assert "2 of 30 images have no target and are left out" in err
     code, _, err = run(capsys, trained, images, "--metrics", "roc_auc")
     assert code == 1
-    assert "--metrics needs --score" in err
+    assert "--metrics needs targets: --score folders, --score TABLE" in err
+    code, _, err = run(capsys, trained, images, "--metrics", "roc_auc", "--score", "none")
+    assert code == 1
+    assert "leave out --score none" in err
+
+
+def test_predict_scores_a_folder_whose_sub_folders_are_the_classes(
+    trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "The sub-folders are named like the head's classes, so the 28 predictions are scored"
+    _, explicit, _ = run(capsys, trained, trained.images, "--score", "folders")
+    _, plain, _ = run(capsys, trained, trained.images, "--score", "none")
+    assert said not in plain
+    code, table, err = run(capsys, trained, trained.images)
+    assert (code, err) == (0, "")
+    assert table.startswith(plain)
+    assert said in table
+    assert table.endswith(explicit.split("\n\n", 1)[1])
+    _, as_csv, err = run(capsys, trained, trained.images, "--format", "csv")
+    assert len(as_csv.splitlines()) == 1 + 2 * 28
+    assert said in err
+    assert "balanced accuracy" in err
+    words = ("--format", "json", "--metrics", "roc_auc")
+    _, as_json, _ = run(capsys, trained, trained.images, *words)
+    assert list(json.loads(as_json)["scores"]) == ["roc_auc"]
+    for other in (images, trained.images / "down"):  # no sub-folders; a sub-folder itself
+        assert said not in run(capsys, trained, other)[1]
+    (images / "sideways").mkdir()
+    for name in ("across", "down"):
+        shutil.move(images / f"{name}.png", images / "sideways")
+    assert said not in run(capsys, trained, images)[1]
 
 
 @pytest.mark.parametrize("command", ["predict", "export"])
