@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from layercache_cli import _panels
+
 Offline = Annotated[
     bool, typer.Option("--offline", help="Download nothing; also $LAYERCACHE_OFFLINE.")
 ]
@@ -14,6 +16,7 @@ ProbesRoot = Annotated[
     typer.Option(
         "--probes",
         metavar="DIR",
+        rich_help_panel=_panels.CACHE,
         help="Folder of probes outside their caches, for caches that are not writable; "
         "default $LAYERCACHE_PROBES.",
         show_default=False,
@@ -23,6 +26,7 @@ Root = Annotated[
     str | None,
     typer.Option(
         "--cache",
+        rich_help_panel=_panels.CACHE,
         help="Folder of all caches, or s3://BUCKET/PREFIX; "
         "default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,

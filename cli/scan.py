@@ -8,8 +8,16 @@ from typing import Annotated
 import typer
 
 from layercache_cli._options import Root
+from layercache_cli._probe_options import (
+    Data,
+    Device,
+    Fingerprint,
+    MemoryBudget,
+    Model,
+    Target,
+    Task,
+)
 from layercache_cli._terminal import echo, echo_lines
-from layercache_cli.probe import Data, Device, Fingerprint, MemoryBudget, Model, Target, Task
 
 Head = Annotated[
     list[str] | None,

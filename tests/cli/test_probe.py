@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from layercache.errors import OptionError
-from layercache_cli.main import main
+from layercache_cli.main import build, main
 from layercache_cli.probe import parse_numbers, parse_seeds
 
 QUICK = (
@@ -196,3 +197,11 @@ def test_probe_rm_deletes_after_a_question_and_takes_no_options_before_it(
     assert (code, err) == (0, "")
     assert out.startswith(f"deleted {folder} (")
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("command", ["probe", "extract"])
+def test_every_option_is_in_a_panel_of_the_help(command: str) -> None:
+    parsed = get_command(build(command, debug=False)).commands[command]  # type: ignore[attr-defined]
+    visible = [p for p in parsed.params if p.name != "help" and not getattr(p, "hidden", False)]
+    assert len(visible) > 30
+    assert [p.name for p in visible if not getattr(p, "rich_help_panel", None)] == []

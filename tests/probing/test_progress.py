@@ -83,7 +83,7 @@ def test_progress_of_many_tasks_is_logged_over_all_of_them(clock: Clock) -> None
 
 
 def test_the_faster_ways_are_options_and_heads_that_exist() -> None:
-    probe_options = (Path(__file__).parents[2] / "cli" / "probe.py").read_text()
+    probe_options = (Path(__file__).parents[2] / "cli" / "_probe_options.py").read_text()
     for option in re.findall(r"--[a-z-]+", FASTER_WAYS):
         assert f'"{option}"' in probe_options or f"{option[2:].replace('-', '_')}:" in probe_options
     assert "linear" in HEADS

@@ -1,0 +1,296 @@
+"""Options of `layercache extract`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layercache_cli import _panels
+
+Model = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        rich_help_panel=_panels.MODEL,
+        help="Backbone: see `layercache models`, any timm ViT, hf-hub:ORG/NAME or local-dir:PATH, "
+        "one of transformers, hf:ORG/NAME or hf:PATH, or of OpenCLIP, open_clip:NAME/TAG, or "
+        "FILE.py:FUNCTION of an encoder of your own. Repeatable: they share decodes.",
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        "-d",
+        rich_help_panel=_panels.IMAGES,
+        help="Dataset: see `layercache datasets`, or folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        rich_help_panel=_panels.IMAGES,
+        help="Name of the dataset in caches and tables.",
+        show_default="its own; of a path the last part",
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=_panels.MODEL,
+        metavar="[MODEL=]FILE",
+        help="Local checkpoint (safetensors or torch); with several models, MODEL=FILE.",
+        show_default=False,
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=_panels.IMAGES,
+        help="Folder of the dataset's files; default $LAYERCACHE_DATA.",
+        show_default=False,
+    ),
+]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        hidden=True,
+        rich_help_panel=_panels.IMAGES,
+        help="No effect: missing files are downloaded.",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        rich_help_panel=_panels.IMAGES,
+        help="Download neither dataset nor weights; also $LAYERCACHE_OFFLINE.",
+    ),
+]
+Split = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split",
+        rich_help_panel=_panels.IMAGES,
+        help="Only this split; repeatable.",
+        show_default="all",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_panels.IMAGES,
+        help="Largest number of samples of each split, stratified by class.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(rich_help_panel=_panels.IMAGES, help="Seed of the sampling by --limit.")
+]
+Tap = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.TOKENS,
+        help="Where layer l of 1..B is read. norm2: in block l + 1, for l = B the final norm | "
+        "block: the residual stream after block l | block-norm: that through the final norm | "
+        "norm1, attn, fc1, act (the MLP's inner activation), mlp: inside block l, B alike.",
+        metavar="TAP",
+    ),
+]
+Layers = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.TOKENS,
+        help="all | last | mid-last | quarter | numbers, as in 1,5,9.",
+    ),
+]
+Tokens = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.TOKENS,
+        help="cls, ap (mean of the patches), reg (of the registers), std, max (over the patches), "
+        "attn (mean weighted by the class token's attention), grid:K, all (every patch), joined "
+        "by +.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_panels.RUN,
+        help="Images per forward.",
+        show_default="256 on a GPU, 64 on a CPU",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_panels.RUN,
+        help="Decoding processes; 0: a thread.",
+        show_default="measured",
+    ),
+]
+Device = Annotated[str, typer.Option(rich_help_panel=_panels.RUN, help="auto | cpu | cuda | mps.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.TOKENS, help="Arithmetic of the forward: fp32 | bf16 | fp16."
+    ),
+]
+StorageDtype = Annotated[
+    str,
+    typer.Option(
+        "--storage-dtype",
+        "--store-dtype",
+        rich_help_panel=_panels.CACHE,
+        help="dtype of the stored tokens: float16 | float32.",
+    ),
+]
+Compressor = Annotated[
+    str | None,
+    typer.Option(
+        "--compressor",
+        "--codec",
+        rich_help_panel=_panels.CACHE,
+        help="Compression of the stored tokens: zstd | blosc, with :LEVEL.",
+        show_default="none",
+    ),
+]
+Projected = Annotated[
+    bool,
+    typer.Option(
+        "--projected",
+        rich_help_panel=_panels.TOKENS,
+        help="Store CLIP's last layer after its projection.",
+    ),
+]
+PaperCompat = Annotated[
+    bool,
+    typer.Option(
+        "--paper-compat",
+        rich_help_panel=_panels.PREPROCESSING,
+        help="Preprocess for DINOv2 and MAE as the paper does.",
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.PREPROCESSING,
+        help="Transparent pixels: drop the alpha channel, so that the colours it hid appear | put "
+        "them on white | black.",
+        metavar="drop|white|black",
+    ),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.PREPROCESSING,
+        help="Pixels of the model's input, a multiple of its patches.",
+        metavar="H[xW]",
+        show_default="the model's own",
+    ),
+]
+CropPct = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=_panels.PREPROCESSING,
+        help="Side of the crop over that of the resized image, up to 1.",
+        show_default="the model's own",
+    ),
+]
+CropMode = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.PREPROCESSING,
+        help="How the image is scaled: fill and crop | stretch | fit inside and pad.",
+        metavar="center|squash|border",
+        show_default="the model's own",
+    ),
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.PREPROCESSING,
+        help="Filter of the resize: bicubic | bilinear | lanczos | box | hamming | nearest.",
+        metavar="FILTER",
+        show_default="the model's own",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.PREPROCESSING,
+        help="Mean per channel, of values in 0..1.",
+        metavar="R,G,B",
+        show_default="the model's own",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.PREPROCESSING,
+        help="Standard deviation per channel, of values in 0..1.",
+        metavar="R,G,B",
+        show_default="the model's own",
+    ),
+]
+OnError = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.IMAGES,
+        help="An image that cannot be decoded: raise an error | skip it and list it in the cache.",
+        metavar="raise|skip",
+    ),
+]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.CACHE,
+        help="Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME.",
+        show_default=False,
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", rich_help_panel=_panels.RUN, help="torch.compile the forward.")
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        rich_help_panel=_panels.RUN,
+        help="Only deterministic algorithms on a GPU (a CPU is deterministic anyhow).",
+    ),
+]
+Yes = Annotated[
+    bool,
+    typer.Option(
+        "--yes", "-y", rich_help_panel=_panels.CACHE, help="Write a large cache without asking."
+    ),
+]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        rich_help_panel=_panels.CACHE,
+        help="Wait for another process that is writing the same split.",
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.RUN,
+        help="Where the forwards run: local | ray (a Ray cluster; the same bytes).",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.RUN,
+        help="Ray cluster to join: auto | HOST:PORT.",
+        show_default="with --engine ray, one of this machine alone",
+    ),
+]

@@ -1,0 +1,12 @@
+"""Panels of `--help`, for commands with many options."""
+
+CACHE = "Cache"
+TARGET = "Target"
+HEAD = "Head"
+SEARCH = "Search"
+SELECTION = "Selection and tests"
+MODEL = "Model"
+IMAGES = "Images"
+TOKENS = "Tokens"
+PREPROCESSING = "Preprocessing"
+RUN = "Run"

@@ -1,0 +1,245 @@
+"""Options of `layercache probe`; those on splits are in `_split_options`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from layercache_cli import _panels
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        rich_help_panel=_panels.CACHE,
+        help="Backbone whose cache to use.",
+        show_default="the only one",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        rich_help_panel=_panels.CACHE,
+        help="Dataset whose cache to use: its name, or its source, as in folder:PATH.",
+        show_default="the only one",
+    ),
+]
+Fingerprint = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.CACHE,
+        help="First digits of the cache's fingerprint, if several match.",
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.TARGET,
+        help="Annotation column to predict, or several, as in a,b,c; see layercache annotate.",
+        show_default="the dataset's label",
+    ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.TARGET,
+        help="classification | multi-label | regression.",
+        show_default="by the values: floats are a regression, integers are classes",
+    ),
+]
+Head = Annotated[
+    list[str],
+    typer.Option(
+        rich_help_panel=_panels.HEAD,
+        help="linear | attentive | attentive-tokens | hybrid | knn | logreg | ridge | lda. "
+        "Repeatable.",
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=_panels.HEAD,
+        help="last | mid-last | quarter | all | numbers, as in 1,5,9. Repeatable.",
+        show_default="all",
+    ),
+]
+Tokens = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=_panels.HEAD,
+        help="cls, ap, reg, std, max, attn, grid:K, patch, joined by +; or all. Repeatable.",
+        show_default="cls+ap",
+    ),
+]
+Spatial = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.HEAD,
+        help="Spatial tokens of the hybrid head: grid:K | patch.",
+        show_default=False,
+    ),
+]
+SpatialLayers = Annotated[
+    str, typer.Option(rich_help_panel=_panels.HEAD, help="Layers of the spatial tokens.")
+]
+SpatialCache = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.HEAD,
+        help="Folder of the cache of the spatial tokens, if it is another one.",
+        show_default=False,
+    ),
+]
+Embedding = Annotated[
+    bool,
+    typer.Option(
+        "--embedding",
+        rich_help_panel=_panels.HEAD,
+        help="Hybrid head: learn an embedding for each layer and kind of token.",
+    ),
+]
+NumHeads = Annotated[
+    int | None,
+    typer.Option(
+        "--heads",
+        rich_help_panel=_panels.HEAD,
+        help="Attention heads.",
+        show_default="one per token; attentive-tokens: 8",
+    ),
+]
+Lr = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.SEARCH,
+        help="Learning rates, as in 0.1,0.01.",
+        show_default="0.1,0.01,0.001",
+    ),
+]
+WeightDecay = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.SEARCH,
+        help="Weight decays.",
+        show_default="1e-6,1e-5,1e-4,1e-3,1e-2,1e-1,1",
+    ),
+]
+Dropout = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.SEARCH, help="Attention dropout rates.", show_default="0,0.1,0.3"
+    ),
+]
+Seeds = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.SEARCH, help="How many seeds (3: seeds 0, 1, 2), or which: 4,7."
+    ),
+]
+Shots = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.SEARCH,
+        help="Training samples per class, as in 1,5,10.",
+        show_default="all",
+    ),
+]
+TrainFraction = Annotated[
+    str | None,
+    typer.Option(
+        "--fraction",
+        rich_help_panel=_panels.SEARCH,
+        help="Fraction of the training samples, as in 0.01,0.1.",
+        show_default="all",
+    ),
+]
+Epochs = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel=_panels.SEARCH,
+        help="Passes over the training samples, more if --min-steps needs them.",
+    ),
+]
+MinSteps = Annotated[
+    int, typer.Option(rich_help_panel=_panels.SEARCH, help="Minimum number of optimizer steps.")
+]
+BatchSize = Annotated[int, typer.Option(rich_help_panel=_panels.SEARCH, help="Largest batch size.")]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_panels.SEARCH,
+        help="Stop a configuration after this many epochs without a better validation score.",
+        show_default="off",
+    ),
+]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.SELECTION,
+        help="Metric that selects a configuration, such as roc_auc, f1_macro or log_loss.",
+        show_default="balanced_accuracy; multi-label: mean_average_precision; regression: r2",
+    ),
+]
+Device = Annotated[str, typer.Option(rich_help_panel=_panels.RUN, help="auto | cpu | cuda | mps.")]
+Precision = Annotated[
+    str, typer.Option(rich_help_panel=_panels.RUN, help="fp32 | bf16 for the products over tokens.")
+]
+Features = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.RUN,
+        help="auto | resident (on the device) | stream (read again every epoch).",
+    ),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        rich_help_panel=_panels.RUN,
+        help="Memory for tokens, as in 8GB.",
+        show_default="half of the free memory",
+    ),
+]
+DiskCache = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_panels.RUN,
+        help="Disk space for tokens streamed from object storage, as in 20GB; 0: none.",
+        show_default="half of the free space",
+    ),
+]
+ConfigsPerPass = Annotated[
+    int | None,
+    typer.Option(
+        "--group-size",
+        rich_help_panel=_panels.RUN,
+        help="Largest number of configurations trained together.",
+        show_default="as many as fit; on a CPU, up to 512 MiB",
+    ),
+]
+Refresh = Annotated[
+    bool,
+    typer.Option(
+        "--refresh", rich_help_panel=_panels.RUN, help="Train probes again that already exist."
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_panels.RUN,
+        help="Where to train: local | ray (a Ray cluster; the same results).",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        rich_help_panel=_panels.RUN,
+        help="Ray cluster to join: auto | HOST:PORT.",
+        show_default="with --engine ray, a new one on this machine",
+    ),
+]
