@@ -10,7 +10,8 @@ from layercache.cache.storage.paths import CachePath
 from layercache.probing.data.annotation_columns import check_any_column
 from layercache.probing.data.validation_choice import AUTO
 from layercache.probing.options import Options
-from layercache.probing.plan import Layers, Numbers, Words, plan_probes, tested_caches
+from layercache.probing.plan import plan_probes, tested_caches
+from layercache.probing.request import Layers, Numbers, ProbeRequest, Words
 from layercache.probing.results.table import Results
 from layercache.probing.runner import run_probes
 from layercache.probing.training.config import HParams, TrainConfig
@@ -175,8 +176,7 @@ def probe(
         engine=engine,
         ray_address=ray_address,
     )
-    specs = plan_probes(
-        cache,
+    request = ProbeRequest(
         target=target,
         task=task,
         head=head,
@@ -208,6 +208,7 @@ def probe(
         paper_compat=paper_compat,
         select=select,
     )
+    specs = plan_probes(cache, request)
     caches = tested_caches(specs)
     if by is not None:
         check_any_column(caches, by)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -20,67 +19,35 @@ from layercache.probing.data.splits import is_whole_split
 from layercache.probing.data.target import Target, stratify
 from layercache.probing.data.target_columns import read_target
 from layercache.probing.data.test_choice import choose_tests
-from layercache.probing.data.validation_choice import AUTO, choose_validation
+from layercache.probing.data.validation_choice import choose_validation
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
 from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
+from layercache.probing.request import Layers, Numbers, ProbeRequest
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
 from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,
     WEIGHT_DECAYS,
     HParams,
-    TrainConfig,
     grid,
 )
 
 logger = logging.getLogger(__name__)
 
-Words = str | Sequence[str]
-Layers = str | int | Sequence[str | int | Sequence[int]]
-Numbers = float | Sequence[float]
 MAX_LISTED_PROBES = 5
 
 
-def plan_probes(
-    cache: Cache | str | CachePath,
-    *,
-    head: Words = "attentive",
-    layers: Layers | None = None,
-    tokens: Words | None = None,
-    spatial: str | None = None,
-    spatial_layers: str = "last",
-    spatial_cache: Cache | str | CachePath | None = None,
-    embedding: bool = False,
-    num_heads: int | None = None,
-    configs: Sequence[HParams] | None = None,
-    lr: Numbers | None = None,
-    weight_decay: Numbers | None = None,
-    dropout: Numbers | None = None,
-    seeds: int | Sequence[int] = 1,
-    shots: int | Sequence[int] | None = None,
-    train_fraction: Numbers | None = None,
-    epochs: int | None = None,
-    train_config: TrainConfig | None = None,
-    precision: str = "fp32",
-    test_split: Words = "test",
-    test_cache: Cache | str | CachePath | Sequence[Cache | str | CachePath] = (),
-    val_split: str | None = AUTO,
-    folds: int | None = None,
-    repeats: int = 1,
-    group: str | None = None,
-    fold_column: str | None = None,
-    refit: str = "train",
-    paper_compat: bool = False,
-    target: Words | None = None,
-    task: str | None = None,
-    select: str | None = None,
-) -> list[ProbeSpec]:
-    """Return the probes that `probe` trains, in order and each once. Arguments as in `probe`.
+def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[ProbeSpec]:
+    """Return the probes that `probe` trains, in order and each once.
 
     Probes that are requested repeatedly (seeds 0,0; layers last and 12) are logged. Shots or a
     fraction that take all training samples are the same as neither.
+
+    Args:
+        cache: A cache or its folder.
+        request: The options of `probe`.
 
     Raises:
         OptionError: An option is wrong.
@@ -88,73 +55,98 @@ def plan_probes(
         HeadMismatchError: The cache of the spatial tokens has other weights or images.
     """
     cache = _open(cache)
-    other = None if spatial_cache is None else _open(spatial_cache)
-    if other is not None and other.path == cache.path:
-        other = cache
-    if other is not None:
-        _check_same_images(cache, other)
-    config = train_config or TrainConfig()
-    if epochs is not None:
-        config = replace(config, epochs=epochs)
-    predicted = read_target(cache, target, task=task)
-    if select is not None:
-        metric = check_metric(select, task=predicted.task, option="select")
-        select = None if metric.name == PRIMARY[predicted.task] else metric.name
-    first_test, further_tests = choose_tests(cache, test_split=test_split, test_cache=test_cache)
+    spatial_cache = _spatial_cache(cache, request)
+    target = read_target(cache, request.target, task=request.task)
+    first_test, further_tests = choose_tests(
+        cache, test_split=request.test_split, test_cache=request.test_cache
+    )
     own_tests = [test.split for test in further_tests if test.cache is None]
     validation = choose_validation(
         cache,
-        target=predicted,
+        target=target,
         train_split=ProbeSpec.train_split,
         test_splits=[first_test, *own_tests],
-        val_split=val_split,
-        folds=folds,
-        repeats=repeats,
-        group=group,
-        fold_column=fold_column,
-        refit=refit,
+        val_split=request.val_split,
+        folds=request.folds,
+        repeats=request.repeats,
+        group=request.group,
+        fold_column=request.fold_column,
+        refit=request.refit,
     )
-    subsets = _subsets(cache, predicted, shots=shots, train_fraction=train_fraction)
+    select = _selection_metric(request, target)
+    subsets = _subsets(cache, target, shots=request.shots, train_fraction=request.train_fraction)
     specs = []
-    for name, layer_choice, token_choice in product(
-        _listed(head), _layer_choices(layers), _listed(tokens)
+    for head, layers, tokens in product(
+        _listed(request.head), _layer_choices(request.layers), _listed(request.tokens)
     ):
         hybrid: dict[str, Any] = {}
-        if name == "hybrid" and spatial is not None:
-            other = other or find_spatial_cache(cache, spatial=spatial, layers=spatial_layers)
-            hybrid = {"spatial": spatial, "spatial_layers": spatial_layers, "spatial_cache": other}
-        selection = select_tokens(
-            cache, head=name, layers=layer_choice, tokens=token_choice, **hybrid
-        )
+        if head == "hybrid" and request.spatial is not None:
+            spatial_cache = spatial_cache or find_spatial_cache(
+                cache, spatial=request.spatial, layers=request.spatial_layers
+            )
+            hybrid = {
+                "spatial": request.spatial,
+                "spatial_layers": request.spatial_layers,
+                "spatial_cache": spatial_cache,
+            }
+        selection = select_tokens(cache, head=head, layers=layers, tokens=tokens, **hybrid)
         for test in further_tests:
             if test.cache is not None:
                 selection.of_cache(test.cache)
         head_spec = _head_spec(
-            name, selection, target=predicted, num_heads=num_heads, embedding=embedding
+            head,
+            selection,
+            target=target,
+            num_heads=request.num_heads,
+            embedding=request.embedding,
         )
-        points = make_grid(name, configs=configs, lr=lr, weight_decay=weight_decay, dropout=dropout)
-        seed_list = range(seeds) if isinstance(seeds, int) else seeds
-        for (n, fraction), seed in product(subsets, seed_list):
+        points = make_grid(
+            head,
+            configs=request.configs,
+            lr=request.lr,
+            weight_decay=request.weight_decay,
+            dropout=request.dropout,
+        )
+        for (n, fraction), seed in product(subsets, request.seed_list):
             specs.append(
                 ProbeSpec(
                     tokens=selection,
-                    head=name,
+                    head=head,
                     head_spec=head_spec,
                     grid=points,
                     seed=seed,
                     shots=n,
                     train_fraction=fraction,
-                    train_config=config,
-                    precision=precision,
+                    train_config=request.config,
+                    precision=request.precision,
                     test_split=first_test,
                     further_tests=further_tests,
-                    paper_compat=paper_compat,
+                    paper_compat=request.paper_compat,
                     validation=validation,
-                    target=None if predicted.is_label else predicted,
+                    target=None if target.is_label else target,
                     select=select,
                 )
             )
     return _unique(specs)
+
+
+def _spatial_cache(cache: Cache, request: ProbeRequest) -> Cache | None:
+    """Return the requested cache of the spatial tokens, or None."""
+    if request.spatial_cache is None:
+        return None
+    other = _open(request.spatial_cache)
+    if other.path == cache.path:
+        other = cache
+    _check_same_images(cache, other)
+    return other
+
+
+def _selection_metric(request: ProbeRequest, target: Target) -> str | None:
+    """Return the name of the metric that selects; None for the default of the task."""
+    if request.select is None:
+        return None
+    metric = check_metric(request.select, task=target.task, option="select")
+    return None if metric.name == PRIMARY[target.task] else metric.name
 
 
 def tested_caches(specs: Sequence[ProbeSpec]) -> list[Cache]:

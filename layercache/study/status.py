@@ -16,6 +16,7 @@ from layercache.cache.format.selection import parse_layers
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import CacheNotFoundError, LayercacheError
 from layercache.probing.plan import plan_probes
+from layercache.probing.request import ProbeRequest
 from layercache.probing.results.lookup import read_stored
 from layercache.probing.results.probe_store import Probe
 from layercache.study.plan import PlannedExtraction, PlannedProbe
@@ -35,7 +36,8 @@ def find_cache(job: PlannedExtraction) -> Cache | None:
 def find_probes(job: PlannedProbe, cache: Cache, spatial_cache: Cache | None = None) -> list[Probe]:
     """Return the probes of this job that are stored, at most one per seed."""
     try:
-        specs = plan_probes(cache, spatial_cache=spatial_cache, **job.arguments)
+        request = ProbeRequest(spatial_cache=spatial_cache, **job.arguments)
+        specs = plan_probes(cache, request)
         probes = [read_stored(cache, s.id, job.options.get("probes_root")) for s in specs]
     except LayercacheError:
         return []  # the run itself reports the error

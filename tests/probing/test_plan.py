@@ -8,6 +8,7 @@ import pytest
 from layercache.errors import OptionError
 from layercache.probing.api import probe
 from layercache.probing.plan import make_grid, plan_probes
+from layercache.probing.request import ProbeRequest
 from layercache.probing.training.config import HParams
 from tests.logs import logged
 
@@ -28,7 +29,9 @@ def test_plan_probes_holds_each_probe_once_and_says_so(
     planted: Callable[..., Any], options: dict[str, Any], kept: int, said: str
 ) -> None:
     with logged() as log:
-        specs = plan_probes(planted(), **{"head": "linear", "tokens": "cls", **options})
+        specs = plan_probes(
+            planted(), ProbeRequest(**{"head": "linear", "tokens": "cls", **options})
+        )
     assert len(specs) == kept == len({spec.id for spec in specs})
     assert said in "\n".join(log)
     assert bool(log) == bool(said)
@@ -50,27 +53,27 @@ def test_plan_probes_of_all_samples_is_the_probe_without_a_subset(
 ) -> None:
     cache = planted(rows=240)
     with logged() as log:
-        (spec,) = plan_probes(cache, **options)
-    (plain,) = plan_probes(cache)
+        (spec,) = plan_probes(cache, ProbeRequest(**options))
+    (plain,) = plan_probes(cache, ProbeRequest())
     assert (spec.id == plain.id) is whole
     assert any("takes all 240 training samples" in line for line in log) is whole
 
 
 def test_plan_probes_of_few_shots_keeps_their_folds(planted: Callable[..., Any]) -> None:
     cache = planted(rows=9)
-    (spec,) = plan_probes(cache, shots=3)
+    (spec,) = plan_probes(cache, ProbeRequest(shots=3))
     assert spec.shots == 3, "three folds instead of one held-out part"
 
 
 def test_plan_probes_with_shots_and_fraction_is_an_error(planted: Callable[..., Any]) -> None:
     with pytest.raises(OptionError, match="expected shots or train_fraction, got both"):
-        plan_probes(planted(), shots=5, train_fraction=0.5)
+        plan_probes(planted(), ProbeRequest(shots=5, train_fraction=0.5))
 
 
 def test_plan_probes_gives_the_ids_of_the_probes_of_probe(planted: Callable[..., Any]) -> None:
     cache = planted()
     (knn,) = probe(cache, head="knn", train_fraction=0.5, device="cpu")
-    (spec,) = plan_probes(cache.path, head="knn", train_fraction=0.5)
+    (spec,) = plan_probes(cache.path, ProbeRequest(head="knn", train_fraction=0.5))
     assert spec.id == knn.id
 
 

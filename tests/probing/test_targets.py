@@ -17,6 +17,7 @@ from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, ProbeError
 from layercache.probing.api import probe
 from layercache.probing.plan import plan_probes
+from layercache.probing.request import ProbeRequest
 from layercache.probing.results.reading import read_results
 from layercache.probing.training.config import TrainConfig
 from layercache.testing import write_planted_cache
@@ -183,7 +184,7 @@ def test_ids_of_probes_of_the_label_do_not_depend_on_annotations(tmp_path: Path)
     cache = write_planted_cache(root=tmp_path / "plain", strength=0.0)
     other = annotated(tmp_path / "annotated")
     (plain,), (with_columns,), (named,) = (
-        plan_probes(c, head="linear", target=target)
+        plan_probes(c, ProbeRequest(head="linear", target=target))
         for c, target in ((cache, None), (other, None), (other, "label"))
     )
     assert plain.id == with_columns.id == named.id
@@ -191,7 +192,9 @@ def test_ids_of_probes_of_the_label_do_not_depend_on_annotations(tmp_path: Path)
 
 
 def test_spec_with_a_target_travels_to_another_process(tmp_path: Path) -> None:
-    (spec,) = plan_probes(annotated(tmp_path, n_missing=2), head="linear", target="size")
+    (spec,) = plan_probes(
+        annotated(tmp_path, n_missing=2), ProbeRequest(head="linear", target="size")
+    )
     sent = pickle.loads(pickle.dumps(spec))
     assert sent.id == spec.id
     split = spec.tokens.cache.split("train")

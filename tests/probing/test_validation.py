@@ -15,6 +15,7 @@ from layercache.errors import OptionError, ProbeError, UnknownNameError
 from layercache.probing.api import probe
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.plan import plan_probes
+from layercache.probing.request import ProbeRequest
 from layercache.probing.training import trainer
 from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG
@@ -104,7 +105,7 @@ def test_probe_without_its_validation_split_equals_one_of_a_dataset_without(
     (trained,) = probe(cache, head="linear", val_split=None, **ONE_CONFIG)
     assert rows_of_fits == [(96, 24), (120, None)]
     assert "validation" not in trained.spec
-    (spec,) = plan_probes(cache, head="linear", val_split=None)
+    (spec,) = plan_probes(cache, ProbeRequest(head="linear", val_split=None))
     subset = sample_subset(spec, cache.split("train"))
     assert subset.roles.shape == (1, 120)
 
@@ -140,11 +141,11 @@ def test_baselines_and_attentive_heads_select_on_the_validation_split(
 def test_plan_uses_no_split_twice(divided: Callable[..., Cache]) -> None:
     cache = divided()
     with logged() as lines:
-        (spec,) = plan_probes(cache, head="linear", test_split="val")
+        (spec,) = plan_probes(cache, ProbeRequest(head="linear", test_split="val"))
     assert spec.validation.split is None
     assert any("split 'val' is tested on, so 20 % of train selects" in line for line in lines)
     with logged() as lines:
-        (spec,) = plan_probes(cache, head="linear", folds=3)
+        (spec,) = plan_probes(cache, ProbeRequest(head="linear", folds=3))
     assert spec.validation.split is None
     assert any("split 'val' is not used: parts of train select" in line for line in lines)
 
@@ -177,8 +178,8 @@ def test_plan_with_two_validation_splits_asks_for_one(write_cache: Callable[...,
         {name: np.arange(9) % 3 for name in splits},
     )
     with pytest.raises(OptionError, match="several validation splits, val, dev: choose one"):
-        plan_probes(cache, head="linear")
-    (spec,) = plan_probes(cache, head="linear", val_split="dev")
+        plan_probes(cache, ProbeRequest(head="linear"))
+    (spec,) = plan_probes(cache, ProbeRequest(head="linear", val_split="dev"))
     assert spec.validation.split == "dev"
 
 
@@ -203,7 +204,7 @@ def test_probe_by_group_holds_out_whole_groups(planted: Callable[..., Cache]) ->
     patients = np.arange(240 + 120) // 6
     cache = annotated(planted(rows=240, test_rows=120), patient=patients)
     for options in ({}, {"folds": 4}, {"folds": 3, "repeats": 2}, {"shots": 3}, {"shots": 20}):
-        (spec,) = plan_probes(cache, head="linear", group="patient", **options)
+        (spec,) = plan_probes(cache, ProbeRequest(head="linear", group="patient", **options))
         subset = sample_subset(spec, cache.split("train"))
         groups = patients[:240][subset.rows]
         assert subset.n_folds
@@ -219,9 +220,9 @@ def test_probe_by_group_holds_out_whole_groups(planted: Callable[..., Cache]) ->
 
 def test_probe_of_corrected_groups_is_another_one(planted: Callable[..., Cache]) -> None:
     cache = annotated(planted(rows=60, test_rows=30), patient=np.arange(90) // 3)
-    (first,) = plan_probes(cache, head="linear", group="patient")
+    (first,) = plan_probes(cache, ProbeRequest(head="linear", group="patient"))
     annotated(cache, patient=np.arange(90) // 5)
-    (second,) = plan_probes(cache, head="linear", group="patient")
+    (second,) = plan_probes(cache, ProbeRequest(head="linear", group="patient"))
     assert first.id != second.id
 
 

@@ -11,6 +11,7 @@ import pytest
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
 from layercache.probing.options import Options
 from layercache.probing.plan import plan_probes
+from layercache.probing.request import ProbeRequest
 from layercache.probing.runner import run_probes
 from layercache.study import Study, run_study, study_status
 from layercache.study.file import parse_study
@@ -161,7 +162,7 @@ def test_study_status_of_probes_on_another_split_is_missing(text: Callable[..., 
     assert isinstance(linear, PlannedProbe)
     cache = find_cache(extraction)
     assert cache is not None
-    specs = plan_probes(cache, **linear.arguments)
+    specs = plan_probes(cache, ProbeRequest(**linear.arguments))
     run_probes([replace(spec, test_split="train") for spec in specs], Options(device="cpu"))
     assert find_probes(linear, cache) == []
     run_probes(specs, Options(device="cpu"))
