@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from layercache._interruption import sigterm_as_interrupt
 from layercache.cache.cache import Cache
@@ -16,12 +17,17 @@ from layercache.probing.results.table import Results
 from layercache.probing.runner import run_probes
 from layercache.probing.training.config import HParams, TrainConfig
 
+TaskName = Literal["classification", "multi-label", "regression"]
+Refit = Literal["train", "train+val"]
+Precision = Literal["fp32", "bf16"]
+Features = Literal["auto", "resident", "stream"]
+
 
 def probe(
     cache: Cache | str | CachePath,
     *,
     target: Words | None = None,
-    task: str | None = None,
+    task: TaskName | None = None,
     head: Words = "attentive",
     layers: Layers | None = None,
     tokens: Words | None = None,
@@ -46,13 +52,13 @@ def probe(
     repeats: int = 1,
     group: str | None = None,
     fold_column: str | None = None,
-    refit: str = "train",
+    refit: Refit = "train",
     paper_compat: bool = False,
     by: str | None = None,
     select: str | None = None,
     device: str = "auto",
-    precision: str = "fp32",
-    features: str = "auto",
+    precision: Precision = "fp32",
+    features: Features = "auto",
     memory_budget: int | str | None = None,
     disk_cache: int | str | None = None,
     configs_per_pass: int | None = None,

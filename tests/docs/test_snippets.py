@@ -14,7 +14,7 @@ from layercache import TrainConfig
 from layercache_cli.main import main
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("heads.md", "arrays.md")
+PAGES = ("heads.md", "arrays.md", "predict.md")
 
 
 @pytest.fixture(autouse=True)
