@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layercache_cli._options import Root
 from layercache_cli._terminal import echo, echo_lines
+from layercache_cli.options.shared import Root
 
 if TYPE_CHECKING:
     from layercache.cache import Cache

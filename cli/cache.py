@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layercache_cli._options import ProbesRoot
 from layercache_cli._terminal import confirm, echo, echo_lines
+from layercache_cli.options.shared import ProbesRoot
 
 if TYPE_CHECKING:
     from layercache.cache import Cache

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli._options import Offline, ProbesRoot, Root
 from layercache_cli._terminal import echo
+from layercache_cli.options.shared import Offline, ProbesRoot, Root
 
 Head = Annotated[
     str,

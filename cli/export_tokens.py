@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli._options import Root
 from layercache_cli._terminal import echo
+from layercache_cli.options.shared import Root
 
 
 def export_tokens(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from layercache_cli._extract_options import (
+from layercache_cli._terminal import confirm, echo
+from layercache_cli.options.extract import (
     Address,
     Background,
     BatchSize,
@@ -42,7 +43,6 @@ from layercache_cli._extract_options import (
     Workers,
     Yes,
 )
-from layercache_cli._terminal import confirm, echo
 
 
 def extract(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layercache_cli._options import Offline, ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
+from layercache_cli.options.shared import Offline, ProbesRoot, Root
 
 if TYPE_CHECKING:
     from layercache.deploy import Prediction, PredictionResult, Score, ValuePrediction

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo, echo_lines
+from layercache_cli.options.shared import ProbesRoot, Root
 
 ProbeId = Annotated[
     str,

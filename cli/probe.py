@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from layercache_cli._options import ProbesRoot, Root
-from layercache_cli._probe_options import (
+from layercache_cli._terminal import confirm, echo, echo_lines
+from layercache_cli.options.probe import (
     BatchSize,
     ConfigsPerPass,
     Data,
@@ -43,7 +43,8 @@ from layercache_cli._probe_options import (
     TrainFraction,
     WeightDecay,
 )
-from layercache_cli._split_options import (
+from layercache_cli.options.shared import ProbesRoot, Root
+from layercache_cli.options.splits import (
     By,
     FoldColumn,
     Folds,
@@ -55,7 +56,6 @@ from layercache_cli._split_options import (
     TestSplit,
     ValSplit,
 )
-from layercache_cli._terminal import confirm, echo, echo_lines
 
 ProbeId = Annotated[
     str,

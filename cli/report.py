@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli._options import ProbesRoot, Root
 from layercache_cli._terminal import echo
+from layercache_cli.options.shared import ProbesRoot, Root
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the page, its figures and its tables.")

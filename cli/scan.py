@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli._options import Root
-from layercache_cli._probe_options import (
+from layercache_cli._terminal import echo, echo_lines
+from layercache_cli.options.probe import (
     Data,
     Device,
     Fingerprint,
@@ -17,7 +17,7 @@ from layercache_cli._probe_options import (
     Target,
     Task,
 )
-from layercache_cli._terminal import echo, echo_lines
+from layercache_cli.options.shared import Root
 
 Head = Annotated[
     list[str] | None,

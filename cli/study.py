@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layercache_cli._options import Offline, ProbesRoot
 from layercache_cli._terminal import echo, echo_lines
+from layercache_cli.options.shared import Offline, ProbesRoot
 
 if TYPE_CHECKING:
     from layercache.study import Status, StudyResult

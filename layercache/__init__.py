@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from layercache.cache.annotate import annotate, drop_annotations
     from layercache.cache.copy import copy_cache
     from layercache.cache.export_tokens import export_tokens
-    from layercache.deploy import load_classifier, load_regressor
+    from layercache.deploy import Classifier, Regressor, load_classifier, load_regressor
     from layercache.estimators import ProbeClassifier, ProbeRegressor
     from layercache.extraction.api import extract
+    from layercache.extraction.datasets.base import Dataset
     from layercache.extraction.datasets.listing import list_datasets
     from layercache.extraction.datasets.registry import open_dataset
     from layercache.extraction.models.backbone import Backbone, load_encoder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from layercache.probing.api import probe
     from layercache.probing.results.checkpoint import load_head
     from layercache.probing.results.lookup import find_probe, load_probe
+    from layercache.probing.results.probe_store import Probe
     from layercache.probing.results.reading import read_results
     from layercache.probing.results.table import Results
     from layercache.probing.scan.api import scan
@@ -46,13 +48,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "Cache",
+    "Classifier",
+    "Dataset",
     "Encoder",
     "Extraction",
     "HParams",
     "LayercacheError",
     "PreprocessingOptions",
+    "Probe",
     "ProbeClassifier",
     "ProbeRegressor",
+    "Regressor",
     "Report",
     "Results",
     "ScanResult",
@@ -87,6 +93,10 @@ __all__ = [
 logging.getLogger("layercache").addHandler(logging.NullHandler())
 
 _HOMES = {
+    "Classifier": "layercache.deploy",
+    "Regressor": "layercache.deploy",
+    "Dataset": "layercache.extraction.datasets.base",
+    "Probe": "layercache.probing.results.probe_store",
     "Backbone": "layercache.extraction.models.backbone",
     "Extraction": "layercache.extraction.result",
     "list_datasets": "layercache.extraction.datasets.listing",

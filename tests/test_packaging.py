@@ -17,11 +17,13 @@ SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 
 
 def test_packages_list_holds_every_package_of_the_tree() -> None:
-    tree = {
+    folders = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "layercache").rglob("__init__.py")
+        for room in ("layercache", "cli")
+        for path in (ROOT / room).rglob("__init__.py")
     }
-    assert set(SETUPTOOLS["packages"]) == tree | {"layercache_cli"}
+    tree = {f"layercache_{name}" if name.startswith("cli") else name for name in folders}
+    assert set(SETUPTOOLS["packages"]) == tree
     assert SETUPTOOLS["package-dir"]["layercache_cli"] == "cli"
 
 

@@ -20,7 +20,7 @@ def extraction(image: Image.Image) -> layercache.Cache:
     sizes = {info.name: info.num_train for info in layercache.list_datasets()}
     assert_type(names, list[str])
     assert_type(sizes, dict[str, int])
-    dataset = layercache.open_dataset("folder:images")
+    dataset: layercache.Dataset = layercache.open_dataset("folder:images")
     encoder: layercache.Backbone = layercache.load_encoder("clip_b16", layers=[6, 12])
     assert_type(encoder.encode([image, "cat.jpg"]), torch.Tensor)
     own = layercache.Encoder(
@@ -64,6 +64,8 @@ def probing(cache: layercache.Cache) -> pd.DataFrame:
     )
     assert_type(results, layercache.Results)
     everything = layercache.read_results(cache)
+    probes: list[layercache.Probe] = list(everything)
+    print(probes)
     print(len(everything))
     folder = layercache.find_probe("1a2b")
     head = layercache.load_head(folder)
@@ -72,10 +74,11 @@ def probing(cache: layercache.Cache) -> pd.DataFrame:
 
 
 def images(image: Image.Image) -> Array:
-    classifier = layercache.load_classifier("1a2b", device="cpu")
+    classifier: layercache.Classifier = layercache.load_classifier("1a2b", device="cpu")
     assert_type(classifier.predict("photos"), Array)
     print(classifier.logits([image, Path("cat.jpg")]), classifier(torch.zeros(1, 3, 28, 28)))
-    print(layercache.load_regressor("3c4d").predict(image))
+    regressor: layercache.Regressor = layercache.load_regressor("3c4d")
+    print(regressor.predict(image))
     return classifier.predict_proba(image)
 
 

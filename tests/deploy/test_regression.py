@@ -69,6 +69,16 @@ def regressor(made: Trained, brightness: Probe) -> Regressor:
     return load_regressor(brightness.path, weights=made.weights, device="cpu")
 
 
+def test_regressor_predicts_numbers_of_files_and_images(made: Trained, brightness: Probe) -> None:
+    regressor = load_regressor(brightness.path, weights=made.weights, device="cpu")
+    files = sorted((made.images / "down").iterdir())[:3]
+    values = regressor.predict([files[0], *(Image.open(file) for file in files[1:])])
+    assert values.shape == (3,)
+    assert np.allclose(values, predict(regressor, files).outputs[:, 0], rtol=1e-5)
+    regressor.columns = ("left", "right")
+    assert regressor.predict(files).shape == (3, 1)
+
+
 def test_predict_gives_the_values_of_the_probe_in_the_unit_of_the_column(
     made: Trained, brightness: Probe, regressor: Regressor
 ) -> None:

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli import _panels
+from layercache_cli.options import panels
 
 Model = Annotated[
     list[str],
     typer.Option(
         "--model",
         "-m",
-        rich_help_panel=_panels.MODEL,
+        rich_help_panel=panels.MODEL,
         help="Backbone: see `layercache models`, any timm ViT, hf-hub:ORG/NAME or local-dir:PATH, "
         "one of transformers, hf:ORG/NAME or hf:PATH, or of OpenCLIP, open_clip:NAME/TAG, or "
         "FILE.py:FUNCTION of an encoder of your own. Repeatable: they share decodes.",
@@ -25,7 +25,7 @@ Data = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="Dataset: see `layercache datasets`, or folder:PATH, wds:PATH, hf:NAME, csv:FILE.",
     ),
 ]
@@ -33,7 +33,7 @@ Name = Annotated[
     str | None,
     typer.Option(
         "--name",
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="Name of the dataset in caches and tables.",
         show_default="its own; of a path the last part",
     ),
@@ -41,7 +41,7 @@ Name = Annotated[
 Weights = Annotated[
     list[str] | None,
     typer.Option(
-        rich_help_panel=_panels.MODEL,
+        rich_help_panel=panels.MODEL,
         metavar="[MODEL=]FILE",
         help="Local checkpoint (safetensors or torch); with several models, MODEL=FILE.",
         show_default=False,
@@ -50,7 +50,7 @@ Weights = Annotated[
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="Folder of the dataset's files; default $LAYERCACHE_DATA.",
         show_default=False,
     ),
@@ -60,7 +60,7 @@ Download = Annotated[
     typer.Option(
         "--download",
         hidden=True,
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="No effect: missing files are downloaded.",
     ),
 ]
@@ -68,7 +68,7 @@ Offline = Annotated[
     bool,
     typer.Option(
         "--offline",
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="Download neither dataset nor weights; also $LAYERCACHE_OFFLINE.",
     ),
 ]
@@ -76,7 +76,7 @@ Split = Annotated[
     list[str] | None,
     typer.Option(
         "--split",
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="Only this split; repeatable.",
         show_default="all",
     ),
@@ -84,18 +84,18 @@ Split = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="Largest number of samples of each split, stratified by class.",
         show_default=False,
     ),
 ]
 Seed = Annotated[
-    int, typer.Option(rich_help_panel=_panels.IMAGES, help="Seed of the sampling by --limit.")
+    int, typer.Option(rich_help_panel=panels.IMAGES, help="Seed of the sampling by --limit.")
 ]
 Tap = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.TOKENS,
+        rich_help_panel=panels.TOKENS,
         help="Where layer l of 1..B is read. norm2: in block l + 1, for l = B the final norm | "
         "block: the residual stream after block l | block-norm: that through the final norm | "
         "norm1, attn, fc1, act (the MLP's inner activation), mlp: inside block l, B alike.",
@@ -105,14 +105,14 @@ Tap = Annotated[
 Layers = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.TOKENS,
+        rich_help_panel=panels.TOKENS,
         help="all | last | mid-last | quarter | numbers, as in 1,5,9.",
     ),
 ]
 Tokens = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.TOKENS,
+        rich_help_panel=panels.TOKENS,
         help="cls, ap (mean of the patches), reg (of the registers), std, max (over the patches), "
         "attn (mean weighted by the class token's attention), grid:K, all (every patch), joined "
         "by +.",
@@ -121,7 +121,7 @@ Tokens = Annotated[
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Images per forward.",
         show_default="256 on a GPU, 64 on a CPU",
     ),
@@ -129,16 +129,16 @@ BatchSize = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Decoding processes; 0: a thread.",
         show_default="measured",
     ),
 ]
-Device = Annotated[str, typer.Option(rich_help_panel=_panels.RUN, help="auto | cpu | cuda | mps.")]
+Device = Annotated[str, typer.Option(rich_help_panel=panels.RUN, help="auto | cpu | cuda | mps.")]
 Precision = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.TOKENS, help="Arithmetic of the forward: fp32 | bf16 | fp16."
+        rich_help_panel=panels.TOKENS, help="Arithmetic of the forward: fp32 | bf16 | fp16."
     ),
 ]
 StorageDtype = Annotated[
@@ -146,7 +146,7 @@ StorageDtype = Annotated[
     typer.Option(
         "--storage-dtype",
         "--store-dtype",
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="dtype of the stored tokens: float16 | float32.",
     ),
 ]
@@ -155,7 +155,7 @@ Compressor = Annotated[
     typer.Option(
         "--compressor",
         "--codec",
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="Compression of the stored tokens: zstd | blosc, with :LEVEL.",
         show_default="none",
     ),
@@ -164,7 +164,7 @@ Projected = Annotated[
     bool,
     typer.Option(
         "--projected",
-        rich_help_panel=_panels.TOKENS,
+        rich_help_panel=panels.TOKENS,
         help="Store CLIP's last layer after its projection.",
     ),
 ]
@@ -172,14 +172,14 @@ PaperCompat = Annotated[
     bool,
     typer.Option(
         "--paper-compat",
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="Preprocess for DINOv2 and MAE as the paper does.",
     ),
 ]
 Background = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="Transparent pixels: drop the alpha channel, so that the colours it hid appear | put "
         "them on white | black.",
         metavar="drop|white|black",
@@ -188,7 +188,7 @@ Background = Annotated[
 InputSize = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="Pixels of the model's input, a multiple of its patches.",
         metavar="H[xW]",
         show_default="the model's own",
@@ -197,7 +197,7 @@ InputSize = Annotated[
 CropPct = Annotated[
     float | None,
     typer.Option(
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="Side of the crop over that of the resized image, up to 1.",
         show_default="the model's own",
     ),
@@ -205,7 +205,7 @@ CropPct = Annotated[
 CropMode = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="How the image is scaled: fill and crop | stretch | fit inside and pad.",
         metavar="center|squash|border",
         show_default="the model's own",
@@ -214,7 +214,7 @@ CropMode = Annotated[
 Interpolation = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="Filter of the resize: bicubic | bilinear | lanczos | box | hamming | nearest.",
         metavar="FILTER",
         show_default="the model's own",
@@ -223,7 +223,7 @@ Interpolation = Annotated[
 Mean = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="Mean per channel, of values in 0..1.",
         metavar="R,G,B",
         show_default="the model's own",
@@ -232,7 +232,7 @@ Mean = Annotated[
 Std = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.PREPROCESSING,
+        rich_help_panel=panels.PREPROCESSING,
         help="Standard deviation per channel, of values in 0..1.",
         metavar="R,G,B",
         show_default="the model's own",
@@ -241,7 +241,7 @@ Std = Annotated[
 OnError = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.IMAGES,
+        rich_help_panel=panels.IMAGES,
         help="An image that cannot be decoded: raise an error | skip it and list it in the cache.",
         metavar="raise|skip",
     ),
@@ -249,47 +249,47 @@ OnError = Annotated[
 Cache = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="Folder of all caches or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME.",
         show_default=False,
     ),
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", rich_help_panel=_panels.RUN, help="torch.compile the forward.")
+    bool, typer.Option("--compile", rich_help_panel=panels.RUN, help="torch.compile the forward.")
 ]
 Deterministic = Annotated[
     bool,
     typer.Option(
         "--deterministic",
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Only deterministic algorithms on a GPU (a CPU is deterministic anyhow).",
     ),
 ]
 Yes = Annotated[
     bool,
     typer.Option(
-        "--yes", "-y", rich_help_panel=_panels.CACHE, help="Write a large cache without asking."
+        "--yes", "-y", rich_help_panel=panels.CACHE, help="Write a large cache without asking."
     ),
 ]
 Wait = Annotated[
     bool,
     typer.Option(
         "--wait",
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="Wait for another process that is writing the same split.",
     ),
 ]
 Engine = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Where the forwards run: local | ray (a Ray cluster; the same bytes).",
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Ray cluster to join: auto | HOST:PORT.",
         show_default="with --engine ray, one of this machine alone",
     ),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli import _panels
+from layercache_cli.options import panels
 
 Offline = Annotated[
     bool, typer.Option("--offline", help="Download nothing; also $LAYERCACHE_OFFLINE.")
@@ -16,7 +16,7 @@ ProbesRoot = Annotated[
     typer.Option(
         "--probes",
         metavar="DIR",
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="Folder of probes outside their caches, for caches that are not writable; "
         "default $LAYERCACHE_PROBES.",
         show_default=False,
@@ -26,7 +26,7 @@ Root = Annotated[
     str | None,
     typer.Option(
         "--cache",
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="Folder of all caches, or s3://BUCKET/PREFIX; "
         "default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,

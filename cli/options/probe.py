@@ -1,4 +1,4 @@
-"""Options of `layercache probe`; those on splits are in `_split_options`."""
+"""Options of `layercache probe`; those on splits are in `splits`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from layercache_cli import _panels
+from layercache_cli.options import panels
 
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="Backbone whose cache to use.",
         show_default="the only one",
     ),
@@ -23,7 +23,7 @@ Data = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="Dataset whose cache to use: its name, or its source, as in folder:PATH.",
         show_default="the only one",
     ),
@@ -31,7 +31,7 @@ Data = Annotated[
 Fingerprint = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.CACHE,
+        rich_help_panel=panels.CACHE,
         help="First digits of the cache's fingerprint, if several match.",
         show_default=False,
     ),
@@ -39,7 +39,7 @@ Fingerprint = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.TARGET,
+        rich_help_panel=panels.TARGET,
         help="Annotation column to predict, or several, as in a,b,c; see layercache annotate.",
         show_default="the dataset's label",
     ),
@@ -47,7 +47,7 @@ Target = Annotated[
 Task = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.TARGET,
+        rich_help_panel=panels.TARGET,
         help="classification | multi-label | regression.",
         show_default="by the values: floats are a regression, integers are classes",
     ),
@@ -55,7 +55,7 @@ Task = Annotated[
 Head = Annotated[
     list[str],
     typer.Option(
-        rich_help_panel=_panels.HEAD,
+        rich_help_panel=panels.HEAD,
         help="linear | attentive | attentive-tokens | hybrid | knn | logreg | ridge | lda. "
         "Repeatable.",
     ),
@@ -63,7 +63,7 @@ Head = Annotated[
 Layers = Annotated[
     list[str] | None,
     typer.Option(
-        rich_help_panel=_panels.HEAD,
+        rich_help_panel=panels.HEAD,
         help="last | mid-last | quarter | all | numbers, as in 1,5,9. Repeatable.",
         show_default="all",
     ),
@@ -71,7 +71,7 @@ Layers = Annotated[
 Tokens = Annotated[
     list[str] | None,
     typer.Option(
-        rich_help_panel=_panels.HEAD,
+        rich_help_panel=panels.HEAD,
         help="cls, ap, reg, std, max, attn, grid:K, patch, joined by +; or all. Repeatable.",
         show_default="cls+ap",
     ),
@@ -79,18 +79,18 @@ Tokens = Annotated[
 Spatial = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.HEAD,
+        rich_help_panel=panels.HEAD,
         help="Spatial tokens of the hybrid head: grid:K | patch.",
         show_default=False,
     ),
 ]
 SpatialLayers = Annotated[
-    str, typer.Option(rich_help_panel=_panels.HEAD, help="Layers of the spatial tokens.")
+    str, typer.Option(rich_help_panel=panels.HEAD, help="Layers of the spatial tokens.")
 ]
 SpatialCache = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.HEAD,
+        rich_help_panel=panels.HEAD,
         help="Folder of the cache of the spatial tokens, if it is another one.",
         show_default=False,
     ),
@@ -99,7 +99,7 @@ Embedding = Annotated[
     bool,
     typer.Option(
         "--embedding",
-        rich_help_panel=_panels.HEAD,
+        rich_help_panel=panels.HEAD,
         help="Hybrid head: learn an embedding for each layer and kind of token.",
     ),
 ]
@@ -107,7 +107,7 @@ NumHeads = Annotated[
     int | None,
     typer.Option(
         "--heads",
-        rich_help_panel=_panels.HEAD,
+        rich_help_panel=panels.HEAD,
         help="Attention heads.",
         show_default="one per token; attentive-tokens: 8",
     ),
@@ -115,7 +115,7 @@ NumHeads = Annotated[
 Lr = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.SEARCH,
+        rich_help_panel=panels.SEARCH,
         help="Learning rates, as in 0.1,0.01.",
         show_default="0.1,0.01,0.001",
     ),
@@ -123,7 +123,7 @@ Lr = Annotated[
 WeightDecay = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.SEARCH,
+        rich_help_panel=panels.SEARCH,
         help="Weight decays.",
         show_default="1e-6,1e-5,1e-4,1e-3,1e-2,1e-1,1",
     ),
@@ -131,19 +131,19 @@ WeightDecay = Annotated[
 Dropout = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.SEARCH, help="Attention dropout rates.", show_default="0,0.1,0.3"
+        rich_help_panel=panels.SEARCH, help="Attention dropout rates.", show_default="0,0.1,0.3"
     ),
 ]
 Seeds = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.SEARCH, help="How many seeds (3: seeds 0, 1, 2), or which: 4,7."
+        rich_help_panel=panels.SEARCH, help="How many seeds (3: seeds 0, 1, 2), or which: 4,7."
     ),
 ]
 Shots = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.SEARCH,
+        rich_help_panel=panels.SEARCH,
         help="Training samples per class, as in 1,5,10.",
         show_default="all",
     ),
@@ -152,7 +152,7 @@ TrainFraction = Annotated[
     str | None,
     typer.Option(
         "--fraction",
-        rich_help_panel=_panels.SEARCH,
+        rich_help_panel=panels.SEARCH,
         help="Fraction of the training samples, as in 0.01,0.1.",
         show_default="all",
     ),
@@ -160,18 +160,18 @@ TrainFraction = Annotated[
 Epochs = Annotated[
     int,
     typer.Option(
-        rich_help_panel=_panels.SEARCH,
+        rich_help_panel=panels.SEARCH,
         help="Passes over the training samples, more if --min-steps needs them.",
     ),
 ]
 MinSteps = Annotated[
-    int, typer.Option(rich_help_panel=_panels.SEARCH, help="Minimum number of optimizer steps.")
+    int, typer.Option(rich_help_panel=panels.SEARCH, help="Minimum number of optimizer steps.")
 ]
-BatchSize = Annotated[int, typer.Option(rich_help_panel=_panels.SEARCH, help="Largest batch size.")]
+BatchSize = Annotated[int, typer.Option(rich_help_panel=panels.SEARCH, help="Largest batch size.")]
 Patience = Annotated[
     int | None,
     typer.Option(
-        rich_help_panel=_panels.SEARCH,
+        rich_help_panel=panels.SEARCH,
         help="Stop a configuration after this many epochs without a better validation score.",
         show_default="off",
     ),
@@ -179,19 +179,19 @@ Patience = Annotated[
 Select = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.SELECTION,
+        rich_help_panel=panels.SELECTION,
         help="Metric that selects a configuration, such as roc_auc, f1_macro or log_loss.",
         show_default="balanced_accuracy; multi-label: mean_average_precision; regression: r2",
     ),
 ]
-Device = Annotated[str, typer.Option(rich_help_panel=_panels.RUN, help="auto | cpu | cuda | mps.")]
+Device = Annotated[str, typer.Option(rich_help_panel=panels.RUN, help="auto | cpu | cuda | mps.")]
 Precision = Annotated[
-    str, typer.Option(rich_help_panel=_panels.RUN, help="fp32 | bf16 for the products over tokens.")
+    str, typer.Option(rich_help_panel=panels.RUN, help="fp32 | bf16 for the products over tokens.")
 ]
 Features = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="auto | resident (on the device) | stream (read again every epoch).",
     ),
 ]
@@ -199,7 +199,7 @@ MemoryBudget = Annotated[
     str | None,
     typer.Option(
         "--memory",
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Memory for tokens, as in 8GB.",
         show_default="half of the free memory",
     ),
@@ -207,7 +207,7 @@ MemoryBudget = Annotated[
 DiskCache = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Disk space for tokens streamed from object storage, as in 20GB; 0: none.",
         show_default="half of the free space",
     ),
@@ -216,7 +216,7 @@ ConfigsPerPass = Annotated[
     int | None,
     typer.Option(
         "--group-size",
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Largest number of configurations trained together.",
         show_default="as many as fit; on a CPU, up to 512 MiB",
     ),
@@ -224,13 +224,13 @@ ConfigsPerPass = Annotated[
 Refresh = Annotated[
     bool,
     typer.Option(
-        "--refresh", rich_help_panel=_panels.RUN, help="Train probes again that already exist."
+        "--refresh", rich_help_panel=panels.RUN, help="Train probes again that already exist."
     ),
 ]
 Engine = Annotated[
     str,
     typer.Option(
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Where to train: local | ray (a Ray cluster; the same results).",
     ),
 ]
@@ -238,7 +238,7 @@ RayAddress = Annotated[
     str | None,
     typer.Option(
         "--address",
-        rich_help_panel=_panels.RUN,
+        rich_help_panel=panels.RUN,
         help="Ray cluster to join: auto | HOST:PORT.",
         show_default="with --engine ray, a new one on this machine",
     ),
