@@ -78,7 +78,7 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
                     probes[spec.id] = probe
                     break
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
-        _log_missing_targets(missing, splits)
+        _log_left_out(missing, splits)
         with open_engine(options.engine, ray_address=options.ray_address) as engine:
             probes |= _Run(missing, splits, options, engine).all()
     return [probes[spec.id] for spec in specs]
@@ -98,15 +98,20 @@ def _open_splits(specs: Sequence[ProbeSpec]) -> dict[tuple[CachePath, str], Spli
     return splits
 
 
-def _log_missing_targets(
-    specs: Sequence[ProbeSpec], splits: dict[tuple[CachePath, str], Split]
-) -> None:
-    """Log how many samples are left out because they have no target, once for each split."""
-    lines = {
-        spec.resolved_target.describe_missing(splits[spec.tokens.cache.path, name]): None
-        for spec in specs
-        for name in (*spec.train_splits, spec.test_split)
-    }
+def _log_left_out(specs: Sequence[ProbeSpec], splits: dict[tuple[CachePath, str], Split]) -> None:
+    """Log which samples are left out of training and of each test, once for each split.
+
+    Raises:
+        ProbeError: A split has no targets, or a further test set no class of the head.
+        UnknownNameError: The cache of a further test set lacks a column of the target.
+    """
+    lines: dict[str, None] = {}
+    for spec in specs:
+        cache, target = spec.tokens.cache, spec.resolved_target
+        for name in (*spec.train_splits, spec.test_split):
+            lines[target.describe_missing(splits[cache.path, name])] = None
+        for test in spec.further_tests:
+            lines |= dict.fromkeys(test.describe_left_out(target, cache=cache))
     for line in filter(None, lines):
         logger.info("%s", line)
 

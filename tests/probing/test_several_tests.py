@@ -275,3 +275,51 @@ def test_probe_on_a_further_test_set_reuses_the_search(
         for name in ("lr", "weight_decay", "config", "val_balanced_accuracy", "n_configs"):
             assert probed.row[name] == earlier.row[name]
         assert [c.val_metrics for c in probed.configs] == [c.val_metrics for c in earlier.configs]
+
+
+def test_samples_without_a_target_in_further_tests_are_counted(
+    main: Cache, other: Callable[..., Cache]
+) -> None:
+    elsewhere = other(NAMES)
+    for cache in (main, elsewhere):
+        table = cache.annotations
+        values = np.random.default_rng(1).normal(size=len(table))
+        values[np.isin(table["split"], ["shifted", "test"]).nonzero()[0][:4]] = np.nan
+        shifted = (table["split"] == "shifted").to_numpy().nonzero()[0]
+        values[shifted[-7:]] = np.nan
+        annotate(cache, table[["split"]].assign(size=values).reset_index())
+    with logged() as lines:
+        results = probe(
+            main,
+            head=["ridge", "linear"],
+            target="size",
+            test_split=["test", "shifted"],
+            test_cache=elsewhere,
+            **ONE_CONFIG,
+        )
+    row = results.probes[0].row
+    missing = 30 - row["test_rows@shifted"]
+    assert 7 <= missing < 30
+    for line in (
+        f"{missing} of 30 samples of split shifted have no value in column 'size'",
+        "test elsewhere: 4 of 40 samples of split test have no value in column 'size'",
+    ):
+        assert len([text for text in lines if line in text]) == 1, (line, lines)
+
+
+def test_further_test_without_the_target_is_found_before_training(
+    main: Cache, other: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = other(NAMES)
+    annotate(main, main.annotations[["split"]].assign(size=np.arange(165.0)).reset_index())
+    monkeypatch.setattr(trainer, "fit", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(UnknownNameError, match="'size'"):
+        probe(main, head="linear", target="size", test_cache=elsewhere, **ONE_CONFIG)
+    with pytest.raises(ProbeError, match="no class in common"):
+        probe(main, head="linear", test_cache=other(("dog",), dataset="dogs"), **ONE_CONFIG)
+
+
+def test_table_of_many_test_sets_is_not_fragmented(main: Cache) -> None:
+    results = probe(main, head="linear", test_split=["test", "shifted"], **ONE_CONFIG)
+    table = results.table
+    assert table._mgr.nblocks < table.shape[1] / 2, "pandas warns above 100 blocks"

@@ -5,8 +5,7 @@ Shapes: N samples, C classes.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +18,6 @@ from layercache.errors import ProbeError
 from layercache.probing.data.target import Target, TargetValues
 from layercache.probing.data.target_columns import read_target
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
-
-logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
 
@@ -46,56 +43,78 @@ class TestSet:
         """Return the target of the head on these samples, with the classes of the head.
 
         Classes of another dataset are matched by name. Samples of classes that the head does not
-        have are without a target, and are logged.
+        have are without a target.
 
         Args:
             target: What the head predicts.
 
         Raises:
-            ProbeError: The dataset has none of the classes.
+            ProbeError: No sample has a target, or the dataset has none of the classes.
             UnknownNameError: The cache lacks an annotation column of the target.
         """
         if self.cache is None:
             return target
-        columns = None if target.is_label else target.columns
-        other = read_target(self.cache, columns, task=target.task)
-        split = self.cache.split(self.split)
-        values, present = map_classes(self._values(other, split), other=other, target=target)
-        self._log(other, split, present, target=target)
-        return replace(target, by_split={split.name: TargetValues(values=values, present=present)})
-
-    def _values(self, other: Target, split: Split) -> TargetValues:
-        present = np.zeros(split.rows, bool)
-        present[other.rows(split)] = True
-        return TargetValues(values=other.values(split), present=present)
-
-    def _log(self, other: Target, split: Split, present: Array, *, target: Target) -> None:
-        if target.task == REGRESSION:
-            return
-        unknown = [name for name in other.classes if name not in target.classes]
-        missing = [name for name in target.classes if name not in other.classes]
-        n_left_out = len(other.rows(split)) - int(present.sum())
-        notes = []
-        if n_left_out:
-            notes.append(
-                f"{n_left_out} of {pluralize(split.rows, 'sample')} are left out, of classes that "
-                f"the head does not have: {_list(unknown)}"
-            )
-        elif unknown:
-            notes.append(f"classes that the head does not have: {_list(unknown)}")
-        if missing:
-            notes.append(
-                f"without {len(missing)} of the {len(target.classes)} classes of the head "
-                f"(which it may still predict): {_list(missing)}"
-            )
-        for note in notes:
-            logger.info("test %s: %s", self.name, note)
+        other, split = self._other(target, self.cache)
+        values = TargetValues(values=other.values(split), present=_is_present(other, split))
+        mapped, present = map_classes(values, other=other, target=target)
         if not present.any():
             raise ProbeError(
                 f"test {self.name}: the dataset of {split.path} and the head have no class in "
                 f"common: {_list(other.classes)} there, {_list(target.classes)} here; give the "
                 "classes the same names with `layercache annotate`"
             )
+        return replace(target, by_split={split.name: TargetValues(values=mapped, present=present)})
+
+    def describe_left_out(self, target: Target, *, cache: Cache) -> list[str]:
+        """Return in words which samples are left out, and which classes do not occur.
+
+        Args:
+            target: What the head predicts.
+            cache: Cache of the probe.
+
+        Raises:
+            ProbeError: As `target_of`.
+            UnknownNameError: As `target_of`.
+        """
+        if self.cache is None:
+            missing = target.describe_missing(cache.split(self.split))
+            return [missing] if missing else []
+        other, split = self._other(target, self.cache)
+        n_kept = len(self.target_of(target).rows(split))
+        notes = [other.describe_missing(split)]
+        if target.task != REGRESSION:
+            n_left_out = len(other.rows(split)) - n_kept
+            notes += _describe_classes(other, target, n_left_out=n_left_out, n_rows=split.rows)
+        return [f"test {self.name}: {note}" for note in notes if note]
+
+    def _other(self, target: Target, cache: Cache) -> tuple[Target, Split]:
+        columns = None if target.is_label else target.columns
+        return read_target(cache, columns, task=target.task), cache.split(self.split)
+
+
+def _is_present(target: Target, split: Split) -> Array:
+    present = np.zeros(split.rows, bool)
+    present[target.rows(split)] = True
+    return present
+
+
+def _describe_classes(
+    other: Target, target: Target, *, n_left_out: int, n_rows: int
+) -> Iterator[str]:
+    unknown = [name for name in other.classes if name not in target.classes]
+    missing = [name for name in target.classes if name not in other.classes]
+    if n_left_out:
+        yield (
+            f"{n_left_out} of {pluralize(n_rows, 'sample')} are left out, of classes that the head "
+            f"does not have: {_list(unknown)}"
+        )
+    elif unknown:
+        yield f"classes that the head does not have: {_list(unknown)}"
+    if missing:
+        yield (
+            f"without {len(missing)} of the {len(target.classes)} classes of the head (which it "
+            f"may still predict): {_list(missing)}"
+        )
 
 
 def map_classes(values: TargetValues, *, other: Target, target: Target) -> tuple[Array, Array]:

@@ -79,9 +79,10 @@ class Results:
         import pandas as pd
 
         rows, columns = [full_row(probe) for probe in self.probes], columns_of(self.probes)
-        return pd.DataFrame({name: [row.get(name) for row in rows] for name in columns}).astype(
+        table = pd.DataFrame({name: [row.get(name) for row in rows] for name in columns}).astype(
             dict.fromkeys((*score_columns(columns), "lr", "weight_decay"), float)
         )
+        return table.copy()  # one block per dtype: pandas warns about more than 100 blocks
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return `table`: one row per probe."""
