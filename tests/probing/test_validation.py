@@ -276,3 +276,23 @@ def test_interrupted_search_over_folds_continues(
     assert fits[3:] == [30, 30, 60], "two of the four folds were scored"
     assert trained.row["n_folds"] == 4
     assert any("2 of 4 fits of the search are scored" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"group": "part"}, "group: a fold leaves .* class .*: use more training .* group out"),
+        ({"group": "part", "folds": 2}, "group: a fold leaves .*, all of class"),
+        ({"fold_column": "part"}, "fold_column: a fold leaves 60 samples .*: correct the folds"),
+    ],
+)
+def test_fold_that_leaves_one_class_to_train_on_raises(
+    write_cache: Callable[..., Cache], options: dict[str, Any], text: str
+) -> None:
+    labels = {"train": np.repeat([0, 1], 60), "test": np.arange(20) % 2}
+    tokens = {name: np.ones((2, 2, len(y), 8), "float16") for name, y in labels.items()}
+    cache = write_cache(tokens, labels, classes=("ant", "bee"))
+    annotated(cache, part=[f"p{y}" for split in cache.spec.dataset.splits for y in labels[split]])
+    for head in ("ridge", "linear"):
+        with pytest.raises(ProbeError, match=text):
+            probe(cache, head=head, **options, **ONE_CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from layercache.probing.data.folds import (
     group_numbers,
 )
 from layercache.probing.data.splits import Fold, Labels, Rows
+from layercache.probing.heads.spec import CLASSIFICATION
 from layercache.probing.spec import ProbeSpec
 
 if TYPE_CHECKING:
@@ -36,8 +38,17 @@ def search_folds(spec: ProbeSpec, labels: Labels, *, split: Split, rows: Rows) -
         rows: Rows of the split that are the training samples, ascending.
 
     Raises:
-        ProbeError: There are too few samples or groups, or a group is in two of the given folds.
+        ProbeError: There are too few samples or groups, a group is in two of the given folds, or a
+            fold leaves a single class to train on.
     """
+    repeats = _draw(spec, labels, split=split, rows=rows)
+    if spec.resolved_target.task == CLASSIFICATION:
+        for fold in chain.from_iterable(repeats):
+            _check_classes(spec, labels[fold.train])
+    return repeats
+
+
+def _draw(spec: ProbeSpec, labels: Labels, *, split: Split, rows: Rows) -> list[list[Fold]]:
     validation = spec.validation
     groups: Rows | None = None
     if validation.group is not None:
@@ -74,6 +85,27 @@ def describe_source(spec: ProbeSpec, split: Split) -> str:
     target = spec.resolved_target
     where = f"{spec.tokens.cache.path}, split {split.name!r}"
     return where if target.is_label else f"{where}, {target.describe_columns()}"
+
+
+def _check_classes(spec: ProbeSpec, labels: Labels) -> None:
+    """Raise ProbeError if the samples to train on in a fold are all of one class."""
+    present = np.unique(labels)
+    if len(present) > 1:
+        return
+    validation = spec.validation
+    if validation.fold_column is not None:
+        option, remedy = "fold_column", "correct the folds"
+    elif validation.group is not None:
+        option, remedy = "group", "use more training samples, or leave group out"
+    else:
+        option, remedy = "folds", "use more training samples, or leave folds out"
+    names = [spec.resolved_target.classes[number] for number in present]
+    raise ProbeError(
+        f"{option}: a fold leaves {pluralize(len(labels), 'sample')} to train on, all of class "
+        f"{names[0]!r}, but a head needs at least two classes: {remedy}"
+        if names
+        else f"{option}: a fold leaves no sample to train on: {remedy}"
+    )
 
 
 def _check_groups(
