@@ -33,6 +33,7 @@ from layercache.errors import (
 )
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.earlier_searches import EarlierSearches
+from layercache.probing.left_out import log_left_out
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
 from layercache.probing.results.locations import (
@@ -78,7 +79,7 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
                     probes[spec.id] = probe
                     break
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
-        _log_left_out(missing, splits)
+        log_left_out(missing, splits)
         with open_engine(options.engine, ray_address=options.ray_address) as engine:
             probes |= _Run(missing, splits, options, engine).all()
     return [probes[spec.id] for spec in specs]
@@ -96,24 +97,6 @@ def _open_splits(specs: Sequence[ProbeSpec]) -> dict[tuple[CachePath, str], Spli
             if (opened.path, test.split) not in splits:
                 splits[opened.path, test.split] = opened.split(test.split)
     return splits
-
-
-def _log_left_out(specs: Sequence[ProbeSpec], splits: dict[tuple[CachePath, str], Split]) -> None:
-    """Log which samples are left out of training and of each test, once for each split.
-
-    Raises:
-        ProbeError: A split has no targets, or a further test set no class of the head.
-        UnknownNameError: The cache of a further test set lacks a column of the target.
-    """
-    lines: dict[str, None] = {}
-    for spec in specs:
-        cache, target = spec.tokens.cache, spec.resolved_target
-        for name in (*spec.train_splits, spec.test_split):
-            lines[target.describe_missing(splits[cache.path, name])] = None
-        for test in spec.further_tests:
-            lines |= dict.fromkeys(test.describe_left_out(target, cache=cache))
-    for line in filter(None, lines):
-        logger.info("%s", line)
 
 
 class _Run:

@@ -299,6 +299,8 @@ class DatasetTable(_DatasetKeys, SplitsTable):
     """[dataset.NAME]: options of the extractions of one dataset, and its splits."""
 
     source: Text | None = None
+    name: Text | None = None
+    """Name of the dataset in folders and tables; default: that of the source."""
     annotations: Annotated[Text | None, Field(exclude=True)] = None
     """Table of annotation columns, for `target`."""
 

@@ -227,3 +227,11 @@ def test_shots_of_a_regression_and_heads_of_classes_raise(tmp_path: Path) -> Non
         probe(cache, target="size", head="logreg", **QUICK)
     (half,) = probe(cache, target="size", train_fraction=0.5, head="linear", **QUICK)
     assert half.row["train_rows"] == 120
+
+
+def test_target_with_values_of_minus_one_says_that_they_are_a_class(tmp_path: Path) -> None:
+    cache = annotated(tmp_path, stage=lambda rows: np.arange(rows) % 3 - 1)
+    with logged() as lines:
+        (trained,) = probe(cache, target="stage", head="ridge", **QUICK)
+    assert trained.predictions().class_names == ("-1", "0", "1")
+    assert [line for line in lines if "column 'stage': -1 is a class" in line]

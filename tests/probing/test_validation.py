@@ -16,6 +16,7 @@ from layercache.probing.api import probe
 from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
+from layercache.probing.results.table import Results
 from layercache.probing.training import trainer
 from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG
@@ -213,6 +214,9 @@ def test_probe_by_group_holds_out_whole_groups(planted: Callable[..., Cache]) ->
             assert not set(groups[fold.train]) & set(groups[fold.val])
     (trained,) = probe(cache, head="linear", group="patient", **ONE_CONFIG)
     assert trained.spec["validation"] == {"group": "patient"}
+    assert "interval over groups of test images" in Results((trained,)).summary()
+    (other,) = probe(cache, head="linear", **ONE_CONFIG)
+    assert "interval over test images" in Results((other,)).summary()
     assert trained.spec["annotations"]["patient"] == cache.annotation_digests["patient"]
     assert 0.15 < trained.row["val_rows"] / 240 < 0.25
     assert trained.settings.data["validation"] == "20 % of train by patient"

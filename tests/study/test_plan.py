@@ -210,3 +210,15 @@ def test_plan_extracts_a_test_dataset_of_the_study_before_the_probe() -> None:
 def test_plan_with_wrong_splits_names_the_key() -> None:
     with pytest.raises(OptionError, match=r"\[splits\]: folds: expected a whole number"):
         plan(study(LINEAR, more='[splits]\nfolds = "three"\n'))
+
+
+def test_plan_names_a_dataset_as_its_table_says() -> None:
+    names = set()
+    for more in ("", 'name = "garden"\n'):
+        jobs = plan(study(LINEAR, more=f'[dataset.flowers]\nsource = "folder:blooms"\n{more}'))
+        names |= {
+            job.options.name
+            for job in jobs
+            if isinstance(job, PlannedExtraction) and job.dataset == "flowers"
+        }
+    assert names == {None, "garden"}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from layercache._units import pluralize
 from layercache.cache.annotations.class_names import is_no_label
 from layercache.cache.annotations.column import (
     MISSING_CLASS,
@@ -82,7 +83,9 @@ def _as_label(column: TableColumn) -> TableColumn:
         kind = "class"
     none = next((c for c, name in enumerate(classes) if is_no_label(name)), None)
     if kind == "class" and none is not None:
-        logger.info("label: %d values of -1 are no label", int((values == none).sum()))
+        n_none = int((values == none).sum())
+        verb = "is" if n_none == 1 else "are"
+        logger.info("label: %s of -1 %s no label", pluralize(n_none, "value"), verb)
         values = np.where(values == none, MISSING_CLASS, values - (values > none)).astype(np.int32)
         del classes[none]
     return TableColumn(kind=kind, classes=tuple(classes), values=values)

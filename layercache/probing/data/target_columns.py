@@ -253,11 +253,11 @@ def _read_classes(
     different = sorted(column.dropna().unique())
     if is_integer_dtype(column.dtype) and len(different) > MANY_CLASSES * max(present.sum(), 1):
         logger.warning(
-            "column %r has %d different integers on %d samples, which are taken as classes; for "
-            "numbers, choose the task regression (task, --task)",
+            "column %r has %s on %s, taken as classes; for numbers, choose the task regression "
+            "(task, --task)",
             columns[0],
-            len(different),
-            present.sum(),
+            pluralize(len(different), "different integer"),
+            pluralize(int(present.sum()), "sample"),
         )
     codes = pd.Categorical(column, categories=different).codes
     return tuple(map(str, different)), np.maximum(codes.astype(np.int64), 0), present

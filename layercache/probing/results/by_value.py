@@ -76,6 +76,7 @@ class _Columns:
         self.column = column
         self._caches = {cache.spec.fingerprint: cache for cache in caches}
         self._values: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._without: set[tuple[str, str]] = set()
         self._known: set[str] = set()
         self._found = False
 
@@ -93,7 +94,9 @@ class _Columns:
             return None
         self._known.update(cache.annotation_digests)
         if self.column not in cache.annotation_digests:
-            logger.info("test %s has no annotation %r", test, self.column)
+            if (fingerprint, split) not in self._without:
+                logger.info("test set %s has no annotation %r", test, self.column)
+            self._without.add((fingerprint, split))
             return None
         self._found = True
         if (fingerprint, split) not in self._values:

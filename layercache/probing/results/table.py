@@ -268,11 +268,13 @@ class Results:
             " %" if metric.percent else "",
             "highest" if metric.higher_is_better else "lowest",
         )
+        grouped = row.get("test_groups_in_train") is not None
+        drawn = "groups of test images" if grouped else "test images"
         folders = ", ".join(dict.fromkeys(str(probe.path.parent) for probe in self.probes))
         return (
             f"{extreme} test {metric.title} {score}{unit}: {row['head']}, "
             f"layers {row['layers']}, tokens {row['tokens']}, seed {row['seed']}{split} "
-            f"(95 % bootstrap interval over test images {low} to {high}{unit})\n"
+            f"(95 % bootstrap interval over {drawn} {low} to {high}{unit})\n"
             f"stored in {folders}"
         )
 

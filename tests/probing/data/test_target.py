@@ -63,7 +63,7 @@ def test_many_different_integers_are_warned_of() -> None:
     counts = pd.array(range(6), dtype="Int64")
     with logged() as lines:
         target_of_table(table(count=counts), ["count"])
-    assert "6 different integers on 6 samples" in lines[0]
+    assert "6 different integers on 6 samples, taken as classes" in lines[0]
 
 
 def test_columns_of_0_and_1_are_multi_label_whatever_their_type() -> None:

@@ -13,6 +13,7 @@ from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.api import probe
 from layercache.probing.results.reading import read_results
+from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG
 
 
@@ -92,3 +93,10 @@ def test_many_values_show_the_worst_alone(cache: Cache) -> None:
     text = probe(cache, head="linear", by="device", **ONE_CONFIG).to_text()
     assert "12 values, the rarest with 10" in text
     assert "worst" in text
+
+
+def test_scores_by_an_unknown_column_name_each_test_set_once(cache: Cache) -> None:
+    results = probe(cache, head=["linear", "ridge"], **ONE_CONFIG)
+    with logged() as lines, pytest.raises(UnknownNameError):
+        results.scores_by("planet")
+    assert lines.count("test set test has no annotation 'planet'") == 1, lines
