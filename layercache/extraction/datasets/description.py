@@ -32,7 +32,7 @@ def _describe_classes(dataset: Dataset) -> str:
     if not dataset.classes:
         return (
             "no image has a label: the tokens can be predicted on; labels can be added later "
-            "(layercache annotate), or by one folder per class (PATH/<class>/image.jpg)"
+            "(layercache annotate), for folder:PATH also by folders (PATH/<class>/image.jpg)"
         )
     shown = ", ".join(
         name if name.isprintable() else repr(name) for name in dataset.classes[:MAX_CLASSES]

@@ -18,6 +18,8 @@ from layercache.probing.results.probe_store import Probe
 logger = logging.getLogger(__name__)
 
 MAX_LISTED = 3
+DROPPED = "dropped"
+"""Stands for the version of a column that no longer exists."""
 
 
 def choose_versions(
@@ -41,12 +43,16 @@ def choose_versions(
     if old and not superseded:
         counts = Counter(change for changes in old.values() for change in changes)
         listed = ", ".join(change for change, _ in counts.most_common(MAX_LISTED))
+        remedy = "the same `layercache probe` trains them on the current ones"
+        if any(change.endswith(DROPPED) for change in counts):
+            remedy += ", once `layercache annotate` has added dropped columns again"
         logger.warning(
             "%s: %s of superseded annotations left out (%s); `layercache results --superseded` "
-            "lists them, and the same `layercache probe` trains them on the current ones",
+            "lists them, and %s",
             cache.path,
             pluralize(len(old), "probe"),
             listed,
+            remedy,
         )
     return [probe for probe in probes if (probe.id in old) == superseded]
 
@@ -55,7 +61,7 @@ def _changes(probe: Probe, current: Mapping[str, str]) -> list[str]:
     """Return in words which columns of a probe have another version now."""
     used: Mapping[str, str] = probe.spec.get("annotations", {})
     return [
-        f"{name} {digest}, now {current.get(name, 'dropped')}"
+        f"{name} {digest}, now {current.get(name, DROPPED)}"
         for name, digest in used.items()
         if current.get(name) != digest
     ]

@@ -65,3 +65,22 @@ def test_probe_is_current_again_when_its_labels_are(cache: Cache) -> None:
     assert [p.id for p in read_results(cache)] == [old.id]
     with pytest.raises(ProbeNotFoundError, match="no probe is of superseded annotations"):
         read_results(cache, superseded=True)
+
+
+def test_probe_of_a_dropped_column_says_that_it_has_to_be_added_again(
+    cache: Cache, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = cache.annotations[["split"]].assign(stage=cache.annotations["label"].astype(str))
+    annotate(cache, table)
+    (staged,) = probe(cache, target="stage", **KNN)
+    drop_annotations(cache, ["stage"])
+    with pytest.raises(ProbeNotFoundError):
+        read_results(cache)
+    assert "has added dropped columns again" in caplog.text
+    annotate(cache, table)
+    assert [p.id for p in read_results(cache)] == [staged.id]
+    correct_a_label(cache)
+    caplog.clear()
+    probe(cache, **KNN)
+    read_results(cache)
+    assert "dropped" not in caplog.text
