@@ -24,12 +24,13 @@ slow: $(VENV)/.dev
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
-# The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+# The tests with the oldest versions that pyproject.toml allows, in an environment of their own. Deprecations are no
+# errors there: indirect dependencies are the newest.
 test-oldest: | $(BIN)/python
 	$(BIN)/python -m pip install -q 'uv>=0.5,<1'
 	$(BIN)/uv venv -q --clear --python $(BIN)/python $(VENV)-oldest
 	$(BIN)/uv pip install -q --python $(VENV)-oldest --resolution lowest-direct -e '.[report,test]'
-	$(VENV)-oldest/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	$(VENV)-oldest/bin/python -m pytest -q -W default -n auto --maxprocesses 8 --dist loadfile
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
