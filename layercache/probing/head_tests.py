@@ -82,7 +82,7 @@ def test_head(
         samples = test.name if test.cache else f"split {test.name}"
         if shared := leakage.describe(samples=samples, others="train"):
             loader.log_once(
-                f"leakage: {shared}, so that its scores are too high", level=logging.WARNING
+                f"leakage: {shared}, so that its scores may be too high", level=logging.WARNING
             )
         row = evaluate_predictions(spec, predictions)
         row |= {

@@ -248,6 +248,10 @@ def test_probe_of_corrected_labels_of_another_dataset_is_another_one(
     assert first.row["test_balanced_accuracy"] == second.row["test_balanced_accuracy"]
     score = "test_balanced_accuracy@elsewhere"
     assert first.row[score] > 0.6 > second.row[score]
+    with logged() as lines:
+        assert [probe.id for probe in read_results(main)] == [second.id]
+    assert any("1 probe of superseded annotations left out (label " in line for line in lines)
+    assert [probe.id for probe in read_results(main, superseded=True)] == [first.id]
 
 
 def test_probe_on_a_further_test_set_reuses_the_search(

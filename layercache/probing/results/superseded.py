@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from layercache._units import pluralize
-from layercache.cache.cache import Cache
-from layercache.errors import CacheCorruptError
+from layercache.cache.cache import Cache, load_cache
+from layercache.cache.find import cache_folders
+from layercache.errors import CacheCorruptError, CacheError
 from layercache.probing.results.probe_store import Probe
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,12 @@ def choose_versions(
     except CacheCorruptError as error:
         logger.warning("probes of superseded annotations cannot be told apart: %s", error)
         return [] if superseded else list(probes)
-    old = {probe.id: changes for probe in probes if (changes := _changes(probe, current))}
+    others = _digests_of_test_caches(cache, probes)
+    old = {
+        probe.id: changes
+        for probe in probes
+        if (changes := [*_changes(probe, current), *_changes_of_tests(probe, others)])
+    }
     if old and not superseded:
         counts = Counter(change for changes in old.values() for change in changes)
         listed = ", ".join(change for change, _ in counts.most_common(MAX_LISTED))
@@ -59,7 +65,47 @@ def choose_versions(
 
 def _changes(probe: Probe, current: Mapping[str, str]) -> list[str]:
     """Return in words which columns of a probe have another version now."""
-    used: Mapping[str, str] = probe.spec.get("annotations", {})
+    return _differing(probe.spec.get("annotations", {}), current)
+
+
+def _changes_of_tests(probe: Probe, others: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return in words which columns of its test caches have another version now.
+
+    Args:
+        probe: The probe.
+        others: Fingerprint -> versions of the columns, of the test caches that were found.
+    """
+    return [
+        f"{change} of {test['name']}"
+        for test in probe.spec.get("tests", [])
+        if test.get("fingerprint") in others
+        for change in _differing(test["annotations"], others[test["fingerprint"]])
+    ]
+
+
+def _digests_of_test_caches(cache: Cache, probes: Sequence[Probe]) -> dict[str, Mapping[str, str]]:
+    """Return fingerprint -> versions of the columns, of the test caches below the same root."""
+    fingerprints = {
+        test["fingerprint"]
+        for probe in probes
+        for test in probe.spec.get("tests", [])
+        if "fingerprint" in test
+    }
+    if not fingerprints:
+        return {}
+    root = cache.path.parents[2]
+    names = {fingerprint[: len(cache.path.name)]: fingerprint for fingerprint in fingerprints}
+    found = {}
+    for folder in cache_folders(root):
+        if fingerprint := names.get(folder.name):
+            try:
+                found[fingerprint] = load_cache(folder).annotation_digests
+            except CacheError as error:
+                logger.warning("versions of the labels of a test cache are not known: %s", error)
+    return found
+
+
+def _differing(used: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     return [
         f"{name} {digest}, now {current.get(name, DROPPED)}"
         for name, digest in used.items()
