@@ -231,6 +231,7 @@ def transformers_folder(key: str) -> Source:
 
 
 UNUSED_OF_TRANSFORMERS = (
+    "logit_bias",
     *("classifier.", "pooler.", "vit.pooler.", "text_model.", "text_projection.", "logit_scale"),
     *(
         "vision_model.head.",
