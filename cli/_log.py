@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 class LineHandler(logging.Handler):
@@ -38,13 +38,8 @@ def log_to_stdout(*, debug: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-@contextmanager
-def hide_probe_log() -> Iterator[None]:
+def hide_probe_log() -> AbstractContextManager[None]:
     """Hide what probes log, in a command that trains many."""
-    logger = logging.getLogger("layercache.probing")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    from layercache._log_level import log_level
+
+    return log_level("layercache.probing", logging.WARNING)

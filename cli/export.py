@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from layercache_cli._terminal import echo
-from layercache_cli.options.shared import Offline, ProbesRoot, Root
+from layercache_cli.options.shared import MovedModel, Offline, ProbesRoot, RecordedWeights, Root
 
 Head = Annotated[
     str,
@@ -20,23 +20,6 @@ Head = Annotated[
 Onnx = Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default=False)]
 Torch = Annotated[
     Path | None, typer.Option(help="torch.export file (.pt2) to write.", show_default=False)
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Where the backbone is, if it is not under its recorded name: FILE.py:FUNCTION of an "
-        "encoder from Python, or the address of a folder or file that was moved.",
-        show_default=False,
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        help="Checkpoint that the tokens were extracted with, if it was a local file.",
-        show_default=False,
-    ),
 ]
 Card = Annotated[
     Path | None, typer.Option(help="Markdown file to write the card to.", show_default=False)
@@ -53,8 +36,8 @@ def export(
     onnx: Onnx = None,
     torch: Torch = None,
     card: Card = None,
-    model: Model = None,
-    weights: Weights = None,
+    model: MovedModel = None,
+    weights: RecordedWeights = None,
     offline: Offline = False,
     check: Check = None,
     cache: Root = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layercache_cli._terminal import echo, echo_lines
-from layercache_cli.options.shared import Offline, ProbesRoot, Root
+from layercache_cli.options.shared import MovedModel, Offline, ProbesRoot, RecordedWeights, Root
 
 if TYPE_CHECKING:
     from layercache.deploy import Prediction, PredictionResult, Score, ValuePrediction
@@ -31,23 +31,6 @@ Images = Annotated[
 ]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="Number of classes per image.")]
 Format = Annotated[str, typer.Option(help="table | csv | json.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Where the backbone is, if it is not under its recorded name: FILE.py:FUNCTION of an "
-        "encoder from Python, or the address of a folder or file that was moved.",
-        show_default=False,
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        help="Checkpoint that the tokens were extracted with, if it was a local file.",
-        show_default=False,
-    ),
-]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps.")]
 Precision = Annotated[
     str | None,
@@ -86,8 +69,8 @@ def predict(
     *,
     top_k: TopK = 5,
     format: Format = "table",
-    model: Model = None,
-    weights: Weights = None,
+    model: MovedModel = None,
+    weights: RecordedWeights = None,
     offline: Offline = False,
     device: Device = "auto",
     precision: Precision = None,

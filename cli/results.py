@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from layercache_cli._terminal import echo, echo_lines
-from layercache_cli.options.shared import ProbesRoot, Root
+from layercache_cli.options.shared import ProbesRoot, Root, TableFile
 
 if TYPE_CHECKING:
     from layercache.probing.results.table import Results
@@ -75,15 +74,6 @@ By = Annotated[
     ),
 ]
 Paths = Annotated[bool, typer.Option("--paths", help="Show the folder of each probe.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--export",
-        "-o",
-        help="Write the table to a file that ends in .csv, .parquet, .tex or .md.",
-        show_default=False,
-    ),
-]
 
 
 def results(
@@ -100,7 +90,7 @@ def results(
     superseded: Superseded = False,
     by: By = None,
     paths: Paths = False,
-    export: Out = None,
+    export: TableFile = None,
     cache: Root = None,
     probes: ProbesRoot = None,
 ) -> None:

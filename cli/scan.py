@@ -17,7 +17,7 @@ from layercache_cli.options.probe import (
     Target,
     Task,
 )
-from layercache_cli.options.shared import Root
+from layercache_cli.options.shared import Root, TableFile
 
 Head = Annotated[
     list[str] | None,
@@ -46,15 +46,6 @@ Seed = Annotated[int, typer.Option(help="Seed of the validation part.")]
 TestSplit = Annotated[
     str, typer.Option("--test", help="Split to test on; none: validation scores alone.")
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--export",
-        "-o",
-        help="Write the table to a file that ends in .csv, .parquet, .tex or .md.",
-        show_default=False,
-    ),
-]
 Plot = Annotated[
     Path | None,
     typer.Option(
@@ -76,7 +67,7 @@ def scan(
     task: Task = None,
     seed: Seed = 0,
     test_split: TestSplit = "test",
-    export: Out = None,
+    export: TableFile = None,
     plot: Plot = None,
     device: Device = "auto",
     memory_budget: MemoryBudget = None,

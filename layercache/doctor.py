@@ -11,7 +11,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 import torch
 
 from layercache._devices import available_cores, free_memory, resolve_device
+from layercache._log_level import log_level
 from layercache._offline import is_offline
 from layercache._printable import redact
 from layercache._units import format_bytes, pluralize
@@ -223,7 +223,10 @@ def _endpoint(url: str) -> Finding:
 def _self_test(device: DeviceName) -> Finding:
     """Extract, verify and probe in a temporary folder."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="layercache-doctor-") as folder, _quiet():
+    with (
+        tempfile.TemporaryDirectory(prefix="layercache-doctor-") as folder,
+        log_level("layercache", logging.WARNING),
+    ):
         try:
             (extraction,) = extract(
                 models=["vit_nano"],
@@ -282,15 +285,3 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the log of layercache to its warnings."""
-    log = logging.getLogger("layercache")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -4,14 +4,8 @@ import pytest
 
 from layercache import _progress
 from layercache._progress import ProgressBar
+from tests.clock import Clock
 from tests.logs import logged
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from layercache.extraction.options import (
     as_list,
     weights_by_model,
 )
-from layercache.extraction.plan import ExtractionPlan, Target, assign_device, make_plan
+from layercache.extraction.plan import ExtractionPlan, PlannedCache, assign_device, make_plan
 from layercache.extraction.result import Extraction, RunStats
 from layercache.extraction.resume import remove_leftovers, saved_rows, size_on_disk
 from layercache.extraction.runner import extract_splits
@@ -269,7 +269,7 @@ def _describe_progress(plan: ExtractionPlan) -> str:
     )
 
 
-def _result(plan: ExtractionPlan, target: Target, stats: RunStats) -> Extraction:
+def _result(plan: ExtractionPlan, target: PlannedCache, stats: RunStats) -> Extraction:
     cache = load_cache(target.path)
     return Extraction(
         model=target.spec.model,

@@ -31,7 +31,7 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256, "mps": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class PlannedCache:
     """One model's cache of the dataset."""
 
     model: str | Encoder
@@ -72,7 +72,7 @@ class ExtractionPlan:
     device_reason: str
     """Why this device was chosen, for the user."""
     batch_size: int
-    targets: tuple[Target, ...]
+    targets: tuple[PlannedCache, ...]
     """One per model, in the order requested."""
 
     @property
@@ -80,7 +80,7 @@ class ExtractionPlan:
         """Bytes still to be written for all models, uncompressed."""
         return sum(target.missing_bytes for target in self.targets)
 
-    def record_label(self, target: Target) -> None:
+    def record_label(self, target: PlannedCache) -> None:
         """Make the dataset's labels those of a cache that has been begun; log what changes."""
         identities = target.spec.dataset.splits
         labels = {name: self.dataset.split(name).labels for name in identities}
@@ -223,7 +223,7 @@ def _target(
     root: CachePath,
     splits: Sequence[str],
     origin: Origin,
-) -> Target:
+) -> PlannedCache:
     spec = CacheSpec(
         model=backbone.name,
         architecture=backbone.architecture,
@@ -241,7 +241,7 @@ def _target(
     )
     path = cache_folder(root, spec)
     complete = [split for split in splits if is_complete(path, spec, split)]
-    return Target(
+    return PlannedCache(
         model=model,
         backbone=backbone,
         spec=spec,

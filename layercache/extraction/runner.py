@@ -22,7 +22,7 @@ from layercache.engine.visibility import wait_until_visible
 from layercache.errors import CacheBusyError, CacheIncompleteError
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import ExtractionTask, partition
-from layercache.extraction.plan import ExtractionPlan, Target
+from layercache.extraction.plan import ExtractionPlan, PlannedCache
 from layercache.extraction.result import RunStats
 from layercache.extraction.worker import (
     BlocksDone,
@@ -89,7 +89,7 @@ def extract_splits(
 def _worker_factory(
     plan: ExtractionPlan,
     options: ExtractOptions,
-    targets: Sequence[Target],
+    targets: Sequence[PlannedCache],
     splits: Sequence[str],
     *,
     engine: Engine,
@@ -112,7 +112,7 @@ def _worker_factory(
 
 def _extract(
     plan: ExtractionPlan,
-    targets: Sequence[Target],
+    targets: Sequence[PlannedCache],
     writers: Writers,
     pool: WorkerPool,
     *,
@@ -178,7 +178,7 @@ def _adopt_when_visible(writer: SplitWriter, block: int) -> None:
 
 
 def _open_writer(
-    target: Target, split: str, plan: ExtractionPlan, options: ExtractOptions
+    target: PlannedCache, split: str, plan: ExtractionPlan, options: ExtractOptions
 ) -> SplitWriter:
     samples = plan.dataset.split(split)
 

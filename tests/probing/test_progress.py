@@ -11,14 +11,8 @@ from layercache.engine import Progress
 from layercache.probing.progress import FASTER_WAYS, ProgressDisplay
 from layercache.probing.spec import HEADS
 from layercache_cli.main import build
+from tests.clock import Clock
 from tests.logs import logged
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from layercache.cache.format.spec import Tap
 from layercache.extraction.models.preprocessing import Preprocessing
 from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.registry import EvalTransform, ModelInfo
 
 
 class ClassAttention(Protocol):
@@ -108,6 +109,32 @@ class ViT:
     def kind(self) -> str:
         """Architecture without its options, for errors."""
         return self.architecture.partition("(")[0]
+
+    def info(
+        self,
+        *,
+        name: str,
+        params_m: float,
+        input_size: int,
+        patch_size: int,
+        note: str,
+        transform: EvalTransform | None,
+    ) -> ModelInfo:
+        """Return its figures; for the arguments see ModelInfo."""
+        return ModelInfo(
+            name=name,
+            architecture=self.architecture,
+            params_m=params_m,
+            width=self.width,
+            depth=len(self.blocks),
+            input_size=input_size,
+            patch_size=patch_size,
+            note=note,
+            transform=transform,
+            class_token=self.class_token is not None,
+            class_attention=all(block.class_attention is not None for block in self.blocks),
+            registers=self.num_registers > 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from layercache._devices import free_memory
+from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import LabelledTokens, StoredPart
 from layercache.probing.options import MEMORY_FRACTION
 
@@ -46,7 +47,5 @@ class ArrayTokens(LabelledTokens):
         self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None
     ) -> Iterator[StoredPart]:
         """Yield all of `rows` as one part; see LabelledTokens."""
-        index = torch.from_numpy(rows)
-        if order is not None:
-            index = index[torch.randperm(len(index), generator=order)]
+        index = shuffle(torch.from_numpy(rows), order)
         yield self._x_snd, index.to(self._x_snd.device), index.to(self._x_snd.device)

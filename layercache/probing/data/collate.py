@@ -32,6 +32,11 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], *, device: torch.devi
     return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
 
 
+def shuffle(index: torch.Tensor, order: torch.Generator | None) -> torch.Tensor:
+    """Return row numbers (B,) in an order that the generator draws, or as they are without one."""
+    return index if order is None else index[torch.randperm(len(index), generator=order)]
+
+
 def gather(x_snd: torch.Tensor, positions: torch.Tensor, *, out: torch.Tensor) -> None:
     """Write the normalized tokens of some rows to `out`.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layercache.probing.data.collate import allocate
+from layercache.probing.data.collate import allocate, shuffle
 from layercache.probing.data.dataset import StoredPart, TokenDataset
 from layercache.probing.data.selection import SplitSelection
 
@@ -36,9 +36,7 @@ class ResidentTokens(TokenDataset):
         self, rows: np.ndarray[Any, Any], *, order: torch.Generator | None
     ) -> Iterator[StoredPart]:
         """Yield all of `rows` as one part; see TokenDataset."""
-        index = torch.from_numpy(rows)
-        if order is not None:
-            index = index[torch.randperm(len(index), generator=order)]
+        index = shuffle(torch.from_numpy(rows), order)
         index = index.to(self.device)
         yield self._x_snd, index, index
 

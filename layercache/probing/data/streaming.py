@@ -19,7 +19,7 @@ import torch
 
 from layercache._units import format_bytes
 from layercache.errors import OptionError
-from layercache.probing.data.collate import allocate, gather, normalize
+from layercache.probing.data.collate import allocate, gather, normalize, shuffle
 from layercache.probing.data.dataset import StoredPart, TokenDataset
 from layercache.probing.data.selection import RowRange, SplitSelection
 
@@ -93,9 +93,7 @@ class StreamedTokens(TokenDataset):
                 pending = None
                 if w + 1 < len(windows):
                     pending = reader.submit(self._read, windows[w + 1], buffers[(w + 1) % 2])
-                positions = torch.from_numpy(np.flatnonzero(requested[window_rows]))
-                if order is not None:
-                    positions = positions[torch.randperm(len(positions), generator=order)]
+                positions = shuffle(torch.from_numpy(np.flatnonzero(requested[window_rows])), order)
                 part_rows = np.searchsorted(kept_rows, window_rows[positions.numpy()])
                 yield buffer, positions, torch.from_numpy(part_rows)
 

@@ -6,6 +6,7 @@ Shapes: every parameter, gradient and moment is (G, ...); a step updates g of th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ PART_ELEMENTS = 2**18
 """
 CLIP_EPS = 1e-6
 """Added to the norm in gradient clipping, as in torch.nn.utils.clip_grad_norm_."""
+
+
+@dataclass(frozen=True)
+class _StepSettings:
+    """What a step needs beside the gradients; tensors are (g,)."""
+
+    count: int
+    """Number of the step, from 1."""
+    lr: Tensor
+    weight_decay: Tensor
+    scale: Tensor
+    """Factors of the gradients, from clipping."""
 
 
 class AdamW:
@@ -104,20 +117,13 @@ class AdamW:
         scale = torch.ones_like(norms)
         if self.clip is not None:
             scale = (self.clip / (norms + CLIP_EPS)).clamp(max=1.0)
+        settings = _StepSettings(count=count, lr=lr, weight_decay=weight_decay, scale=scale)
         on_cpu = norms.device.type == "cpu"
         for name, gradient in gradients.items():
             value, moments = parameters[name][at], (self.first[name][at], self.second[name][at])
             is_large = on_cpu and value[0].numel() >= self.fused_min_elements
             update = self._update_by_kernel if is_large else self._update
-            update(
-                value,
-                gradient,
-                moments,
-                count=count,
-                lr=lr,
-                weight_decay=weight_decay,
-                scale=scale,
-            )
+            update(value, gradient, moments, settings)
         return norms
 
     def _update_by_kernel(
@@ -125,11 +131,7 @@ class AdamW:
         value: Tensor,
         gradient: Tensor | OuterProduct,
         moments: tuple[Tensor, Tensor],
-        *,
-        count: int,
-        lr: Tensor,
-        weight_decay: Tensor,
-        scale: Tensor,
+        settings: _StepSettings,
     ) -> None:
         """Update one large parameter of all configurations by torch's fused kernel."""
         for i in range(len(value)):
@@ -144,15 +146,15 @@ class AdamW:
                     [moments[0][i, rows]],
                     [moments[1][i, rows]],
                     [],
-                    [torch.tensor(count - 1.0)],
+                    [torch.tensor(settings.count - 1.0)],
                     fused=True,
-                    grad_scale=1 / scale[i],  # the kernel divides by it
+                    grad_scale=1 / settings.scale[i],  # the kernel divides by it
                     amsgrad=False,
                     maximize=False,
                     beta1=self.betas[0],
                     beta2=self.betas[1],
-                    lr=lr[i].item(),
-                    weight_decay=weight_decay[i].item(),
+                    lr=settings.lr[i].item(),
+                    weight_decay=settings.weight_decay[i].item(),
                     eps=self.eps,
                 )
 
@@ -161,22 +163,18 @@ class AdamW:
         value: Tensor,
         gradient: Tensor | OuterProduct,
         moments: tuple[Tensor, Tensor],
-        *,
-        count: int,
-        lr: Tensor,
-        weight_decay: Tensor,
-        scale: Tensor,
+        settings: _StepSettings,
     ) -> None:
         """Update one parameter of all configurations by elementwise operations."""
         if isinstance(gradient, OuterProduct):
             gradient = gradient.dense()
         beta1, beta2 = self.betas
         column = (-1,) + (1,) * (value.dim() - 1)
-        rate, decay = lr.view(column), weight_decay.view(column)
-        gradient = gradient * scale.view(column)
+        rate, decay = settings.lr.view(column), settings.weight_decay.view(column)
+        gradient = gradient * settings.scale.view(column)
         first, second = moments
         first.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         value.mul_(1 - rate * decay)
-        denominator = second.sqrt().div_((1 - beta2**count) ** 0.5).add_(self.eps)
-        value.sub_(first.div(denominator).mul_(rate / (1 - beta1**count)))
+        denominator = second.sqrt().div_((1 - beta2**settings.count) ** 0.5).add_(self.eps)
+        value.sub_(first.div(denominator).mul_(rate / (1 - beta1**settings.count)))

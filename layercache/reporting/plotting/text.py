@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+from layercache._log_level import log_level
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -80,15 +82,9 @@ def without_font_warnings() -> Iterator[None]:
 
     Neither does it log that a font for other scripts has no bold or regular weight.
     """
-    font_logger = logging.getLogger("matplotlib.font_manager")
-    level = font_logger.level
-    font_logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            yield
-    finally:
-        font_logger.setLevel(level)
+    with log_level("matplotlib.font_manager", logging.ERROR), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def _covering_families(characters: frozenset[str]) -> list[str]:

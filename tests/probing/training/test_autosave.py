@@ -10,16 +10,10 @@ from layercache.probing.results.saved_passes import SavedPass
 from layercache.probing.training import autosave
 from layercache.probing.training.autosave import Autosave
 from layercache.probing.training.config import HParams
+from tests.clock import Clock
 from tests.logs import logged
 
 CONFIGS = (HParams(lr=0.1, weight_decay=0.0),)
-
-
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Memory:
@@ -68,6 +62,7 @@ def run(memory: Memory, clock: Clock, *, seconds: int) -> list[SavedPass]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
+    clock.now = 1000.0
     monkeypatch.setattr(autosave, "time", clock)
     return clock
 

@@ -94,12 +94,9 @@ def describe(name: str, *, offline: bool) -> ModelInfo:
         visual = _build(model, name=name)
     size = config["input_size"][1:]
     vit = _describe(visual, model, grid_size=_grid_size(visual, size, name=name))
-    return ModelInfo(
+    return vit.info(
         name=name,
-        architecture=vit.architecture,
         params_m=sum(p.numel() for p in visual.parameters()) / 1e6,
-        width=vit.width,
-        depth=len(vit.blocks),
         input_size=size[0],
         patch_size=visual.patch_size[0],
         note="; ".join((model.weights_note, *model.notes)),
@@ -109,7 +106,6 @@ def describe(name: str, *, offline: bool) -> ModelInfo:
             crop_mode=config["crop_mode"],
             source="OpenCLIP's preprocessing",
         ),
-        class_attention=all(block.class_attention is not None for block in vit.blocks),
     )
 
 

@@ -64,12 +64,9 @@ def describe(model: str | Encoder, *, offline: bool = False) -> ModelInfo:
     encoder = load_encoder(model) if isinstance(model, str) else model
     loaded = load(encoder, LoadRequest(), check=lambda vit: None)
     vit, preprocessing = loaded.vit, loaded.preprocessing
-    return ModelInfo(
+    return vit.info(
         name=model if isinstance(model, str) else encoder.name,
-        architecture=vit.architecture,
         params_m=sum(p.numel() for p in encoder.module.parameters()) / 1e6,
-        width=vit.width,
-        depth=len(vit.blocks),
         input_size=preprocessing.input_size[0],
         patch_size=preprocessing.input_size[0] // vit.grid_size[0],
         note=f"those of the module, SHA-256 {loaded.weights_digest[:12]}",
@@ -79,9 +76,6 @@ def describe(model: str | Encoder, *, offline: bool = False) -> ModelInfo:
             crop_mode=preprocessing.crop_mode,
             source="the Encoder",
         ),
-        class_token=vit.class_token is not None,
-        class_attention=False,
-        registers=vit.num_registers > 0,
     )
 
 

@@ -225,19 +225,13 @@ def describe(name: str, *, offline: bool = False) -> ModelInfo:
     remove_head(module)
     config, embed, vit = module.pretrained_cfg, module.patch_embed, timm_vit(module)
     notes = "; ".join(_timm_notes(config))
-    return ModelInfo(
+    return vit.info(
         name=name,
-        architecture=config["architecture"],
         params_m=sum(p.numel() for p in module.parameters()) / 1e6,
-        width=vit.width,
-        depth=len(vit.blocks),
         input_size=embed.img_size[0],
         patch_size=embed.img_size[0] // embed.grid_size[0],
         note=notes or _weights_note(name, config),
         transform=timm_transform(config),
-        class_token=vit.class_token is not None,
-        class_attention=all(block.class_attention is not None for block in vit.blocks),
-        registers=vit.num_registers > 0,
     )
 
 

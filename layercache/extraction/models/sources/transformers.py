@@ -157,12 +157,9 @@ def describe(name: str, *, offline: bool) -> ModelInfo:
     )
     used = {key: value for key, value in bare.state_dict().items() if is_used(key)}
     native = native_size(bare)
-    return ModelInfo(
+    return vit.info(
         name=name,
-        architecture=vit.architecture,
         params_m=sum(value.numel() for value in used.values()) / 1e6,
-        width=vit.width,
-        depth=len(vit.blocks),
         input_size=size[0],
         patch_size=patch_size(bare)[0],
         note="its own" + (f"; native input {format_size(native)}" if native != size else ""),
@@ -172,9 +169,6 @@ def describe(name: str, *, offline: bool) -> ModelInfo:
             crop_mode=config["crop_mode"],
             source="its image processor",
         ),
-        class_token=vit.class_token is not None,
-        class_attention=all(block.class_attention is not None for block in vit.blocks),
-        registers=vit.num_registers > 0,
     )
 
 
