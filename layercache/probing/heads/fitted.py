@@ -33,6 +33,8 @@ class FittedHead:
     """Seed of initial parameters, batch order and noise."""
     losses: tuple[float, ...] = ()
     """Mean training loss of each epoch."""
+    val_curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    """(epoch from 1, validation metrics after it), in order, of the epochs that were evaluated."""
     val_metrics: Mapping[str, float] | None = None
     """Metrics on the validation rows (see `metrics.evaluate`), or None without them."""
     diverged_at: int | None = None

@@ -5,7 +5,7 @@ Shapes: N rows of the dataset, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -53,6 +53,7 @@ def fit(
     keep_parameters: bool = True,
     select: str | None = None,
     sample_weight: Tensor | None = None,
+    val_epochs: Collection[int] = (),
 ) -> list[FittedHead]:
     """Train every configuration and evaluate it; return their heads in order.
 
@@ -75,6 +76,8 @@ def fit(
         select: Metric to evaluate besides the usual ones; early stopping goes by it.
         sample_weight: Positive weights of all rows in the training loss, (N,) on the CPU; None
             weights them equally. Metrics are not weighted.
+        val_epochs: Epochs, from 1, after which configurations are evaluated besides the last one,
+            for `FittedHead.val_curve`; the training does not depend on it.
 
     Raises:
         OptionError: An option is invalid.
@@ -108,6 +111,7 @@ def fit(
             keep_parameters=keep_parameters,
             select=select,
             sample_weight=sample_weight,
+            val_epochs=val_epochs,
         )
         if saver and (state := saver.load(training.configs)) is not None:
             training.load_state_dict(state)

@@ -5,7 +5,7 @@ Shapes: C classes, G configurations, N rows to evaluate on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -59,6 +59,7 @@ class TrainingPass:
         keep_parameters: bool,
         select: str | None = None,
         sample_weight: Tensor | None = None,
+        val_epochs: Collection[int] = (),
     ) -> None:
         """Draw the initial parameters; for the arguments see `fit`."""
         self.configs, self.schedule = tuple(configs), schedule
@@ -66,7 +67,7 @@ class TrainingPass:
         """Steps taken."""
         self._dataset, self._train, self._val = dataset, train, val
         self._seed, self._train_config = seed, train_config
-        self._keep_parameters = keep_parameters
+        self._keep_parameters, self._val_epochs = keep_parameters, frozenset(val_epochs)
         self._select = find_metric(select or PRIMARY[head.task])
         labels = dataset.labels[train.to(dataset.labels.device)]
         weights = None
@@ -88,6 +89,7 @@ class TrainingPass:
         self._epochs_done = 0
         self._loss_sums = torch.zeros(len(configs), device=device)
         self._losses: list[list[float]] = [[] for _ in configs]
+        self._val_curves: list[list[tuple[int, dict[str, float]]]] = [[] for _ in configs]
         self._snapshots: dict[int, _Snapshot] = {}
 
     def run(self, *, on_step: Callable[[], None]) -> list[FittedHead]:
@@ -110,6 +112,7 @@ class TrainingPass:
             "epochs_done": self._epochs_done,
             "loss_sums": self._loss_sums,
             "losses": self._losses,
+            "val_curves": self._val_curves,
             "snapshots": {index: vars(snapshot) for index, snapshot in self._snapshots.items()},
         }
 
@@ -118,7 +121,7 @@ class TrainingPass:
         self._batch.load_state_dict(state["batch"])
         self.step, self._epochs_done = state["step"], state["epochs_done"]
         self._loss_sums = state["loss_sums"].to(self._batch.device)
-        self._losses = state["losses"]
+        self._losses, self._val_curves = state["losses"], state["val_curves"]
         self._snapshots = {
             index: _Snapshot(**values) for index, values in state["snapshots"].items()
         }
@@ -151,19 +154,29 @@ class TrainingPass:
         if is_last:
             batch.check_finite(step=self.step - 1)
         batch.drop_diverged()
-        if is_last or (self._val is not None and train_config.patience is not None):
-            metrics = None
-            if self._val is not None and len(batch.active):
-                metrics = validate(
-                    batch,
-                    self._dataset,
-                    self._val,
-                    batch_size=train_config.batch,
-                    select=self._select.name,
-                )
-            self._update_snapshots(metrics, epochs=epoch + 1)
+        stops_early = self._val is not None and train_config.patience is not None
+        if is_last or stops_early or epoch + 1 in self._val_epochs:
+            metrics = self._validate(epochs=epoch + 1)
+            if is_last or stops_early:
+                self._update_snapshots(metrics, epochs=epoch + 1)
         self._epochs_done = epoch + 1
         self._loss_sums = torch.zeros(len(batch.active), device=batch.device)
+
+    def _validate(self, *, epochs: int) -> list[dict[str, float]] | None:
+        """Return the validation metrics of the configurations in training, and keep them."""
+        batch = self._batch
+        if self._val is None or not len(batch.active):
+            return None
+        metrics = validate(
+            batch,
+            self._dataset,
+            self._val,
+            batch_size=self._train_config.batch,
+            select=self._select.name,
+        )
+        for index, values in zip(batch.active.tolist(), metrics, strict=True):
+            self._val_curves[index].append((epochs, values))
+        return metrics
 
     def _update_snapshots(self, metrics: list[dict[str, float]] | None, *, epochs: int) -> None:
         """Store the configurations that improved, and remove those that ran out of patience."""
@@ -202,6 +215,7 @@ class TrainingPass:
             hparams=dict(vars(self.configs[index])),
             seed=self._seed,
             losses=tuple(losses),
+            val_curve=tuple(self._val_curves[index]),
             val_metrics=snapshot.metrics if snapshot else None,
             diverged_at=diverged_at,
             batch_size=self.schedule.batch_size,

@@ -57,6 +57,7 @@ def test_training_pass_continued_from_its_state_ends_with_the_same_bits(
         "val": torch.arange(200, 300),
         "seed": 3,
         "train_config": dataclasses.replace(CONFIG, patience=patience),
+        "val_epochs": (1, 4),
     }
     whole = fit(dataset, **options)
     saver = KilledAt(step)
@@ -72,6 +73,29 @@ def test_training_pass_continued_from_its_state_ends_with_the_same_bits(
     assert whole[1].diverged
     if patience:
         assert len({head.epochs for head in whole}) > 1, "early stopping has removed some"
+
+
+def test_evaluation_during_training_changes_no_bit_and_agrees_with_early_stopping() -> None:
+    dataset = make_separable_tokens(strength=0.3)
+    options: dict[str, Any] = {
+        "head": HeadSpec(kind="attentive", tokens=4, width=16, classes=3),
+        "configs": CONFIGS,
+        "train": torch.arange(200),
+        "val": torch.arange(200, 300),
+        "seed": 3,
+    }
+    plain = fit(dataset, train_config=CONFIG, **options)
+    evaluated = fit(dataset, train_config=CONFIG, val_epochs=(1, 4), **options)
+    stopped = fit(dataset, train_config=dataclasses.replace(CONFIG, patience=6), **options)
+    assert [len(head.val_curve) for head in plain] == [1, 0, 1, 1], "one has diverged"
+    for one, other, early in zip(plain, evaluated, stopped, strict=True):
+        curve = dict(early.val_curve)
+        if not one.diverged:
+            assert [epoch for epoch, _ in other.val_curve] == [1, 4, 6]
+            assert other.val_metrics == curve[6]
+            assert early.val_metrics == curve[early.epochs or 0]
+        assert all(metrics == curve[epoch] for epoch, metrics in other.val_curve)
+        assert_same_bits(one, dataclasses.replace(other, val_curve=one.val_curve))
 
 
 def test_killed_regression_continues_with_the_same_bits() -> None:
