@@ -114,8 +114,8 @@ Tokens = Annotated[
     typer.Option(
         rich_help_panel=panels.TOKENS,
         help="cls, ap (mean of the patches), reg (of the registers), std, max (over the patches), "
-        "attn (mean weighted by the class token's attention), grid:K, all (every patch), joined "
-        "by +.",
+        "attn (mean weighted by the class token's attention), grid:K, patch (every patch), all "
+        "(cls+patch), joined by +.",
     ),
 ]
 BatchSize = Annotated[

@@ -260,8 +260,8 @@ def extract_command(
         return f"layercache import --tokens FILE --model {model} --name {dataset}"
     origin = next((o for o in cache.origins if o.dataset is not None), Origin(dataset=None))
     kinds = list(dict.fromkeys(token.split("/")[0] for token in spec.tokens))
-    if "patch" in kinds:  # the word "all" is every patch and the class token
-        kinds = [kind for kind in kinds if kind not in ("cls", "patch")] + ["all"]
+    if kinds[-2:] == ["cls", "patch"]:
+        kinds[-2:] = ["all"]
     if layers is None and spec.layers != tuple(range(1, spec.depth + 1)):
         layers = ",".join(map(str, spec.layers))
     if tokens is None and kinds != ["cls", "ap"]:

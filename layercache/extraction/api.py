@@ -98,7 +98,8 @@ def extract(
         layers: "all", "last", "mid-last", "quarter", "1,5,9", a number or numbers of 1..B.
         tokens: Token kinds: "cls", "ap" (mean of the patches), "reg" (mean of the registers), "std"
             and "max" (of each channel over the patches), "attn" (mean of the patches, weighted by
-            the class token's attention), "grid:K" and "all" (every patch token), joined by "+".
+            the class token's attention), "grid:K", "patch" (every patch token) and "all" (the class
+            token and every patch token), joined by "+".
         projected: Store CLIP's last layer after its projection.
         paper_compat: Preprocess images for DINOv2 and MAE as the paper's own extractor does.
         preprocessing: Parts of every model's own preprocessing to replace: the input size, the

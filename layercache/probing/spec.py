@@ -306,9 +306,7 @@ def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
         else:
             kinds = dict.fromkeys(token.split("/")[0] for token in spec.tokens)
             stored, needed = f"the tokens {'+'.join(kinds)}", f"the tokens {tokens}"
-        command = extract_advice(
-            cache, layers=layers, tokens=tokens.replace(",", "+").replace("patch", "all")
-        )
+        command = extract_advice(cache, layers=layers, tokens=tokens.replace(",", "+"))
         raise OptionError(
             f"the cache of {spec.model} on {spec.dataset.name} ({cache.path}) stores {stored}; "
             f"this probe needs {needed}. To extract them, run: {command}"

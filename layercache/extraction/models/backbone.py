@@ -255,8 +255,8 @@ def load_encoder(
         weights: A safetensors or torch file; by default the bundled one, or what timm downloads.
         tap: Point in a block where a layer is read: see `layercache.extraction.models.taps`.
         layers: "all", "last", "mid-last", "quarter", "1,5,9" or numbers out of 1..B.
-        tokens: Kinds out of "cls", "ap", "reg", "std", "max", "attn", "grid:K" and "all", joined
-            by "+" or ",".
+        tokens: Kinds out of "cls", "ap", "reg", "std", "max", "attn", "grid:K", "patch" and
+            "all", joined by "+" or ",".
         projected: Map the last layer's tokens into CLIP's joint space, padded with zeros to D.
         precision: Arithmetic of the forward: "fp32", "bf16" or "fp16".
         storage_dtype: dtype of the returned tokens: "float16" or "float32".

@@ -19,7 +19,7 @@ from torch import Tensor
 from layercache.cache.format.spec import POOLED_KINDS
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 
-TOKEN_KINDS = (*POOLED_KINDS, "grid:K", "all")
+TOKEN_KINDS = (*POOLED_KINDS, "grid:K", "patch", "all")
 """Forms of a token kind, for errors."""
 
 
@@ -106,7 +106,7 @@ class TokenPooling:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             grid = re.fullmatch(r"grid:(\d+)", kind)
-            if kind not in (*POOLED_KINDS, "all") and not grid:
+            if kind not in (*POOLED_KINDS, "patch", "all") and not grid:
                 raise UnknownNameError("token kind", kind, TOKEN_KINDS)
             if grid and not 1 <= int(grid[1]) <= min(self.grid_size):
                 raise OptionError(
@@ -126,7 +126,7 @@ class TokenPooling:
         if not self.kinds or len(set(self.names)) != len(self.names):
             raise OptionError(
                 f"tokens {'+'.join(self.kinds)!r}: expected at least one kind, "
-                "and each token once ('all' includes 'cls')"
+                "and each token once ('all' includes 'cls' and 'patch')"
             )
 
     @property
@@ -134,9 +134,9 @@ class TokenPooling:
         """The T stored names: "cls", "ap", "reg" .., "grid:K/0".., "patch/0".. ."""
         names: list[str] = []
         for kind in self.kinds:
-            if kind == "all":
+            if kind in ("patch", "all"):
                 num_patches = self.grid_size[0] * self.grid_size[1]
-                names += [] if self.class_token is None else ["cls"]
+                names += [] if kind == "patch" or self.class_token is None else ["cls"]
                 names += [f"patch/{i}" for i in range(num_patches)]
             elif kind.startswith("grid:"):
                 names += [f"{kind}/{i}" for i in range(int(kind[5:]) ** 2)]
@@ -183,7 +183,7 @@ class TokenPooling:
             cells = grid_patches(hidden_bnd, prefix, grid_size=self.grid_size, k=int(kind[5:]))
             return cells.transpose(0, 1)
         tokens = [hidden_bnd[:, prefix:].float()]
-        if self.class_token is not None:
+        if kind == "all" and self.class_token is not None:
             tokens.insert(0, class_token(hidden_bnd, self.class_token)[:, None])
         return torch.cat(tokens, 1).transpose(0, 1)
 

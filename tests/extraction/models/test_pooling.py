@@ -178,3 +178,12 @@ def test_token_pooling_with_invalid_kinds_raises(
 ) -> None:
     with pytest.raises(error, match=text):
         pooling(kinds)
+
+
+@pytest.mark.parametrize("with_class_token", [True, False])
+def test_patch_is_every_patch_token_without_the_class_token(with_class_token: bool) -> None:
+    x = hidden(1, 3, 2)
+    patch = pooling("patch", class_token=with_class_token, grid=(3, 2))
+    assert patch.names == tuple(f"patch/{i}" for i in range(6))
+    assert torch.equal(patch.pool(x), x[:, 1:].transpose(0, 1))
+    assert pooling("cls+patch", grid=(3, 2)).names == pooling("all", grid=(3, 2)).names
