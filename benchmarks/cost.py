@@ -100,7 +100,7 @@ def write_cache(root: CachePath, rows: int) -> Cache:
 def measured_decode(folder: Path) -> float:
     """Measure the images/s that one core decodes."""
     from layercache.extraction.decode_tuning import seconds_per_image
-    from layercache.extraction.models.preprocessing import Preprocessing
+    from layercache.extraction.models.preprocessing.transform import Preprocessing
 
     write_jpegs(folder)
     side, half = (224, 224), (0.5, 0.5, 0.5)
@@ -202,7 +202,7 @@ def search(node: Node, rows: int, classes: int) -> tuple[int, float]:
 
     The search holds out 20 % of the rows.
     """
-    from layercache.probing.data.splits import VALIDATION_FRACTION
+    from layercache.probing.splits.draws import VALIDATION_FRACTION
     from layercache.probing.training.config import TrainConfig, paper_grid
 
     searched, final = (
@@ -265,7 +265,7 @@ class StandIn:
     tap, precision, storage_dtype, projected, notes = "norm2", "fp32", "float16", False, ()
 
     def __init__(self) -> None:
-        from layercache.extraction.models.preprocessing import Preprocessing
+        from layercache.extraction.models.preprocessing.transform import Preprocessing
 
         side, half = (8, 8), (0.5, 0.5, 0.5)
         self.preprocessing = Preprocessing(

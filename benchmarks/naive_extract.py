@@ -15,7 +15,7 @@ from images import Decoded, Files
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from layercache.extraction.models.preprocessing import Preprocessing
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.pipeline.decode import RowRange, open_image
 from layercache.extraction.pipeline.process_decoder import ProcessDecoder
 

@@ -208,7 +208,7 @@ class Steps:
         yield "cache verify"
 
     def folds(self) -> Iterator[str]:
-        from layercache.probing.data.splits import folds
+        from layercache.probing.splits.draws import folds
 
         labels = self.cache().split(SPLIT).labels
         yield ""

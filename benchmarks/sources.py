@@ -13,7 +13,7 @@ import torchvision
 import transformers
 
 from layercache.extraction.models.encoder import Encoder
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 384, 12, 6, 16, 224
 MEAN = STD = (0.5, 0.5, 0.5)

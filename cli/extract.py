@@ -90,7 +90,7 @@ def extract(
     alone.
     """
     from layercache.extraction.api import extract as run
-    from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+    from layercache.extraction.models.preprocessing.options import PreprocessingOptions
     from layercache.extraction.options import parse_weights
 
     done = run(

@@ -39,10 +39,19 @@ COMMANDS = {
 }
 """Summary of each command, in the order of the help.
 
-cli/NAME.py holds a function NAME, or a typer app NAME for a group of commands ("-" as "_").
+A module NAME holds a function NAME, or a typer app NAME for a group of commands ("-" as "_").
 """
-MODULES = {"import": "import_tokens"}
-"""Command -> module, where the name of the command is a word of Python."""
+MODULES = {
+    "annotate": "caches.annotate",
+    "cache": "caches.cache",
+    "export-tokens": "caches.export_tokens",
+    "import": "caches.import_tokens",
+    "predictions": "probes.predictions",
+    "probe": "probes.probe",
+    "results": "probes.results",
+    "scan": "probes.scan",
+}
+"""Command -> module below cli/, where it is not cli/NAME.py."""
 
 COMPLETION_VARIABLE = "_LAYERCACHE_COMPLETE"
 """Set by the scripts that `layercache --install-completion` adds to a shell."""
@@ -137,7 +146,7 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
             app.command(command, help=line)(lambda: None)
             continue
         module = MODULES.get(command, command.replace("-", "_"))
-        member = getattr(import_module(f"layercache_cli.{module}"), module)
+        member = getattr(import_module(f"layercache_cli.{module}"), module.rpartition(".")[2])
         if isinstance(member, typer.Typer):
             own = member.registered_callback  # of a group that is a command itself
             for info in [*member.registered_commands, *([own] if own else [])]:

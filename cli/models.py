@@ -99,7 +99,7 @@ def _describe(info: ModelInfo) -> None:
 
 
 def _transform_facts(info: ModelInfo) -> dict[str, str]:
-    from layercache.extraction.models.preprocessing import describe_resize
+    from layercache.extraction.models.preprocessing.transform import describe_resize
 
     if info.transform is None:
         return {}

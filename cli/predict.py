@@ -130,7 +130,7 @@ def predict(
 
 def print_scores(score: Score, format: str) -> None:
     """Print the scores as a table, CSV or JSON, and on stderr how many images had no target."""
-    from layercache.probing.results.formatting import format_scores
+    from layercache.probing.results.table.formatting import format_scores
 
     if format == "table":
         echo(f"{score.n_images} images")
@@ -158,7 +158,7 @@ def print_predictions(result: PredictionResult, format: str, *, scores: Score | 
 
     CSV keeps to the predictions: the scores are on stderr. JSON has them as "scores".
     """
-    from layercache.probing.results.formatting import format_scores
+    from layercache.probing.results.table.formatting import format_scores
 
     if format == "table":
         _print_table(result)

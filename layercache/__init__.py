@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layercache.extraction.datasets.registry import open_dataset
     from layercache.extraction.models.backbone import Backbone, load_encoder
     from layercache.extraction.models.encoder import Encoder
-    from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+    from layercache.extraction.models.preprocessing.options import PreprocessingOptions
     from layercache.extraction.models.registry import list_models
     from layercache.extraction.result import Extraction
     from layercache.importing.api import import_tokens
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from layercache.probing.results.lookup import find_probe, load_probe
     from layercache.probing.results.probe_store import Probe
     from layercache.probing.results.reading import read_results
-    from layercache.probing.results.table import Results
+    from layercache.probing.results.table.table import Results
     from layercache.probing.scan.api import scan
     from layercache.probing.scan.result import ScanResult
     from layercache.probing.training.config import HParams, TrainConfig
@@ -109,9 +109,9 @@ _HOMES = {
     "Encoder": "layercache.extraction.models.encoder",
     "TrainConfig": "layercache.probing.training.config",
     "Report": "layercache.reporting",
-    "Results": "layercache.probing.results.table",
+    "Results": "layercache.probing.results.table.table",
     "ScanResult": "layercache.probing.scan.result",
-    "PreprocessingOptions": "layercache.extraction.models.preprocessing_options",
+    "PreprocessingOptions": "layercache.extraction.models.preprocessing.options",
     "HParams": "layercache.probing.training.config",
     "annotate": "layercache.cache.annotate",
     "drop_annotations": "layercache.cache.annotate",

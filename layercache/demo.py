@@ -11,9 +11,9 @@ from layercache.cache.storage.paths import CachePath
 from layercache.extraction.api import extract
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import Probe
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.table import Results
 from layercache.probing.training.config import LEARNING_RATES, grid
-from layercache.reporting.attention_weights import arrange_attention
+from layercache.reporting.analysis.attention_weights import arrange_attention
 from layercache.reporting.dependencies import require
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap
 from layercache.reporting.plotting.figure import save_figure

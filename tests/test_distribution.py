@@ -39,7 +39,8 @@ def test_the_wheel_holds_every_module_the_templates_and_the_weights(distribution
     (wheel,) = distributions.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "layercache").rglob("*.py")}
-    modules |= {f"layercache_cli/{path.name}" for path in (ROOT / "cli").glob("*.py")}
+    commands = ROOT / "cli"
+    modules |= {f"layercache_cli/{p.relative_to(commands)}" for p in commands.rglob("*.py")}
     assert modules <= names
     assert {"layercache/py.typed", "layercache/reporting/templates/page.html"} <= names
     assert "layercache/extraction/models/vit_nano.safetensors" in names

@@ -24,9 +24,9 @@ from layercache.probing.results.checkpoint import (
     head_path,
     weights_file,
 )
-from layercache.probing.results.formatting import escape_markdown
 from layercache.probing.results.identity import DEFAULT_VALIDATION, experiment_key
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
+from layercache.probing.results.table.formatting import escape_markdown
 
 BACKBONE_LIMIT = "- The head inherits the gaps and biases of the backbone's training data."
 MEANINGS = {

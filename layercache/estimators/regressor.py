@@ -12,7 +12,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import column_or_1d
 
 from layercache.estimators.base import Array, ProbeEstimator
-from layercache.probing.data.target import check_floats
+from layercache.probing.targets.target import check_floats
 
 
 class ProbeRegressor(RegressorMixin, ProbeEstimator):  # type: ignore[misc]

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.arrays import ArrayTokens
-from layercache.probing.data.splits import folds
-from layercache.probing.data.target import stratify
 from layercache.probing.evaluation import refit
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics.registry import PRIMARY, Metric, find_metric
-from layercache.probing.selection import summarize
+from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.search.selection import summarize
+from layercache.probing.splits.draws import folds
+from layercache.probing.targets.target import stratify
 from layercache.probing.training.config import TrainConfig
 from layercache.probing.training.trainer import SGDTrainer
 

@@ -19,8 +19,8 @@ from layercache.extraction.datasets import describe_dataset
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.determinism import deterministic
 from layercache.extraction.models.encoder import Encoder
-from layercache.extraction.models.preprocessing import Background
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Background
 from layercache.extraction.options import (
     DeviceName,
     ExtractOptions,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from layercache.errors import DataError, DataNotFoundError, OptionError
 from layercache.extraction.datasets.image_files import FileSamples, is_image
-from layercache.extraction.models.preprocessing import Preprocessing
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.pipeline.decode import open_image, to_rgb
 
 ImageInput = Image.Image | str | os.PathLike[str] | Tensor

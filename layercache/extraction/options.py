@@ -14,8 +14,8 @@ from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.encoder import Encoder
-from layercache.extraction.models.preprocessing import Background
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Background
 
 T = TypeVar("T", bound=str | Encoder)
 

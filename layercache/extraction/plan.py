@@ -21,7 +21,7 @@ from layercache.extraction import datasets
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.backbone import Backbone, load_encoder
 from layercache.extraction.models.encoder import Encoder
-from layercache.extraction.models.preprocessing_options import check_divisible
+from layercache.extraction.models.preprocessing.options import check_divisible
 from layercache.extraction.models.sources import describe_model
 from layercache.extraction.options import ExtractOptions, model_name
 from layercache.extraction.resume import has_leftovers, is_complete, size_on_disk

@@ -8,7 +8,7 @@ from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.find import open_cache
 from layercache.cache.storage.paths import CachePath
-from layercache.extraction.models.preprocessing import Background
+from layercache.extraction.models.preprocessing.transform import Background
 
 
 @dataclass(frozen=True, kw_only=True)

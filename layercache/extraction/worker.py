@@ -25,7 +25,7 @@ from layercache.extraction.decode_tuning import DecodePlan, plan_decoding
 from layercache.extraction.determinism import use_deterministic_algorithms
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.encoder import Encoder
-from layercache.extraction.models.preprocessing import Preprocessing
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import ExtractionTask, model_batches
 from layercache.extraction.pipeline.async_writer import BlockAssembler

@@ -8,13 +8,13 @@ from typing import Literal
 from layercache._interruption import sigterm_as_interrupt
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
-from layercache.probing.data.annotation_columns import check_any_column
-from layercache.probing.data.validation_choice import AUTO
 from layercache.probing.options import Options
 from layercache.probing.plan import plan_probes, tested_caches
 from layercache.probing.request import Layers, Numbers, ProbeRequest, Words
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.table import Results
 from layercache.probing.runner import run_probes
+from layercache.probing.splits.validation_choice import AUTO
+from layercache.probing.targets.annotation_columns import check_any_column
 from layercache.probing.training.config import HParams, TrainConfig
 
 TaskName = Literal["classification", "multi-label", "regression"]

@@ -11,17 +11,17 @@ import numpy as np
 
 from layercache.cache.format.spec import sha256_json
 from layercache.errors import ProbeError
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.loader import DatasetLoader
-from layercache.probing.data.splits import Rows
-from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.head_tests import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.results.checkpoint import Checkpoint
+from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
-from layercache.probing.selection import Search, rank_configs, summarize
+from layercache.probing.search.selection import Search, rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.trainer import FittedModel, ProbeTrainer
 
 Row = dict[str, Any]

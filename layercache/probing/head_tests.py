@@ -16,16 +16,16 @@ import torch
 from layercache.cache.cache import Cache
 from layercache.cache.format.spec import digest_ids
 from layercache.errors import ProbeError
-from layercache.probing.data.annotation_columns import read_groups
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.leakage import find_leakage
 from layercache.probing.data.loader import DatasetLoader
-from layercache.probing.data.splits import Rows
-from layercache.probing.data.test_sets import TestSet
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import STORED, bootstrap, evaluate
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.spec import ProbeSpec
+from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.test_sets import TestSet
+from layercache.probing.targets.annotation_columns import read_groups
 from layercache.probing.training.trainer import FittedModel
 
 TEST_BATCH = 2048

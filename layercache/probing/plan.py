@@ -15,17 +15,17 @@ from layercache.cache.storage.paths import CachePath
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS, check_task
 from layercache.probing.data.cache_lookup import find_spatial_cache
-from layercache.probing.data.splits import is_whole_split
-from layercache.probing.data.target import Target, stratify
-from layercache.probing.data.target_columns import read_target
-from layercache.probing.data.test_choice import choose_tests
-from layercache.probing.data.validation_choice import choose_validation
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
 from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
+from layercache.probing.splits.draws import is_whole_split
+from layercache.probing.splits.test_choice import choose_tests
+from layercache.probing.splits.validation_choice import choose_validation
+from layercache.probing.targets.target import Target, stratify
+from layercache.probing.targets.target_columns import read_target
 from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,

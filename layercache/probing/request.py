@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
-from layercache.probing.data.validation_choice import AUTO
+from layercache.probing.splits.validation_choice import AUTO
 from layercache.probing.training.config import HParams, TrainConfig
 
 Words = str | Sequence[str]

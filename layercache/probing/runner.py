@@ -31,7 +31,6 @@ from layercache.errors import (
     ProbeSchemaError,
     StorageError,
 )
-from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.earlier_searches import EarlierSearches
 from layercache.probing.left_out import log_left_out
 from layercache.probing.options import Options
@@ -46,6 +45,7 @@ from layercache.probing.results.probe_store import Probe, read_probe
 from layercache.probing.results.saved_passes import SavedPass
 from layercache.probing.search_state import SearchState
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
+from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.training.memory import describe_passes, pass_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask, WorkerConfig
 

@@ -15,12 +15,12 @@ from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
-from layercache.probing.data.target import Target, label_target
-from layercache.probing.data.test_sets import TestSet
-from layercache.probing.data.validation import Validation
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.checkpoint import Provenance
+from layercache.probing.splits.test_sets import TestSet
+from layercache.probing.splits.validation import Validation
+from layercache.probing.targets.target import Target, label_target
 from layercache.probing.training.config import TrainConfig
 
 BASELINES = ("knn", "logreg", "ridge", "lda")

@@ -15,13 +15,13 @@ from layercache.cache.storage.paths import CachePath
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
 from layercache.probing.baselines import BaselineTrainer
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.loader import DatasetLoader
-from layercache.probing.data.train_subset import TrainSubset
 from layercache.probing.evaluation import refit_and_test
+from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.autosave import Autosave
 from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
 

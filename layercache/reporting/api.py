@@ -15,14 +15,14 @@ from layercache.cache.format.origin import model_source
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheNotFoundError, OptionError
 from layercache.probing.metrics import parse_metrics
-from layercache.probing.results.formatting import write_csv
 from layercache.probing.results.probe_store import Probe
-from layercache.reporting.data import ReportData, ThumbnailLoader
+from layercache.probing.results.table.formatting import write_csv
+from layercache.reporting.analysis.published import PAPER
+from layercache.reporting.data.loading import load_report_data
+from layercache.reporting.data.report_data import ReportData, ThumbnailLoader
 from layercache.reporting.dependencies import require
-from layercache.reporting.loading import load_report_data
 from layercache.reporting.page import FigureBlock, Page, Table
 from layercache.reporting.plotting.figure import save_figure
-from layercache.reporting.published import PAPER
 from layercache.reporting.sections.attention import attention_section
 from layercache.reporting.sections.gains import gains_section
 from layercache.reporting.sections.images import image_section

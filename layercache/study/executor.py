@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import LayercacheError
 from layercache.extraction.options import ExtractOptions
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.table import Results
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 
 logger = logging.getLogger(__name__)

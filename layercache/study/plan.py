@@ -8,7 +8,7 @@ from typing import Any
 
 from layercache.cache.format.spec import POOLED_KINDS
 from layercache.extraction.options import ExtractOptions
-from layercache.probing.data.test_choice import SPLIT_MARK
+from layercache.probing.splits.test_choice import SPLIT_MARK
 from layercache.study.file import HeadPlan, Study
 from layercache.study.tables import SplitsTable, split_preprocessing
 

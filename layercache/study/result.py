@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layercache.cache.storage.paths import CachePath
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.table import Results
 from layercache.study.plan import PlannedJob
 
 

@@ -15,9 +15,9 @@ from layercache.cache.storage.paths import CachePath
 from layercache.engine import open_engine
 from layercache.errors import MissingExtraError
 from layercache.probing.metrics import selection_metric_of
-from layercache.probing.results.formatting import format_score
-from layercache.probing.results.gain import score_of
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.formatting import format_score
+from layercache.probing.results.table.gain import score_of
+from layercache.probing.results.table.table import Results
 from layercache.study.costs import cost
 from layercache.study.executor import JobExecutor, LocalExecutor, reason
 from layercache.study.file import Study

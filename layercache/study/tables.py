@@ -26,8 +26,8 @@ from pydantic_core import PydanticCustomError
 from layercache.cache.format.selection import LAYER_WORDS
 from layercache.cache.format.spec import POOLED_KINDS, Precision, StorageDtype, Tap
 from layercache.errors import UnknownNameError
-from layercache.extraction.models.preprocessing import Background
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Background
 from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
 from layercache.probing.heads.spec import TASKS

@@ -15,8 +15,8 @@ from layercache.cache import find_caches
 from layercache.cache.cache import extract_command
 from layercache.extraction.image_lookup import ImageLookup
 from layercache.extraction.models.vit_nano import weights_path
-from layercache.reporting.loading import load_report_data
-from layercache.reporting.published import BASELINE, FUSION
+from layercache.reporting.analysis.published import BASELINE, FUSION
+from layercache.reporting.data.loading import load_report_data
 from layercache_cli.main import main
 
 TRAIN = ("--lr", "0.1", "--weight-decay", "1e-4,1e-3", "--epochs", "1", "--min-steps", "2")

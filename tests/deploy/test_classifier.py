@@ -13,7 +13,7 @@ from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_classifier
 from layercache.deploy.image_model import load_matching_backbone, token_kinds
 from layercache.errors import DataError, HeadMismatchError, OptionError
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.probing.results.checkpoint import load_head
 from tests.deploy.trained import Trained, change_one_weight, train
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from layercache.cache.format.spec import Tap
 from layercache.extraction.api import extract
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.training.config import TrainConfig

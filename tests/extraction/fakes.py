@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from layercache.extraction.datasets.in_memory import InMemoryDataset
-from layercache.extraction.models.preprocessing import Preprocessing
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 
 if TYPE_CHECKING:
     import torch  # imported where it is used, since decoding workers import this file

@@ -13,10 +13,10 @@ from layercache.cache import Cache
 from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, ProbeError, UnknownNameError
 from layercache.probing.api import probe
-from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.table import Results
+from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.training import trainer
 from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from layercache.engine import Progress
-from layercache.probing.data.train_subset import sample_subset
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.probe_store import PROBES, read_probe
 from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.worker import (
     ProbeWorker,
     RefitTask,

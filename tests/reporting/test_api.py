@@ -11,7 +11,7 @@ from PIL import Image
 
 from layercache.errors import CacheNotFoundError, MissingExtraError, OptionError
 from layercache.reporting import report
-from layercache.reporting.similarity import linear_cka
+from layercache.reporting.analysis.similarity import linear_cka
 from tests.reporting import synthetic
 
 

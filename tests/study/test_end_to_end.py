@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.probing.options import Options
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layercache.errors import OptionError
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.study.costs import cost, size_of, tokens_seen
 from layercache.study.file import Study, parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe, plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from layercache.reporting.published import (
+from layercache.reporting.analysis.published import (
     PAPER_BACKBONES,
     PAPER_KINDS,
     paper_dataset,

@@ -26,8 +26,8 @@ from layercache.extraction.models.class_attention import check_class_attention
 from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.places import hidden_state
 from layercache.extraction.models.pooling import TokenPooling, parse_kinds
-from layercache.extraction.models.preprocessing import Background, Preprocessing
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Background, Preprocessing
 from layercache.extraction.models.sources import load_model
 from layercache.extraction.models.taps import (
     INNER_TAPS,

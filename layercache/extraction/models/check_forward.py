@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layercache.errors import BackboneError, LayercacheError
 from layercache.extraction.models.places import hidden_state
-from layercache.extraction.models.preprocessing import format_size
+from layercache.extraction.models.preprocessing.transform import format_size
 from layercache.extraction.models.vit import Block, Place, ViT
 
 IMAGES = 2

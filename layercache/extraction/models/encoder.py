@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from layercache.errors import OptionError
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.registry import MODELS
 
 if TYPE_CHECKING:

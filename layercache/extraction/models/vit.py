@@ -17,8 +17,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from layercache.cache.format.spec import Tap
-from layercache.extraction.models.preprocessing import Preprocessing
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.models.registry import EvalTransform, ModelInfo
 
 

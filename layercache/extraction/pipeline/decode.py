@@ -32,7 +32,7 @@ from PIL import Image, UnidentifiedImageError
 
 from layercache.errors import DataChangedError, DataError, WorkerError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.models.preprocessing import Background
+from layercache.extraction.models.preprocessing.transform import Background
 
 BITS_PER_SAMPLE = 258
 """Tag of a TIFF."""

@@ -30,10 +30,10 @@ from layercache.probing.closed_form.neighbors import Neighbors
 from layercache.probing.closed_form.ridge import ridge, ridge_of_moments
 from layercache.probing.closed_form.targets import balanced_weights, one_hot
 from layercache.probing.data.dataset import LabelledTokens
-from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.options import MEMORY_FRACTION
+from layercache.probing.splits.draws import Rows
 
 BATCH = 4096
 """Rows that are read at a time."""

@@ -16,7 +16,7 @@ from layercache.probing.closed_form.lda import Discriminant
 from layercache.probing.closed_form.logistic import binary, multinomial
 from layercache.probing.closed_form.ridge import Ridge
 from layercache.probing.closed_form.targets import balanced_weights
-from layercache.probing.config_score import ConfigKey, config_key
+from layercache.probing.results.config_score import ConfigKey, config_key
 
 Config = Mapping[str, float]
 

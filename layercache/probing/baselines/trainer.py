@@ -14,12 +14,12 @@ import numpy as np
 from layercache.probing.baselines.fitting import fit_model, iter_features
 from layercache.probing.baselines.models import LinearModel, Model
 from layercache.probing.baselines.neighbors import NeighborClassifier, NeighborModel
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.dataset import LabelledTokens
-from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
+from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.splits.draws import Rows
 from layercache.probing.training.trainer import FittedModel, ProgressCallback, ScoreCallback
 
 OUTPUT_BYTES = 2**30

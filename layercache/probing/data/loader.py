@@ -23,11 +23,11 @@ from layercache.probing.data.joined_splits import AnySplit, JoinedSplits, over_s
 from layercache.probing.data.leakage import Digests, token_digests
 from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
-from layercache.probing.data.splits import Rows
 from layercache.probing.data.streaming import StreamedTokens, min_budget
-from layercache.probing.data.target import Target
 from layercache.probing.options import MEMORY_FRACTION
 from layercache.probing.spec import TokenSelection
+from layercache.probing.splits.draws import Rows
+from layercache.probing.targets.target import Target
 
 logger = logging.getLogger(__name__)
 

@@ -31,8 +31,8 @@ from layercache.errors import (
     ProbeNotFoundError,
     ProbeSchemaError,
 )
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint
+from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import predictions_file
 from layercache.probing.results.saved_passes import SavedPasses

@@ -41,7 +41,6 @@ from layercache.errors import (
     ProbeError,
     UnknownNameError,
 )
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.metrics import (
     RESAMPLES,
     Interval,
@@ -53,6 +52,7 @@ from layercache.probing.metrics import (
     task_of,
 )
 from layercache.probing.results.checkpoint import Checkpoint, load_head
+from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.identity import Settings, read_settings
 from layercache.probing.results.predictions import Attention, Predictions
 from layercache.probing.results.record_fields import check_row, check_spec, read_configs, read_time

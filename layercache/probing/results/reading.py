@@ -9,9 +9,9 @@ from layercache.cache.find import find_caches
 from layercache.cache.format.origin import dataset_source
 from layercache.cache.storage.paths import CachePath, cache_root, root_option
 from layercache.errors import ProbeNotFoundError
-from layercache.probing.results.columns import sort_key
 from layercache.probing.results.lookup import read_all_probes
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.columns import sort_key
+from layercache.probing.results.table.table import Results
 
 
 def read_results(

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from annotated_types import Interval, MaxLen, MinLen
 
 from layercache.cache.format.typed_json import parse_fields, shorten
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.metrics import column_metric
+from layercache.probing.results.config_score import ConfigScore
 
 STRICT: Any = {"strict": True, "allow_inf_nan": False}
 """Value of `__pydantic_config__`: no conversions, further fields are left alone."""

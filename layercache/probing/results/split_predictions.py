@@ -16,8 +16,8 @@ from layercache.errors import CacheError
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import task_of, to_probabilities
 from layercache.probing.results.checkpoint import Checkpoint
-from layercache.probing.results.prediction_table import score_columns
 from layercache.probing.results.probe_store import Probe
+from layercache.probing.results.table.prediction_table import score_columns
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,10 +18,7 @@ from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.baselines.grids import TASKS, check_task
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.selection import SplitSelection, TokenSource
-from layercache.probing.data.splits import check_labels
 from layercache.probing.data.streaming import StreamedTokens, min_budget
-from layercache.probing.data.target import Target, check_floats, stratify
-from layercache.probing.data.target_columns import read_target
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.metrics import PRIMARY
 from layercache.probing.options import MEMORY_FRACTION
@@ -30,6 +27,9 @@ from layercache.probing.scan.result import ScanResult
 from layercache.probing.scan.rows import MAX_REFERENCES, split_rows
 from layercache.probing.scan.runner import KNN, Scanner
 from layercache.probing.scan.scores import as_targets, test_columns
+from layercache.probing.splits.draws import check_labels
+from layercache.probing.targets.target import Target, check_floats, stratify
+from layercache.probing.targets.target_columns import read_target
 
 if TYPE_CHECKING:
     from layercache.cache.reading.split import Split

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from layercache.probing.metrics import PRIMARY, find_metric
-from layercache.probing.results.formatting import format_table
+from layercache.probing.results.table.formatting import format_table
 
 if TYPE_CHECKING:
     import pandas as pd

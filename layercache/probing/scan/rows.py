@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from layercache.errors import ProbeError
-from layercache.probing.data.splits import VALIDATION_FRACTION, Labels, Rows, stratified
+from layercache.probing.splits.draws import VALIDATION_FRACTION, Labels, Rows, stratified
 
 MAX_VALIDATION = 10_000
 """Validation rows, which stay in memory; more would hardly change what is selected."""

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from layercache.probing.closed_form.targets import balanced_weights, one_hot
 from layercache.probing.data.dataset import TokenDataset
-from layercache.probing.data.splits import Rows
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import Samples
 from layercache.probing.scan.fused import (
@@ -31,6 +30,7 @@ from layercache.probing.scan.scores import Outputs, score
 from layercache.probing.scan.stream import BLOCK_ROWS, Kept, iter_blocks
 from layercache.probing.scan.token_moments import TokenMoments
 from layercache.probing.scan.votes import GRID, Config, Voter
+from layercache.probing.splits.draws import Rows
 
 KNN = "knn"
 Key = tuple[int, str]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layercache.probing.data.collate import NORM_EPS, allocate
 from layercache.probing.data.dataset import TokenDataset
-from layercache.probing.data.splits import Rows
+from layercache.probing.splits.draws import Rows
 
 BLOCK_ROWS = 2048
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from layercache.probing.config_score import ConfigScore
 from layercache.probing.data.dataset import LabelledTokens
-from layercache.probing.data.splits import Rows
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.splits.draws import Rows
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import PassSaver, fit
 

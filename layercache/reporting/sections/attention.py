@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from layercache.reporting.attention_weights import (
+from layercache.reporting.analysis.attention_weights import (
     AttentionMap,
     arrange_attention,
     average_attention,
 )
-from layercache.reporting.combination import Combination
-from layercache.reporting.data import ReportData
+from layercache.reporting.analysis.published import FUSION
+from layercache.reporting.data.combination import Combination
+from layercache.reporting.data.labels import slugify
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import format_percent
-from layercache.reporting.labels import slugify
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap, attention_overview
 from layercache.reporting.plotting.heatmap import token_label
-from layercache.reporting.published import FUSION
 
 TITLE = "Attention of the fusion head"
 

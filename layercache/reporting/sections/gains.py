@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from layercache._units import join_words, pluralize
 from layercache.cache.cache import extract_command
-from layercache.reporting.data import ReportData
-from layercache.reporting.formatting import capitalize
-from layercache.reporting.gains import (
+from layercache.reporting.analysis.gains import (
     DATASET_COLUMNS,
     KIND_COLUMNS,
     MODEL_COLUMNS,
@@ -23,9 +21,11 @@ from layercache.reporting.gains import (
     select_kind,
     to_matrix,
 )
+from layercache.reporting.analysis.published import BASELINE, FUSION, PAPER, PAPER_KINDS, ProbeKind
+from layercache.reporting.data.report_data import ReportData
+from layercache.reporting.formatting import capitalize
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.curves import gain_panels
-from layercache.reporting.published import BASELINE, FUSION, PAPER, PAPER_KINDS, ProbeKind
 
 TITLE = "Gains over the last layer's CLS"
 MAX_COMMANDS = 12

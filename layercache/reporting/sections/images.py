@@ -6,9 +6,10 @@ import pandas as pd
 
 from layercache._units import pluralize
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
-from layercache.reporting.combination import Combination
-from layercache.reporting.data import ReportData
-from layercache.reporting.error_analysis import changed_confusions, changed_images
+from layercache.reporting.analysis.error_analysis import changed_confusions, changed_images
+from layercache.reporting.analysis.published import BASELINE, FUSION
+from layercache.reporting.data.combination import Combination
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import (
     Block,
     CommandHint,
@@ -21,7 +22,6 @@ from layercache.reporting.page import (
     Text,
 )
 from layercache.reporting.plotting.curves import dumbbells
-from layercache.reporting.published import BASELINE, FUSION
 
 TITLE = "Images that fusion gets right or wrong"
 MAX_PICTURES = 12

@@ -6,9 +6,9 @@ import pandas as pd
 
 from layercache._units import join_words
 from layercache.probing.metrics import Metric, find_metric, task_of
-from layercache.probing.results.formatting import format_score
-from layercache.reporting.data import ReportData
-from layercache.reporting.gains import KIND_COLUMNS, row_kinds
+from layercache.probing.results.table.formatting import format_score
+from layercache.reporting.analysis.gains import KIND_COLUMNS, row_kinds
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import Block, CommandHint, Section, Table
 
 TITLE = "Other metrics"

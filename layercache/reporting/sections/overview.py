@@ -8,9 +8,7 @@ import pandas as pd
 
 from layercache._units import join_words, pluralize
 from layercache.probing.metrics import find_metric
-from layercache.reporting.data import ReportData
-from layercache.reporting.formatting import format_percent, format_points
-from layercache.reporting.gains import (
+from layercache.reporting.analysis.gains import (
     KIND_COLUMNS,
     gains_over_baseline,
     mean_gains,
@@ -18,10 +16,12 @@ from layercache.reporting.gains import (
     select_kind,
     wilcoxon_over_models,
 )
+from layercache.reporting.analysis.published import FUSION
+from layercache.reporting.analysis.statistics import PairedBootstrap
+from layercache.reporting.data.report_data import ReportData
+from layercache.reporting.formatting import format_percent, format_points
 from layercache.reporting.page import Tile
-from layercache.reporting.published import FUSION
 from layercache.reporting.sections.significance import MIN_MODELS, SIGNIFICANCE
-from layercache.reporting.statistics import PairedBootstrap
 
 HEAD = "A small attention head over the CLS and AP tokens of all layers"
 PROBE = "a linear probe on the last layer's CLS"

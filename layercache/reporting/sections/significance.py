@@ -7,9 +7,7 @@ import pandas as pd
 from layercache._units import join_words, pluralize
 from layercache.cache.cache import extract_command
 from layercache.probing.heads.spec import REGRESSION
-from layercache.reporting.data import ReportData
-from layercache.reporting.formatting import format_p_value, format_points
-from layercache.reporting.gains import (
+from layercache.reporting.analysis.gains import (
     DATASET_COLUMNS,
     KIND_COLUMNS,
     gains_over_baseline,
@@ -18,9 +16,11 @@ from layercache.reporting.gains import (
     select_kind,
     wilcoxon_over_models,
 )
+from layercache.reporting.analysis.published import BASELINE, FUSION, ProbeKind
+from layercache.reporting.analysis.statistics import RESAMPLES, PairedBootstrap
+from layercache.reporting.data.report_data import ReportData
+from layercache.reporting.formatting import format_p_value, format_points
 from layercache.reporting.page import Block, CommandHint, Heading, Section, Table, Text
-from layercache.reporting.published import BASELINE, FUSION, ProbeKind
-from layercache.reporting.statistics import RESAMPLES, PairedBootstrap
 
 TITLE = "Significance of the gains"
 SIGNIFICANCE = 0.05

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from layercache.cache import Cache, Split
 from layercache.cache.cache import extract_command
-from layercache.reporting.combination import Combination
-from layercache.reporting.data import ReportData
-from layercache.reporting.gains import gains_over_baseline, select_kind
+from layercache.reporting.analysis.gains import gains_over_baseline, select_kind
+from layercache.reporting.analysis.published import FUSION
+from layercache.reporting.analysis.similarity import linear_cka
+from layercache.reporting.data.combination import Combination
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.curves import scatter
 from layercache.reporting.plotting.heatmap import token_label
 from layercache.reporting.plotting.similarity_heatmap import similarity_heatmap
-from layercache.reporting.published import FUSION
 from layercache.reporting.sections.single_layers import SINGLE_TOKENS, single_layer_accuracies
-from layercache.reporting.similarity import linear_cka
 
 TITLE = "Similarity of the layers"
 MIN_POINTS = 3

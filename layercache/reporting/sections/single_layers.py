@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from layercache.reporting.combination import Combination
-from layercache.reporting.data import ReportData
+from layercache.reporting.analysis.gains import mean_accuracies, select_kind
+from layercache.reporting.analysis.published import BASELINE, FUSION, ProbeKind
+from layercache.reporting.data.combination import Combination
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import capitalize, format_percent
-from layercache.reporting.gains import mean_accuracies, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section, Table
 from layercache.reporting.plotting.curves import lines
 from layercache.reporting.plotting.heatmap import token_label
-from layercache.reporting.published import BASELINE, FUSION, ProbeKind
 
 TITLE = "Probes on single layers"
 SINGLE_TOKENS = ("cls", "ap")

@@ -8,8 +8,10 @@ from layercache._units import pluralize
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.metrics import evaluate
 from layercache.probing.results.predictions import Predictions
-from layercache.reporting.combination import Combination
-from layercache.reporting.data import ReportData
+from layercache.reporting.analysis.published import BASELINE, FUSION
+from layercache.reporting.analysis.regression import largest_errors
+from layercache.reporting.data.combination import Combination
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import (
     Block,
     CommandHint,
@@ -22,8 +24,6 @@ from layercache.reporting.page import (
     Text,
 )
 from layercache.reporting.plotting.predicted_values import predicted_against_true
-from layercache.reporting.published import BASELINE, FUSION
-from layercache.reporting.regression import largest_errors
 
 TITLE = "Predicted and true values"
 MAX_PICTURES = 12

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from layercache.probing.heads.spec import REGRESSION
-from layercache.reporting.combination import Combination
-from layercache.reporting.data import ReportData
+from layercache.reporting.analysis.gains import gains_over_baseline, ordered_kinds, select_kind
+from layercache.reporting.analysis.published import BASELINE, FUSION, ProbeKind
+from layercache.reporting.data.combination import Combination
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import capitalize
-from layercache.reporting.gains import gains_over_baseline, ordered_kinds, select_kind
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section
 from layercache.reporting.plotting.curves import lines
-from layercache.reporting.published import BASELINE, FUSION, ProbeKind
 from layercache.reporting.sections.gains import gain_figure
 
 TITLE = "Variants of the method"

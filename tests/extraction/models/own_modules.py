@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from layercache.extraction.models.encoder import Encoder
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 
 WIDTH = 24
 PREPROCESSING = PreprocessingOptions(

@@ -19,8 +19,8 @@ from timm.models.vision_transformer import VisionTransformer
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError, MissingExtraError, OptionError
 from layercache.extraction.models.backbone import Backbone, load_encoder
-from layercache.extraction.models.preprocessing import Preprocessing
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.models.sources import describe_model
 from tests.extraction.models.transformers_models import (
     DEPTH,

@@ -80,7 +80,8 @@ def test_decoder_runs_ahead_by_no_more_than_its_slots(decoder: Decoder, tmp_path
 def loaded(modules: str) -> str:
     """What a fresh process has imported after the worker's module."""
     code = f"""import sys
-import layercache.extraction.pipeline.process_decoder, layercache.extraction.models.preprocessing
+import layercache.extraction.pipeline.process_decoder
+import layercache.extraction.models.preprocessing.transform
 print([m for m in {modules} if m in sys.modules])"""
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

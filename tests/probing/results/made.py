@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layercache.probing.config_score import ConfigScore
+from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_store import Probe
 from tests.probing.probe_specs import make_probe_spec
 

@@ -10,7 +10,7 @@ import pytest
 
 from layercache.errors import CacheCorruptError, ProbeSchemaError
 from layercache.probing.api import probe
-from layercache.probing.config_score import ConfigScore
+from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import read_probe
 from layercache.probing.results.reading import read_results

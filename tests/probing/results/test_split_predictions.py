@@ -8,8 +8,8 @@ import pytest
 
 from layercache.errors import OptionError, ProbeNotFoundError, UnknownNameError
 from layercache.probing.api import probe
-from layercache.probing.results.prediction_table import prediction_table
 from layercache.probing.results.split_predictions import predict_split
+from layercache.probing.results.table.prediction_table import prediction_table
 from layercache.testing import write_cache, write_planted_cache
 from tests.probing.quick import ONE_CONFIG
 

@@ -13,7 +13,7 @@ from layercache.errors import ProbeNotFoundError
 from layercache.probing.api import probe
 from layercache.probing.results.identity import data_key, experiment_key
 from layercache.probing.results.reading import read_results
-from layercache.probing.results.table import Results
+from layercache.probing.results.table.table import Results
 from layercache.testing import write_planted_cache
 
 KNN: dict[str, Any] = {"head": "knn", "layers": "last", "device": "cpu"}

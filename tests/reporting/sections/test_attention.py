@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from layercache.reporting.loading import load_report_data
+from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import FigureBlock, Text
 from layercache.reporting.sections.attention import attention_section
 from tests.reporting import synthetic

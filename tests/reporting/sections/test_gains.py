@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from layercache.reporting.analysis.published import BASELINE, FUSION
 from layercache.reporting.api import compose
-from layercache.reporting.loading import load_report_data
+from layercache.reporting.data.loading import load_report_data
+from layercache.reporting.data.probe_selection import training_variant
 from layercache.reporting.page import CommandHint, FigureBlock, Table
-from layercache.reporting.probe_selection import training_variant
-from layercache.reporting.published import BASELINE, FUSION
 from layercache.reporting.sections.gains import differently_trained, gains_section
 from tests.reporting import synthetic
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from layercache.probing.metrics import compute
+from layercache.reporting.analysis.published import BASELINE, FUSION
 from layercache.reporting.api import compose
-from layercache.reporting.loading import load_report_data
+from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import CommandHint, Table
-from layercache.reporting.published import BASELINE, FUSION
 from layercache.reporting.sections.metrics import metric_section, metric_table
 from tests.reporting import synthetic
 

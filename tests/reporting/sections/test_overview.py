@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layercache.reporting.loading import load_report_data
+from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.sections.overview import overview
 from layercache.reporting.sections.significance import significance_section
 from tests.reporting import synthetic

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from layercache.reporting.loading import load_report_data
+from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import Table, Text
 from layercache.reporting.sections.overview import overview
 from layercache.reporting.sections.significance import significance_section

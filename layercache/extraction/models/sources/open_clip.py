@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from layercache.errors import BackboneError, MissingExtraError
-from layercache.extraction.models.checkpoint import (
+from layercache.extraction.models.places import Path, Paths, find_blocks
+from layercache.extraction.models.preprocessing.data_config import apply_options
+from layercache.extraction.models.preprocessing.input_size import grid_at
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Preprocessing, format_size
+from layercache.extraction.models.registry import CropMode, EvalTransform, ModelInfo
+from layercache.extraction.models.sources.open_clip_address import OpenClipModel, find_model
+from layercache.extraction.models.sources.open_clip_attention import class_attention_of
+from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest, ViT
+from layercache.extraction.models.weights.checkpoint import (
     SkipInit,
     digest_weights,
     load_weights,
     read_checkpoint,
 )
-from layercache.extraction.models.data_config import apply_options
-from layercache.extraction.models.input_size import grid_at
-from layercache.extraction.models.places import Path, Paths, find_blocks
-from layercache.extraction.models.preprocessing import Preprocessing, format_size
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
-from layercache.extraction.models.registry import CropMode, EvalTransform, ModelInfo
-from layercache.extraction.models.sources.open_clip_address import OpenClipModel, find_model
-from layercache.extraction.models.sources.open_clip_attention import class_attention_of
-from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest, ViT
 
 EXTRA = "open-clip"
 BLOCKS = "transformer.resblocks"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache.errors import BackboneError, UnknownNameError
-from layercache.extraction.models.download import hub_file
+from layercache.extraction.models.weights.download import hub_file
 
 CONFIG_FILE = "open_clip_config.json"
 CHECKPOINT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

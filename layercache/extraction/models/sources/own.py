@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from layercache.errors import BackboneError, OptionError
 from layercache.extraction.models.check_forward import check_forward
-from layercache.extraction.models.checkpoint import digest_weights
-from layercache.extraction.models.data_config import apply_options
 from layercache.extraction.models.encoder import INNER_PLACES, Encoder, parse_place
 from layercache.extraction.models.places import Path, Paths, find_blocks, part
-from layercache.extraction.models.preprocessing import Preprocessing
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.data_config import apply_options
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.models.registry import EvalTransform, ModelInfo
 from layercache.extraction.models.sources.own_file import load_encoder
 from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest, ViT
+from layercache.extraction.models.weights.checkpoint import digest_weights
 
 DATA_CONFIG = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
 """Preprocessing where an Encoder leaves it open."""

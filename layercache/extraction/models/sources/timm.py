@@ -14,19 +14,13 @@ from timm.models import get_arch_name, is_model, model_entrypoint
 from torch import nn
 
 from layercache.errors import BackboneError, UnknownNameError
-from layercache.extraction.models.checkpoint import (
-    SkipInit,
-    declared_architecture,
-    digest_weights,
-    load_weights,
-    read_checkpoint,
-    remove_head,
-)
-from layercache.extraction.models.data_config import resolve_preprocessing, timm_transform
-from layercache.extraction.models.download import download_model
-from layercache.extraction.models.input_size import grid_at
 from layercache.extraction.models.places import Path, Paths, find_blocks
-from layercache.extraction.models.preprocessing import format_size
+from layercache.extraction.models.preprocessing.data_config import (
+    resolve_preprocessing,
+    timm_transform,
+)
+from layercache.extraction.models.preprocessing.input_size import grid_at
+from layercache.extraction.models.preprocessing.transform import format_size
 from layercache.extraction.models.projection import check_has_projection, load_projection
 from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.extraction.models.sources.timm_address import (
@@ -37,6 +31,15 @@ from layercache.extraction.models.sources.timm_address import (
 from layercache.extraction.models.sources.timm_attention import class_attention_of
 from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest, ViT
 from layercache.extraction.models.vit_nano import create_vit_nano, weights_path
+from layercache.extraction.models.weights.checkpoint import (
+    SkipInit,
+    declared_architecture,
+    digest_weights,
+    load_weights,
+    read_checkpoint,
+    remove_head,
+)
+from layercache.extraction.models.weights.download import download_model
 
 VIT_MODULES = ("vision_transformer", "deit", "eva", "beit")
 """Modules of timm whose models are ViTs."""

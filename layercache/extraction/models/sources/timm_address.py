@@ -17,7 +17,7 @@ from torch import nn
 
 from layercache._offline import hub_offline
 from layercache.errors import BackboneError, UnknownNameError
-from layercache.extraction.models.download import CHECKPOINT_FILES, hub_file
+from layercache.extraction.models.weights.download import CHECKPOINT_FILES, hub_file
 
 ADDRESSES = ("hf-hub", "local-dir")
 """Kinds of addresses, with a colon before the place."""

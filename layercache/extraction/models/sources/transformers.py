@@ -16,11 +16,10 @@ import torch
 from torch import nn
 
 from layercache.errors import BackboneError, MissingExtraError
-from layercache.extraction.models.checkpoint import SkipInit
-from layercache.extraction.models.data_config import apply_options
-from layercache.extraction.models.input_size import grid_at
-from layercache.extraction.models.preprocessing import Preprocessing, format_size
-from layercache.extraction.models.preprocessing_options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.data_config import apply_options
+from layercache.extraction.models.preprocessing.input_size import grid_at
+from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.extraction.models.preprocessing.transform import Preprocessing, format_size
 from layercache.extraction.models.registry import EvalTransform, ModelInfo
 from layercache.extraction.models.sources.transformers_changes import (
     has_rotary_positions,
@@ -52,6 +51,7 @@ from layercache.extraction.models.sources.transformers_weights import (
     load_tower,
 )
 from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest, ViT
+from layercache.extraction.models.weights.checkpoint import SkipInit
 
 EXTRA = "transformers"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.download import hub_file
+from layercache.extraction.models.weights.download import hub_file
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

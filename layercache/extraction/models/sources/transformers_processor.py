@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.preprocessing import RESAMPLING
+from layercache.extraction.models.preprocessing.transform import RESAMPLING
 
 PROCESSORS = (
     *("BeitImageProcessor", "BitImageProcessor", "CLIPImageProcessor", "DINOv3ViTImageProcessor"),

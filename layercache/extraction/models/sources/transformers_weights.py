@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.checkpoint import digest_weights, read_checkpoint
-from layercache.extraction.models.key_prefix import StateMatch, count_parts, find_state
 from layercache.extraction.models.sources.transformers_processor import quiet
+from layercache.extraction.models.weights.checkpoint import digest_weights, read_checkpoint
+from layercache.extraction.models.weights.key_prefix import StateMatch, count_parts, find_state
 
 NOT_IN_TOKENS = (
     *("pooler.dense.", "head.", "embeddings.mask_token", "visual_projection.", "lm_head."),

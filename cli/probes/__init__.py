@@ -1,0 +1,1 @@
+"""Commands that train probes and read their results."""

@@ -1,0 +1,1 @@
+"""The table of stored probes, its columns and its text."""

@@ -1,0 +1,113 @@
+"""Remarks on probes that a careful reader needs, as lines below the results table."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from layercache._units import join_words, pluralize
+from layercache.probing.metrics import selection_metric_of
+from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.probe_store import Probe
+from layercache.probing.results.table.formatting import score_metric
+
+LOWEST_POSSIBLE = {"weight_decay": 0.0, "dropout": 0.0, "k": 1.0}
+"""Values below which there are none, so that a grid cannot be wider there."""
+HIGHEST_POSSIBLE = {"shrinkage": 1.0}
+"""Values above which there are none."""
+MAX_LISTED = 6
+
+
+def describe_selection(probes: Iterable[Probe]) -> list[str]:
+    """Return a line on configurations at the edge of their grid, and one on failed convergence."""
+    edges: Counter[str] = Counter()
+    unconverged: Counter[str] = Counter()
+    for probe in probes:
+        edges.update(f"{name.replace('_', ' ')} {value:g}" for name, value in at_edge(probe))
+        if probe.row.get("converged") is False:
+            unconverged[str(probe.row["config"])] += 1
+    lines = []
+    if edges:
+        lines.append(
+            "selected at the edge of the grid, a wider one may score higher: " + _listed(edges)
+        )
+    if unconverged:
+        lines.append("logistic regression stopped before it converged: " + _listed(unconverged))
+    return lines
+
+
+def describe_leakage(probes: Iterable[Probe]) -> list[str]:
+    """Return a line on test samples that are training samples too, "" for none."""
+    shared: Counter[str] = Counter()
+    for probe in probes:
+        for test, end in [(probe.tests[0], ""), *((name, f"@{name}") for name in probe.tests[1:])]:
+            rows = probe.row.get(f"test_rows_in_train{end}") or 0
+            groups = probe.row.get(f"test_groups_in_train{end}") or 0
+            total = probe.row.get(f"test_rows{end}")
+            parts = [f"{rows} of {total} images"] if rows else []
+            parts += [pluralize(groups, "group")] if groups else []
+            if parts:
+                shared[f"{join_words(parts)} of {test}"] += 1
+    if not shared:
+        return []
+    return [f"leakage, in train and in test: {_listed(shared)}"]
+
+
+def describe_scores(columns: Sequence[str]) -> list[str]:
+    """Return lines on the unit and the direction of the scores in these columns."""
+    found = [metric for name in columns if (metric := score_metric(name)) is not None]
+    metrics = list({metric.name: metric for metric in found}.values())
+    in_percent = [metric.title for metric in metrics if metric.percent]
+    lines = []
+    if in_percent:
+        others = len(in_percent) < len(metrics)
+        lines.append(f"{join_words(in_percent) if others else 'scores'} in percent")
+    if lower := [metric.title for metric in metrics if not metric.higher_is_better]:
+        lines.append(f"lower is better: {join_words(lower)}")
+    return lines
+
+
+def at_edge(probe: Probe) -> list[tuple[str, float]]:
+    """Return the hyperparameters whose selected value is the lowest or highest of the grid.
+
+    Those are left out for which another value scored as well.
+    """
+    selected = _selected(probe)
+    metric = selection_metric_of(probe.spec)
+    if selected is None or metric.name not in (selected.val_metrics or {}):
+        return []
+    found = []
+    for name, value in selected.hparams.items():
+        scores: dict[float, float] = {}
+        for config in probe.configs:
+            val_score = (config.val_metrics or {}).get(metric.name)
+            score = float("-inf") if val_score is None else metric.sign * val_score
+            # equal votes of a knn baseline are the limit of a high temperature
+            tried = config.hparams.get(name, math.inf)
+            scores[tried] = max(score, scores.get(tried, score))
+        others = [score for tried, score in scores.items() if tried != value]
+        at_end = value == max(scores) != HIGHEST_POSSIBLE.get(name) or value == min(
+            scores
+        ) != LOWEST_POSSIBLE.get(name)
+        if others and at_end and scores[value] > max(others):
+            found.append((name, value))
+    return found
+
+
+def _selected(probe: Probe) -> ConfigScore | None:
+    """Return the selected configuration, or None if the record does not say which."""
+    for config in probe.configs:
+        words = ", ".join(f"{name}={value:g}" for name, value in config.hparams.items())
+        if probe.row.get("config") == words or all(
+            probe.row.get(name) == value for name, value in config.hparams.items()
+        ):
+            return config
+    return None
+
+
+def _listed(counts: Counter[str]) -> str:
+    words = [f"{text} ({pluralize(n, 'probe')})" for text, n in counts.most_common(MAX_LISTED)]
+    if len(counts) > MAX_LISTED:
+        words.append(f"{len(counts) - MAX_LISTED} more")
+    return ", ".join(words)

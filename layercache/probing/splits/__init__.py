@@ -1,0 +1,1 @@
+"""Which samples train, select and test a probe."""

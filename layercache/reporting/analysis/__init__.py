@@ -1,0 +1,1 @@
+"""What a report computes: gains, statistics, errors, similarity, attention."""

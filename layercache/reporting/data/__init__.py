@@ -1,0 +1,1 @@
+"""What a report is about: probes, their caches, names and targets."""

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from layercache.errors import OptionError
+from layercache.reporting.analysis.statistics import (
+    benjamini_hochberg,
+    paired_bootstrap,
+    wilcoxon_greater,
+)
+
+
+def p_by_enumeration(d):
+    """All sign patterns of the ranks, one by one."""
+    d = np.asarray([v for v in d if v != 0])
+    ranks = stats.rankdata(abs(d))
+    observed = ranks[d > 0].sum()
+    sums = [
+        sum(r for r, keep in zip(ranks, signs, strict=True) if keep)
+        for signs in product([0, 1], repeat=len(d))
+    ]
+    return np.mean([s >= observed - 1e-9 for s in sums])
+
+
+@pytest.mark.parametrize(
+    "d",
+    [
+        [0.3, 1.2, -0.1, 2.0, 0.7, 0.05, 1.1, -0.2, 0.9],
+        [1.0, 1.0, -1.0, 2.0, 2.0, 3.0],  # ties
+        [0.5, 0.0, 0.7, 0.0, -0.6, 0.9],  # zeros
+        [0.4],
+    ],
+)
+def test_wilcoxon_p_equals_enumeration_of_all_signs(d):
+    assert wilcoxon_greater(d).p == pytest.approx(p_by_enumeration(d))
+
+
+def test_wilcoxon_without_ties_equals_scipy_exact():
+    d = np.random.default_rng(0).normal(0.4, 1, size=11)
+    expected = stats.wilcoxon(d, alternative="greater", method="exact")
+    ours = wilcoxon_greater(d)
+    assert (ours.p, ours.statistic) == (pytest.approx(expected.pvalue), expected.statistic)
+    many = np.random.default_rng(1).normal(0.4, 1, size=30)
+    assert wilcoxon_greater(many).p == pytest.approx(
+        stats.wilcoxon(many, alternative="greater", method="exact").pvalue
+    )
+
+
+def test_wilcoxon_of_extreme_differences_has_known_p():
+    nine = wilcoxon_greater(np.arange(1, 10))
+    assert nine.p == nine.smallest_p == 2**-9
+    assert wilcoxon_greater(-np.arange(1, 10)).p == 1
+    assert wilcoxon_greater(np.zeros(5)).p == 1
+    with pytest.raises(OptionError, match="one finite difference per model"):
+        wilcoxon_greater([1.0, np.nan])
+
+
+def test_wilcoxon_without_an_effect_is_significant_at_its_rate():
+    rng = np.random.default_rng(7)
+    p = [wilcoxon_greater(rng.normal(size=9)).p for _ in range(150)]
+    assert np.mean(np.array(p) <= 0.05) < 0.10
+    # twenty datasets without an effect: nothing is left after the adjustment
+    assert (benjamini_hochberg(p[:20]) > 0.05).all()
+
+
+def test_benjamini_hochberg_equals_the_computation_by_hand():
+    p = np.array([0.01, 0.04, 0.03, 0.5])
+    # sorted 0.01 0.03 0.04 0.5 times 4/rank: 0.04, 0.06, 0.0533, 0.5;
+    # running minimum from the right: 0.04, 0.0533, 0.0533, 0.5
+    np.testing.assert_allclose(benjamini_hochberg(p), [0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert benjamini_hochberg([]).shape == (0,)
+
+
+def images(seed, n, gain):
+    """Correctness of two heads on n images of 5 uneven classes; the first is better by `gain`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(5, size=n, p=[0.4, 0.3, 0.15, 0.1, 0.05])
+    base = rng.random(n) < 0.7
+    return np.where(rng.random(n) < abs(gain) * 2, rng.random(n) < 0.7 + gain, base), base, labels
+
+
+def test_paired_bootstrap_interval_agrees_with_scipy():
+    a, b, y = images(1, 400, 0.2)
+    ours = paired_bootstrap(a, b, labels=y, resamples=4000)
+    parts = [(a.astype(float) - b)[y == c] for c in range(5)]
+    assert ours.gain == pytest.approx(np.mean([part.mean() for part in parts]))
+    # scipy resamples several samples independently, which is resampling within the classes
+    scipys = stats.bootstrap(
+        parts,
+        lambda *c, axis: np.mean([x.mean(axis=axis) for x in c], axis=0),
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    assert ours.low == pytest.approx(scipys.low, abs=0.006)
+    assert ours.high == pytest.approx(scipys.high, abs=0.006)
+
+
+def test_paired_bootstrap_detects_an_effect_only_if_there_is_one():
+    strong = paired_bootstrap(
+        *images(2, 600, 0.2)[:2], labels=images(2, 600, 0.2)[2], resamples=500
+    )
+    assert strong.low > 0
+    assert strong.p == pytest.approx(1 / 501)
+    same = images(3, 300, 0.2)[1]
+    none = paired_bootstrap(same, same, labels=np.zeros(300, int), resamples=200)
+    assert (none.gain, none.low, none.high, none.p) == (0, 0, 0, 1)
+    p = [
+        paired_bootstrap(*_pair(seed), labels=np.arange(200) % 4, resamples=200).p
+        for seed in range(60)
+    ]
+    assert np.mean(np.array(p) <= 0.05) < 0.15
+
+
+def _pair(seed):
+    rng = np.random.default_rng(seed)
+    return rng.random(200) < 0.7, rng.random(200) < 0.7
+
+
+def test_paired_bootstrap_weighs_classes_equally():
+    labels = np.array([0] * 98 + [1] * 2)
+    better, base = np.zeros(100), np.zeros(100)
+    better[98:] = 1
+    assert paired_bootstrap(better, base, labels=labels, resamples=50).gain == pytest.approx(0.5)
+    with pytest.raises(OptionError, match="three vectors over the same images"):
+        paired_bootstrap(better, base[:-1], labels=labels)
