@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layercache_cli._terminal import confirm, echo, echo_lines
+from layercache_cli._terminal import confirm, echo
+from layercache_cli.caches.describe import (
+    format_limit,
+    format_size,
+    format_splits,
+    format_tokens,
+    list_sources,
+    print_json,
+    print_table,
+)
 from layercache_cli.options.shared import ProbesRoot
 
 if TYPE_CHECKING:
@@ -90,7 +99,7 @@ def ls(
     ):
         d["probes"] = counts
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
         columns = [
             ("dataset", "model", "fingerprint", "stored", "splits", "size", "probes", "source")
@@ -100,16 +109,16 @@ def ls(
                 d["dataset"],
                 d["model"],
                 d["fingerprint"][:12],
-                _stored(d),
-                ", ".join(_splits(d)),
-                _size(d["bytes"]),
+                format_tokens(d),
+                ", ".join(format_splits(d)),
+                format_size(d["bytes"]),
                 str(sum(d["probes"].values())),
-                ", ".join(_sources(d)),
+                ", ".join(list_sources(d)),
             )
             for d in rows
         ]
-        _print_table(columns)
-        echo(f"{len(rows)} below {base}, {_size(sum(d['bytes'] for d in rows))}")
+        print_table(columns)
+        echo(f"{len(rows)} below {base}, {format_size(sum(d['bytes'] for d in rows))}")
     elif not results:
         command = make_command(base, model=model, dataset=dataset)
         echo(f"no cache below {base}; make one with: {command}")
@@ -139,25 +148,25 @@ def info(
     d = describe(open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint))
     d["probes"] = _count_probes(d, probes)
     if as_json:
-        _print_json(d)
+        print_json(d)
         return
-    _print_table(
+    print_table(
         [
             ("path", d["path"]),
             ("model", f"{d['model']} ({d['architecture']})"),
             ("weights", d["weights"]),
-            ("dataset", f"{d['dataset']}, {d['classes']} classes" + _limit(d)),
-            ("source", ", ".join(_sources(d))),
+            ("dataset", f"{d['dataset']}, {d['classes']} classes" + format_limit(d)),
+            ("source", ", ".join(list_sources(d))),
             *(("checkpoint", o["weights"]) for o in d["origins"] if o["weights"]),
-            ("tokens", _stored(d)),
+            ("tokens", format_tokens(d)),
             ("layers", ", ".join(map(str, d["layers"]))),
             ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
             ("fingerprint", d["fingerprint"]),
-            ("size", _size(d["bytes"])),
+            ("size", format_size(d["bytes"])),
             *(("probes", f"{n} in {folder}") for folder, n in d["probes"].items()),
             *(
                 (f"split {name}", text)
-                for name, text in zip(d["splits"], _splits(d, long=True), strict=True)
+                for name, text in zip(d["splits"], format_splits(d, long=True), strict=True)
             ),
         ]
     )
@@ -227,8 +236,8 @@ def verify(
         if not corruptions:
             d = describe(open_cache(folder))
             echo(
-                f"{folder}: every byte is as it was written ({', '.join(_splits(d))}; "
-                f"{_size(d['bytes'])})"
+                f"{folder}: every byte is as it was written ({', '.join(format_splits(d))}; "
+                f"{format_size(d['bytes'])})"
             )
     if not folders:
         echo("no cache matches")
@@ -271,7 +280,7 @@ def rm(
     from layercache.probing.results.lookup import remove_probes_elsewhere
 
     found = open_cache(path, root=root, model=model, dataset=dataset, fingerprint=fingerprint)
-    size = _size(describe(found)["bytes"])
+    size = format_size(describe(found)["bytes"])
     if not yes:
         confirm(f"Delete {found.path} ({size}{_probes(found, probes)})?", abort=True)
     remove(found)
@@ -347,28 +356,16 @@ def _copy(found: Cache, to: Any) -> None:
     with ProgressBar(found.path.name, unit="B", leave=False) as bar:
         done = copy_cache(found, to=to, progress=bar.advance, total=bar.restart)
     echo(
-        f"{done.path}: {pluralize(done.files, 'file')}, {_size(done.bytes)}, each verified where "
-        "it arrived"
+        f"{done.path}: {pluralize(done.files, 'file')}, {format_size(done.bytes)}, each verified "
+        "where it arrived"
     )
     n_existing = done.files - done.sent_files
     existing = f"; {n_existing} existed already" if n_existing else ""
-    echo(f"sent {pluralize(done.sent_files, 'file')}, {_size(done.sent_bytes)}{existing}")
+    echo(f"sent {pluralize(done.sent_files, 'file')}, {format_size(done.sent_bytes)}{existing}")
     if done.damaged_probes:
         for problem in done.damaged_probes.values():
             echo(f"not copied: {problem}", err=True)
         raise typer.Exit(1)
-
-
-def _sources(d: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(o["dataset"] for o in d["origins"] if o["dataset"])) or [
-        "not recorded"
-    ]
-
-
-def _limit(d: dict[str, Any]) -> str:
-    if d["limit"] is None:
-        return ""
-    return f", limited to {d['limit']} per split, sampled with seed {d['limit_seed']}"
 
 
 def _probes(found: Cache, probes: str | None) -> str:
@@ -408,46 +405,3 @@ def _verify_probes_elsewhere(folder: CachePath, probes: str | None, *, progress:
         for place in probe_folders(found, probes)[:-1]
         for corruption in verify_probes(found, open_store(place.parent), progress=progress)
     ]
-
-
-def _stored(d: dict[str, Any]) -> str:
-    kinds = "+".join(dict.fromkeys(token.split("/")[0] for token in d["tokens"]))
-    projected = ", projected" if d["projected"] else ""
-    tokens = f"{len(d['layers'])} layers x {kinds} x {d['width']} {d['storage_dtype']}"
-    return f"{tokens}, tap {d['tap']}, {d['precision']}{projected}"
-
-
-def _splits(d: dict[str, Any], *, long: bool = False) -> list[str]:
-    texts = []
-    for name, split in d["splits"].items():
-        incomplete = f"incomplete, {split['blocks_done']} of {split['blocks']} blocks"
-        skipped = f" ({len(split['skipped'])} skipped)" if split["skipped"] else ""
-        if long:
-            compressor = f", {split['compressor']}" if split["compressor"] else ""
-            state = "complete" if split["complete"] else incomplete
-            images = f"{split['rows']} images{skipped}"
-            texts.append(f"{images}, {_size(split['bytes'])}{compressor}, {state}")
-        else:
-            texts.append(f"{name} {split['rows'] if split['complete'] else incomplete}{skipped}")
-    return texts
-
-
-def _size(n_bytes: int) -> str:
-    from layercache._units import format_bytes
-
-    return format_bytes(n_bytes)
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    from layercache._printable import escape_control
-
-    rows = [tuple(map(escape_control, row)) for row in rows]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    echo_lines(json.dumps(value, indent=2))

@@ -22,7 +22,7 @@ from layercache.extraction.datasets import (
     limit_samples,
     open_dataset,
 )
-from layercache.extraction.datasets.sources.huggingface import _is_multi_label, _read_cells
+from layercache.extraction.datasets.sources.huggingface_labels import is_multi_label, read_labels
 from layercache.extraction.pipeline.decode import open_image
 
 hf = pytest.importorskip("datasets")
@@ -106,7 +106,7 @@ def test_huggingface_with_plain_labels_sorts_them(tmp_path, pictures):
     assert open_dataset(f"hf:{tmp_path / 'e'}").classes == ("9", "10")
 
 
-def test_huggingface_with_lists_of_labels_is_multi_label(tmp_path, pictures):
+def test_huggingface_with_lists_of_labelsis_multi_label(tmp_path, pictures):
     feature = (
         hf.List(hf.ClassLabel(names=["a", "b", "c"]))
         if hasattr(hf, "List")
@@ -274,7 +274,7 @@ def test_huggingface_with_lists_in_one_split_only_raises(tmp_path, pictures):
     # save_to_disk refuses such a pair, load_dataset of a remote one does not
     tables = {"train": train, "test": table(pictures, [0], [[1]], lists)}
     with pytest.raises(DataError, match="got lists in 'test' and single labels in 'train'"):
-        _is_multi_label("d", {s: _read_cells(t, "label") for s, t in tables.items()})
+        is_multi_label("d", {s: read_labels(t, "label") for s, t in tables.items()})
 
 
 def test_huggingface_with_numbers_as_strings_sorts_them_as_numbers(tmp_path, pictures):
