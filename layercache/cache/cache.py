@@ -17,7 +17,13 @@ from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
 from layercache.cache.format.origin import Origin, dataset_name
 from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
-from layercache.cache.format.spec import SCHEMA, UPGRADABLE, CacheSpec, sha256_json
+from layercache.cache.format.spec import (
+    CODEC_SCHEMA,
+    SCHEMA,
+    UPGRADABLE,
+    CacheSpec,
+    sha256_json,
+)
 from layercache.cache.format.typed_json import load_json
 from layercache.cache.origins import read_origins
 from layercache.cache.reading.split import Split
@@ -225,9 +231,10 @@ def _check_schema(path: CachePath, value: Any) -> None:
     """Raise CacheSchemaError if spec.json is undamaged and of another schema."""
     schema = value["schema"]
     fields = {key: field for key, field in value.items() if key not in ("fingerprint", "model")}
-    if schema == SCHEMA or sha256_json(fields) != value["fingerprint"]:
+    current = CODEC_SCHEMA if value.get("codec") else SCHEMA
+    if schema == current or sha256_json(fields) != value["fingerprint"]:
         return
-    if schema > SCHEMA:
+    if schema > current:
         remedy = "upgrade layercache"
     elif schema == UPGRADABLE and isinstance(path, Path):
         remedy = (
@@ -243,7 +250,7 @@ def _check_schema(path: CachePath, value: Any) -> None:
             "other options it was made with) and delete this folder"
         )
     raise CacheSchemaError(
-        f"{path}: expected a cache of schema {SCHEMA}, got schema {schema}: {remedy}"
+        f"{path}: expected a cache of schema {current}, got schema {schema}: {remedy}"
     )
 
 

@@ -46,6 +46,8 @@ def describe(cache: Cache) -> dict[str, Any]:
         "width": spec.width,
         "precision": spec.precision,
         "storage_dtype": spec.storage_dtype,
+        "codec": spec.codec,
+        "bytes_per_image": len(spec.layers) * len(spec.tokens) * spec.token_bytes,
         "preprocessing": dict(spec.preprocessing),
         "splits": {
             name: _describe_split(cache, SplitLayout(spec, name), files)
@@ -70,6 +72,7 @@ def _describe_split(
         "rows": layout.rows,
         "skipped": split.skipped if split else {},
         "compressor": split.compressor if split else None,
+        "saturated": split.saturated if split else None,
         "blocks": layout.blocks,
         "blocks_done": sum(
             key.startswith(prefixes[1]) and layout.block_of(key) is not None for key in files

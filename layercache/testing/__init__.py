@@ -19,13 +19,16 @@ from layercache.testing.caches import (
     write_pending,
     write_planted_cache,
 )
+from layercache.testing.codecs import encode_tokens, make_codec
 from layercache.testing.tokens import InMemoryTokens, make_separable_tokens
 
 __all__ = [
     "CLASSES",
     "TEST_ROWS",
     "InMemoryTokens",
+    "encode_tokens",
     "make_cache",
+    "make_codec",
     "make_identity",
     "make_ids",
     "make_labels",

@@ -25,6 +25,8 @@ from layercache.cache import (
 from layercache.cache.annotations.label import label_column, record_label
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
+from layercache.cache.writing.codec import store_codec
+from layercache.testing.codecs import encode_tokens, make_codec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -163,11 +165,16 @@ def make_cache(
         name: make_labels(split.rows, multi_label=multi_label)
         for name, split in spec.dataset.splits.items()
     }
+    codec = None
+    if spec.codec:
+        codec = store_codec(root, spec, lambda: make_codec(spec, make_tokens(spec)))
     for split in splits:
         with make_writer(root, spec, split, **options) as writer:
             if labelled:
                 write_labels(writer.path, spec, labels, classes=CLASSES)
             tokens = make_tokens(spec, split)
+            if codec:
+                tokens = encode_tokens(codec, tokens)
             write_pending(writer, tokens, skipped=skipped if split == "train" else None)
             writer.finish()
     return open_cache(writer.path)
@@ -187,6 +194,7 @@ def write_cache(
     weights: str = "ab" * 32,
     limit: int | None = None,
     finish: bool = True,
+    codec: str | None = None,
 ) -> Cache:
     """Write given tokens and labels.
 
@@ -203,6 +211,7 @@ def write_cache(
         weights: Digest of the weights.
         limit: Limit of the samples in the dataset's identity.
         finish: Mark the splits as complete.
+        codec: Name of a codec that stores the tokens.
     """
     first_tokens = next(iter(tokens.values()))
     n_layers, _, _, width = first_tokens.shape
@@ -232,7 +241,11 @@ def write_cache(
         precision="fp32",
         storage_dtype="float32" if dtype == np.float32 else "float16",
         dataset=replace(make_identity(ids, name=dataset), limit=limit),
+        codec=codec,
     )
+    if codec:
+        fitted = store_codec(root, spec, lambda: make_codec(spec, first_tokens))
+        tokens = {name: encode_tokens(fitted, x_ltnd) for name, x_ltnd in tokens.items()}
     for name, x_ltnd in tokens.items():
         with SplitWriter(root, spec, name, ids=ids[name]) as writer:
             write_labels(writer.path, spec, labels, classes=classes)

@@ -99,14 +99,14 @@ def test_extract_command_has_every_option_that_differs_from_its_default(tmp_path
     )
     text = (
         "layercache extract --model 'my model' --dataset shapes --limit 100 --seed 3 --tap block "
-        "--layers 1,5 --tokens ap+grid:1+all "
+        "--layers 1,5 --tokens cls+ap+grid:1+patch "
         f"--precision bf16 --storage-dtype float32 --cache {tmp_path} --projected"
     )
     made = Cache(cache_folder(tmp_path, other), other)
     assert extract_command(made) == text
     changed = extract_command(made, layers="last", tokens="all", model="MODEL")
     assert changed == text.replace("'my model'", "MODEL").replace("1,5", "last").replace(
-        "ap+grid:1+all", "all"
+        "cls+ap+grid:1+patch", "all"
     )
 
 

@@ -26,6 +26,7 @@ def test_describe_returns_spec_splits_and_sizes(tmp_path: Path, small_blocks: in
         "rows": 30,
         "skipped": skipped,
         "compressor": None,
+        "saturated": None,
         "blocks": 4,
         "blocks_done": 4,
         "complete": True,

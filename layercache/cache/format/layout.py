@@ -2,9 +2,10 @@
 
     ROOT/<dataset>/<model>/<fingerprint, 12 hex>/
         spec.json                    everything that determined the bytes
+        codec.npz                    tables of the codec, if one stores the tokens, see codecs/
         <split>.zarr/                a Zarr v3 group: tokens, id, valid, layer, token
             tokens/c.0.0.<block>.0   one row block: a shard (L, T, R, D) of inner chunks (1, 1, R,
-            D)
+            D); with a codec codes/c.0.0.<block>.0, (L, T, R, W)
         commits/<split>/00000000.json, ..., complete.json
         commits/<split>.lock         empty; held while the split is written
         commits/<split>.00000000.part  first rows of a block that is not full, while it is computed
@@ -18,7 +19,7 @@
 Commit records are next to the group, not in it: zarr and xarray warn about folders of a group that
 are not nodes.
 
-Shapes: L layers, T token kinds, N images, R images of a row block, D width.
+Shapes: L layers, T token kinds, N images, R images of a row block, D width, W numbers of a code.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -44,6 +46,7 @@ MAX_NAME = 255
 """Longest name of a file on common file systems, in bytes."""
 CRC_BYTES = 4
 SPEC_KEY = "spec.json"
+CODEC_KEY = "codec.npz"
 DIMENSIONS = ("layer", "token", "image", "channel")
 _BLOCK_FILE = re.compile(r"/(?:c\.0\.0\.(\d{1,15})\.0|(\d{8,15})\.json)$")
 
@@ -54,9 +57,7 @@ def block_rows(spec: CacheSpec, rows: int) -> int:
     It is the largest power of two whose shard (L, T, R, D) is below 32 MiB, at most what `rows`
     need, at least 1.
     """
-    row_bytes = (
-        len(spec.layers) * len(spec.tokens) * spec.width * np.dtype(spec.storage_dtype).itemsize
-    )
+    row_bytes = len(spec.layers) * len(spec.tokens) * spec.token_bytes
     fixed = index_bytes(spec) + len(spec.layers) * len(spec.tokens) * CRC_BYTES
     needed = 1 << max(rows - 1, 0).bit_length()
     rows_per_block = 1
@@ -79,7 +80,7 @@ def planned_bytes(spec: CacheSpec, rows: int) -> int:
     Uncompressed, with the padding of the last block.
     """
     r = block_rows(spec, rows)
-    chunk = r * spec.width * np.dtype(spec.storage_dtype).itemsize + CRC_BYTES
+    chunk = r * spec.token_bytes + CRC_BYTES
     return -(-rows // r) * (len(spec.layers) * len(spec.tokens) * chunk + index_bytes(spec))
 
 
@@ -174,12 +175,17 @@ class SplitLayout:
 
     @property
     def tokens(self) -> str:
-        """Folder of the array `tokens`: its metadata and the shards."""
-        return f"{self.group}/tokens"
+        """Folder of the array `tokens`, or `codes`: its metadata and the shards."""
+        return f"{self.group}/{self.array}"
+
+    @property
+    def array(self) -> str:
+        """Name of the array of the tokens: `codes` if a codec stores them."""
+        return "codes" if self.spec.codec else "tokens"
 
     @property
     def tokens_metadata(self) -> str:
-        """Zarr metadata of the array `tokens`."""
+        """Zarr metadata of the array of the tokens."""
         return f"{self.tokens}/zarr.json"
 
     def shard(self, block: int) -> str:
@@ -206,11 +212,13 @@ class SplitLayout:
     def is_small_file(self, key: str) -> bool:
         """Return whether a complete record may list this key: no shard, nothing outside the split.
 
-        It may list the spec, commit records, and the files of the group that are no shards.
+        It may list the spec, the codec, commit records, and the files of the group that are no
+        shards.
         """
         in_group = key.startswith(f"{self.group}/") and is_plain_key(key)
         is_record = self.block_of(key) is not None and key.startswith(f"{self.commits}/")
-        return key == SPEC_KEY or is_record or (in_group and self.block_of(key) is None)
+        is_codec = key == CODEC_KEY and self.spec.codec is not None
+        return key == SPEC_KEY or is_codec or is_record or (in_group and self.block_of(key) is None)
 
     @cached_property
     def rows(self) -> int:
@@ -228,21 +236,29 @@ class SplitLayout:
         return -(-self.rows // self.block_rows)
 
     @cached_property
-    def dtype(self) -> np.dtype[np.float16] | np.dtype[np.float32]:
-        """Dtype of the tokens."""
-        return (
-            np.dtype(np.float16) if self.spec.storage_dtype == "float16" else np.dtype(np.float32)
-        )
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the stored tokens."""
+        return self.spec.code_dtype
+
+    @cached_property
+    def width(self) -> int:
+        """D, or W with a codec: the numbers of a stored token."""
+        return self.spec.code_width
+
+    @cached_property
+    def missing(self) -> float:
+        """Number that stands in the place of a token that does not exist."""
+        return self.spec.missing
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of the tokens, (L, T, N, D)."""
-        return (len(self.spec.layers), len(self.spec.tokens), self.rows, self.spec.width)
+        return (len(self.spec.layers), len(self.spec.tokens), self.rows, self.width)
 
     @property
     def shard_shape(self) -> tuple[int, int, int, int]:
         """Shape of a shard, (L, T, R, D)."""
-        return (len(self.spec.layers), len(self.spec.tokens), self.block_rows, self.spec.width)
+        return (len(self.spec.layers), len(self.spec.tokens), self.block_rows, self.width)
 
     @cached_property
     def chunks(self) -> int:
@@ -252,7 +268,7 @@ class SplitLayout:
     @cached_property
     def row_bytes(self) -> int:
         """Bytes of one token."""
-        return self.spec.width * self.dtype.itemsize
+        return self.spec.token_bytes
 
     @cached_property
     def chunk_stride(self) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from layercache.cache.format.layout import SplitLayout
+from layercache.cache.format.layout import CODEC_KEY, SplitLayout
 from layercache.cache.format.spec import sha256_json
 from layercache.cache.format.typed_json import STRICT, load_json, parse_fields, shorten
 from layercache.errors import CacheCorruptError
@@ -91,6 +91,9 @@ class BlockRecord(_Record):
     """crc32c of every inner chunk, layer-major, 8 hex digits each, joined."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Row number (of the split) -> reason why there is no token."""
+    saturated: int | None = None
+    """int8 codes of numbers outside the range of the sample; None, and not in the file, for tokens
+    that are not stored as int8 codes."""
     etags: tuple[str, str] = field(default=("", ""), compare=False)
     """Etags of shard and record on object storage, where known; not part of the file."""
 
@@ -143,7 +146,7 @@ class BlockRecord(_Record):
     def _values(self) -> dict[str, Any]:
         value = super()._values()
         del value["etags"]
-        return value
+        return _without_none(value, "saturated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +182,11 @@ class CompleteRecord(_Record):
     valid, block records."""
     skipped: Mapping[str, str]
     """Row number -> reason why there is no token."""
+    saturated: int | None = None
+    """Sum of the block records'; not in the file if None."""
+
+    def _values(self) -> dict[str, Any]:
+        return _without_none(super()._values(), "saturated")
 
     @classmethod
     def of_split(cls, data: bytes, layout: SplitLayout, *, where: str) -> Self:
@@ -199,7 +207,8 @@ class CompleteRecord(_Record):
             )
         foreign = [key for key in record.files if not layout.is_small_file(key)]
         n_records = sum(layout.block_of(key) is not None for key in record.files)
-        required = (layout.id, layout.valid, layout.tokens_metadata)
+        required = [layout.id, layout.valid, layout.tokens_metadata]
+        required += [CODEC_KEY] if layout.spec.codec else []
         missing = [key for key in required if key not in record.files]
         malformed = [key for key, digest in record.files.items() if not _SHA256.fullmatch(digest)]
         _check(
@@ -217,6 +226,10 @@ class CompleteRecord(_Record):
             skipped=_check_rows(record.skipped, 0, layout.rows),
         )
         return record
+
+
+def _without_none(value: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key != name or item is not None}
 
 
 _Condition = tuple[bool, str, Any]

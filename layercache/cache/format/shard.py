@@ -49,9 +49,12 @@ class Shard:
 def encode_shard(
     layout: SplitLayout, tokens_ltnd: Array, *, compressor: Compressor | None = None
 ) -> Shard:
-    """Return the shard of one row block, C-contiguous tokens (L, T, n, D), padded with NaN."""
+    """Return the shard of one row block, C-contiguous tokens (L, T, n, D).
+
+    It is padded with NaN, or with the code of a token that does not exist.
+    """
     n_padding = layout.block_rows - tokens_ltnd.shape[2]
-    padding = np.full((n_padding, layout.spec.width), np.nan, layout.dtype)
+    padding = np.full((n_padding, layout.width), layout.missing, layout.dtype)
     parts: list[Any] = []
     chunk_crcs: list[int] = []
     ends = [0]
@@ -81,11 +84,18 @@ def encode_shard(
     )
 
 
-def blank_rows(tokens_ltnd: Array, rows: Mapping[int, str], start: int) -> Array:
-    """Return a copy with NaN in the given rows of the split; the block begins at `start`."""
+def blank_rows(
+    tokens_ltnd: Array, rows: Mapping[int, str], start: int, *, missing: float = np.nan
+) -> Array:
+    """Return a copy with `missing` in the given rows of the split; the block begins at `start`."""
     out = tokens_ltnd.copy()
-    out[:, :, [r - start for r in rows]] = np.nan
+    out[:, :, [r - start for r in rows]] = missing
     return out
+
+
+def is_missing(tokens: Array, missing: float) -> Array:
+    """Return which numbers are `missing`, NaN or the code of a token that does not exist."""
+    return np.isnan(tokens) if np.isnan(missing) else tokens == missing
 
 
 def first_non_finite(
@@ -93,8 +103,14 @@ def first_non_finite(
 ) -> tuple[int, int, int] | None:
     """Return (l, t, n) of the first token with a NaN or infinite value, or None.
 
-    The rows n of `leave_out` are not checked.
+    Integers are codes: the code of such a token is all -128, or 255 if unsigned. The rows n of
+    `leave_out` are not checked.
     """
+    if tokens_ltnd.dtype.kind in "iu":
+        missing = np.iinfo(tokens_ltnd.dtype).min or np.iinfo(tokens_ltnd.dtype).max
+        bad = (tokens_ltnd[..., 0] == missing).nonzero()
+        left_out = np.isin(bad[2], list(leave_out))
+        return next(zip(*(axis[~left_out].tolist() for axis in bad), strict=True), None)
     # All exponent bits set means NaN or infinity: an integer test, three times as fast as numpy's
     # isfinite on float16.
     bits, mask = (np.uint16, 0x7C00) if tokens_ltnd.dtype == np.float16 else (np.uint32, 0x7F800000)

@@ -15,12 +15,17 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from annotated_types import Interval, MaxLen, MinLen
 
+from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.typed_json import STRICT, parse_fields, shorten
+from layercache.errors import OptionError
 
 SCHEMA = 3
 """Version of the files of a cache; part of the fingerprint."""
+CODEC_SCHEMA = 4
+"""Version of the files of a cache whose tokens are stored by a codec."""
 UPGRADABLE = 2
 """Version that `upgrade_cache` makes a current cache of."""
 
@@ -105,11 +110,21 @@ class CacheSpec:
     storage_dtype: StorageDtype
     """dtype of the stored tokens."""
     dataset: DatasetIdentity
+    codec: Annotated[str, MaxLen(100)] | None = None
+    """Codec of the tokens, such as "pq:64"; None: they are stored as they are."""
     schema: int = SCHEMA
+    """Follows from the codec."""
+
+    def __post_init__(self) -> None:
+        if self.codec is not None and self.schema == SCHEMA:
+            object.__setattr__(self, "schema", CODEC_SCHEMA)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, from which `from_json` restores the spec."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.codec is None:  # so that other caches keep their fingerprints
+            del value["codec"]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -118,6 +133,8 @@ class CacheSpec:
         Raises ValueError, with the field's name, if a value is missing, unknown or cannot be.
         """
         spec = parse_fields(cls, value)
+        if value["schema"] != spec.schema:
+            raise ValueError(f"schema: expected {spec.schema}, got {shorten(value['schema'])}")
         if (
             list(spec.layers) != sorted(set(spec.layers))
             or not 1 <= spec.layers[0] <= spec.layers[-1] <= spec.depth
@@ -136,7 +153,35 @@ class CacheSpec:
                 f"width: expected at most {MAX_ROW_BYTES} bytes of tokens for an image, got "
                 f"{row_bytes}"
             )
+        if spec.codec is not None:
+            try:
+                name = str(CodecSpec.parse(spec.codec))
+                spec.code_width  # noqa: B018  # raises if the codec does not fit the width
+            except OptionError as e:
+                raise ValueError(f"codec: {e}") from None
+            if name != spec.codec:
+                raise ValueError(f"codec: expected {name}, got {spec.codec}")
         return spec
+
+    @property
+    def code_width(self) -> int:
+        """Numbers that a token is stored as: those of its code, or D without a codec."""
+        return CodecSpec.parse(self.codec).code_width(self.width) if self.codec else self.width
+
+    @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """Data type of these numbers."""
+        return np.dtype(CodecSpec.parse(self.codec).dtype if self.codec else self.storage_dtype)
+
+    @property
+    def missing(self) -> float:
+        """Number that stands in the place of a token that does not exist."""
+        return CodecSpec.parse(self.codec).missing if self.codec else np.nan
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one stored token."""
+        return self.code_width * self.code_dtype.itemsize
 
     @property
     def imported(self) -> bool:

@@ -2,7 +2,8 @@
 
 Arrays: tokens (L, T, N, D); id string (N,); valid bool (N,), False where a
 sample was skipped (and everywhere until the split is complete); layer int64 (L,) and token string
-(T,), the coordinates that xarray picks up by name.
+(T,), the coordinates that xarray picks up by name. With a codec `tokens` is called `codes`, and the
+tables of the codec are arrays of their own, float32 with the layer first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.codecs.token_codec import DIMENSIONS as TABLE_DIMENSIONS
+from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import DIMENSIONS, SplitLayout
 
@@ -25,6 +28,7 @@ def write_group(
     *,
     ids: list[str],
     compressor: Compressor | None,
+    codec: TokenCodec | None = None,
 ) -> None:
     """Write the group into a new folder, through zarr itself."""
     import zarr
@@ -39,24 +43,26 @@ def write_group(
         "dataset": spec.dataset.name,
         "split": layout.split,
     }
+    if spec.codec:
+        attributes["codec"] = spec.codec
     group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
     compressors = [compressor.metadata(layout.dtype.itemsize)] if compressor else []
     sharding = ShardingCodec(
-        chunk_shape=(1, 1, layout.block_rows, spec.width),
+        chunk_shape=(1, 1, layout.block_rows, layout.width),
         codecs=[BytesCodec(endian="little"), *compressors, Crc32cCodec()],
         index_codecs=[BytesCodec(endian="little"), Crc32cCodec()],
     )
     group.create_array(
-        "tokens",
+        layout.array,
         shape=layout.shape,
         chunks=layout.shard_shape,
         dtype=layout.dtype,
         serializer=sharding,
         filters=None,
         compressors=None,
-        fill_value=np.nan,
+        fill_value=layout.missing,
         chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=DIMENSIONS,
+        dimension_names=(*DIMENSIONS[:3], "code") if spec.codec else DIMENSIONS,
     )
 
     def one_chunk(
@@ -80,6 +86,8 @@ def write_group(
     one_chunk("valid", (n,), np.bool_, ("image",), False)
     layers = np.array(spec.layers)
     one_chunk("layer", layers.shape, np.int64, ("layer",), 0)[...] = layers
+    for name, table in codec.tables.items() if codec else ():
+        one_chunk(name, table.shape, np.float32, TABLE_DIMENSIONS[name], np.nan)[...] = table
     tokens = np.array(spec.tokens, dtype=np.dtypes.StringDType())
     one_chunk("token", tokens.shape, VariableLengthUTF8(), ("token",), "")[...] = tokens
 

@@ -134,7 +134,7 @@ def read_compressed(
             decoded = compressor.decode(data[:-CRC_BYTES].tobytes(), nbytes=nbytes)
         except (ValueError, RuntimeError) as e:
             raise CacheCorruptError(f"{file.path}: chunk {k}: {e}; {REPAIR_HINT}") from None
-        chunk = decoded.view(layout.dtype).reshape(layout.block_rows, layout.spec.width)
+        chunk = decoded.view(layout.dtype).reshape(layout.block_rows, layout.width)
         destination[...] = chunk[rows[0] : rows[1]]
 
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from layercache.cache.annotations.column import AnnotationColumn
 from layercache.cache.annotations.frame import rows_of
+from layercache.cache.format.codecs.codec_file import parse_codec
+from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.compressor import Compressor
-from layercache.cache.format.layout import SplitLayout
+from layercache.cache.format.layout import CODEC_KEY, SplitLayout
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.format.zarr_group import decode_ids
@@ -31,6 +33,8 @@ from layercache.cache.storage.threads import in_threads
 from layercache.errors import CacheCorruptError, OptionError, UnknownNameError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+DECODE_ROWS = 4096
+"""Codes that are decoded at a time: a few megabytes of float32."""
 
 
 class Split:
@@ -112,6 +116,19 @@ class Split:
         """Id of every skipped sample -> reason."""
         return {self.all_ids[int(row)]: why for row, why in self._complete.skipped.items()}
 
+    @cached_property
+    def codec(self) -> TokenCodec | None:
+        """Codec that stores the tokens, or None. Raises CacheCorruptError."""
+        if self.spec.codec is None:
+            return None
+        data = self._read_file(CODEC_KEY)
+        return parse_codec(data, self.spec, where=str(self._files.path(CODEC_KEY)))
+
+    @property
+    def saturated(self) -> int | None:
+        """Number of int8 codes of numbers outside the range of the sample; None without any."""
+        return self._complete.saturated
+
     @property
     def compressor(self) -> str | None:
         """Compressor as it was given to the writer, or None."""
@@ -148,7 +165,7 @@ class Split:
         verify: bool = True,
         threads: int | None = None,
     ) -> Array:
-        """Read tokens; only the bytes that these need are read.
+        """Read tokens; only the bytes that these need are read. Codes are decoded.
 
         Args:
             pairs: S pairs of layer number and token name.
@@ -168,6 +185,31 @@ class Split:
             UnknownNameError: A token is not stored.
             CacheCorruptError: A file is missing, cut or changed.
         """
+        if self.codec is None:
+            return self.read_stored(pairs, rows=rows, out=out, verify=verify, threads=threads)
+        codes = self.read_stored(pairs, rows=rows, verify=verify, threads=threads)
+        dtype = np.dtype(self.spec.storage_dtype)
+        out = self._check_out(out, (*codes.shape[:2], self.spec.width), dtype)
+        for (layer, _), codes_nw, x_nd in zip(pairs, codes, out, strict=True):
+            for start in range(0, len(x_nd), DECODE_ROWS):
+                part = slice(start, start + DECODE_ROWS)
+                x_nd[part] = self.codec.decode(codes_nw[part], self.spec.layers.index(layer))
+        return out
+
+    def read_stored(
+        self,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        rows: tuple[int, int] | None = None,
+        out: Array | None = None,
+        verify: bool = True,
+        threads: int | None = None,
+    ) -> Array:
+        """Read tokens as they are stored: with a codec their codes. Arguments: see `read`.
+
+        Returns:
+            Tokens (S, n, D) in the storage dtype, or codes (S, n, W) in the dtype of the codec.
+        """
         start, stop = (0, self.rows) if rows is None else rows
         if not 0 <= start <= stop <= self.rows:
             raise OptionError(
@@ -175,7 +217,9 @@ class Split:
                 f"{start} to {stop}"
             )
         chunks = [self._chunk(layer, token) for layer, token in pairs]
-        out = self._check_out(out, (len(chunks), stop - start, self.spec.width))
+        out = self._check_out(
+            out, (len(chunks), stop - start, self._layout.width), self._layout.dtype
+        )
         if out.size == 0:
             return out
         parts = self._cut_at_blocks(start, stop)
@@ -201,7 +245,7 @@ class Split:
         if a == b:
             self._read_block(block, (lo, hi), targets, verify=verify)
             return
-        shape = (hi - lo, self.spec.width)
+        shape = (hi - lo, self._layout.width)
         whole = [(k, np.empty(shape, self._layout.dtype)) for k, _ in targets]
         self._read_block(block, (lo, hi), whole, verify=verify)
         for (_, tokens), (_, kept) in zip(whole, targets, strict=True):
@@ -278,8 +322,9 @@ class Split:
             raise UnknownNameError("token", token, self.spec.tokens)
         return self.spec.layers.index(layer) * len(self.spec.tokens) + self.spec.tokens.index(token)
 
-    def _check_out(self, out: Array | None, shape: tuple[int, int, int]) -> Array:
-        dtype = self._layout.dtype
+    def _check_out(
+        self, out: Array | None, shape: tuple[int, int, int], dtype: np.dtype[Any]
+    ) -> Array:
         if out is None:
             return np.empty(shape, dtype)
         if out.shape != shape or out.dtype != dtype or not all(o.flags.c_contiguous for o in out):

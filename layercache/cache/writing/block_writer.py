@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.codecs.token_codec import count_saturated
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SplitLayout, cache_folder
 from layercache.cache.format.records import BlockRecord
@@ -97,7 +98,7 @@ class BlockWriter:
         if bad:
             raise self._non_finite_error(tokens_ltnd, start, *bad)
         tokens = (
-            blank_rows(tokens_ltnd, skipped, start)
+            blank_rows(tokens_ltnd, skipped, start, missing=layout.missing)
             if skipped
             else np.ascontiguousarray(tokens_ltnd)
         )
@@ -112,6 +113,7 @@ class BlockWriter:
             index_crc32c=f"{shard.index_crc:08x}",
             chunk_crc32c="".join(f"{c:08x}" for c in shard.chunk_crcs),
             skipped={str(row): skipped[row] for row in sorted(skipped)},
+            saturated=count_saturated(tokens) if layout.dtype == np.int8 else None,
         )
         record = self.commit.commit(record, shard.parts)
         if block in self._partials:
@@ -179,7 +181,7 @@ class BlockWriter:
                 f"row block {block}: split {layout.split!r} has the blocks 0 to {layout.blocks - 1}"
             )
         start, stop = layout.span(block)
-        shape = (*layout.shape[:2], stop - start, layout.spec.width)
+        shape = (*layout.shape[:2], stop - start, layout.width)
         if tokens_ltnd.shape != shape or tokens_ltnd.dtype != layout.dtype:
             raise OptionError(
                 f"row block {block} of split {layout.split!r}: expected {layout.dtype} {shape} "
@@ -198,6 +200,8 @@ class BlockWriter:
     ) -> NonFiniteError:
         spec = self._layout.spec
         kind = "NaN" if np.isnan(tokens_ltnd[layer, token, row]).any() else "infinite"
+        if spec.codec:
+            kind = "not finite"
         remedies = []
         if kind == "infinite" and spec.storage_dtype == "float16":
             remedies.append(

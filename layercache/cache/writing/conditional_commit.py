@@ -34,10 +34,11 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.codecs.token_codec import count_saturated
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import CRC_BYTES, SplitLayout, index_bytes
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.shard import crc32c
+from layercache.cache.format.shard import crc32c, is_missing
 from layercache.cache.storage.base import Part
 from layercache.cache.storage.s3 import S3Store
 from layercache.errors import CacheCorruptError, StorageError
@@ -214,7 +215,7 @@ def describe_shard(
     if index[-CRC_BYTES:].tobytes() != index_crc.to_bytes(CRC_BYTES, "little"):
         return None
     crcs: list[int] = []
-    end = 0
+    end, saturated = 0, 0
     for offset, size in index[:-CRC_BYTES].copy().view("<u8").reshape(layout.chunks, 2).tolist():
         if offset != end or size < CRC_BYTES or end + size > len(raw) - length:
             return None
@@ -222,12 +223,18 @@ def describe_shard(
         if raw[end + size - CRC_BYTES : end + size].tobytes() != crc.to_bytes(CRC_BYTES, "little"):
             return None
         crcs.append(crc)
+        if layout.dtype == np.int8:
+            chunk = raw[end : end + size - CRC_BYTES].tobytes()
+            if (codes := _decode(layout, chunk, compressor)) is None:
+                return None
+            saturated += count_saturated(codes)
         end += size
     first = raw[: index[8:16].copy().view("<u8")[0] - CRC_BYTES].tobytes()
     if end != len(raw) - length or (tokens := _decode(layout, first, compressor)) is None:
         return None
     start, stop = layout.span(block)
-    empty = [start + int(n) for n in np.flatnonzero(np.isnan(tokens[: stop - start]).all(axis=1))]
+    missing = is_missing(tokens[: stop - start], layout.missing).all(axis=1)
+    empty = [start + int(n) for n in np.flatnonzero(missing)]
     return BlockRecord(
         fingerprint=layout.spec.fingerprint,
         split=layout.split,
@@ -238,6 +245,7 @@ def describe_shard(
         index_crc32c=f"{index_crc:08x}",
         chunk_crc32c="".join(f"{c:08x}" for c in crcs),
         skipped={str(row): skip_reasons.get(str(row), UNKNOWN_SKIP_REASON) for row in empty},
+        saturated=saturated if layout.dtype == np.int8 else None,
     )
 
 
@@ -248,7 +256,7 @@ def _decode(
     try:
         nbytes = layout.block_rows * layout.row_bytes
         data = compressor.decode(chunk, nbytes=nbytes) if compressor else chunk
-        return np.frombuffer(data, layout.dtype).reshape(layout.block_rows, layout.spec.width)
+        return np.frombuffer(data, layout.dtype).reshape(layout.block_rows, layout.width)
     except (ValueError, RuntimeError):
         return None
 

@@ -85,7 +85,7 @@ def _parse(data: bytes, layout: SplitLayout, block: int) -> PartialBlock | None:
     except CacheCorruptError:
         return None
     start, stop = layout.span(block)
-    shape = (*layout.shape[:2], record.rows, layout.spec.width)
+    shape = (*layout.shape[:2], record.rows, layout.width)
     is_own = (record.fingerprint, record.split, record.block) == (
         layout.spec.fingerprint,
         layout.split,

@@ -24,8 +24,16 @@ from typing import Any, Self
 
 import numpy as np
 
+from layercache.cache.format.codecs.codec_file import parse_codec
+from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.compressor import compressor_in, format_compressor
-from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder, spec_bytes
+from layercache.cache.format.layout import (
+    CODEC_KEY,
+    SPEC_KEY,
+    SplitLayout,
+    cache_folder,
+    spec_bytes,
+)
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.format.spec import CacheSpec, digest_ids
 from layercache.cache.format.zarr_group import encode_valid, write_group
@@ -234,8 +242,13 @@ class SplitWriter:
             compressor=self._compressor.text if self._compressor else None,
             files=self._digests(),
             skipped=skipped,
+            saturated=self._count_saturated(),
         )
         self._put_if_different(layout.complete, complete.to_bytes())
+
+    def _count_saturated(self) -> int | None:
+        counts = [record.saturated for record in self._committed.values()]
+        return sum(filter(None, counts)) if None not in counts else None
 
     def _remove_notes(self) -> None:
         """Remove what is kept only for a writer that continues: stamps, rows of unfinished blocks.
@@ -311,7 +324,9 @@ class SplitWriter:
         self._check_compressor(store.read_many([metadata]).get(metadata))
         with self._commit.scratch_folder() as scratch:
             fresh = scratch / "group"
-            write_group(fresh, layout, ids=self._ids, compressor=self._compressor)
+            write_group(
+                fresh, layout, ids=self._ids, compressor=self._compressor, codec=self._read_codec()
+            )
             if self._commit.adopt_folder(fresh, layout.group):
                 return
             files = {
@@ -340,6 +355,14 @@ class SplitWriter:
 
         in_threads(put, list(wrong), threads=store.requests)
 
+    def _read_codec(self) -> TokenCodec | None:
+        """Return the codec, which `store_codec` has stored, or None without one."""
+        spec = self._layout.spec
+        if spec.codec is None:
+            return None
+        data = self._store.read(CODEC_KEY)
+        return parse_codec(data, spec, where=str(self._store.path(CODEC_KEY)))
+
     def _check_compressor(self, metadata: bytes | None) -> None:
         """Raise OptionError if the metadata of `tokens` are of another compressor."""
         # Where no lock keeps others out, they may be about to commit the first block.
@@ -364,7 +387,8 @@ class SplitWriter:
         shards = {layout.shard(b) for b in range(layout.blocks)}
         keys = [key for key in store.list_files(layout.group) if key not in shards]
         files = {key: sha256(data).hexdigest() for key, data in store.read_many(keys).items()}
-        files[SPEC_KEY] = sha256(store.read(SPEC_KEY)).hexdigest()
+        for key in (SPEC_KEY, CODEC_KEY) if layout.spec.codec else (SPEC_KEY,):
+            files[key] = sha256(store.read(key)).hexdigest()
         records = sorted(self._committed.items())
         return files | {layout.record(b): sha256(r.to_bytes()).hexdigest() for b, r in records}
 

@@ -23,6 +23,7 @@ CHANGES: dict[str, Any] = {
     "preprocessing": {"mean": [0.5, 0.5, 0.4], "interpolation": "bicubic"},
     "precision": "bf16",
     "storage_dtype": "float32",
+    "codec": "int8",
     "schema": 4,
 }
 DATASET_CHANGES: dict[str, Any] = {
