@@ -1,4 +1,4 @@
-"""What the commands print: every text passes through here."""
+"""Output of the commands: every text passes through here."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def terminal_bar(*, show: bool = True, **options: Any) -> Any:
 
 
 class ProgressBar:
-    """How much of some work is done; a context manager.
+    """Progress of some work, as a context manager.
 
     Without a terminal, a line is logged every 30 seconds: what, how much, rate and time left.
     """
@@ -69,12 +69,12 @@ class ProgressBar:
 
     @property
     def done(self) -> float:
-        """How much is done."""
+        """Amount that is done."""
         return self._done
 
     @property
     def total(self) -> float | None:
-        """How much there is, or None if that is not known."""
+        """Amount in all; None if it is not known."""
         return self._total
 
     @property

@@ -25,7 +25,7 @@ PROBES = (("linear", "last", "cls"), ("linear", "all", "cls+ap"), ("attentive", 
 """(head, layers, tokens): the usual probe, then fusion without and with attention."""
 WEIGHT_DECAY = 1e-4
 DROPOUTS = (0.0, 0.1)
-"""With WEIGHT_DECAY, a part of the paper's grid that is trained within a minute."""
+"""Attention dropouts; with WEIGHT_DECAY, a part of the paper's grid that trains within a minute."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a bug report should say about an installation, and whether it works."""
+"""Facts about an installation for a bug report, and a test that it works."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class Finding:
     """One line of the report."""
 
     topic: str
-    """What was looked at, such as "cache root"."""
+    """Subject of the check, such as "cache root"."""
     text: str
-    """What was found."""
+    """Finding."""
     status: Status = "ok"
     """"absent" for what is optional, "problem" for what will make commands fail."""
     remedy: str = ""
-    """What to do about it."""
+    """Remedy."""
 
 
 def examine(

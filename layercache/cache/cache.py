@@ -66,7 +66,7 @@ class Cache(TokenArrays):
 
     @cached_property
     def origins(self) -> tuple[Origin, ...]:
-        """Where it was extracted from, those that still exist first; empty if not recorded."""
+        """Sources it was extracted from, those that still exist first; empty if not recorded."""
         return read_origins(self.files)
 
     @property

@@ -75,7 +75,7 @@ class Transfer:
 
     source: CachePath
     path: CachePath
-    """Where it is now: TO/<dataset>/<model>/<fingerprint>."""
+    """Folder of the copy: TO/<dataset>/<model>/<fingerprint>."""
     files: int
     """Number of its files."""
     bytes: int

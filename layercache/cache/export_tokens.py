@@ -29,7 +29,7 @@ FORMATS = ("parquet", "h5", "npy")
 
 @dataclass(frozen=True, kw_only=True)
 class TokenExport:
-    """What was exported."""
+    """Summary of an export."""
 
     path: Path
     """The file, or the folder of .npy files."""

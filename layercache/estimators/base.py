@@ -1,4 +1,4 @@
-"""What the classifier and the regressor have in common.
+"""Base class of the classifier and the regressor.
 
 Shapes: N samples, T tokens of a sample, D width of a token, H attention heads, C outputs.
 """

@@ -41,7 +41,7 @@ class PlannedCache:
     path: CachePath
     """Folder of the cache."""
     origin: Origin
-    """Where images and weights come from, to be recorded in the cache."""
+    """Origin of images and weights, to be recorded in the cache."""
     pending: tuple[str, ...]
     """Requested splits that are not complete."""
     leftovers: tuple[str, ...]

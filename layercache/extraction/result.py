@@ -58,7 +58,7 @@ class Extraction(RunStats):
     skipped: int
     """Number of samples that were left out because they cannot be decoded."""
     background: Background
-    """What transparent pixels became."""
+    """Colour of transparent pixels."""
     bytes: int
     """Size of these splits on disk."""
 

@@ -27,7 +27,7 @@ ROLES = {
     "ids": ("ids", "id", "paths", "path", "filenames", ""),
     "pairs": (PAIRS,),
 }
-"""What an array is -> names that it may have."""
+"""Role of an array -> names that it may have."""
 NAMED = re.compile(r"(?P<split>[^/]+)[/](?P<name>[^/]+)|(?P<split2>\w+?)_(?P<name2>[a-z]+)")
 DEFAULT_SPLIT = "train"
 

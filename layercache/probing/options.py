@@ -13,7 +13,7 @@ MEMORY_FRACTION = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How probes are trained; the options as in `probe`."""
+    """Options of training, as in `probe`."""
 
     device: str = "auto"
     precision: str = "fp32"

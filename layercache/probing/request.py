@@ -1,4 +1,4 @@
-"""Which probes `probe` is to train, as data."""
+"""A request: the probes that `probe` is to train, as data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Numbers = float | Sequence[float]
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRequest:
-    """Which probes are trained; the options as in `probe`, with its defaults."""
+    """Probes to train; the options as in `probe`, with its defaults."""
 
     head: Words = "attentive"
     layers: Layers | None = None

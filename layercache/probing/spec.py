@@ -40,7 +40,7 @@ class TokenSelection:
     sources: tuple[tuple[Cache, Pairs], ...]
     """(cache, its (layer, token) pairs)."""
     layers: str
-    """As a word if there is one (last, mid-last, quarter, all), else as numbers."""
+    """Layers as a word if there is one (last, mid-last, quarter, all), else as numbers."""
     kinds: str
     """Token kinds, such as cls+ap."""
     spatial: str
@@ -101,7 +101,7 @@ class ProbeSpec:
     train_fraction: float | None
     """Fraction of the training samples, or None for all."""
     train_config: TrainConfig
-    """How the head is trained; without effect on the baselines, as `precision`."""
+    """Training of the head; without effect on the baselines, as `precision`."""
     precision: str
     """Arithmetic of the products over tokens, fp32 or bf16."""
     train_split: str = "train"
@@ -111,7 +111,7 @@ class ProbeSpec:
     paper_compat: bool = False
     """Of configurations with equal validation scores, the first of the grid is selected."""
     target: Target | None = None
-    """What the head predicts; None: the dataset's own label."""
+    """Target of the head; None: the dataset's own label."""
     select: str | None = None
     """Metric by which a configuration is selected; None: that of the task (`metrics.PRIMARY`)."""
     further_tests: tuple[TestSet, ...] = ()
@@ -175,7 +175,7 @@ class ProbeSpec:
 
     @property
     def resolved_target(self) -> Target:
-        """What the head predicts."""
+        """Target of the head."""
         return self.target or label_target(self.tokens.cache)
 
     @property

@@ -59,7 +59,7 @@ class RefitTask:
     subset: TrainSubset
     """Training samples and folds of the probe."""
     scores: Sequence[ConfigScore]
-    """Of all configurations on all folds."""
+    """Scores of all configurations on all folds."""
     search_seconds: float
     """Duration of the search."""
 

@@ -122,7 +122,7 @@ class Gallery:
 
     macro: ClassVar[str] = "gallery"
     caption: str
-    """What the images have in common."""
+    """Property that the images share."""
     pictures: Sequence[Picture]
     """Images in the order shown."""
 
@@ -151,7 +151,7 @@ class CommandHint:
 
     macro: ClassVar[str] = "command_hint"
     text: str
-    """What is missing."""
+    """Missing input."""
     commands: Sequence[str] = ()
     """Commands to run as they are."""
 
@@ -185,7 +185,7 @@ class Tile:
     number: str
     """The figure."""
     label: str
-    """What the figure measures."""
+    """Quantity of the figure."""
     tone: str = ""
     """Colour: "good", "bad" or "" for neutral."""
 

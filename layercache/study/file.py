@@ -150,7 +150,7 @@ class Study(StudyTable):
     report: ReportTable = ReportTable()
     """Options of the report."""
     engine: Text = "local"
-    """Where extractions and probes run: "local" or "ray"."""
+    """Engine of extractions and probes: "local" or "ray"."""
     ray_address: Text | None = also("address", "ray_address")
     """Address of a running Ray cluster; None starts one on this machine."""
 

@@ -1,4 +1,4 @@
-"""What changes when a column replaces another one."""
+"""Changes between a column and the one that replaces it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from layercache.cache.annotations.frame import rows_of
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnChange:
-    """What `annotate` did to one column."""
+    """Change that `annotate` made to one column."""
 
     name: str
     kind: str

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Matches:
-    """Which row of a table belongs to which sample."""
+    """Assignment of a table's rows to samples."""
 
     rows: Mapping[str, Array]
     """Split -> row of the table for each of its N samples, int64 (N,); -1 for none."""

@@ -39,7 +39,7 @@ PASSES = "training"
 """Folder of further states: files that begin with the SHA-256, in hex, of what follows."""
 LOCK = ".lock"
 SCHEMA = 3
-"""Of records and states."""
+"""Schema of records and states."""
 FIRST_SEALED_SCHEMA = 3
 """Records of earlier schemas have no checksum."""
 ID_DIGITS = 12
@@ -73,11 +73,11 @@ class AttachedRecord:
     """The record of a complete result."""
 
     values: Mapping[str, Any]
-    """What the other stage wrote, "spec" among it."""
+    """Content that the other stage wrote, with the key "spec"."""
     files: Mapping[str, FileDigest]
     """Name -> digest of every file of the result but the record."""
     digest: FileDigest
-    """Of the record's own file."""
+    """Digest of the record's own file."""
 
 
 def seal(values: Mapping[str, Any]) -> bytes:
@@ -238,7 +238,7 @@ class AttachedScan:
 
     folder: CachePath
     records: dict[str, AttachedRecord] = field(default_factory=dict)
-    """Of the complete results."""
+    """Id -> record of the complete results."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Id -> problem of the results whose record is damaged."""
     outdated: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Where the images and weights of a cache came from.
+"""Origin of a cache: the sources of its images and weights.
 
 The same images from a moved folder are the same tokens: an origin is not part of the fingerprint,
 and a cache may have several, each in a file of its own, origins/<SHA-256, 12 hex>.json.

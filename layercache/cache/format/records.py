@@ -176,7 +176,7 @@ class CompleteRecord(_Record):
     block_rows: int
     """R."""
     compressor: str | None
-    """As given to the writer, or None."""
+    """Value given to the writer, or None."""
     files: Mapping[str, str]
     """Key -> SHA-256 of every other file of the split but the shards: spec, Zarr metadata, id,
     valid, block records."""

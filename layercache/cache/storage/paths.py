@@ -24,7 +24,7 @@ class RemotePath:
     """
 
     url: str
-    """Without a "/" at the end."""
+    """Address without a "/" at the end."""
 
     def __post_init__(self) -> None:
         scheme, _, rest = self.url.partition("://")

@@ -40,7 +40,7 @@ class S3Store:
 
     remote = True
     batch_bytes = 4 * 2**20
-    """Of one request; up to 32 of them are under way."""
+    """Size of one request; up to 32 of them run at once."""
     requests = MAX_THREADS
     transfers = 4
     readers = MAX_THREADS

@@ -33,7 +33,7 @@ RETRY_SECONDS = "LAYERCACHE_S3_RETRY_SECONDS"
 STALL_SECONDS = "LAYERCACHE_S3_STALL_SECONDS"
 """Environment variable: seconds without a byte after which a read is retried; default 30."""
 _UPLOAD_TIMEOUT_S = 900
-"""For one object, which has at most 32 MiB."""
+"""Time limit for one object, which has at most 32 MiB."""
 _CONNECT_TIMEOUT_S = 10
 
 

@@ -1,4 +1,4 @@
-"""What a user is told about a dataset before it is used."""
+"""Description of a dataset for its user, before it is used."""
 
 from __future__ import annotations
 

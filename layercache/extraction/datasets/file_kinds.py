@@ -1,4 +1,4 @@
-"""What a file that is no readable image is, by its first bytes, for error messages."""
+"""Kind of a file that is no readable image, by its first bytes, for error messages."""
 
 from __future__ import annotations
 

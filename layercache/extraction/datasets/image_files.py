@@ -60,7 +60,7 @@ THUMBNAIL_FOLDERS = frozenset({"thumbs", "Thumbs", "_thumbs", "thumbnails", "Thu
 
 
 class Contents(NamedTuple):
-    """What one pass over the images of a split finds."""
+    """Result of one pass over the images of a split."""
 
     digest: str
     """`Samples.content_digest`."""
@@ -69,7 +69,7 @@ class Contents(NamedTuple):
     image_hashes: np.ndarray[Any, Any] | None
     """Hash of every image's bytes, uint64 (N,), 0 for an unreadable one; None if not read."""
     stamps: Stamps
-    """What each image is compared with when it is decoded."""
+    """Size and checksum that each image is compared with when it is decoded."""
 
 
 def read_unchanged(samples: Any, row: int, read: Callable[[], tuple[bytes, int | None]]) -> bytes:

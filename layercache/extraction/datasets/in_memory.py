@@ -34,7 +34,7 @@ class InMemoryDataset:
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Reason -> number of files left out, e.g. {"hidden": 3}; not part of the identity."""
     notes: tuple[str, ...] = ()
-    """What a user should know about how the source was read."""
+    """Notes for the user on how the source was read."""
 
     def __post_init__(self) -> None:
         if not self.samples:

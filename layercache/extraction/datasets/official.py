@@ -31,7 +31,7 @@ class OfficialFile:
 
 @dataclass(frozen=True)
 class OfficialSource:
-    """Where a dataset comes from."""
+    """Origin of a dataset."""
 
     publisher: str
     license: str

@@ -96,7 +96,7 @@ class Backbone:
         self.module = vit.module.to(self.device, self.compute_dtype)
         """The model's module: evaluation mode, no gradients."""
         self.bare_forward = vit.forward
-        """What runs the module, given normalised images (B, 3, H, W) in the compute dtype."""
+        """Runs the module, given normalised images (B, 3, H, W) in the compute dtype."""
         self._batch_first = vit.batch_first
         self._tokens_by_layer: dict[int, Tensor] = {}
         points = find_taps(vit, tap=tap, layers=layers)

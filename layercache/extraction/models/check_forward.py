@@ -26,7 +26,7 @@ MAX_PREFIX = 64
 
 @dataclass
 class _Call:
-    """What a place gave in one forward."""
+    """Output of a place in one forward."""
 
     value: Any = None
     fed: Any = None

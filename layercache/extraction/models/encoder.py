@@ -69,17 +69,17 @@ class Encoder:
     registers: int = 0
     """Number of registers, the last of the prefix tokens."""
     norm1: str | None = None
-    """In a block: the norm whose output the attention reads."""
+    """Path in a block: the norm whose output the attention reads."""
     attn: str | None = None
-    """In a block: the attention, before the residual connection."""
+    """Path in a block: the attention, before the residual connection."""
     norm2: str | None = None
-    """In a block: the norm whose output the MLP reads."""
+    """Path in a block: the norm whose output the MLP reads."""
     fc1: str | None = None
-    """In a block: the MLP's first linear layer."""
+    """Path in a block: the MLP's first linear layer."""
     act: str | None = None
-    """In a block: the module whose output is the MLP's inner activation."""
+    """Path in a block: the module whose output is the MLP's inner activation."""
     mlp: str | None = None
-    """In a block: the MLP, before the residual connection."""
+    """Path in a block: the MLP, before the residual connection."""
     block_output: int | None = None
     """Index of the hidden state in the tuple that a block returns; None if it returns it alone."""
     batch_first: bool = True

@@ -26,17 +26,17 @@ class Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where the places of a block are; None, or a path that leads nowhere, for a missing one.
+    """Paths of the places of a block; None, or a path that leads nowhere, for a missing one.
 
     A text stands for the output of the module at that path.
     """
 
     norm1: str | Path | None = None
-    """What the attention reads. As the attention's input, the token kind "attn" is available."""
+    """Input of the attention. As the attention's input, the token kind "attn" is available."""
     attn: str | Path | None = None
     """Attention's output, before the residual connection."""
     norm2: str | Path | None = None
-    """What the MLP reads."""
+    """Input of the MLP."""
     fc1: str | Path | None = None
     """Output of the MLP's first linear layer."""
     act: str | Path | None = None

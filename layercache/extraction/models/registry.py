@@ -22,9 +22,9 @@ class EvalTransform:
     interpolation: str
     """Resampling filter of the resize."""
     crop_mode: CropMode = "center"
-    """How the image is scaled; see `Preprocessing.crop_mode`."""
+    """Scaling of the image; see `Preprocessing.crop_mode`."""
     source: str
-    """Where it is published."""
+    """Address where it is published."""
 
 
 @dataclass(frozen=True, kw_only=True)

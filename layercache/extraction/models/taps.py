@@ -52,7 +52,7 @@ class TapPoint:
     layer: int
     """Number of the layer, 1..B."""
     place: Place
-    """Where the hidden state is."""
+    """Place of the hidden state."""
     block: Block
     """Block that the place is in, or behind: its attention weighs the token kind "attn"."""
     norm: nn.Module | None = None

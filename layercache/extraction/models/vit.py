@@ -35,7 +35,7 @@ class ClassAttention(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a hidden state is read."""
+    """A module at whose output a hidden state is read."""
 
     module: nn.Module
     """Module whose output it is."""
@@ -76,7 +76,7 @@ class ViT:
     module: nn.Module
     """The module; its head may be missing."""
     forward: Callable[[Tensor], object]
-    """What runs every block, given normalised images (B, 3, H, W); its result is ignored."""
+    """Runs every block, given normalised images (B, 3, H, W); its result is ignored."""
     architecture: str
     """Name of the architecture, part of a cache's identity: with all options that are in no tensor,
     such as an activation."""
@@ -158,7 +158,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """What to load; see `load_encoder`."""
+    """Model to load; see `load_encoder`."""
 
     weights: str | Path | None = None
     """A checkpoint file; by default the bundled one, that of the address, or a download."""

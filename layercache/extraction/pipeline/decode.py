@@ -55,7 +55,7 @@ class Transform(Protocol):
 
     @property
     def background(self) -> Background:
-        """What transparent pixels become; the same for all transforms of a run."""
+        """Colour of transparent pixels; the same for all transforms of a run."""
         ...
 
     def resize_and_crop(self, image: Image.Image) -> np.ndarray[Any, Any]:
@@ -64,7 +64,7 @@ class Transform(Protocol):
 
 
 class DecodedRows(NamedTuple):
-    """What was noticed when rows were decoded."""
+    """Notes on rows that were decoded."""
 
     failures: dict[int, str]
     """Row -> reason for the rows that could not be decoded; their pixels are zero."""

@@ -38,7 +38,7 @@ class ModelStream:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamStats:
-    """What happened on the way."""
+    """Counts and notes of a stream."""
 
     decode_wait: float
     """Wall seconds that the forwarding thread waited for decoded images."""

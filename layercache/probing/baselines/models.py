@@ -1,4 +1,4 @@
-"""What one fit of a baseline gives for all of its configurations.
+"""Result of one fit of a baseline, for all of its configurations.
 
 Shapes: N training samples, B samples, P features, C classes or columns of a regression's targets.
 """
@@ -45,7 +45,7 @@ class RidgeModel:
     """Ridge regression on floats, or on classes as targets of 1 and -1, as `RidgeClassifier`."""
 
     fitted: Ridge
-    """For every penalty, on floats or on targets of 1 and 0."""
+    """Ridge regression for every penalty, on floats or on targets of 1 and 0."""
     classifies: bool
     """The targets are classes."""
     absent: Tensor
@@ -71,7 +71,7 @@ class DiscriminantModel:
     """Linear discriminant analysis."""
 
     fitted: Discriminant
-    """For every shrinkage."""
+    """Discriminant analysis for every shrinkage."""
 
     def outputs(self, x: Tensor, configs: Iterable[Config]) -> Iterator[Tensor]:
         """See Model."""

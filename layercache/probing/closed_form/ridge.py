@@ -34,7 +34,7 @@ class Ridge:
     """A ridge regression for every penalty."""
 
     spectrum: Spectrum
-    """Of the training samples."""
+    """Spectrum of the training samples."""
     loadings: Tensor
     """Cross products of samples and targets along the directions, float64 (R, M)."""
     target_mean: Tensor

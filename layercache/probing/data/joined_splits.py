@@ -99,7 +99,7 @@ class JoinedSplits:
 
 
 AnySplit = Split | JoinedSplits
-"""What a probe reads."""
+"""A split that a probe reads."""
 
 
 def over_splits(function: Callable[[Split], Array], split: AnySplit) -> Array:

@@ -24,7 +24,7 @@ DIGEST_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """What some samples share with the training samples."""
+    """Images and groups that some samples share with the training samples."""
 
     rows: int
     """Number of samples whose image is a training image, too."""

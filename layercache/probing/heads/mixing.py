@@ -69,7 +69,7 @@ def mix_and_map(
 
 
 class _MixAndMap(torch.autograd.Function):
-    """Without scale and shift, in chunks of rows."""
+    """Sums without scale and shift, in chunks of rows."""
 
     @staticmethod
     def forward(
@@ -115,7 +115,7 @@ def _chunks(x_bsd: Tensor, n_sums: int, chunk_bytes: int) -> Iterator[slice]:
 
 
 class _MixScaleAndMap(torch.autograd.Function):
-    """With scale and shift, one configuration after the other, with all rows at once."""
+    """Sums with scale and shift, one configuration after the other, with all rows at once."""
 
     @staticmethod
     def forward(

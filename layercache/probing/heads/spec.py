@@ -9,7 +9,7 @@ from layercache.errors import OptionError, UnknownNameError
 
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
 TASKS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
-"""What a head predicts: one class, 0/1 for each class, or floats."""
+"""Output of a head: one class, 0/1 for each class, or floats."""
 KINDS = ("linear", "attentive", "attentive-tokens", "hybrid")
 ALL_TOKEN_HEADS = 8
 """Attention heads of `attentive-tokens`, the paper's all-token baseline."""

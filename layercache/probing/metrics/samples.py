@@ -1,4 +1,4 @@
-"""What the metrics need to know of the output on each sample, one class per task.
+"""Outputs on the samples as the metrics need them, one class per task.
 
 Shapes: N samples, C classes, T targets of a regression.
 """

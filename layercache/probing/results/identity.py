@@ -1,4 +1,4 @@
-"""What identifies an experiment, read from the spec of a probe alone.
+"""Identity of an experiment, read from the spec of a probe alone.
 
 A spec (`ProbeSpec.to_json`, stored in probe.json) holds everything that determines a probe.
 Whatever averages, pairs, groups or counts probes does it by the functions here, never by names:
@@ -27,7 +27,7 @@ Words = dict[str, str]
 LABEL = "label"
 """Name of the dataset's own label as a target."""
 DEFAULT_VALIDATION = "20 % of train"
-"""What scores the configurations by default, in words."""
+"""Default way of scoring the configurations, in words."""
 DATA_OF_EXTRACTION = ("weights", "dataset")
 """Fields of an extraction that say which backbone saw which images, not how."""
 
@@ -41,11 +41,11 @@ class Settings:
     data: Words
     """Backbone, dataset and annotations (digests), target, splits, training subset and seed."""
     extraction: Words
-    """How the tokens were made: tap, preprocessing, precision ..."""
+    """Making of the tokens: tap, preprocessing, precision ..."""
     training: Words
     """Training configuration and grid; empty for the baselines, which have their own."""
     head: Words
-    """What a head sees and is, with its whole grid."""
+    """Input and kind of a head, with its whole grid."""
     tests: Words = field(default_factory=dict)
     """Further test sets, which are no reason not to compare two probes on the first."""
 

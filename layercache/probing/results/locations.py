@@ -1,4 +1,4 @@
-"""Where the probes of a cache are kept.
+"""Folders that hold the probes of a cache.
 
 CACHE/probes/<probe id>/                                next to the tokens, or,
 PROBES_ROOT/<fingerprint, 12 hex>/probes/<probe id>/    of a cache that is not writable, elsewhere

@@ -32,12 +32,12 @@ SCHEMA = 2
 """Increased when a change makes the state of an unfinished pass unusable."""
 DIGEST_CHARS, LENGTH_CHARS = 64, 8
 DIGITS = 16
-"""Of the digest in a file's name."""
+"""Digits of the digest in a file's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedPass:
-    """Which configurations train together, and how far they have come."""
+    """Configurations that train together, and their progress."""
 
     probe: str
     """Id of the probe."""

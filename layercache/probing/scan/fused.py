@@ -22,7 +22,7 @@ class Fused:
     """Moments of a subset, and the way back from coefficients to those of its tokens."""
 
     moments: Moments
-    """Of the features, or of coordinates of the samples in an orthonormal basis."""
+    """Moments of the features, or of coordinates of the samples in an orthonormal basis."""
     features: int
     """P."""
     mean: Tensor

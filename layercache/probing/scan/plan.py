@@ -1,4 +1,4 @@
-"""Which tokens, subsets and rows a scan takes, and what they cost.
+"""Plan of a scan: its tokens, subsets and rows, and what they cost.
 
 With N training rows and G settings that are tried, S tokens of width D cost
 

@@ -30,7 +30,7 @@ class ScanResult:
     title: str
     """Model and dataset in words."""
     notes: tuple[str, ...]
-    """What a reader has to know: subsets that were left out, reference rows."""
+    """Notes for the reader: subsets that were left out, reference rows."""
     seconds: float
     """Duration."""
 

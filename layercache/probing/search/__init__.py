@@ -1,1 +1,1 @@
-"""Which configuration of a search is chosen."""
+"""The search over configurations."""

@@ -22,7 +22,7 @@ STRONGER = {"weight_decay": 1.0, "C": -1.0, "alpha": 1.0, "shrinkage": 1.0, "k":
 
 
 class Search(Protocol):
-    """What a selection needs to know, such as a `ProbeSpec`."""
+    """Settings that a selection needs, such as a `ProbeSpec`."""
 
     @property
     def head(self) -> str:

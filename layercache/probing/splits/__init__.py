@@ -1,1 +1,1 @@
-"""Which samples train, select and test a probe."""
+"""Samples that train, select and test a probe."""

@@ -1,4 +1,4 @@
-"""Which samples select the configuration: a split of their own, or parts of the training split."""
+"""Validation samples: a split of their own, or parts of the training split."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_FOLDS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Which samples score the configurations; by default 20 % of the training samples."""
+    """Samples that score the configurations; by default 20 % of the training samples."""
 
     split: str | None = None
     """Split whose samples score them; None: samples of the training split."""
     folds: int | None = None
     """Number of stratified folds; None: one part of 20 % (or few-shot folds)."""
     repeats: int = 1
-    """How often the folds, or the part, are drawn."""
+    """Number of draws of the folds, or of the part."""
     group: str | None = None
     """Annotation column whose groups stay on one side of every cut."""
     fold_column: str | None = None

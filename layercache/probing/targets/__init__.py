@@ -1,1 +1,1 @@
-"""What a probe predicts, from annotation columns."""
+"""Targets of probes, from annotation columns."""

@@ -1,4 +1,4 @@
-"""What a probe predicts: the dataset's own label, or one or several annotation columns.
+"""Target of a probe: the dataset's own label, or one or several annotation columns.
 
 Shapes: N rows of a split, C classes, or columns of a multi-label target or a regression.
 """
@@ -44,7 +44,7 @@ class TargetValues:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """What a probe predicts."""
+    """Target of a probe."""
 
     columns: tuple[str, ...] = (LABEL,)
     """Names of the annotation columns."""

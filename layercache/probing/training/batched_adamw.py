@@ -28,7 +28,7 @@ CLIP_EPS = 1e-6
 
 @dataclass(frozen=True)
 class _StepSettings:
-    """What a step needs beside the gradients; tensors are (g,)."""
+    """Settings of a step, apart from the gradients; tensors are (g,)."""
 
     count: int
     """Number of the step, from 1."""

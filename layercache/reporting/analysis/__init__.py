@@ -1,1 +1,1 @@
-"""What a report computes: gains, statistics, errors, similarity, attention."""
+"""Computations of a report: gains, statistics, errors, similarity, attention."""

@@ -1,1 +1,1 @@
-"""What a report is about: probes, their caches, names and targets."""
+"""Input of a report: probes, their caches, names and targets."""

@@ -35,7 +35,7 @@ class Combination:
     caches: tuple[Cache, ...]
     """Caches, the one with most layers first."""
     target: ProbeTarget
-    """What its probes predict."""
+    """Target of its probes."""
 
     @property
     def cache(self) -> Cache:

@@ -39,7 +39,7 @@ class LeftOut:
     n_probes: int
     """Number of probes."""
     reason: str
-    """How they differ from the probes in the report: "epochs (10 instead of 40)"."""
+    """Differences from the probes in the report: "epochs (10 instead of 40)"."""
 
 
 def training_variant(spec: Spec) -> str:

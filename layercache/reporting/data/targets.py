@@ -1,4 +1,4 @@
-"""What the probes of a report predict: targets, and which of them share a page.
+"""Targets of a report's probes, and which of them share a page.
 
 A page compares scores, so all of its probes have the same metric. Probes of another metric belong
 on a page of their own.
@@ -19,7 +19,7 @@ from layercache.probing.results.probe_store import Probe
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeTarget:
-    """What a probe predicts."""
+    """Target of a probe."""
 
     name: str
     """Annotation columns, or "label" for the dataset's own label."""

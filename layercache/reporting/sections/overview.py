@@ -38,7 +38,7 @@ class Evidence:
     n_losses: int = 0
     """Number of significant losses; the test over backbones looks for gains only."""
     unit: str = "combination"
-    """What is tested: "dataset" or "combination"."""
+    """Unit of the test: "dataset" or "combination"."""
     interval: PairedBootstrap | None = None
     """Interval over test images if there is only one combination."""
 
@@ -49,7 +49,7 @@ class Evidence:
 
     @property
     def shown_by(self) -> str:
-        """What the tests rely on: "252 test images"."""
+        """Basis of the tests: "252 test images"."""
         if self.unit == "dataset":
             return "these backbones"
         return f"{self.interval.n_images} test images" if self.interval else "the test images"

@@ -1,1 +1,1 @@
-"""Where datasets come from, one file per kind of source."""
+"""Sources of datasets, one file per kind."""

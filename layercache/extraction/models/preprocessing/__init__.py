@@ -1,1 +1,1 @@
-"""How an image becomes a model's input."""
+"""Preprocessing: from an image to a model's input."""

@@ -19,7 +19,7 @@ PAPER_TRANSFORM = MappingProxyType(
         "crop_mode": "center",
     }
 )
-"""What the paper's extractor changes in the data config of DINOv2 and MAE."""
+"""Changes that the paper's extractor makes to the data config of DINOv2 and MAE."""
 
 
 def resolve_preprocessing(

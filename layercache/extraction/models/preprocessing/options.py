@@ -27,7 +27,7 @@ class PreprocessingOptions:
     crop_pct: float | None = None
     """Side of the crop over that of the resized image, in (0, 1]."""
     crop_mode: CropMode | None = None
-    """How the image is scaled: "center", "squash" or "border"; see `Preprocessing.crop_mode`."""
+    """Scaling of the image: "center", "squash" or "border"; see `Preprocessing.crop_mode`."""
     interpolation: str | None = None
     """Resampling filter: "nearest", "bilinear", "bicubic", "box", "hamming" or "lanczos"."""
     mean: Channels | None = None

@@ -49,7 +49,7 @@ class Preprocessing:
     interpolation: str
     """Resampling filter: one of RESAMPLING."""
     crop_mode: CropMode
-    """How the image is scaled to the frame.
+    """Scaling of the image to the frame.
 
     "center": fill the frame, keep the aspect ratio, cut the borders off (for a square frame, the
     short edge is scaled to it); "squash": stretch; "border": fit inside, pad with the mean.
@@ -59,13 +59,13 @@ class Preprocessing:
     std: tuple[float, float, float]
     """Standard deviation per channel, of values in 0..1."""
     background: Background = "drop"
-    """What transparent pixels become, before the resize.
+    """Colour of transparent pixels, before the resize.
 
     "drop": the alpha channel is dropped, so the colours it hid appear; "white", "black": the image
     is composited on this colour.
     """
     crop_rounding: CropRounding = "nearest"
-    """How half a pixel in the offset of the crop is rounded.
+    """Rounding of half a pixel in the offset of the crop.
 
     "nearest": as timm and torchvision do, to the even number; "down": as transformers does (up, in
     the offset of a padded image).

@@ -37,7 +37,7 @@ class OpenClipModel:
     notes: tuple[str, ...] = ()
     """Remarks for the user."""
     weights_note: str
-    """Where the weights come from."""
+    """Source of the weights."""
 
 
 def find_model(name: str, *, offline: bool) -> OpenClipModel:

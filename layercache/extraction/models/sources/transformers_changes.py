@@ -1,4 +1,4 @@
-"""What is changed in a tower of transformers, so that it runs as an encoder.
+"""Changes to a tower of transformers, so that it runs as an encoder.
 
 It masks nothing, positions are resampled once, and rotary frequencies stay in float32.
 Methods are replaced on the objects themselves, bound to them, so that copies of a module work.
