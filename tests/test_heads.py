@@ -33,12 +33,24 @@ SPECS = {
     "attentive": HeadSpec(kind="attentive", tokens=T, width=D, classes=C),
     "attentive, 3 heads": HeadSpec(kind="attentive", tokens=T, width=D, classes=C, num_heads=3),
     "attentive-tokens": HeadSpec(kind="attentive-tokens", tokens=T, width=D, classes=C),
+    "scalar-mix": HeadSpec(kind="scalar-mix", tokens=T, width=D, classes=C),
+    "scalar-mix, two kinds": HeadSpec(
+        kind="scalar-mix", tokens=T, width=D, classes=C, mix_ids=(0, 1, 0, 1, 0, 1)
+    ),
+    "efficient": HeadSpec(kind="efficient", tokens=T, width=D, classes=C),
+    "efficient, 3 queries": HeadSpec(kind="efficient", tokens=T, width=D, classes=C, num_heads=3),
     "hybrid": HeadSpec(kind="hybrid", tokens=T, width=D, classes=C),
     "hybrid, embeddings": HeadSpec(kind="hybrid", tokens=T, width=D, classes=C, embedding_ids=IDS),
 }
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: heads.LinearHead(tokens=T, width=D, classes=C),
     "attentive": lambda: heads.AttentiveHead(tokens=T, width=D, classes=C, dropout=0.2),
+    "scalar-mix": lambda: heads.ScalarMixHead(
+        tokens=T, width=D, classes=C, mix_ids=(0, 1, 0, 1, 0, 1)
+    ),
+    "efficient": lambda: heads.EfficientHead(
+        tokens=T, width=D, classes=C, num_queries=5, dropout=0.2
+    ),
     "hybrid": lambda: heads.HybridHead(
         tokens=T, width=D, classes=C, num_heads=2, embedding_ids=IDS
     ),
@@ -138,14 +150,21 @@ def test_loaded_module_gives_logits_and_attention_of_the_trained_head(name: str)
     expected = trained.predict(tokens(7))
     assert expected.std() > 0.1  # constant logits would agree trivially
     torch.testing.assert_close(head(tokens(7)), expected, atol=2e-5, rtol=1e-4)
-    if isinstance(head, heads.AttentiveHead):
+    if not isinstance(head, heads.LinearHead):
         torch.testing.assert_close(head.attention(tokens(7)), trained.attention(tokens(7)))
 
 
-@pytest.mark.parametrize("name", sorted(fitted(SPECS["hybrid, embeddings"]).state_dict))
-def test_loaded_module_with_any_parameter_changed_gives_other_logits(name: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (spec, name)
+        for spec in ("hybrid, embeddings", "scalar-mix, two kinds", "efficient")
+        for name in sorted(fitted(SPECS[spec]).state_dict)
+    ],
+)
+def test_loaded_module_with_any_parameter_changed_gives_other_logits(spec: str, name: str) -> None:
     """Negative control; the key norm's bias adds the same to the score of every token."""
-    trained = fitted(SPECS["hybrid, embeddings"])
+    trained = fitted(SPECS[spec])
     before = heads.load(trained)(tokens(7))
     value = trained.state_dict[name]
     noise = torch.rand(value.shape, generator=torch.Generator().manual_seed(6))
@@ -159,7 +178,9 @@ def test_loaded_module_with_any_parameter_changed_gives_other_logits(name: str) 
 
 def test_state_dict_of_a_module_is_that_of_the_checkpoint(planted: Callable[..., Any]) -> None:
     cache = planted()
-    results = layercache.probe(cache, head=["linear", "attentive"], **ONE_CONFIG)
+    results = layercache.probe(
+        cache, head=["linear", "scalar-mix", "attentive", "efficient"], **ONE_CONFIG
+    )
     x = torch.from_numpy(cache.split("test").read([(1, "cls")])).float()
     for probe in results:
         checkpoint = layercache.load_head(probe.path)

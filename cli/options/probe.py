@@ -56,8 +56,8 @@ Head = Annotated[
     list[str],
     typer.Option(
         rich_help_panel=panels.HEAD,
-        help="linear | attentive | attentive-tokens | hybrid | knn | logreg | ridge | lda. "
-        "Repeatable.",
+        help="linear | scalar-mix | attentive | attentive-tokens | hybrid | efficient | knn | "
+        "logreg | ridge | lda (docs/heads.md). Repeatable.",
     ),
 ]
 Layers = Annotated[
@@ -108,8 +108,8 @@ NumHeads = Annotated[
     typer.Option(
         "--heads",
         rich_help_panel=panels.HEAD,
-        help="Attention heads.",
-        show_default="one per token; attentive-tokens: 8",
+        help="Attention heads; queries of the efficient head.",
+        show_default="one per token; attentive-tokens: 8; efficient: 32",
     ),
 ]
 Lr = Annotated[

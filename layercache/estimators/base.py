@@ -31,7 +31,7 @@ from layercache.probing.training.config import TrainConfig
 Array = np.ndarray[Any, Any]
 Numbers = float | Sequence[float]
 
-HEADS = ("linear", "attentive", "attentive-tokens")
+HEADS = ("linear", "scalar-mix", "attentive", "attentive-tokens", "efficient")
 PREDICT_BATCH = 2048
 """Samples that are predicted at a time."""
 DTYPES = [np.float32, np.float16]
@@ -104,7 +104,7 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
                 [self.head_.attention(x).cpu().numpy() for x in _batches(dataset)]
             )
 
-    def to_module(self) -> heads.LinearHead | heads.AttentiveHead | heads.HybridHead:
+    def to_module(self) -> heads.AnyHead:
         """Return the trained head as a torch module in evaluation mode, float32 on the CPU."""
         check_is_fitted(self)
         return heads.load(self.head_)

@@ -62,8 +62,8 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
         """Store the parameters.
 
         Args:
-            head: "attentive", "attentive-tokens" (8 attention heads, for all tokens of a layer) or
-                "linear".
+            head: "attentive", "attentive-tokens" (8 attention heads, for all tokens of a layer),
+                "efficient", "scalar-mix" (one weight for each token) or "linear".
             n_tokens: Number of tokens T of a flat X (N, T * D); by default 1. Not needed for X of
                 shape (N, T, D).
             num_heads: Attention heads; by default one for each token, or 8 for attentive-tokens.

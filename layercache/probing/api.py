@@ -85,9 +85,9 @@ def probe(
             value are left out. Default: the dataset's own label.
         task: classification, multi-label or regression. Default: a regression for floats,
             multi-label for several columns of 0 and 1, else classification, also for integers.
-        head: linear, attentive, attentive-tokens, hybrid, knn, logreg, ridge or lda, or several of
-            them. knn ranks classes by votes, and those with equally many, also none, by their
-            nearest sample.
+        head: linear, scalar-mix, attentive, attentive-tokens, hybrid, efficient, knn, logreg, ridge
+            or lda, or several of them; docs/heads.md says what each is. knn ranks classes by votes,
+            and those with equally many, also none, by their nearest sample.
         layers: last, mid-last, quarter, all, a number or numbers ("1,5,9" or [1, 5, 9]: one probe
             on three layers), or a list of several of these (["last", "all"], [[1], [5], [9]]: a
             probe for each). Default: all; for attentive-tokens: last.
@@ -98,14 +98,14 @@ def probe(
         spatial_cache: Cache of the spatial tokens if it is another one, of the same weights and
             images.
         embedding: For the hybrid head: learn an embedding for each layer and token kind.
-        num_heads: Number of attention heads. Default: one for each token that is not spatial; for
-            attentive-tokens: 8.
+        num_heads: Number of attention heads, or of queries of the efficient head. Default: one for
+            each token that is not spatial; for attentive-tokens: 8; for efficient: 32.
         configs: Configurations to search, instead of the product of `lr`, `weight_decay` and
             `dropout`.
         lr: Learning rates to search.
         weight_decay: Weight decays to search.
         dropout: Attention dropout rates to search. By default the grid is the paper's: 21
-            configurations for linear, 63 for the others.
+            configurations for linear and scalar-mix, 63 for the others.
         seeds: Number of seeds (3: seeds 0, 1, 2), or which.
         shots: Training samples per class.
         train_fraction: Fraction of the training samples.

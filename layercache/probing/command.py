@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layercache.probing.heads.spec import WITHOUT_DROPOUT
 from layercache.probing.spec import BASELINES
 from layercache.probing.training.config import (
     DROPOUTS,
@@ -49,7 +50,7 @@ def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
     """
     options: dict[str, Any] = {}
     if head not in BASELINES and spec["head"] not in BASELINES:
-        without_dropout = "linear" in (head, spec["head"])
+        without_dropout = not {head, spec["head"]}.isdisjoint(WITHOUT_DROPOUT)
         for name, (option, default) in GRID.items():
             values = tuple(dict.fromkeys(hparams[name] for hparams in spec["grid"]))
             if values != default and not (name == "dropout" and without_dropout):

@@ -107,7 +107,7 @@ def _predict(
     target = test.target_of(spec.resolved_target)
     dataset = loader.test(tokens, test.split, target=target)
     rows = dataset.selection.kept_rows
-    attentive = isinstance(model, FittedHead) and model.spec.num_heads > 0
+    attentive = isinstance(model, FittedHead) and model.spec.has_attention
     parts, total, squares = [], torch.zeros(()), torch.zeros(())
     for x, _ in dataset.iter_batches(np.arange(dataset.rows), batch_size=TEST_BATCH, train=False):
         parts.append(model.predict(x).cpu().numpy())

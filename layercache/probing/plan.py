@@ -16,7 +16,7 @@ from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS, check_task
 from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.heads import HeadSpec
-from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
+from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION, WITHOUT_DROPOUT
 from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
@@ -237,7 +237,7 @@ def _head_spec(
 ) -> HeadSpec:
     check_task(head, target.task)
     kind = "linear" if head in BASELINES else head
-    if kind == "linear":
+    if kind in WITHOUT_DROPOUT:
         num_heads = None
     elif head == "hybrid":
         num_heads = num_heads or tokens.pooled
@@ -250,6 +250,7 @@ def _head_spec(
         multi_label=target.task == MULTI_LABEL,
         regression=target.task == REGRESSION,
         embedding_ids=tokens.embedding_ids if embedding and head == "hybrid" else None,
+        mix_ids=tokens.mix_ids if head == "scalar-mix" else None,
     )
 
 
@@ -271,7 +272,7 @@ def make_grid(
         configs = grid(
             lr=LEARNING_RATES if lr is None else _listed(lr),
             weight_decay=WEIGHT_DECAYS if weight_decay is None else _listed(weight_decay),
-            dropout=(0.0,) if head == "linear" else dropouts,
+            dropout=(0.0,) if head in WITHOUT_DROPOUT else dropouts,
         )
     if not configs:
         raise OptionError(

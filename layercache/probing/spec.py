@@ -15,7 +15,7 @@ from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
 from layercache.errors import OptionError, UnknownNameError
-from layercache.probing.heads import HeadSpec
+from layercache.probing.heads import KINDS, HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.checkpoint import Provenance
 from layercache.probing.splits.test_sets import TestSet
@@ -24,7 +24,7 @@ from layercache.probing.targets.target import Target, label_target
 from layercache.probing.training.config import TrainConfig
 
 BASELINES = ("knn", "logreg", "ridge", "lda")
-HEADS = ("linear", "attentive", "attentive-tokens", "hybrid", *BASELINES)
+HEADS = (*KINDS, *BASELINES)
 SCHEMA = 4
 """Increased when a change makes a probe of the same specification come out differently."""
 
@@ -77,9 +77,18 @@ class TokenSelection:
     @property
     def embedding_ids(self) -> tuple[int, ...]:
         """Index of the embedding of each token: one for each layer and token kind."""
-        kinds = [(layer, token.split("/")[0]) for layer, token in self.pairs]
-        order = list(dict.fromkeys(kinds))
-        return tuple(order.index(kind) for kind in kinds)
+        return _number([(layer, token.split("/")[0]) for layer, token in self.pairs])
+
+    @property
+    def mix_ids(self) -> tuple[int, ...]:
+        """Index of the mean of layers that each token belongs to: one for each token name."""
+        return _number([token for _, token in self.pairs])
+
+
+def _number(values: Sequence[Any]) -> tuple[int, ...]:
+    """Return the number of each value, in the order in which they first occur."""
+    order = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    return tuple(order[value] for value in values)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,6 +15,7 @@ from layercache.cache.format.selection import parse_layers
 from layercache.errors import LayercacheError
 from layercache.extraction.datasets.listing import DATASETS
 from layercache.extraction.models.registry import MODELS, ModelInfo
+from layercache.probing.heads.spec import ALL_TOKEN_HEADS, EFFICIENT_QUERIES, WITHOUT_DROPOUT
 from layercache.study.plan import PlannedExtraction, PlannedJob, PlannedProbe
 
 OPERATIONS_PER_S = 5e10
@@ -88,12 +89,11 @@ def _training(job: PlannedProbe) -> float:
         return MIN_SECONDS  # the probe itself reports the error
     tokens = tokens_seen(job, info)
     width = info.width * (4 if job.cache.options.tap in ("fc1", "act") else 1)
-    if job.head.head == "linear" or not job.head.configs:
+    if job.head.head in WITHOUT_DROPOUT or not job.head.configs:
         operations = 2.0 * tokens * width * size.classes
     else:
-        heads = job.head.options.get("num_heads") or (
-            8 if job.head.head == "attentive-tokens" else tokens
-        )
+        defaults = {"attentive-tokens": ALL_TOKEN_HEADS, "efficient": EFFICIENT_QUERIES}
+        heads = job.head.options.get("num_heads") or defaults.get(job.head.head, tokens)
         # two products over the tokens, the value and output maps of width 2D, the classifier
         operations = 4.0 * tokens * width * heads + 8.0 * width**2 + 2.0 * width * size.classes
     n_folds = (job.splits.get("folds") or 1) * (job.splits.get("repeats") or 1)

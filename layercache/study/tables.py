@@ -30,7 +30,7 @@ from layercache.extraction.models.preprocessing.options import PreprocessingOpti
 from layercache.extraction.models.preprocessing.transform import Background
 from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
-from layercache.probing.heads.spec import TASKS
+from layercache.probing.heads.spec import TASKS, WITHOUT_DROPOUT
 from layercache.probing.metrics import find_metric
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
@@ -135,7 +135,7 @@ class GridTable(StudyTable):
         """Return the configurations of a head; none for a baseline, which has its own."""
         if head in BASELINES:
             return ()
-        dropout = (0.0,) if head == "linear" else self.dropout
+        dropout = (0.0,) if head in WITHOUT_DROPOUT else self.dropout
         return grid(lr=self.lr, weight_decay=self.weight_decay, dropout=dropout)
 
 

@@ -81,8 +81,8 @@ def write_probe(
     )
     targets = cache.split(test_split).labels if targets is None else targets
     ids = cache.split(test_split).ids if ids is None else ids
-    if kind == "attentive" and attention is None:
-        attention = np.full((head_spec.num_heads, head_spec.tokens), 1 / head_spec.tokens)
+    if head_spec.has_attention and attention is None:
+        attention = np.full((head_spec.attention_rows, head_spec.tokens), 1 / head_spec.tokens)
     mean = None if attention is None else attention.astype(np.float32)
     predictions = Predictions(
         logits=logits.astype(np.float32),

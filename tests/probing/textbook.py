@@ -35,6 +35,20 @@ class TextbookLinear(heads.LinearHead):
         super().__init__(**shape, normalize=False)  # type: ignore[arg-type]
 
 
+class TextbookScalarMix(heads.ScalarMixHead):
+    """The scalar mix of tokens that are normalized already."""
+
+    def __init__(self, *, mix_ids: tuple[int, ...] | None, **shape: int) -> None:
+        super().__init__(**shape, mix_ids=mix_ids, normalize=False)  # type: ignore[arg-type]
+
+
+class TextbookEfficient(heads.EfficientHead):
+    """Efficient probing of tokens that are normalized already."""
+
+    def __init__(self, **shape: int) -> None:
+        super().__init__(**shape, normalize=False)  # type: ignore[arg-type]
+
+
 class GivenDropout(nn.Module):
     """Multiplies attention weights (B, T, H) by given factors, in place of random ones."""
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from layercache.probing.heads.attentive import BatchedAttentiveHead
+from layercache.probing.heads.efficient import BatchedEfficientHead
 from layercache.probing.heads.hybrid import BatchedEmbeddingHead
 from layercache.probing.heads.linear import BatchedLinearHead
 from layercache.probing.heads.outer_product import OuterProducts
+from layercache.probing.heads.scalar_mix import BatchedScalarMixHead
 from layercache.probing.heads.spec import KINDS, HeadSpec
 
-__all__ = ["KINDS", "Head", "HeadSpec", "build", "parameter_shapes"]
+__all__ = ["KINDS", "AttendingHead", "Head", "HeadSpec", "build", "parameter_shapes"]
 
 
 class Head(typing.Protocol):
@@ -48,10 +50,26 @@ class Head(typing.Protocol):
         """Return logits (G, B, C)."""
 
 
+class AttendingHead(Head, typing.Protocol):
+    """A head that weights its tokens."""
+
+    def attention(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        outer: OuterProducts | None = None,
+    ) -> Tensor:
+        """Return the weights (B, S, G, rows) before dropout; they sum to 1 over S."""
+
+
 def build(spec: HeadSpec) -> Head:
     """Return the head of a spec."""
     if spec.kind == "linear":
         return BatchedLinearHead(spec)
+    if spec.kind == "scalar-mix":
+        return BatchedScalarMixHead(spec)
+    if spec.kind == "efficient":
+        return BatchedEfficientHead(spec)
     return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedEmbeddingHead(spec)
 
 

@@ -36,6 +36,18 @@ BATCH_NORM_MOMENTUM = 0.1
 QUERY_STD = 0.02
 
 
+def drop_weights(weights_bsgh: Tensor, uniform_bsh: Tensor, dropout: Tensor) -> Tensor:
+    """Return attention weights (B, S, G, H) after dropout; the kept ones are scaled up.
+
+    Args:
+        weights_bsgh: Attention weights.
+        uniform_bsh: Uniform draws; a weight is dropped where they lie below the rate.
+        dropout: Rate of each configuration, (G,) or (1,).
+    """
+    kept = uniform_bsh[:, :, None] >= dropout[:, None]
+    return weights_bsgh * (kept / (1 - dropout[:, None]))
+
+
 class BatchedAttentiveHead:
     """G attentive heads; parameters are dicts name -> (G, ...) named as in the textbook module."""
 
@@ -97,9 +109,7 @@ class BatchedAttentiveHead:
         weights_bsgh = self.attention(p, preprocessed, outer)
         excess_bgh = None
         if train and dropout is not None and uniform_bsh is not None:
-            weights_bsgh = weights_bsgh * (
-                (uniform_bsh[:, :, None] >= dropout[:, None]) / (1 - dropout[:, None])
-            )
+            weights_bsgh = drop_weights(weights_bsgh, uniform_bsh, dropout)
             excess_bgh = (weights_bsgh.sum(1) - 1) * (dropout[:, None] > 0)
         fused_gbd = self._fuse(p, weights_bsgh, preprocessed, excess_bgh)
         normalized_gbd = self._batch_norm(p, fused_gbd, train=train)

@@ -5,6 +5,7 @@ Shapes: B images, S tokens, D width, C classes, H attention heads.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,7 @@ import torch
 from torch import Tensor
 
 from layercache.errors import HeadMismatchError, ProbeError
-from layercache.probing.heads import HeadSpec, build
-from layercache.probing.heads.attentive import BatchedAttentiveHead
+from layercache.probing.heads import KINDS, AttendingHead, HeadSpec, build
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +77,8 @@ class FittedHead:
     def attention(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Return attention weights (B, H, S), float32, which sum to 1 over S.
 
+        A scalar mix has weights that are the same for every image, one row for each mean.
+
         Args:
             tokens: (B, S, D), L2-normalized or not.
 
@@ -85,12 +87,12 @@ class FittedHead:
             ProbeError: The head has no attention.
         """
         x = self._normalize(tokens)
-        head = build(self.spec)
-        if not isinstance(head, BatchedAttentiveHead):
+        if not self.spec.has_attention:
             raise ProbeError(
-                f"a {self.spec.kind} head has no attention; "
-                "attentive, attentive-tokens and hybrid heads do"
+                f"a {self.spec.kind} head has no attention; the other trained heads do "
+                f"({', '.join(kind for kind in KINDS if kind != self.spec.kind)})"
             )
+        head = typing.cast(AttendingHead, build(self.spec))
         with torch.inference_mode():
             weights = head.attention(self._stacked(x.device), head.preprocess(x))
             return weights[:, :, 0].transpose(1, 2).contiguous()

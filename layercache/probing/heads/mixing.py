@@ -32,8 +32,8 @@ def mix_and_map(
     x_bsd: Tensor,
     maps_ked: Tensor,
     *,
-    scale_gd: Tensor,
-    shift_gd: Tensor,
+    scale_gd: Tensor | None = None,
+    shift_gd: Tensor | None = None,
     excess_bk: Tensor | None = None,
     chunk_bytes: int | None = None,
 ) -> Tensor:
@@ -46,11 +46,15 @@ def mix_and_map(
         weights_bsk: Weights of the sums.
         x_bsd: Tokens; they get no gradient.
         maps_ked: One linear map per sum.
-        scale_gd: Factors of the sums' elements.
+        scale_gd: Factors of the sums' elements; None: 1, and no shift.
         shift_gd: Vector that is added to the scaled sums.
         excess_bk: How often it is added to each; None: never.
         chunk_bytes: Size of the sums that exist at a time; None: CHUNK_BYTES of the device.
     """
+    chunk_bytes = chunk_bytes or CHUNK_BYTES[x_bsd.device.type]
+    if scale_gd is None or shift_gd is None:
+        unscaled: Tensor = _MixAndMap.apply(weights_bsk, x_bsd, maps_ked, chunk_bytes)
+        return unscaled
     if x_bsd.device.type == "cpu" and len(x_bsd) <= MAX_SCALED_ROWS * maps_ked.shape[1]:
         # a pass over the few sums takes less time than one over the maps and its gradient
         out: Tensor = _MixScaleAndMap.apply(
@@ -59,9 +63,7 @@ def mix_and_map(
         return out
     maps_ghed = maps_ked.view(len(scale_gd), -1, *maps_ked.shape[1:])
     scaled_ked = (maps_ghed * scale_gd[:, None, None]).flatten(0, 1)
-    out = _MixAndMap.apply(
-        weights_bsk, x_bsd, scaled_ked, chunk_bytes or CHUNK_BYTES[x_bsd.device.type]
-    )
+    out = _MixAndMap.apply(weights_bsk, x_bsd, scaled_ked, chunk_bytes)
     if excess_bk is not None:
         shift_gke = maps_ghed.flatten(1, 2) @ shift_gd[:, :, None]
         out = out + excess_bk.t()[:, :, None] * shift_gke.view(-1, 1, maps_ked.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +11,15 @@ from layercache.errors import OptionError, UnknownNameError
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
 TASKS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
 """Output of a head: one class, 0/1 for each class, or floats."""
-KINDS = ("linear", "attentive", "attentive-tokens", "hybrid")
+KINDS = ("linear", "scalar-mix", "attentive", "attentive-tokens", "hybrid", "efficient")
 ALL_TOKEN_HEADS = 8
 """Attention heads of `attentive-tokens`, the paper's all-token baseline."""
+EFFICIENT_QUERIES = 32
+"""Queries of `efficient`, the default of arXiv 2506.10178; fewer if the width is smaller."""
+WITHOUT_DROPOUT = ("linear", "scalar-mix")
+"""Heads without attention weights that could be dropped in training."""
+ADDED: dict[str, Any] = {"regression": False, "mix_ids": None}
+"""Fields that the first probes did not have, with the value that they stand for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +27,7 @@ class HeadSpec:
     """Kind and shape of a head; together with a state dict, a trained head."""
 
     kind: str
-    """"linear", "attentive", "attentive-tokens" or "hybrid"."""
+    """One of KINDS."""
     tokens: int
     """S, tokens per image."""
     width: int
@@ -29,7 +36,8 @@ class HeadSpec:
     """C, classes; columns of a regression's targets."""
     num_heads: int = 0
     """H, attention heads. 0 is replaced by the paper's number: S for "attentive" and "hybrid", 8
-    for "attentive-tokens"; it stays 0 for "linear", which has none."""
+    for "attentive-tokens", 32 for "efficient", whose heads are its queries; it stays 0 for "linear"
+    and "scalar-mix", which have none."""
     multi_label: bool = False
     """Targets are 0/1 per class (binary cross-entropy) instead of one class index."""
     embedding_ids: tuple[int, ...] | None = None
@@ -37,6 +45,9 @@ class HeadSpec:
     of the same layer and kind share one); None learns no embedding."""
     regression: bool = False
     """Targets are floats (mean squared error) instead of classes."""
+    mix_ids: tuple[int, ...] | None = None
+    """Only "scalar-mix": index of the weighted mean that each of the S tokens belongs to, counted
+    from 0 (tokens of the same kind in different layers are mixed); None mixes all tokens."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -52,20 +63,25 @@ class HeadSpec:
             raise OptionError(
                 f"expected at least 2 classes for a single-label head, got {self.classes}"
             )
-        if self.kind == "linear":
+        if not self.has_dropout:
             if self.num_heads:
                 raise OptionError(
-                    f"the linear head has no attention heads, got num_heads={self.num_heads}: "
+                    f"the {self.kind} head has no attention heads, got num_heads={self.num_heads}: "
                     "leave it out"
                 )
         else:
             self._resolve_num_heads()
         if self.embedding_ids is not None:
-            self._check_embedding_ids(self.embedding_ids)
+            self._check_ids("embedding_ids", self.embedding_ids, kind="hybrid")
+        if self.mix_ids is not None:
+            self._check_ids("mix_ids", self.mix_ids, kind="scalar-mix")
 
     def _resolve_num_heads(self) -> None:
-        default = ALL_TOKEN_HEADS if self.kind == "attentive-tokens" else self.tokens
-        num_heads = self.num_heads or default
+        defaults = {
+            "attentive-tokens": ALL_TOKEN_HEADS,
+            "efficient": min(EFFICIENT_QUERIES, self.width),
+        }
+        num_heads = self.num_heads or defaults.get(self.kind, self.tokens)
         if not 1 <= num_heads <= self.width:
             raise OptionError(
                 f"expected a number of attention heads between 1 and the width {self.width}, got "
@@ -73,15 +89,14 @@ class HeadSpec:
             )
         object.__setattr__(self, "num_heads", num_heads)
 
-    def _check_embedding_ids(self, ids: tuple[int, ...]) -> None:
-        if self.kind != "hybrid":
+    def _check_ids(self, name: str, ids: tuple[int, ...], *, kind: str) -> None:
+        if self.kind != kind:
             raise OptionError(
-                f"only the hybrid head learns embeddings, got embedding_ids for {self.kind!r}: "
-                "leave them out"
+                f"only the {kind} head has {name}, got some for {self.kind!r}: leave them out"
             )
         if len(ids) != self.tokens or sorted(set(ids)) != list(range(len(set(ids)))):
             raise OptionError(
-                "expected embedding_ids to hold one index for each of the "
+                f"expected {name} to hold one index for each of the "
                 f"{self.tokens} tokens, counted from 0 without gaps, got {ids}"
             )
 
@@ -92,16 +107,60 @@ class HeadSpec:
             return REGRESSION
         return MULTI_LABEL if self.multi_label else CLASSIFICATION
 
+    @property
+    def has_dropout(self) -> bool:
+        """True if the head has attention weights that are dropped in training."""
+        return self.kind not in WITHOUT_DROPOUT
+
+    @property
+    def has_attention(self) -> bool:
+        """True if the head weights its tokens, by attention or by a learned mean of the layers."""
+        return self.kind != "linear"
+
+    @property
+    def num_mixes(self) -> int:
+        """Number of weighted means of a "scalar-mix" head."""
+        return 1 if self.mix_ids is None else max(self.mix_ids) + 1
+
+    @property
+    def attention_rows(self) -> int:
+        """Rows of the weights that `attention` returns: attention heads, or means of layers."""
+        if self.kind == "scalar-mix":
+            return self.num_mixes
+        return self.num_heads
+
+    @property
+    def activation_size(self) -> int:
+        """Elements of the largest activation of one image: outputs, weights or mixed tokens."""
+        if self.kind == "scalar-mix":
+            return max(self.classes, self.num_mixes * self.width)
+        return max(self.classes, self.num_heads * max(self.width, self.tokens))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> HeadSpec:
+        """Return the spec that `to_json` wrote, whose tuples JSON reads as lists."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain JSON; `regression` only if it is true."""
-        # absent, so that heads for classes keep the ids that they had before there were others
+        """Return the fields as plain JSON, without newer ones that have their default."""
+        # absent, so that heads keep the ids that they had before these fields existed
         return {
             name: value
             for name, value in asdict(self).items()
-            if not (name == "regression" and not value)
+            if name not in ADDED or value != ADDED[name]
         }
 
     @property
     def head_width(self) -> int:
-        """Length d = 2 floor(D / H) of one attention head, twice the usual; 0 if linear."""
-        return 2 * (self.width // self.num_heads) if self.num_heads else 0
+        """Length d of one attention head, 0 without any.
+
+        2 floor(D / H), twice the usual, as in arXiv 2601.09322; floor(D / H) for "efficient", whose
+        D values are split over the queries.
+        """
+        if not self.num_heads:
+            return 0
+        return (1 if self.kind == "efficient" else 2) * (self.width // self.num_heads)

@@ -213,8 +213,6 @@ def _parse(metadata: dict[str, Any]) -> Checkpoint:
     """Return the head, still without its tensors."""
     del metadata["schema"]
     spec, provenance = dict(metadata.pop("spec")), dict(metadata.pop("provenance"))
-    if spec["embedding_ids"] is not None:
-        spec["embedding_ids"] = tuple(spec["embedding_ids"])
     for name in ("classes", "fingerprints", "target"):
         if name in provenance:
             provenance[name] = tuple(provenance[name])
@@ -223,7 +221,7 @@ def _parse(metadata: dict[str, Any]) -> Checkpoint:
     head = Checkpoint(
         **metadata,
         losses=losses,
-        spec=HeadSpec(**spec),
+        spec=HeadSpec.from_json(spec),
         state_dict={},
         provenance=Provenance(**provenance),
     )

@@ -41,6 +41,7 @@ from layercache.errors import (
     ProbeError,
     UnknownNameError,
 )
+from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import (
     RESAMPLES,
     Interval,
@@ -135,10 +136,10 @@ class Probe:
                 f"{self.path / RECORD}: lists no {file}: {RETRAIN_HINT.format(folder=self.path)}"
             )
         data = read_file(open_store(self.path), file, digest)
-        shape = self.spec["head_spec"]
         try:
+            shape = HeadSpec.from_json(self.spec["head_spec"])
             return Predictions.from_bytes(
-                data, classes=shape["classes"], heads=shape["num_heads"], tokens=shape["tokens"]
+                data, classes=shape.classes, heads=shape.attention_rows, tokens=shape.tokens
             )
         except ValueError as e:
             raise CacheCorruptError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from layercache.errors import OptionError
+from layercache.probing.heads.spec import WITHOUT_DROPOUT
 from layercache.probing.training.schedule import Schedule, make_schedule
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3)
@@ -112,8 +113,8 @@ class TrainConfig:
 
 
 def paper_grid(kind: str) -> tuple[HParams, ...]:
-    """Return the paper's configurations: 21 for the linear head, 63 for heads with attention."""
-    dropouts = (0.0,) if kind == "linear" else DROPOUTS
+    """Return the paper's configurations: 21 for heads without attention, 63 for those with it."""
+    dropouts = (0.0,) if kind in WITHOUT_DROPOUT else DROPOUTS
     return grid(lr=LEARNING_RATES, weight_decay=WEIGHT_DECAYS, dropout=dropouts)
 
 

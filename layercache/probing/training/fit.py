@@ -182,8 +182,8 @@ def _check_options(
         raise OptionError(
             "expected at least one configuration, got none: give a learning rate and a weight decay"
         )
-    if head.kind == "linear" and any(config.dropout for config in configs):
-        raise OptionError("the linear head has no attention to drop: leave dropout out")
+    if not head.has_dropout and any(config.dropout for config in configs):
+        raise OptionError(f"the {head.kind} head has no attention to drop: leave dropout out")
 
 
 def _check_dataset(dataset: TokenLoader, *, head: HeadSpec, train: Tensor) -> None:

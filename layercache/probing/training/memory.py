@@ -26,11 +26,8 @@ ACTIVATION_COPIES = 4
 
 
 def activation_row_bytes(spec: HeadSpec) -> int:
-    """Return the bytes of the largest activations of one configuration per row of a batch.
-
-    They are the logits, the attention weights and the mixed tokens.
-    """
-    return FLOAT_BYTES * max(spec.classes, spec.num_heads * max(spec.width, spec.tokens))
+    """Return the bytes of the largest activations of one configuration per row of a batch."""
+    return FLOAT_BYTES * spec.activation_size
 
 
 def config_bytes(spec: HeadSpec) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -108,9 +109,8 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
     """Return the row of a probe, with COLUMNS."""
     spec, row = probe.spec, probe.row
     metric = combination.target.metric
-    shape = {**spec["head_spec"], "embedding_ids": None}
-    num_heads = HeadSpec(**shape).num_heads
-    default_num_heads = HeadSpec(**{**shape, "num_heads": 0}).num_heads
+    head_spec = HeadSpec.from_json(spec["head_spec"])
+    num_heads, default_num_heads = head_spec.num_heads, replace(head_spec, num_heads=0).num_heads
     tokens = [row["tokens"]]
     if row.get("spatial"):
         tokens.append(row["spatial"])

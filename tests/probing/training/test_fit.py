@@ -12,12 +12,18 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.heads.spec import WITHOUT_DROPOUT
 from layercache.probing.training.config import HParams, Noise, TrainConfig
 from layercache.probing.training.config_batch import balanced_class_weights
 from layercache.probing.training.fit import fit, predict
 from layercache.testing import InMemoryTokens, make_separable_tokens
 from tests.logs import logged
-from tests.probing.textbook import TextbookAttentive, TextbookLinear
+from tests.probing.textbook import (
+    TextbookAttentive,
+    TextbookEfficient,
+    TextbookLinear,
+    TextbookScalarMix,
+)
 
 SHORT = TrainConfig(epochs=4, min_steps=0, batch=50)
 TRAIN, VAL = torch.arange(200), torch.arange(200, 300)
@@ -33,24 +39,28 @@ def spec(kind: str, dataset: InMemoryTokens, **more: object) -> HeadSpec:
 
 
 def configs_for(kind: str) -> tuple[HParams, ...]:
-    return (
-        tuple(dataclasses.replace(s, dropout=0.0) for s in CONFIGS) if kind == "linear" else CONFIGS
-    )
+    if kind in WITHOUT_DROPOUT:
+        return tuple(dataclasses.replace(s, dropout=0.0) for s in CONFIGS)
+    return CONFIGS
 
 
 def plain(head: HeadSpec, state: dict[str, torch.Tensor] | None = None) -> torch.nn.Module:
     shape = {"tokens": head.tokens, "width": head.width, "classes": head.classes}
-    module = (
-        TextbookLinear(**shape)
-        if head.kind == "linear"
-        else TextbookAttentive(**shape, num_heads=head.num_heads)
-    )
+    module: torch.nn.Module
+    if head.kind == "linear":
+        module = TextbookLinear(**shape)
+    elif head.kind == "scalar-mix":
+        module = TextbookScalarMix(**shape, mix_ids=head.mix_ids)
+    elif head.kind == "efficient":
+        module = TextbookEfficient(**shape, num_queries=head.num_heads)
+    else:
+        module = TextbookAttentive(**shape, num_heads=head.num_heads)
     if state is not None:
         module.load_state_dict(state)
     return module
 
 
-@pytest.mark.parametrize("kind", ["linear", "attentive"])
+@pytest.mark.parametrize("kind", ["linear", "scalar-mix", "attentive", "efficient"])
 def test_fit_equals_a_plain_loop_with_the_textbook_module_and_torch_optimizer(kind: str) -> None:
     """Compare with torch's AdamW, clip_grad_norm_, CrossEntropyLoss and CosineAnnealingLR.
 
@@ -69,7 +79,7 @@ def test_fit_equals_a_plain_loop_with_the_textbook_module_and_torch_optimizer(ki
         train_config=NO_STEPS,
     )[0]
     module = plain(head, dict(untrained.state_dict))
-    if isinstance(module, TextbookAttentive):
+    if isinstance(module, TextbookAttentive | TextbookEfficient):
         module.batch_norm.reset_running_stats()
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -131,7 +141,9 @@ def assert_same_head(
 NO_STEPS = TrainConfig(epochs=1, min_steps=0, batch=200, min_batches=1, lr_end=1e-30, noise=None)
 
 
-@pytest.mark.parametrize("kind", ["linear", "attentive", "attentive-tokens"])
+@pytest.mark.parametrize(
+    "kind", ["linear", "scalar-mix", "attentive", "attentive-tokens", "efficient"]
+)
 def test_fit_of_a_group_equals_fit_of_each_configuration_alone(kind: str) -> None:
     dataset = make_separable_tokens()
     head, configs = spec(kind, dataset), configs_for(kind)
@@ -230,7 +242,7 @@ def test_fit_on_separable_classes_learns_and_on_shuffled_labels_gives_chance(kin
     assert abs(chance.val_metrics["balanced_accuracy"] - 1 / 3) < 0.13
 
 
-@pytest.mark.parametrize("kind", ["linear", "attentive"])
+@pytest.mark.parametrize("kind", ["linear", "scalar-mix", "attentive", "efficient"])
 def test_predict_equals_the_textbook_module_and_gives_the_reported_metrics(kind: str) -> None:
     dataset = make_separable_tokens()
     trained = fit(
@@ -255,7 +267,7 @@ def test_predict_equals_the_textbook_module_and_gives_the_reported_metrics(kind:
     )
 
 
-@pytest.mark.parametrize("kind", ["linear", "attentive"])
+@pytest.mark.parametrize("kind", ["linear", "scalar-mix", "attentive", "efficient"])
 def test_fit_with_a_diverging_configuration_reports_it_and_leaves_the_others_unchanged(
     kind: str,
 ) -> None:

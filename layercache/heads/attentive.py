@@ -1,12 +1,4 @@
-"""The paper's heads as ordinary modules, for any training loop (arXiv 2601.09322).
-
-    head = layercache.heads.AttentiveHead(tokens=24, width=768, classes=10)
-    logits = head(x)                 # x: (B, 24, 768), such as CLS and AP of 12 layers
-    weights = head.attention(x)      # (B, 24 heads, 24 tokens)
-    head = layercache.heads.load("CACHE/probes/ID")      # a trained one
-
-`layercache.probe` trains a whole grid of configurations of these heads in one pass
-(`layercache.probing.heads`); the parameters have the same names there, in checkpoints and here.
+"""The attentive head as a module, and with embeddings added to the tokens.
 
 Shapes: B images, T tokens of an image, D width of a token, C classes, H attention heads of width
 E = 2 floor(D / H), which is d in the formulas, K embeddings.
@@ -35,65 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layercache.errors import HeadMismatchError
-from layercache.probing.heads import HeadSpec
+from layercache.heads.shape import check_input, check_shape
 from layercache.probing.heads.attentive import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
     LAYER_NORM_EPS,
     QUERY_STD,
 )
-from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.hybrid import EMBEDDING_STD
-from layercache.probing.results.checkpoint import HeadPath, load_head
-from layercache.probing.results.lookup import find_probe
-from layercache.probing.results.probe_store import Probe
 
 if TYPE_CHECKING:
     from torch._prims_common import DeviceLikeType
-
-__all__ = ["AttentiveHead", "HybridHead", "LinearHead", "load"]
-
-
-class LinearHead(nn.Module):
-    """One affine map of the concatenated tokens."""
-
-    def __init__(
-        self,
-        *,
-        tokens: int,
-        width: int,
-        classes: int,
-        normalize: bool = True,
-        device: DeviceLikeType | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Draw the parameters as torch.nn.Linear does.
-
-        Args:
-            tokens: T.
-            width: D.
-            classes: C, the number of outputs.
-            normalize: L2-normalize each token first, as `layercache.probe` does. Switch it off for
-                tokens that are normalized already, such as those with noise added afterwards.
-            device: Device of the parameters.
-            dtype: Dtype of the parameters, float32 by default.
-        """
-        super().__init__()
-        _spec("linear", tokens=tokens, width=width, classes=classes)
-        self.tokens, self.width, self.classes = tokens, width, classes
-        self.normalize = normalize
-        self.classifier = nn.Linear(tokens * width, classes, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, T, D) of any float dtype to logits (B, C)."""
-        x = _input(self, x, dtype=self.classifier.weight.dtype)
-        logits: Tensor = self.classifier(x.flatten(1))
-        return logits
-
-    def extra_repr(self) -> str:
-        """Return the shape for `repr`."""
-        return f"tokens={self.tokens}, width={self.width}, normalize={self.normalize}"
 
 
 class AttentiveHead(nn.Module):
@@ -126,7 +70,9 @@ class AttentiveHead(nn.Module):
             dtype: Dtype of the parameters, float32 by default.
         """
         super().__init__()
-        spec = _spec("attentive", tokens=tokens, width=width, classes=classes, num_heads=num_heads)
+        spec = check_shape(
+            "attentive", tokens=tokens, width=width, classes=classes, num_heads=num_heads
+        )
         self.tokens, self.width, self.classes = tokens, width, classes
         self.num_heads, self.head_width = spec.num_heads, spec.head_width
         self.normalize = normalize
@@ -162,7 +108,7 @@ class AttentiveHead(nn.Module):
 
     def forward_reference(self, x: Tensor) -> Tensor:
         """Compute `forward` as the paper writes it, with a key and a value of every token."""
-        x_btd = self._embed(_input(self, x, dtype=self.query.dtype))
+        x_btd = self._embed(check_input(self, x, dtype=self.query.dtype))
         by_head = (*x_btd.shape[:2], self.num_heads, self.head_width)
         query = self.to_query(self.norm_query(self.query)).view(self.num_heads, 1, self.head_width)
         keys_bhtd = self.to_key(self.norm_key(x_btd)).view(by_head).transpose(1, 2)
@@ -191,7 +137,7 @@ class AttentiveHead(nn.Module):
 
     def _standardize(self, x: Tensor) -> Tensor:
         """Return z, (B, T, D)."""
-        x_btd = self._embed(_input(self, x, dtype=self.query.dtype))
+        x_btd = self._embed(check_input(self, x, dtype=self.query.dtype))
         return F.layer_norm(x_btd, (self.width,), eps=LAYER_NORM_EPS)
 
     def _scores(self, z_btd: Tensor) -> Tensor:
@@ -261,7 +207,7 @@ class HybridHead(AttentiveHead):
         self.register_buffer("embedding_ids", None, persistent=False)
         if embedding_ids is None:
             return
-        _spec(
+        check_shape(
             "hybrid",
             tokens=tokens,
             width=width,
@@ -279,81 +225,3 @@ class HybridHead(AttentiveHead):
         if self.embedding is None or self.embedding_ids is None:
             return x_btd
         return x_btd + self.embedding[self.embedding_ids]
-
-
-def load(probe: Probe | FittedHead | str | HeadPath) -> LinearHead | AttentiveHead | HybridHead:
-    """Load the trained head of a probe as a module in evaluation mode, float32 on the CPU.
-
-    The names of its classes and tokens are those of `layercache.load_head(probe)`. To train it
-    further, call `train()`.
-
-    Args:
-        probe: A probe, its id or the beginning of it (of probes in the default root), its folder
-            (CACHE/probes/ID), its head.safetensors, or a loaded head.
-
-    Raises:
-        ProbeNotFoundError: There is no such probe, or it has no head (knn).
-        HeadMismatchError: The file is damaged, or not a head that layercache wrote.
-    """
-    if isinstance(probe, Probe):
-        head: FittedHead = load_head(probe.path)
-    else:
-        head = probe if isinstance(probe, FittedHead) else load_head(find_probe(probe))
-    if not head.state_dict:
-        raise HeadMismatchError(
-            f"this {head.spec.kind} head has no parameters, because its training diverged"
-        )
-    module = _untrained(head.spec)
-    module.load_state_dict(dict(head.state_dict))
-    return module.eval()
-
-
-def _untrained(spec: HeadSpec) -> LinearHead | AttentiveHead | HybridHead:
-    if spec.kind == "linear":
-        return LinearHead(tokens=spec.tokens, width=spec.width, classes=spec.classes)
-    if spec.kind == "hybrid":
-        return HybridHead(
-            tokens=spec.tokens,
-            width=spec.width,
-            classes=spec.classes,
-            num_heads=spec.num_heads,
-            embedding_ids=spec.embedding_ids,
-        )
-    return AttentiveHead(
-        tokens=spec.tokens, width=spec.width, classes=spec.classes, num_heads=spec.num_heads
-    )
-
-
-def _spec(
-    kind: str,
-    *,
-    tokens: int,
-    width: int,
-    classes: int,
-    num_heads: int | None = None,
-    embedding_ids: tuple[int, ...] | None = None,
-) -> HeadSpec:
-    """Return the checked shape of a head, whose logits may be any number of outputs.
-
-    Raises:
-        OptionError: A size is out of range.
-    """
-    return HeadSpec(
-        kind=kind,
-        tokens=tokens,
-        width=width,
-        classes=classes,
-        num_heads=num_heads or 0,
-        multi_label=True,
-        embedding_ids=embedding_ids,
-    )
-
-
-def _input(head: LinearHead | AttentiveHead, x: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """Return checked tokens (B, T, D) in the dtype of the parameters, normalized if requested."""
-    if x.ndim != 3 or x.shape[1] != head.tokens or x.shape[2] != head.width:
-        raise HeadMismatchError(
-            f"expected tokens (images, {head.tokens}, {head.width}), got {tuple(x.shape)}"
-        )
-    x = x.to(dtype)
-    return F.normalize(x, dim=-1) if head.normalize else x
