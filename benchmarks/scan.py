@@ -1,9 +1,9 @@
 """Measure `layercache scan` against the limits of the machine.
 
 Writes a cache of random tokens with a weak class signal, scans it, and prints for each stage its
-time next to its floor: the operations that it counts, at the rates that large products in single
-precision and Cholesky decompositions in double precision reach in the same run, and its bytes at
-the rate of a plain read of the same files.
+time next to its floor: the operations that it counts, at the rates that large products and Cholesky
+decompositions in single precision reach in the same run, and its bytes at the rate of a plain read
+of the same files. Of a symmetric product half is counted.
 
     python benchmarks/scan.py [--rows 40000 --test 10000] [--layers 12 --width 768] [--classes 10]
 
@@ -74,8 +74,8 @@ def product_rate(width: int, clock: Clock) -> float:
 
 
 def cholesky_rate(size: int, clock: Clock) -> float:
-    """Return the operations per second of a Cholesky decomposition in double precision."""
-    matrix = torch.rand(size, size, dtype=torch.float64)
+    """Return the operations per second of a Cholesky decomposition in single precision."""
+    matrix = torch.rand(size, size)
     matrix = matrix + matrix.t()
     matrix.diagonal().add_(size)
     return size**3 / 3 / best_of(lambda: torch.linalg.cholesky(matrix), clock, times=2)
@@ -96,7 +96,7 @@ def read_rate(folder: Path, clock: Clock) -> float:
 
 
 def product_operations(plan: ScanPlan, rows: int) -> float:
-    """Return the operations of the products of `rows` rows: each pair of tokens once."""
+    """Return the operations of the products of `rows` rows: each pair of features once."""
     pairs = {
         (s, t)
         for subset in plan.subsets
@@ -105,7 +105,7 @@ def product_operations(plan: ScanPlan, rows: int) -> float:
         for t in subset.tokens
         if s <= t
     }
-    return 2.0 * len(pairs) * rows * plan.width**2
+    return sum((1.0 if s == t else 2.0) * rows * plan.width**2 for s, t in pairs)
 
 
 def main() -> None:
@@ -153,18 +153,18 @@ def measure(cache: layercache.Cache, *, subsets: str | None, clock: Clock) -> No
 
         return call
 
-    solve = cholesky._solve
+    solve = cholesky.ShiftedMatrix.solve
 
-    def count(matrix: torch.Tensor, right: torch.Tensor) -> Any:
-        solved[stage[0]].append(len(matrix))
-        return solve(matrix, right)
+    def count(self: cholesky.ShiftedMatrix, *values: Any, **options: Any) -> Any:
+        solved[stage[0]].append(len(self.matrix))
+        return solve(self, *values, **options)
 
-    cholesky._solve = count
+    cholesky.ShiftedMatrix.solve = count
     for name in STAGES:
         setattr(runner.Scanner, name, timed(name, getattr(runner.Scanner, name)))
     product = product_rate(plan.width, clock)
     read = read_rate(Path(str(cache.path)), clock)
-    sizes = {len(s.tokens) * plan.width for s in plan.subsets if not plan.in_samples(s)}
+    sizes = {min(len(s.tokens) * plan.width, train) for s in plan.subsets}
     rates = {size: cholesky_rate(size, clock) for size in sizes}
     began = clock()
     layercache.scan(cache, subsets=subsets)
@@ -183,26 +183,26 @@ def measure(cache: layercache.Cache, *, subsets: str | None, clock: Clock) -> No
     read_bytes = {"read": train * row_bytes, "test": test * row_bytes}
     print(f"{train} + {test} rows, {len(plan.pairs)} tokens x {plan.width}")
     print(
-        f"products {product / 1e9:.0f} GFLOP/s in single precision, decompositions "
+        f"products {product / 1e9:.0f} GFLOP/s, decompositions "
         + ", ".join(f"{rate / 1e9:.0f} at {size}" for size, rate in sorted(rates.items()))
-        + f" in double; read {read / 1e9:.1f} GB/s\n"
+        + f", in single precision; read {read / 1e9:.1f} GB/s\n"
     )
     print(
-        "| stage | single precision (GFLOP) | double (GFLOP) | read (GB) | floor (s) | time (s) |"
+        "| stage | products (GFLOP) | decompositions (GFLOP) | read (GB) | floor (s) | time (s) |"
     )
     print("|---|---|---|---|---|---|")
     floors = {}
     for name, words in STAGES.items():
-        doubles = {n: n**3 / 3 for n in set(solved[name])}
-        double = sum(doubles[n] for n in solved[name])
-        nearest = {n: min(rates, key=lambda size, n=n: abs(size - n)) for n in doubles}
+        operations = {n: n**3 / 3 for n in set(solved[name])}
+        decompositions = sum(operations[n] for n in solved[name])
+        nearest = {n: min(rates, key=lambda size, n=n: abs(size - n)) for n in operations}
         floors[name] = (
             single[name] / product
-            + sum(doubles[n] / rates[nearest[n]] for n in solved[name])
+            + sum(operations[n] / rates[nearest[n]] for n in solved[name])
             + read_bytes.get(name, 0) / read
         )
         print(
-            f"| {words} | {single[name] / 1e9:.0f} | {double / 1e9:.0f} "
+            f"| {words} | {single[name] / 1e9:.0f} | {decompositions / 1e9:.0f} "
             f"| {read_bytes.get(name, 0) / 1e9:.2f} | {floors[name]:.1f} | {seconds[name]:.1f} |"
         )
     floor = sum(floors.values())
@@ -213,7 +213,7 @@ def measure(cache: layercache.Cache, *, subsets: str | None, clock: Clock) -> No
 def sample_operations(plan: ScanPlan, rows: int) -> float:
     """Return the operations of the products of samples, in subsets of more features than rows."""
     tokens = {s for subset in plan.subsets if plan.in_samples(subset) for s in subset.tokens}
-    return 2.0 * len(tokens) * plan.width * rows**2
+    return 1.0 * len(tokens) * plan.width * rows**2
 
 
 if __name__ == "__main__":

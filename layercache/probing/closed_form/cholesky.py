@@ -1,4 +1,4 @@
-"""Ridge regression and discriminant analysis for one setting, by one Cholesky decomposition.
+"""Ridge regression and discriminant analysis, one Cholesky decomposition for each setting.
 
 It takes about a thirtieth of an eigendecomposition of the same size, which gives all settings: it
 is the faster way where few settings are tried.
@@ -25,78 +25,120 @@ MAX_CORRECTIONS = 6
 """Corrections after which a solution in single precision is given up."""
 
 
-def ridge_coefficients(moments: Moments, penalty: float) -> Coefficients | None:
-    """Return the ridge regression of one penalty, see `ridge`.
+class ShiftedMatrix:
+    """Solves (A + s I) x = b for one shift s after another.
 
-    Returns:
-        Its coefficients, or None if the penalty is below the rounding errors of the moments.
+    The decomposition is one in single precision, which takes half of the time or less. Its solution
+    is corrected until the residual in double precision vanishes; that converges unless the matrix
+    is too ill-conditioned, and then it is decomposed in double precision.
     """
-    matrix = moments.scatter
-    matrix.diagonal().add_(penalty)
-    weight = _solve(matrix, moments.cross)
-    if weight is None:
+
+    def __init__(self, matrix: Tensor) -> None:
+        """Keep the matrix in both precisions.
+
+        Args:
+            matrix: A, symmetric, float64 (P, P).
+        """
+        self.matrix = matrix
+        self._single = matrix.float()
+
+    def solve(self, right: Tensor, *, shift: float = 0.0) -> Tensor | None:
+        """Return the solution (P, M), or None if the shifted matrix is not positive definite.
+
+        Args:
+            right: b, float64 (P, M).
+            shift: s.
+        """
+        refined = self._solve_refined(right, shift)
+        if refined is not None:
+            return refined
+        shifted = self.matrix.clone()
+        shifted.diagonal().add_(shift)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info):
+            return None
+        return torch.cholesky_solve(right, factor)
+
+    def _solve_refined(self, right: Tensor, shift: float) -> Tensor | None:
+        """Return a corrected solution in single precision, or None if it does not converge."""
+        shifted = self._single.clone()
+        shifted.diagonal().add_(shift)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info):
+            return None
+        scale = float(right.norm())
+        solution = torch.cholesky_solve(right.float(), factor).double()
+        for correction in range(MAX_CORRECTIONS):
+            # the matrix is symmetric, and a product from the left reads it row by row
+            residual = right - (solution.t() @ self.matrix).t() - shift * solution
+            left = float(residual.norm()) / scale if scale else 0.0
+            if left <= RESIDUAL:
+                return solution
+            solution = solution + torch.cholesky_solve(residual.float(), factor)
+            if correction == 0 and left**2 <= RESIDUAL / 10:
+                return solution  # each correction reduces the residual by the same factor
         return None
-    return weight.t(), moments.target_mean - weight.t() @ moments.mean
 
 
-def lda_coefficients(
-    moments: Moments, shrinkage: float, *, features: int | None = None
-) -> Coefficients | None:
-    """Return the discriminant analysis of one shrinkage, see `lda`.
+class RidgeSystem:
+    """Ridge regressions of given moments, see `ridge`."""
 
-    Args:
-        moments: Moments of features and one-hot targets.
-        shrinkage: Above 0 and at most 1.
-        features: P, the number of features of which those of the moments are coordinates; None:
-            those of the moments themselves.
+    def __init__(self, moments: Moments) -> None:
+        """Prepare the system of equations.
 
-    Returns:
-        Its coefficients, with a bias of -inf for classes without samples, or None if the shrinkage
-        is below the rounding errors of the moments.
-    """
-    matrix = moments.within_scatter.div_(moments.weight)
-    total = float(matrix.diagonal().sum())
-    if total <= ROUNDING * float(moments.scatter.diagonal().sum() / moments.weight):
-        matrix.zero_()  # one sample of each class: the nearest class mean
-        total = 1.0
-    sphere = total / (features or len(matrix))
-    matrix.mul_(1 - shrinkage).diagonal().add_(shrinkage * sphere)
-    deviations = (moments.class_means - moments.mean).nan_to_num(0.0).t()
-    weight = _solve(matrix, deviations)
-    if weight is None:
-        return None
-    priors = moments.class_weights / moments.weight
-    log_priors = priors.clamp_min(0).log().where(priors > 0, -math.inf)
-    offset = log_priors - (deviations * weight).sum(0) / 2
-    return weight.t(), offset - weight.t() @ moments.mean
+        Args:
+            moments: Moments of features and targets.
+        """
+        self._scatter = ShiftedMatrix(moments.scatter)
+        self._cross = moments.cross
+        self._mean, self._target_mean = moments.mean, moments.target_mean
+
+    def coefficients(self, penalty: float) -> Coefficients | None:
+        """Return the regression of one penalty, or None if it is below rounding errors."""
+        weight = self._scatter.solve(self._cross, shift=penalty)
+        if weight is None:
+            return None
+        return weight.t(), self._target_mean - weight.t() @ self._mean
 
 
-def _solve(matrix: Tensor, right: Tensor) -> Tensor | None:
-    """Return matrix^-1 right (P, M), or None if the matrix is not positive definite."""
-    refined = _solve_refined(matrix, right)
-    if refined is not None:
-        return refined
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if int(info):
-        return None
-    return torch.cholesky_solve(right, factor)
+class DiscriminantSystem:
+    """Discriminant analyses of given moments, see `lda`."""
 
+    def __init__(self, moments: Moments) -> None:
+        """Prepare the system of equations.
 
-def _solve_refined(matrix: Tensor, right: Tensor) -> Tensor | None:
-    """Solve in single precision and correct the solution until its residual in double vanishes.
+        Args:
+            moments: Moments of features and one-hot targets.
+        """
+        within = moments.within_scatter
+        features, total = len(within), float(within.diagonal().sum())
+        if total <= ROUNDING * float(moments.scatter_diagonal.sum()):
+            within.zero_()  # one sample of each class: the nearest class mean
+            total = float(moments.weight)
+        self._within = ShiftedMatrix(within)
+        self._weight = float(moments.weight)
+        self._sphere = total / self._weight / features
+        self._mean = moments.mean
+        self._deviations = (moments.class_means - moments.mean).nan_to_num(0.0).t()
+        priors = moments.class_weights / moments.weight
+        self._log_priors = priors.clamp_min(0).log().where(priors > 0, -math.inf)
 
-    A decomposition in single precision takes a third of the time. The corrections converge unless
-    the matrix is too ill-conditioned for it; then None is returned.
-    """
-    factor, info = torch.linalg.cholesky_ex(matrix.float())
-    if int(info):
-        return None
-    solution = torch.zeros_like(right)
-    residual = right
-    limit = RESIDUAL * float(right.norm())
-    for _ in range(MAX_CORRECTIONS):
-        solution = solution + torch.cholesky_solve(residual.float(), factor)
-        residual = right - matrix @ solution
-        if float(residual.norm()) <= limit:
-            return solution
-    return None
+    def coefficients(self, shrinkage: float) -> Coefficients | None:
+        """Return the analysis of one shrinkage.
+
+        Args:
+            shrinkage: Above 0 and at most 1.
+
+        Returns:
+            Its coefficients, with a bias of -inf for classes without samples, or None if the
+            shrinkage is below rounding errors.
+        """
+        identity, share = shrinkage * self._sphere, (1 - shrinkage) / self._weight
+        if share == 0:
+            weight: Tensor | None = self._deviations / identity
+        else:
+            weight = self._within.solve(self._deviations / share, shift=identity / share)
+        if weight is None:
+            return None
+        offset = self._log_priors - (self._deviations * weight).sum(0) / 2
+        return weight.t(), offset - weight.t() @ self._mean

@@ -126,6 +126,11 @@ class Moments:
         return torch.addr(self._xx, self._x, self._x / self.weight, alpha=-1)
 
     @property
+    def scatter_diagonal(self) -> Tensor:
+        """Diagonal of the scatter, (P,)."""
+        return self._xx.diagonal() - self._x.square() / self.weight
+
+    @property
     def cross(self) -> Tensor:
         """Weighted cross product, (P, M): sum of w (x - m) (y - mean of y)'."""
         return self._xy - torch.outer(self._x, self._y) / self.weight

@@ -30,6 +30,7 @@ from layercache.probing.scan.scores import as_targets, test_columns
 from layercache.probing.splits.draws import check_labels
 from layercache.probing.targets.target import Target, check_floats, stratify
 from layercache.probing.targets.target_columns import read_target
+from layercache.probing.training.allocator import retain_freed_memory
 
 if TYPE_CHECKING:
     from layercache.cache.reading.split import Split
@@ -119,13 +120,14 @@ def scan(
         pluralize(len(plan.pairs), "token"),
         join_words(names),
     )
-    scanner.read()
-    scanner.search()
-    tested: list[dict[str, Any]] = [{} for _ in scanner.settings]
-    if test is not None and test_split is not None:
-        test_y = as_targets(_targets(cache.split(test_split), predicted, test), device=resolved)
-        samples = scanner.test(test, test_y, scanner.refit())
-        tested = test_columns([samples[key] for key in scanner.settings], task=predicted.task)
+    with retain_freed_memory():
+        scanner.read()
+        scanner.search()
+        tested: list[dict[str, Any]] = [{} for _ in scanner.settings]
+        if test is not None and test_split is not None:
+            test_y = as_targets(_targets(cache.split(test_split), predicted, test), device=resolved)
+            samples = scanner.test(test, test_y, scanner.refit())
+            tested = test_columns([samples[key] for key in scanner.settings], task=predicted.task)
     return ScanResult(
         table=_table(scanner, tested),
         task=predicted.task,

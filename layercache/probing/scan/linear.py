@@ -1,6 +1,6 @@
-"""Ridge and lda of one subset: the setting is searched on validation rows, then fitted again.
+"""A linear head of a scan, the settings of ridge and lda, and the search among them.
 
-Shapes: V validation rows, k tokens of a subset, D width, P = k D features, M targets, B rows.
+Shapes: k tokens of a subset, D width, P = k D features, M targets, B rows.
 """
 
 from __future__ import annotations
@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from layercache.probing.baselines.models import ABSENT_CLASS_LOGIT
-from layercache.probing.closed_form.cholesky import lda_coefficients, ridge_coefficients
-from layercache.probing.scan.fused import Fused
 
 GRIDS = {
     "ridge": tuple(10.0**i for i in range(-4, 7)),
@@ -40,32 +36,6 @@ class Linear:
         for i, x in enumerate(tokens):
             total = torch.addmm(total, x, self.weight[:, i * width : (i + 1) * width].t())
         return total
-
-
-def fit_linear(
-    head: str, fused: Fused, setting: float, *, classifies: bool, absent: Tensor
-) -> Linear | None:
-    """Return a head, or None where the setting is below rounding errors.
-
-    Args:
-        head: ridge or lda.
-        fused: Moments of the training rows.
-        setting: Its penalty or shrinkage.
-        classifies: The targets are classes: ridge then has targets of 1 and -1, as
-            `RidgeClassifier`.
-        absent: Classes without training rows, bool (M,).
-    """
-    if head == "ridge":
-        coefficients = ridge_coefficients(fused.moments, setting)
-    else:
-        coefficients = lda_coefficients(fused.moments, setting, features=fused.features)
-    if coefficients is None:
-        return None
-    weight, bias = fused.expand(*coefficients)
-    if head == "ridge" and classifies:
-        weight, bias = 2 * weight, 2 * bias - 1
-    bias = bias.masked_fill(absent, ABSENT_CLASS_LOGIT)
-    return Linear(weight.float(), bias.float())
 
 
 def climb(score: Callable[[int], float], *, size: int, start: int) -> tuple[int, float]:

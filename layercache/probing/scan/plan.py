@@ -2,17 +2,18 @@
 
 With N training rows and G settings that are tried, S tokens of width D cost
 
-    2 N S D²          operations for the products of each token with itself,
+    N S D²            operations for the products of each token with itself, which are symmetric,
     2 N D²            more for each pair of tokens that is in one subset,
     G (k D)³ / 3      for a subset of k tokens, or
-    2 N² k D + G N³ / 3 in the coordinates of the samples if N < k D.
+    N² k D + G N³ / 3 in products of samples if N < k D.
 
-The products run in single precision at the speed of a large matrix product, the last two in double.
+The products run in single precision at the speed of a large matrix product, the decompositions in
+single precision too, and their solutions are corrected in double.
 Every byte of the train and the test split is read once: 2 S D bytes of each row in float16.
 
-At 40,000 training and 10,000 test rows of 24 tokens x 768 this is 1.8 GB read; 1.1e12 operations
-for the tokens and 1.3e12 for the 28 pairs of last, mid-last and quarter; 1e12 in double precision
-to solve; and 1.8e12 for the similarities to 4,000 rows. All 24 tokens together would add 1.2e13:
+At 40,000 training and 10,000 test rows of 24 tokens x 768 this is 1.8 GB read; 0.6e12 operations
+for the tokens and 1.3e12 for the 28 pairs of last, mid-last and quarter; 1e12 to solve; and 1.8e12
+for the similarities to 4,000 rows. All 24 tokens together would add 1.2e13:
 a subset is left out by default if it costs more than three times all tokens on their own, and more
 than SMALL_COST.
 

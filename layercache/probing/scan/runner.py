@@ -16,17 +16,12 @@ from layercache.probing.closed_form.targets import balanced_weights, one_hot
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import Samples
-from layercache.probing.scan.fused import (
-    Fused,
-    SampleProducts,
-    fuse_features,
-    fuse_samples,
-    multiply_samples,
-)
-from layercache.probing.scan.linear import GRIDS, NAMES, Linear, climb, fit_linear
+from layercache.probing.scan.linear import GRIDS, NAMES, Linear, climb
 from layercache.probing.scan.plan import ScanPlan, Subset
+from layercache.probing.scan.products import SampleProducts, multiply_samples
 from layercache.probing.scan.rows import ScanRows
 from layercache.probing.scan.scores import Outputs, score
+from layercache.probing.scan.solvers import FeatureSolver, SampleSolver, Solver
 from layercache.probing.scan.stream import BLOCK_ROWS, Kept, iter_blocks
 from layercache.probing.scan.token_moments import TokenMoments
 from layercache.probing.scan.votes import GRID, Config, Voter
@@ -102,13 +97,12 @@ class Scanner:
         starts: dict[tuple[str, str], int] = {}
         for number, subset in enumerate(self.plan.subsets):
             if self._linear:
-                fused = self._fuse(subset, self.rows.train)
-                tokens = [self._val.normalized(s) for s in subset.tokens]
+                solver = self._solver(subset, self.rows.train)
                 for head in self._linear:
                     # neighboring layers have neighboring settings; each kind has its own
                     start = starts.get((head, subset.kinds), len(GRIDS[head]) // 2)
                     starts[head, subset.kinds] = self._search_linear(
-                        number, head, fused, tokens, start=start
+                        number, head, solver, start=start
                     )
         if KNN in self.heads:
             self._search_votes()
@@ -123,13 +117,13 @@ class Scanner:
             self._add(torch.stack(x), self.rows.val[rows])
         fitted = {}
         for number, subset in enumerate(self.plan.subsets):
-            fused = self._fuse(subset, np.arange(self.dataset.rows))
+            solver = self._solver(subset, np.arange(self.dataset.rows))
             for head in self._linear:
                 setting = self.settings[number, head][NAMES[head]]
                 # rounding errors grow with the rows: the next setting if this one is below them
                 larger = [value for value in GRIDS[head] if value >= setting]
-                found = (self._fit(head, fused, value) for value in larger)
-                fitted[number, head] = next(linear for linear in found if linear is not None)
+                found = (solver.fit(head, value) for value in larger)
+                fitted[number, head] = next(solver.linear(c) for c in found if c is not None)
         return fitted
 
     def test(
@@ -159,29 +153,33 @@ class Scanner:
             return one_hot(self.y[index], self.classes)
         return self.y[index].double()
 
-    def _fuse(self, subset: Subset, rows: Rows) -> Fused:
+    def _solver(self, subset: Subset, rows: Rows) -> Solver:
+        """Return what fits the linear heads of a subset to rows: those that were read so far."""
+        classifies = self.task != REGRESSION
         if not self.plan.in_samples(subset):
-            return fuse_features(self._moments.of(subset.tokens))
-        index = torch.from_numpy(rows).to(self.y.device)
-        return fuse_samples(
-            self._products[subset.tokens], self._targets(index), self._weight[index], index=index
+            val = [self._val.normalized(s) for s in subset.tokens]
+            moments = self._moments.of(subset.tokens)
+            return FeatureSolver(moments, val=val, classifies=classifies, absent=self._absent)
+        train = torch.from_numpy(rows).to(self.y.device)
+        return SampleSolver(
+            self._products[subset.tokens],
+            self._targets(train),
+            self._weight[train],
+            train=train,
+            val=torch.from_numpy(self.rows.val).to(self.y.device),
+            classifies=classifies,
+            absent=self._absent,
         )
 
-    def _fit(self, head: str, fused: Fused, setting: float) -> Linear | None:
-        classifies = self.task != REGRESSION
-        return fit_linear(head, fused, setting, classifies=classifies, absent=self._absent)
-
-    def _search_linear(
-        self, number: int, head: str, fused: Fused, tokens: Sequence[Tensor], *, start: int
-    ) -> int:
+    def _search_linear(self, number: int, head: str, solver: Solver, *, start: int) -> int:
         """Search the setting of one head; return its position in the grid."""
         y = self.y[torch.from_numpy(self.rows.val).to(self.y.device)]
 
         def rate(position: int) -> float:
-            linear = self._fit(head, fused, GRIDS[head][position])
-            if linear is None:
+            coefficients = solver.fit(head, GRIDS[head][position])
+            if coefficients is None:
                 return float("nan")
-            return score(linear.outputs(tokens), y, task=self.task)
+            return score(solver.val_outputs(coefficients), y, task=self.task)
 
         best, value = climb(rate, size=len(GRIDS[head]), start=start)
         self.settings[number, head] = {NAMES[head]: GRIDS[head][best]}

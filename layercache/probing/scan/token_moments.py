@@ -14,6 +14,8 @@ from layercache.probing.closed_form.moments import Moments
 
 MAX_ONE_HOT = 256
 """Targets up to which a product with one-hot targets is faster than adding rows by class."""
+COLUMNS = 128
+"""Columns of a tile of x x', of which those above the diagonal are not computed."""
 
 
 class TokenMoments:
@@ -77,15 +79,15 @@ class TokenMoments:
                 self._x[s] += sums[:, 0]
                 self._xy[s] += sums[:, 1:]
             for t in self._partners[s]:
-                self._xx[s, t] += x_nd.t() @ scaled[t]
+                if s == t:
+                    _add_lower(self._xx[s, s], x_nd)
+                else:
+                    self._xx[s, t] += x_nd.t() @ scaled[t]
 
     def of(self, subset: Sequence[int]) -> Moments:
         """Return the moments of the concatenated tokens of a subset, ascending."""
         assert self.shift is not None
-        columns = [
-            torch.cat([self._xx[s, t] if s <= t else self._xx[t, s].t() for s in subset], dim=0)
-            for t in subset
-        ]
+        columns = [torch.cat([self._product(s, t) for s in subset], dim=0) for t in subset]
         index = torch.as_tensor(subset, device=self._x.device)
         return Moments.of_sums(
             shift=self.shift[index].double().flatten(),
@@ -95,3 +97,21 @@ class TokenMoments:
             xx=torch.cat(columns, dim=1),
             xy=self._xy[index].flatten(0, 1),
         )
+
+    def _product(self, s: int, t: int) -> Tensor:
+        """Return the sum of x_s x_t', (D, D)."""
+        if s > t:
+            return self._xx[t, s].t()
+        if s < t:
+            return self._xx[s, t]
+        lower = self._xx[s, s].tril()
+        return lower + lower.tril(-1).t()
+
+
+def _add_lower(total: Tensor, x_nd: Tensor) -> None:
+    """Add x' x to `total` (D, D), at least below and on its diagonal: it is symmetric."""
+    width = len(total)
+    step = COLUMNS if width >= 2 * COLUMNS else width
+    for start in range(0, width, step):
+        columns = slice(start, start + step)
+        total[start:, columns] += x_nd[:, start:].t() @ x_nd[:, columns]

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from layercache.probing.closed_form import cholesky
-from layercache.probing.closed_form.cholesky import lda_coefficients, ridge_coefficients
+from layercache.probing.closed_form.cholesky import DiscriminantSystem, RidgeSystem, ShiftedMatrix
 from layercache.probing.closed_form.lda import lda_of_moments
 from layercache.probing.closed_form.moments import Moments
 from layercache.probing.closed_form.ridge import ridge_of_moments
@@ -21,17 +20,18 @@ def moments() -> Moments:
     return found
 
 
-@pytest.mark.parametrize("penalty", [1e-6, 1.0, 1e4])
-def test_ridge_equals_the_eigendecomposition(penalty: float) -> None:
-    expected = ridge_of_moments(moments(), dtype=torch.float64).coefficients(penalty)
-    torch.testing.assert_close(ridge_coefficients(moments(), penalty), expected)
+def test_ridge_equals_the_eigendecomposition() -> None:
+    expected, system = ridge_of_moments(moments(), dtype=torch.float64), RidgeSystem(moments())
+    for penalty in (1e-6, 1.0, 1e4):
+        torch.testing.assert_close(system.coefficients(penalty), expected.coefficients(penalty))
 
 
-@pytest.mark.parametrize("shrinkage", [1e-3, 0.5, 1.0])
-def test_lda_equals_the_eigendecomposition(shrinkage: float) -> None:
-    expected = lda_of_moments(moments()).coefficients(shrinkage)
-    torch.testing.assert_close(lda_coefficients(moments(), shrinkage), expected)
-    assert torch.isneginf(expected[1][3])
+def test_lda_equals_the_eigendecomposition() -> None:
+    system = DiscriminantSystem(moments())
+    for shrinkage in (1e-3, 0.5, 1.0):
+        expected = lda_of_moments(moments()).coefficients(shrinkage)
+        torch.testing.assert_close(system.coefficients(shrinkage), expected)
+        assert torch.isneginf(expected[1][3])
 
 
 @pytest.mark.parametrize(("condition", "refined"), [(1e4, True), (1e13, False)])
@@ -39,13 +39,25 @@ def test_single_precision_is_corrected_or_given_up(condition: float, refined: bo
     basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q
     values = torch.logspace(0, -math.log10(condition), 20, dtype=torch.float64)
     matrix, solution = basis @ torch.diag(values) @ basis.t(), torch.ones(20, 2).double()
-    found = cholesky._solve_refined(matrix, matrix @ solution)
+    system, right = ShiftedMatrix(matrix), matrix @ solution
+    found = system._solve_refined(right, 0.0)
     assert (found is not None) is refined
     if refined:
         torch.testing.assert_close(found, solution, rtol=1e-5, atol=1e-5)
-    residual = matrix @ cholesky._solve(matrix, matrix @ solution) - matrix @ solution
-    assert residual.norm() < 1e-9
+    solved = system.solve(right)
+    assert solved is not None
+    assert (matrix @ solved - right).norm() < 1e-9
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-3, 10.0])
+def test_solution_of_a_well_conditioned_matrix_has_the_promised_residual(shift: float) -> None:
+    x = torch.randn(200, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix, right = x.t() @ x, x[:30, :4]
+    solved = ShiftedMatrix(matrix).solve(right, shift=shift)
+    assert solved is not None
+    residual = matrix @ solved + shift * solved - right
+    assert residual.norm() <= 1e-10 * right.norm()
 
 
 def test_matrix_that_is_not_positive_definite_has_no_coefficients() -> None:
-    assert ridge_coefficients(moments(), -1e6) is None
+    assert RidgeSystem(moments()).coefficients(-1e6) is None

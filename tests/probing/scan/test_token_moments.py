@@ -18,10 +18,12 @@ def tokens() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("columns", [2, 128])
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_moments_of_a_subset_are_those_of_its_concatenated_tokens(
-    monkeypatch: pytest.MonkeyPatch, subset: tuple[int, ...], by_class: bool
+    monkeypatch: pytest.MonkeyPatch, subset: tuple[int, ...], by_class: bool, columns: int
 ) -> None:
+    monkeypatch.setattr(token_moments, "COLUMNS", columns)
     if by_class:
         monkeypatch.setattr(token_moments, "MAX_ONE_HOT", 0)
     x, y = tokens(), labels(N, C)
