@@ -28,6 +28,7 @@ from layercache.reporting.sections.gains import gains_section
 from layercache.reporting.sections.images import image_section
 from layercache.reporting.sections.metrics import metric_section
 from layercache.reporting.sections.overview import overview
+from layercache.reporting.sections.published import published_section
 from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.sections.similarity import similarity_section
 from layercache.reporting.sections.single_layers import single_layer_section
@@ -39,6 +40,7 @@ FIGURES = "figures"
 TABLES = "tables"
 SECTIONS = (
     gains_section,
+    published_section,
     significance_section,
     attention_section,
     single_layer_section,

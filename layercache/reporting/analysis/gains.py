@@ -79,7 +79,8 @@ def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns n_models, n_paper_backbones, baseline, accuracy, gain (means), gain_std (NaN for one
-        model) and paper_gain, the published mean over nine backbones.
+        model), paper_gain, the published mean over nine backbones, and
+        paper_gain_same_backbones, that over these backbones if all are published.
     """
     by_model = _average_by_model(gains)
     by_model["paper_backbone"] = by_model["model"].isin(PAPER_BACKBONES)
@@ -92,9 +93,13 @@ def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
             accuracy=("accuracy", "mean"),
             gain=("gain", "mean"),
             gain_std=("gain", "std"),
+            n_published=("paper_gain", "count"),
+            paper_gain_same_backbones=("paper_gain", "mean"),
         )
         .reset_index()
     )
+    is_partly_published = means.pop("n_published") < means["n_models"]
+    means.loc[is_partly_published, "paper_gain_same_backbones"] = np.nan
     means["paper_gain"] = [
         published_gain(str(dataset), kind=kind)
         for dataset, kind in zip(means["dataset_name"], row_kinds(means), strict=True)
@@ -161,4 +166,4 @@ def _is_kind(table: pd.DataFrame, kind: ProbeKind) -> pd.Series[bool]:
 
 def _average_by_model(gains: pd.DataFrame) -> pd.DataFrame:
     grouped = gains.groupby([*DATASET_COLUMNS, *KIND_COLUMNS, *MODEL_COLUMNS], sort=False)
-    return grouped[["gain", "accuracy", "baseline"]].mean().reset_index()
+    return grouped[["gain", "accuracy", "baseline", "paper_gain"]].mean().reset_index()

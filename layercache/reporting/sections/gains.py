@@ -53,6 +53,8 @@ def gains_section(data: ReportData) -> Section:
     of_mean, of_backbone = "", ""
     if means["paper_gain"].notna().any():
         of_mean = f" paper_gain: mean over nine backbones as published ({PAPER})."
+    if means["paper_gain_same_backbones"].notna().any():
+        of_mean += " paper_gain_same_backbones: the published mean over the backbones of this row."
     if gains["paper_gain"].notna().any():
         of_backbone = f" paper_gain: gain of the same backbone as published ({PAPER})."
     blocks = [
@@ -127,7 +129,7 @@ def gain_figure(
     means = pd.concat([select_kind(means, kind) for kind in kinds])
     datasets = list(dict.fromkeys(str(dataset) for dataset in means["dataset"]))
     gains = to_matrix(means, "gain", datasets=datasets, kinds=kinds)
-    published = to_matrix(means, "paper_gain", datasets=datasets, kinds=kinds)
+    published, backbones = _published(means, datasets, kinds)
     whiskers, whisker_caption = _whiskers(data, means, datasets, kinds)
     rows, panels = datasets, [str(kind).replace(", ", ",\n") for kind in kinds]
     # the longer list goes down the page, unless there are many datasets: those always do
@@ -146,12 +148,27 @@ def gain_figure(
     models = f"mean over up to {n_models} backbones" if n_models > 1 else "one backbone"
     paper = "None of these probes is in the paper."
     if np.isfinite(published).any():
-        paper = f"Hollow: the paper's mean over nine backbones ({PAPER})."
+        paper = f"Hollow: the paper's mean over {backbones} ({PAPER})."
     caption = (
         f"Gain in {data.metric} over a linear probe on the last layer's CLS token, in "
         f"percentage points; {models}. {whisker_caption}{paper}"
     )
     return FigureBlock(name=name, figure=figure, caption=caption)
+
+
+def _published(
+    means: pd.DataFrame, datasets: Sequence[str], kinds: Sequence[ProbeKind]
+) -> tuple[NDArray[np.float64], str]:
+    """Return the published gains (datasets, kinds), NaN for none, and the backbones they are of.
+
+    They are of the same backbones where every dataset of the paper has them, else of all nine.
+    """
+    same, nine = (
+        to_matrix(means, column, datasets=datasets, kinds=kinds)
+        for column in ("paper_gain_same_backbones", "paper_gain")
+    )
+    in_both = np.isfinite(same).any(axis=1) == np.isfinite(nine).any(axis=1)
+    return (same, "the same backbones") if in_both.all() else (nine, "nine backbones")
 
 
 def _whiskers(

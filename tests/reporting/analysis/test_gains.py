@@ -106,6 +106,19 @@ def test_mean_gains_are_next_to_the_published_mean(table):
     assert np.isnan(result["attentive", "quarter"].paper_gain)
 
 
+def test_mean_gains_of_published_backbones_are_next_to_the_mean_over_the_same(table):
+    fusion = mean_gains(gains_over_baseline(table)).set_index("layers").loc["all"]
+    assert np.isnan(fusion["paper_gain_same_backbones"])  # vit_nano is not published
+    rows = [
+        make_row("flowers", model, kind, 0.9)
+        for model in ("clip_b16", "dinov2_b14")
+        for kind in (BASELINE, FUSION)
+    ]
+    (mean,) = mean_gains(gains_over_baseline(pd.DataFrame(rows))).itertuples()
+    assert mean.paper_gain_same_backbones == pytest.approx((1.47 + 0.05) / 2)
+    assert mean.paper_gain == 0.46
+
+
 def test_mean_gains_with_two_combinations_of_a_model_count_it_once():
     rows = [
         make_row("d", "m", c, a, combination=k)

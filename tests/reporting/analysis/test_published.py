@@ -36,6 +36,23 @@ def test_published_gains_have_the_column_means_of_the_paper():
     assert columns == pytest.approx([5.31, 1.3065, 3.7975, 1.8425, 5.54], abs=5e-5)
 
 
+def test_published_accuracies_of_the_backbones_have_the_published_means():
+    """Two tables of the paper, rounded separately, against each other."""
+    from layercache.reporting import published
+
+    kinds = [kind for kind in PAPER_KINDS if (kind.layers == "all") or kind in PAPER_KINDS[:2]]
+    datasets = [name for name in published._MEANS if name != "imagenet"]
+    for dataset in datasets:
+        for kind in kinds:
+            accuracies = [
+                published_accuracy(dataset, kind=kind, model=model) for model in PAPER_BACKBONES
+            ]
+            mean = sum(accuracies) / len(PAPER_BACKBONES)
+            assert mean == pytest.approx(published_accuracy(dataset, kind=kind), abs=0.011)
+    assert (len(datasets), len(kinds)) == (19, 4)
+    assert published_accuracy("imagenet", kind=FUSION, model="clip_b16") is None
+
+
 def test_paper_dataset_in_any_spelling_is_found():
     assert paper_dataset("wds:/data/RESISC-45") == "resisc45"
     assert paper_dataset("folder:/x/Stanford_Cars/") == "cars"
