@@ -25,6 +25,7 @@ COMMANDS = {
     "annotate": "Add labels, groups, folds and other columns to a cache, from a table.",
     "scan": "Score every layer and token kind with closed-form heads, in one read.",
     "probe": "Train heads from cached tokens: search, refit, test once.",
+    "ensemble": "Pool trained probes, with weights fitted on samples that they held out.",
     "results": "Print or export the table of all probes.",
     "predictions": "Print the metrics of a probe, or write its predictions to a table.",
     "report": "Write figures and an HTML page of the results.",
@@ -44,6 +45,7 @@ A module NAME holds a function NAME, or a typer app NAME for a group of commands
 MODULES = {
     "annotate": "caches.annotate",
     "cache": "caches.cache",
+    "ensemble": "probes.ensemble",
     "export-tokens": "caches.export_tokens",
     "import": "caches.import_tokens",
     "predictions": "probes.predictions",

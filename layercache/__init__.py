@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from layercache.extraction.result import Extraction
     from layercache.importing.api import import_tokens
     from layercache.probing.api import probe
+    from layercache.probing.ensemble.api import ensemble
     from layercache.probing.results.checkpoint import load_head
     from layercache.probing.results.lookup import find_probe, load_probe
     from layercache.probing.results.probe_store import Probe
@@ -67,6 +68,7 @@ __all__ = [
     "annotate",
     "copy_cache",
     "drop_annotations",
+    "ensemble",
     "errors",
     "export_tokens",
     "extract",
@@ -115,6 +117,7 @@ _HOMES = {
     "HParams": "layercache.probing.training.config",
     "annotate": "layercache.cache.annotate",
     "drop_annotations": "layercache.cache.annotate",
+    "ensemble": "layercache.probing.ensemble.api",
     "export_tokens": "layercache.cache.export_tokens",
     "copy_cache": "layercache.cache.copy",
     "extract": "layercache.extraction.api",

@@ -91,7 +91,7 @@ FLOORS = {
         {"models", "datasets"},
     ),
     "probing": (
-        {"api", "scan"},
+        {"api", "scan", "ensemble"},
         {"runner", "search_state", "plan"},
         {"worker"},
         {"search", "evaluation", "baselines"},

@@ -149,6 +149,13 @@ def read_settings(spec: Spec | Settings) -> Settings:
     others = [_digest(source["extraction"]) for source in sources[1:]]
     if any(digest != _digest(first) for digest in others):
         head["other extractions"] = " ".join(others)
+    if "ensemble" in spec:
+        head["members"] = _text(
+            [
+                [member["experiment"], member["seed_offset"]]
+                for member in spec["ensemble"]["members"]
+            ]
+        )
     training: Words = {}
     if spec["train_config"] is None:
         head["baseline grid"] = _text([list(hparams.values()) for hparams in spec["grid"]])

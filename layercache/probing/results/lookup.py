@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
+from layercache.cache.format.attached import RETRAIN_HINT
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import (
     CachePath,
@@ -169,6 +170,31 @@ def load_probe(
             "`layercache results` lists the probes with their ids"
         )
     return found
+
+
+def read_members(probe: Probe, *, root: str | CachePath | None = None) -> list[tuple[Probe, float]]:
+    """Load the members of an ensemble that its pool uses, each with the factor of its logits.
+
+    Args:
+        probe: The ensemble; its members are next to it, or below the root of the caches.
+        root: Root of the caches, as in `open_cache`.
+
+    Raises:
+        ProbeNotFoundError: A member was deleted.
+        CacheCorruptError: The record names no factors.
+    """
+    coefficients = probe.configs[0].hparams if probe.configs else {}
+    members = []
+    for member in probe.spec["ensemble"]["members"]:
+        if coefficient := coefficients.get(member["probe"]):
+            beside = read_probe(probe.path.parent / member["probe"])
+            members.append((beside or load_probe(member["probe"], root=root), coefficient))
+    if not members:
+        raise CacheCorruptError(
+            f"{probe.path}: its record gives no member a factor: "
+            f"{RETRAIN_HINT.format(folder=probe.path)}"
+        )
+    return members
 
 
 def describe_probe(folder: CachePath) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from annotated_types import Interval, MaxLen, MinLen
+from annotated_types import Interval, Len, MaxLen, MinLen, Predicate
 
 from layercache.cache.format.typed_json import parse_fields, shorten
 from layercache.probing.metrics import column_metric
@@ -120,6 +120,22 @@ class _TestSet:
 
 
 @dataclass(frozen=True)
+class _Member:
+    __pydantic_config__ = STRICT
+
+    probe: Annotated[str, Len(12, 12), Predicate(str.isalnum)]
+    experiment: Text
+    seed_offset: Integer
+
+
+@dataclass(frozen=True)
+class _Ensemble:
+    __pydantic_config__ = STRICT
+
+    members: Annotated[tuple[_Member, ...], MinLen(2)]
+
+
+@dataclass(frozen=True)
 class _Spec:
     __pydantic_config__ = STRICT
 
@@ -138,6 +154,7 @@ class _Spec:
     annotations: dict[Text, Text] | None = None
     tests: tuple[_TestSet, ...] = ()
     validation: dict[Text, Text | Integer] = field(default_factory=dict)
+    ensemble: _Ensemble | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from layercache.cache.cache import Cache, load_cache
 from layercache.cache.find import open_cache
@@ -16,6 +17,7 @@ from layercache.errors import CacheError
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import task_of, to_probabilities
 from layercache.probing.results.checkpoint import Checkpoint
+from layercache.probing.results.lookup import read_members
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table.prediction_table import score_columns
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH_ROWS = 1024
+Logits = NDArray[np.float32]
 
 
 def predict_split(probe: Probe, split: str, *, root: str | CachePath | None = None) -> pd.DataFrame:
@@ -37,16 +40,16 @@ def predict_split(probe: Probe, split: str, *, root: str | CachePath | None = No
         root: Root of the caches, for a probe that is kept elsewhere.
 
     Raises:
-        ProbeNotFoundError: The probe has no head, as a nearest-neighbor classifier.
+        ProbeNotFoundError: The probe, or a member of an ensemble, has no head, as a
+            nearest-neighbor classifier, or a member was deleted.
         CacheNotFoundError: Its cache is not there.
         CacheIncompleteError: The split is not complete.
         UnknownNameError: There is no such split.
     """
     import pandas as pd
 
-    head = probe.head()
-    logits, ids = _predict(head, _open_sources(probe, root), split)
-    task, names = task_of(probe.spec["head_spec"]), list(head.classes)
+    logits, ids, names = _outputs(probe, split, root)
+    task = task_of(probe.spec["head_spec"])
     columns: dict[str, object] = {"id": ids}
     if task == REGRESSION:
         return pd.DataFrame(columns | score_columns("prediction", logits, names))
@@ -59,11 +62,25 @@ def predict_split(probe: Probe, split: str, *, root: str | CachePath | None = No
     return pd.DataFrame(columns | score_columns("probability", probabilities, names, always=True))
 
 
+def _outputs(
+    probe: Probe, split: str, root: str | CachePath | None
+) -> tuple[Logits, list[str], list[str]]:
+    """Return logits (N, C) of a probe, the ids of the rows and the names of the classes."""
+    if "ensemble" not in probe.spec:
+        head = probe.head()
+        return *_predict(head, open_sources(probe, root), split), list(head.classes)
+    total, ids, names = np.zeros(()), list[str](), list[str]()
+    for member, coefficient in read_members(probe, root=root):
+        logits, ids, names = _outputs(member, split, root)
+        total = total + coefficient * logits
+    return total.astype(np.float32), ids, names
+
+
 Source = tuple[Cache, list[tuple[int, str]]]
 """A cache and its (layer, token) pairs."""
 
 
-def _open_sources(probe: Probe, root: str | CachePath | None) -> list[Source]:
+def open_sources(probe: Probe, root: str | CachePath | None) -> list[Source]:
     """Return the caches that a probe reads."""
     sources: list[Source] = []
     for source in probe.spec["sources"]:
@@ -82,9 +99,7 @@ def _open_cache(probe: Probe, fingerprint: str, root: str | CachePath | None) ->
     return open_cache(root=root, fingerprint=fingerprint)
 
 
-def _predict(
-    head: Checkpoint, sources: list[Source], name: str
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], list[str]]:
+def _predict(head: Checkpoint, sources: list[Source], name: str) -> tuple[Logits, list[str]]:
     """Return logits (N, C), float32, and the ids of the rows."""
     splits = [(cache.split(name), pairs) for cache, pairs in sources]
     first = splits[0][0]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from layercache._units import pluralize
-from layercache.reporting.data import ReportData
+from layercache.reporting.analysis.gains import KIND_COLUMNS, mean_accuracies, row_kinds
+from layercache.reporting.analysis.published import PAPER, PAPER_KINDS, published_accuracy
+from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import format_points
-from layercache.reporting.gains import KIND_COLUMNS, mean_accuracies, row_kinds
 from layercache.reporting.page import Section, Table, Text
-from layercache.reporting.published import PAPER, PAPER_KINDS, published_accuracy
 
 TITLE = "Next to the published accuracies"
 METRIC = "balanced_accuracy"
@@ -64,7 +65,7 @@ def published_table(data: ReportData) -> pd.DataFrame:
 
 def _summary(frame: pd.DataFrame) -> str:
     """Return the mean difference in words, and the largest one."""
-    differences = frame["difference"]
+    differences = frame["difference"].to_numpy()
     text = (
         f"The accuracy of {pluralize(len(frame), 'kind')} of probe on a backbone and dataset is "
         f"published; these probes differ from it by {format_points(float(differences.mean()))} "
@@ -72,9 +73,9 @@ def _summary(frame: pd.DataFrame) -> str:
     )
     if len(frame) == 1:
         return f"{text}."
-    largest = frame.loc[differences.abs().idxmax()]
+    largest = int(np.abs(differences).argmax())
+    where = f"{frame['model'].iloc[largest]} on {frame['dataset'].iloc[largest]}"
     return (
-        f"{text} on average, at most by {format_points(float(largest['difference']))} "
-        f"({largest['model']} on {largest['dataset']}, "
-        f"{row_kinds(frame)[int(differences.abs().idxmax())]})."
+        f"{text} on average, at most by {format_points(float(differences[largest]))} "
+        f"({where}, {row_kinds(frame)[largest]})."
     )

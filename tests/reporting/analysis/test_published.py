@@ -38,7 +38,7 @@ def test_published_gains_have_the_column_means_of_the_paper():
 
 def test_published_accuracies_of_the_backbones_have_the_published_means():
     """Two tables of the paper, rounded separately, against each other."""
-    from layercache.reporting import published
+    from layercache.reporting.analysis import published
 
     kinds = [kind for kind in PAPER_KINDS if (kind.layers == "all") or kind in PAPER_KINDS[:2]]
     datasets = [name for name in published._MEANS if name != "imagenet"]

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from layercache.reporting.loading import load_report_data
+from layercache.reporting.analysis.published import BASELINE, FUSION, ProbeKind
+from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import Table
-from layercache.reporting.published import BASELINE, FUSION, ProbeKind
 from layercache.reporting.sections.published import published_section, published_table
 from tests.reporting import synthetic
 

@@ -73,7 +73,7 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
 
     Those are left out for which another value scored as well.
     """
-    selected = _selected(probe)
+    selected = selected_config(probe)
     metric = selection_metric_of(probe.spec)
     if selected is None or metric.name not in (selected.val_metrics or {}):
         return []
@@ -95,8 +95,8 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
     return found
 
 
-def _selected(probe: Probe) -> ConfigScore | None:
-    """Return the selected configuration, or None if the record does not say which."""
+def selected_config(probe: Probe) -> ConfigScore | None:
+    """Return the selected configuration of a probe, None if its record does not say which."""
     for config in probe.configs:
         words = ", ".join(f"{name}={value:g}" for name, value in config.hparams.items())
         if probe.row.get("config") == words or all(

@@ -1,0 +1,122 @@
+"""Pool or best member: which of them an ensemble is, by cross-fitted scores.
+
+Shapes: M members, N samples, C classes, or columns of a regression.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layercache.errors import ProbeError
+from layercache.probing.ensemble.pool import Pool, combine, fit_pool, one_member
+from layercache.probing.heads.spec import REGRESSION
+from layercache.probing.metrics import Metric, compute
+from layercache.probing.splits.draws import Fold
+from layercache.probing.splits.folds import draw_folds
+from layercache.probing.targets.target import stratify
+
+Array = np.ndarray[Any, Any]
+
+FOLDS = 5
+"""Parts of the held-out samples: powers fitted on all but one are scored on that one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """The fitted pool, its scores, and what the ensemble is."""
+
+    metric: Metric
+    """Metric of the scores."""
+    fitted: Pool
+    """The pool, fitted to all held-out samples."""
+    member_scores: tuple[float, ...]
+    """Score of each member on them, (M,)."""
+    score: float
+    """Score of the pool, cross-fitted."""
+    in_sample_score: float
+    """Score of the pool on the samples that it was fitted to."""
+    equal_score: float
+    """Score of the pool with equal weights and the temperature of the fitted one."""
+    fallback: int | None
+    """Number of the member that the ensemble is, as the pool scores less; None: the pool."""
+
+    @property
+    def pool(self) -> Pool:
+        """The pool that the ensemble uses: the fitted one, or the best member alone."""
+        return self.fitted if self.fallback is None else one_member(self.fitted, self.fallback)
+
+    @property
+    def worse_score(self) -> float:
+        """The worse of the pool's two scores, which must not be below the best member's."""
+        return min(self.score, self.in_sample_score, key=lambda score: self.metric.sign * score)
+
+    @property
+    def val_score(self) -> float:
+        """Held-out score of the ensemble."""
+        return self.score if self.fallback is None else self.member_scores[self.fallback]
+
+
+def choose_pool(
+    outputs_mnc: Array, targets: Array, *, task: str, metric: Metric, class_weights: bool
+) -> Choice:
+    """Fit a pool and compare it with its best member on the same samples.
+
+    Args:
+        outputs_mnc: Held-out outputs of the members, float32 (M, N, C).
+        targets: Targets of the samples.
+        task: classification, multi-label or regression.
+        metric: Metric to compare by.
+        class_weights: As in `fit_pool`.
+
+    Raises:
+        ProbeError: The metric is not defined on these samples.
+    """
+
+    def score(outputs_nc: Array) -> float:
+        return compute(outputs_nc, targets, task=task, names=[metric.name])[metric.name]
+
+    def fit(rows: Array) -> Pool:
+        return fit_pool(outputs_mnc[:, rows], targets[rows], task=task, class_weights=class_weights)
+
+    everything = np.arange(len(targets))
+    pool = fit(everything)
+    cross_fitted = np.zeros(outputs_mnc.shape[1:], np.float32)
+    for fold in _folds(targets, task):
+        cross_fitted[fold.val] = fit(fold.train).combine(outputs_mnc[:, fold.val])
+    member_scores = tuple(score(outputs) for outputs in outputs_mnc)
+    pooled, in_sample = score(cross_fitted), score(pool.combine(outputs_mnc))
+    if not np.isfinite([*member_scores, pooled, in_sample]).all():
+        raise ProbeError(
+            f"the {metric.title} of the {len(targets)} held-out samples is not defined, so that "
+            "pool and members cannot be compared (docs/metrics.md says when): use another metric "
+            "with select (--select), or probes with folds=5 (--folds 5)"
+        )
+    best = int(np.argmax([metric.sign * value for value in member_scores]))
+    equal = 1 / (len(outputs_mnc) * pool.spreads * pool.temperature)
+    lowest = min(metric.sign * value for value in (pooled, in_sample))
+    falls_back = lowest < metric.sign * member_scores[best]
+    return Choice(
+        metric=metric,
+        fitted=pool,
+        member_scores=member_scores,
+        score=pooled,
+        in_sample_score=in_sample,
+        equal_score=score(combine(outputs_mnc, equal)),
+        fallback=best if falls_back else None,
+    )
+
+
+def _folds(targets: Array, task: str) -> list[Fold]:
+    """Return stratified folds of the held-out samples; of fewer parts where classes are small."""
+    labels = stratify(targets, task=task)
+    largest = len(targets) if task == REGRESSION else _largest_stratum(labels)
+    n_folds = max(2, min(FOLDS, largest))
+    return draw_folds(labels, seed=0, n_folds=n_folds)[0]
+
+
+def _largest_stratum(labels: Array) -> int:
+    _, counts = np.unique(labels, axis=0, return_counts=True)
+    return int(counts.max())
