@@ -332,7 +332,8 @@ def load_head(path: str | HeadPath) -> Checkpoint:
             data = store.read(file.name)
     except FileNotFoundError:
         raise ProbeNotFoundError(
-            f"{file}: expected a trained head here, got no such file (a knn baseline or an ensemble has none); "
+            f"{file}: expected a trained head here, got no such file (a knn "
+            "baseline or an ensemble has none); "
             "`layercache results --paths` lists the probes and their folders"
         ) from None
     return Checkpoint.from_bytes(data, where=file)
