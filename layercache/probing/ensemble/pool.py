@@ -166,7 +166,7 @@ def _sample_weights(targets: Array, n_classes: int, task: str, *, balanced: bool
         return np.full(n_rows, 1 / n_rows)
     counts = np.bincount(targets, minlength=n_classes)
     weights: Vector = 1 / counts[targets]
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 def _fit_means(values_mnc: Array, targets_nc: Array) -> Vector:
