@@ -35,7 +35,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 SIZE = 112
 """Side of an image in pixels."""
-SCALE = 4
+SCALE = 2
 """Shapes are drawn this much larger, then reduced, so that their edges are smooth."""
 SPLITS = ("train", "test")
 PHOTO_COLUMNS = {"train": (0.0, 0.6), "test": (0.64, 1.0)}
