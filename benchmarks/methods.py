@@ -54,20 +54,26 @@ class Method:
 
     title: str
     options: Mapping[str, Any]
-    """Options of `layercache.probe`."""
+    """Options of `layercache.probe`, or the members of `layercache.ensemble`."""
     configs: str = "attention"
     """Key of CONFIGS."""
 
 
+BRANCHES = ("alf", "aat")
+LAYER_TOKENS = {"layers": "all", "tokens": "cls+ap"}
+PATCHES = {"layers": "last", "tokens": "all"}
 METHODS = {
     "cls": Method(
         "last CLS, linear", {"head": "linear", "layers": "last", "tokens": "cls"}, "linear"
     ),
-    "alf": Method("ALF", {"head": "attentive", "layers": "all", "tokens": "cls+ap"}),
-    "aat": Method("AAT", {"head": "attentive-tokens", "layers": "last", "tokens": "all"}),
-    "hybrid": Method("hybrid", {"head": "hybrid", "tokens": "cls+ap", "spatial": "patch"}),
+    "scalar": Method("scalar mix of all layers", {"head": "scalar-mix", **LAYER_TOKENS}, "linear"),
+    "alf": Method("ALF: attentive, CLS+AP of all layers", {"head": "attentive", **LAYER_TOKENS}),
+    "aat": Method("AAT: attentive, patches of the last", {"head": "attentive-tokens", **PATCHES}),
+    "efficient": Method("efficient, CLS+AP of all layers", {"head": "efficient", **LAYER_TOKENS}),
+    "efficient-patches": Method("efficient, patches of the last", {"head": "efficient", **PATCHES}),
+    "hybrid": Method("hybrid: ALF and patches in one", {"head": "hybrid", "spatial": "patch"}),
+    "ensemble": Method("ensemble of ALF and AAT, fitted", {"members": BRANCHES}),
 }
-BRANCHES = ("alf", "aat")
 BEST, POOL = "better of both", "pool of both"
 
 
@@ -159,14 +165,18 @@ def train(caches: Mapping[str, str], args: argparse.Namespace, results: Results)
         stopped, results.running = results.running == key, key
         results.save()
         cpu_began = time.process_time()
-        (probe,) = layercache.probe(
-            caches[task],
-            configs=CONFIGS[method.configs],
-            seeds=[seed],
-            train_config=train_config,
-            device=args.device,
-            **method.options,
-        )
+        if "members" in method.options:
+            members = [results.cells[f"{task}/{m}/{seed}"].probe for m in method.options["members"]]
+            probe = list(layercache.ensemble(members, device=args.device))[-1]
+        else:
+            (probe,) = layercache.probe(
+                caches[task],
+                configs=CONFIGS[method.configs],
+                seeds=[seed],
+                train_config=train_config,
+                device=args.device,
+                **method.options,
+            )
         results.cells[key] = Cell(
             val=float(probe.row["val_balanced_accuracy"]),
             test=float(probe.row["test_balanced_accuracy"]),
