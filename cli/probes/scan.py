@@ -46,6 +46,22 @@ Seed = Annotated[int, typer.Option(help="Seed of the validation part.")]
 TestSplit = Annotated[
     str, typer.Option("--test", help="Split to test on; none: validation scores alone.")
 ]
+ValSplit = Annotated[
+    str,
+    typer.Option(
+        "--val",
+        help="Split that selects the settings: auto (val, valid, validation or dev, if there is "
+        "one) | none (20 % of train) | SPLIT.",
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Annotation whose values (patients, videos ...) stay on one side of the 20 %.",
+        show_default=False,
+    ),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(
@@ -67,6 +83,8 @@ def scan(
     task: Task = None,
     seed: Seed = 0,
     test_split: TestSplit = "test",
+    val_split: ValSplit = "auto",
+    group: Group = None,
     export: TableFile = None,
     plot: Plot = None,
     device: Device = "auto",
@@ -76,8 +94,9 @@ def scan(
 ) -> None:
     """Score every layer and token kind with closed-form heads, in one read of the cache.
 
-    Fits ridge, lda and knn to each token and to subsets of layers, selects their settings on a
-    stratified 20 % of the training samples, and tests each once. Nothing is stored.
+    Fits ridge, lda and knn to each token and to subsets of layers, selects their settings on the
+    validation split or a stratified 20 % of the training samples, and tests each once. Nothing is
+    stored.
     """
     from layercache.cache import open_cache
     from layercache.probing.results.table.formatting import write_table
@@ -99,6 +118,8 @@ def scan(
         task=task,
         seed=seed,
         test_split=None if test_split == "none" else test_split,
+        val_split=None if val_split == "none" else val_split,
+        group=group,
         device=device,
         memory_budget=memory_budget,
     )

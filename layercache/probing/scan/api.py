@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from layercache._devices import float64_device, free_memory, resolve_device
@@ -17,17 +18,22 @@ from layercache.cache.storage.paths import CachePath
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.baselines.grids import TASKS, check_task
 from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.joined_splits import AnySplit, JoinedSplits
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens, min_budget
-from layercache.probing.heads.spec import REGRESSION
+from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import PRIMARY
 from layercache.probing.options import MEMORY_FRACTION
+from layercache.probing.scan.memory import ScanMemory, count_memory, fit_into_memory
 from layercache.probing.scan.plan import HEADS, ScanPlan, plan_scan
 from layercache.probing.scan.result import ScanResult
 from layercache.probing.scan.rows import MAX_REFERENCES, split_rows
 from layercache.probing.scan.runner import KNN, Scanner
-from layercache.probing.scan.scores import as_targets, test_columns
-from layercache.probing.splits.draws import check_labels
+from layercache.probing.scan.scores import as_targets, columns_of_test
+from layercache.probing.splits.draws import Rows, check_labels
+from layercache.probing.splits.folds import group_numbers
+from layercache.probing.splits.validation_choice import AUTO, choose_validation
+from layercache.probing.targets.annotation_columns import read_annotation
 from layercache.probing.targets.target import Target, check_floats, stratify
 from layercache.probing.targets.target_columns import read_target
 from layercache.probing.training.allocator import retain_freed_memory
@@ -53,15 +59,18 @@ def scan(
     task: str | None = None,
     seed: int = 0,
     test_split: str | None = "test",
+    val_split: str | None = AUTO,
+    group: str | None = None,
     device: str = "auto",
     memory_budget: int | str | None = None,
 ) -> ScanResult:
     """Fit closed-form heads to every layer and token kind, in one read of the cache.
 
     A setting of each head (the penalty of ridge, the shrinkage of lda, neighbors and temperature of
-    knn) is selected by a stratified 20 % of the training samples (at most 10,000), each head is
-    fitted again to all of them and tested once. knn compares with at most 4,000 training samples.
-    Nothing is stored. `probe` with the same head searches a finer grid.
+    knn) is selected by the dataset's validation split, or by a stratified 20 % of the training
+    samples (in both cases at most 10,000); each head is fitted again to all training samples and
+    tested once. knn compares with at most 4,000 of them. Nothing is stored. `probe` with the same
+    head searches a finer grid, also by K folds.
 
     Args:
         cache: A cache or its folder.
@@ -74,11 +83,15 @@ def scan(
         task: classification, multi-label or regression, as in `probe`.
         seed: Seed of the validation part.
         test_split: Split to test on; None: none.
+        val_split: Split that selects the settings, as in `probe`; None: 20 % of the training
+            samples; "auto": the one called val, valid, validation or dev, if there is one.
+        group: Annotation column whose groups stay on one side of the 20 %, as in `probe`; the
+            intervals of the test scores draw whole groups.
         device: auto, cpu or cuda; on an Apple GPU, which has no float64, the CPU.
         memory_budget: Memory for tokens that are read ahead (8GB, 500MiB or bytes).
 
     Raises:
-        OptionError: An option is wrong.
+        OptionError: An option is wrong, or the scan needs more memory than there is.
         UnknownNameError: There is no such head, subset, layer choice, token kind or split.
         ProbeError: The targets allow no scan.
         CacheError: The cache is not complete.
@@ -95,25 +108,64 @@ def scan(
     budget = None
     if memory_budget is not None:
         budget = parse_bytes(memory_budget, name="memory_budget")
-    train = cache.split(TRAIN_SPLIT)
-    plan = plan_scan(
-        cache, rows=len(predicted.rows(train)), layers=layers, tokens=tokens, subsets=subsets
+    tests = [] if test_split is None else [test_split]
+    validation = choose_validation(
+        cache,
+        target=predicted,
+        train_split=TRAIN_SPLIT,
+        test_splits=tests,
+        val_split=val_split,
+        group=group,
     )
-    dataset = _load(train, predicted, plan, device=resolved, budget=budget)
-    test = None
-    if test_split is not None:
-        test = _load(cache.split(test_split), predicted, plan, device=resolved, budget=budget)
-    y = _targets(train, predicted, dataset)
+    splits = [cache.split(n) for n in (TRAIN_SPLIT, validation.split) if n is not None]
+    kept = [predicted.rows(split) for split in splits]
+    n_train = len(kept[0])
+    y = np.concatenate([_targets(s, predicted, r) for s, r in zip(splits, kept, strict=True)])
+    rows = split_rows(
+        stratify(y, task=predicted.task),
+        seed=seed,
+        train_rows=None if validation.split is None else n_train,
+        groups=None if group is None else _groups(cache, group, TRAIN_SPLIT, kept[0]),
+    )
+    test = None if test_split is None else cache.split(test_split)
+    test_kept = None if test is None else predicted.rows(test)
+
+    def plan_with(choice: str | Sequence[str] | None, choice_layers: str | None) -> ScanPlan:
+        return plan_scan(cache, rows=n_train, layers=choice_layers, tokens=tokens, subsets=choice)
+
+    def count(plan: ScanPlan, names: Sequence[str]) -> ScanMemory:
+        return count_memory(
+            plan,
+            rows,
+            heads=names,
+            outputs=len(predicted.classes),
+            test_rows=0 if test_kept is None else len(test_kept),
+            itemsize=np.dtype(cache.spec.storage_dtype).itemsize,
+            keeps_logits=predicted.task != CLASSIFICATION,
+        )
+
+    plan = fit_into_memory(
+        plan_with(subsets, layers),
+        count,
+        names,
+        plan_with=plan_with,
+        layers=layers,
+        by_default=subsets is None,
+        free=free_memory(resolved),
+    )
+    joined = splits[0] if len(splits) == 1 else JoinedSplits(splits)
+    starts = np.cumsum([0, *(split.rows for split in splits[:-1])])
+    joined_rows = np.concatenate([r + start for r, start in zip(kept, starts, strict=True)])
     scanner = Scanner(
         plan=plan,
         heads=names,
-        dataset=dataset,
+        dataset=_load(joined, joined_rows, plan, device=resolved, budget=budget),
         y=as_targets(y, device=resolved),
         classes=len(predicted.classes),
         task=predicted.task,
-        rows=split_rows(stratify(y, task=predicted.task), seed=seed),
+        rows=rows,
     )
-    notes = _notes(scanner, plan)
+    notes = _notes(scanner, plan, val_split=validation.split, group=group)
     logger.info(
         "scanning %s of %s with %s",
         pluralize(len(plan.subsets), "subset"),
@@ -124,10 +176,15 @@ def scan(
         scanner.read()
         scanner.search()
         tested: list[dict[str, Any]] = [{} for _ in scanner.settings]
-        if test is not None and test_split is not None:
-            test_y = as_targets(_targets(cache.split(test_split), predicted, test), device=resolved)
-            samples = scanner.test(test, test_y, scanner.refit())
-            tested = test_columns([samples[key] for key in scanner.settings], task=predicted.task)
+        if test is not None and test_kept is not None:
+            test_y = as_targets(_targets(test, predicted, test_kept), device=resolved)
+            dataset = _load(test, test_kept, plan, device=resolved, budget=budget)
+            samples = scanner.test(dataset, test_y, scanner.refit())
+            tested = columns_of_test(
+                [samples[key] for key in scanner.settings],
+                task=predicted.task,
+                groups=None if group is None else _groups(cache, group, test.name, test_kept),
+            )
     return ScanResult(
         table=_table(scanner, tested),
         task=predicted.task,
@@ -151,21 +208,21 @@ def _heads(heads: str | Sequence[str] | None, target: Target) -> list[str]:
 
 
 def _load(
-    split: Split, target: Target, plan: ScanPlan, *, device: torch.device, budget: int | None
+    split: AnySplit, rows: Rows, plan: ScanPlan, *, device: torch.device, budget: int | None
 ) -> TokenDataset:
-    """Return the rows of a split that have a target, to be read once."""
-    selection = SplitSelection((TokenSource(split, plan.pairs),), target.rows(split))
+    """Return some rows of a split, to be read once."""
+    selection = SplitSelection((TokenSource(split, plan.pairs),), rows)
     if budget is None:
         free = int(MEMORY_FRACTION * free_memory(torch.device("cpu")))
         budget = max(min(READ_AHEAD_BYTES, free), min_budget(selection))
     return StreamedTokens(selection, device=device, memory_budget=budget)
 
 
-def _targets(split: Split, target: Target, dataset: TokenDataset) -> Any:
-    """Return the targets of a dataset's rows, checked."""
+def _targets(split: Split, target: Target, rows: Rows) -> Any:
+    """Return the targets of some rows of a split, checked."""
     if missing := target.describe_missing(split):
         logger.info("%s", missing)
-    values = target.values(split)[dataset.selection.kept_rows]
+    values = target.values(split)[rows]
     where = f"split {split.name!r}"
     if target.task == REGRESSION:
         check_floats(values, where=where)
@@ -174,13 +231,32 @@ def _targets(split: Split, target: Target, dataset: TokenDataset) -> Any:
     return values
 
 
-def _notes(scanner: Scanner, plan: ScanPlan) -> tuple[str, ...]:
+def _groups(cache: Cache, column: str, split: str, rows: Rows) -> Rows:
+    """Return the number of the group of some rows of a split."""
+    groups, n_missing = group_numbers(read_annotation(cache, column, split).iloc[rows])
+    if n_missing:
+        logger.warning(
+            "%s of %d of split %s have no %s: each is a group of its own",
+            pluralize(n_missing, "sample"),
+            len(rows),
+            split,
+            column,
+        )
+    return groups
+
+
+def _notes(
+    scanner: Scanner, plan: ScanPlan, *, val_split: str | None, group: str | None
+) -> tuple[str, ...]:
     """Return what a reader of the result has to know."""
     rows = scanner.rows
-    notes = [
-        f"settings were selected by {len(rows.val)} of {scanner.dataset.rows} training samples"
-    ]
-    if KNN in scanner.heads and scanner.dataset.rows > MAX_REFERENCES:
+    source = f"{len(rows.refit)} training samples"
+    if val_split is not None:
+        source = f"{scanner.dataset.rows - len(rows.refit)} samples of split {val_split}"
+    elif group is not None:
+        source += f", without a {group} on both sides"
+    notes = [f"settings were selected by {len(rows.val)} of {source}"]
+    if KNN in scanner.heads and len(rows.refit) > MAX_REFERENCES:
         notes.append(
             f"knn compares with {len(rows.references)} of the training samples; the head knn of "
             "probe compares with all"
@@ -191,6 +267,9 @@ def _notes(scanner: Scanner, plan: ScanPlan) -> tuple[str, ...]:
             f"left out, as it costs more than three times all tokens on their own: {words} "
             "(request it with subsets, --subsets)"
         )
+    if plan.too_large:
+        words = join_words([subset.layers for subset in plan.too_large])
+        notes.append(f"left out, as it needs more memory than there is: {words}")
     return tuple(notes)
 
 

@@ -72,6 +72,8 @@ class ScanPlan:
     """D."""
     rows: int
     """N, training rows of the final fit."""
+    too_large: tuple[Subset, ...] = ()
+    """Default subsets that memory does not suffice for."""
 
     def in_samples(self, subset: Subset) -> bool:
         """Return whether a subset is solved in the coordinates of the samples."""

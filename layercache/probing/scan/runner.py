@@ -41,7 +41,7 @@ class Scanner:
     heads: Sequence[str]
     """Heads to fit."""
     dataset: TokenDataset
-    """Training tokens."""
+    """Tokens of the training split, followed by those of the validation split if there is one."""
     y: Tensor
     """Targets of all its rows: int64 (N,), or (N, M)."""
     classes: int
@@ -59,11 +59,13 @@ class Scanner:
         self._linear = [head for head in self.heads if head != KNN]
         self._weight = torch.ones(len(self.y), dtype=torch.float64, device=self.y.device)
         self._absent = torch.zeros(self.classes, dtype=torch.bool, device=self.y.device)
+        refit = self._index(self.rows.refit)
+        y = self.y[refit]
         if self.task == CLASSIFICATION:
-            self._weight = balanced_weights(self.y, self.classes)
-            self._absent = torch.bincount(self.y, minlength=self.classes) == 0
+            self._weight[refit] = balanced_weights(y, self.classes)
+            self._absent = torch.bincount(y, minlength=self.classes) == 0
         elif self.task != REGRESSION:
-            self._absent = (self.y == 0).all(0)
+            self._absent = (y == 0).all(0)
         self._val = Kept.empty(self.dataset, self.rows.val)
         self._references = Kept.empty(
             self.dataset, self.rows.references if KNN in self.heads else self.rows.references[:0]
@@ -81,8 +83,7 @@ class Scanner:
         """Read the training split once."""
         in_samples = [s.tokens for s in self.plan.subsets if self.plan.in_samples(s)]
         kept = bool(self._linear) and bool(in_samples)
-        everything = np.arange(self.dataset.rows) if kept else self.rows.val[:0]
-        samples = Kept.empty(self.dataset, everything)
+        samples = Kept.empty(self.dataset, self.rows.used if kept else self.rows.val[:0])
         keep = (self._val, self._references, samples)
         for x_snd, rows in iter_blocks(self.dataset, self.rows.train, keep=keep):
             if self._linear:
@@ -108,16 +109,17 @@ class Scanner:
             self._search_votes()
 
     def refit(self) -> dict[Key, Linear]:
-        """Fit all linear heads with their settings to training and validation rows together."""
+        """Fit all linear heads with their settings to all training samples."""
         if not self._linear:
             return {}
-        for start in range(0, len(self.rows.val), BLOCK_ROWS):
+        added = len(self.rows.val) if self.rows.val_is_refitted else 0
+        for start in range(0, added, BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             x = [self._val.normalized(s, rows) for s in range(self.dataset.tokens)]
             self._add(torch.stack(x), self.rows.val[rows])
         fitted = {}
         for number, subset in enumerate(self.plan.subsets):
-            solver = self._solver(subset, np.arange(self.dataset.rows))
+            solver = self._solver(subset, self.rows.refit)
             for head in self._linear:
                 setting = self.settings[number, head][NAMES[head]]
                 # rounding errors grow with the rows: the next setting if this one is below them
@@ -133,7 +135,7 @@ class Scanner:
         outputs = {key: Outputs(self.task, self.classes) for key in self.settings}
         voter = self._voter(with_val=True) if KNN in self.heads else None
         for x_snd, rows in iter_blocks(dataset, np.arange(dataset.rows)):
-            targets = y[torch.from_numpy(rows).to(y.device)]
+            targets = y[self._index(rows)]
             for (number, head), linear in fitted.items():
                 tokens = [x_snd[s] for s in self.plan.subsets[number].tokens]
                 outputs[number, head].add(linear.outputs(tokens), targets)
@@ -143,8 +145,11 @@ class Scanner:
                     outputs[number, KNN].add(votes, targets)
         return {key: found.samples(y.cpu()) for key, found in outputs.items()}
 
+    def _index(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(rows).to(self.y.device)
+
     def _add(self, x_snd: Tensor, rows: Rows) -> None:
-        index = torch.from_numpy(rows).to(self.y.device)
+        index = self._index(rows)
         self._moments.add(x_snd, self._targets(index), self._weight[index])
 
     def _targets(self, index: Tensor) -> Tensor:
@@ -160,20 +165,20 @@ class Scanner:
             val = [self._val.normalized(s) for s in subset.tokens]
             moments = self._moments.of(subset.tokens)
             return FeatureSolver(moments, val=val, classifies=classifies, absent=self._absent)
-        train = torch.from_numpy(rows).to(self.y.device)
+        index, used = self._index(rows), self.rows.used
         return SampleSolver(
             self._products[subset.tokens],
-            self._targets(train),
-            self._weight[train],
-            train=train,
-            val=torch.from_numpy(self.rows.val).to(self.y.device),
+            self._targets(index),
+            self._weight[index],
+            train=self._index(np.searchsorted(used, rows)),
+            val=self._index(np.searchsorted(used, self.rows.val)),
             classifies=classifies,
             absent=self._absent,
         )
 
     def _search_linear(self, number: int, head: str, solver: Solver, *, start: int) -> int:
         """Search the setting of one head; return its position in the grid."""
-        y = self.y[torch.from_numpy(self.rows.val).to(self.y.device)]
+        y = self.y[self._index(self.rows.val)]
 
         def rate(position: int) -> float:
             coefficients = solver.fit(head, GRIDS[head][position])
@@ -188,11 +193,8 @@ class Scanner:
 
     def _search_votes(self) -> None:
         queries = self.rows.queries
-        y = self.y[torch.from_numpy(self.rows.val[queries]).to(self.y.device)]
-        tokens = [
-            self._val.normalized(s)[torch.from_numpy(queries).to(self.y.device)]
-            for s in range(self.dataset.tokens)
-        ]
+        y = self.y[self._index(self.rows.val[queries])]
+        tokens = [self._val.normalized(s)[self._index(queries)] for s in range(self.dataset.tokens)]
         subsets = self.plan.subsets
         voter = self._voter(with_val=False)
         for number, outputs in voter.outputs(tokens, subsets, [GRID] * len(subsets)):
@@ -208,8 +210,8 @@ class Scanner:
             chosen = np.flatnonzero(~np.isin(references, self.rows.val))
         return Voter(
             self._references,
-            self.y[torch.from_numpy(references).to(self.y.device)],
-            chosen=torch.from_numpy(chosen).to(self.y.device),
+            self.y[self._index(references)],
+            chosen=self._index(chosen),
             classes=self.classes,
             task=self.task,
         )

@@ -65,10 +65,20 @@ def score(outputs: Tensor, y: Tensor, *, task: str) -> float:
     return compute(outputs.cpu(), y.cpu(), task=task, names=[name])[name]
 
 
-def test_columns(models: Sequence[Samples], *, task: str) -> list[dict[str, Any]]:
-    """Return the columns of the table that test samples give, for each model."""
+def columns_of_test(
+    models: Sequence[Samples], *, task: str, groups: np.ndarray[Any, Any] | None
+) -> list[dict[str, Any]]:
+    """Return the columns of the table that test samples give, for each model.
+
+    Args:
+        models: Outputs of each model on the same samples.
+        task: classification, multi-label or regression.
+        groups: Group of each sample, of which the intervals draw whole ones; None: no groups.
+    """
     name = PRIMARY[task]
-    intervals = bootstrap_samples(models, task=task, names=[name], resamples=RESAMPLES)
+    intervals = bootstrap_samples(
+        models, task=task, names=[name], groups=groups, resamples=RESAMPLES
+    )
     rows = []
     for samples, interval in zip(models, intervals, strict=True):
         values = compute_from_samples(samples, task=task, names=STANDARD[task])

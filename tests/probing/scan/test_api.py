@@ -20,13 +20,20 @@ CLASSES, WIDTH, LAYERS = 3, 8, 4
 
 
 def make(
-    root: Path, *, rows: int = 160, test: int = 80, labels: Callable[..., Any] | None = None
+    root: Path,
+    *,
+    rows: int = 160,
+    test: int = 80,
+    val: int = 0,
+    labels: Callable[..., Any] | None = None,
 ) -> layercache.Cache:
     """A cache whose later layers tell the classes apart better."""
     rng = np.random.default_rng(0)
     centers = rng.standard_normal((LAYERS, 2, CLASSES, WIDTH))
     tokens, targets = {}, {}
-    for split, n in (("train", rows), ("test", test)):
+    for split, n in (("train", rows), ("test", test), ("val", val)):
+        if not n:
+            continue
         y = np.arange(n) % CLASSES
         noise = rng.standard_normal((LAYERS, 2, n, WIDTH))
         strength = np.linspace(0.1, 0.8, LAYERS)[:, None, None, None]
@@ -160,3 +167,62 @@ def test_wrong_options_raise(
 def test_one_sample_per_class_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match="leave none for validation"):
         layercache.scan(make(tmp_path, rows=3))
+
+
+@pytest.mark.parametrize("rows", [40, 160])
+def test_validation_split_selects_and_is_not_trained_on(tmp_path: Path, rows: int) -> None:
+    cache = make(tmp_path, rows=rows, val=60)
+    result = layercache.scan(cache, heads=["ridge", "knn"])
+    assert "settings were selected by 60 of 60 samples of split val" in result.notes
+    table = result.table
+    y = {split: cache.split(split).labels for split in ("train", "val", "test")}
+    for _, row in table[table["head"] == "ridge"].iterrows():
+        x = {split: unit(cache, split, pairs_of(row)) for split in y}
+        alone = RidgeClassifier(value_of(row), class_weight="balanced")
+        alone.fit(x["train"], y["train"])
+        for part in ("val", "test"):
+            expected = balanced_accuracy_score(y[part], alone.predict(x[part]))
+            assert row[f"{part}_balanced_accuracy"] == pytest.approx(expected, abs=0.02)
+    again = layercache.scan(cache, heads=["ridge", "knn"], val_split=None)
+    assert f"settings were selected by {rows // 5} of {rows} training samples" in again.notes
+
+
+def test_group_stays_on_one_side_and_the_intervals_draw_groups(tmp_path: Path) -> None:
+    cache = make(tmp_path)
+    index = cache.annotations.reset_index()
+    patients = [f"p{i // 8}" for i in range(len(index))]
+    layercache.annotate(cache, index.assign(patient=patients)[["id", "split", "patient"]])
+    cache = layercache.open_cache(cache.path)
+    plain = layercache.scan(cache, heads="ridge").table
+    grouped = layercache.scan(cache, heads="ridge", group="patient")
+    assert any("without a patient on both sides" in note for note in grouped.notes)
+    assert not grouped.table["test_ci95_low"].equals(plain["test_ci95_low"])
+    with pytest.raises(UnknownNameError, match="did you mean patient"):
+        layercache.scan(cache, group="patent")
+
+
+def test_split_that_is_tested_on_cannot_select(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="tested on, so it cannot select"):
+        layercache.scan(make(tmp_path), val_split="test")
+
+
+def test_default_subsets_beyond_memory_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make(tmp_path)
+    monkeypatch.setattr("layercache.probing.scan.memory.FEATURE_MATRICES", 10**6)
+    monkeypatch.setattr("layercache.probing.scan.api.free_memory", lambda device: 10**9)
+    result = layercache.scan(cache, heads="ridge")
+    assert "left out, as it needs more memory than there is: quarter" in " ".join(result.notes)
+    assert set(result.table["layers"]) == {"1", "2", "3", "4", "last"}
+
+
+def test_remedy_of_a_scan_beyond_memory_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make(tmp_path)
+    monkeypatch.setattr("layercache.probing.scan.memory.FEATURE_MATRICES", 10**6)
+    monkeypatch.setattr("layercache.probing.scan.api.free_memory", lambda device: 10**9)
+    with pytest.raises(OptionError, match=r"this scan needs 4\.1.* --subsets none\)"):
+        layercache.scan(cache, heads="ridge", subsets=["quarter"])
+    assert len(layercache.scan(cache, heads="ridge", subsets=[]).table) == 8
