@@ -134,6 +134,14 @@ Dropout = Annotated[
         rich_help_panel=panels.SEARCH, help="Attention dropout rates.", show_default="0,0.1,0.3"
     ),
 ]
+Search = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=panels.SEARCH,
+        help="full | halving (drops the worse configurations early) | coordinate (weight decay "
+        "for the best rates only) | auto.",
+    ),
+]
 Seeds = Annotated[
     str,
     typer.Option(

@@ -53,6 +53,8 @@ class GridSearch:
     """Metric of the selection; None: the usual one of the task."""
     paper_compat: bool = False
     """Ties go to the first configuration, as in the authors' code."""
+    search: str = "full"
+    """Which configurations are trained, and how far: full, halving or coordinate."""
 
     @property
     def head(self) -> str:

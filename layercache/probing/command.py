@@ -61,6 +61,8 @@ def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
                 options[option] = config[name]
         if spec["precision"] != "fp32":
             options["--precision"] = spec["precision"]
+        if "search" in spec:
+            options["--search"] = spec["search"]
     if "select" in spec:
         options["--select"] = spec["select"]
     options |= _validation_options(spec.get("validation", {}))

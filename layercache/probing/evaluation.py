@@ -74,7 +74,7 @@ def refit_and_test(
         "epochs": head.epochs if head else None,
         "batch_size": head.batch_size if head else None,
         "steps": head.steps if head else None,
-        "n_configs": len(configs),
+        "n_configs": len(spec.grid),
         "configs_per_pass": max(
             (c.configs_per_pass for c in configs if c.configs_per_pass is not None), default=None
         ),
@@ -107,15 +107,16 @@ def refit(
 ) -> tuple[ConfigScore, FittedModel]:
     """Return the best configuration and its model, trained on these rows of the dataset.
 
-    If that diverges, though the search did not, it is marked in `configs` and the next best is
-    taken.
+    Those that the search has dropped are not considered. If training diverges, though the search
+    did not, the configuration is marked in `configs` and the next best is taken.
 
     Raises:
         ProbeError: All configurations diverged.
     """
     if rows is None:
         rows = np.arange(dataset.rows)
-    for config in rank_configs(search, configs):
+    finished = [config for config in configs if config.stop_epoch is None]
+    for config in rank_configs(search, finished):
         model = trainer.train(dataset, config.hparams, rows=rows, epochs=config.epochs)
         if not model.diverged:
             return config, model

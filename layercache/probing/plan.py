@@ -20,6 +20,7 @@ from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION, WITHOUT_DROPO
 from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
+from layercache.probing.search.choice import choose_search
 from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
 from layercache.probing.splits.draws import is_whole_split
 from layercache.probing.splits.test_choice import choose_tests
@@ -107,6 +108,7 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
             weight_decay=request.weight_decay,
             dropout=request.dropout,
         )
+        search = choose_search(request.search, head=head, grid=points, epochs=head not in BASELINES)
         for (n, fraction), seed in product(subsets, request.seed_list):
             specs.append(
                 ProbeSpec(
@@ -125,6 +127,7 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
                     validation=validation,
                     target=None if target.is_label else target,
                     select=select,
+                    search=search,
                 )
             )
     return _unique(specs)

@@ -19,8 +19,9 @@ TIMED_S = 5.0
 LONG_S = 600.0
 """Estimated duration from which the log names faster ways."""
 FASTER_WAYS = (
-    "faster: layercache scan (closed form, every layer), --head linear, --fraction 0.1, fewer "
-    "values for --lr, --weight-decay and --dropout, or a GPU (--device cuda)"
+    "faster: layercache scan (closed form, every layer), --head linear, --search halving or "
+    "coordinate, --fraction 0.1, fewer values for --lr, --weight-decay and --dropout, or a GPU "
+    "(--device cuda)"
 )
 
 

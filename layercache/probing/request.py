@@ -49,6 +49,7 @@ class ProbeRequest:
     target: Words | None = None
     task: str | None = None
     select: str | None = None
+    search: str = "full"
 
     @property
     def config(self) -> TrainConfig:

@@ -9,16 +9,20 @@ from math import isfinite, nan
 
 import torch
 
-from layercache.probing.results.config_score import ConfigKey, ConfigScore, config_key
+from layercache.probing.results.config_score import ConfigKey, ConfigScore, training_key
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
+from layercache.probing.search.stages import Stage, current_stage
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.memory import pass_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask
 
 logger = logging.getLogger(__name__)
+
+_ScoreKey = tuple[int | None, ConfigKey, int | None]
+"""Fold, configuration and last epoch of a score."""
 
 
 class SearchState:
@@ -58,7 +62,9 @@ class SearchState:
         self.spec, self.folder = spec, folder
         self._number, self._subset = number, subset
         scores, self._earlier_seconds = folder.load_search(replaces=replaces)
-        self._scores: dict[tuple[int | None, ConfigKey], ConfigScore] = {}
+        self._scores: dict[_ScoreKey, ConfigScore] = {}
+        self._issued: Stage | None = None
+        self._refit_issued = False
         self._seconds: dict[SearchTask, float] = {}
         self._add(scores)
         self._saved_passes = SavedPasses(folder.path)
@@ -72,27 +78,34 @@ class SearchState:
         Args:
             configs_per_task: Largest number of configurations in a task; None: all of a fold.
         """
+        self._configs_per_task = configs_per_task
         if self._same_search is not None:
             return [self._refit_of(self._same_search)]
+        return self._tasks(self._stage())
+
+    def _tasks(self, stage: Stage) -> list[SearchTask | RefitTask]:
+        """Return tasks for the missing scores of a stage, or else the refit."""
+        self._issued = stage
         tasks: list[SearchTask | RefitTask] = []
         for fold in range(self._subset.n_folds):
-            missing = [c for c in self.spec.grid if (fold, config_key(c)) not in self._scores]
+            missing = [c for c in stage.configs if not self._is_known(c, fold, stage)]
             for saved in self._saved.values():
-                if saved.fold == fold:
-                    tasks.append(self._search_task(fold, saved.configs, saved=saved))
-                    missing = [c for c in missing if c not in saved.configs]
+                if saved.fold == fold and saved.stop_epoch == stage.stop_epoch:
+                    tasks.append(self._search_task(fold, saved.configs, stage, saved=saved))
+                    keys = {training_key(hparams) for hparams in saved.configs}
+                    missing = [c for c in missing if training_key(c) not in keys]
             size = len(missing)
-            if configs_per_task is not None and self.spec.head not in BASELINES:
-                size = configs_per_task
+            if self._configs_per_task is not None and self.spec.head not in BASELINES:
+                size = self._configs_per_task
             tasks += [
-                self._search_task(fold, missing[a:b])
+                self._search_task(fold, missing[a:b], stage)
                 for a, b in (pass_bounds(len(missing), size) if missing else ())
             ]
         return tasks or [self._refit()]
 
     def record(self, task: SearchTask, result: SearchResult) -> None:
         """Keep the scores that a task has so far."""
-        new = [s for s in result.scores if (s.fold, s.key) not in self._scores]
+        new = [score for score in result.scores if _key(score) not in self._scores]
         self._seconds[task] = result.seconds + (task.saved.seconds if task.saved else 0.0)
         if new:
             self._add(new)
@@ -111,11 +124,13 @@ class SearchState:
 
     def describe_kept(self) -> str:
         """Return in words what a kill would leave, or "" if that is nothing."""
-        n_fits = len(self.spec.grid) * self._subset.n_folds
         unit = "configurations" if self._subset.n_folds == 1 else "fits of the search"
         parts = []
         if self._scores:
-            parts.append(f"{len(self._scores)} of {n_fits} {unit} are scored")
+            stage = self._stage()
+            n_known, n_fits = self._count(stage)
+            at = "" if stage.stop_epoch is None else f" after epoch {stage.stop_epoch}"
+            parts.append(f"{n_known} of {n_fits} {unit} are scored{at}")
         for saved in self._saved.values():
             trained = "the final fit" if saved.fold is None else f"{len(saved.configs)} {unit}"
             verb = "is" if saved.fold is None else "are"
@@ -125,26 +140,58 @@ class SearchState:
     def describe_best(self) -> str:
         """Return the best validation score so far in words, or "" if there is none."""
         metric = self.spec.selection_metric
-        values = [
-            metric.sign * score.val_metrics[metric.name]
-            for score in self._scores.values()
-            if score.val_metrics and isfinite(score.val_metrics.get(metric.name, nan))
-        ]
+        values: dict[int | None, float] = {}
+        for score in self._scores.values():
+            value = metric.sign * (score.val_metrics or {}).get(metric.name, nan)
+            if isfinite(value):
+                values[score.stop_epoch] = max(value, values.get(score.stop_epoch, value))
         if not values:
             return ""
-        n_fits = len(self.spec.grid) * self._subset.n_folds
-        best = metric.sign * max(values)
+        stage = self._stage()
+        last = None if None in values else max(epoch for epoch in values if epoch is not None)
+        best = metric.sign * values[last]
         shown = f"{100 * best:.2f} %" if metric.percent else f"{best:.4g}"
-        return f"best validation {metric.title} {shown}, {len(self._scores)} of {n_fits} scored"
+        at = "" if last is None else f" after epoch {last}"
+        n_known, n_fits = self._count(stage)
+        count = f"{n_known} of {n_fits} scored"
+        if self.spec.search == "halving":
+            count = f"{len(stage.configs)} of {len(self.spec.grid)} configurations racing"
+        return f"best validation {metric.title} {shown}{at}, {count}"
 
     def next_tasks(self) -> list[SearchTask | RefitTask]:
-        """Return the refit if every configuration has its score on every fold, else nothing."""
-        done = all(
-            (fold, config_key(hparams)) in self._scores
-            for fold in range(self._subset.n_folds)
-            for hparams in self.spec.grid
+        """Return the tasks of the next stage once all scores of this one are known.
+
+        After the last stage that is the refit.
+        """
+        stage = self._stage()
+        n_known, n_fits = self._count(stage)
+        if n_known == n_fits:
+            return [] if self._refit_issued else [self._refit()]
+        return self._tasks(stage) if stage != self._issued else []
+
+    def _stage(self) -> Stage:
+        """Return the stage that the scores so far call for."""
+        epochs = 0
+        if self.spec.search == "halving" and self._subset.n_folds:
+            n_rows = len(self._subset.fold(0).train)
+            epochs = self.spec.train_config.schedule(n_rows).epochs
+        return current_stage(
+            self.spec,
+            tuple(self._scores.values()),
+            n_folds=self._subset.n_folds,
+            epochs=epochs,
         )
-        return [self._refit()] if done else []
+
+    def _count(self, stage: Stage) -> tuple[int, int]:
+        """Return the number of known scores of a stage, and of all; one per configuration."""
+        keys = {training_key(hparams) for hparams in stage.configs}
+        configs = [hparams for hparams in self.spec.grid if training_key(hparams) in keys]
+        folds = range(self._subset.n_folds)
+        n_known = sum(self._is_known(c, fold, stage) for c in configs for fold in folds)
+        return n_known, len(configs) * len(folds)
+
+    def _is_known(self, hparams: Mapping[str, float], fold: int, stage: Stage) -> bool:
+        return (fold, training_key(hparams), stage.stop_epoch) in self._scores
 
     @property
     def _search_seconds(self) -> float:
@@ -154,11 +201,17 @@ class SearchState:
         self,
         fold: int,
         configs: Sequence[Mapping[str, float]],
+        stage: Stage,
         *,
         saved: SavedPass | None = None,
     ) -> SearchTask:
         return SearchTask(
-            probe=self._number, subset=self._subset, fold=fold, configs=configs, saved=saved
+            probe=self._number,
+            subset=self._subset,
+            fold=fold,
+            configs=configs,
+            saved=saved,
+            stop_epoch=stage.stop_epoch,
         )
 
     def _refit_of(self, probe: Probe) -> RefitTask:
@@ -179,6 +232,7 @@ class SearchState:
         )
 
     def _refit(self) -> RefitTask:
+        self._refit_issued = True
         refit_seconds = sum(saved.seconds for saved in self._saved.values() if saved.fold is None)
         return RefitTask(
             probe=self._number,
@@ -213,8 +267,12 @@ class SearchState:
         return bool(_score_keys(saved) & self._scores.keys())
 
     def _add(self, scores: Sequence[ConfigScore]) -> None:
-        self._scores |= {(score.fold, score.key): score for score in scores}
+        self._scores |= {_key(score): score for score in scores}
 
 
-def _score_keys(saved: SavedPass) -> set[tuple[int | None, ConfigKey]]:
-    return {(saved.fold, config_key(hparams)) for hparams in saved.configs}
+def _key(score: ConfigScore) -> _ScoreKey:
+    return score.fold, score.training, score.stop_epoch
+
+
+def _score_keys(saved: SavedPass) -> set[_ScoreKey]:
+    return {(saved.fold, training_key(hparams), saved.stop_epoch) for hparams in saved.configs}

@@ -127,6 +127,8 @@ class ProbeSpec:
     """Test sets besides the test split."""
     validation: Validation = field(default_factory=Validation)
     """Samples that score the configurations."""
+    search: str = "full"
+    """Which configurations are trained, and how far, one of `search.stages.SEARCHES`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""
@@ -155,6 +157,8 @@ class ProbeSpec:
         # options that are not used are left out, so that a new one changes no existing id
         if self.paper_compat:
             values["paper_compat"] = True
+        if self.search != "full":
+            values["search"] = self.search
         if self.select is not None:
             values["select"] = self.select
         if self.further_tests:

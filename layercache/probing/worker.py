@@ -42,6 +42,8 @@ class SearchTask:
     """Configurations to score."""
     saved: SavedPass | None = None
     """The pass of an earlier run that it continues; its configurations train together."""
+    stop_epoch: int | None = None
+    """Epoch, from 1, after which the configurations are scored; None: the last."""
 
     def __str__(self) -> str:
         return f"{len(self.configs)} configurations of probe {self.probe + 1}"
@@ -160,18 +162,27 @@ class ProbeWorker:
             spec.tokens, *spec.train_splits, rows=task.subset.rows, target=spec.target
         )
         fold = task.subset.fold(task.fold)
-        self._trainer(task.probe, fold=task.fold, saved=task.saved).score(
+        trainer = self._trainer(
+            task.probe, fold=task.fold, saved=task.saved, stop_epoch=task.stop_epoch
+        )
+        trainer.score(
             dataset,
             task.configs,
             train=fold.train,
             val=fold.val,
             fold=task.fold,
             on_scores=on_scores,
+            stop_epoch=task.stop_epoch,
         )
         return SearchResult(scores=scores, seconds=time.perf_counter() - started)
 
     def _trainer(
-        self, probe: int, *, fold: int | None, saved: SavedPass | None = None
+        self,
+        probe: int,
+        *,
+        fold: int | None,
+        saved: SavedPass | None = None,
+        stop_epoch: int | None = None,
     ) -> ProbeTrainer:
         spec = self._config.specs[probe]
 
@@ -200,6 +211,7 @@ class ProbeWorker:
                 probe=spec.id,
                 fold=fold,
                 device=self._loader(spec).device.type,
+                stop_epoch=stop_epoch,
                 on_saved=self._emit,
             ),
         )

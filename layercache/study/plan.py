@@ -79,6 +79,7 @@ class PlannedProbe:
             "seeds": self.seeds,
             "precision": self.options.get("precision", "fp32"),
             "paper_compat": self.options.get("paper_compat", False),
+            "search": self.options.get("search", "full"),
             **self.splits,
             **head.options,
         }

@@ -321,6 +321,8 @@ class ProbeTable(StudyTable):
     precision: Literal["fp32", "bf16"] | None = None
     paper_compat: bool | None = None
     """Ties in the selection go to the first configuration of the grid."""
+    search: Literal["full", "halving", "coordinate", "auto"] | None = None
+    """Which configurations are trained, and how far."""
     features: Literal["auto", "resident", "stream"] | None = None
     memory_budget: Text | None = also("memory", "memory_budget")
     disk_cache: Text | None = None

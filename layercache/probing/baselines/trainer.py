@@ -52,8 +52,9 @@ class BaselineTrainer:
         val: Rows,
         fold: int,
         on_scores: ScoreCallback,
+        stop_epoch: int | None = None,
     ) -> None:
-        """See ProbeTrainer. Fits all configurations at once."""
+        """See ProbeTrainer. Fits all configurations at once, without epochs."""
         model = fit_model(self.name, dataset, configs, rows=train, head=self.head)
         labels = dataset.labels.cpu().numpy()[val]
         together = max(1, OUTPUT_BYTES // (4 * max(1, len(val)) * self.head.classes))

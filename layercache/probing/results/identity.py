@@ -230,7 +230,9 @@ def _training(spec: Spec) -> Words:
         name.replace("_", " "): _text(value, none="off")
         for name, value in spec["train_config"].items()
     }
-    return {**config, "precision": spec["precision"], **_grid(spec, ("lr", "weight_decay"))}
+    search = {"search": str(spec.get("search", "full"))}
+    precision = {"precision": spec["precision"]}
+    return {**config, **precision, **search, **_grid(spec, ("lr", "weight_decay"))}
 
 
 def _grid(spec: Spec, names: Sequence[str]) -> Words:

@@ -53,11 +53,13 @@ class SavedPass:
     """Steps in total."""
     seconds: float
     """Duration of the training so far."""
+    stop_epoch: int | None = None
+    """Epoch after which the search stops the training; None: the last one."""
 
     @property
     def key(self) -> str:
-        """Name of the file: digest of probe, fold and configurations."""
-        return _key(self.probe, self.fold, self.configs)
+        """Name of the file: digest of probe, fold, configurations and last epoch."""
+        return _key(self.probe, self.fold, self.configs, self.stop_epoch)
 
 
 class SavedPasses:
@@ -79,7 +81,13 @@ class SavedPasses:
         return found
 
     def load(
-        self, probe: str, *, fold: int | None, configs: Sequence[Mapping[str, float]], device: str
+        self,
+        probe: str,
+        *,
+        fold: int | None,
+        configs: Sequence[Mapping[str, float]],
+        device: str,
+        stop_epoch: int | None = None,
     ) -> tuple[SavedPass, dict[str, Any]] | None:
         """Return a saved pass and its state, or None; a file that is not usable is a warning.
 
@@ -88,10 +96,11 @@ class SavedPasses:
             fold: Number of the fold; None for the final fit.
             configs: Hyperparameters of each configuration.
             device: Type of the device that training continues on.
+            stop_epoch: Epoch after which the search stops the training; None: the last one.
         """
         import torch
 
-        key = _key(probe, fold, configs)
+        key = _key(probe, fold, configs, stop_epoch)
         try:
             data = self._store.read(key)
         except FileNotFoundError:
@@ -150,8 +159,13 @@ class SavedPasses:
         )
 
 
-def _key(probe: str, fold: int | None, configs: Sequence[Mapping[str, float]]) -> str:
-    identity = [probe, fold, [sorted(hparams.items()) for hparams in configs]]
+def _key(
+    probe: str,
+    fold: int | None,
+    configs: Sequence[Mapping[str, float]],
+    stop_epoch: int | None,
+) -> str:
+    identity = [probe, fold, [sorted(hparams.items()) for hparams in configs], stop_epoch]
     return sha256_json(identity)[:DIGITS]
 
 

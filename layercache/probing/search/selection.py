@@ -10,7 +10,7 @@ import numpy as np
 
 from layercache.errors import ProbeError
 from layercache.probing.metrics.registry import Metric
-from layercache.probing.results.config_score import ConfigScore, config_key
+from layercache.probing.results.config_score import ConfigKey, ConfigScore, config_key, training_key
 
 TIED_DIGITS = 12
 """Decimals of a score within which two configurations tie: means over folds differ by rounding."""
@@ -40,13 +40,38 @@ class Search(Protocol):
     def paper_compat(self) -> bool:
         """Ties go to the first configuration, as in the authors' code."""
 
+    @property
+    def search(self) -> str:
+        """Which configurations are trained, and how far, one of `stages.SEARCHES`."""
 
-def summarize(search: Search, scores: Sequence[ConfigScore]) -> list[ConfigScore]:
-    """Return the mean over the folds of every configuration's scores, in the order of the grid."""
-    return [
-        _mean(hparams, [score for score in scores if score.key == config_key(hparams)])
-        for hparams in search.grid
-    ]
+
+def summarize(
+    search: Search,
+    scores: Sequence[ConfigScore],
+    *,
+    grid: Sequence[Mapping[str, float]] | None = None,
+) -> list[ConfigScore]:
+    """Return the mean over the folds of every configuration's scores, in the order of the grid.
+
+    Of a configuration that the search dropped, these are the scores of the epoch at which it did;
+    those that it did not train are left out. Where nothing is scored (1 shot), all are returned.
+
+    Args:
+        search: The search.
+        scores: Scores on every fold.
+        grid: Configurations to summarize; default: those of the search.
+    """
+    by_training: dict[ConfigKey, list[ConfigScore]] = {}
+    for score in scores:
+        by_training.setdefault(score.training, []).append(score)
+    configs = []
+    for hparams in search.grid if grid is None else grid:
+        own = by_training.get(training_key(hparams), [])
+        last = max((s.stop_epoch or math.inf for s in own), default=None)
+        if own or not scores:
+            last_scores = [s for s in own if (s.stop_epoch or math.inf) == last]
+            configs.append(_mean(hparams, last_scores))
+    return configs
 
 
 def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> ConfigScore:
@@ -62,6 +87,7 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
         if diverged
         else {name: float(np.mean([values[name] for values in metrics])) for name in names},
         diverged=diverged,
+        stop_epoch=scores[0].stop_epoch if scores else None,
         epochs=max((s.epochs for s in scores if s.epochs is not None), default=None),
         configs_per_pass=max(
             (s.configs_per_pass for s in scores if s.configs_per_pass is not None), default=None

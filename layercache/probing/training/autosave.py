@@ -31,6 +31,7 @@ class Autosave:
         probe: str,
         fold: int | None,
         device: str,
+        stop_epoch: int | None = None,
         on_saved: Callable[[SavedPass], None],
     ) -> None:
         """Start the clock.
@@ -40,10 +41,12 @@ class Autosave:
             probe: Id of the probe.
             fold: Number of the fold; None for the final fit.
             device: Type of the device.
+            stop_epoch: Epoch after which the passes stop; None: the last one.
             on_saved: Called after each save.
         """
         self._saved_passes, self._on_saved = saved_passes, on_saved
         self._probe, self._fold, self._device = probe, fold, device
+        self._stop_epoch = stop_epoch
         self._earlier_seconds = 0.0
         self._started = time.monotonic()
         self._next_save = self._started + SAVE_INTERVAL_S
@@ -51,7 +54,11 @@ class Autosave:
     def load(self, configs: Sequence[HParams]) -> Mapping[str, Any] | None:
         """Return the last state of a pass over these configurations, or None."""
         found = self._saved_passes.load(
-            self._probe, fold=self._fold, configs=_plain(configs), device=self._device
+            self._probe,
+            fold=self._fold,
+            configs=_plain(configs),
+            device=self._device,
+            stop_epoch=self._stop_epoch,
         )
         self._earlier_seconds = found[0].seconds if found else 0.0
         self._started = time.monotonic()
@@ -69,7 +76,8 @@ class Autosave:
             configs=_plain(training.configs),
             device=self._device,
             step=training.step,
-            steps=training.schedule.steps,
+            steps=training.steps,
+            stop_epoch=self._stop_epoch,
             seconds=self._earlier_seconds + now - self._started,
         )
         try:

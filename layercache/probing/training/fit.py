@@ -54,6 +54,7 @@ def fit(
     select: str | None = None,
     sample_weight: Tensor | None = None,
     val_epochs: Collection[int] = (),
+    stop_epoch: int | None = None,
 ) -> list[FittedHead]:
     """Train every configuration and evaluate it; return their heads in order.
 
@@ -78,6 +79,8 @@ def fit(
             weights them equally. Metrics are not weighted.
         val_epochs: Epochs, from 1, after which configurations are evaluated besides the last one,
             for `FittedHead.val_curve`; the training does not depend on it.
+        stop_epoch: Epoch, from 1, after which training ends; the learning rate follows the whole
+            schedule. None: the last one.
 
     Raises:
         OptionError: An option is invalid.
@@ -112,14 +115,15 @@ def fit(
             select=select,
             sample_weight=sample_weight,
             val_epochs=val_epochs,
+            stop_epoch=stop_epoch,
         )
         if saver and (state := saver.load(training.configs)) is not None:
             training.load_state_dict(state)
 
         def on_step(*, training: TrainingPass = training, number: int = number) -> None:
             if on_progress:
-                n_before = schedule.steps * number
-                on_progress(n_before + training.step, schedule.steps * len(passes))
+                n_before = training.steps * number
+                on_progress(n_before + training.step, training.steps * len(passes))
             if saver:
                 saver.save_if_due(training)
 

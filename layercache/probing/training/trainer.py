@@ -47,6 +47,7 @@ class ProbeTrainer(Protocol):
         val: Rows,
         fold: int,
         on_scores: ScoreCallback,
+        stop_epoch: int | None = None,
     ) -> None:
         """Train every configuration on `train` and score it on `val`.
 
@@ -57,6 +58,7 @@ class ProbeTrainer(Protocol):
             val: Rows to score on.
             fold: Number of the fold, for the scores.
             on_scores: Called with the scores of the configurations that finish together.
+            stop_epoch: Epoch, from 1, after which training stops to be scored; None: the last.
         """
         ...
 
@@ -113,6 +115,7 @@ class SGDTrainer:
         val: Rows,
         fold: int,
         on_scores: ScoreCallback,
+        stop_epoch: int | None = None,
     ) -> None:
         """See ProbeTrainer."""
 
@@ -126,6 +129,7 @@ class SGDTrainer:
                         diverged=head.diverged,
                         epochs=head.epochs,
                         configs_per_pass=len(heads),
+                        stop_epoch=stop_epoch,
                     )
                     for head in heads
                 ]
@@ -148,6 +152,7 @@ class SGDTrainer:
             keep_parameters=False,
             select=self.select,
             sample_weight=self.sample_weight,
+            stop_epoch=stop_epoch,
         )
 
     def train(

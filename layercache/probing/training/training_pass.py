@@ -60,12 +60,15 @@ class TrainingPass:
         select: str | None = None,
         sample_weight: Tensor | None = None,
         val_epochs: Collection[int] = (),
+        stop_epoch: int | None = None,
     ) -> None:
         """Draw the initial parameters; for the arguments see `fit`."""
         self.configs, self.schedule = tuple(configs), schedule
         self.step = 0
         """Steps taken."""
         self._dataset, self._train, self._val = dataset, train, val
+        self.epochs = min(stop_epoch or schedule.epochs, schedule.epochs)
+        """Epochs to train; the learning rate follows the whole schedule."""
         self._seed, self._train_config = seed, train_config
         self._keep_parameters, self._val_epochs = keep_parameters, frozenset(val_epochs)
         self._select = find_metric(select or PRIMARY[head.task])
@@ -92,13 +95,18 @@ class TrainingPass:
         self._val_curves: list[list[tuple[int, dict[str, float]]]] = [[] for _ in configs]
         self._snapshots: dict[int, _Snapshot] = {}
 
+    @property
+    def steps(self) -> int:
+        """Steps to take."""
+        return self.epochs * self.schedule.steps_per_epoch
+
     def run(self, *, on_step: Callable[[], None]) -> list[FittedHead]:
         """Train to the end; return the head of each configuration.
 
         Args:
             on_step: Called after every step.
         """
-        for epoch in range(self._epochs_done, self.schedule.epochs):
+        for epoch in range(self._epochs_done, self.epochs):
             self._run_epoch(epoch, on_step=on_step)
             if not len(self._batch.active):
                 break
@@ -150,7 +158,7 @@ class TrainingPass:
         mean_losses = (self._loss_sums / schedule.steps_per_epoch).tolist()
         for index, loss in zip(batch.active.tolist(), mean_losses, strict=True):
             self._losses[index].append(loss)
-        is_last = epoch + 1 == schedule.epochs
+        is_last = epoch + 1 == self.epochs
         if is_last:
             batch.check_finite(step=self.step - 1)
         batch.drop_diverged()

@@ -23,7 +23,7 @@ COLUMNS = (
     "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
     "embedding", "target", "train_split", "val_split", "folds", "repeats", "group", "fold_column",
     "refit", "test_split", "further_tests", "seed", "shots", "train_fraction",
-    "lr", "weight_decay", "dropout", "config", "select",
+    "search", "lr", "weight_decay", "dropout", "config", "select",
     *SCORES, "test_ci95_low", "test_ci95_high", "test_rows_in_train", "test_groups_in_train",
     "n_params", "epochs", "batch_size", "steps", "n_configs", "n_diverged", "converged",
     "n_folds", "train_rows", "val_rows", "test_rows", "empty_classes", "train_seconds", "device",
@@ -46,7 +46,7 @@ IDENTITY = (
     "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
     "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "val_split", "folds",
     "repeats", "group", "fold_column", "refit", "test_split", "further_tests", "shots",
-    "train_fraction", "select", "experiment",
+    "train_fraction", "search", "select", "experiment",
 )
 """Columns that do not depend on the seed."""
 SORT_KEYS = (
@@ -66,6 +66,7 @@ def full_row(probe: Probe) -> dict[str, Any]:
         "test_split": test_split,
         "further_tests": ", ".join(probe.tests[1:]),
         **_validation_columns(probe.spec.get("validation", {})),
+        "search": probe.spec.get("search", "full"),
         "select": selection_metric_of(probe.spec).name,
         "experiment": probe.settings.experiment_key,
         "path": str(probe.path),

@@ -81,7 +81,9 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
     for name, value in selected.hparams.items():
         scores: dict[float, float] = {}
         for config in probe.configs:
-            val_score = (config.val_metrics or {}).get(metric.name)
+            # scores of a part of the training are not comparable; the configuration was dropped
+            metrics = config.val_metrics if config.stop_epoch is None else None
+            val_score = (metrics or {}).get(metric.name)
             score = float("-inf") if val_score is None else metric.sign * val_score
             # equal votes of a knn baseline are the limit of a high temperature
             tried = config.hparams.get(name, math.inf)

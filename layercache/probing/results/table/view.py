@@ -39,6 +39,7 @@ DEFAULTS: Mapping[str, Any] = {
     "spatial": "",
     "shots": None,
     "train_fraction": None,
+    "search": "full",
     "seed": None,
 }
 """Columns that are shown if they differ between rows, and named if they are not the default."""

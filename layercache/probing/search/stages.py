@@ -1,0 +1,128 @@
+"""Which configurations a search trains next, and how far, from the scores that it has.
+
+full        every configuration to the end
+halving     successive halving (arXiv 1502.07943): every configuration for a part of the epochs,
+            then the best ones for a larger part, and the best of these to the end. All follow
+            the learning rate of the whole schedule, and scores that are compared share batches
+            and noise
+coordinate  every learning rate with every dropout rate at the smallest weight decay, then the
+            other weight decays of the best of these pairs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from layercache.probing.results.config_score import ConfigScore, config_key, training_key
+from layercache.probing.search.selection import Search, rank_configs, summarize
+
+SEARCHES = ("full", "halving", "coordinate")
+
+HParams = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A point of the training at which configurations are dropped."""
+
+    epochs: float
+    """Part of the epochs."""
+    kept: float
+    """Part of the configurations that trains on."""
+
+
+RUNGS = (Rung(1 / 9, 1 / 5), Rung(1 / 3, 1 / 3))
+"""Measured in benchmarks/racing.py."""
+PAIRS = 2
+"""Pairs of learning rate and dropout rate whose weight decay is searched."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Configurations whose scores are needed next."""
+
+    configs: tuple[HParams, ...]
+    """In the order of the grid; of those with the same training (`training_key`) one."""
+    stop_epoch: int | None = None
+    """Epoch, from 1, after which they are scored; None: the last."""
+
+
+def current_stage(
+    search: Search, scores: Sequence[ConfigScore], *, n_folds: int, epochs: int
+) -> Stage:
+    """Return the stage of a search; it is the last one if all of its scores are known.
+
+    Args:
+        search: The search.
+        scores: The scores so far.
+        n_folds: Number of folds that score every configuration.
+        epochs: Epochs of the training.
+    """
+    scored = {(s.fold, s.training, s.stop_epoch) for s in scores}
+
+    def rank(stage: Stage) -> list[HParams] | None:
+        """Return the configurations of a stage, best first; None if scores are missing."""
+        if any(
+            (fold, training_key(hparams), stage.stop_epoch) not in scored
+            for fold in range(n_folds)
+            for hparams in stage.configs
+        ):
+            return None
+        of_stage = [s for s in scores if s.stop_epoch == stage.stop_epoch]
+        configs = summarize(search, of_stage, grid=stage.configs)
+        if all(config.diverged for config in configs):
+            return []
+        return [config.hparams for config in rank_configs(search, configs)]
+
+    grid = tuple({training_key(hparams): hparams for hparams in reversed(search.grid)}.values())
+    return _STAGES[search.search](grid[::-1], rank, epochs)
+
+
+Rank = Callable[[Stage], "list[HParams] | None"]
+
+
+def _full(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
+    return Stage(grid)
+
+
+def _halving(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
+    configs, last_stop = grid, 0
+    for rung in RUNGS:
+        kept = max(1, round(rung.kept * len(configs)))
+        stop_epoch = round(rung.epochs * epochs)
+        if kept == len(configs) or not last_stop < stop_epoch < epochs:
+            continue
+        stage = Stage(configs, stop_epoch)
+        best = rank(stage)
+        if best is None:
+            return stage
+        configs, last_stop = _in_order(grid, best[:kept]), stop_epoch
+    return Stage(configs)
+
+
+def _coordinate(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
+    smallest: dict[object, HParams] = {}
+    for hparams in grid:
+        other = smallest.setdefault(_pair(hparams), hparams)
+        if hparams.get("weight_decay", 0.0) < other.get("weight_decay", 0.0):
+            smallest[_pair(hparams)] = hparams
+    stage = Stage(_in_order(grid, list(smallest.values())))
+    best = rank(stage)
+    if best is None:
+        return stage
+    pairs = {_pair(hparams) for hparams in best[:PAIRS]}
+    return Stage(tuple(h for h in grid if h in stage.configs or _pair(h) in pairs))
+
+
+_STAGES = {"full": _full, "halving": _halving, "coordinate": _coordinate}
+
+
+def _pair(hparams: HParams) -> object:
+    """Return all hyperparameters but the weight decay."""
+    return config_key({name: v for name, v in hparams.items() if name != "weight_decay"})
+
+
+def _in_order(grid: Sequence[HParams], configs: Sequence[HParams]) -> tuple[HParams, ...]:
+    keys = {config_key(hparams) for hparams in configs}
+    return tuple(hparams for hparams in grid if config_key(hparams) in keys)

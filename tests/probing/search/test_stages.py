@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from layercache.probing.heads import HeadSpec
+from layercache.probing.metrics import Metric, find_metric
+from layercache.probing.results.config_score import ConfigScore, config_key, training_key
+from layercache.probing.search.stages import RUNGS, Stage, current_stage
+from layercache.probing.training.config import HParams, TrainConfig, grid, paper_grid
+from layercache.probing.training.fit import fit
+from layercache.testing import make_separable_tokens
+
+PAPER = tuple(dict(vars(hparams)) for hparams in paper_grid("attentive"))
+EPOCHS = 90
+
+
+@dataclass
+class Search:
+    search: str
+    grid: Sequence[Mapping[str, float]] = PAPER
+    head: str = "attentive"
+    paper_compat: bool = False
+    selection_metric: Metric = field(default_factory=lambda: find_metric("balanced_accuracy"))
+
+
+Score = Callable[[Mapping[str, float], int], float]
+
+
+def run(search: Search, score: Score, *, epochs: int = EPOCHS, n_folds: int = 1) -> list[Stage]:
+    """Return the stages of a search whose scores are given by hyperparameters and epoch."""
+    scores: list[ConfigScore] = []
+    stages: list[Stage] = []
+    while True:
+        stage = current_stage(search, scores, n_folds=n_folds, epochs=epochs)
+        if stages and stage == stages[-1]:
+            return stages
+        known = {(s.key, s.stop_epoch) for s in scores}
+        stages.append(stage)
+        for fold in range(n_folds):
+            scores += [
+                ConfigScore(
+                    hparams=h,
+                    fold=fold,
+                    val_metrics={"balanced_accuracy": score(h, stage.stop_epoch or epochs)},
+                    stop_epoch=stage.stop_epoch,
+                )
+                for h in stage.configs
+                if (config_key(h), stage.stop_epoch) not in known
+            ]
+
+
+def bowl(h: Mapping[str, float], epoch: int) -> float:
+    return 1 - abs(h["lr"] - 0.01) - abs(h["dropout"] - 0.1) - abs(h["weight_decay"] - 0.01) / 10
+
+
+def test_full_search_is_one_stage_of_all_different_trainings() -> None:
+    (stage,) = run(Search("full"), bowl)
+    assert stage.stop_epoch is None
+    # 1e-6 and 1e-5 at learning rate 1e-3 are the same training, for each of three dropout rates
+    assert len(stage.configs) == 60
+    assert len({training_key(h) for h in PAPER}) == 60
+
+
+def test_halving_keeps_the_best_of_every_rung_and_finds_the_best() -> None:
+    stages = run(Search("halving"), bowl)
+    assert [stage.stop_epoch for stage in stages] == [10, 30, None]
+    sizes = [len(stage.configs) for stage in stages]
+    for size, smaller, rung in zip(sizes, sizes[1:], RUNGS, strict=False):
+        assert smaller == max(1, round(rung.kept * size))
+    best = sorted(stages[0].configs, key=lambda h: -bowl(h, 0))
+    assert {config_key(h) for h in stages[-1].configs} == {config_key(h) for h in best[: sizes[-1]]}
+    assert [h for h in PAPER if h in stages[1].configs] == list(stages[1].configs), "grid order"
+
+
+def test_halving_drops_a_configuration_that_is_only_late_to_shine() -> None:
+    late = {"lr": 0.001, "weight_decay": 1.0, "dropout": 0.3}
+
+    def score(h: Mapping[str, float], epoch: int) -> float:
+        return 2.0 if h == late and epoch == EPOCHS else bowl(h, epoch)
+
+    assert late not in run(Search("halving"), score)[-1].configs
+    assert late in run(Search("full"), score)[-1].configs
+
+
+@pytest.mark.parametrize(("epochs", "stops"), [(1, [None]), (4, [1, None]), (2, [1, None])])
+def test_halving_of_few_epochs_has_fewer_rungs(epochs: int, stops: list[int | None]) -> None:
+    assert [s.stop_epoch for s in run(Search("halving"), bowl, epochs=epochs)] == stops
+
+
+def test_halving_goes_by_the_mean_over_folds() -> None:
+    search = Search(
+        "halving", grid=tuple({"lr": lr, "weight_decay": 0.0} for lr in (1.0, 2.0, 3.0))
+    )
+    stage = current_stage(search, [], n_folds=2, epochs=EPOCHS)
+    values = {1.0: (0.9, 0.1), 2.0: (0.6, 0.6), 3.0: (0.1, 0.9)}
+    scores = [
+        ConfigScore(
+            hparams=h,
+            fold=fold,
+            val_metrics={"balanced_accuracy": values[h["lr"]][fold]},
+            stop_epoch=stage.stop_epoch,
+        )
+        for fold in (0, 1)
+        for h in stage.configs
+    ]
+    assert current_stage(search, scores[:-1], n_folds=2, epochs=EPOCHS) == stage, "one is missing"
+    after = current_stage(search, scores, n_folds=2, epochs=EPOCHS)
+    assert [h["lr"] for h in after.configs] == [2.0]
+
+
+def test_coordinate_searches_the_decay_of_the_best_pairs_only() -> None:
+    first, last = run(Search("coordinate"), bowl)
+    assert {h["weight_decay"] for h in first.configs} == {1e-6}
+    assert len(first.configs) == 9
+    assert set(map(config_key, first.configs)) < set(map(config_key, last.configs))
+    assert {(h["lr"], h["dropout"]) for h in last.configs if h["weight_decay"] == 1.0} == {
+        (0.01, 0.1),
+        (0.001, 0.1),
+    }
+    assert max(last.configs, key=lambda h: bowl(h, 0)) == {
+        "lr": 0.01,
+        "weight_decay": 0.01,
+        "dropout": 0.1,
+    }
+
+
+def test_coordinate_of_a_grid_without_decays_is_the_full_search() -> None:
+    points = tuple({"lr": lr, "weight_decay": 0.1, "dropout": 0.0} for lr in (0.1, 0.2))
+    (stage,) = run(Search("coordinate", grid=points), bowl)
+    assert stage.configs == points
+
+
+@pytest.mark.parametrize("search", ["full", "halving", "coordinate"])
+def test_search_of_which_all_configurations_diverged_ends(search: str) -> None:
+    scores: list[ConfigScore] = []
+    for _ in range(5):
+        stage = current_stage(Search(search), scores, n_folds=1, epochs=EPOCHS)
+        scores += [
+            ConfigScore(
+                hparams=h, fold=0, val_metrics=None, diverged=True, stop_epoch=stage.stop_epoch
+            )
+            for h in stage.configs
+        ]
+    assert len(scores) <= 5 * 60
+    assert current_stage(Search(search), scores, n_folds=1, epochs=EPOCHS) == stage
+
+
+def test_configurations_of_one_training_key_are_trained_to_the_same_bits() -> None:
+    dataset = make_separable_tokens(strength=0.3)
+    configs = grid(lr=(1e-3,), weight_decay=(1e-6, 1e-5, 1e-3))
+    for kind, shape in (
+        ("attentive", {"tokens": 4, "width": 16}),
+        ("linear", {"tokens": 4, "width": 16}),
+    ):
+        heads = fit(
+            dataset,
+            head=HeadSpec(kind=kind, classes=3, **shape),
+            configs=configs,
+            train=torch.arange(200),
+            val=torch.arange(200, 300),
+            seed=3,
+            train_config=TrainConfig(epochs=6, min_steps=0, batch=50),
+        )
+        keys = [training_key(dict(vars(config))) for config in configs]
+        assert keys[0] == keys[1] != keys[2]
+        for name, value in heads[0].state_dict.items():
+            assert torch.equal(value, heads[1].state_dict[name]), name
+        weight = "classifier.weight"
+        assert not torch.equal(heads[0].state_dict[weight], heads[2].state_dict[weight])
+
+
+@pytest.mark.parametrize(
+    ("lr", "decay", "same"), [(1e-3, 1e-5, True), (1e-3, 1e-4, False), (1e-1, 1e-6, False)]
+)
+def test_training_key_ignores_a_decay_that_float32_rounds_away(
+    lr: float, decay: float, same: bool
+) -> None:
+    factor = 1 - torch.tensor(lr) * torch.tensor(decay)
+    assert (factor == 1).item() is same
+    one, other = ({"lr": lr, "weight_decay": d, "dropout": 0.1} for d in (decay, 0.0))
+    assert (training_key(one) == training_key(other)) is same
+    assert HParams(**one) != HParams(**other)
