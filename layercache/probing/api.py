@@ -107,6 +107,122 @@ def probe(
         lr: Learning rates to search.
         weight_decay: Weight decays to search.
         dropout: Attention dropout rates to search. By default the grid is the paper's: 21
+            configurations for linear and scalar-mix, 63 for the others.
         search: full trains every configuration to the end; halving drops the worse ones on the
             way; coordinate searches the weight decay for the best learning and dropout rates only;
             auto chooses (docs/search.md).
+        seeds: Number of seeds (3: seeds 0, 1, 2), or which.
+        shots: Training samples per class.
+        train_fraction: Fraction of the training samples.
+        epochs: Replaces the epochs of `train_config`.
+        train_config: Schedule, batch size, noise and loss. Default: the paper's.
+        test_split: Split to test on, or several: the first gives the columns `test_...`, the others
+            `test_...@SPLIT`, of one selected head.
+        test_cache: Caches of other datasets of the same backbone to test on as well, opened, as
+            folders, or as names of datasets ("imagenet_v2", "imagenet_v2@val" for a split that is
+            not "test"). Classes are matched by name; samples of other classes are left out.
+        val_split: Split that scores the configurations. "auto": the one called val, valid,
+            validation or dev, where the dataset has one; None: 20 % of the training samples.
+        folds: Score the configurations by the mean over this many stratified folds of the training
+            samples.
+        repeats: Draw the folds, or the 20 %, this often.
+        group: Annotation column, such as a patient, whose values stay on one side of every cut.
+        fold_column: Annotation column with the fold of each sample; those without a value, or with
+            -1, are always trained on.
+        refit: Where a split of its own selects, train the selected configuration on "train", or on
+            "train+val".
+        paper_compat: Break ties as the paper's code does, by the order lr, weight decay, dropout.
+        select: Metric by which a configuration is selected (docs/metrics.md), such as roc_auc or
+            log_loss. Default: balanced_accuracy, mean_average_precision for multi-label, r2 for
+            regression.
+        by: Annotation column, such as a hospital: `Results.scores_by(by)` has the test scores for
+            each of its values and says which is the worst, and `to_text` shows them.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: Arithmetic of the products over tokens: fp32 or bf16.
+        features: resident or stream: whether tokens are kept on the device or read again every
+            epoch; auto chooses by the memory.
+        memory_budget: Memory for tokens (8GB, 500MiB or bytes). Default: half of the free memory.
+        disk_cache: Disk space for tokens that are streamed from object storage (20GB; 0: none),
+            which later epochs then do not read over the network again. Default: half of the free
+            space in the folder for temporary files.
+        configs_per_pass: Largest number of configurations trained together, which does not change
+            the one that is selected. Default: as many as fit into half of the free memory; on a CPU
+            at most 512 MiB of them, because larger groups are slower.
+        probes_root: Folder to keep probes in, for a cache that is not writable. Default:
+            $LAYERCACHE_PROBES, else the folder of the cache.
+        refresh: Train probes again that already exist.
+        progress: Show a progress bar.
+        engine: Where probes are trained: "local", or "ray" for a Ray cluster; the results are the
+            same.
+        ray_address: Address of a running Ray cluster ("auto", "HOST:PORT"); None starts one on this
+            machine.
+
+    Returns:
+        The probes in the order of head, layers, tokens, shots, train_fraction and seeds, each once:
+        repeated seeds, or two names of the same layers, are logged and left out.
+
+    Raises:
+        OptionError: An option is wrong.
+        UnknownNameError: There is no head, layer choice or token kind of this name.
+        ProbeError: The labels allow no probe, or all configurations diverged.
+        CacheError: The cache is not complete.
+        NonFiniteError: A token is not finite.
+        Interrupted: Ctrl-C or SIGTERM; the message says what is kept. The same call continues.
+
+    >>> import layercache  # doctest: +SKIP
+    >>> cache = layercache.open_cache(model="vit_nano", dataset="digits")  # doctest: +SKIP
+    >>> results = layercache.probe(cache, head=["linear", "attentive"], seeds=3)  # doctest: +SKIP
+    >>> results.over_seeds()[["head", "test_balanced_accuracy_mean"]]  # doctest: +SKIP
+    """
+    options = Options(
+        device=device,
+        precision=precision,
+        features=features,
+        memory_budget=memory_budget,
+        disk_cache=disk_cache,
+        configs_per_pass=configs_per_pass,
+        probes_root=probes_root,
+        refresh=refresh,
+        progress=progress,
+        engine=engine,
+        ray_address=ray_address,
+    )
+    request = ProbeRequest(
+        target=target,
+        task=task,
+        head=head,
+        layers=layers,
+        tokens=tokens,
+        spatial=spatial,
+        spatial_layers=spatial_layers,
+        spatial_cache=spatial_cache,
+        embedding=embedding,
+        num_heads=num_heads,
+        configs=configs,
+        lr=lr,
+        weight_decay=weight_decay,
+        dropout=dropout,
+        seeds=seeds,
+        shots=shots,
+        train_fraction=train_fraction,
+        epochs=epochs,
+        train_config=train_config,
+        precision=precision,
+        test_split=test_split,
+        test_cache=test_cache,
+        val_split=val_split,
+        folds=folds,
+        repeats=repeats,
+        group=group,
+        fold_column=fold_column,
+        refit=refit,
+        paper_compat=paper_compat,
+        select=select,
+        search=search,
+    )
+    specs = plan_probes(cache, request)
+    caches = tested_caches(specs)
+    if by is not None:
+        check_any_column(caches, by)
+    with sigterm_as_interrupt():
+        return Results(run_probes(specs, options), caches=caches, by=by)

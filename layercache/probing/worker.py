@@ -23,6 +23,7 @@ from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.autosave import Autosave
+from layercache.probing.training.paused import MEMORY_FRACTION, PausedConfigs
 from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
 
 logger = logging.getLogger(__name__)
@@ -113,12 +114,16 @@ class ProbeWorker:
         self._config, self._emit = config, emit
         self._device, _ = resolve_device(config.device)
         self._loaders: dict[torch.device, DatasetLoader] = {}
+        self._paused: dict[tuple[int, int], PausedConfigs] = {}
+        """By probe and fold."""
 
     def __call__(self, task: SearchTask | RefitTask) -> SearchResult | str:
         """Run one task; of a RefitTask, return the checksum of the probe's record."""
         spec = self._config.specs[task.probe]
+        self._paused = {key: paused for key, paused in self._paused.items() if key[0] == task.probe}
         if isinstance(task, SearchTask):
             return self._search(spec, task)
+        self._paused.clear()
         return refit_and_test(
             spec,
             task.scores,
@@ -162,8 +167,16 @@ class ProbeWorker:
             spec.tokens, *spec.train_splits, rows=task.subset.rows, target=spec.target
         )
         fold = task.subset.fold(task.fold)
+        fraction = MEMORY_FRACTION / task.subset.n_folds
+        paused = self._paused.setdefault(
+            (task.probe, task.fold), PausedConfigs(memory_fraction=fraction)
+        )
         trainer = self._trainer(
-            task.probe, fold=task.fold, saved=task.saved, stop_epoch=task.stop_epoch
+            task.probe,
+            fold=task.fold,
+            saved=task.saved,
+            stop_epoch=task.stop_epoch,
+            paused=paused,
         )
         trainer.score(
             dataset,
@@ -183,6 +196,7 @@ class ProbeWorker:
         fold: int | None,
         saved: SavedPass | None = None,
         stop_epoch: int | None = None,
+        paused: PausedConfigs | None = None,
     ) -> ProbeTrainer:
         spec = self._config.specs[probe]
 
@@ -204,6 +218,7 @@ class ProbeWorker:
             device=self._loader(spec).device,
             precision=spec.precision,
             select=spec.select,
+            paused=paused,
             configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
             on_progress=on_progress,
             saver=Autosave(

@@ -154,4 +154,103 @@ class _Spec:
     annotations: dict[Text, Text] | None = None
     tests: tuple[_TestSet, ...] = ()
     validation: dict[Text, Text | Integer] = field(default_factory=dict)
+    ensemble: _Ensemble | None = None
     search: Text = "full"
+
+
+@dataclass(frozen=True)
+class _Score:
+    __pydantic_config__ = STRICT
+
+    hparams: dict[Text, float]
+    fold: Integer | None
+    val_metrics: dict[Text, float | None] | None
+    diverged: bool
+    epochs: Size | None
+    stop_epoch: Size | None = None
+
+
+def check_spec(spec: Any) -> None:
+    """Raise ValueError, with the field's name, if a value of a probe's spec cannot be."""
+    parsed = _parse(_Spec, spec, "spec")
+    needed = ("lr", "weight_decay", "dropout") if parsed.train_config is not None else ()
+    for i, hparams in enumerate(parsed.grid):
+        if missing := [name for name in needed if name not in hparams]:
+            raise ValueError(f"spec.grid.{i}.{missing[0]}: expected, but missing")
+    if parsed.train_config is not None and parsed.precision is None:
+        raise ValueError("spec.precision: expected text, got None")
+    # the settings of an identity are words: no value is nested deeper than this
+    for i, source in enumerate(spec["sources"]):
+        _check_scalars(source["extraction"], f"spec.sources.{i}.extraction")
+    selected = spec.get("select")
+    if selected is not None and ("@" in selected or column_metric(f"test_{selected}") is None):
+        raise ValueError(f"spec.select: expected a metric, got {shorten(spec['select'])}")
+
+
+def check_row(row: Any) -> None:
+    """Raise ValueError, with the column's name, if a value of a probe's row cannot be."""
+    _parse(dict[Text, Any], row, "row")
+    _check_scalars(row, "row")
+    for name in REQUIRED:
+        if name not in row:
+            raise ValueError(f"row.{name}: expected, but missing")
+    for name, value in row.items():
+        base = name.partition("@")[0]  # a further test set follows
+        expected = _expected(base, value)
+        optional = base in OPTIONAL or base in BOUNDS or column_metric(base) is not None
+        if expected and not (value is None and optional):
+            raise ValueError(f"row.{name}: expected {expected}, got {shorten(value)}")
+
+
+def read_configs(configs: Any) -> tuple[ConfigScore, ...]:
+    """Return the scores of configurations. Raises ValueError if a value cannot be."""
+    _parse(tuple[_Score, ...], configs, "configs")
+    try:
+        return tuple(ConfigScore(**score) for score in configs)
+    except TypeError as error:  # a field that this version does not know
+        raise ValueError(f"configs: expected other fields ({error})") from None
+
+
+def read_time(value: Any) -> float:
+    """Return seconds since the epoch. Raises ValueError if it is none."""
+    if type(value) not in (int, float) or not 0 <= value <= MAX_INT:
+        raise ValueError(f"written_at: expected seconds since 1970, got {shorten(value)}")
+    return float(value)
+
+
+def _check_scalars(values: Mapping[str, Any], field: str) -> None:
+    """Raise ValueError unless all values are text, finite numbers, true, false or None."""
+    for name, value in values.items():
+        if isinstance(value, list | dict):
+            raise ValueError(f"{field}.{name}: expected one value, got {shorten(value)}")
+        if isinstance(value, str) and len(value) > MAX_CHARS:
+            raise ValueError(f"{field}.{name}: expected at most {MAX_CHARS} characters")
+        too_large = isinstance(value, int) and abs(value) > MAX_INT
+        if too_large or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{field}.{name}: expected a number, got {shorten(value)}")
+
+
+def _expected(name: str, value: Any) -> str | None:
+    """Return what a column holds if this value is none of it."""
+    number = type(value) in (int, float)
+    if name in TEXT:
+        return None if isinstance(value, str) else "text"
+    if name in INTEGERS:
+        return None if type(value) is int else "an integer"
+    if name in FLAGS:
+        return None if isinstance(value, bool) else "true or false"
+    metric = column_metric(name)
+    if name in FRACTIONS or (metric is not None and metric.percent):
+        return None if number and 0 <= value <= 1 else "a number from 0 to 1"
+    if name in BOUNDS or metric is not None:
+        return None if number else "a number"
+    if name in NUMBERS:
+        return None if number and value >= 0 else "a number of at least 0"
+    return None
+
+
+def _parse(kind: Any, value: Any, field: str) -> Any:
+    try:
+        return parse_fields(kind, value)
+    except ValueError as error:
+        raise ValueError(f"{field}.{error}") from None

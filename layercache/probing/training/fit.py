@@ -19,6 +19,7 @@ from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.training.allocator import retain_freed_memory
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.memory import plan_passes
+from layercache.probing.training.paused import PausedConfigs
 from layercache.probing.training.token_loader import TokenLoader
 from layercache.probing.training.training_pass import TrainingPass
 
@@ -55,6 +56,7 @@ def fit(
     sample_weight: Tensor | None = None,
     val_epochs: Collection[int] = (),
     stop_epoch: int | None = None,
+    paused: PausedConfigs | None = None,
 ) -> list[FittedHead]:
     """Train every configuration and evaluate it; return their heads in order.
 
@@ -81,6 +83,8 @@ def fit(
             for `FittedHead.val_curve`; the training does not depend on it.
         stop_epoch: Epoch, from 1, after which training ends; the learning rate follows the whole
             schedule. None: the last one.
+        paused: Configurations of the same rows and seed to continue; those that `stop_epoch` stops
+            are added.
 
     Raises:
         OptionError: An option is invalid.
@@ -91,19 +95,27 @@ def fit(
     _check_options(head, configs=configs, precision=precision, configs_per_pass=configs_per_pass)
     _check_dataset(dataset, head=head, train=train)
     schedule = train_config.schedule(len(train))
-    passes = plan_passes(
-        head,
-        len(configs),
-        batch_size=schedule.batch_size,
-        device=device,
-        configs_per_pass=configs_per_pass,
-    )
-    heads: list[FittedHead] = []
-    for number, (first, last) in enumerate(passes):
+    # those that continue come first: no pass mixes them with others
+    order = sorted(range(len(configs)), key=lambda i: paused is None or configs[i] not in paused)
+    n_paused = sum(paused is not None and hparams in paused for hparams in configs)
+    passes = [
+        [order[i] for i in range(start + first, start + last)]
+        for start, count in ((0, n_paused), (n_paused, len(configs) - n_paused))
+        if count
+        for first, last in plan_passes(
+            head,
+            count,
+            batch_size=schedule.batch_size,
+            device=device,
+            configs_per_pass=configs_per_pass,
+        )
+    ]
+    heads: dict[int, FittedHead] = {}
+    for number, indices in enumerate(passes):
         training = TrainingPass(
             dataset,
             head=head,
-            configs=configs[first:last],
+            configs=[configs[i] for i in indices],
             train=train,
             val=val,
             seed=seed,
@@ -119,6 +131,8 @@ def fit(
         )
         if saver and (state := saver.load(training.configs)) is not None:
             training.load_state_dict(state)
+        elif paused is not None and (continued := paused.take(training.configs)) is not None:
+            training.resume(continued)
 
         def on_step(*, training: TrainingPass = training, number: int = number) -> None:
             if on_progress:
@@ -129,10 +143,12 @@ def fit(
 
         with retain_freed_memory() if device.type == "cpu" else nullcontext():
             fitted = training.run(on_step=on_step)
-        heads += fitted
+        heads |= dict(zip(indices, fitted, strict=True))
+        if paused is not None and training.epochs < schedule.epochs:
+            paused.keep(training.pause())
         if on_fitted:
             on_fitted(fitted)
-    return heads
+    return [heads[i] for i in range(len(configs))]
 
 
 def predict(

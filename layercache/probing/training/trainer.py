@@ -16,6 +16,7 @@ from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.splits.draws import Rows
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import PassSaver, fit
+from layercache.probing.training.paused import PausedConfigs
 
 ProgressCallback = Callable[[int, int], None]
 """(steps done, steps in total)."""
@@ -103,6 +104,8 @@ class SGDTrainer:
     """Keeps the states of unfinished training."""
     select: str | None = None
     """One more metric to score by; training stops early by it. None: that of the task."""
+    paused: PausedConfigs | None = None
+    """Configurations of this fold whose training a search has stopped; None: none is continued."""
     sample_weight: torch.Tensor | None = None
     """Weights of all rows of the dataset in the training loss, (N,); None weights them equally."""
 
@@ -153,6 +156,7 @@ class SGDTrainer:
             select=self.select,
             sample_weight=self.sample_weight,
             stop_epoch=stop_epoch,
+            paused=self.paused,
         )
 
     def train(

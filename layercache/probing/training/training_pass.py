@@ -20,6 +20,7 @@ from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import PRIMARY, find_metric
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
+from layercache.probing.training.paused import PausedConfig
 from layercache.probing.training.schedule import Schedule
 from layercache.probing.training.standardize import Standardization
 from layercache.probing.training.token_loader import TokenLoader
@@ -133,6 +134,60 @@ class TrainingPass:
         self._snapshots = {
             index: _Snapshot(**values) for index, values in state["snapshots"].items()
         }
+
+    def pause(self) -> dict[HParams, PausedConfig]:
+        """Return copies of the configurations that are still in training."""
+        state = self._batch.state_dict()
+        tensors = {"parameters": state["parameters"], **state["optimizer"]}
+        shared = {
+            "step": self.step,
+            "epochs_done": self._epochs_done,
+            "dropout_rng": state["dropout_rng"],
+        }
+        paused = {}
+        for row, index in enumerate(self._batch.active.tolist()):
+            snapshot = self._snapshots.get(index)
+            paused[self.configs[index]] = PausedConfig(
+                tensors={
+                    part: {name: value[row].to("cpu", copy=True) for name, value in values.items()}
+                    for part, values in tensors.items()
+                },
+                shared=shared,
+                own={
+                    "losses": list(self._losses[index]),
+                    "val_curves": list(self._val_curves[index]),
+                    "snapshots": snapshot and vars(snapshot),
+                },
+                score=self._score((snapshot and snapshot.metrics) or {}),
+            )
+        return paused
+
+    def resume(self, paused: Sequence[PausedConfig]) -> None:
+        """Continue configurations that were paused after the same epoch.
+
+        Args:
+            paused: One for each configuration of this pass, in their order.
+        """
+        rows = [paused[index] for index in self._batch.active.tolist()]
+        stacked = {
+            part: {name: torch.stack([row.tensors[part][name] for row in rows]) for name in names}
+            for part, names in paused[0].tensors.items()
+        }
+        batch = self._batch.state_dict() | {"parameters": stacked.pop("parameters")}
+        rngs = [config.shared["dropout_rng"] for config in paused]
+        batch["dropout_rng"] = next((rng for rng in rngs if rng is not None), None)
+        shared = {name: paused[0].shared[name] for name in ("step", "epochs_done")}
+        state = {name: [p.own[name] for p in paused] for name in ("losses", "val_curves")}
+        snapshots = {i: p.own["snapshots"] for i, p in enumerate(paused) if p.own["snapshots"]}
+        self.load_state_dict(
+            {
+                "batch": batch | {"optimizer": stacked},
+                "loss_sums": torch.zeros(len(rows)),
+                "snapshots": snapshots,
+                **shared,
+                **state,
+            }
+        )
 
     def _run_epoch(self, epoch: int, *, on_step: Callable[[], None]) -> None:
         """Train one epoch, or the rest of one that was begun, and evaluate if it is time."""
