@@ -44,7 +44,7 @@ The images are scikit-learn's digits as files, {train} to train and {test} to te
 {test} test images rotated by {angle} degrees as a third split. The table names other columns than
 usual, and {wrong} of its training labels are wrong:
 
-```
+```text
 {head}
 ```
 

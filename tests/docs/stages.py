@@ -1,0 +1,121 @@
+"""What the commands of each page find in the reader's folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import layercache
+from layercache.testing import write_cache, write_planted_cache
+from tests.docs.session import Session
+
+
+def empty_folder(_: Session) -> None:
+    """Prepare nothing."""
+
+
+def clip_on_pets(session: Session) -> None:
+    """Write a cache of dataset pets with the columns that pages name, and their table.csv."""
+    rng = np.random.default_rng(0)
+    cache = write_planted_cache(
+        root=session.home, model="clip_b16", dataset="pets", rows=60, test_rows=30
+    )
+    with Path("table.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "split", "breed", "age", "indoors", "leash", "toy", "patient"])
+        for split in ("train", "test"):
+            for row, sample in enumerate(cache.split(split).ids):
+                flags = rng.integers(0, 2, 3).tolist()
+                breed = ("beagle", "boxer", "pug")[row % 3]
+                table.writerow([sample, split, breed, f"{rng.gamma(2.0):.2f}", *flags, row // 3])
+    layercache.annotate(cache, "table.csv")
+
+
+def digits_with_a_probe(session: Session) -> None:
+    """Extract digits, train a probe and write images of digits."""
+    (extraction,) = layercache.extract(models="vit_nano", dataset="digits", progress=False)
+    layercache.probe(extraction.open(), head="ridge", layers="last", progress=False)
+    images(session)
+
+
+def images(_: Session) -> None:
+    """Write digits: labelled/CLASS/*.png, photos/*.png with photos.csv, and photo.jpg."""
+    samples = layercache.open_dataset("digits").split("test")
+    Path("photos").mkdir()
+    with Path("photos.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label"])
+        for row in range(8):
+            label = str(samples.labels[row])
+            folder = Path("labelled") / label
+            folder.mkdir(parents=True, exist_ok=True)
+            samples.load(row).save(folder / f"{row}.png")
+            samples.load(row).save(f"photos/{row}.png")
+            table.writerow([f"photos/{row}.png", label])
+    samples.load(0).convert("RGB").save("photo.jpg")
+
+
+def own_images(_: Session) -> None:
+    """Write my-images/SPLIT/CLASS/*.png."""
+    rng = np.random.default_rng(0)
+    for split, n in {"train": 20, "test": 10}.items():
+        for label, name in enumerate(("cat", "dog", "owl")):
+            folder = Path("my-images") / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(80 * label, 80 * label + 90, (28, 28, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def several_test_sets(session: Session) -> None:
+    """Write caches with further test splits, and of further datasets of the same encoder."""
+    rng = np.random.default_rng(0)
+    means = 2 * rng.normal(size=(3, 8))
+    datasets = {
+        "main": ("train", "test", "night"),
+        "imagenet_v2": ("test",),
+        "other_hospital": ("val",),
+    }
+    for dataset, splits in datasets.items():
+        labels = {split: np.arange(60 if split == "train" else 30) % 3 for split in splits}
+        tokens = {
+            split: (means[y] + rng.normal(size=(2, 2, len(y), 8))).astype(np.float16)
+            for split, y in labels.items()
+        }
+        write_cache(tokens, labels, root=session.home, dataset=dataset, model="vit_b16")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a page is run."""
+
+    prepare: Callable[[Session], None] = empty_folder
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    """Words of the page -> what runs instead: an encoder that needs no download, a folder of the
+    test. CACHE and PROBE need none (see `Session`)."""
+    slow: tuple[str, ...] = ()
+    """First words of commands that only `make slow` runs."""
+    prints: tuple[str, ...] = ()
+    """Parts of what the commands print."""
+
+
+_IMAGES = {"FOLDER": "labelled", "IMAGES": "photos", "TABLE.csv": "photos.csv"}
+
+STAGES: Mapping[str, Stage] = {
+    "README.md": Stage(images, {"clip_b16": "vit_nano", "flowers": "digits"}),
+    "docs/index.md": Stage(own_images, {"vit_b16": "vit_nano", "/data/my-images": "my-images"}),
+    "docs/annotations.md": Stage(clip_on_pets),
+    "docs/targets.md": Stage(clip_on_pets),
+    "docs/heads.md": Stage(clip_on_pets),
+    "docs/splits.md": Stage(several_test_sets),
+    "docs/metrics.md": Stage(digits_with_a_probe, _IMAGES),
+    "docs/predict.md": Stage(digits_with_a_probe, _IMAGES),
+    "docs/models.md": Stage(prints=("Encoder:VisionTransformer(blocks='encoder.layers'",)),
+    "docs/cache-format.md": Stage(digits_with_a_probe),
+}
+"""By page; a page that is not here begins in an empty folder."""
