@@ -1,4 +1,4 @@
-"""The one list of what stands on a page and is not run by tests/docs/test_pages.py, with reasons."""
+"""The one list of what the pages show and tests/docs/test_pages.py does not run, with reasons."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 _WHEEL = "a network; tests/test_distribution.py installs the wheel and the sdist"
 _WEIGHTS = "the real weights of CLIP; benchmarks/LOG.md has the run"
+_HUB = "the Hub; tests/cache/storage/test_hub.py has a stand-in"
 
 NOT_RUN: Mapping[str, Mapping[str, str]] = {
     "README.md": {
-        "make demo": "a network, for a new .venv; docs/index.md and tests/test_demo.py run the demo",
+        "make demo": "a network, for a new .venv; tests/test_demo.py runs the demo",
         "make test": "itself: it is this test run",
         "pip install": _WHEEL,
     },
@@ -20,13 +21,19 @@ NOT_RUN: Mapping[str, Mapping[str, str]] = {
     },
     "docs/objects.md": {
         "pip install": _WHEEL,
-        "layercache cache push CACHE --to hf://": "the Hub; tests/cache/test_copy.py has a stand-in",
     },
     "docs/slurm.md": {
         "pip install": _WHEEL,
         "export": "a folder that several machines share",
         "sbatch": "SLURM; tests/docs/test_slurm.py submits this script (make slow)",
         "squeue": "SLURM",
+    },
+    "docs/reproduce.md": {
+        "layercache study studies/alf-table1.toml --yes": "a GPU, twenty datasets and days"
+    },
+    "docs/share.md": {
+        "layercache cache push --model clip_b16 --dataset pets --to hf://": _HUB,
+        "layercache cache pull hf://": _HUB,
     },
     "docs/measurements.md": {"layercache": _WEIGHTS},
 }

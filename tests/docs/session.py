@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,22 @@ _EXPORT = re.compile(r"export (\w+)=(\S+)$")
 _NEWEST = {"CACHE": "**/spec.json", "PROBE": "**/probes/*/probe.json"}
 
 
-class Session:
-    """Runs blocks in the current folder.
+class Session(ExitStack):
+    """Runs blocks in the current folder; a context that ends what the page's stage has started.
 
     The repository's benchmarks/ and studies/ are there. In commands and Python, CACHE and PROBE
     stand for the newest cache and the id of the newest probe.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stand_ins: Mapping[str, str]) -> None:
+        super().__init__()
         self.home = Path.cwd() / "home"
         """Folder of the caches."""
         self.printed = ""
         """What the commands have printed."""
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
+        self.monkeypatch = monkeypatch
         self._stand_ins = dict(stand_ins)
-        self._monkeypatch = monkeypatch
         monkeypatch.setenv("LAYERCACHE_HOME", str(self.home))
         for name in ("benchmarks", "studies"):
             os.symlink(ROOT / name, name)
@@ -68,14 +69,14 @@ class Session:
         """Run one line that a reader types."""
         command = self._substitute(command)
         if export := _EXPORT.match(command):
-            self._monkeypatch.setenv(export[1], os.path.expandvars(export[2]))
+            self.monkeypatch.setenv(export[1], os.path.expandvars(export[2]))
         elif command.startswith("layercache ") and not _SHELL_SYNTAX.search(
             _QUOTED.sub("", command)
         ):
             self.printed += run_layercache(command)
         else:
             done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", command], capture_output=True, text=True
+                ["bash", "-uo", "pipefail", "-c", command], capture_output=True, text=True
             )
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
             self.printed += done.stdout

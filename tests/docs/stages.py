@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 import layercache
-from layercache.testing import write_cache, write_planted_cache
+from layercache.testing import write_cache
 from tests.docs.session import Session
+from tests.objects import server
 
 
 def empty_folder(_: Session) -> None:
@@ -20,20 +21,32 @@ def empty_folder(_: Session) -> None:
 
 
 def clip_on_pets(session: Session) -> None:
-    """Write a cache of dataset pets with the columns that pages name, and their table.csv."""
+    """Write a cache of dataset pets, its columns in table.csv, and a probe."""
     rng = np.random.default_rng(0)
-    cache = write_planted_cache(
-        root=session.home, model="clip_b16", dataset="pets", rows=60, test_rows=30
+    labels = {
+        "train": np.arange(60) % 3,
+        "test": np.arange(30) % 3,
+        "unlabelled_test": np.arange(9),
+    }
+    means = 2 * rng.normal(size=(3, 8))
+    tokens = {
+        split: (means[y % 3] + rng.normal(size=(4, 2, len(y), 8))).astype(np.float16)
+        for split, y in labels.items()
+    }
+    labels["unlabelled_test"] = np.full(9, -1)
+    cache = write_cache(
+        tokens, labels, root=session.home, model="clip_b16", dataset="pets", classes=3
     )
     with Path("table.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["id", "split", "breed", "age", "indoors", "leash", "toy", "patient"])
-        for split in ("train", "test"):
+        for split in labels:
             for row, sample in enumerate(cache.split(split).ids):
                 flags = rng.integers(0, 2, 3).tolist()
                 breed = ("beagle", "boxer", "pug")[row % 3]
                 table.writerow([sample, split, breed, f"{rng.gamma(2.0):.2f}", *flags, row // 3])
     layercache.annotate(cache, "table.csv")
+    layercache.probe(cache, head="ridge", layers="last", progress=False)
 
 
 def digits_with_a_probe(session: Session) -> None:
@@ -58,6 +71,19 @@ def images(_: Session) -> None:
             samples.load(row).save(f"photos/{row}.png")
             table.writerow([f"photos/{row}.png", label])
     samples.load(0).convert("RGB").save("photo.jpg")
+
+
+def digits_as_files(session: Session) -> None:
+    """Extract digits/{train,test,night}/CLASS/*.png as dataset handwriting; write images, too."""
+    digits = layercache.open_dataset("digits")
+    for split, source in {"train": "train", "test": "test", "night": "test"}.items():
+        samples = digits.split(source)
+        for row in range(60):
+            folder = Path("handwriting") / split / str(samples.labels[row])
+            folder.mkdir(parents=True, exist_ok=True)
+            samples.load(row).save(folder / f"{row}.png")
+    layercache.extract(models="vit_nano", dataset="folder:handwriting", progress=False)
+    images(session)
 
 
 def own_images(_: Session) -> None:
@@ -90,6 +116,16 @@ def several_test_sets(session: Session) -> None:
         write_cache(tokens, labels, root=session.home, dataset=dataset, model="vit_b16")
 
 
+def s3_server(session: Session) -> None:
+    """Start moto's S3 server, with a bucket."""
+    folder = Path("moto")
+    folder.mkdir()
+    running = session.enter_context(server.running("moto", folder))
+    for name, value in server.environment(running).items():
+        session.monkeypatch.setenv(name, value)
+    session.monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
 @dataclass(frozen=True)
 class Stage:
     """How a page is run."""
@@ -99,7 +135,7 @@ class Stage:
     """Words of the page -> what runs instead: an encoder that needs no download, a folder of the
     test. CACHE and PROBE need none (see `Session`)."""
     slow: tuple[str, ...] = ()
-    """First words of commands that only `make slow` runs."""
+    """First words of commands that only `make slow` runs; "" is the whole page."""
     prints: tuple[str, ...] = ()
     """Parts of what the commands print."""
 
@@ -108,14 +144,52 @@ _IMAGES = {"FOLDER": "labelled", "IMAGES": "photos", "TABLE.csv": "photos.csv"}
 
 STAGES: Mapping[str, Stage] = {
     "README.md": Stage(images, {"clip_b16": "vit_nano", "flowers": "digits"}),
-    "docs/index.md": Stage(own_images, {"vit_b16": "vit_nano", "/data/my-images": "my-images"}),
+    "docs/index.md": Stage(
+        own_images,
+        {"vit_b16": "vit_nano", "/data/my-images": "my-images"},
+        slow=("layercache doctor",),
+    ),
     "docs/annotations.md": Stage(clip_on_pets),
     "docs/targets.md": Stage(clip_on_pets),
     "docs/heads.md": Stage(clip_on_pets),
     "docs/splits.md": Stage(several_test_sets),
-    "docs/metrics.md": Stage(digits_with_a_probe, _IMAGES),
-    "docs/predict.md": Stage(digits_with_a_probe, _IMAGES),
+    "docs/scan.md": Stage(digits_with_a_probe),
+    "docs/metrics.md": Stage(digits_as_files, _IMAGES),
+    "docs/predict.md": Stage(
+        digits_with_a_probe, _IMAGES, slow=("layercache export", "import numpy")
+    ),
     "docs/models.md": Stage(prints=("Encoder:VisionTransformer(blocks='encoder.layers'",)),
     "docs/cache-format.md": Stage(digits_with_a_probe),
+    "docs/resume.md": Stage(
+        own_images,
+        {
+            "vit_b16": "vit_nano",
+            "folder:images": "folder:my-images",
+            "--dataset images": "--dataset my-images",
+        },
+        slow=("timeout",),
+    ),
+    "docs/share.md": Stage(
+        clip_on_pets,
+        {"/mnt/lab/caches": "lab"},
+        slow=(
+            "layercache cache push --model clip_b16 --dataset pets --to s3://",
+            "layercache cache pull s3://",
+        ),
+    ),
+    "docs/reproduce.md": Stage(
+        stand_ins={"clip_b16": "vit_nano", "flowers": "digits"},
+        slow=("layercache study one-cell.toml",),
+    ),
+    "docs/study.md": Stage(slow=("layercache study",)),
+    "docs/objects.md": Stage(
+        s3_server,
+        {
+            "dinov2_b14": "vit_nano",
+            "flowers": "digits",
+            "s3://my-bucket/caches": f"s3://{server.BUCKET}/caches",
+        },
+        slow=("",),
+    ),
 }
 """By page; a page that is not here begins in an empty folder."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from layercache import TrainConfig
 from layercache.extraction.datasets.sources import bundled_digits
+from layercache.probing.training import config
 from tests.docs.not_run import NOT_RUN
 from tests.docs.pages import PAGES, Block, read_blocks
 from tests.docs.session import Session
@@ -23,6 +23,7 @@ LANGUAGES = ("console", "python", "toml", "text")
 """Of blocks: `text` is what is printed, a formula or a tree of files, all others are run."""
 WITH_BLOCKS = [name for name in PAGES if any(b.language != "text" for b in read_blocks(name))]
 WITH_SLOW_COMMANDS = [name for name in WITH_BLOCKS if STAGES.get(name, Stage()).slow]
+QUICK = [name for name in WITH_BLOCKS if "" not in STAGES.get(name, Stage()).slow]
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +35,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     digits.images, digits.target = digits.images[:300], digits.target[:300]
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: digits)
     monkeypatch.setattr(bundled_digits, "NUM_TRAIN", 200)
-    defaults = TrainConfig.__init__.__kwdefaults__
+    make_schedule = config.make_schedule
     monkeypatch.setattr(
-        TrainConfig.__init__, "__kwdefaults__", {**defaults, "min_steps": 2, "epochs": 1}
+        config,
+        "make_schedule",
+        lambda n_rows, **options: make_schedule(n_rows, **{**options, "epochs": 1, "min_steps": 2}),
     )
 
 
@@ -62,23 +65,28 @@ def run_page(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, slow: 
     stage = STAGES.get(name, Stage())
     left_out = [*NOT_RUN.get(name, ()), *(() if slow else stage.slow)]
     monkeypatch.chdir(folder)
-    session = Session(monkeypatch, stand_ins=stage.stand_ins)
-    stage.prepare(session)
-    for block in read_blocks(name):
-        for unit in units(block):
-            if block.language == "text" or entry(unit, left_out):
-                continue
-            if block.language == "console":
-                session.run_command(unit)
-            elif block.language == "python":
-                session.run_python(block)
-            else:
-                session.write_study(block)
+    with Session(monkeypatch, stand_ins=stage.stand_ins) as session:
+        stage.prepare(session)
+        for block in read_blocks(name):
+            run_block(block, session, left_out=left_out)
     for part in stage.prints:
         assert part in session.printed
 
 
-@pytest.mark.parametrize("name", WITH_BLOCKS)
+def run_block(block: Block, session: Session, *, left_out: Collection[str]) -> None:
+    """Run a block but for the units that begin like one of `left_out`."""
+    for unit in units(block):
+        if block.language == "text" or entry(unit, left_out) is not None:
+            continue
+        if block.language == "console":
+            session.run_command(unit)
+        elif block.language == "python":
+            session.run_python(block)
+        else:
+            session.write_study(block)
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_a_page_runs_from_top_to_bottom(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +123,7 @@ def test_lists_name_only_what_is_on_the_pages(name: str) -> None:
     prefixes = [*NOT_RUN.get(name, ()), *STAGES.get(name, Stage()).slow]
     on_page = [unit for block in read_blocks(name) for unit in units(block)]
     for prefix in prefixes:
-        assert any(entry(unit, [prefix]) for unit in on_page), f"{name}: {prefix}"
+        assert any(unit.startswith(prefix) for unit in on_page), f"{name}: {prefix}"
 
 
 def test_a_command_that_fails_fails_the_page(
