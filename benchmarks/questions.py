@@ -15,6 +15,7 @@ import csv
 import io
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -65,6 +66,10 @@ Other columns come from a second table, with the same ids:
 Somebody has gone through the labels. The same extraction with the corrected table finds that the
 images are those of the cache, updates the labels and runs no forward:
 
+```console
+$ cp digits/corrected.csv digits/table.csv
+```
+
 {correction}
 
 {corrected}
@@ -100,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="layercache-questions-") as name:
         os.chdir(name)
         os.environ["LAYERCACHE_HOME"] = "caches"
-        labels = write_images(Path("digits"))
+        write_images(Path("digits"))
         extract = "layercache extract --model vit_nano --dataset " + shlex.quote(
             "csv:digits/table.csv?path=file&label=digit&split=part"
         )
@@ -109,7 +114,7 @@ def main() -> None:
         head = "\n".join(Path("digits/table.csv").read_text().split("\n")[:4])
         blocks["annotation"] = run("layercache annotate digits/columns.csv --dataset handwriting")
         blocks["class_"] = run(PROBE)
-        write_table(Path("digits/table.csv"), labels)
+        shutil.copyfile("digits/corrected.csv", "digits/table.csv")
         blocks["correction"] = run(extract)
         blocks["corrected"] = run(PROBE)
         blocks["results"] = run("layercache results")
@@ -146,8 +151,8 @@ def main() -> None:
     print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
 
 
-def write_images(folder: Path) -> np.ndarray[Any, Any]:
-    """Write images and both tables, with wrong labels; return the true labels."""
+def write_images(folder: Path) -> None:
+    """Write images, table.csv with wrong labels, corrected.csv and columns.csv."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -168,13 +173,13 @@ def write_images(folder: Path) -> np.ndarray[Any, Any]:
     noisy = labels.copy()
     noisy[wrong] = (labels[wrong] + rng.integers(1, 10, len(wrong))) % 10
     write_table(folder / "table.csv", noisy)
+    write_table(folder / "corrected.csv", labels)
     with open(folder / "columns.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "sheet", "ink"])
         for i, (name, image) in enumerate(zip(names, images, strict=True)):
             for version in versions(name):
                 writer.writerow([version, f"sheet {i // SHEET}", f"{image.mean() / 255:.4f}"])
-    return labels
 
 
 def image_name(i: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 import layercache
+from benchmarks import questions
 from layercache.testing import write_cache
 from tests.docs.session import Session
 from tests.objects import server
@@ -116,6 +117,13 @@ def several_test_sets(session: Session) -> None:
         write_cache(tokens, labels, root=session.home, dataset=dataset, model="vit_b16")
 
 
+def five_questions(session: Session) -> None:
+    """Write the images and tables of benchmarks/questions.py, fewer of them."""
+    session.monkeypatch.setattr(questions, "N_TRAIN", 200)
+    session.monkeypatch.setattr(questions, "N_TEST", 80)
+    questions.write_images(Path("digits"))
+
+
 def s3_server(session: Session) -> None:
     """Start moto's S3 server, with a bucket."""
     folder = Path("moto")
@@ -181,6 +189,7 @@ STAGES: Mapping[str, Stage] = {
         stand_ins={"clip_b16": "vit_nano", "flowers": "digits"},
         slow=("layercache study one-cell.toml",),
     ),
+    "docs/questions.md": Stage(five_questions, prints=("labels updated without an extraction",)),
     "docs/study.md": Stage(slow=("layercache study",)),
     "docs/objects.md": Stage(
         s3_server,
