@@ -29,7 +29,8 @@ NOT_RUN: Mapping[str, Mapping[str, str]] = {
         "squeue": "SLURM",
     },
     "docs/reproduce.md": {
-        "layercache study studies/alf-table1.toml --yes": "a GPU, twenty datasets and days"
+        "layercache study studies/alf-table1.toml": "a GPU, twenty datasets and days",
+        "layercache extract": "the real weights of CLIP",
     },
     "docs/share.md": {
         "layercache cache push --model clip_b16 --dataset pets --to hf://": _HUB,

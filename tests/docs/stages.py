@@ -75,15 +75,19 @@ def images(_: Session) -> None:
 
 
 def digits_as_files(session: Session) -> None:
-    """Extract digits/{train,test,night}/CLASS/*.png as dataset handwriting; write images, too."""
+    """Extract digits as files with splits train, test and night; write images, too."""
     digits = layercache.open_dataset("digits")
-    for split, source in {"train": "train", "test": "test", "night": "test"}.items():
-        samples = digits.split(source)
-        for row in range(60):
-            folder = Path("handwriting") / split / str(samples.labels[row])
-            folder.mkdir(parents=True, exist_ok=True)
-            samples.load(row).save(folder / f"{row}.png")
-    layercache.extract(models="vit_nano", dataset="folder:handwriting", progress=False)
+    Path("digits").mkdir()
+    with Path("digits/table.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "split"])
+        for split, source in {"train": "train", "test": "test", "night": "test"}.items():
+            samples = digits.split(source)
+            for row in range(60):
+                name = f"{split}-{row}.png"
+                samples.load(row).save(Path("digits") / name)
+                table.writerow([name, samples.labels[row], split])
+    layercache.extract(models="vit_nano", dataset="csv:digits/table.csv", progress=False)
     images(session)
 
 
@@ -186,11 +190,12 @@ STAGES: Mapping[str, Stage] = {
         ),
     ),
     "docs/reproduce.md": Stage(
+        digits_with_a_probe,
         stand_ins={"clip_b16": "vit_nano", "flowers": "digits"},
         slow=("layercache study one-cell.toml",),
     ),
     "docs/questions.md": Stage(five_questions, prints=("labels updated without an extraction",)),
-    "docs/study.md": Stage(slow=("layercache study",)),
+    "docs/study.md": Stage(slow=("layercache study study.toml",)),
     "docs/objects.md": Stage(
         s3_server,
         {
