@@ -16,9 +16,9 @@ from layercache.cache.format.attached import (
     alternate,
     scan,
 )
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
-from layercache.cache.format.shard import crc32c
 from layercache.cache.storage.base import FileSource
 from layercache.errors import CacheCorruptError
 

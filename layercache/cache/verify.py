@@ -13,10 +13,10 @@ from layercache.cache.annotations.index import INDEX, LOCK, read_column, read_in
 from layercache.cache.cache import Cache, extract_advice, load_cache
 from layercache.cache.format import attached
 from layercache.cache.format.attached import scan
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, spec_bytes
 from layercache.cache.format.origin import ORIGINS, Origin
 from layercache.cache.format.records import BlockRecord, CompleteRecord
-from layercache.cache.format.shard import crc32c
 from layercache.cache.storage.base import FileInfo, Store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import map_threads

@@ -15,18 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from layercache.cache.format.compressor import Compressor
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import SplitLayout
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def crc32c(data: Any, crc: int = 0) -> int:
-    """Return the crc32c of a contiguous buffer, continued from `crc`."""
-    return int(google_crc32c.extend(crc, data))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from layercache.cache.format.compressor import Compressor
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import CRC_BYTES, SplitLayout, index_bytes
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord
-from layercache.cache.format.shard import crc32c
 from layercache.cache.storage.base import Readable
 from layercache.errors import CacheCorruptError
 

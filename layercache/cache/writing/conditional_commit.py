@@ -36,9 +36,10 @@ import numpy as np
 
 from layercache.cache.format.codecs.token_codec import count_saturated
 from layercache.cache.format.compressor import Compressor
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import CRC_BYTES, SplitLayout, index_bytes
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.shard import crc32c, is_missing
+from layercache.cache.format.shard import is_missing
 from layercache.cache.storage.base import Part
 from layercache.cache.storage.s3 import S3Store
 from layercache.errors import CacheCorruptError, StorageError

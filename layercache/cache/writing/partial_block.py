@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.records import PartialRecord
-from layercache.cache.format.shard import crc32c
 from layercache.cache.storage.base import Store
 from layercache.errors import CacheCorruptError
 

@@ -14,20 +14,15 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
+from layercache.cache.format.crc32c import crc32c
 from layercache.errors import DataChangedError, DataError
 
 Array = np.ndarray[Any, Any]
 
 ABSENT = -1
 """Size of an image that could not be read."""
-
-
-def crc32c(encoded: bytes) -> int:
-    """Return the crc32c of an image's bytes."""
-    return int(google_crc32c.value(encoded))
 
 
 @dataclass(frozen=True, eq=False)

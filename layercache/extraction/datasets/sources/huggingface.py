@@ -29,6 +29,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import numpy as np
 from PIL import Image
 
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
 from layercache.extraction.datasets.base import Samples
@@ -56,7 +57,7 @@ from layercache.extraction.datasets.splits import (
     describe_splits,
     order_splits,
 )
-from layercache.extraction.datasets.stamps import ABSENT, Stamps, crc32c
+from layercache.extraction.datasets.stamps import ABSENT, Stamps
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 """Names of a label column that is no ClassLabel, in order of preference."""

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from layercache._units import format_bytes
+from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
@@ -52,7 +53,7 @@ from layercache.extraction.datasets.splits import (
     order_splits,
     split_of,
 )
-from layercache.extraction.datasets.stamps import Stamps, crc32c
+from layercache.extraction.datasets.stamps import Stamps
 
 SHARD_COUNT = "nshards.txt"
 """File with the number of tars of a split."""
