@@ -34,6 +34,7 @@ from layercache.cache import (
 from layercache.cache.format import crc32c
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.reading.chunks import VERIFIED
+from layercache.cache.reading.page_aligned import PAGE_BYTES, empty_page_aligned
 
 ONE = (6, "ap")
 
@@ -112,12 +113,16 @@ def bench_reads(
     split = open_cache(writer.path).split("train")
     pairs = select_pairs(spec, layers="all", tokens="cls+ap")
     if device == "cpu":
-        out = np.zeros((24, rows, 768), np.float16)
+        out = empty_page_aligned((24, rows, 768), np.dtype(np.float16))
+        out[:] = 0  # touched
     else:
         import torch
 
         pinned = torch.zeros((24, rows, 768), dtype=torch.float16, pin_memory=True)
         out = pinned.numpy()
+    memory = np.zeros(out.nbytes + 2 * PAGE_BYTES, np.uint8)
+    start = -memory.ctypes.data % PAGE_BYTES + 64
+    shifted = memory[start : start + out.nbytes].view(out.dtype).reshape(out.shape)
     flat, one = out.reshape(-1).view(np.uint8), out[0].copy()[None]
     lay = SplitLayout(spec, "train")
     files = [writer.path / lay.shard(b) for b in range(lay.blocks)]
@@ -126,10 +131,13 @@ def bench_reads(
         VERIFIED.clear()
         split.read(pairs, out=out)
 
-    def checked_under_the_lock() -> None:
-        extend, crc32c._EXTEND = crc32c._EXTEND, None
-        checked()
-        crc32c._EXTEND = extend
+    def checked_by(extend: Callable[[int, int, int], int] | None) -> Callable[[], None]:
+        def read() -> None:
+            chosen, crc32c._EXTEND = crc32c._EXTEND, extend
+            checked()
+            crc32c._EXTEND = chosen
+
+        return read
 
     def one_checked() -> None:
         VERIFIED.clear()
@@ -138,8 +146,12 @@ def bench_reads(
     calls: dict[str, Callable[[], object]] = {
         "two threads of preadv": lambda: plain_read(files, flat, threads=2),
         "full read": lambda: split.read(pairs, out=out, verify=False),
+        "full read into a buffer 64 bytes after a page's beginning": lambda: split.read(
+            pairs, out=shifted, verify=False
+        ),
         "full read, all checksums verified": checked,
-        "full read, all checksums verified by google_crc32c.extend": checked_under_the_lock,
+        "the same, with the interpreter's lock held": checked_by(None),
+        "the same, with the lock released": checked_by(crc32c._find_extend()),
         "one layer and token": lambda: split.read([ONE], out=one, verify=False),
         "one layer and token, checksums verified": one_checked,
     }

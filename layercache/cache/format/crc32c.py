@@ -1,8 +1,10 @@
 """The checksum crc32c (Castagnoli) of a buffer.
 
-`google_crc32c.extend` holds Python's global interpreter lock while it computes, so threads that
-verify chunks would wait for each other. Its extension module is linked to the C library libcrc32c,
-whose function computes the same without the lock when ctypes calls it.
+`google_crc32c.extend` holds Python's global interpreter lock while it computes, so all threads
+together verify no faster than one core, about 20 GB/s. Its extension module is linked to the C
+library libcrc32c, whose function computes the same without the lock when ctypes calls it. Two
+threads wait longer for the lock than they gain by releasing it (benchmarks/LOG.md, 2026-11-30), so
+this is used on machines with more cores.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from layercache._devices import available_cores
+
 MIN_BYTES = 2**16
 """Size from which releasing the lock saves more time than a call through ctypes takes."""
+MIN_CORES = 3
+"""Number of cores from which the lock is released."""
 CHECK_INPUT, CHECK_VALUE = b"123456789", 0xE3069283
 """The usual test vector of a CRC, and its crc32c (RFC 3720, appendix B.4, uses the same)."""
 
@@ -23,7 +29,7 @@ CHECK_INPUT, CHECK_VALUE = b"123456789", 0xE3069283
 def crc32c(data: bytes | np.ndarray[Any, Any], crc: int = 0) -> int:
     """Return the crc32c of bytes or of a C-contiguous array, continued from `crc`.
 
-    Other threads run in the meantime if there are at least MIN_BYTES.
+    Other threads run in the meantime if there are at least MIN_BYTES and MIN_CORES.
 
     Raises:
         ValueError, BufferError: The array is not C-contiguous.
@@ -53,4 +59,4 @@ def _find_extend() -> Callable[[int, int, int], int] | None:
     return extend if extend(0, ctypes.addressof(data), len(CHECK_INPUT)) == CHECK_VALUE else None
 
 
-_EXTEND = _find_extend()
+_EXTEND = _find_extend() if available_cores() >= MIN_CORES else None

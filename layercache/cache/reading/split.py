@@ -25,6 +25,7 @@ from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRe
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.format.zarr_group import decode_ids
 from layercache.cache.reading.chunks import Target, read_chunks, read_compressed
+from layercache.cache.reading.page_aligned import empty_page_aligned
 from layercache.cache.storage.base import FileSource, Readable, Store
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
@@ -326,7 +327,7 @@ class Split:
         self, out: Array | None, shape: tuple[int, int, int], dtype: np.dtype[Any]
     ) -> Array:
         if out is None:
-            return np.empty(shape, dtype)
+            return empty_page_aligned(shape, dtype)
         if out.shape != shape or out.dtype != dtype or not all(o.flags.c_contiguous for o in out):
             raise OptionError(
                 f"out: expected {dtype} {shape}, contiguous in its last two axes; got {out.dtype} "

@@ -45,8 +45,9 @@ class LocalStore:
     """
 
     remote = False
-    batch_bytes = 2**20
-    """Small enough that the crc32c of a chunk is computed from the processor's cache."""
+    batch_bytes = 4 * 2**20
+    """Small enough that the crc32c of a chunk is computed from the processor's cache, and so large
+    that threads rarely wait for each other to get the interpreter's lock back after a read."""
     requests = 1
     transfers = 1
 

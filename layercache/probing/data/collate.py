@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from layercache.cache.reading.page_aligned import empty_page_aligned
 from layercache.cache.storage.threads import in_threads
 from layercache.probing.training.config import Noise
 
@@ -28,7 +29,7 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], *, device: torch.devi
     4 KiB pages are expensive to fault in.
     """
     if device.type == "cpu":
-        return torch.from_numpy(np.empty(shape, dtype))
+        return torch.from_numpy(empty_page_aligned(shape, dtype))
     return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
 
 
