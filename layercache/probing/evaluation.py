@@ -17,6 +17,7 @@ from layercache.probing.head_tests import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.search.selection import Search, rank_configs, summarize
 from layercache.probing.spec import BASELINES, ProbeSpec
@@ -94,6 +95,9 @@ def refit_and_test(
         configs=configs,
         head=Checkpoint.of(head, name=spec.head, provenance=spec.provenance) if head else None,
         predictions=[test.predictions for test in tested],
+        curves=LearningCurves.of(spec.grid, scores, final_loss=head.losses)
+        if head and head.losses
+        else None,
     )
 
 

@@ -224,6 +224,13 @@ class SearchState:
             )
             for config in probe.configs
         ]
+        curves = probe.curves()
+        if curves is not None:
+            by_key = {score.key: score for score in curves.scores(probe.spec["grid"])}
+            scores = [
+                replace(s, losses=by_key[s.key].losses, val_curve=by_key[s.key].val_curve)
+                for s in scores
+            ]
         return RefitTask(
             probe=self._number,
             subset=self._subset,

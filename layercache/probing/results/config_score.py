@@ -28,6 +28,10 @@ class ConfigScore:
     """Configurations that trained together with it, itself included; None for the baselines."""
     stop_epoch: int | None = None
     """Epoch, from 1, after which the search stopped the training for this score; None: its end."""
+    losses: tuple[float, ...] = ()
+    """Mean training loss of each epoch; empty for the baselines and for means over folds."""
+    val_curve: tuple[tuple[int, float], ...] = ()
+    """(epoch from 1, score by the metric that selects) of the epochs that were evaluated."""
 
     @property
     def key(self) -> ConfigKey:

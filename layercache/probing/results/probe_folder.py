@@ -33,11 +33,15 @@ from layercache.errors import (
 )
 from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint
 from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.predictions import Predictions
-from layercache.probing.results.probe_store import predictions_file
+from layercache.probing.results.probe_store import CURVES_FILE, predictions_file
 from layercache.probing.results.saved_passes import SavedPasses
 
 logger = logging.getLogger(__name__)
+
+IN_CURVES = ("losses", "val_curve")
+"""Fields of a score that a complete probe keeps in a file of its own."""
 
 
 class ProbeFolder:
@@ -142,10 +146,19 @@ class ProbeFolder:
         configs: Sequence[ConfigScore],
         head: Checkpoint | None,
         predictions: Sequence[Predictions],
+        curves: LearningCurves | None = None,
     ) -> str:
         """Write the probe, its record last, and delete what the search has left.
 
         A complete probe is replaced in one step.
+
+        Args:
+            spec: All that determines the probe.
+            row: Its row of the results table.
+            configs: Mean scores of all configurations.
+            head: The trained head, or None.
+            predictions: Outputs on each test set.
+            curves: Learning curves, or None for a head without training by epochs.
 
         Returns:
             The checksum of its record.
@@ -154,12 +167,17 @@ class ProbeFolder:
             "fingerprint": spec["sources"][0]["fingerprint"],
             "spec": spec,
             "row": row,
-            "configs": [asdict(config) for config in configs],
+            "configs": [
+                {name: v for name, v in asdict(config).items() if name not in IN_CURVES}
+                for config in configs
+            ],
             "written_at": round(time.time(), 3),
         }
         files = {predictions_file(i): part.to_bytes() for i, part in enumerate(predictions)}
         if head is not None:
             files[HEAD_FILE] = head.to_bytes()
+        if curves is not None:
+            files[CURVES_FILE] = curves.to_bytes()
         digest = write_result(self._store, _plain(record), files)
         SavedPasses(self.path).clear()
         return digest

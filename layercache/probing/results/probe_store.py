@@ -5,6 +5,7 @@
     head.safetensors    the trained head (not for a knn baseline)
     predictions.npz     logits (N, C) float32, targets, ids; for heads with attention also its mean
                         and standard deviation (H, S)
+    curves.npz          learning curves (not for knn, logreg, ridge and lda)
     search.json         only while the probe is not complete: the scores so far
     training/           likewise: the states of unfinished training (saved_passes.py)
 
@@ -20,7 +21,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,13 +56,18 @@ from layercache.probing.metrics import (
 from layercache.probing.results.checkpoint import Checkpoint, load_head
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.identity import Settings, read_settings
+from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.predictions import Attention, Predictions
 from layercache.probing.results.record_fields import check_row, check_spec, read_configs, read_time
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
 PROBES = PARENT
 PREDICTIONS_FILE = "predictions.npz"
+CURVES_FILE = "curves.npz"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -145,6 +151,49 @@ class Probe:
             raise CacheCorruptError(
                 f"{self.path / file} cannot be read ({e}): {RETRAIN_HINT.format(folder=self.path)}"
             ) from e
+
+    def curves(self) -> LearningCurves | None:
+        """Load the learning curves as arrays.
+
+        None if the head does not train by epochs, or if an older version wrote the probe.
+
+        Raises:
+            CacheCorruptError: The file is damaged.
+        """
+        if (digest := self.files.get(CURVES_FILE)) is None:
+            return None
+        data = read_file(open_store(self.path), CURVES_FILE, digest)
+        try:
+            return LearningCurves.from_bytes(data, configs=len(self.spec["grid"]))
+        except ValueError as e:
+            raise CacheCorruptError(
+                f"{self.path / CURVES_FILE} cannot be read ({e}): "
+                f"{RETRAIN_HINT.format(folder=self.path)}"
+            ) from e
+
+    def learning_curves(self) -> pd.DataFrame:
+        """Return the learning curves of the searched configurations and of the final fit.
+
+        Returns:
+            One row per fit and epoch, with the number of the configuration, its hyperparameters,
+            the fit ("search" or "final"), the epoch from 1, the mean training loss of the epoch
+            (`train_loss`), and the validation score by the metric that selects (`val_score`, NaN
+            where the configuration was not evaluated). Values of the search are means over its
+            folds.
+
+        Raises:
+            ProbeError: It has none: its head does not train by epochs, or an older version of
+                layercache wrote it.
+            CacheCorruptError: The file is damaged.
+        """
+        if (curves := self.curves()) is None:
+            raise ProbeError(
+                f"probe {self.id} ({self.row['head']}) has no learning curves: heads without "
+                "training by epochs have none, nor have probes of older versions, which "
+                "`layercache probe --refresh` trains again"
+            )
+        names = ("lr", "weight_decay", "dropout")
+        return curves.to_frame(self.spec["grid"], selected={name: self.row[name] for name in names})
 
     def metrics(
         self, names: str | Iterable[str] | None = None, *, test: str | None = None

@@ -12,11 +12,19 @@ import torch
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.metrics import PRIMARY
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.splits.draws import Rows
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import PassSaver, fit
 from layercache.probing.training.paused import PausedConfigs
+
+CURVE_POINTS = (1 / 9, 1 / 3, 2 / 3)
+"""Parts of the training after which configurations are evaluated for their learning curves."""
+CURVE_COST = 0.01
+"""Largest cost of these evaluations, as a part of the training; beyond it there are none."""
+FORWARD_COST = 1 / 3
+"""Cost of a forward pass, as a part of a training step on as many rows."""
 
 ProgressCallback = Callable[[int, int], None]
 """(steps done, steps in total)."""
@@ -121,6 +129,7 @@ class SGDTrainer:
         stop_epoch: int | None = None,
     ) -> None:
         """See ProbeTrainer."""
+        metric = self.select or PRIMARY[self.head.task]
 
         def report(heads: Sequence[FittedHead]) -> None:
             on_scores(
@@ -133,6 +142,12 @@ class SGDTrainer:
                         epochs=head.epochs,
                         configs_per_pass=len(heads),
                         stop_epoch=stop_epoch,
+                        losses=head.losses,
+                        val_curve=tuple(
+                            (epoch, values[metric])
+                            for epoch, values in head.val_curve
+                            if metric in values
+                        ),
                     )
                     for head in heads
                 ]
@@ -157,6 +172,9 @@ class SGDTrainer:
             sample_weight=self.sample_weight,
             stop_epoch=stop_epoch,
             paused=self.paused,
+            val_epochs=_curve_epochs(
+                self.config.schedule(len(train)).epochs, train_rows=len(train), val_rows=len(val)
+            ),
         )
 
     def train(
@@ -194,3 +212,11 @@ class SGDTrainer:
             sample_weight=self.sample_weight,
         )
         return head
+
+
+def _curve_epochs(epochs: int, *, train_rows: int, val_rows: int) -> list[int]:
+    """Return epochs, from 1, to evaluate for learning curves besides the last; none if costly."""
+    cost = len(CURVE_POINTS) * FORWARD_COST * val_rows
+    if not val_rows or cost > CURVE_COST * epochs * train_rows:
+        return []
+    return [max(1, round(part * epochs)) for part in CURVE_POINTS]
