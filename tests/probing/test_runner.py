@@ -73,6 +73,7 @@ def test_run_probes_after_a_kill_resumes_the_search(
     assert {**continued.row, "train_seconds": 0} == {**whole.row, "train_seconds": 0}
     assert sorted(p.name for p in continued.path.iterdir()) == [
         ".lock",
+        "curves.npz",
         "head.safetensors",
         "predictions.npz",
         "probe.json",

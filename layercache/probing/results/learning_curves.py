@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layercache.probing.results.config_score import ConfigKey, ConfigScore, config_key
+from layercache.probing.results.config_score import (
+    ConfigKey,
+    ConfigScore,
+    config_key,
+    training_key,
+)
 from layercache.probing.results.predictions import read_npz
 
 if TYPE_CHECKING:
@@ -47,23 +52,24 @@ class LearningCurves:
         Args:
             configs: Configurations of the grid.
             scores: Scores of configurations on folds; of several on one fold the longest counts.
+                One stands for all configurations of the same training.
             final_loss: Mean training loss of each epoch of the final fit.
         """
         longest: dict[tuple[ConfigKey, int | None], ConfigScore] = {}
         for score in scores:
-            known = longest.get((score.key, score.fold))
+            known = longest.get((score.training, score.fold))
             if known is None or len(score.losses) >= len(known.losses):
-                longest[score.key, score.fold] = score
+                longest[score.training, score.fold] = score
         by_config: dict[ConfigKey, list[ConfigScore]] = {}
         for score in longest.values():
-            by_config.setdefault(score.key, []).append(score)
+            by_config.setdefault(score.training, []).append(score)
         val_epochs = sorted({epoch for s in longest.values() for epoch, _ in s.val_curve})
         column = {epoch: i for i, epoch in enumerate(val_epochs)}
         n_epochs = max((len(s.losses) for s in longest.values()), default=0)
         train_loss = np.full((len(configs), n_epochs), np.nan, np.float32)
         val_score = np.full((len(configs), len(val_epochs)), np.nan, np.float32)
         for i, hparams in enumerate(configs):
-            folds = by_config.get(config_key(hparams), [])
+            folds = by_config.get(training_key(hparams), [])
             losses = np.full((len(folds), n_epochs), np.nan)
             values = np.full((len(folds), len(val_epochs)), np.nan)
             for fold, score in enumerate(folds):
