@@ -120,7 +120,7 @@ class ProbeFolder:
             state = read_state(self._store)
             if state is None or state["replaces"] != replaces:
                 return [], 0.0
-            return [ConfigScore(**score) for score in state["scores"]], float(state["seconds"])
+            return [_score(values) for values in state["scores"]], float(state["seconds"])
         except ProbeSchemaError:
             return [], 0.0
         except (CacheCorruptError, KeyError, TypeError, ValueError) as e:
@@ -181,6 +181,12 @@ class ProbeFolder:
         digest = write_result(self._store, _plain(record), files)
         SavedPasses(self.path).clear()
         return digest
+
+
+def _score(values: Mapping[str, Any]) -> ConfigScore:
+    """Return a score that was JSON, with its curves as tuples."""
+    curve = tuple((int(epoch), value) for epoch, value in values.get("val_curve", ()))
+    return ConfigScore(**{**values, "losses": tuple(values.get("losses", ())), "val_curve": curve})
 
 
 def _plain(value: Any) -> Any:
