@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from benchmarks.paired_bootstrap import Outcome, gain
+from benchmarks.comparison.paired_bootstrap import Outcome, gain
 
 
 def outcome(first: float, second: float, *, n: int = 400, seeds: int = 4, seed: int = 0) -> Outcome:
