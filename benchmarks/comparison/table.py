@@ -171,8 +171,8 @@ def print_bars(comparison: Comparison) -> None:
     """Print for each head that sees layers and patches, and each compression, what it meets."""
     print(
         "\nBars: mean gain at least that of the better of both; no task more than "
-        f"{MARGIN} points\nbelow the better branch; at most twice ALF's processor time. Of a compression: no more\n"
-        f"than {MARGIN} points below the same head without it.\n"
+        f"{MARGIN} points\nbelow the better branch; at most twice ALF's processor time. "
+        f"Compressed: no more than {MARGIN}\npoints below the same head without compression.\n"
     )
     for name in comparison.rows:
         base, _, store = name.partition("@")
