@@ -97,6 +97,12 @@ class ProgressBar:
             self._bar.reset(total)
             self._bar.initial = self._bar.n = done
 
+    def extend(self, amount: float) -> None:
+        """Add to how much there is."""
+        self._total = (self._total or 0) + amount
+        if not self._bar.disable:
+            self._bar.total = self._total
+
     def advance(self, amount: float) -> None:
         """Count some more as done."""
         self.move_to(self._done + amount)

@@ -54,8 +54,19 @@ class ProgressDisplay:
         with self._open(total=count, bar_format=layout, mininterval=0.5):
             yield
 
-    def on_progress(self, task: Any, message: Progress) -> None:
-        """Show how much of a task is done."""
+    @property
+    def estimated(self) -> bool:
+        """No estimate of the duration is logged any more."""
+        return self._estimated
+
+    def on_progress(self, task: Any, message: Progress, *, work_left: float = 1.0) -> None:
+        """Show how much of a task is done.
+
+        Args:
+            task: The task.
+            message: How much is done.
+            work_left: Work of the search from the start of the task on, over that of the task.
+        """
         bar = self._bar
         if bar is None:
             return
@@ -69,25 +80,34 @@ class ProgressDisplay:
             bar.restart(message.total, done=message.done)
             return
         bar.move_to(message.done)
-        self._estimate(bar)
+        self._estimate(bar, work_left)
 
     def on_done(self, task: Any) -> None:
         """Show that a task is done, even if its last progress message was lost."""
         if self._fractions is not None:
             self.on_progress(task, Progress(1, 1))
 
+    def add_tasks(self, count: int) -> None:
+        """Show more tasks than before, where they are shown as one bar."""
+        if self._bar is not None and self._fractions is not None:
+            self._bar.extend(count)
+
     def set_note(self, text: str) -> None:
         """Show a remark beside the progress, such as the best score so far."""
         if self._bar is not None:
             self._bar.note = text
 
-    def _estimate(self, bar: ProgressBar) -> None:
+    def _estimate(self, bar: ProgressBar, work_left: float) -> None:
         """Log how long the search will take, once some steps have been timed."""
         if self._estimated or bar.seconds < TIMED_S or (left := bar.seconds_left) is None:
             return
         self._estimated = True
         steps = f"{(bar.total or 0) - bar.done:,.0f}"
-        logger.info("%s: about %s for %s more steps", self._text, format_duration(left), steps)
+        work = f"{steps} more steps"
+        if work_left > 1:
+            left *= work_left
+            work += " and the rest of the search"
+        logger.info("%s: about %s for %s", self._text, format_duration(left), work)
         if left > LONG_S and not self._named_faster_ways:
             self._named_faster_ways = True
             logger.info(FASTER_WAYS)

@@ -256,7 +256,9 @@ class _Run:
                     search.record(task, result)
                     self._note_best()
                     # first in the queue, while the worker holds the tokens
-                    tasks.extendleft(search.next_tasks())
+                    following = search.next_tasks()
+                    tasks.extendleft(following)
+                    self._display.add_tasks(sum(isinstance(t, SearchTask) for t in following))
                     self._display.on_done(task)
                 else:
                     self._searches[task.probe].written = result
@@ -268,7 +270,10 @@ class _Run:
         elif isinstance(message, SavedPass):
             self._searches[task.probe].record_saved(message)
         elif isinstance(message, Progress):
-            self._display.on_progress(task, message)
+            left = 1.0
+            if isinstance(task, SearchTask) and not self._display.estimated:
+                left = self._searches[task.probe].work_left(task)
+            self._display.on_progress(task, message, work_left=left)
 
     def _note_best(self) -> None:
         """Show the best score so far of the probe in training, if it is one."""

@@ -13,7 +13,7 @@ from layercache.probing.results.config_score import ConfigKey, ConfigScore, trai
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
-from layercache.probing.search.stages import Stage, current_stage
+from layercache.probing.search.stages import Stage, count_fits, current_stage
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.memory import pass_bounds
@@ -158,6 +158,19 @@ class SearchState:
             count = f"{len(stage.configs)} of {len(self.spec.grid)} configurations racing"
         return f"best validation {metric.title} {shown}{at}, {count}"
 
+    def work_left(self, task: SearchTask) -> float:
+        """Return the work of the search from the start of a task on, over that of the task."""
+        epochs = self._epochs() or 1
+        stopped: dict[tuple[int | None, ConfigKey], float] = {}
+        for fold, key, stop_epoch in self._scores:
+            part = 1.0 if stop_epoch is None else stop_epoch / epochs
+            stopped[fold, key] = max(part, stopped.get((fold, key), 0.0))
+        total = count_fits(self.spec, epochs=epochs) * self._subset.n_folds
+        end = 1.0 if task.stop_epoch is None else task.stop_epoch / epochs
+        before = sum(stopped.get((task.fold, training_key(c)), 0.0) for c in task.configs)
+        work = len(task.configs) * end - before
+        return max(1.0, (total - sum(stopped.values())) / work) if work > 0 else 1.0
+
     def next_tasks(self) -> list[SearchTask | RefitTask]:
         """Return the tasks of the next stage once all scores of this one are known.
 
@@ -171,16 +184,18 @@ class SearchState:
 
     def _stage(self) -> Stage:
         """Return the stage that the scores so far call for."""
-        epochs = 0
-        if self.spec.search == "halving" and self._subset.n_folds:
-            n_rows = len(self._subset.fold(0).train)
-            epochs = self.spec.train_config.schedule(n_rows).epochs
         return current_stage(
             self.spec,
             tuple(self._scores.values()),
             n_folds=self._subset.n_folds,
-            epochs=epochs,
+            epochs=self._epochs(),
         )
+
+    def _epochs(self) -> int:
+        """Return the epochs of the training; 0 for a search that stops none."""
+        if self.spec.search != "halving" or not self._subset.n_folds:
+            return 0
+        return self.spec.train_config.schedule(len(self._subset.fold(0).train)).epochs
 
     def _count(self, stage: Stage) -> tuple[int, int]:
         """Return the number of known scores of a stage, and of all; one per configuration."""

@@ -47,6 +47,25 @@ def test_progress_without_a_terminal_is_logged_with_rate_time_left_and_best_scor
     ]
 
 
+def test_estimate_of_a_search_in_stages_covers_the_later_ones(clock: Clock) -> None:
+    display = ProgressDisplay(show=False)
+    with logged() as lines, display.one_probe("attentive all seed 0"):
+        for step in range(1, 11):
+            clock.now += 1
+            display.on_progress("search", Progress(step, 106), work_left=3.0)
+    assert lines == [
+        "attentive all seed 0: about 5 min for 100 more steps and the rest of the search"
+    ]
+
+
+def test_tasks_that_a_search_adds_count(clock: Clock) -> None:
+    display = ProgressDisplay(show=False)
+    with logged() as lines, display.many_tasks(2):
+        display.add_tasks(2)
+        run(display, clock, [("one", step, 100) for step in range(1, 41)])
+    assert lines == ["2 fits: 8 %, about 6 min left"]
+
+
 def test_a_long_search_names_faster_ways_once(clock: Clock) -> None:
     display = ProgressDisplay(show=False)
     with logged() as lines:

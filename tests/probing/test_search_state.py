@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def new_state(planted: Callable[..., Any], tmp_path: Path) -> Callable[..., Sear
         precision="fp32",
     )
 
-    def make(n_folds: int = 1, **options: Any) -> SearchState:
+    def make(n_folds: int = 1, search: str = "full", **options: Any) -> SearchState:
         subset = TrainSubset(
             roles=np.zeros((1, 4), np.int8),
             folds_per_repeat=(n_folds,),
@@ -44,7 +45,8 @@ def new_state(planted: Callable[..., Any], tmp_path: Path) -> Callable[..., Sear
             refit_stop=4,
         )
         folder = ProbeFolder(tmp_path / "probe")
-        return SearchState(7, spec, folder=folder, subset=subset, **options)
+        searched = replace(spec, search=search)
+        return SearchState(7, searched, folder=folder, subset=subset, **options)
 
     return make
 
@@ -175,3 +177,47 @@ def test_saved_pass_that_this_run_cannot_continue_is_trained_again_with_a_warnin
     (task,) = state.first_tasks(configs_per_task=None)
     assert isinstance(task, SearchTask)
     assert (list(task.configs), task.saved) == (list(GRID), None)
+
+
+def test_halving_goes_from_rung_to_rung_and_resumes_within_one(
+    new_state: Callable[..., SearchState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SearchState, "_epochs", lambda self: 90)
+
+    def scored(state: SearchState, task: Any, *lrs: float) -> None:
+        scores = [
+            ConfigScore(
+                hparams={"lr": lr},
+                fold=0,
+                val_metrics={"balanced_accuracy": lr, "log_loss": 1.0},
+                stop_epoch=task.stop_epoch,
+            )
+            for lr in lrs
+        ]
+        state.record(task, SearchResult(scores=scores, seconds=1.0))
+
+    state = new_state(search="halving")
+    (task,) = state.first_tasks(configs_per_task=None)
+    assert isinstance(task, SearchTask)
+    assert (len(task.configs), task.stop_epoch) == (3, 10)
+    assert state.work_left(task) == pytest.approx((2 * 10 + 90) / (3 * 10))
+    scored(state, task, 0.1, 0.3)
+    assert state.next_tasks() == []
+    resumed = new_state(search="halving")
+    assert resumed.describe_kept() == "2 of 3 configurations are scored after epoch 10"
+    (rest,) = resumed.first_tasks(configs_per_task=None)
+    assert isinstance(rest, SearchTask)
+    assert list(rest.configs) == [{"lr": 0.2}]
+    scored(resumed, rest, 0.2)
+    (last,) = resumed.next_tasks()
+    assert isinstance(last, SearchTask)
+    assert (list(last.configs), last.stop_epoch) == ([{"lr": 0.3}], None)
+    assert resumed.describe_best() == (
+        "best validation balanced accuracy 30.00 % after epoch 10, 1 of 3 configurations racing"
+    )
+    assert resumed.next_tasks() == [], "issued once"
+    scored(resumed, last, 0.3)
+    (refit,) = resumed.next_tasks()
+    assert isinstance(refit, RefitTask)
+    assert len(refit.scores) == 4
+    assert resumed.next_tasks() == []

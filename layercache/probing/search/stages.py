@@ -75,8 +75,31 @@ def current_stage(
             return []
         return [config.hparams for config in rank_configs(search, configs)]
 
-    grid = tuple({training_key(hparams): hparams for hparams in reversed(search.grid)}.values())
-    return _STAGES[search.search](grid[::-1], rank, epochs)
+    return _STAGES[search.search](_trainings(search), rank, epochs)
+
+
+def count_fits(search: Search, *, epochs: int) -> float:
+    """Return the trainings that a search takes on one fold, those that it stops as parts of one.
+
+    Args:
+        search: The search.
+        epochs: Epochs of the training.
+    """
+    trained: dict[object, float] = {}
+
+    def rank(stage: Stage) -> list[HParams]:
+        for hparams in stage.configs:
+            trained[training_key(hparams)] = (stage.stop_epoch or epochs) / epochs
+        return list(stage.configs)
+
+    rank(_STAGES[search.search](_trainings(search), rank, epochs))
+    return sum(trained.values())
+
+
+def _trainings(search: Search) -> tuple[HParams, ...]:
+    """Return the configurations of the grid in order; of those with the same training the first."""
+    grid = {training_key(hparams): hparams for hparams in reversed(search.grid)}
+    return tuple(reversed(grid.values()))
 
 
 Rank = Callable[[Stage], "list[HParams] | None"]

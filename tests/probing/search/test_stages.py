@@ -9,7 +9,7 @@ import torch
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import Metric, find_metric
 from layercache.probing.results.config_score import ConfigScore, config_key, training_key
-from layercache.probing.search.stages import RUNGS, Stage, current_stage
+from layercache.probing.search.stages import RUNGS, Stage, count_fits, current_stage
 from layercache.probing.training.config import HParams, TrainConfig, grid, paper_grid
 from layercache.probing.training.fit import fit
 from layercache.testing import make_separable_tokens
@@ -74,6 +74,23 @@ def test_halving_keeps_the_best_of_every_rung_and_finds_the_best() -> None:
     best = sorted(stages[0].configs, key=lambda h: -bowl(h, 0))
     assert {config_key(h) for h in stages[-1].configs} == {config_key(h) for h in best[: sizes[-1]]}
     assert [h for h in PAPER if h in stages[1].configs] == list(stages[1].configs), "grid order"
+
+
+@pytest.mark.parametrize(
+    ("search", "fits"),
+    [
+        ("full", 60),
+        ("coordinate", 9 + 2 * 6 - 2),  # at learning rate 1e-3 one decay is the same training
+        ("halving", 60 * 10 / 90 + 12 * 20 / 90 + 4 * 60 / 90),
+    ],
+)
+def test_count_fits_is_the_work_of_the_stages(search: str, fits: float) -> None:
+    stages = run(Search(search), lambda h, epoch: -h["lr"])
+    trained: dict[object, float] = {}
+    for stage in stages:
+        trained |= {config_key(h): (stage.stop_epoch or EPOCHS) / EPOCHS for h in stage.configs}
+    assert sum(trained.values()) == pytest.approx(fits)
+    assert abs(count_fits(Search(search), epochs=EPOCHS) - fits) < 2.1, "pairs may differ"
 
 
 def test_halving_drops_a_configuration_that_is_only_late_to_shine() -> None:
