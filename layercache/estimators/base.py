@@ -26,6 +26,7 @@ from layercache.probing.data.arrays import ArrayTokens
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.plan import make_grid
+from layercache.probing.search.choice import choose_search
 from layercache.probing.training.config import TrainConfig
 
 Array = np.ndarray[Any, Any]
@@ -65,6 +66,7 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         lr: Numbers | None = None,
         weight_decay: Numbers | None = None,
         dropout: Numbers | None = None,
+        search: str = "full",
         epochs: int | None = None,
         train_config: TrainConfig | None = None,
         select: str | None = None,
@@ -80,6 +82,7 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         self.lr = lr
         self.weight_decay = weight_decay
         self.dropout = dropout
+        self.search = search
         self.epochs = epochs
         self.train_config = train_config
         self.select = select
@@ -185,7 +188,15 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         device, _ = resolve_device(self.device)
         if regression:
             device = float64_device(device)
+        grid = make_grid(
+            self.head,
+            configs=None,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            dropout=self.dropout,
+        )
         search = GridSearch(
+            search=choose_search(self.search, head=self.head, grid=grid, epochs=True),
             head_spec=HeadSpec(
                 kind=self.head,
                 tokens=x_ntd.shape[1],
@@ -195,13 +206,7 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
                 multi_label=multi_label,
                 regression=regression,
             ),
-            grid=make_grid(
-                self.head,
-                configs=None,
-                lr=self.lr,
-                weight_decay=self.weight_decay,
-                dropout=self.dropout,
-            ),
+            grid=grid,
             train_config=config,
             seed=_seed(self.random_state),
             device=device,

@@ -49,6 +49,7 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
         lr: Numbers | None = None,
         weight_decay: Numbers | None = None,
         dropout: Numbers | None = None,
+        search: str = "full",
         epochs: int | None = None,
         train_config: TrainConfig | None = None,
         select: str | None = None,
@@ -70,6 +71,9 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
             lr: Learning rates to search; by default the paper's 3.
             weight_decay: Weight decays to search; by default the paper's 7.
             dropout: Attention dropout rates to search; by default the paper's 3, for linear none.
+            search: "full" trains every configuration to the end, "halving" drops the worse ones on
+                the way, "coordinate" searches the weight decay for the best rates only, "auto"
+                chooses; in `cv_results_` the scores of those not trained to the end are NaN.
             epochs: Replaces the epochs of `train_config`.
             train_config: Schedule, batch size and noise; by default the paper's. Its
                 `class_weights` is replaced by `class_weight`.
@@ -91,6 +95,7 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
             lr=lr,
             weight_decay=weight_decay,
             dropout=dropout,
+            search=search,
             epochs=epochs,
             train_config=train_config,
             select=select,

@@ -19,11 +19,13 @@ from layercache.probing.evaluation import refit
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics.registry import PRIMARY, Metric, find_metric
-from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.config_score import ConfigScore, config_key, training_key
 from layercache.probing.search.selection import summarize
+from layercache.probing.search.stages import current_stage
 from layercache.probing.splits.draws import folds
 from layercache.probing.targets.target import stratify
 from layercache.probing.training.config import TrainConfig
+from layercache.probing.training.paused import PausedConfigs
 from layercache.probing.training.trainer import SGDTrainer
 
 logger = logging.getLogger(__name__)
@@ -93,22 +95,41 @@ class GridSearch:
             on_progress=None,
             select=self.select,
             sample_weight=None if sample_weight is None else torch.from_numpy(sample_weight),
+            paused=PausedConfigs(),
         )
-        scores: list[ConfigScore] = []
-        trainer.score(
-            dataset, self.grid, train=fold.train, val=fold.val, fold=0, on_scores=scores.extend
-        )
-        configs = summarize(self, scores)
-        search = self._with_defined_metric(configs)
+        search, scores = self, list[ConfigScore]()
+        epochs = self.train_config.schedule(len(fold.train)).epochs
+        while True:
+            stage = current_stage(search, scores, n_folds=1, epochs=epochs)
+            known = {(score.training, score.stop_epoch) for score in scores}
+            missing = [c for c in stage.configs if (training_key(c), stage.stop_epoch) not in known]
+            if not missing:
+                break
+            trainer.score(
+                dataset,
+                missing,
+                train=fold.train,
+                val=fold.val,
+                fold=0,
+                on_scores=scores.extend,
+                stop_epoch=stage.stop_epoch,
+            )
+            search = search._with_defined_metric(scores)
+        configs = summarize(search, scores)
         best, head = refit(search, configs, dataset, trainer)
         assert isinstance(head, FittedHead)
         metric = search.selection_metric
+        finished = {
+            config.key: (config.val_metrics or {}).get(metric.name, np.nan)
+            for config in configs
+            if config.stop_epoch is None
+        }
         return SearchOutcome(
             head=head,
-            hparams=[config.hparams for config in configs],
-            scores=np.array([(c.val_metrics or {}).get(metric.name, np.nan) for c in configs]),
+            hparams=self.grid,
+            scores=np.array([finished.get(config_key(hparams), np.nan) for hparams in self.grid]),
             sign=metric.sign,
-            best=next(i for i, config in enumerate(configs) if config.key == best.key),
+            best=next(i for i, h in enumerate(self.grid) if config_key(h) == best.key),
         )
 
     def _with_defined_metric(self, configs: Sequence[ConfigScore]) -> GridSearch:
@@ -134,7 +155,7 @@ class SearchOutcome:
     hparams: Sequence[Mapping[str, float]]
     """The configurations, in the order of the grid."""
     scores: Array
-    """Validation score of each, float64 (G,); NaN if its training diverged."""
+    """Validation score of each, float64 (G,); NaN if it diverged or was not trained to the end."""
     sign: float
     """1 if higher scores are better, -1 if lower ones are."""
     best: int

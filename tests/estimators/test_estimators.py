@@ -104,6 +104,23 @@ def test_whole_grid_is_searched_and_described_as_scikit_learn_does() -> None:
     assert set(results["param_lr"]) == {0.001, 0.03}
 
 
+@pytest.mark.parametrize("search", ["halving", "coordinate"])
+def test_cheaper_search_has_no_score_for_configurations_that_it_left_out(search: str) -> None:
+    x, y = tokens_and_labels()
+    options = {"head": "linear", "random_state": 0, "lr": [0.001, 0.01, 0.03], **QUICK}
+    options["weight_decay"] = [1e-3, 1e-1]
+    full = ProbeClassifier(**options).fit(x, y)
+    estimator = ProbeClassifier(search=search, **options).fit(x, y)
+    scores = estimator.cv_results_["mean_test_score"]
+    assert len(estimator.cv_results_["params"]) == len(scores) == 6
+    trained = ~np.isnan(scores)
+    assert 0 < trained.sum() < 6
+    np.testing.assert_allclose(scores[trained], full.cv_results_["mean_test_score"][trained])
+    assert estimator.best_score_ == np.nanmax(scores)
+    assert estimator.cv_results_["rank_test_score"][estimator.best_index_] == 1
+    assert estimator.score(x, y) > 0.9
+
+
 def test_estimator_works_in_pipelines_searches_clones_and_files(tmp_path: Path) -> None:
     x, y = tokens_and_labels()
     estimator = ProbeClassifier(head="linear", **ONE)
