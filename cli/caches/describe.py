@@ -14,7 +14,8 @@ def format_tokens(d: dict[str, Any]) -> str:
     """Return layers, token kinds, width, dtype, tap and precision in one line."""
     kinds = "+".join(dict.fromkeys(token.split("/")[0] for token in d["tokens"]))
     projected = ", projected" if d["projected"] else ""
-    tokens = f"{len(d['layers'])} layers x {kinds} x {d['width']} {d['storage_dtype']}"
+    stored = f"stored as {d['codec']}" if d["codec"] else d["storage_dtype"]
+    tokens = f"{len(d['layers'])} layers x {kinds} x {d['width']} {stored}"
     return f"{tokens}, tap {d['tap']}, {d['precision']}{projected}"
 
 
@@ -26,12 +27,22 @@ def format_splits(d: dict[str, Any], *, long: bool = False) -> list[str]:
         skipped = f" ({len(split['skipped'])} skipped)" if split["skipped"] else ""
         if long:
             compressor = f", {split['compressor']}" if split["compressor"] else ""
+            compressor += format_saturation(d, split)
             state = "complete" if split["complete"] else incomplete
             images = f"{split['rows']} images{skipped}"
             texts.append(f"{images}, {format_size(split['bytes'])}{compressor}, {state}")
         else:
             texts.append(f"{name} {split['rows'] if split['complete'] else incomplete}{skipped}")
     return texts
+
+
+def format_saturation(d: dict[str, Any], split: dict[str, Any]) -> str:
+    """Return which part of the int8 codes of a split is of clipped numbers, or ""."""
+    if split["saturated"] is None:
+        return ""
+    rows = split["rows"] - len(split["skipped"])
+    share = split["saturated"] / max(1, rows * d["codes_per_image"])
+    return f", {100 * share:.2g} % of the numbers clipped"
 
 
 def list_sources(d: dict[str, Any]) -> list[str]:

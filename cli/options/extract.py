@@ -118,6 +118,32 @@ Tokens = Annotated[
         "(cls+patch), joined by +.",
     ),
 ]
+Spatial = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=panels.TOKENS,
+        help="Spatial tokens that go to a second cache, from the same forward: patch (every "
+        "patch) | grid:K.",
+        metavar="KIND",
+        show_default=False,
+    ),
+]
+SpatialLayers = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=panels.TOKENS, help="Layers of the spatial tokens, as for --layers."
+    ),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=panels.CACHE,
+        help="How the spatial tokens are stored: int8 (a byte a channel) | pca:R (R principal "
+        "components, a byte each) | pq:M (product quantization, M bytes a token).",
+        metavar="int8|pca:R|pq:M",
+        show_default="as --storage-dtype",
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(

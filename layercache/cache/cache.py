@@ -269,9 +269,13 @@ def extract_command(
     kinds = list(dict.fromkeys(token.split("/")[0] for token in spec.tokens))
     if kinds[-2:] == ["cls", "patch"]:
         kinds[-2:] = ["all"]
-    if layers is None and spec.layers != tuple(range(1, spec.depth + 1)):
-        layers = ",".join(map(str, spec.layers))
-    if tokens is None and kinds != ["cls", "ap"]:
+    stored = ",".join(map(str, spec.layers))
+    spatial: dict[str, str | None] = {}
+    if spec.codec is not None and layers is None and tokens is None:
+        spatial = {"--spatial": "+".join(kinds), "--spatial-layers": stored, "--store": spec.codec}
+    if layers is None and not spatial and spec.layers != tuple(range(1, spec.depth + 1)):
+        layers = stored
+    if tokens is None and not spatial and kinds != ["cls", "ap"]:
         tokens = "+".join(kinds)
     options = {
         "--model": model or spec.model,
@@ -286,6 +290,7 @@ def extract_command(
         "--tap": spec.tap if spec.tap != "norm2" else None,
         "--layers": layers,
         "--tokens": tokens,
+        **spatial,
         **(_preprocessing_options(origin.preprocessing) if model is None else {}),
         "--background": spec.preprocessing.get("background"),
         "--precision": spec.precision if spec.precision != "fp32" else None,

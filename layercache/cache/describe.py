@@ -47,6 +47,7 @@ def describe(cache: Cache) -> dict[str, Any]:
         "precision": spec.precision,
         "storage_dtype": spec.storage_dtype,
         "codec": spec.codec,
+        "codes_per_image": len(spec.layers) * len(spec.tokens) * spec.code_width,
         "bytes_per_image": len(spec.layers) * len(spec.tokens) * spec.token_bytes,
         "preprocessing": dict(spec.preprocessing),
         "splits": {

@@ -18,6 +18,7 @@ from layercache.cache.format.origin import (
     is_source,
     model_source,
 )
+from layercache.cache.format.token_names import is_spatial
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
@@ -234,6 +235,12 @@ def _prefer_begun(caches: list[Cache]) -> list[Cache]:
     return ([c for c in caches if c.begun] or caches) if len(caches) > 1 else caches
 
 
+def _prefer_pooled(caches: list[Cache]) -> list[Cache]:
+    """Return the caches without those of spatial tokens alone, unless there are no others."""
+    pooled = [c for c in caches if not all(is_spatial(token) for token in c.spec.tokens)]
+    return pooled or caches
+
+
 def open_cache(
     path: str | CachePath | None = None,
     *,
@@ -243,6 +250,9 @@ def open_cache(
     fingerprint: str | None = None,
 ) -> Cache:
     """Open the cache in a folder, or the only one that matches among those below a root.
+
+    A cache of spatial tokens alone, the second one of an extraction, counts only if no other one
+    matches.
 
     Args:
         path: Folder or address of one cache; the other arguments are then not used.
@@ -269,7 +279,7 @@ def open_cache(
     if unusable and not caches:
         raise unusable[0]
     _log_skipped(unusable)
-    caches = _prefer_begun(caches)
+    caches = _prefer_pooled(_prefer_begun(caches))
     if len(caches) == 1:
         return caches[0]
     dataset = dataset and dataset_source(dataset)

@@ -52,6 +52,9 @@ def extract(
     tap: Tap = "norm2",
     layers: str | int | Sequence[int] = "all",
     tokens: str | Sequence[str] = "cls+ap",
+    spatial: str | None = None,
+    spatial_layers: str | int | Sequence[int] = "last",
+    store: str | None = None,
     projected: bool = False,
     paper_compat: bool = False,
     preprocessing: PreprocessingOptions | None = None,
@@ -100,6 +103,12 @@ def extract(
             and "max" (of each channel over the patches), "attn" (mean of the patches, weighted by
             the class token's attention), "grid:K", "patch" (every patch token) and "all" (the class
             token and every patch token), joined by "+".
+        spatial: Spatial tokens, "patch" (every patch) or "grid:K", that go to a second cache of
+            each model, with layers of their own, from the same forward.
+        spatial_layers: Layers of the spatial tokens, as `layers`.
+        store: How the spatial tokens are stored: None (as `storage_dtype`), "int8", "pca:R" (R
+            principal components), "pca:R:float16" or "pq:M" (product quantization, M bytes a
+            token). The tables are fitted on 256 training images.
         projected: Store CLIP's last layer after its projection.
         paper_compat: Preprocess images for DINOv2 and MAE as the paper's own extractor does.
         preprocessing: Parts of every model's own preprocessing to replace: the input size, the
@@ -134,7 +143,8 @@ def extract(
         progress: Whether to show a progress bar on stderr, if that is a terminal.
 
     Returns:
-        One Extraction per model, in the order of `models`.
+        One Extraction per model, in the order of `models`; with `spatial`, that of the spatial
+        tokens follows.
 
     Raises:
         LayercacheError: OptionError, UnknownNameError, BackboneError, DataError, CacheBusyError,
@@ -155,6 +165,9 @@ def extract(
         tap=tap,
         layers=[layers] if isinstance(layers, int) else layers,
         tokens=tokens,
+        spatial=spatial,
+        spatial_layers=[spatial_layers] if isinstance(spatial_layers, int) else spatial_layers,
+        store=store,
         projected=projected,
         paper_compat=paper_compat,
         preprocessing=PreprocessingOptions() if preprocessing is None else preprocessing,
@@ -229,7 +242,7 @@ def _log_plan(plan: ExtractionPlan) -> None:
             pluralize(len(spec.tokens), "token"),
             spec.width,
             spec.tap,
-            spec.storage_dtype,
+            spec.codec or spec.storage_dtype,
             format_bytes(size),
             state,
             target.path,
@@ -272,6 +285,9 @@ def _describe_progress(plan: ExtractionPlan) -> str:
 
 def _result(plan: ExtractionPlan, target: PlannedCache, stats: RunStats) -> Extraction:
     cache = load_cache(target.path)
+    counts = [cache.split(split).saturated for split in plan.splits]
+    rows = sum(cache.split(split).rows for split in plan.splits)
+    codes = rows * len(target.spec.layers) * len(target.spec.tokens) * target.spec.code_width
     return Extraction(
         model=target.spec.model,
         dataset=target.spec.dataset.name,
@@ -281,5 +297,7 @@ def _result(plan: ExtractionPlan, target: PlannedCache, stats: RunStats) -> Extr
         rows=sum(target.spec.dataset.splits[split].rows for split in plan.splits),
         skipped=sum(len(cache.split(split).skipped) for split in plan.splits),
         bytes=sum(size_on_disk(target.path, target.spec, split) for split in plan.splits),
+        codec=target.spec.codec,
+        saturated=sum(filter(None, counts)) / max(codes, 1),
         **vars(stats),
     )

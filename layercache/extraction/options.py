@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.origin import model_source, plain_name
 from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.storage.paths import CachePath
@@ -14,6 +15,7 @@ from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.encoder import Encoder
+from layercache.extraction.models.pooling import parse_spatial_kinds
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Background
 
@@ -53,6 +55,9 @@ class ExtractOptions:
     tap: Tap = "norm2"
     layers: str | Sequence[int] = "all"
     tokens: str | Sequence[str] = "cls+ap"
+    spatial: str | None = None
+    spatial_layers: str | Sequence[int] = "last"
+    store: str | None = None
     projected: bool = False
     paper_compat: bool = False
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
@@ -102,6 +107,15 @@ class ExtractOptions:
                 f"name: expected letters, digits, '.', '-' and '_', got {self.name!r}: take "
                 f"{plain_name(self.name)!r}"
             )
+        if self.spatial is not None:
+            parse_spatial_kinds(self.spatial)
+        if self.store is not None:
+            object.__setattr__(self, "store", str(CodecSpec.parse(self.store)))
+            if self.spatial is None:
+                raise OptionError(
+                    f"store {self.store!r} is how spatial tokens are stored: name them, too "
+                    "(spatial: patch or grid:K)"
+                )
         check_engine(self.engine, self.ray_address)
         for model in self.weights:
             if model not in model_names:

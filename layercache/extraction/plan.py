@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from layercache._devices import resolve_device
 from layercache._units import format_bytes
 from layercache.cache.annotations.label import label_column, record_label
+from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import cache_folder, planned_bytes
 from layercache.cache.format.origin import Origin, dataset_source, is_encoder_file
@@ -24,7 +26,10 @@ from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing.options import check_divisible
 from layercache.extraction.models.sources import describe_model
 from layercache.extraction.options import ExtractOptions, model_name
+from layercache.extraction.pipeline.batching import OUTPUT_LIMIT
 from layercache.extraction.resume import has_leftovers, is_complete, size_on_disk
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = {"cpu": 64, "cuda": 256, "mps": 64}
 """Default batch size."""
@@ -32,7 +37,7 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256, "mps": 64}
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCache:
-    """One model's cache of the dataset."""
+    """A model's cache of the dataset; with `spatial`, one of its two."""
 
     model: str | Encoder
     """The model as requested."""
@@ -73,7 +78,7 @@ class ExtractionPlan:
     """Why this device was chosen, for the user."""
     batch_size: int
     targets: tuple[PlannedCache, ...]
-    """One per model, in the order requested."""
+    """One per model, in the order requested; with `spatial`, that of these tokens follows."""
 
     @property
     def missing_bytes(self) -> int:
@@ -144,28 +149,50 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     if options.on_error == "raise":
         _refuse_unreadable(dataset, splits)
     targets = tuple(
-        _target(model, backbone, identity, root, splits, _origin(options, model))
-        for model, backbone in zip(options.models, backbones, strict=True)
+        _target(model, backbone, identity, root, splits, _origin(options, model), codec=codec)
+        for model, loaded in zip(options.models, backbones, strict=True)
+        for backbone, codec in ((loaded, None), (loaded.spatial, options.store))
+        if backbone is not None
     )
     if len({target.path for target in targets}) < len(targets):
         names = ", ".join(map(model_name, options.models))
-        raise OptionError(f"models: {names} name one cache twice")
+        raise OptionError(
+            f"models: {names} name one cache twice"
+            + ("" if options.spatial is None else ", or tokens and spatial name the same tokens")
+        )
     return ExtractionPlan(
         dataset=dataset,
         splits=splits,
         root=root,
         device=device,
         device_reason=reason,
-        batch_size=options.batch_size or BATCH_SIZE[device],
+        batch_size=_batch_size(options, device, [target.spec for target in targets]),
         targets=targets,
     )
+
+
+def _batch_size(options: ExtractOptions, device: str, specs: Sequence[CacheSpec]) -> int:
+    """Return the images of a forward.
+
+    With spatial tokens it is a power of two, so that the batches of both caches of a model are the
+    same, and small enough for the tokens before they are encoded.
+    """
+    batch_size = options.batch_size or BATCH_SIZE[device]
+    if options.spatial is None:
+        return batch_size
+    row_bytes = max(len(s.layers) * len(s.tokens) * s.width * 4 for s in specs)
+    largest = max(1, min(batch_size, OUTPUT_LIMIT // row_bytes))
+    chosen: int = 1 << (largest.bit_length() - 1)
+    if options.batch_size not in (None, chosen):
+        logger.info("batches of %d images, so that both caches share each forward", chosen)
+    return chosen
 
 
 def assign_device(
     plan: ExtractionPlan, options: ExtractOptions, *, device: str, reason: str
 ) -> ExtractionPlan:
     """Return the plan with its forwards on another device, that of a cluster's workers."""
-    batch_size = options.batch_size or BATCH_SIZE[device]
+    batch_size = _batch_size(options, device, [target.spec for target in plan.targets])
     return replace(plan, device=device, device_reason=reason, batch_size=batch_size)
 
 
@@ -186,6 +213,8 @@ def load_model(options: ExtractOptions, model: str | Encoder, device: str) -> Ba
         paper_compat=options.paper_compat,
         preprocessing=options.preprocessing,
         background=options.background,
+        spatial=options.spatial,
+        spatial_layers=options.spatial_layers,
     )
 
 
@@ -223,7 +252,11 @@ def _target(
     root: CachePath,
     splits: Sequence[str],
     origin: Origin,
+    *,
+    codec: str | None,
 ) -> PlannedCache:
+    if codec is not None:
+        CodecSpec.parse(codec).code_width(backbone.width)  # raises if it does not fit
     spec = CacheSpec(
         model=backbone.name,
         architecture=backbone.architecture,
@@ -238,6 +271,7 @@ def _target(
         precision=backbone.precision,
         storage_dtype=backbone.storage_dtype,
         dataset=identity,
+        codec=codec,
     )
     path = cache_folder(root, spec)
     complete = [split for split in splits if is_complete(path, spec, split)]

@@ -61,6 +61,10 @@ class Extraction(RunStats):
     """Colour of transparent pixels."""
     bytes: int
     """Size of these splits on disk."""
+    codec: str | None = None
+    """Codec of the tokens, or None."""
+    saturated: float = 0.0
+    """Fraction of the int8 codes whose numbers lay outside the range of the sample."""
 
     @property
     def images_per_s(self) -> float:
@@ -92,16 +96,29 @@ class Extraction(RunStats):
             f"  cache: {self.path} ({format_bytes(self.bytes)}; {', '.join(self.splits)}: "
             f"{self.rows} images{skipped})"
         )
+        name = f"{self.model} on {self.dataset}"
+        if self.codec:
+            name += f", stored as {self.codec}"
         if self.was_complete:
-            return f"{self.model} on {self.dataset}: already complete, nothing to do\n{location}"
+            return (
+                f"{name}: already complete, nothing to do\n{self._describe_saturation()}{location}"
+            )
         workers = f" by {self.workers} workers" if self.workers > 1 else ""
         return (
-            f"{self.model} on {self.dataset}: {self.images} images in {self.seconds:.1f} s, "
+            f"{name}: {self.images} images in {self.seconds:.1f} s, "
             f"{self.images_per_s:.4g} images/s{workers}\n"
             f"  busy: decode {self.decode_seconds:.1f} s, forward {self.forward_seconds:.1f} s, "
             f"write {self.write_seconds:.1f} s; the forward waited "
             f"{self.decode_wait_seconds:.1f} s for images and {self.write_wait_seconds:.1f} s for "
-            f"storage\n{self._describe_transparency()}{location}"
+            f"storage\n{self._describe_transparency()}{self._describe_saturation()}{location}"
+        )
+
+    def _describe_saturation(self) -> str:
+        if not self.saturated:
+            return ""
+        return (
+            f"  {self.codec}: {100 * self.saturated:.2g} % of the stored numbers lay outside the "
+            "range of the sample and were clipped to it\n"
         )
 
     def _describe_transparency(self) -> str:

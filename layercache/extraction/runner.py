@@ -14,12 +14,18 @@ import torch
 
 from layercache._progress import ProgressBar
 from layercache._units import pluralize
+from layercache.cache.format.codecs.codec_spec import CodecSpec
+from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.origins import record_origin
+from layercache.cache.writing.codec import store_codec
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
 from layercache.engine.visibility import wait_until_visible
 from layercache.errors import CacheBusyError, CacheIncompleteError
+from layercache.extraction.compression.fit import fit_codec
+from layercache.extraction.compression.sample import sample_tokens
+from layercache.extraction.compression.token_encoder import TokenEncoder
 from layercache.extraction.options import ExtractOptions
 from layercache.extraction.partition import ExtractionTask, partition
 from layercache.extraction.plan import ExtractionPlan, PlannedCache
@@ -59,6 +65,7 @@ def extract_splits(
     )
     splits = [split for split in plan.splits if any(split in t.pending for t in targets)]
     stats = {target.spec.fingerprint: RunStats() for target in targets}
+    fit_codecs(plan, options, targets)
     bar = _ImageProgress(show=progress)
     with engine.pool(
         _worker_factory(plan, options, targets, splits, engine=engine),
@@ -84,6 +91,46 @@ def extract_splits(
                 for fingerprint, group_stats in done.items():
                     stats[fingerprint] += group_stats
     return stats
+
+
+def fit_codecs(
+    plan: ExtractionPlan, options: ExtractOptions, targets: Sequence[PlannedCache]
+) -> None:
+    """Give every backbone the codec of its cache, which is fitted if none is stored yet.
+
+    Raises:
+        DataError: An image of the sample cannot be decoded.
+        CacheCorruptError: The stored codec is damaged, or lost although codes are committed.
+    """
+    for target in targets:
+        name, backbone = target.spec.codec, target.backbone
+        if name is None:
+            continue
+
+        def fit(target: PlannedCache = target, name: str = name) -> TokenCodec:
+            transform = target.backbone.preprocessing
+            began = time.perf_counter()
+            sample = sample_tokens(
+                plan.dataset,
+                target.backbone,
+                transform=transform,
+                shape=(3, *transform.input_size),
+                skip_failures=options.on_error == "skip",
+            )
+            codec = fit_codec(CodecSpec.parse(name), sample)
+            logger.info(
+                "%s: %s fitted on %d images of split %s in %.1f s",
+                target.path,
+                name,
+                sample.images,
+                sample.split,
+                time.perf_counter() - began,
+            )
+            return codec
+
+        backbone.token_encoder = TokenEncoder(
+            store_codec(plan.root, target.spec, fit), backbone.device
+        )
 
 
 def _worker_factory(

@@ -12,25 +12,30 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor
 
 from layercache.cache.format.records import BlockRecord
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter
+from layercache.cache.writing.codec import read_codec
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
 from layercache.errors import BackboneError, DataError, DataNotFoundError
+from layercache.extraction.compression.token_encoder import TokenEncoder
 from layercache.extraction.datasets.base import Samples
 from layercache.extraction.decode_tuning import DecodePlan, plan_decoding
 from layercache.extraction.determinism import use_deterministic_algorithms
-from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.backbone import Backbone, JointForward
 from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.preprocessing.transform import Preprocessing
-from layercache.extraction.options import ExtractOptions
+from layercache.extraction.options import ExtractOptions, model_name
 from layercache.extraction.partition import ExtractionTask, model_batches
 from layercache.extraction.pipeline.async_writer import BlockAssembler
 from layercache.extraction.pipeline.batching import decode_chunks, drop_saved
-from layercache.extraction.pipeline.decode import open_image
+from layercache.extraction.pipeline.decode import RowRange, open_image
 from layercache.extraction.pipeline.forward import FixedBatch, Forward, open_device
 from layercache.extraction.pipeline.stream import ModelStream, stream
 from layercache.extraction.plan import load_model
@@ -45,9 +50,9 @@ class ExtractionJob:
 
     options: ExtractOptions
     models: tuple[str | Encoder, ...]
-    """The models of `specs`, as requested."""
+    """The models of `specs`, as requested; the same one twice if it has two caches."""
     specs: tuple[CacheSpec, ...]
-    """One per model with pending splits, in the order of their fingerprints."""
+    """One per cache with pending splits, in the order of their fingerprints."""
     samples: Mapping[str, Samples]
     """Samples of every pending split."""
     root: CachePath
@@ -64,9 +69,9 @@ class BlocksDone:
     """Result of a task."""
 
     records: tuple[Mapping[int, BlockRecord], ...]
-    """Commit records of each model's row blocks, by number."""
+    """Commit records of each cache's row blocks, by number."""
     stats: tuple[RunStats, ...]
-    """Stage timings of each model."""
+    """Stage timings of each cache."""
 
 
 class Extractor:
@@ -106,25 +111,20 @@ class Extractor:
         )
         logger.info("%s", _describe(job, decoding))
         self._device = open_device(job.device)
+        self._forwards: dict[tuple[int, ...], Forward] = {}
+        """Forwards by the backbones that share them; compiled once."""
         self._decoder = decoding.open_decoder(shapes=shapes, rows=job.batch_size)
 
     def __call__(self, task: ExtractionTask) -> BlocksDone:
         """Commit the task's row blocks."""
         job, busy_before = self._job, self._decoder.busy_seconds
-        records: list[dict[int, BlockRecord]] = []
-        models: list[ModelStream] = []
-        for spec, backbone, blocks in zip(job.specs, self._backbones, task.blocks, strict=True):
-            writer = BlockWriter(
-                job.root,
-                spec,
-                task.split,
-                ids=job.samples[task.split].ids,
-                compressor=job.options.compressor,
-            )
-            committed = writer.committed(blocks) if self._retried else {}
-            records.append(committed)
-            pending = [block for block in blocks if block not in committed]
-            models.append(self._model_stream(spec, backbone, task.split, writer, pending))
+        outputs = [self._output(index, task) for index in range(len(job.specs))]
+        # caches of one module share its forward
+        groups: dict[int, list[_Output]] = {}
+        for output in outputs:
+            if output.batches:
+                groups.setdefault(id(output.backbone.module), []).append(output)
+        models = [self._model_stream(group) for group in groups.values()]
         # a task's rows are all those of its blocks; some may be saved from an earlier run
         done = task.rows - sum(
             chunk.rows for chunk in decode_chunks([model.batches for model in models])
@@ -148,21 +148,18 @@ class Extractor:
         )
         stats = tuple(
             RunStats(
-                images=sum(batch.rows for batch in model.batches),
+                images=sum(batch.rows for batch in output.batches),
                 decode_seconds=self._decoder.busy_seconds - busy_before,
-                forward_seconds=model.blocks.forward_seconds,
-                write_seconds=model.blocks.write_seconds,
+                forward_seconds=output.blocks.forward_seconds,
+                write_seconds=output.blocks.write_seconds,
                 decode_wait_seconds=stream_stats.decode_wait,
                 write_wait_seconds=stream_stats.write_wait,
                 transparent=stream_stats.transparent,
             )
-            for model in models
+            for output in outputs
         )
         return BlocksDone(
-            records=tuple(
-                committed | model.blocks.records
-                for committed, model in zip(records, models, strict=True)
-            ),
+            records=tuple(output.committed | output.blocks.records for output in outputs),
             stats=stats,
         )
 
@@ -170,16 +167,19 @@ class Extractor:
         """End decoding."""
         self._decoder.close()
 
-    def _model_stream(
-        self,
-        spec: CacheSpec,
-        backbone: Backbone,
-        split: str,
-        writer: BlockWriter,
-        pending: Sequence[int],
-    ) -> ModelStream:
-        batch_size = self._job.batch_size
-        batches, batch = model_batches(spec, split, pending, batch_size=batch_size)
+    def _output(self, index: int, task: ExtractionTask) -> _Output:
+        """Return what a task has to do for one cache."""
+        job, spec, blocks = self._job, self._job.specs[index], task.blocks[index]
+        writer = BlockWriter(
+            job.root,
+            spec,
+            task.split,
+            ids=job.samples[task.split].ids,
+            compressor=job.options.compressor,
+        )
+        committed = writer.committed(blocks) if self._retried else {}
+        pending = [block for block in blocks if block not in committed]
+        batches, batch = model_batches(spec, task.split, pending, batch_size=job.batch_size)
         # batches must be cut as in an uninterrupted run, so that the bytes are the same
         partials = {
             block: partial.first(rows, start=block * writer.block_rows)
@@ -187,18 +187,51 @@ class Extractor:
             if (rows := partial.rows // batch * batch)
         }
         saved_rows = {block: partial.rows for block, partial in partials.items()}
-        batches = drop_saved(batches, saved_rows, block_rows=writer.block_rows)
-        forward: Forward = backbone
-        if self._job.options.compile:
-            forward = FixedBatch(backbone, rows=batch)
-        return ModelStream(
-            backbone=forward,
-            transform=self._transforms.index(backbone.preprocessing),
-            batches=batches,
+        return _Output(
+            backbone=self._backbones[index],
+            committed=committed,
+            batches=drop_saved(batches, saved_rows, block_rows=writer.block_rows),
+            batch=batch,
             blocks=BlockAssembler(
                 writer, pending=pending, partials=partials, max_uploads=writer.store.transfers
             ),
         )
+
+    def _model_stream(self, outputs: Sequence[_Output]) -> ModelStream:
+        """Return the stream of caches that share a forward; their batches are cut alike."""
+        compiled = self._job.options.compile
+        backbones = tuple(output.backbone for output in outputs)
+        key = tuple(map(id, backbones))
+        if key not in self._forwards:
+            joint = JointForward(backbones, compile=compiled)
+            self._forwards[key] = joint if len(backbones) > 1 else partial(_run_alone, backbones[0])
+        forward = self._forwards[key]
+        if compiled:
+            forward = FixedBatch(forward, rows=outputs[0].batch)
+        return ModelStream(
+            backbone=forward,
+            transform=self._transforms.index(outputs[0].backbone.preprocessing),
+            batches=sorted({batch for output in outputs for batch in output.batches}),
+            blocks=[output.blocks for output in outputs],
+        )
+
+
+def _run_alone(backbone: Backbone, images: Tensor) -> tuple[Tensor, ...]:
+    return (backbone(images),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Output:
+    """What a task has to do for one cache."""
+
+    backbone: Backbone
+    committed: dict[int, BlockRecord]
+    """Records of its blocks that are committed already."""
+    batches: Sequence[RowRange]
+    """Batches to run, ascending."""
+    batch: int
+    """Rows of a full batch."""
+    blocks: BlockAssembler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +258,7 @@ class RemoteExtractorFactory:
         options = self.job.options
         if options.deterministic:
             use_deterministic_algorithms()
-        backbones = [load_model(options, model, self.job.device) for model in self.job.models]
+        backbones = load_backbones(self.job)
         host = f"the worker on {socket.gethostname()}"
         for spec, backbone in zip(self.job.specs, backbones, strict=True):
             if backbone.weights_digest != spec.weights:
@@ -243,6 +276,26 @@ class RemoteExtractorFactory:
                     "They must be at the same place on every machine of the cluster"
                 ) from None
         return Extractor(self.job, backbones, emit=emit, cores=cores, retried=True)
+
+
+def load_backbones(job: ExtractionJob) -> list[Backbone]:
+    """Return the backbone of each cache, each model loaded once, with the stored codecs."""
+    loaded: dict[str, Backbone] = {}
+    backbones = []
+    for model, spec in zip(job.models, job.specs, strict=True):
+        name = model_name(model)
+        if name not in loaded:
+            loaded[name] = load_model(job.options, model, job.device)
+        backbone = next(
+            backbone
+            for backbone in (loaded[name], loaded[name].spatial)
+            if backbone is not None
+            and (backbone.layers, backbone.tokens) == (spec.layers, spec.tokens)
+        )
+        if spec.codec is not None and (codec := read_codec(job.root, spec)) is not None:
+            backbone.token_encoder = TokenEncoder(codec, backbone.device)
+        backbones.append(backbone)
+    return backbones
 
 
 def find_readable_rows(samples: Mapping[str, Samples], *, tries: int = 5) -> dict[str, int]:

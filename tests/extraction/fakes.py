@@ -112,8 +112,14 @@ class FakeBackbone:
     precision: str = "fp32"
     storage_dtype: str = "float16"
     notes: tuple[str, ...] = ()
+    spatial: None = None
+    token_encoder: None = None
     seen: list[int] = field(default_factory=list)
     """Size of every batch."""
+
+    @property
+    def module(self) -> FakeBackbone:
+        return self
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         import torch

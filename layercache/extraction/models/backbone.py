@@ -6,7 +6,7 @@ D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from layercache.extraction.image_input import Images, iter_pixels
 from layercache.extraction.models.class_attention import check_class_attention
 from layercache.extraction.models.encoder import Encoder
 from layercache.extraction.models.places import hidden_state
-from layercache.extraction.models.pooling import TokenPooling, parse_kinds
+from layercache.extraction.models.pooling import TokenPooling, parse_kinds, parse_spatial_kinds
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Background, Preprocessing
 from layercache.extraction.models.sources import load_model
@@ -68,8 +68,12 @@ class Backbone:
         storage_dtype: StorageDtype,
         device: str,
         compile: bool,
+        run_layers: Sequence[int] | None = None,
     ) -> None:
-        """Move a model to its device and register the taps; see `load_encoder`."""
+        """Move a model to its device and register the taps; see `load_encoder`.
+
+        Blocks after the last of `run_layers`, by default `layers`, are removed.
+        """
         vit = model.vit
         self.name = name
         self.architecture = vit.architecture
@@ -99,6 +103,14 @@ class Backbone:
         """Runs the module, given normalised images (B, 3, H, W) in the compute dtype."""
         self._batch_first = vit.batch_first
         self._tokens_by_layer: dict[int, Tensor] = {}
+        self.active = False
+        """Whether the taps keep tokens: only while a forward runs for this backbone."""
+        self.token_encoder: Callable[[Tensor, int], Tensor] | None = None
+        """What stores the tokens of a layer by a codec, (T, B, D) -> codes (T, B, W), given the
+        index of the layer."""
+        self.spatial: Backbone | None = None
+        """A backbone of the same module for the spatial tokens, if `load_encoder` was asked for
+        them."""
         points = find_taps(vit, tap=tap, layers=layers)
         self.width = points[0].place.width
         """D, the length of a stored token."""
@@ -107,7 +119,7 @@ class Backbone:
             self._attention = _read_attention(points, num_prefix_tokens=vit.num_prefix_tokens)
         for point in points:
             point.place.module.register_forward_hook(_TapHook(self, point), with_kwargs=True)
-        drop_later_blocks(vit, tap=tap, layers=layers)
+        drop_later_blocks(vit, tap=tap, layers=run_layers or layers)
         if vit.is_own:
             self._try_forward()
         self._forward = torch.compile(self.forward_tokens) if compile else self.forward_tokens
@@ -162,13 +174,19 @@ class Backbone:
         Returns:
             Tokens (L, T, B, D) in the storage dtype.
         """
-        self._tokens_by_layer.clear()
-        self.bare_forward(x)
+        return forward_together([self], x)[0]
+
+    def collect(self) -> Tensor:
+        """Return the tokens that the taps have kept, (L, T, B, D), and forget them."""
         tokens = torch.stack([self._tokens_by_layer[layer] for layer in self.layers])
+        self.forget()
+        return tokens
+
+    def forget(self) -> None:
+        """Forget what the taps have kept."""
         self._tokens_by_layer.clear()
         for attention in self._attention.values():
             attention.clear()
-        return tokens
 
     def _try_forward(self) -> None:
         """Raise BackboneError if the module cannot run one image on this device and so."""
@@ -188,7 +206,8 @@ class Backbone:
     def pool(self, hidden: Tensor, point: TapPoint) -> Tensor:
         """Pool a layer's hidden state (B, N, D) to tokens (T, B, D) in the storage dtype.
 
-        The hidden state is (N, B, D) for a model that is not batch-first.
+        With a codec they are encoded, (T, B, W). The hidden state is (N, B, D) for a model that is
+        not batch-first.
         """
         if not self._batch_first:
             hidden = hidden.transpose(0, 1)
@@ -200,6 +219,8 @@ class Backbone:
         if self.projection is not None and point.layer == self.depth:
             tokens = self.projection(tokens)
             tokens = F.pad(tokens, (0, self.width - tokens.shape[-1]))
+        if self.token_encoder is not None:
+            return self.token_encoder(tokens, self.layers.index(point.layer))
         return tokens.to(STORAGE_DTYPES[self.storage_dtype])
 
 
@@ -211,8 +232,52 @@ class _TapHook:
     point: TapPoint
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not self.backbone.active:
+            return
         hidden = hidden_state(self.point.place, args, kwargs, output)
         self.backbone._tokens_by_layer[self.point.layer] = self.backbone.pool(hidden, self.point)
+
+
+def forward_together(backbones: Sequence[Backbone], x: Tensor) -> tuple[Tensor, ...]:
+    """Return the tokens of backbones that share a module, from one forward.
+
+    Args:
+        backbones: Backbones of one module.
+        x: Normalised images (B, 3, H, W) in the compute dtype.
+
+    Returns:
+        The tokens or codes of each, (L, T, B, D).
+    """
+    for backbone in backbones:
+        backbone.forget()
+        backbone.active = True
+    try:
+        backbones[0].bare_forward(x)
+        return tuple(backbone.collect() for backbone in backbones)
+    finally:
+        for backbone in backbones:
+            backbone.active = False
+
+
+class JointForward:
+    """uint8 images to the tokens of backbones that share a module, in one forward."""
+
+    def __init__(self, backbones: Sequence[Backbone], *, compile: bool = False) -> None:
+        """Keep the backbones.
+
+        Args:
+            backbones: Backbones of one module.
+            compile: Compile the forward with torch.compile.
+        """
+        self.backbones = tuple(backbones)
+        self._forward = torch.compile(forward_together) if compile else forward_together
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the tokens or codes of each backbone, (L, T, B, D), of uint8 (B, 3, H, W)."""
+        first = self.backbones[0]
+        with torch.inference_mode():
+            x = first.preprocessing.normalize(images.to(first.device, non_blocking=True))
+            return self._forward(self.backbones, x.to(first.compute_dtype))
 
 
 def _read_attention(
@@ -243,6 +308,8 @@ def load_encoder(
     preprocessing: Preprocessing | PreprocessingOptions | None = None,
     background: Background = "drop",
     offline: bool = False,
+    spatial: str | None = None,
+    spatial_layers: str | Sequence[int] = "last",
 ) -> Backbone:
     """Load a frozen ViT by its name, or from an Encoder: from images to the tokens of every layer.
 
@@ -268,6 +335,9 @@ def load_encoder(
         background: What transparent pixels become: "drop" the alpha channel, or composite on
             "white" or "black".
         offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
+        spatial: Kind of spatial tokens, "grid:K" or "patch", which the attribute `spatial` of the
+            result returns: a backbone of the same module.
+        spatial_layers: Layers of the spatial tokens, as `layers`.
 
     Raises:
         UnknownNameError: A name is unknown.
@@ -292,9 +362,15 @@ def load_encoder(
             f"projected maps tokens and their means, not tokens {'+'.join(nonlinear)!r}: leave out "
             "the one or the other"
         )
-    layer_names = layers if isinstance(layers, str) else ",".join(map(str, layers))
+    requested = [(kinds, layers)]
+    if spatial is not None:
+        requested.append((parse_spatial_kinds(spatial), spatial_layers))
 
-    def pooling_of(vit: ViT) -> TokenPooling:
+    def layers_of(vit: ViT, layers: str | Sequence[int]) -> tuple[int, ...]:
+        words = layers if isinstance(layers, str) else ",".join(map(str, layers))
+        return parse_layers(words, len(vit.blocks))
+
+    def pooling_of(vit: ViT, kinds: tuple[str, ...]) -> TokenPooling:
         return TokenPooling(
             kinds=kinds,
             class_token=vit.class_token,
@@ -304,11 +380,12 @@ def load_encoder(
         )
 
     def check(vit: ViT) -> None:
-        pooling_of(vit)
-        points = find_taps(vit, tap=tap, layers=parse_layers(layer_names, len(vit.blocks)))
-        if "attn" in kinds:
-            for point in points:
-                check_class_attention(point.block, architecture=vit.kind)
+        for kinds, layers in requested:
+            pooling_of(vit, kinds)
+            points = find_taps(vit, tap=tap, layers=layers_of(vit, layers))
+            if "attn" in kinds:
+                for point in points:
+                    check_class_attention(point.block, architecture=vit.kind)
 
     request = LoadRequest(
         weights=weights,
@@ -320,14 +397,21 @@ def load_encoder(
     )
     loaded = load_model(source, request, check=check)
     loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, background=background))
-    return Backbone(
-        model=loaded,
-        name=source if isinstance(source, str) else source.name,
-        tap=tap,
-        layers=parse_layers(layer_names, len(loaded.vit.blocks)),
-        pooling=pooling_of(loaded.vit),
-        precision=precision,
-        storage_dtype=storage_dtype,
-        device=str(resolve_device(device)[0]),
-        compile=compile,
-    )
+    run_layers = [n for _, layers in requested for n in layers_of(loaded.vit, layers)]
+    backbones = [
+        Backbone(
+            model=loaded,
+            name=source if isinstance(source, str) else source.name,
+            tap=tap,
+            layers=layers_of(loaded.vit, layers),
+            pooling=pooling_of(loaded.vit, kinds),
+            precision=precision,
+            storage_dtype=storage_dtype,
+            device=str(resolve_device(device)[0]),
+            compile=compile,
+            run_layers=run_layers,
+        )
+        for kinds, layers in requested
+    ]
+    backbones[0].spatial = backbones[1] if spatial is not None else None
+    return backbones[0]

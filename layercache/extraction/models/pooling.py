@@ -196,3 +196,18 @@ def parse_kinds(tokens: str | Sequence[str]) -> tuple[str, ...]:
     """Return the kinds in "cls+ap", "cls,ap" or ("cls", "ap")."""
     words = re.split(r"[+,]", tokens) if isinstance(tokens, str) else list(tokens)
     return tuple(word.strip() for word in words)
+
+
+def parse_spatial_kinds(tokens: str) -> tuple[str, ...]:
+    """Return the kinds of spatial tokens in "patch" or "grid:4+grid:2".
+
+    Raises:
+        OptionError: A kind is one token of a layer.
+    """
+    kinds = parse_kinds(tokens)
+    for kind in kinds:
+        if kind != "patch" and not kind.startswith("grid:"):
+            raise OptionError(
+                f"spatial: expected patch or grid:K, got {kind!r}: name other tokens in tokens"
+            )
+    return kinds

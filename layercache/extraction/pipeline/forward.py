@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Forward = Callable[[Tensor], Tensor]
-"""uint8 (b, 3, H, W) on the device -> tokens (L, T, b, D) in the storage dtype, on the device; a
-`Backbone`."""
+Forward = Callable[[Tensor], tuple[Tensor, ...]]
+"""uint8 (b, 3, H, W) on the device -> the tokens (L, T, b, D) of one or more caches as they are
+stored, on the device; a `JointForward`."""
 
 
 class Tokens(Protocol):
@@ -45,7 +45,7 @@ class Device(Protocol):
         """
         ...
 
-    def forward(self, backbone: Forward, images: Tensor) -> Tokens:
+    def forward(self, backbone: Forward, images: Tensor) -> Sequence[Tokens]:
         """Run or start the forward of staged images."""
         ...
 
@@ -79,12 +79,13 @@ class SynchronousDevice:
         """Return a tensor on the device; on the CPU it is on the same memory."""
         return torch.from_numpy(pixels).to(self._device)
 
-    def forward(self, backbone: Forward, images: Tensor) -> HostTokens:
-        """Run the forward."""
+    def forward(self, backbone: Forward, images: Tensor) -> list[HostTokens]:
+        """Run the forward; its time counts for the first of the caches."""
         began = time.perf_counter()
         with torch.inference_mode():
-            tokens = backbone(images).cpu()
-        return HostTokens(tokens, time.perf_counter() - began)
+            outputs = [tokens.cpu() for tokens in backbone(images)]
+        seconds = time.perf_counter() - began
+        return [HostTokens(x, seconds if i == 0 else 0.0) for i, x in enumerate(outputs)]
 
 
 class CudaTokens:
@@ -93,7 +94,7 @@ class CudaTokens:
     def __init__(
         self,
         host: Tensor,
-        began: torch.cuda.Event,
+        began: torch.cuda.Event | None,
         ended: torch.cuda.Event,
         copied: torch.cuda.Event,
         pool: SimpleQueue[Tensor],
@@ -112,6 +113,8 @@ class CudaTokens:
     def release(self) -> float:
         """Return the seconds of the forward, between two events of its stream."""
         self._pool.put(self._host)
+        if self._began is None:
+            return 0.0
         return float(self._began.elapsed_time(self._ended)) / 1000
 
 
@@ -130,7 +133,7 @@ class CudaDevice:
         self._out = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._device = device
         self._staging: deque[tuple[Tensor, torch.cuda.Event]] = deque()
-        self._pools: dict[tuple[int, ...], SimpleQueue[Tensor]] = {}
+        self._pools: dict[tuple[Any, ...], SimpleQueue[Tensor]] = {}
 
     def stage(self, pixels: np.ndarray[Any, Any]) -> Tensor:
         """Copy pixels to pinned memory now, and to the device when the copy stream gets to it."""
@@ -145,25 +148,36 @@ class CudaDevice:
         images.record_stream(compute)
         return images
 
-    def forward(self, backbone: Forward, images: Tensor) -> CudaTokens:
-        """Start the forward, and after it the copy of its tokens."""
+    def forward(self, backbone: Forward, images: Tensor) -> list[CudaTokens]:
+        """Start the forward, and after it the copies of its tokens."""
         compute = torch.cuda.current_stream(self._device)
-        began, ended, copied = _event(timing=True), _event(timing=True), _event()
+        began, ended = _event(timing=True), _event(timing=True)
         began.record(compute)
         with torch.inference_mode():
-            tokens = backbone(images)
+            outputs = backbone(images)
             ended.record(compute)
-            pool = self._pools.setdefault(tuple(tokens.shape), SimpleQueue())
-            host = (
-                torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-                if pool.empty()
-                else pool.get()
-            )
-            with torch.cuda.stream(self._out):
-                self._out.wait_event(ended)
-                host.copy_(tokens, non_blocking=True)
-                copied.record(self._out)
-            tokens.record_stream(self._out)
+            # the time of the forward counts for the first of the caches
+            return [
+                self._copy_out(tokens, began if i == 0 else None, ended)
+                for i, tokens in enumerate(outputs)
+            ]
+
+    def _copy_out(
+        self, tokens: Tensor, began: torch.cuda.Event | None, ended: torch.cuda.Event
+    ) -> CudaTokens:
+        """Start the copy of tokens to pinned memory."""
+        pool = self._pools.setdefault((*tokens.shape, tokens.dtype), SimpleQueue())
+        host = (
+            torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            if pool.empty()
+            else pool.get()
+        )
+        copied = _event()
+        with torch.cuda.stream(self._out):
+            self._out.wait_event(ended)
+            host.copy_(tokens, non_blocking=True)
+            copied.record(self._out)
+        tokens.record_stream(self._out)
         return CudaTokens(host, began, ended, copied, pool)
 
     def _pinned(self, size: int) -> Tensor:
@@ -189,13 +203,14 @@ class FixedBatch:
     def __init__(self, backbone: Forward, *, rows: int) -> None:
         self._backbone, self._rows = backbone, rows
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the tokens of the given images alone."""
         missing = self._rows - len(images)
         if not missing:
             return self._backbone(images)
         black = images.new_zeros((missing, *images.shape[1:]))
-        return self._backbone(torch.cat([images, black]))[:, :, : len(images)].contiguous()
+        outputs = self._backbone(torch.cat([images, black]))
+        return tuple(tokens[:, :, : len(images)].contiguous() for tokens in outputs)
 
 
 def open_device(name: str) -> Device:

@@ -25,15 +25,15 @@ images is wrong."""
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStream:
-    """One model's way through the split."""
+    """One model's way through the split, to one cache or to two of the same forward."""
 
     backbone: Forward
     transform: int
     """Index of the model's transform among the decoder's."""
     batches: Sequence[RowRange]
     """The model's batches, ascending."""
-    blocks: BlockAssembler
-    """Takes the model's tokens."""
+    blocks: Sequence[BlockAssembler]
+    """Each takes one of the outputs of the forward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,10 @@ def stream(
                 assert batch.pixels is not None
                 images = device.stage(batch.pixels)
                 for model in (models[index] for index in batch.models):
-                    tokens = device.forward(model.backbone, images)
+                    outputs = device.forward(model.backbone, images)
                     began = time.perf_counter()
-                    writer.put(model.blocks, batch.rows.start, tokens, batch.failures)
+                    for blocks, tokens in zip(model.blocks, outputs, strict=True):
+                        writer.put(blocks, batch.rows.start, tokens, batch.failures)
                     write_wait += time.perf_counter() - began
             chunk.release()
             on_progress(chunk.rows.rows)

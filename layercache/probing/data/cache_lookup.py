@@ -1,6 +1,7 @@
 """Finds the cache that a probe reads if several match.
 
-Caches that differ only in the layers and tokens that they store hold the same numbers.
+Caches that differ only in the layers and tokens that they store hold the same numbers, and those
+that differ in the codec as well hold numbers of the same meaning.
 """
 
 from __future__ import annotations
@@ -40,18 +41,17 @@ def find_cache_for_heads(
     Raises:
         CacheNotFoundError: No cache matches.
         CacheAmbiguousError: Matching caches differ in more than their layers and tokens (weights,
-            samples, preprocessing, ...), or none has the tokens.
+            samples, preprocessing, ...), or none has the tokens, or several have them stored in
+            different ways.
     """
-    try:
-        return open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint)
-    except CacheAmbiguousError:
-        caches = matching_caches(
-            cache_root(root), model=model, dataset=dataset, fingerprint=fingerprint
-        )
+    caches = matching_caches(
+        cache_root(root), model=model, dataset=dataset, fingerprint=fingerprint
+    )
+    if len(caches) > 1 and len({_content_digest(cache) for cache in caches}) == 1:
         sufficient = [cache for cache in caches if _has_tokens(cache, head, layers, tokens)]
-        if len({_content_digest(cache) for cache in caches}) > 1 or not sufficient:
-            raise
-        return min(sufficient, key=_size)
+        if sufficient:
+            return _smallest(sufficient, option="fingerprint")
+    return open_cache(root=root, model=model, dataset=dataset, fingerprint=fingerprint)
 
 
 def find_spatial_cache(cache: Cache, *, spatial: str, layers: str) -> Cache | None:
@@ -66,6 +66,7 @@ def find_spatial_cache(cache: Cache, *, spatial: str, layers: str) -> Cache | No
 
     Raises:
         OptionError: No cache stores them; the message gives the extraction to run.
+        CacheAmbiguousError: Several caches have them stored in different ways.
     """
     try:
         select_tokens(cache, head="attentive", layers=layers, tokens=spatial)
@@ -79,7 +80,7 @@ def find_spatial_cache(cache: Cache, *, spatial: str, layers: str) -> Cache | No
         ]
         if not sufficient:
             raise
-        return min(sufficient, key=_size)
+        return _smallest(sufficient, option="spatial_cache")
     return None
 
 
@@ -99,11 +100,22 @@ def _has_tokens(
 
 
 def _content_digest(cache: Cache) -> str:
-    """Return a digest of all that determines a stored number, without which ones are stored."""
+    """Return a digest of all that determines a token, without which ones are stored, and how."""
     spec = cache.spec.to_json()
-    for name in ("layers", "tokens"):
-        del spec[name]
+    for name in ("layers", "tokens", "codec", "schema"):
+        spec.pop(name, None)
     return sha256_json(spec)
+
+
+def _smallest(caches: Sequence[Cache], *, option: str) -> Cache:
+    """Return the cache with the fewest tokens; they must all be stored in one way."""
+    if len({cache.spec.codec for cache in caches}) > 1:
+        lines = "\n".join(f"  {c.path}: {c.spec.codec or c.spec.storage_dtype}" for c in caches)
+        raise CacheAmbiguousError(
+            f"{len(caches)} caches have the tokens, stored in different ways; choose one by "
+            f"{option}:\n{lines}"
+        )
+    return min(caches, key=_size)
 
 
 def _size(cache: Cache) -> tuple[int, str]:

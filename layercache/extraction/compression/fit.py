@@ -1,0 +1,97 @@
+"""Fits the tables of a codec on a sample of tokens.
+
+* Ranges: the middle and the half width of the values of each channel, or coefficient.
+* Principal components: eigenvectors of the covariance of a layer's tokens, in float64.
+* Product quantization: k-means (Lloyd's algorithm) in each group of channels, from distinct tokens
+  that a fixed seed draws. Jegou, Douze, Schmid: Product quantization for nearest neighbor search,
+  TPAMI 2011.
+
+Shapes: L layers, n tokens, D width, R components, M groups of d = D / M channels, K centroids.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layercache.cache.format.codecs.codec_spec import CENTROIDS, INT8_LEVELS, CodecSpec
+from layercache.cache.format.codecs.token_codec import TokenCodec
+from layercache.extraction.compression.sample import TokenSample
+from layercache.extraction.compression.token_encoder import nearest_centroids
+
+KMEANS_ITERATIONS = 12
+KMEANS_TOKENS = 16_384
+"""Tokens that the centroids are fitted on, 64 for each."""
+
+
+def fit_codec(codec: CodecSpec, sample: TokenSample) -> TokenCodec:
+    """Return a codec for the layers of a sample.
+
+    Args:
+        codec: The codec to fit.
+        sample: Tokens of some training images.
+    """
+    tables: dict[str, list[Tensor]] = {}
+    for layer, x_nd in enumerate(sample.tokens_lnd):
+        if codec.kind == "pq":
+            fitted = {"codebook": fit_codebook(x_nd, codec.size)}
+        elif codec.kind == "pca":
+            mean, components = fit_components(x_nd, codec.size)
+            fitted = {"mean": mean, "components": components}
+            if codec.dtype == "int8":
+                coefficients = (x_nd - mean) @ components.T
+                fitted |= fit_range(coefficients.amin(0), coefficients.amax(0))
+        else:
+            fitted = fit_range(sample.low_ld[layer], sample.high_ld[layer])
+        for name, table in fitted.items():
+            tables.setdefault(name, []).append(table)
+    return TokenCodec(
+        codec,
+        {
+            name: torch.stack(layers).float().cpu().numpy().astype(np.float32)
+            for name, layers in tables.items()
+        },
+    )
+
+
+def fit_range(low: Tensor, high: Tensor) -> dict[str, Tensor]:
+    """Return offset and scale that map [low, high] to the codes from -126 to 126.
+
+    A channel without a range gets a scale of one.
+    """
+    scale = (high - low) / (2 * INT8_LEVELS)
+    return {"offset": (low + high) / 2, "scale": torch.where(scale > 0, scale, 1.0)}
+
+
+def fit_components(x_nd: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the mean (D,) and the first R principal components (R, D), float32.
+
+    The sign of a component is that of its largest entry, so that it does not depend on the solver.
+    """
+    # an Apple GPU has no float64
+    x = x_nd.double() if x_nd.device.type != "mps" else x_nd.cpu().double()
+    mean = x.mean(0)
+    centred = x - mean
+    components = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -size:].flip(1).T
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    components = components * largest.sign()
+    return mean.float().to(x_nd.device), components.float().to(x_nd.device)
+
+
+def fit_codebook(x_nd: Tensor, size: int) -> Tensor:
+    """Return the centroids of M groups of channels, float32 (M, K, d)."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(x_nd), generator=generator)[:KMEANS_TOKENS].to(x_nd.device)
+    x_mnd = x_nd[chosen].reshape(len(chosen), size, -1).transpose(0, 1).contiguous()
+    # a sample of fewer tokens than centroids repeats some
+    drawn = torch.arange(CENTROIDS, device=x_nd.device) % x_mnd.shape[1]
+    centroids = x_mnd[:, drawn].clone()
+    ones = x_mnd.new_ones(x_mnd.shape[1])
+    for _ in range(KMEANS_ITERATIONS):
+        for m, codes in enumerate(nearest_centroids(x_mnd, centroids)):
+            counts = x_mnd.new_zeros(CENTROIDS).index_add_(0, codes, ones)
+            sums = torch.zeros_like(centroids[m]).index_add_(0, codes, x_mnd[m])
+            used = counts > 0  # a centroid that no token is nearest to stays where it is
+            centroids[m][used] = sums[used] / counts[used, None]
+    return centroids
