@@ -75,7 +75,7 @@ def test_spatial_tokens_come_from_the_same_forward_and_are_near_the_uncompressed
     decoded = spatial.open().to_numpy("train").astype(np.float32)
     assert x.shape == decoded.shape
     relative = np.linalg.norm(decoded - x) / np.linalg.norm(x)
-    assert 0 < relative < 0.02
+    assert 0 < relative < 0.03  # with a sample of eight images
     assert verify(spatial.path) == []
 
 

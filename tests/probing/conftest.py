@@ -36,11 +36,16 @@ class MemorySplit:
             width=width,
             depth=layers,
             storage_dtype=str(x_ltnd.dtype),
+            codec=None,
+            code_width=width,
+            code_dtype=x_ltnd.dtype,
             model="nobody",
             dataset=dataset,
         )
 
-    def read(
+        self.codec = None
+
+    def read_stored(
         self,
         pairs: Any,
         *,

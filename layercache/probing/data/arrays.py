@@ -15,6 +15,7 @@ import torch
 from layercache._devices import free_memory
 from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import LabelledTokens, StoredPart
+from layercache.probing.data.stored import plain_tokens
 from layercache.probing.options import MEMORY_FRACTION
 
 
@@ -48,4 +49,4 @@ class ArrayTokens(LabelledTokens):
     ) -> Iterator[StoredPart]:
         """Yield all of `rows` as one part; see LabelledTokens."""
         index = shuffle(torch.from_numpy(rows), order)
-        yield self._x_snd, index.to(self._x_snd.device), index.to(self._x_snd.device)
+        yield plain_tokens(self._x_snd), index.to(self._x_snd.device), index.to(self._x_snd.device)

@@ -13,14 +13,16 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from layercache.probing.data.collate import add_noise, allocate, gather
+from layercache.probing.data.collate import add_noise, allocate
 from layercache.probing.data.selection import SplitSelection
+from layercache.probing.data.stored import StoredTokens
+from layercache.probing.data.token_decoder import TokenDecoder
 from layercache.probing.training.config import Noise
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Tokens and labels."""
-StoredPart = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Tokens as stored (S, M, D), positions along M (B,), and their row numbers in the dataset (B,)."""
+StoredPart = tuple[StoredTokens, torch.Tensor, torch.Tensor]
+"""Tokens of M rows as stored, positions along M (B,), and their row numbers in the dataset (B,)."""
 
 
 class LabelledTokens:
@@ -83,12 +85,12 @@ class LabelledTokens:
         n_left, n_filled = len(index), 0
         buffer = allocate((size, self.tokens, self.width), np.dtype(np.float32), device=self.device)
         batch_rows: list[torch.Tensor] = []
-        for x_snd, positions, part_rows in self.iter_stored(index, order=order):
+        for stored, positions, part_rows in self.iter_stored(index, order=order):
             n_taken = 0
             while n_taken < len(positions):
                 n = min(size - n_filled, len(positions) - n_taken)
                 taken = slice(n_taken, n_taken + n)
-                self._collate(x_snd, positions[taken], out=buffer[n_filled : n_filled + n])
+                stored.gather(positions[taken], out=buffer[n_filled : n_filled + n])
                 batch_rows.append(part_rows[taken])
                 n_taken += n
                 n_filled += n
@@ -111,10 +113,6 @@ class LabelledTokens:
         """
         raise NotImplementedError
 
-    def _collate(self, x_snd: torch.Tensor, positions: torch.Tensor, *, out: torch.Tensor) -> None:
-        """Write the normalized tokens at `positions` to `out` (B, S, D) on the device."""
-        gather(x_snd, positions, out=out)
-
 
 class TokenDataset(LabelledTokens):
     """Tokens and labels of a selection; its subclasses hold the tokens or stream them."""
@@ -133,6 +131,17 @@ class TokenDataset(LabelledTokens):
         self.selection = selection
         self.pairs = selection.pairs
         """(layer, token name) of the S tokens."""
+        self._decoders = tuple(
+            TokenDecoder(array.codec, array.layers, device) if array.codec else None
+            for array in selection.arrays
+        )
+
+    def _allocate(self, rows: int, *, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return uninitialized arrays for the stored tokens of some rows."""
+        return tuple(
+            allocate((array.tokens, rows, array.width), array.dtype, device=device)
+            for array in self.selection.arrays
+        )
 
 
 def _generator(device: torch.device, seed: int, epoch: int, stream: int) -> torch.Generator:

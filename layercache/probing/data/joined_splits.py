@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.spec import CacheSpec
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import CachePath
@@ -85,17 +86,41 @@ class JoinedSplits:
         start, stop = (0, self.rows) if rows is None else rows
         if out is None:
             out = np.empty((len(pairs), stop - start, self.spec.width), self.spec.storage_dtype)
+        for split, part, own_rows in self._cut(start, stop):
+            split.read(pairs, rows=own_rows, out=out[:, part], verify=verify, threads=threads)
+        return out
+
+    def read_stored(
+        self,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        rows: tuple[int, int] | None = None,
+        out: Array | None = None,
+        verify: bool = True,
+        threads: int | None = None,
+    ) -> Array:
+        """Read tokens or codes (S, n, W) of a range of rows; see `Split.read_stored`."""
+        start, stop = (0, self.rows) if rows is None else rows
+        if out is None:
+            shape = (len(pairs), stop - start, self.spec.code_width)
+            out = np.empty(shape, self.spec.code_dtype)
+        for split, part, own_rows in self._cut(start, stop):
+            split.read_stored(
+                pairs, rows=own_rows, out=out[:, part], verify=verify, threads=threads
+            )
+        return out
+
+    def _cut(self, start: int, stop: int) -> Iterator[tuple[Split, slice, tuple[int, int]]]:
+        """Yield each split of a range, its place in the range, and its own rows."""
         for split, first in zip(self.splits, self.starts, strict=False):
             a, b = max(start, first), min(stop, first + split.rows)
             if a < b:
-                split.read(
-                    pairs,
-                    rows=(a - first, b - first),
-                    out=out[:, a - start : b - start],
-                    verify=verify,
-                    threads=threads,
-                )
-        return out
+                yield split, slice(a - start, b - start), (a - first, b - first)
+
+    @property
+    def codec(self) -> TokenCodec | None:
+        """Codec that stores the tokens of all splits, or None."""
+        return self.splits[0].codec
 
 
 AnySplit = Split | JoinedSplits

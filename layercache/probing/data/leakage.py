@@ -51,13 +51,12 @@ class Leakage:
 
 
 def token_digests(dataset: TokenDataset) -> Digests:
-    """Return a digest of the last of the S tokens of each row, as stored, (N,)."""
+    """Return a digest of the last of the S tokens of each row, or of all its codes, (N,)."""
     digests: Digests = np.zeros(dataset.rows, np.uint64)
-    for x_snd, positions, rows in dataset.iter_stored(np.arange(dataset.rows), order=None):
-        tokens = x_snd[-1][positions.to(x_snd.device)].cpu().numpy()
+    for stored, positions, rows in dataset.iter_stored(np.arange(dataset.rows), order=None):
         digests[rows.cpu().numpy()] = [
-            int.from_bytes(blake2b(token, digest_size=DIGEST_BYTES).digest(), "little")
-            for token in np.ascontiguousarray(tokens)
+            int.from_bytes(blake2b(data, digest_size=DIGEST_BYTES).digest(), "little")
+            for data in stored.identifying_bytes(positions)
         ]
     return digests
 

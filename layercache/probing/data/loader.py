@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from layercache._devices import free_memory
-from layercache._units import format_bytes, pluralize
+from layercache._units import format_bytes, join_words, pluralize
 from layercache.cache.cache import Cache
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.read_cache import ReadCache
@@ -222,6 +222,8 @@ def load_dataset(
         f"{pluralize(len(selection.pairs), 'token')} x {len(selection.kept_rows)} samples x "
         f"{selection.width}, {format_bytes(selection.nbytes)}"
     )
+    if codecs := dict.fromkeys(str(array.codec.spec) for array in selection.arrays if array.codec):
+        size += f", {join_words(list(codecs))} decoded in each batch"
     if mode == "resident" or (mode == "auto" and selection.nbytes <= budget):
         resident = ResidentTokens(selection, device=device)
         reason = "as requested" if mode == "resident" else f"fits {format_bytes(budget)}, {limit}"

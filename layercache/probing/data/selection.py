@@ -1,7 +1,7 @@
 """Tokens and rows of a cached split that a probe reads.
 
-Shapes: N kept rows, S tokens of a row (pairs of layer and token name), D width, C classes. Tokens
-on disk and in memory are (S, N, D) in the cache's dtype.
+Shapes: N kept rows, S tokens of a row (pairs of layer and token name), D width, W numbers of a
+code, C classes. Tokens on disk and in memory are (S, N, D) in the cache's dtype; codes (S, N, W).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.storage.threads import in_threads
 from layercache.errors import HeadMismatchError, NonFiniteError
 from layercache.probing.data.joined_splits import AnySplit
@@ -30,6 +31,38 @@ class TokenSource:
     """The split."""
     pairs: tuple[Pair, ...]
     """(layer, token name), in the order in which the head sees them."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenArray:
+    """Tokens that are in one array in memory: those of all sources without a codec, or of one."""
+
+    sources: tuple[TokenSource, ...]
+    """Sources of the tokens, in order."""
+    width: int
+    """D, or W with a codec."""
+    dtype: np.dtype[Any]
+    """Dtype of the array."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of a row, S_i."""
+        return sum(len(source.pairs) for source in self.sources)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.tokens * self.width * self.dtype.itemsize
+
+    @property
+    def codec(self) -> TokenCodec | None:
+        """Codec of the tokens, or None."""
+        return self.sources[0].split.codec
+
+    @property
+    def layers(self) -> list[int]:
+        """Layer of each token, as an index among the stored layers of its source."""
+        return [s.split.spec.layers.index(layer) for s in self.sources for layer, _ in s.pairs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +106,30 @@ class SplitSelection:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of the stored tokens."""
+        """Dtype of tokens that no codec stores, or that are decoded to be kept."""
         return np.dtype(self.sources[0].split.spec.storage_dtype)
+
+    @cached_property
+    def arrays(self) -> tuple[TokenArray, ...]:
+        """The arrays that hold the tokens in memory, in the order of the sources."""
+        arrays: list[TokenArray] = []
+        for source in self.sources:
+            spec = source.split.spec
+            if spec.codec is None and arrays and arrays[-1].codec is None:
+                sources = (*arrays.pop().sources, source)
+            else:
+                sources = (source,)
+            arrays.append(TokenArray(sources, spec.code_width, spec.code_dtype))
+        return tuple(arrays)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of the S tokens of one row."""
-        return len(self.pairs) * self.width * self.dtype.itemsize
+        """Bytes of the S tokens of one row, as stored."""
+        return sum(array.row_bytes for array in self.arrays)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tokens, (S, N, D)."""
+        """Bytes of all tokens, as stored."""
         return len(self.kept_rows) * self.row_bytes
 
     @property
@@ -117,7 +163,7 @@ class SplitSelection:
         return max((b - a for a, b in self.blocks), default=0)
 
     def read(
-        self, rows: RowRange, out_snd: np.ndarray[Any, Any], *, threads: int | None = None
+        self, rows: RowRange, out: Sequence[np.ndarray[Any, Any]], *, threads: int | None = None
     ) -> None:
         """Read a range of rows of the split, kept or not.
 
@@ -126,29 +172,34 @@ class SplitSelection:
 
         Args:
             rows: Range of rows.
-            out_snd: Array that the tokens are written to, (S, rows, D).
+            out: What each of `arrays` is written to, (S_i, rows, D or W).
             threads: Number of threads; None lets the cache choose.
 
         Raises:
             NonFiniteError: A token is not finite.
         """
-        start = 0
-        for source in self.sources:
-            stop = start + len(source.pairs)
-            source.split.read(source.pairs, rows=rows, out=out_snd[start:stop], threads=threads)
-            start = stop
-        if rows not in self._finite_ranges:
-            self._check_finite(rows, out_snd)
-            self._finite_ranges.add(rows)
+        for array, out_snd in zip(self.arrays, out, strict=True):
+            start = 0
+            for source in array.sources:
+                stop = start + len(source.pairs)
+                source.split.read_stored(
+                    source.pairs, rows=rows, out=out_snd[start:stop], threads=threads
+                )
+                start = stop
+            if array.codec is None and rows not in self._finite_ranges:
+                self._check_finite(rows, out_snd, array)
+        self._finite_ranges.add(rows)
 
-    def read_blocks(self, targets: Sequence[tuple[RowRange, np.ndarray[Any, Any]]]) -> None:
+    def read_blocks(
+        self, targets: Sequence[tuple[RowRange, Sequence[np.ndarray[Any, Any]]]]
+    ) -> None:
         """Read several row blocks concurrently.
 
         Each block is read by one thread. Over a network, where a few blocks would leave threads
         idle, each block is read by as many requests as it is worth.
 
         Args:
-            targets: (rows, out_snd) as for `read`.
+            targets: (rows, out) as for `read`.
         """
         n_threads = min(source.split.readers for source in self.sources)
         per_block = None if n_threads == 1 or (self.remote and len(targets) < n_threads) else 1
@@ -159,7 +210,7 @@ class SplitSelection:
         """Ranges that were read and found finite."""
         return set()
 
-    def _check_finite(self, rows: RowRange, x_snd: np.ndarray[Any, Any]) -> None:
+    def _check_finite(self, rows: RowRange, x_snd: np.ndarray[Any, Any], array: TokenArray) -> None:
         # Read as integers, the values that are not finite are those from the bits of infinity on,
         # for either sign: two maxima find them at the speed of memory without a temporary array.
         n_bits = 8 * x_snd.itemsize
@@ -170,7 +221,7 @@ class SplitSelection:
         ):
             return
         s, n, _ = (int(i) for i in np.argwhere(~np.isfinite(x_snd))[0])
-        layer, token = self.pairs[s]
+        layer, token = [pair for source in array.sources for pair in source.pairs][s]
         split = self.sources[0].split
         remedy = "probe other layers, and check the cache with `layercache cache verify`"
         if x_snd.dtype == np.float16:

@@ -10,7 +10,7 @@ Shapes: N rows, S tokens of a row, D width, M rows of a window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,16 +19,15 @@ import torch
 
 from layercache._units import format_bytes
 from layercache.errors import OptionError
-from layercache.probing.data.collate import allocate, gather, normalize, shuffle
+from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import StoredPart, TokenDataset
 from layercache.probing.data.selection import RowRange, SplitSelection
+from layercache.probing.data.stored import StoredTokens
 
 MIN_WINDOWS_FOR_RAMP = 4
 """An epoch of at least this many windows begins and ends with smaller ones."""
 RAMP_DOUBLINGS = 3
 """The first window has 1 / 2^RAMP_DOUBLINGS of the full size, the next twice that, and so on."""
-STAGING_ROWS = 2048
-"""Rows that are copied to a GPU at a time."""
 
 
 class StreamedTokens(TokenDataset):
@@ -79,9 +78,8 @@ class StreamedTokens(TokenDataset):
         windows = self._plan_windows(requested, order)
         # Allocated for the epoch only, so that the training and the test split can be streamed one
         # after the other within one budget.
-        shape = (self.tokens, self.window_rows, self.width)
         buffers = [
-            allocate(shape, self.selection.dtype, device=torch.device("cpu"))
+            self._allocate(self.window_rows, device=torch.device("cpu"))
             for _ in range(min(2, len(windows)))
         ]
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
@@ -95,7 +93,8 @@ class StreamedTokens(TokenDataset):
                     pending = reader.submit(self._read, windows[w + 1], buffers[(w + 1) % 2])
                 positions = shuffle(torch.from_numpy(np.flatnonzero(requested[window_rows])), order)
                 part_rows = np.searchsorted(kept_rows, window_rows[positions.numpy()])
-                yield buffer, positions, torch.from_numpy(part_rows)
+                stored = StoredTokens(buffer, self._decoders)
+                yield stored, positions, torch.from_numpy(part_rows)
 
     def _plan_windows(
         self, requested: np.ndarray[Any, Any], order: torch.Generator | None
@@ -122,31 +121,17 @@ class StreamedTokens(TokenDataset):
             n_left -= b - a
         return windows
 
-    def _read(self, window: list[RowRange], buffer: torch.Tensor) -> np.ndarray[Any, Any]:
-        """Fill the buffer (S, M, D) and return the split's row number of each of its rows, (M,)."""
-        x_snd = buffer.numpy()
+    def _read(self, window: list[RowRange], buffer: Sequence[torch.Tensor]) -> np.ndarray[Any, Any]:
+        """Fill the arrays of M rows and return the split's row number of each of them, (M,)."""
+        arrays = [array.numpy() for array in buffer]
         stops = np.cumsum([b - a for a, b in window]).tolist()
         self.selection.read_blocks(
             [
-                ((a, b), x_snd[:, stop - (b - a) : stop])
+                ((a, b), [x[:, stop - (b - a) : stop] for x in arrays])
                 for (a, b), stop in zip(window, stops, strict=True)
             ]
         )
         return np.concatenate([np.arange(a, b) for a, b in window])
-
-    def _collate(self, x_snd: torch.Tensor, positions: torch.Tensor, *, out: torch.Tensor) -> None:
-        if out.device.type == "cpu":
-            gather(x_snd, positions, out=out)
-            return
-        for part, x_bsd in zip(
-            torch.split(positions, STAGING_ROWS), torch.split(out, STAGING_ROWS), strict=True
-        ):
-            # torch caches pinned memory, so that this allocation is cheap after the first
-            staged = torch.empty(
-                (self.tokens, len(part), self.width), dtype=x_snd.dtype, pin_memory=True
-            )
-            # the copy to the GPU is complete when `to` returns, so that the window may be reused
-            normalize(torch.index_select(x_snd, 1, part, out=staged).to(self.device), out=x_bsd)
 
 
 def min_budget(selection: SplitSelection) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layercache.probing.data.collate import NORM_EPS, allocate
 from layercache.probing.data.dataset import TokenDataset
+from layercache.probing.data.stored import StoredTokens
 from layercache.probing.splits.draws import Rows
 
 BLOCK_ROWS = 2048
@@ -21,7 +22,7 @@ BLOCK_ROWS = 2048
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Tokens of some rows that stay in memory, as stored."""
+    """Tokens of some rows that stay in memory, in the storage dtype."""
 
     x_snd: Tensor
     """(S, N, D)."""
@@ -34,11 +35,11 @@ class Kept:
         shape = (dataset.tokens, len(rows), dataset.width)
         return cls(allocate(shape, dataset.selection.dtype, device=dataset.device), rows)
 
-    def put(self, x_smd: Tensor, positions: Tensor, rows: Tensor) -> None:
+    def put(self, stored: StoredTokens, positions: Tensor, rows: Tensor) -> None:
         """Copy those of the given rows that are to be kept.
 
         Args:
-            x_smd: Tokens as stored.
+            stored: Tokens as stored.
             positions: Positions of the given rows along M.
             rows: Their row numbers in the dataset, ascending.
         """
@@ -47,8 +48,7 @@ class Kept:
             return
         start = int(np.searchsorted(self.rows, rows.numpy()[taken][0]))
         chosen = positions[torch.from_numpy(taken)]
-        target = self.x_snd[:, start : start + len(chosen)]
-        target.copy_(x_smd.index_select(1, chosen.to(x_smd.device)))
+        stored.select(chosen, out=self.x_snd[:, start : start + len(chosen)])
 
     def normalized(self, token: int, rows: slice = slice(None)) -> Tensor:
         """Return one token of unit length, float32 (N, D)."""
@@ -71,16 +71,16 @@ def iter_blocks(
     wanted = np.unique(np.concatenate([rows, *(kept.rows for kept in keep)]))
     shape = (dataset.tokens, min(BLOCK_ROWS, len(rows)), dataset.width)
     buffer = allocate(shape, np.dtype(np.float32), device=dataset.device)
-    for x_smd, positions, part_rows in dataset.iter_stored(wanted, order=None):
+    for stored, positions, part_rows in dataset.iter_stored(wanted, order=None):
         for kept in keep:
-            kept.put(x_smd, positions, part_rows)
+            kept.put(stored, positions, part_rows)
         chosen = np.flatnonzero(np.isin(part_rows.numpy(), rows, assume_unique=True))
         for start in range(0, len(chosen), BLOCK_ROWS):
             index = torch.from_numpy(chosen[start : start + BLOCK_ROWS])
             block = buffer[:, : len(index)]
-            for token, target in zip(x_smd, block, strict=True):
+            for token, target in enumerate(block):
                 # one token at a time stays in the processor's cache
-                _normalize(token.index_select(0, positions[index]), out=target)
+                _normalize(stored.token(token, positions[index]), out=target)
             yield block, part_rows.numpy()[index.numpy()]
 
 

@@ -53,7 +53,7 @@ def test_synchronous_device_returns_the_tokens_in_host_memory() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2)
     device = SynchronousDevice(torch.device("cpu"))
     images = device.stage(pixels)
-    tokens = device.forward(lambda x: x.float()[None], images)
+    (tokens,) = device.forward(lambda x: (x.float()[None],), images)
     assert np.shares_memory(images.numpy(), pixels)
     np.testing.assert_array_equal(tokens.fetch(), pixels[None])
     assert tokens.release() >= 0

@@ -116,7 +116,7 @@ def test_streaming_allocates_two_windows(
     dataset = streamed(memory_split(rows=1000), blocks=3)
     taken: list[int] = []
     monkeypatch.setattr(
-        "layercache.probing.data.streaming.allocate",
+        "layercache.probing.data.dataset.allocate",
         lambda *a, **k: taken.append(allocate(*a, **k).nbytes) or allocate(*a, **k),
     )
     list(dataset.iter_batches(np.arange(1000), batch_size=10, train=True))
@@ -150,7 +150,7 @@ def test_streaming_with_a_failing_read_raises_its_error(memory_split: Callable[.
     def broken(*args: Any, **options: Any) -> None:
         raise StorageError("the disk is gone")
 
-    split.read = broken
+    split.read_stored = broken
     with pytest.raises(StorageError, match="the disk is gone"):
         list(dataset.iter_batches(np.arange(100), batch_size=10, train=True))
 
