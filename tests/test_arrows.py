@@ -87,6 +87,7 @@ FLOORS = {
         {"api"},
         {"runner"},
         {"worker", "plan", "partition", "decode_tuning", "options", "result"},
+        {"compression"},
         {"pipeline"},
         {"models", "datasets"},
     ),

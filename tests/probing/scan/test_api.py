@@ -104,14 +104,14 @@ def test_scan_of_shuffled_labels_is_at_chance(tmp_path: Path) -> None:
 def test_every_token_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = make(tmp_path)
     reads: Counter[tuple[str, int, Any]] = Counter()
-    read = Split.read
+    read = Split.read_stored
 
     def count(self: Split, pairs: Any, *, rows: Any = None, **options: Any) -> Any:
         for row in range(*rows):
             reads.update((self.name, row, pair) for pair in pairs)
         return read(self, pairs, rows=rows, **options)
 
-    monkeypatch.setattr(Split, "read", count)
+    monkeypatch.setattr(Split, "read_stored", count)
     layercache.scan(cache)
     assert set(reads.values()) == {1}
     assert len(reads) == (160 + 80) * LAYERS * 2
