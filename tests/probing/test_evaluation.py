@@ -79,10 +79,10 @@ def test_test_split_is_read_once_after_the_refit(
     from layercache.cache.reading.split import Split
 
     events: list[str] = []
-    read, fit = Split.read, trainer.fit
+    read, fit = Split.read_stored, trainer.fit
     monkeypatch.setattr(
         Split,
-        "read",
+        "read_stored",
         lambda self, *a, **k: events.append(f"read {self.name}") or read(self, *a, **k),
     )
     monkeypatch.setattr(

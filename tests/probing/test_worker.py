@@ -104,9 +104,9 @@ def test_worker_loads_the_tokens_of_one_probe_once(
     from layercache.cache.reading.split import Split
 
     reads: list[str] = []
-    read = Split.read
+    read = Split.read_stored
     monkeypatch.setattr(
-        Split, "read", lambda self, *a, **k: reads.append(self.name) or read(self, *a, **k)
+        Split, "read_stored", lambda self, *a, **k: reads.append(self.name) or read(self, *a, **k)
     )
     worker = new_worker(spec, [])
     for _ in range(2):
