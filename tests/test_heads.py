@@ -23,6 +23,7 @@ from layercache.errors import HeadMismatchError, OptionError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads import build as build_batched
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.heads.spec import GATES
 from tests.probing.quick import ONE_CONFIG
 from tests.probing.textbook import GivenDropout, randomize
 
@@ -39,6 +40,12 @@ SPECS = {
     ),
     "efficient": HeadSpec(kind="efficient", tokens=T, width=D, classes=C),
     "efficient, 3 queries": HeadSpec(kind="efficient", tokens=T, width=D, classes=C, num_heads=3),
+    **{
+        f"fusion, {gate} gate": HeadSpec(
+            kind="fusion", tokens=T, width=D, classes=C, spatial_tokens=4, gate=gate
+        )
+        for gate in GATES
+    },
     "hybrid": HeadSpec(kind="hybrid", tokens=T, width=D, classes=C),
     "hybrid, embeddings": HeadSpec(kind="hybrid", tokens=T, width=D, classes=C, embedding_ids=IDS),
 }
@@ -50,6 +57,13 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "efficient": lambda: heads.EfficientHead(
         tokens=T, width=D, classes=C, num_queries=5, dropout=0.2
+    ),
+    "fusion": lambda: heads.FusionHead(tokens=T, width=D, classes=C, spatial_tokens=4),
+    "fusion, class gate": lambda: heads.FusionHead(
+        tokens=T, width=D, classes=C, spatial_tokens=4, gate="class", dropout=0.2
+    ),
+    "fusion, sample gate": lambda: heads.FusionHead(
+        tokens=T, width=D, classes=C, spatial_tokens=4, gate="sample", embedding_ids=(0, 0, 1, 1)
     ),
     "hybrid": lambda: heads.HybridHead(
         tokens=T, width=D, classes=C, num_heads=2, embedding_ids=IDS
@@ -66,6 +80,9 @@ def fitted(spec: HeadSpec) -> FittedHead:
     generator = torch.Generator().manual_seed(3)
     parameters = build_batched(spec).init_parameters(generator)
     for name, value in parameters.items():
+        if name == "spatial_share":
+            parameters[name] = torch.tensor([0.3])
+            continue
         noise = torch.randn(value.shape, generator=generator)
         parameters[name] = (
             0.5 + noise.abs() if name.endswith("running_var") else value + 0.5 * noise
@@ -158,7 +175,12 @@ def test_loaded_module_gives_logits_and_attention_of_the_trained_head(name: str)
     ("spec", "name"),
     [
         (spec, name)
-        for spec in ("hybrid, embeddings", "scalar-mix, two kinds", "efficient")
+        for spec in (
+            "hybrid, embeddings",
+            "scalar-mix, two kinds",
+            "efficient",
+            "fusion, sample gate",
+        )
         for name in sorted(fitted(SPECS[spec]).state_dict)
     ],
 )
@@ -170,7 +192,7 @@ def test_loaded_module_with_any_parameter_changed_gives_other_logits(spec: str, 
     noise = torch.rand(value.shape, generator=torch.Generator().manual_seed(6))
     changed = dict(trained.state_dict) | {name: value + noise}
     after = heads.load(FittedHead(**vars(trained) | {"state_dict": changed}))(tokens(7))
-    if name == "norm_key.bias":
+    if name.endswith("norm_key.bias"):
         assert torch.equal(before, after)
     else:
         assert (after - before).abs().max() > 1e-3

@@ -56,8 +56,8 @@ Head = Annotated[
     list[str],
     typer.Option(
         rich_help_panel=panels.HEAD,
-        help="linear | scalar-mix | attentive | attentive-tokens | hybrid | efficient | knn | "
-        "logreg | ridge | lda (docs/heads.md). Repeatable.",
+        help="linear | scalar-mix | attentive | attentive-tokens | hybrid | efficient | "
+        "fusion | knn | logreg | ridge | lda (docs/heads.md). Repeatable.",
     ),
 ]
 Layers = Annotated[
@@ -80,7 +80,7 @@ Spatial = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=panels.HEAD,
-        help="Spatial tokens of the hybrid head: grid:K | patch.",
+        help="Spatial tokens of the hybrid and fusion heads: grid:K | patch.",
         show_default=False,
     ),
 ]
@@ -100,7 +100,24 @@ Embedding = Annotated[
     typer.Option(
         "--embedding",
         rich_help_panel=panels.HEAD,
-        help="Hybrid head: learn an embedding for each layer and kind of token.",
+        help="Hybrid and fusion heads: learn an embedding for each layer and kind of token; "
+        "fusion for the spatial ones.",
+    ),
+]
+PositionEmbedding = Annotated[
+    bool,
+    typer.Option(
+        "--position-embedding",
+        rich_help_panel=panels.HEAD,
+        help="The same for each position, too: an embedding for each of these tokens.",
+    ),
+]
+Gate = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=panels.HEAD,
+        help="Gate of the fusion head: one weight for both branches (scalar), for each class "
+        "(class) or for each image (sample).",
     ),
 ]
 NumHeads = Annotated[

@@ -12,6 +12,7 @@ same names there, in checkpoints and here.
 
 from layercache.heads.attentive import AttentiveHead, HybridHead
 from layercache.heads.efficient import EfficientHead
+from layercache.heads.fusion import FusionHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.loading import AnyHead, load
 from layercache.heads.scalar_mix import ScalarMixHead
@@ -20,6 +21,7 @@ __all__ = [
     "AnyHead",
     "AttentiveHead",
     "EfficientHead",
+    "FusionHead",
     "HybridHead",
     "LinearHead",
     "ScalarMixHead",

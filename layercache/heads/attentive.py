@@ -97,6 +97,11 @@ class AttentiveHead(nn.Module):
 
         In training mode BatchNorm needs at least two images.
         """
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map tokens (B, T, D) to the normalized features that the classifier maps, (B, D)."""
         z_btd = self._standardize(x)
         weights_bth = self.attention_dropout(self._scores(z_btd).softmax(1))
         mixed_hbd = (weights_bth.transpose(1, 2) @ z_btd).transpose(0, 1)
@@ -104,7 +109,7 @@ class AttentiveHead(nn.Module):
         values_hbe = mixed_hbd @ (maps_hed * self.norm_value.weight).transpose(1, 2)
         shift_h1e = (maps_hed @ self.norm_value.bias)[:, None]
         values_hbe = values_hbe + weights_bth.sum(1).t()[..., None] * shift_h1e
-        return self._classify(values_hbe.transpose(0, 1).flatten(1))
+        return self._normalize_features(values_hbe.transpose(0, 1).flatten(1))
 
     def forward_reference(self, x: Tensor) -> Tensor:
         """Compute `forward` as the paper writes it, with a key and a value of every token."""
@@ -116,7 +121,8 @@ class AttentiveHead(nn.Module):
         scores = query @ keys_bhtd.transpose(2, 3) * self.head_width**-0.5  # (B, H, 1, T)
         weights_bth = self.attention_dropout(scores.squeeze(2).softmax(-1).transpose(1, 2))
         mixed = weights_bth.transpose(1, 2)[:, :, None] @ values_bhtd  # (B, H, 1, d)
-        return self._classify(mixed.flatten(1))
+        logits: Tensor = self.classifier(self._normalize_features(mixed.flatten(1)))
+        return logits
 
     def attention(self, x: Tensor) -> Tensor:
         """Return the attention weights (B, H, T) of tokens (B, T, D), before dropout.
@@ -149,10 +155,10 @@ class AttentiveHead(nn.Module):
         no_effect = 0 * self.norm_key.bias.sum()
         return F.linear(z_btd, directions_hd) + no_effect
 
-    def _classify(self, values: Tensor) -> Tensor:
-        """Map the joined outputs of the attention heads, (B, H d), to logits (B, C)."""
-        logits: Tensor = self.classifier(self.batch_norm(self.output(values)))
-        return logits
+    def _normalize_features(self, values: Tensor) -> Tensor:
+        """Map the joined outputs of the attention heads, (B, H d), to features (B, D)."""
+        features: Tensor = self.batch_norm(self.output(values))
+        return features
 
 
 class HybridHead(AttentiveHead):

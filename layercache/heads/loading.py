@@ -7,6 +7,7 @@ from typing import Any
 from layercache.errors import HeadMismatchError
 from layercache.heads.attentive import AttentiveHead, HybridHead
 from layercache.heads.efficient import EfficientHead
+from layercache.heads.fusion import FusionHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.scalar_mix import ScalarMixHead
 from layercache.probing.heads import HeadSpec
@@ -15,7 +16,7 @@ from layercache.probing.results.checkpoint import HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
 from layercache.probing.results.probe_store import Probe
 
-AnyHead = LinearHead | ScalarMixHead | AttentiveHead | HybridHead | EfficientHead
+AnyHead = LinearHead | ScalarMixHead | AttentiveHead | HybridHead | EfficientHead | FusionHead
 
 
 def load(probe: Probe | FittedHead | str | HeadPath) -> AnyHead:
@@ -57,6 +58,14 @@ def _untrained(spec: HeadSpec) -> AnyHead:
         return ScalarMixHead(**shape, mix_ids=spec.mix_ids)
     if spec.kind == "efficient":
         return EfficientHead(**shape, num_queries=spec.num_heads)
+    if spec.kind == "fusion":
+        return FusionHead(
+            **shape,
+            spatial_tokens=spec.spatial_tokens,
+            num_heads=spec.num_heads,
+            gate=spec.gate,  # type: ignore[arg-type]  # the spec has checked it
+            embedding_ids=spec.embedding_ids,
+        )
     if spec.kind == "hybrid":
         return HybridHead(**shape, num_heads=spec.num_heads, embedding_ids=spec.embedding_ids)
     return AttentiveHead(**shape, num_heads=spec.num_heads)

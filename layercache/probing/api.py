@@ -21,6 +21,7 @@ TaskName = Literal["classification", "multi-label", "regression"]
 Refit = Literal["train", "train+val"]
 SearchName = Literal["full", "halving", "coordinate", "auto"]
 Precision = Literal["fp32", "bf16"]
+Gate = Literal["scalar", "class", "sample"]
 Features = Literal["auto", "resident", "stream"]
 
 
@@ -36,6 +37,8 @@ def probe(
     spatial_layers: str = "last",
     spatial_cache: Cache | str | CachePath | None = None,
     embedding: bool = False,
+    position_embedding: bool = False,
+    gate: Gate = "scalar",
     num_heads: int | None = None,
     configs: Sequence[HParams] | None = None,
     lr: Numbers | None = None,
@@ -87,19 +90,23 @@ def probe(
             value are left out. Default: the dataset's own label.
         task: classification, multi-label or regression. Default: a regression for floats,
             multi-label for several columns of 0 and 1, else classification, also for integers.
-        head: linear, scalar-mix, attentive, attentive-tokens, hybrid, efficient, knn, logreg, ridge
-            or lda, or several of them; docs/heads.md says what each is. knn ranks classes by votes,
-            and those with equally many, also none, by their nearest sample.
+        head: linear, scalar-mix, attentive, attentive-tokens, hybrid, efficient, fusion, knn,
+            logreg, ridge or lda, or several of them; docs/heads.md says what each is. knn ranks
+            classes by votes, and those with equally many, also none, by their nearest sample.
         layers: last, mid-last, quarter, all, a number or numbers ("1,5,9" or [1, 5, 9]: one probe
             on three layers), or a list of several of these (["last", "all"], [[1], [5], [9]]: a
             probe for each). Default: all; for attentive-tokens: last.
         tokens: Token kinds such as cls, ap, cls+ap, or several of these. Default: cls+ap; for
             attentive-tokens: all.
-        spatial: Spatial tokens of the hybrid head, grid:K or patch.
+        spatial: Spatial tokens of the hybrid and fusion heads, grid:K or patch.
         spatial_layers: Layers of the spatial tokens.
         spatial_cache: Cache of the spatial tokens if it is another one, of the same weights and
             images.
-        embedding: For the hybrid head: learn an embedding for each layer and token kind.
+        embedding: For the hybrid and fusion heads: learn an embedding for each layer and kind of
+            token, of the fusion head for spatial ones.
+        position_embedding: The same for each position, too: one embedding for each of these tokens.
+        gate: Gate of the fusion head: one weight for both branches ("scalar"), one for each class
+            ("class") or one for each image ("sample").
         num_heads: Number of attention heads, or of queries of the efficient head. Default: one for
             each token that is not spatial; for attentive-tokens: 8; for efficient: 32.
         configs: Configurations to search, instead of the product of `lr`, `weight_decay` and
@@ -197,6 +204,8 @@ def probe(
         spatial_layers=spatial_layers,
         spatial_cache=spatial_cache,
         embedding=embedding,
+        position_embedding=position_embedding,
+        gate=gate,
         num_heads=num_heads,
         configs=configs,
         lr=lr,

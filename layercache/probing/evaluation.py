@@ -15,6 +15,7 @@ from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.head_tests import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.heads.fusion import SHARE
 from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.learning_curves import LearningCurves
@@ -69,6 +70,7 @@ def refit_and_test(
         "config": ", ".join(f"{name}={value:g}" for name, value in hparams.items())
         if spec.head in BASELINES
         else "",
+        "spatial_share": val_metrics.get(SHARE),
         **{f"val_{name}": val_metrics.get(name) for name in stored_metrics(spec)},
         **{name: value for test in tested for name, value in test.row.items()},
         "n_params": head.n_params if head else 0,
@@ -123,6 +125,9 @@ def refit(
     for config in rank_configs(search, finished):
         model = trainer.train(dataset, config.hparams, rows=rows, epochs=config.epochs)
         if not model.diverged:
+            share = (config.val_metrics or {}).get(SHARE)
+            if share is not None and isinstance(model, FittedHead):
+                model = model.with_spatial_share(share)
             return config, model
         configs[configs.index(config)] = replace(config, diverged=True)
     raise ProbeError(
@@ -145,6 +150,7 @@ def _identity(spec: ProbeSpec) -> Row:
         "n_tokens": spec.head_spec.tokens,
         "num_heads": spec.head_spec.num_heads,
         "embedding": spec.head_spec.embedding_ids is not None,
+        "gate": spec.head_spec.gate,
         "seed": spec.seed,
         "shots": spec.shots,
         "train_fraction": spec.train_fraction,

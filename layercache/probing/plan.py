@@ -16,7 +16,7 @@ from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS, check_task
 from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.heads import HeadSpec
-from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION, WITHOUT_DROPOUT
+from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION, SPATIAL_HEADS, WITHOUT_DROPOUT
 from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
@@ -80,17 +80,17 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
     for head, layers, tokens in product(
         _listed(request.head), _layer_choices(request.layers), _listed(request.tokens)
     ):
-        hybrid: dict[str, Any] = {}
-        if head == "hybrid" and request.spatial is not None:
+        spatial: dict[str, Any] = {}
+        if head in SPATIAL_HEADS and request.spatial is not None:
             spatial_cache = spatial_cache or find_spatial_cache(
                 cache, spatial=request.spatial, layers=request.spatial_layers
             )
-            hybrid = {
+            spatial = {
                 "spatial": request.spatial,
                 "spatial_layers": request.spatial_layers,
                 "spatial_cache": spatial_cache,
             }
-        selection = select_tokens(cache, head=head, layers=layers, tokens=tokens, **hybrid)
+        selection = select_tokens(cache, head=head, layers=layers, tokens=tokens, **spatial)
         for test in further_tests:
             if test.cache is not None:
                 selection.of_cache(test.cache)
@@ -100,6 +100,8 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
             target=target,
             num_heads=request.num_heads,
             embedding=request.embedding,
+            position_embedding=request.position_embedding,
+            gate=request.gate,
         )
         points = make_grid(
             head,
@@ -237,13 +239,19 @@ def _head_spec(
     target: Target,
     num_heads: int | None,
     embedding: bool,
+    position_embedding: bool,
+    gate: str,
 ) -> HeadSpec:
     check_task(head, target.task)
     kind = "linear" if head in BASELINES else head
     if kind in WITHOUT_DROPOUT:
         num_heads = None
-    elif head == "hybrid":
+    elif head in SPATIAL_HEADS:
         num_heads = num_heads or tokens.pooled
+    embedding_ids = None
+    if (embedding or position_embedding) and head in SPATIAL_HEADS:
+        embedding_ids = tokens.embeddings_of(head, positions=position_embedding)
+    is_fusion = head == "fusion"
     return HeadSpec(
         kind=kind,
         tokens=len(tokens.pairs),
@@ -252,7 +260,9 @@ def _head_spec(
         num_heads=num_heads or 0,
         multi_label=target.task == MULTI_LABEL,
         regression=target.task == REGRESSION,
-        embedding_ids=tokens.embedding_ids if embedding and head == "hybrid" else None,
+        embedding_ids=embedding_ids,
+        spatial_tokens=len(tokens.pairs) - tokens.pooled if is_fusion else 0,
+        gate=gate if is_fusion else "",
         mix_ids=tokens.mix_ids if head == "scalar-mix" else None,
     )
 

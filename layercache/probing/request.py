@@ -26,6 +26,8 @@ class ProbeRequest:
     spatial_layers: str = "last"
     spatial_cache: Cache | str | CachePath | None = None
     embedding: bool = False
+    position_embedding: bool = False
+    gate: str = "scalar"
     num_heads: int | None = None
     configs: Sequence[HParams] | None = None
     lr: Numbers | None = None

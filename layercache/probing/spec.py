@@ -14,8 +14,10 @@ from typing import Any
 from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
+from layercache.cache.format.token_names import token_kind
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import KINDS, HeadSpec
+from layercache.probing.heads.spec import SPATIAL_HEADS
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.checkpoint import Provenance
 from layercache.probing.splits.test_sets import TestSet
@@ -44,9 +46,9 @@ class TokenSelection:
     kinds: str
     """Token kinds, such as cls+ap."""
     spatial: str
-    """KIND@LAYERS of a hybrid head's spatial tokens, else ""."""
+    """KIND@LAYERS of the spatial tokens of a hybrid or fusion head, else ""."""
     pooled: int
-    """Number of tokens that are not spatial tokens of a hybrid head."""
+    """Number of tokens that are not spatial tokens of such a head."""
 
     @property
     def cache(self) -> Cache:
@@ -77,7 +79,19 @@ class TokenSelection:
     @property
     def embedding_ids(self) -> tuple[int, ...]:
         """Index of the embedding of each token: one for each layer and token kind."""
-        return _number([(layer, token.split("/")[0]) for layer, token in self.pairs])
+        return _number([(layer, token_kind(token)) for layer, token in self.pairs])
+
+    def embeddings_of(self, head: str, *, positions: bool) -> tuple[int, ...]:
+        """Return the index of the embedding of each token that a head adds embeddings to.
+
+        They are all tokens of a hybrid head, and the spatial ones of a fusion head.
+
+        Args:
+            head: Name of the head.
+            positions: Each position has an embedding of its own, not only each layer and kind.
+        """
+        ids = tuple(range(len(self.pairs))) if positions else self.embedding_ids
+        return _number(ids[self.pooled :] if head == "fusion" else ids)
 
     @property
     def mix_ids(self) -> tuple[int, ...]:
@@ -255,7 +269,7 @@ def select_tokens(
         head: Name of the head.
         layers: Layer choice; None: all, or the last one for attentive-tokens.
         tokens: Token kinds; None: cls+ap, or all for attentive-tokens.
-        spatial: Spatial tokens of a hybrid head.
+        spatial: Spatial tokens of a hybrid or fusion head.
         spatial_layers: Layers of the spatial tokens.
         spatial_cache: Cache of the spatial tokens if it is another one.
 
@@ -265,15 +279,15 @@ def select_tokens(
     """
     if head not in HEADS:
         raise UnknownNameError("head", head, HEADS)
-    if head == "hybrid" and spatial is None:
+    if head in SPATIAL_HEADS and spatial is None:
         raise OptionError(
-            "the hybrid head needs spatial tokens: give spatial (grid:2, another grid, or patch) "
+            f"the {head} head needs spatial tokens: give spatial (grid:2, another grid, or patch) "
             "and spatial_layers"
         )
-    if head != "hybrid" and spatial is not None:
+    if head not in SPATIAL_HEADS and spatial is not None:
         raise OptionError(
-            f"spatial tokens belong to the hybrid head, not to {head}: choose the head hybrid, "
-            "or leave spatial out"
+            f"spatial tokens belong to the hybrid and fusion heads, not to {head}: choose one of "
+            "these, or leave spatial out"
         )
     all_tokens = head == "attentive-tokens"
     layers = layers or ("last" if all_tokens else "all")

@@ -82,8 +82,8 @@ class HeadPlan:
     train_config: TrainConfig
     """Training configuration."""
     options: Mapping[str, Any]
-    """Other options of `probe`: target, task, select, num_heads, embedding, spatial,
-    spatial_layers, shots, train_fraction."""
+    """Other options of `probe`: target, task, select, num_heads, embedding,
+    position_embedding, gate, spatial, spatial_layers, shots, train_fraction."""
 
     @property
     def name(self) -> str:

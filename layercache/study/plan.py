@@ -55,7 +55,7 @@ class PlannedProbe:
     cache: PlannedExtraction
     """Extraction that its tokens come from."""
     spatial_cache: PlannedExtraction | None
-    """Extraction that a hybrid head's spatial tokens come from."""
+    """Extraction that the spatial tokens of a hybrid or fusion head come from."""
     splits: Mapping[str, Any]
     """Arguments of `probe` on the samples that select and test."""
     options: Mapping[str, Any]

@@ -30,7 +30,7 @@ from layercache.extraction.models.preprocessing.options import PreprocessingOpti
 from layercache.extraction.models.preprocessing.transform import Background
 from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
-from layercache.probing.heads.spec import TASKS, WITHOUT_DROPOUT
+from layercache.probing.heads.spec import GATES, SPATIAL_HEADS, TASKS, WITHOUT_DROPOUT
 from layercache.probing.metrics import find_metric
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
@@ -153,14 +153,16 @@ class HeadTable(GridTable):
     epochs: Whole | None = None
     num_heads: Whole | None = also("heads", "num_heads")
     embedding: bool = False
+    position_embedding: bool = False
+    gate: Annotated[Text, AfterValidator(_known(GATES))] = "scalar"
     shots: Whole | None = None
     train_fraction: float | None = also("fraction", "train_fraction")
 
     @model_validator(mode="after")
     def _check_head(self) -> HeadTable:
         for head in self.head:
-            if (head == "hybrid") != (self.spatial is not None):
-                verb = "a hybrid head needs" if head == "hybrid" else f"a {head} head has no"
+            if (head in SPATIAL_HEADS) != (self.spatial is not None):
+                verb = f"a {head} head {'needs' if head in SPATIAL_HEADS else 'has no'}"
                 raise ValueError(f"{verb} spatial tokens (key spatial)")
             trained = sorted(self.model_fields_set & {*GridTable.model_fields, "epochs"})
             if head in BASELINES and trained:

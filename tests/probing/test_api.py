@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from layercache.errors import (
@@ -13,11 +14,13 @@ from layercache.errors import (
     UnknownNameError,
 )
 from layercache.probing.api import probe
+from layercache.probing.heads.spec import GATES
 from layercache.probing.metrics import to_probabilities
 from layercache.probing.training.config import HParams, TrainConfig
 from tests.probing.quick import ONE_CONFIG
 
 CHANCE = 1 / 3
+CLASSES = 3
 
 
 def scores(results: Any, name: str = "test_balanced_accuracy") -> list[float]:
@@ -230,6 +233,67 @@ def test_probe_of_attentive_tokens_and_hybrid_heads_finds_a_signal_in_patches(
     assert abs(pooled.row["test_balanced_accuracy"] - CHANCE) < 0.15
     for trained in (all_tokens, hybrid, embedded):
         assert trained.row["test_balanced_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_probe_of_a_fusion_head_finds_a_signal_in_either_branch(
+    planted: Callable[..., Any], gate: str
+) -> None:
+    kinds = ("cls", "ap", "patch/0", "patch/1", "patch/2", "patch/3")
+    for kind, features in ((4, "resident"), (0, "stream")):
+        cache = planted(kinds=kinds, kind=kind, layer=4, dataset=f"made_up_{kind}")
+        (fused,) = probe(
+            cache, head="fusion", spatial="patch", gate=gate, features=features, **ONE_CONFIG
+        )
+        assert fused.row["test_balanced_accuracy"] > 0.6
+        assert fused.row["gate"] == gate
+        assert (fused.row["spatial"], fused.row["n_tokens"]) == ("patch@last", 12)
+        head = fused.head()
+        assert head.hparams["spatial_share"] == fused.row["spatial_share"]
+        assert head.state_dict["spatial_share"].item() == fused.row["spatial_share"]
+        assert (fused.row["spatial_share"] >= 0.5) == (kind == 4)
+        assert fused.attention().mean.shape == (8 + 8, 12)
+        x = torch.from_numpy(cache.split("test").read(head.pairs)).transpose(0, 1)
+        np.testing.assert_allclose(
+            head.predict(x), fused.predictions().logits, rtol=1e-4, atol=1e-4
+        )
+    (chance,) = probe(
+        planted(kinds=kinds, kind=4, layer=4, shuffled=True, dataset="shuffled"),
+        head="fusion",
+        spatial="patch",
+        gate=gate,
+        **ONE_CONFIG,
+    )
+    assert abs(chance.row["test_balanced_accuracy"] - CHANCE) < 0.2
+
+
+def test_probe_of_scalar_mix_and_efficient_heads_finds_the_layer(
+    planted: Callable[..., Any],
+) -> None:
+    cache = planted(layer=2, kind=0)
+    mixed, efficient = probe(cache, head=["scalar-mix", "efficient"], **ONE_CONFIG)
+    assert mixed.row["test_balanced_accuracy"] > 0.6
+    assert efficient.row["test_balanced_accuracy"] > 0.6
+    assert mixed.row["n_params"] == 8 + 2 + CLASSES * (2 * 8 + 1)
+    weights = mixed.attention()
+    assert weights.mean.shape == (2, 8)
+    best = weights.pairs[int(weights.mean[0].argmax())]
+    assert best == (2, "cls")
+    assert weights.std.max() < 1e-3
+
+
+def test_position_embedding_gives_each_spatial_token_an_embedding(
+    planted: Callable[..., Any],
+) -> None:
+    kinds = ("cls", "ap", "patch/0", "patch/1", "patch/2")
+    cache = planted(kinds=kinds, kind=4, layer=4)
+    options = {"spatial": "patch", "num_heads": 4, **ONE_CONFIG}
+    for head, embedded, n_kinds in (("hybrid", 8 + 3, 9), ("fusion", 3, 1)):
+        (by_kind,) = probe(cache, head=head, embedding=True, **options)
+        (by_position,) = probe(cache, head=head, position_embedding=True, **options)
+        name = "embedding" if head == "hybrid" else "spatial.embedding"
+        assert len(by_kind.head().state_dict[name]) == n_kinds
+        assert len(by_position.head().state_dict[name]) == embedded
 
 
 def test_probe_of_a_hybrid_head_takes_spatial_tokens_of_another_cache_of_the_same_weights(

@@ -49,6 +49,13 @@ class TextbookEfficient(heads.EfficientHead):
         super().__init__(**shape, normalize=False)  # type: ignore[arg-type]
 
 
+class TextbookFusion(heads.FusionHead):
+    """The fusion head of tokens that are normalized already."""
+
+    def __init__(self, *, gate: str, embedding_ids: tuple[int, ...] | None, **shape: int) -> None:
+        super().__init__(**shape, gate=gate, embedding_ids=embedding_ids, normalize=False)  # type: ignore[arg-type]
+
+
 class GivenDropout(nn.Module):
     """Multiplies attention weights (B, T, H) by given factors, in place of random ones."""
 
@@ -75,7 +82,9 @@ def stack_states(modules: list[torch.nn.Module], names: set[str]) -> dict[str, t
     """Return the named parameters of G modules as tensors (G, ...) that require gradients."""
     states = [m.state_dict() for m in modules]
     return {
-        n: torch.stack([s[n] for s in states]).clone().requires_grad_("running" not in n)
+        n: torch.stack([s[n] for s in states])
+        .clone()
+        .requires_grad_("running" not in n and n != "spatial_share")
         for n in states[0]
         if n in names
     }

@@ -14,6 +14,7 @@ from layercache.cache.find import find_caches, matching_caches, open_cache
 from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheAmbiguousError, OptionError, UnknownNameError
+from layercache.probing.heads.spec import SPATIAL_HEADS
 from layercache.probing.spec import select_tokens
 
 
@@ -91,8 +92,8 @@ def _has_tokens(
     kind_choices: Sequence[str | None] = tokens or [None]
     try:
         for name, layer, kinds in product(head, layer_choices, kind_choices):
-            # the spatial tokens of a hybrid head may be in another cache; the rest is as attentive
-            name = "attentive" if name == "hybrid" else name
+            # the spatial tokens of a head may be in another cache; the rest is as attentive
+            name = "attentive" if name in SPATIAL_HEADS else name
             select_tokens(cache, head=name, layers=layer, tokens=kinds)
     except (OptionError, UnknownNameError):
         return False

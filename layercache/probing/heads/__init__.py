@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.efficient import BatchedEfficientHead
+from layercache.probing.heads.fusion import BatchedFusionHead
 from layercache.probing.heads.hybrid import BatchedEmbeddingHead
 from layercache.probing.heads.linear import BatchedLinearHead
 from layercache.probing.heads.outer_product import OuterProducts
@@ -70,6 +71,8 @@ def build(spec: HeadSpec) -> Head:
         return BatchedScalarMixHead(spec)
     if spec.kind == "efficient":
         return BatchedEfficientHead(spec)
+    if spec.kind == "fusion":
+        return BatchedFusionHead(spec)
     return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedEmbeddingHead(spec)
 
 

@@ -92,7 +92,33 @@ class BatchedAttentiveHead:
         uniform_bsh: Tensor | None = None,
         outer: OuterProducts | None = None,
     ) -> Tensor:
-        """Return logits (G, B, C).
+        """Return logits (G, B, C); for the arguments see `features`."""
+        features_gbd = self.features(
+            parameters,
+            preprocessed,
+            train=train,
+            dropout=dropout,
+            uniform_bsh=uniform_bsh,
+            outer=outer,
+        )
+        return self.classify(parameters, features_gbd)
+
+    def classify(self, parameters: Mapping[str, Tensor], features_gbd: Tensor) -> Tensor:
+        """Return the logits (G, B, C) of features."""
+        logits = batched_linear(features_gbd, parameters["classifier.weight"])
+        return logits + parameters["classifier.bias"][:, None]
+
+    def features(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        *,
+        train: bool,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
+    ) -> Tensor:
+        """Return the normalized features that the classifier maps, (G, B, D).
 
         Args:
             parameters: See `init_parameters`, each with a leading G.
@@ -112,9 +138,7 @@ class BatchedAttentiveHead:
             weights_bsgh = drop_weights(weights_bsgh, uniform_bsh, dropout)
             excess_bgh = (weights_bsgh.sum(1) - 1) * (dropout[:, None] > 0)
         fused_gbd = self._fuse(p, weights_bsgh, preprocessed, excess_bgh)
-        normalized_gbd = self._batch_norm(p, fused_gbd, train=train)
-        logits = batched_linear(normalized_gbd, p["classifier.weight"])
-        return logits + p["classifier.bias"][:, None]
+        return self._batch_norm(p, fused_gbd, train=train)
 
     def attention(
         self,

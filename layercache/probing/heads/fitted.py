@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from layercache.errors import HeadMismatchError, ProbeError
 from layercache.probing.heads import KINDS, AttendingHead, HeadSpec, build
+from layercache.probing.heads.fusion import SHARE, BatchedFusionHead
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +97,30 @@ class FittedHead:
         with torch.inference_mode():
             weights = head.attention(self._stacked(x.device), head.preprocess(x))
             return weights[:, :, 0].transpose(1, 2).contiguous()
+
+    def gate(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """Return the share of the spatial branch in each logit of a fusion head, float32 (B, C).
+
+        Args:
+            tokens: (B, S, D), L2-normalized or not.
+
+        Raises:
+            HeadMismatchError: The tokens have another shape.
+            ProbeError: The head has no gate.
+        """
+        x, head = self._normalize(tokens), build(self.spec)
+        if not isinstance(head, BatchedFusionHead):
+            raise ProbeError(f"a {self.spec.kind} head has no gate; fusion heads do")
+        with torch.inference_mode():
+            return head.gate(self._stacked(x.device), head.preprocess(x))[0]
+
+    def with_spatial_share(self, share: float) -> FittedHead:
+        """Return the fusion head with another share of its spatial branch, from 0 to 1.
+
+        A learned gate moves from this share; at 0 and 1 the head is one branch exactly.
+        """
+        state = {**self.state_dict, SHARE: torch.tensor([share])}
+        return replace(self, state_dict=state, hparams={**self.hparams, SHARE: share})
 
     def describe_input(self) -> str:
         """Return the expected input in words, for errors."""

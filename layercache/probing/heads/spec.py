@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from layercache.errors import OptionError, UnknownNameError
@@ -11,14 +11,23 @@ from layercache.errors import OptionError, UnknownNameError
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
 TASKS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
 """Output of a head: one class, 0/1 for each class, or floats."""
-KINDS = ("linear", "scalar-mix", "attentive", "attentive-tokens", "hybrid", "efficient")
+KINDS = ("linear", "scalar-mix", "attentive", "attentive-tokens", "hybrid", "efficient", "fusion")
 ALL_TOKEN_HEADS = 8
 """Attention heads of `attentive-tokens`, the paper's all-token baseline."""
 EFFICIENT_QUERIES = 32
 """Queries of `efficient`, the default of arXiv 2506.10178; fewer if the width is smaller."""
+SPATIAL_HEADS = ("hybrid", "fusion")
+"""Heads over pooled and spatial tokens."""
+GATES = ("scalar", "class", "sample")
+"""Gates of "fusion": one weight, one for each class, or one for each image."""
 WITHOUT_DROPOUT = ("linear", "scalar-mix")
 """Heads without attention weights that could be dropped in training."""
-ADDED: dict[str, Any] = {"regression": False, "mix_ids": None}
+ADDED: dict[str, Any] = {
+    "regression": False,
+    "mix_ids": None,
+    "spatial_tokens": 0,
+    "gate": "",
+}
 """Fields that the first probes did not have, with the value that they stand for."""
 
 
@@ -35,19 +44,25 @@ class HeadSpec:
     classes: int
     """C, classes; columns of a regression's targets."""
     num_heads: int = 0
-    """H, attention heads. 0 is replaced by the paper's number: S for "attentive" and "hybrid", 8
-    for "attentive-tokens", 32 for "efficient", whose heads are its queries; it stays 0 for "linear"
-    and "scalar-mix", which have none."""
+    """H, attention heads; of "fusion" those over pooled tokens, besides 8 over spatial ones. 0 is
+    replaced by the paper's number: S for "attentive" and "hybrid", the number of pooled tokens for
+    "fusion", 8 for "attentive-tokens", 32 for "efficient", whose heads are its queries; it stays 0
+    for "linear" and "scalar-mix", which have none."""
     multi_label: bool = False
     """Targets are 0/1 per class (binary cross-entropy) instead of one class index."""
     embedding_ids: tuple[int, ...] | None = None
-    """Only "hybrid": index of the learned embedding of each of the S tokens, counted from 0 (tokens
-    of the same layer and kind share one); None learns no embedding."""
+    """Only "hybrid" and "fusion": index of the learned embedding of each of the S tokens, of
+    "fusion" each spatial token, counted from 0 (tokens of the same layer and kind share one); None
+    learns no embedding."""
     regression: bool = False
     """Targets are floats (mean squared error) instead of classes."""
     mix_ids: tuple[int, ...] | None = None
     """Only "scalar-mix": index of the weighted mean that each of the S tokens belongs to, counted
     from 0 (tokens of the same kind in different layers are mixed); None mixes all tokens."""
+    spatial_tokens: int = 0
+    """Q, only "fusion": the last Q of the S tokens are spatial ones."""
+    gate: str = ""
+    """Only "fusion": one of GATES."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -63,6 +78,13 @@ class HeadSpec:
             raise OptionError(
                 f"expected at least 2 classes for a single-label head, got {self.classes}"
             )
+        if self.kind == "fusion":
+            self._check_fusion()
+        elif self.spatial_tokens or self.gate:
+            raise OptionError(
+                f"only the fusion head has spatial_tokens and a gate, got {self.kind!r}: leave "
+                "them out"
+            )
         if not self.has_dropout:
             if self.num_heads:
                 raise OptionError(
@@ -72,16 +94,25 @@ class HeadSpec:
         else:
             self._resolve_num_heads()
         if self.embedding_ids is not None:
-            self._check_ids("embedding_ids", self.embedding_ids, kind="hybrid")
+            self._check_ids("embedding_ids", self.embedding_ids, kinds=("hybrid", "fusion"))
         if self.mix_ids is not None:
-            self._check_ids("mix_ids", self.mix_ids, kind="scalar-mix")
+            self._check_ids("mix_ids", self.mix_ids, kinds=("scalar-mix",))
+
+    def _check_fusion(self) -> None:
+        if not 1 <= self.spatial_tokens < self.tokens:
+            raise OptionError(
+                "expected spatial_tokens of a fusion head to be at least 1 and less than all "
+                f"{self.tokens} tokens, got {self.spatial_tokens}"
+            )
+        if self.gate not in GATES:
+            raise UnknownNameError("gate", self.gate, GATES)
 
     def _resolve_num_heads(self) -> None:
         defaults = {
             "attentive-tokens": ALL_TOKEN_HEADS,
             "efficient": min(EFFICIENT_QUERIES, self.width),
         }
-        num_heads = self.num_heads or defaults.get(self.kind, self.tokens)
+        num_heads = self.num_heads or defaults.get(self.kind, self.tokens - self.spatial_tokens)
         if not 1 <= num_heads <= self.width:
             raise OptionError(
                 f"expected a number of attention heads between 1 and the width {self.width}, got "
@@ -89,16 +120,35 @@ class HeadSpec:
             )
         object.__setattr__(self, "num_heads", num_heads)
 
-    def _check_ids(self, name: str, ids: tuple[int, ...], *, kind: str) -> None:
-        if self.kind != kind:
+    def _check_ids(self, name: str, ids: tuple[int, ...], *, kinds: tuple[str, ...]) -> None:
+        if self.kind not in kinds:
             raise OptionError(
-                f"only the {kind} head has {name}, got some for {self.kind!r}: leave them out"
+                f"only the {' or the '.join(kinds)} head has {name}, got some for {self.kind!r}: "
+                "leave them out"
             )
-        if len(ids) != self.tokens or sorted(set(ids)) != list(range(len(set(ids)))):
+        n_tokens = self.spatial_tokens or self.tokens
+        if len(ids) != n_tokens or sorted(set(ids)) != list(range(len(set(ids)))):
             raise OptionError(
                 f"expected {name} to hold one index for each of the "
-                f"{self.tokens} tokens, counted from 0 without gaps, got {ids}"
+                f"{n_tokens} tokens, counted from 0 without gaps, got {ids}"
             )
+
+    @property
+    def branches(self) -> tuple[HeadSpec, HeadSpec]:
+        """Heads of the two branches of "fusion": over pooled tokens, and over spatial ones."""
+        n_pooled = self.tokens - self.spatial_tokens
+        layers = replace(
+            self, kind="attentive", tokens=n_pooled, spatial_tokens=0, gate="", embedding_ids=None
+        )
+        spatial = replace(
+            self,
+            kind="attentive-tokens" if self.embedding_ids is None else "hybrid",
+            tokens=self.spatial_tokens,
+            num_heads=min(ALL_TOKEN_HEADS, self.width),
+            spatial_tokens=0,
+            gate="",
+        )
+        return layers, spatial
 
     @property
     def task(self) -> str:
@@ -127,13 +177,24 @@ class HeadSpec:
         """Rows of the weights that `attention` returns: attention heads, or means of layers."""
         if self.kind == "scalar-mix":
             return self.num_mixes
+        if self.kind == "fusion":
+            return sum(branch.num_heads for branch in self.branches)
         return self.num_heads
+
+    @property
+    def dropout_shape(self) -> tuple[int, ...]:
+        """Shape of the attention weights of one image, of which each may be dropped."""
+        if self.kind == "fusion":
+            return (sum(branch.tokens * branch.num_heads for branch in self.branches),)
+        return self.tokens, self.num_heads
 
     @property
     def activation_size(self) -> int:
         """Elements of the largest activation of one image: outputs, weights or mixed tokens."""
         if self.kind == "scalar-mix":
             return max(self.classes, self.num_mixes * self.width)
+        if self.kind == "fusion":
+            return max(branch.activation_size for branch in self.branches)
         return max(self.classes, self.num_heads * max(self.width, self.tokens))
 
     @classmethod

@@ -34,7 +34,7 @@ METADATA_KEY = "layercache"
 SCHEMA = 3
 MAX_SHOWN_TOKENS = 6
 STEP_COUNTER = "batch_norm.num_batches_tracked"
-"""Buffer of the textbook module that no head needs."""
+"""End of the name of a buffer of the textbook module that no head needs."""
 MAX_HEADER_BYTES = 2**26
 """Size above which a header is not read."""
 TRAIN_AGAIN = "run the same `layercache probe` again with refresh=True (--refresh)"
@@ -242,11 +242,13 @@ def _check_tensors(
     where: HeadPath,
 ) -> None:
     """Raise HeadMismatchError unless these are the tensors of the head, in float32."""
-    for name in sorted((set(header) ^ set(shapes)) - {STEP_COUNTER}):
+    for name in sorted(set(header) ^ set(shapes)):
+        if name.endswith(STEP_COUNTER):
+            continue
         state = "missing" if name in shapes else "not one of the head's"
         raise HeadMismatchError(f"{where}: tensor {name!r} is {state}: {TRAIN_AGAIN}")
     for name, entry in header.items():
-        dtype, shape = ("I64", []) if name == STEP_COUNTER else ("F32", list(shapes[name]))
+        dtype, shape = ("I64", []) if name.endswith(STEP_COUNTER) else ("F32", list(shapes[name]))
         got = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
         if got != (dtype, shape):
             raise HeadMismatchError(

@@ -29,7 +29,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 # fmt: off
 TEXT = (
     "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "config", "empty_classes",
-    "device", "precision", "features", "tap", "fingerprint",
+    "device", "precision", "features", "tap", "fingerprint", "gate",
 )
 INTEGERS = (
     "seed", "shots", "n_tokens", "num_heads", "n_params", "epochs", "batch_size", "steps",
@@ -37,12 +37,12 @@ INTEGERS = (
     "test_rows_in_train", "test_groups_in_train",
 )
 FLAGS = ("embedding", "converged")
-FRACTIONS = ("train_fraction",)
+FRACTIONS = ("train_fraction", "spatial_share")
 BOUNDS = ("test_ci95_low", "test_ci95_high")
 NUMBERS = ("lr", "weight_decay", "dropout", "train_seconds")
 OPTIONAL = {
     "shots", "train_fraction", "precision", "epochs", "batch_size", "steps", "converged", "lr",
-    "weight_decay", "dropout", "test_groups_in_train",
+    "weight_decay", "dropout", "spatial_share", "test_groups_in_train",
 }
 """Columns that may be None; scores and their bounds may be, too."""
 REQUIRED = (

@@ -5,7 +5,7 @@ Shapes: every parameter, gradient and moment is (G, ...); a step updates g of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,18 @@ class _StepSettings:
     """Factors of the gradients, from clipping."""
 
 
+def _total_norms(gradients: Iterable[Tensor | OuterProduct]) -> Tensor:
+    """Return the norms over several parameters, (g,)."""
+    norms = [
+        gradient.norms()
+        if isinstance(gradient, OuterProduct)
+        else torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        for gradient in gradients
+    ]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return total
+
+
 class AdamW:
     """The moments of G configurations, and the step that updates their parameters in place.
 
@@ -52,6 +64,7 @@ class AdamW:
         betas: tuple[float, float],
         eps: float,
         clip: float | None,
+        clip_groups: Sequence[str] = ("",),
         fused_min_elements: int = FUSED_MIN_ELEMENTS,
     ) -> None:
         """Start with moments of zero.
@@ -61,11 +74,13 @@ class AdamW:
             betas: Decay rates of the first and second moment.
             eps: AdamW's epsilon.
             clip: Maximum norm of one configuration's gradient, or None.
+            clip_groups: Beginnings of names; the gradient of each group is clipped on its own.
             fused_min_elements: See FUSED_MIN_ELEMENTS.
         """
         self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.betas, self.eps, self.clip = betas, eps, clip
+        self.clip_groups = clip_groups
         self.fused_min_elements = fused_min_elements
 
     def retain(self, rows: Tensor) -> None:
@@ -107,24 +122,24 @@ class AdamW:
             lr: Learning rates, (g,).
             weight_decay: Weight decays, (g,).
         """
-        parameter_norms = [
-            gradient.norms()
-            if isinstance(gradient, OuterProduct)
-            else torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-            for gradient in gradients.values()
-        ]
-        norms: Tensor = torch.linalg.vector_norm(torch.stack(parameter_norms), dim=0)
-        scale = torch.ones_like(norms)
-        if self.clip is not None:
-            scale = (self.clip / (norms + CLIP_EPS)).clamp(max=1.0)
-        settings = _StepSettings(count=count, lr=lr, weight_decay=weight_decay, scale=scale)
-        on_cpu = norms.device.type == "cpu"
-        for name, gradient in gradients.items():
-            value, moments = parameters[name][at], (self.first[name][at], self.second[name][at])
-            is_large = on_cpu and value[0].numel() >= self.fused_min_elements
-            update = self._update_by_kernel if is_large else self._update
-            update(value, gradient, moments, settings)
-        return norms
+        group_norms = []
+        for group in self.clip_groups:
+            of_group = {n: g for n, g in gradients.items() if n.startswith(group)}
+            if not of_group:
+                continue
+            norms = _total_norms(of_group.values())
+            group_norms.append(norms)
+            scale = torch.ones_like(norms)
+            if self.clip is not None:
+                scale = (self.clip / (norms + CLIP_EPS)).clamp(max=1.0)
+            settings = _StepSettings(count=count, lr=lr, weight_decay=weight_decay, scale=scale)
+            on_cpu = norms.device.type == "cpu"
+            for name, gradient in of_group.items():
+                value, moments = parameters[name][at], (self.first[name][at], self.second[name][at])
+                is_large = on_cpu and value[0].numel() >= self.fused_min_elements
+                update = self._update_by_kernel if is_large else self._update
+                update(value, gradient, moments, settings)
+        return group_norms[0] if len(group_norms) == 1 else torch.stack(group_norms).norm(dim=0)
 
     def _update_by_kernel(
         self,

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layercache.probing.heads import HeadSpec, build
+from layercache.probing.heads.fusion import SHARES, BatchedFusionHead
 from layercache.probing.heads.outer_product import OuterProduct
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
@@ -85,6 +86,7 @@ class ConfigBatch:
             betas=train_config.betas,
             eps=train_config.eps,
             clip=train_config.clip,
+            clip_groups=getattr(self.head, "clip_groups", ("",)),
         )
         self.dropout_generator = None
         if any(config.dropout for config in configs):
@@ -129,7 +131,7 @@ class ConfigBatch:
         uniform_bsh = None
         if self.dropout_generator is not None:
             uniform_bsh = torch.rand(
-                (*x_bsd.shape[:2], self.spec.num_heads),
+                (len(x_bsd), *self.spec.dropout_shape),
                 generator=self.dropout_generator,
                 device=self.device,
             )
@@ -146,16 +148,15 @@ class ConfigBatch:
             leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trainable}
             buffers = {name: self.parameters[name][at] for name in self.head.buffers}
             outer: dict[str, OuterProduct] = {}
-            logits = self.head.logits(
+            parts = self._training_logits(
                 leaves | buffers,
                 preprocessed,
-                train=True,
                 dropout=self.dropout_rates[at][:1] if same_dropout else self.dropout_rates[at],
                 uniform_bsh=uniform_bsh if max_dropout > 0 else None,
                 # a GPU is faster with a few large operations than with an outer product in parts
                 outer=outer if self.device.type == "cpu" else None,
             )
-            loss = self.loss(logits, y, sample_weight)
+            loss = torch.stack([self.loss(part, y, sample_weight) for part in parts]).sum(0)
             gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
             # a parameter whose gradient is always zero still decays
             gradient_by_name: dict[str, Tensor | OuterProduct] = {
@@ -231,6 +232,33 @@ class ConfigBatch:
         ]
         return torch.cat(tiles)
 
+    def logits_by_share(self, x_bsd: Tensor) -> Tensor:
+        """Return the logits of a fusion head for each of SHARES, (G, R, B, C), in evaluation mode.
+
+        Args:
+            x_bsd: Normalized tokens.
+        """
+        assert isinstance(self.head, BatchedFusionHead)
+        preprocessed, shares = self._preprocess(x_bsd), torch.tensor(SHARES, device=self.device)
+        with torch.inference_mode():
+            tiles = [
+                self.head.logits_by_share(
+                    {name: value[at] for name, value in self.parameters.items()},
+                    preprocessed,
+                    shares,
+                )
+                for at in self._tiles(len(x_bsd))
+            ]
+        return torch.cat(tiles, 1).transpose(0, 1)
+
+    def _training_logits(
+        self, parameters: Mapping[str, Tensor], preprocessed: Tensor, **options: Any
+    ) -> tuple[Tensor, ...]:
+        """Return logits (G, B, C), or several of them that each have a loss of their own."""
+        if isinstance(self.head, BatchedFusionHead):
+            return self.head.training_logits(parameters, preprocessed, **options)
+        return (self.head.logits(parameters, preprocessed, train=True, **options),)
+
     def drop_diverged(self) -> None:
         """Remove configurations whose loss, gradient or parameters were not finite this epoch."""
         first_faults = self.faulty.tolist()
@@ -291,8 +319,9 @@ class ConfigBatch:
             steps: Number of steps taken, for BatchNorm's counter.
         """
         state = {name: value[row].to("cpu", copy=True) for name, value in self.parameters.items()}
-        if "batch_norm.running_mean" in state:
-            state["batch_norm.num_batches_tracked"] = torch.tensor(steps)
+        for name in [name for name in state if name.endswith("running_mean")]:
+            counter = name.replace("running_mean", "num_batches_tracked")
+            state[counter] = torch.tensor(steps)
         return state if self.standardization is None else self.standardization.fold_in(state)
 
     def _preprocess(self, x_bsd: Tensor) -> Tensor:

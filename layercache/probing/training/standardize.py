@@ -20,7 +20,10 @@ from torch import Tensor
 from layercache.errors import ProbeError
 
 WEIGHT, BIAS = "classifier.weight", "classifier.bias"
-"""Parameters of the last map of every head, (C, ...) and (C,)."""
+"""Ends of the names of the last map of a head, or of each branch of one, (C, ...) and (C,).
+
+A mean of branches is scaled and shifted with them, as its weights add up to 1.
+"""
 MIN_RELATIVE_SPREAD = 1e-5
 """Smallest ratio of standard deviation to size: a head predicts in float32, whose steps are 6e-8
 of a number's size and so less than a hundredth of the standard deviation above this ratio."""
@@ -73,8 +76,11 @@ class Standardization:
         """Return the parameters of a head that predicts in the user's unit, on the CPU."""
         state = dict(state_dict)
         on_cpu = self.to("cpu")
-        state[WEIGHT] = (state[WEIGHT].double() * on_cpu.scale[:, None]).float()
-        state[BIAS] = on_cpu.invert(state[BIAS]).float()
+        for name, value in state_dict.items():
+            if name.endswith(WEIGHT):
+                state[name] = (value.double() * on_cpu.scale[:, None]).float()
+            elif name.endswith(BIAS):
+                state[name] = on_cpu.invert(value).float()
         return state
 
 

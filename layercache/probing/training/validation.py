@@ -5,11 +5,17 @@ Shapes: B rows of a batch, C classes or columns of targets, G configurations, N 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
+from layercache.probing.heads.fusion import SHARE, SHARES
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
 from layercache.probing.metrics import (
+    PRIMARY,
+    Metric,
     MultiLabel,
     Regression,
     Samples,
@@ -21,6 +27,8 @@ from layercache.probing.metrics import (
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.token_loader import TokenLoader
 
+LOSS_DIGITS = 3
+"""Significant digits of the loss that decides between shares of equal scores."""
 MAX_OUTPUT_BYTES = 2**30
 """Memory for the outputs of the configurations that are evaluated together."""
 
@@ -35,6 +43,9 @@ def validate(
 ) -> list[dict[str, float]]:
     """Return the metrics of every configuration.
 
+    A fusion head is evaluated with every share of its spatial branch; the metrics are those of the
+    best share by the selection metric, and hold it as "spatial_share".
+
     Of single-label logits a few numbers per sample are kept, (G, N), instead of all (G, N, C). For
     a metric that compares the logits of different samples all are kept, of as many configurations
     at a time as MAX_OUTPUT_BYTES allows.
@@ -46,7 +57,8 @@ def validate(
         batch_size: B.
         select: One more metric than the usual ones.
     """
-    n_configs = len(batch.active)
+    is_fusion = batch.spec.kind == "fusion"
+    n_configs = len(batch.active) * (len(SHARES) if is_fusion else 1)
     single_label = batch.spec.task == CLASSIFICATION
     keep_outputs = not single_label or (select is not None and find_metric(select).ranks_samples)
     per_pass = n_configs
@@ -63,7 +75,37 @@ def validate(
             keep_outputs=keep_outputs,
         )
         metrics += [evaluate_samples(s, task=batch.spec.task, select=select) for s in samples]
-    return metrics
+    if not is_fusion:
+        return metrics
+    metric = find_metric(select or PRIMARY[batch.spec.task])
+    return [
+        best_share(metrics[first : first + len(SHARES)], metric=metric)
+        for first in range(0, n_configs, len(SHARES))
+    ]
+
+
+def best_share(by_share: Sequence[Mapping[str, float]], *, metric: Metric) -> dict[str, float]:
+    """Return the metrics of the best share of a fusion head's spatial branch, and the share.
+
+    Ties go to the lower loss, to three digits, then to the share that is closest to one half.
+
+    Args:
+        by_share: Metrics for each of SHARES.
+        metric: Metric to compare by; where it is not defined, a share is the last choice.
+    """
+
+    def sort_key(i: int) -> tuple[float, ...]:
+        score = by_share[i].get(metric.name)
+        undefined = score is None or math.isnan(score)
+        loss = by_share[i].get("log_loss", 0.0)
+        return (
+            math.inf if undefined or score is None else -metric.sign * score,
+            float(f"{loss:.{LOSS_DIGITS - 1}e}"),
+            abs(SHARES[i] - 0.5),
+        )
+
+    best = min(range(len(SHARES)), key=sort_key)
+    return {**by_share[best], SHARE: SHARES[best]}
 
 
 def _evaluate(
@@ -82,7 +124,11 @@ def _evaluate(
         rows, batch_size=batch_size, seed=0, epoch=0, noise=None, train=False
     ):
         labels.append(y.cpu())
-        outputs = batch.logits(x)[configs]
+        outputs = (
+            batch.logits_by_share(x).flatten(0, 1)
+            if batch.spec.kind == "fusion"
+            else batch.logits(x)
+        )[configs]
         parts = parts or [[] for _ in outputs]
         for config_parts, output in zip(parts, outputs, strict=True):
             kept = {"logits": output} if keep_outputs else {}

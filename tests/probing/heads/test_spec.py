@@ -26,7 +26,7 @@ def test_head_spec_with_invalid_values_is_refused() -> None:
         HeadSpec(kind="linear", tokens=5, width=4, classes=1)
     with pytest.raises(OptionError, match="linear head has no attention heads"):
         HeadSpec(kind="linear", tokens=5, width=4, classes=2, num_heads=2)
-    with pytest.raises(OptionError, match="only the hybrid head has embedding_ids"):
+    with pytest.raises(OptionError, match="only the hybrid or the fusion head has embedding_ids"):
         HeadSpec(kind="attentive", tokens=2, width=4, classes=2, embedding_ids=(0, 1))
     with pytest.raises(OptionError, match=r"2 tokens, counted from 0 without gaps, got \(0, 2\)"):
         HeadSpec(kind="hybrid", tokens=2, width=4, classes=2, embedding_ids=(0, 2))

@@ -32,7 +32,14 @@ def made(kind: str, **spec: Any) -> Checkpoint:
 
 @pytest.mark.parametrize(
     ("kind", "spec"),
-    [("linear", {}), ("attentive", {}), ("hybrid", {"embedding_ids": (0, 1), "num_heads": 4})],
+    [
+        ("linear", {}),
+        ("scalar-mix", {"mix_ids": (0, 1)}),
+        ("attentive", {}),
+        ("efficient", {"num_heads": 4}),
+        ("fusion", {"spatial_tokens": 1, "gate": "sample", "embedding_ids": (0,)}),
+        ("hybrid", {"embedding_ids": (0, 1), "num_heads": 4}),
+    ],
 )
 def test_load_head_returns_what_was_stored(tmp_path: Path, kind: str, spec: dict[str, Any]) -> None:
     head = made(kind, **spec)

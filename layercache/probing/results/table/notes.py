@@ -16,18 +16,28 @@ LOWEST_POSSIBLE = {"weight_decay": 0.0, "dropout": 0.0, "k": 1.0}
 """Values below which there are none, so that a grid cannot be wider there."""
 HIGHEST_POSSIBLE = {"shrinkage": 1.0}
 """Values above which there are none."""
+BRANCHES = {0.0: "the layers", 1.0: "the spatial tokens"}
+"""Branch that a fusion head consists of, by the share of the spatial one."""
 MAX_LISTED = 6
 
 
 def describe_selection(probes: Iterable[Probe]) -> list[str]:
-    """Return a line on configurations at the edge of their grid, and one on failed convergence."""
+    """Return lines on fusion heads of one branch, edges of the grid and failed convergence."""
     edges: Counter[str] = Counter()
     unconverged: Counter[str] = Counter()
+    branches: Counter[str] = Counter()
     for probe in probes:
+        if (share := probe.row.get("spatial_share")) in BRANCHES:
+            branches[BRANCHES[share]] += 1
         edges.update(f"{name.replace('_', ' ')} {value:g}" for name, value in at_edge(probe))
         if probe.row.get("converged") is False:
             unconverged[str(probe.row["config"])] += 1
     lines = []
+    if branches:
+        lines.append(
+            "fusion scored no better on validation than one of its branches, which is used alone: "
+            + _listed(branches)
+        )
     if edges:
         lines.append(
             "selected at the edge of the grid, a wider one may score higher: " + _listed(edges)

@@ -365,6 +365,8 @@ class Results:
 def _result_columns(table: pd.DataFrame, scores: Sequence[str]) -> list[str]:
     """Return the columns of selected configuration, scores and costs that have values."""
     names = ["lr", "weight_decay", "dropout"]
+    if table["spatial_share"].notna().any():
+        names.append("spatial_share")
     if (table["config"] != "").any():
         names.append("config")
     names += [name for name in scores if table[name].notna().any()]

@@ -37,13 +37,14 @@ DEFAULTS: Mapping[str, Any] = {
     "test_split": "test",
     "further_tests": "",
     "spatial": "",
+    "gate": "",
     "shots": None,
     "train_fraction": None,
     "search": "full",
     "seed": None,
 }
 """Columns that are shown if they differ between rows, and named if they are not the default."""
-HPARAMS = ("lr", "weight_decay", "dropout", "config")
+HPARAMS = ("lr", "weight_decay", "dropout", "spatial_share", "config")
 MAX_WIDTH = 100
 """Characters of a line of text."""
 OPTIONAL = (

@@ -1,0 +1,261 @@
+"""The fusion head: attention over every layer's CLS and AP, and over spatial tokens, and a gate.
+
+One branch is the attentive head over the pooled tokens of the layers (ALF), the other one is over
+spatial tokens (AAT). Each has a loss of its own, so each trains as it would alone; the output is a
+mean of their logits,
+
+    logits = (1 - g) logits_layers + g logits_spatial,    g = sigmoid(logit(a) + delta)
+
+where the share a in {0, 1/4, 1/2, 3/4, 1} is chosen on validation samples after the training, for
+each configuration, and not learned: on training samples the branch that overfits more would win. At
+0 and 1 the head is one branch exactly, so its validation score is at least that of the better one.
+delta is 0 ("scalar" gate), or learned at a = 1/2 with a loss of its own that hands no gradient to
+the branches: one number for each class ("class"), or w . [f_layers, f_spatial] + b of each image
+("sample"), with f the normalized features before the classifiers.
+
+Shapes: G configurations, B rows of a batch, P pooled and Q spatial tokens, S = P + Q, D width, C
+classes; R shares of a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from layercache.probing.heads.attentive import BatchedAttentiveHead
+from layercache.probing.heads.hybrid import BatchedEmbeddingHead
+from layercache.probing.heads.outer_product import OuterProduct, OuterProducts
+from layercache.probing.heads.spec import HeadSpec
+
+SHARE = "spatial_share"
+"""Name of the buffer with a, (G, 1)."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Values of a that are compared on validation samples."""
+GATE_WEIGHT, GATE_BIAS = "gate.weight", "gate.bias"
+BRANCHES = ("layers.", "spatial.")
+"""Beginnings of the names of the parameters of the two branches."""
+
+
+class _Branches(NamedTuple):
+    """Features (G, B, D) before the classifier, and logits (G, B, C), of each branch."""
+
+    features: tuple[Tensor, Tensor]
+    logits: tuple[Tensor, Tensor]
+
+
+class BatchedFusionHead:
+    """G fusion heads; parameters are dicts name -> (G, ...) named as in the readable module."""
+
+    clip_groups = (*BRANCHES, "gate.")
+    """Beginnings of names: the gradient of each group is clipped on its own, as in training of one
+    branch alone."""
+
+    def __init__(self, spec: HeadSpec) -> None:
+        self.spec = spec
+        layers, spatial = spec.branches
+        self._layers = BatchedAttentiveHead(layers)
+        self._spatial: BatchedAttentiveHead = (
+            BatchedAttentiveHead(spatial)
+            if spatial.embedding_ids is None
+            else BatchedEmbeddingHead(spatial)
+        )
+        self.buffers: tuple[str, ...] = (
+            *(f"{BRANCHES[0]}{name}" for name in self._layers.buffers),
+            *(f"{BRANCHES[1]}{name}" for name in self._spatial.buffers),
+            SHARE,
+        )
+
+    def init_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the initial parameters of one configuration: of both branches, and a gate of 1/2.
+
+        Both branches start from the same state of the generator, as each would alone.
+        """
+        start = generator.get_state()
+        parameters = self._init(self._layers, BRANCHES[0], generator)
+        generator.set_state(start)
+        parameters |= self._init(self._spatial, BRANCHES[1], generator)
+        if self.spec.gate == "class":
+            parameters[GATE_BIAS] = torch.zeros(self.spec.classes)
+        elif self.spec.gate == "sample":
+            parameters[GATE_WEIGHT] = torch.zeros(1, 2 * self.spec.width)
+            parameters[GATE_BIAS] = torch.zeros(1)
+        parameters[SHARE] = torch.tensor([0.5])
+        return parameters
+
+    @staticmethod
+    def _init(
+        head: BatchedAttentiveHead, prefix: str, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        return {f"{prefix}{name}": p for name, p in head.init_parameters(generator).items()}
+
+    def preprocess(self, x_bsd: Tensor) -> Tensor:
+        """Return the preprocessed tokens of both branches one after the other, (B*S, D)."""
+        n_pooled = self.spec.tokens - self.spec.spatial_tokens
+        return torch.cat(
+            [
+                self._layers.preprocess(x_bsd[:, :n_pooled]).flatten(0, 1),
+                self._spatial.preprocess(x_bsd[:, n_pooled:]).flatten(0, 1),
+            ]
+        )
+
+    def logits(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        *,
+        train: bool,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
+    ) -> Tensor:
+        """Return the logits that the gate mixes, (G, B, C).
+
+        Args:
+            parameters: See `init_parameters`, each with a leading G.
+            preprocessed: (B*S, D), see `preprocess`.
+            train: See `BatchedAttentiveHead.logits`.
+            dropout: Rate of each configuration, (G,), or (1,) if all have the same.
+            uniform_bsh: Uniform draws of both branches, (B, P*H + Q*8).
+            outer: Receives the gradients that are outer products.
+        """
+        branches = self._run(
+            parameters, preprocessed, train=train, dropout=dropout, uniform=uniform_bsh, outer=outer
+        )
+        return self._mix(parameters, branches, parameters[SHARE][:, 0])
+
+    def training_logits(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        *,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return the logits (G, B, C) that each have a loss of their own: branches, learned gate.
+
+        Those of the gate hand no gradient to the branches.
+        """
+        branches = self._run(
+            parameters, preprocessed, train=True, dropout=dropout, uniform=uniform_bsh, outer=outer
+        )
+        if self.spec.gate == "scalar":
+            return branches.logits
+        features, logits = branches
+        fixed = _Branches(
+            (features[0].detach(), features[1].detach()), (logits[0].detach(), logits[1].detach())
+        )
+        return (*logits, self._mix(parameters, fixed, parameters[SHARE][:, 0]))
+
+    def logits_by_share(
+        self, parameters: Mapping[str, Tensor], preprocessed: Tensor, shares: Tensor
+    ) -> Tensor:
+        """Return the logits in evaluation mode for several shares, (R, G, B, C).
+
+        Args:
+            parameters: See `init_parameters`, each with a leading G.
+            preprocessed: (B*S, D), see `preprocess`.
+            shares: Values of a, (R,).
+        """
+        branches = self._run(parameters, preprocessed, train=False)
+        return torch.stack(
+            [self._mix(parameters, branches, share.expand(len(branches[1][0]))) for share in shares]
+        )
+
+    def attention(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        outer: OuterProducts | None = None,
+    ) -> Tensor:
+        """Return the attention of both branches, (B, S, G, H + 8): 0 on tokens of the other one.
+
+        The weights of each attention head sum to 1 over S.
+        """
+        layers, spatial = self._split(preprocessed)
+        by_layers = self._layers.attention(_of(parameters, BRANCHES[0]), layers)
+        by_spatial = self._spatial.attention(_of(parameters, BRANCHES[1]), spatial)
+        n_rows, n_pooled, n_configs, n_heads = by_layers.shape
+        size = (n_rows, self.spec.tokens, n_configs, n_heads + by_spatial.shape[3])
+        weights = by_layers.new_zeros(size)
+        weights[:, :n_pooled, :, :n_heads] = by_layers
+        weights[:, n_pooled:, :, n_heads:] = by_spatial
+        return weights
+
+    def gate(self, parameters: Mapping[str, Tensor], preprocessed: Tensor) -> Tensor:
+        """Return g, the share of the spatial branch in the logits of each row, (G, B, C)."""
+        branches = self._run(parameters, preprocessed, train=False)
+        return self._gate(parameters, branches, parameters[SHARE][:, 0]).expand_as(
+            branches.logits[0]
+        )
+
+    def _run(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        *,
+        train: bool,
+        dropout: Tensor | None = None,
+        uniform: Tensor | None = None,
+        outer: OuterProducts | None = None,
+    ) -> _Branches:
+        features, logits, start = [], [], 0
+        pairs = zip((self._layers, self._spatial), self._split(preprocessed), BRANCHES, strict=True)
+        for head, x_bsd, prefix in pairs:
+            draws = None
+            if uniform is not None:
+                shape = (x_bsd.shape[1], head.spec.num_heads)
+                stop = start + shape[0] * shape[1]
+                draws, start = uniform[:, start:stop].view(-1, *shape), stop
+            own: OuterProducts | None = None if outer is None else _PrefixedProducts(outer, prefix)
+            p = _of(parameters, prefix)
+            features.append(
+                head.features(p, x_bsd, train=train, dropout=dropout, uniform_bsh=draws, outer=own)
+            )
+            logits.append(head.classify(p, features[-1]))
+        return _Branches((features[0], features[1]), (logits[0], logits[1]))
+
+    def _split(self, preprocessed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens of each branch, (B, P, D) and (B, Q, D)."""
+        n_rows = len(preprocessed) // self.spec.tokens
+        n_pooled = self.spec.tokens - self.spec.spatial_tokens
+        layers, spatial = preprocessed[: n_rows * n_pooled], preprocessed[n_rows * n_pooled :]
+        return layers.view(n_rows, n_pooled, -1), spatial.view(n_rows, self.spec.spatial_tokens, -1)
+
+    def _gate(self, p: Mapping[str, Tensor], branches: _Branches, share_g: Tensor) -> Tensor:
+        """Return g, broadcastable to (G, B, C)."""
+        logit = share_g.logit()[:, None, None]
+        if self.spec.gate == "class":
+            logit = logit + p[GATE_BIAS][:, None]
+        elif self.spec.gate == "sample":
+            joined_gbf = torch.cat(branches.features, 2)
+            delta_gb1 = joined_gbf @ p[GATE_WEIGHT].transpose(1, 2) + p[GATE_BIAS][:, None]
+            logit = logit + delta_gb1
+        return logit.sigmoid()
+
+    def _mix(self, p: Mapping[str, Tensor], branches: _Branches, share_g: Tensor) -> Tensor:
+        layers, spatial = branches.logits
+        return layers.lerp(spatial, self._gate(p, branches, share_g).expand_as(layers))
+
+
+def _of(parameters: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the parameters of one branch by the names that they have there."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in parameters.items()
+        if name.startswith(prefix)
+    }
+
+
+class _PrefixedProducts(dict[str, OuterProduct]):
+    """Hands the gradients of one branch to the caller, by their names in the whole head."""
+
+    def __init__(self, outer: OuterProducts, prefix: str) -> None:
+        super().__init__()
+        self._outer, self._prefix = outer, prefix
+
+    def __setitem__(self, name: str, gradient: OuterProduct) -> None:
+        self._outer[f"{self._prefix}{name}"] = gradient
