@@ -14,7 +14,10 @@ NOT_RUN: Mapping[str, Mapping[str, str]] = {
         "make test": "itself: it is this test run",
         "pip install": _WHEEL,
     },
-    "docs/index.md": {"pip install": _WHEEL},
+    "docs/index.md": {
+        "pip install": _WHEEL,
+        "layercache doctor": "training in full; tests/test_doctor.py runs it (make slow)",
+    },
     "docs/cluster.md": {
         "pip install": _WHEEL,
         "layercache": "a Ray cluster; tests/engine has one, tests/docs/test_slurm.py another",

@@ -36,8 +36,12 @@ class Session(ExitStack):
     stand for the newest cache and the id of the newest probe.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stand_ins: Mapping[str, str]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, stand_ins: Mapping[str, str], slow: bool
+    ) -> None:
         super().__init__()
+        self.slow = slow
+        """The page's slow commands run, too."""
         self.home = Path.cwd() / "home"
         """Folder of the caches."""
         self.printed = ""

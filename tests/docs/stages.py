@@ -103,6 +103,19 @@ def own_images(_: Session) -> None:
                 Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
+def images_and_tables(session: Session) -> None:
+    """Write images with tables, of which one has other columns than usual."""
+    own_images(session)
+    files = sorted(Path("my-images").rglob("*.png"))
+    rows = [(str(file), file.parts[2], file.parts[1]) for file in files]
+    for name, header in {
+        "birds.csv": ("path", "label", "split"),
+        "birds2.csv": ("file", "species", "part"),
+    }.items():
+        with Path(name).open("w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+
 def several_test_sets(session: Session) -> None:
     """Write caches with further test splits, and of further datasets of the same encoder."""
     rng = np.random.default_rng(0)
@@ -138,6 +151,13 @@ def s3_server(session: Session) -> None:
     session.monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
+def pets_to_share(session: Session) -> None:
+    """Write the cache of pets; with the slow commands, start an S3 server to push it to."""
+    clip_on_pets(session)
+    if session.slow:
+        s3_server(session)
+
+
 @dataclass(frozen=True)
 class Stage:
     """How a page is run."""
@@ -152,15 +172,14 @@ class Stage:
     """Parts of what the commands print."""
 
 
+_BUCKET = f"s3://{server.BUCKET}/caches"
 _IMAGES = {"FOLDER": "labelled", "IMAGES": "photos", "TABLE.csv": "photos.csv"}
 
 STAGES: Mapping[str, Stage] = {
     "README.md": Stage(images, {"clip_b16": "vit_nano", "flowers": "digits"}),
-    "docs/index.md": Stage(
-        own_images,
-        {"vit_b16": "vit_nano", "/data/my-images": "my-images"},
-        slow=("layercache doctor",),
-    ),
+    "docs/index.md": Stage(own_images, {"vit_b16": "vit_nano", "/data/my-images": "my-images"}),
+    "docs/images.md": Stage(images_and_tables, {"vit_b16": "vit_nano"}),
+    "docs/scale.md": Stage(slow=("python benchmarks/cost.py",)),
     "docs/annotations.md": Stage(clip_on_pets),
     "docs/targets.md": Stage(clip_on_pets),
     "docs/heads.md": Stage(clip_on_pets),
@@ -182,8 +201,8 @@ STAGES: Mapping[str, Stage] = {
         slow=("timeout",),
     ),
     "docs/share.md": Stage(
-        clip_on_pets,
-        {"/mnt/lab/caches": "lab"},
+        pets_to_share,
+        {"/mnt/lab/caches": "lab", "s3://my-bucket/caches": _BUCKET},
         slow=(
             "layercache cache push --model clip_b16 --dataset pets --to s3://",
             "layercache cache pull s3://",
@@ -201,7 +220,7 @@ STAGES: Mapping[str, Stage] = {
         {
             "dinov2_b14": "vit_nano",
             "flowers": "digits",
-            "s3://my-bucket/caches": f"s3://{server.BUCKET}/caches",
+            "s3://my-bucket/caches": _BUCKET,
         },
         slow=("",),
     ),

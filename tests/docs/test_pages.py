@@ -65,7 +65,7 @@ def run_page(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, slow: 
     stage = STAGES.get(name, Stage())
     left_out = [*NOT_RUN.get(name, ()), *(() if slow else stage.slow)]
     monkeypatch.chdir(folder)
-    with Session(monkeypatch, stand_ins=stage.stand_ins) as session:
+    with Session(monkeypatch, stand_ins=stage.stand_ins, slow=slow) as session:
         stage.prepare(session)
         for block in read_blocks(name):
             run_block(block, session, left_out=left_out)
