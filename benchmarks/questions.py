@@ -39,7 +39,7 @@ TEXT = """# One cache, five questions
 
 Extraction is the expensive part, a question is the cheap one. `python benchmarks/questions.py`
 made this page, on {machine}: it extracts {images} images once, and then asks five questions of
-the same cache without a single further forward.
+the same cache, without another forward pass.
 
 The images are scikit-learn's digits as files, {train} to train and {test} to test, and the same
 {test} test images rotated by {angle} degrees as a third split. The table names other columns than
@@ -64,7 +64,7 @@ Other columns come from a second table, with the same ids:
 ## 2. The corrected class
 
 Somebody has gone through the labels. The same extraction with the corrected table finds that the
-images are those of the cache, updates the labels and runs no forward:
+images are those of the cache and only updates the labels:
 
 ```console
 $ cp digits/corrected.csv digits/table.csv
