@@ -258,7 +258,9 @@ class _Run:
                     # first in the queue, while the worker holds the tokens
                     following = search.next_tasks()
                     tasks.extendleft(following)
-                    self._display.add_tasks(sum(isinstance(t, SearchTask) for t in following))
+                    if n_searches := sum(isinstance(t, SearchTask) for t in following):
+                        self._display.add_tasks(n_searches)
+                        logger.info("%s: %s", describe(search.spec), search.describe_best())
                     self._display.on_done(task)
                 else:
                     self._searches[task.probe].written = result

@@ -43,7 +43,7 @@ class Stage:
     """Configurations whose scores are needed next."""
 
     configs: tuple[HParams, ...]
-    """In the order of the grid; of those with the same training (`training_key`) one."""
+    """In the order of the grid."""
     stop_epoch: int | None = None
     """Epoch, from 1, after which they are scored; None: the last."""
 
@@ -89,7 +89,7 @@ def count_fits(search: Search, *, epochs: int) -> float:
 
     def rank(stage: Stage) -> list[HParams]:
         for hparams in stage.configs:
-            trained[training_key(hparams)] = (stage.stop_epoch or epochs) / epochs
+            trained[config_key(hparams)] = (stage.stop_epoch or epochs) / epochs
         return list(stage.configs)
 
     rank(_STAGES[search.search](_trainings(search), rank, epochs))
@@ -97,7 +97,13 @@ def count_fits(search: Search, *, epochs: int) -> float:
 
 
 def _trainings(search: Search) -> tuple[HParams, ...]:
-    """Return the configurations of the grid in order; of those with the same training the first."""
+    """Return the configurations to train, in the order of the grid.
+
+    Of those with the same training (`training_key`) that is the first. The full search trains all,
+    so that its groups of configurations, and with them its rounding, are those of the grid.
+    """
+    if search.search == "full":
+        return tuple(search.grid)
     grid = {training_key(hparams): hparams for hparams in reversed(search.grid)}
     return tuple(reversed(grid.values()))
 
