@@ -263,6 +263,7 @@ class StandIn:
     depth, width, layers = LAYERS, WIDTH, tuple(range(1, LAYERS + 1))
     tokens = KINDS
     tap, precision, storage_dtype, projected, notes = "norm2", "fp32", "float16", False, ()
+    spatial = None
 
     def __init__(self) -> None:
         from layercache.extraction.models.preprocessing.transform import Preprocessing
@@ -276,6 +277,10 @@ class StandIn:
             mean=half,
             std=half,
         )
+
+    @property
+    def module(self) -> StandIn:
+        return self
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return torch.zeros((LAYERS, len(KINDS), len(images), WIDTH), dtype=torch.float16)
