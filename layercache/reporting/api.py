@@ -32,6 +32,7 @@ from layercache.reporting.sections.published import published_section
 from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.sections.similarity import similarity_section
 from layercache.reporting.sections.single_layers import single_layer_section
+from layercache.reporting.sections.training import training_section
 from layercache.reporting.sections.values import value_section
 from layercache.reporting.sections.variants import variant_section
 
@@ -47,6 +48,7 @@ SECTIONS = (
     similarity_section,
     variant_section,
     metric_section,
+    training_section,
     image_section,
     value_section,
 )
