@@ -14,7 +14,7 @@ ValSplit = Annotated[
         "--val",
         rich_help_panel=panels.SELECTION,
         help="Split that selects the configuration: auto (val, valid, validation or dev, if there "
-        "is one) | none (20 % of train) | SPLIT.",
+        "is one) | none (20 % of train) | loo (leave-one-out: ridge and lda) | SPLIT.",
     ),
 ]
 Folds = Annotated[

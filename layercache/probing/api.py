@@ -129,7 +129,9 @@ def probe(
             folders, or as names of datasets ("imagenet_v2", "imagenet_v2@val" for a split that is
             not "test"). Classes are matched by name; samples of other classes are left out.
         val_split: Split that scores the configurations. "auto": the one called val, valid,
-            validation or dev, where the dataset has one; None: 20 % of the training samples.
+            validation or dev, where the dataset has one; None: 20 % of the training samples; "loo":
+            each training sample by the fit to all others, exactly and without a refit (ridge and
+            lda).
         folds: Score the configurations by the mean over this many stratified folds of the training
             samples.
         repeats: Draw the folds, or the 20 %, this often.

@@ -30,6 +30,7 @@ TRAIN_CONFIG = {
 
 VALIDATION = {
     "split": "--val",
+    "scheme": "--val",
     "folds": "--folds",
     "repeats": "--repeats",
     "group": "--group",

@@ -22,6 +22,7 @@ from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
+from layercache.probing.splits.validation import LEAVE_ONE_OUT
 from layercache.probing.training.autosave import Autosave
 from layercache.probing.training.paused import MEMORY_FRACTION, PausedConfigs
 from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
@@ -210,6 +211,7 @@ class ProbeWorker:
                 seed=spec.seed,
                 select=spec.select,
                 on_progress=on_progress,
+                leave_one_out=spec.validation.scheme == LEAVE_ONE_OUT,
             )
         return SGDTrainer(
             head=spec.head_spec,

@@ -68,7 +68,7 @@ def fit_model(
     y = dataset.labels[torch.as_tensor(rows, device=dataset.labels.device)]
     if name in ("ridge", "lda"):
         return _fit_moments(name, dataset, y, rows=rows, head=head)
-    x = _matrix(dataset, rows)
+    x = read_matrix(dataset, rows)
     if name == "logreg":
         return fit_logistic(x, y, head.classes, configs)
     return NeighborModel(Neighbors.of(x, y, head.classes), head)
@@ -86,24 +86,17 @@ def _fit_moments(
     """Fit ridge or lda, by moments that are streamed if there are more samples than features."""
     features = dataset.tokens * dataset.width
     classifies = head.task != REGRESSION
-    weight = torch.ones(len(y), dtype=torch.float64, device=y.device)
+    weight = sample_weights(y, head)
     absent = torch.zeros(head.classes, dtype=torch.bool, device=y.device)
     if head.task == CLASSIFICATION:
-        weight = balanced_weights(y, head.classes)
         absent = torch.bincount(y, minlength=head.classes) == 0
     elif classifies:
         absent = (y == 0).all(0)
-
-    def targets(rows: slice) -> Tensor:
-        # not for all rows at once: one-hot targets of many classes are large
-        part = y[rows]
-        return one_hot(part, head.classes) if head.task == CLASSIFICATION else part.double()
-
     if len(rows) <= features:
-        x = _matrix(dataset, rows)
+        x = read_matrix(dataset, rows)
         if name == "lda":
             return DiscriminantModel(lda(x, y, head.classes, sample_weight=weight))
-        solution = ridge(x, targets(slice(None)), sample_weight=weight)
+        solution = ridge(x, numeric_targets(y, head), sample_weight=weight)
         return RidgeModel(solution, classifies, absent)
     _check_memory(
         8 * features**2,
@@ -113,14 +106,27 @@ def _fit_moments(
     moments, start = Moments(features, head.classes, device=dataset.device), 0
     for x in iter_features(dataset, rows):
         part = slice(start, start + len(x))
-        moments.add(x, targets(part), weight[part])
+        # not for all rows at once: one-hot targets of many classes are large
+        moments.add(x, numeric_targets(y[part], head), weight[part])
         start += len(x)
     if name == "lda":
         return DiscriminantModel(lda_of_moments(moments, dtype=torch.float32))
     return RidgeModel(ridge_of_moments(moments), classifies, absent)
 
 
-def _matrix(dataset: LabelledTokens, rows: Rows) -> Tensor:
+def sample_weights(y: Tensor, head: HeadSpec) -> Tensor:
+    """Return the weight of each sample, float64 (N,): classes have the same total."""
+    if head.task == CLASSIFICATION:
+        return balanced_weights(y, head.classes)
+    return torch.ones(len(y), dtype=torch.float64, device=y.device)
+
+
+def numeric_targets(y: Tensor, head: HeadSpec) -> Tensor:
+    """Return targets of a least-squares fit, float64 (N, C): classes as one-hot."""
+    return one_hot(y, head.classes) if head.task == CLASSIFICATION else y.double()
+
+
+def read_matrix(dataset: LabelledTokens, rows: Rows) -> Tensor:
     """Return the concatenated tokens of rows, float32 (N, P), on the device."""
     features = dataset.tokens * dataset.width
     _check_memory(

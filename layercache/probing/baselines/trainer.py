@@ -5,13 +5,14 @@ Shapes: N samples, C classes or columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from layercache.probing.baselines.fitting import fit_model, iter_features
+from layercache.probing.baselines.leave_one_out import LeftOutSamples
 from layercache.probing.baselines.models import LinearModel, Model
 from layercache.probing.baselines.neighbors import NeighborClassifier, NeighborModel
 from layercache.probing.data.dataset import LabelledTokens
@@ -42,6 +43,8 @@ class BaselineTrainer:
     """One more metric to score by."""
     on_progress: ProgressCallback | None
     """Called after every configuration."""
+    leave_one_out: bool = False
+    """Score every row by the model of all others."""
 
     def score(
         self,
@@ -55,12 +58,20 @@ class BaselineTrainer:
         stop_epoch: int | None = None,
     ) -> None:
         """See ProbeTrainer. Fits all configurations at once, without epochs."""
-        model = fit_model(self.name, dataset, configs, rows=train, head=self.head)
+        left_out: LeftOutSamples | None = None
+        if self.leave_one_out:
+            left_out = LeftOutSamples(self.name, dataset, rows=val, head=self.head)
+        else:
+            model = fit_model(self.name, dataset, configs, rows=train, head=self.head)
         labels = dataset.labels.cpu().numpy()[val]
         together = max(1, OUTPUT_BYTES // (4 * max(1, len(val)) * self.head.classes))
         for start in range(0, len(configs), together):
             part = configs[start : start + together]
-            outputs = _outputs(model, dataset, part, rows=val)
+            outputs: Iterable[Array]
+            if left_out is not None:
+                outputs = (values.cpu().numpy() for values in left_out.outputs(part))
+            else:
+                outputs = _outputs(model, dataset, part, rows=val)
             for i, (hparams, values) in enumerate(zip(part, outputs, strict=True)):
                 metrics = evaluate(values, labels, task=self.head.task, select=self.select)
                 on_scores([ConfigScore(hparams=hparams, fold=fold, val_metrics=metrics)])

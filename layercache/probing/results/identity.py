@@ -212,6 +212,8 @@ def describe_validation(values: Mapping[str, Any]) -> str:
     """Return in words what `data.validation.Validation.to_json` says."""
     if "split" in values:
         text = f"split {values['split']}"
+    elif "scheme" in values:
+        text = "leave-one-out"
     elif "fold_column" in values:
         text = f"folds of column {values['fold_column']}"
     elif "folds" in values:

@@ -32,6 +32,7 @@ from layercache.probing.scan.runner import KNN, Scanner
 from layercache.probing.scan.scores import as_targets, columns_of_test
 from layercache.probing.splits.draws import Rows, check_labels
 from layercache.probing.splits.folds import group_numbers
+from layercache.probing.splits.validation import LEAVE_ONE_OUT
 from layercache.probing.splits.validation_choice import AUTO, choose_validation
 from layercache.probing.targets.annotation_columns import read_annotation
 from layercache.probing.targets.target import Target, check_floats, stratify
@@ -108,6 +109,12 @@ def scan(
     budget = None
     if memory_budget is not None:
         budget = parse_bytes(memory_budget, name="memory_budget")
+    if val_split == LEAVE_ONE_OUT:
+        raise OptionError(
+            f"val_split: a scan selects by held-out samples, not by leave-one-out "
+            f"({LEAVE_ONE_OUT}), which probe has for ridge and lda: choose a split, or None (--val "
+            "none) for 20 % of the training samples"
+        )
     tests = [] if test_split is None else [test_split]
     validation = choose_validation(
         cache,

@@ -20,6 +20,7 @@ from layercache.probing.splits.folds import (
     given_folds,
     group_numbers,
 )
+from layercache.probing.splits.validation import LEAVE_ONE_OUT
 from layercache.probing.targets.annotation_columns import read_annotation
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 def search_folds(spec: ProbeSpec, labels: Labels, *, split: Split, rows: Rows) -> list[list[Fold]]:
     """Return the folds of each repeat, as positions within the training samples.
 
+    Leave-one-out is one fold that trains on and scores all of them.
+
     Args:
         spec: The probe.
         labels: Labels of the training samples, or strata of them.
@@ -41,6 +44,9 @@ def search_folds(spec: ProbeSpec, labels: Labels, *, split: Split, rows: Rows) -
         ProbeError: There are too few samples or groups, a group is in two of the given folds, or a
             fold leaves a single class to train on.
     """
+    if spec.validation.scheme == LEAVE_ONE_OUT:
+        everything = np.arange(len(rows))
+        return [[Fold(everything, everything)]]
     repeats = _draw(spec, labels, split=split, rows=rows)
     if spec.resolved_target.task == CLASSIFICATION:
         for fold in chain.from_iterable(repeats):

@@ -8,6 +8,8 @@ from typing import Any
 
 from layercache.errors import OptionError
 
+LEAVE_ONE_OUT = "loo"
+"""Word that stands for leave-one-out in place of a validation split."""
 REFITS = ("train", "train+val")
 """Samples that the selected configuration is trained on where validation is a split of its own."""
 MAX_FOLDS = 100
@@ -28,6 +30,8 @@ class Validation:
     """Annotation column whose groups stay on one side of every cut."""
     fold_column: str | None = None
     """Annotation column that gives the fold of each sample."""
+    scheme: str | None = None
+    """LEAVE_ONE_OUT: each training sample is scored by the fit to all others; None: parts."""
     refit: str = "train"
     """Samples that train the selected configuration, one of REFITS; "train+val" needs a split."""
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +49,18 @@ class Validation:
                 "refit: all training samples are used in any case unless validation is a split of "
                 "its own: give val_split (--val), or leave refit out"
             )
+        if self.scheme == LEAVE_ONE_OUT:
+            others = {
+                "folds": self.folds,
+                "fold_column": self.fold_column,
+                "group": self.group,
+                "repeats": None if self.repeats == 1 else self.repeats,
+            }
+            if used := [name for name, value in others.items() if value is not None]:
+                raise OptionError(
+                    f"{used[0]}: val_split {LEAVE_ONE_OUT!r} leaves out one training sample at a "
+                    f"time, which allows no {used[0]}: leave one of them out"
+                )
         of_train = {"folds": self.folds, "fold_column": self.fold_column}
         chosen = [name for name, value in of_train.items() if value is not None]
         if self.split is not None and (chosen or self.repeats > 1):

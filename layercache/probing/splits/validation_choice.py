@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from layercache.cache.cache import Cache, extract_advice
 from layercache.errors import OptionError, ProbeError
-from layercache.probing.splits.validation import Validation
+from layercache.probing.splits.validation import LEAVE_ONE_OUT, Validation
 from layercache.probing.targets.annotation_columns import check_columns
 from layercache.probing.targets.target import Target
 
@@ -38,8 +38,8 @@ def choose_validation(
         target: What they predict.
         train_split: Split that they are trained on.
         test_splits: Splits of the cache that they are tested on.
-        val_split: Split that selects; None: none; "auto": the one called val, valid, validation or
-            dev, if there is one and it is not tested on.
+        val_split: Split that selects; None: none; "loo": leave-one-out; "auto": the one called val,
+            valid, validation or dev, if there is one and it is not tested on.
         folds: See `Validation`, as for the others.
         repeats: Number of draws.
         group: Column of groups.
@@ -56,6 +56,14 @@ def choose_validation(
             f"val_split: split {val_split!r} is {role} on, so it cannot select as well: choose "
             "another split (--val), or None (--val none) for 20 % of the training samples"
         )
+    scheme = None
+    if val_split == LEAVE_ONE_OUT:
+        if LEAVE_ONE_OUT in cache.spec.dataset.splits:
+            raise OptionError(
+                f"val_split: {LEAVE_ONE_OUT!r} means leave-one-out, and the dataset has a split of "
+                "this name: extract it under another name to select by it"
+            )
+        scheme, val_split = LEAVE_ONE_OUT, None
     of_train = folds is not None or fold_column is not None or repeats > 1
     if val_split == AUTO:
         val_split = _find_val_split(
@@ -66,6 +74,7 @@ def choose_validation(
     digests = cache.annotation_digests if columns else {}
     return Validation(
         split=val_split,
+        scheme=scheme,
         folds=folds,
         repeats=repeats,
         group=group,

@@ -78,7 +78,7 @@ def full_row(probe: Probe) -> dict[str, Any]:
 def _validation_columns(validation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns named after the parameters of `probe`; None where not used."""
     return {
-        "val_split": validation.get("split"),
+        "val_split": validation.get("split", validation.get("scheme")),
         "folds": validation.get("folds"),
         "repeats": validation.get("repeats", 1),
         "group": validation.get("group"),
