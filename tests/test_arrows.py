@@ -96,7 +96,7 @@ FLOORS = {
         {"runner", "search_state", "plan"},
         {"worker"},
         {"search", "evaluation", "baselines"},
-        {"training", "data", "splits", "targets", "spec", "command"},
+        {"training", "data", "splits", "targets", "spec", "command", "join"},
         {"heads", "results", "metrics", "closed_form"},
     ),
     "reporting": (

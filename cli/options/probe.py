@@ -120,6 +120,26 @@ Gate = Annotated[
         "(class) or for each image (sample).",
     ),
 ]
+Join = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=panels.HEAD,
+        metavar="MODEL",
+        help="Join the tokens of another encoder: a model with a cache of the same images, or the "
+        "folder of a cache. Repeatable.",
+        show_default=False,
+    ),
+]
+JoinWidth = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=panels.HEAD,
+        metavar="pad|N",
+        help="Width to which an attentive head maps the tokens of joined encoders; pad: zeros up "
+        "to the largest width.",
+        show_default="maps to the largest width",
+    ),
+]
 NumHeads = Annotated[
     int | None,
     typer.Option(

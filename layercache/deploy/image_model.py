@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layercache import heads
+from layercache._units import join_words
 from layercache.errors import BackboneError, HeadMismatchError, OptionError
 from layercache.extraction.image_input import Images, check_pixels, iter_pixels, pixels_of
 from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_encoder
@@ -189,6 +190,14 @@ def load_matching_backbone(
             f"{provenance.model}: this head was trained on imported tokens, whose encoder "
             "layercache does not have: use the head on tokens, with layercache.load_head or "
             "layercache.heads.load"
+        )
+    if provenance.encoders is not None:
+        models = join_words([name for name, _ in provenance.encoders])
+        raise BackboneError(
+            f"this head reads the tokens of several encoders ({models}), which no prediction of "
+            "images runs together: predict on a split of their caches with `layercache predictions "
+            "PROBE --split SPLIT --out FILE`, or use the head on tokens, with layercache.load_head "
+            "or layercache.heads.load"
         )
     preprocessing = Preprocessing.from_json(provenance.preprocessing)
     if model is None and not has_address(provenance):

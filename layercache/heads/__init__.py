@@ -13,6 +13,7 @@ same names there, in checkpoints and here.
 from layercache.heads.attentive import AttentiveHead, HybridHead
 from layercache.heads.efficient import EfficientHead
 from layercache.heads.fusion import FusionHead
+from layercache.heads.joined import JoinedHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.loading import AnyHead, load
 from layercache.heads.scalar_mix import ScalarMixHead
@@ -23,6 +24,7 @@ __all__ = [
     "EfficientHead",
     "FusionHead",
     "HybridHead",
+    "JoinedHead",
     "LinearHead",
     "ScalarMixHead",
     "load",

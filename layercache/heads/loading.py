@@ -8,6 +8,7 @@ from layercache.errors import HeadMismatchError
 from layercache.heads.attentive import AttentiveHead, HybridHead
 from layercache.heads.efficient import EfficientHead
 from layercache.heads.fusion import FusionHead
+from layercache.heads.joined import JoinedHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.scalar_mix import ScalarMixHead
 from layercache.probing.heads import HeadSpec
@@ -65,6 +66,14 @@ def _untrained(spec: HeadSpec) -> AnyHead:
             num_heads=spec.num_heads,
             gate=spec.gate,  # type: ignore[arg-type]  # the spec has checked it
             embedding_ids=spec.embedding_ids,
+        )
+    if spec.encoder_tokens is not None and spec.encoder_widths is not None:
+        return JoinedHead(
+            encoder_tokens=spec.encoder_tokens,
+            encoder_widths=spec.encoder_widths,
+            width=spec.width,
+            classes=spec.classes,
+            num_heads=spec.num_heads,
         )
     if spec.kind == "hybrid":
         return HybridHead(**shape, num_heads=spec.num_heads, embedding_ids=spec.embedding_ids)

@@ -8,6 +8,7 @@ from typing import Literal
 from layercache._interruption import sigterm_as_interrupt
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
+from layercache.probing.join import JoinedCaches
 from layercache.probing.options import Options
 from layercache.probing.plan import plan_probes, tested_caches
 from layercache.probing.request import Layers, Numbers, ProbeRequest, Words
@@ -39,6 +40,8 @@ def probe(
     embedding: bool = False,
     position_embedding: bool = False,
     gate: Gate = "scalar",
+    join: JoinedCaches = (),
+    join_width: int | str | None = None,
     num_heads: int | None = None,
     configs: Sequence[HParams] | None = None,
     lr: Numbers | None = None,
@@ -107,6 +110,13 @@ def probe(
         position_embedding: The same for each position, too: one embedding for each of these tokens.
         gate: Gate of the fusion head: one weight for both branches ("scalar"), one for each class
             ("class") or one for each image ("sample").
+        embedding: For the hybrid head: learn an embedding for each layer and token kind.
+        join: Caches of further encoders whose tokens the head sees, too: opened, as folders, or as
+            names of models that have a cache of the same images below the same root. `layers` and
+            `tokens` choose from each. For linear and attentive heads, and the closed-form ones.
+        join_width: Width to which an attentive head maps the tokens of each joined encoder, or
+            "pad": zeros up to the largest width. Default: maps to the largest width. Linear heads
+            see the concatenated tokens in any case.
         num_heads: Number of attention heads, or of queries of the efficient head. Default: one for
             each token that is not spatial; for attentive-tokens: 8; for efficient: 32.
         configs: Configurations to search, instead of the product of `lr`, `weight_decay` and
@@ -208,6 +218,8 @@ def probe(
         embedding=embedding,
         position_embedding=position_embedding,
         gate=gate,
+        join=join,
+        join_width=join_width,
         num_heads=num_heads,
         configs=configs,
         lr=lr,

@@ -18,6 +18,7 @@ from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.fusion import SHARE
 from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.encoder_attention import MODEL_MARK
 from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.search.selection import Search, rank_configs, summarize
@@ -139,9 +140,10 @@ def refit(
 def _identity(spec: ProbeSpec) -> Row:
     """Return the columns that say which probe a row is."""
     cache_spec, spec_json = spec.tokens.cache.spec, spec.to_json()
+    models = [name for name, _ in spec.tokens.encoders or ((cache_spec.model, 0),)]
     return {
         "probe": spec.id,
-        "model": cache_spec.model,
+        "model": MODEL_MARK.join(models),
         "dataset": cache_spec.dataset.name,
         "head": spec.head,
         "layers": spec.tokens.layers,
@@ -151,6 +153,7 @@ def _identity(spec: ProbeSpec) -> Row:
         "num_heads": spec.head_spec.num_heads,
         "embedding": spec.head_spec.embedding_ids is not None,
         "gate": spec.head_spec.gate,
+        **({"join": _describe_join(spec)} if spec.tokens.joined else {}),
         "seed": spec.seed,
         "shots": spec.shots,
         "train_fraction": spec.train_fraction,
@@ -162,3 +165,9 @@ def _identity(spec: ProbeSpec) -> Row:
         "train_config_digest": sha256_json(spec_json["train_config"])[:12],
         "grid_digest": sha256_json(spec_json["grid"])[:12],
     }
+
+
+def _describe_join(spec: ProbeSpec) -> str:
+    """Return how the tokens of joined encoders get one width: "map 768" or "pad 768"."""
+    kind = "pad" if spec.head_spec.encoder_widths is None else "map"
+    return f"{kind} {spec.head_spec.width}"

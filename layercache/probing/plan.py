@@ -18,6 +18,13 @@ from layercache.probing.baselines.leave_one_out import LEFT_OUT_HEADS
 from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION, SPATIAL_HEADS, WITHOUT_DROPOUT
+from layercache.probing.join import (
+    check_join_width,
+    check_joinable,
+    join_tokens,
+    joined_shape,
+    open_joined,
+)
 from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
@@ -55,7 +62,8 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
     Raises:
         OptionError: An option is wrong.
         UnknownNameError: There is no head, layer choice or token kind of this name.
-        HeadMismatchError: The cache of the spatial tokens has other weights or images.
+        HeadMismatchError: The cache of the spatial tokens has other weights or images, or a joined
+            cache has other images.
     """
     cache = _open(cache)
     spatial_cache = _spatial_cache(cache, request)
@@ -76,12 +84,17 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
         fold_column=request.fold_column,
         refit=request.refit,
     )
+    splits = {ProbeSpec.train_split, first_test, *own_tests, validation.split} - {None}
+    joined = open_joined(cache, request.join, splits=sorted(map(str, splits)))
+    join_width = check_join_width(request.join_width, joined=bool(joined))
     select = _selection_metric(request, target)
     subsets = _subsets(cache, target, shots=request.shots, train_fraction=request.train_fraction)
     specs = []
     for head, layers, tokens in product(
         _listed(request.head), _layer_choices(request.layers), _listed(request.tokens)
     ):
+        if joined:
+            check_joinable(head)
         spatial: dict[str, Any] = {}
         if head in SPATIAL_HEADS and request.spatial is not None:
             spatial_cache = spatial_cache or find_spatial_cache(
@@ -99,6 +112,8 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
                 "sample: choose one of these heads, or folds instead (--folds 5)"
             )
         selection = select_tokens(cache, head=head, layers=layers, tokens=tokens, **spatial)
+        if joined:
+            selection = join_tokens(selection, joined, head=head, layers=layers, kinds=tokens)
         for test in further_tests:
             if test.cache is not None:
                 selection.of_cache(test.cache)
@@ -110,6 +125,7 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
             embedding=request.embedding,
             position_embedding=request.position_embedding,
             gate=request.gate,
+            join_width=join_width,
         )
         points = make_grid(
             head,
@@ -249,6 +265,7 @@ def _head_spec(
     embedding: bool,
     position_embedding: bool,
     gate: str,
+    join_width: int | str | None,
 ) -> HeadSpec:
     check_task(head, target.task)
     kind = "linear" if head in BASELINES else head
@@ -263,7 +280,7 @@ def _head_spec(
     return HeadSpec(
         kind=kind,
         tokens=len(tokens.pairs),
-        width=tokens.cache.spec.width,
+        **joined_shape(tokens, head=head, join_width=join_width),
         classes=len(target.classes),
         num_heads=num_heads or 0,
         multi_label=target.task == MULTI_LABEL,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from layercache.cache.cache import Cache
 from layercache.cache.storage.paths import CachePath
+from layercache.probing.join import JoinedCaches
 from layercache.probing.splits.validation_choice import AUTO
 from layercache.probing.training.config import HParams, TrainConfig
 
@@ -28,6 +29,8 @@ class ProbeRequest:
     embedding: bool = False
     position_embedding: bool = False
     gate: str = "scalar"
+    join: JoinedCaches = ()
+    join_width: int | str | None = None
     num_heads: int | None = None
     configs: Sequence[HParams] | None = None
     lr: Numbers | None = None

@@ -37,7 +37,10 @@ TOKEN_KIND = re.compile("|".join(POOLED_KINDS) + r"|all|patch|grid:\d+")
 
 @dataclass(frozen=True, eq=False)
 class TokenSelection:
-    """The tokens that a head sees, from one cache or two of the same images and weights."""
+    """The tokens that a head sees, from caches of the same images.
+
+    They have the same weights, unless encoders are joined.
+    """
 
     sources: tuple[tuple[Cache, Pairs], ...]
     """(cache, its (layer, token) pairs)."""
@@ -49,6 +52,8 @@ class TokenSelection:
     """KIND@LAYERS of the spatial tokens of a hybrid or fusion head, else ""."""
     pooled: int
     """Number of tokens that are not spatial tokens of such a head."""
+    joined: bool = False
+    """Each source is another encoder."""
 
     @property
     def cache(self) -> Cache:
@@ -60,12 +65,29 @@ class TokenSelection:
         """(layer, token) of all S tokens."""
         return tuple(pair for _, pairs in self.sources for pair in pairs)
 
+    @property
+    def width(self) -> int:
+        """D, the largest width of a cache."""
+        return max(cache.spec.width for cache, _ in self.sources)
+
+    @property
+    def encoders(self) -> tuple[tuple[str, int], ...] | None:
+        """Model and number of tokens of each joined encoder, in the order of the tokens."""
+        if not self.joined:
+            return None
+        return tuple((cache.spec.model, len(pairs)) for cache, pairs in self.sources)
+
     def of_cache(self, other: Cache) -> TokenSelection:
         """Return the same tokens of another cache, which holds all of them.
 
         Raises:
             OptionError: It does not.
         """
+        if self.joined:
+            raise OptionError(
+                f"test_cache: {other.path} is of one encoder, and the head joins several: test on "
+                "splits of the joined caches (--test SPLIT)"
+            )
         stored = {(layer, token) for layer in other.spec.layers for token in other.spec.tokens}
         if missing := [pair for pair in self.pairs if pair not in stored]:
             layer, token = missing[0]
@@ -223,6 +245,7 @@ class ProbeSpec:
             pairs=self.tokens.pairs,
             fingerprints=tuple(cache.spec.fingerprint for cache, _ in self.tokens.sources),
             precision=spec.precision,
+            encoders=self.tokens.encoders,
         )
 
 

@@ -24,6 +24,7 @@ from layercache.reporting.dependencies import require
 from layercache.reporting.page import FigureBlock, Page, Table
 from layercache.reporting.plotting.figure import save_figure
 from layercache.reporting.sections.attention import attention_section
+from layercache.reporting.sections.encoders import encoder_section
 from layercache.reporting.sections.gains import gains_section
 from layercache.reporting.sections.images import image_section
 from layercache.reporting.sections.metrics import metric_section
@@ -44,6 +45,7 @@ SECTIONS = (
     published_section,
     significance_section,
     attention_section,
+    encoder_section,
     single_layer_section,
     similarity_section,
     variant_section,

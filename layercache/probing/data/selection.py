@@ -7,7 +7,7 @@ code, C classes. Tokens on disk and in memory are (S, N, D) in the cache's dtype
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class TokenSource:
 
 @dataclass(frozen=True, eq=False)
 class TokenArray:
-    """Tokens that are in one array in memory: those of all sources without a codec, or of one."""
+    """Tokens that are in one array in memory: those of a source, or of several without a codec."""
 
     sources: tuple[TokenSource, ...]
     """Sources of the tokens, in order."""
@@ -54,6 +54,11 @@ class TokenArray:
         """Bytes of a row."""
         return self.tokens * self.width * self.dtype.itemsize
 
+    def continues_with(self, other: TokenArray) -> bool:
+        """Return whether the next tokens can be in the same array: no codec, width and dtype."""
+        layout, others = (self.width, self.dtype), (other.width, other.dtype)
+        return self.codec is None and other.codec is None and layout == others
+
     @property
     def codec(self) -> TokenCodec | None:
         """Codec of the tokens, or None."""
@@ -70,23 +75,13 @@ class SplitSelection:
     """The tokens of one or more sources, concatenated along S, for some rows of a split."""
 
     sources: tuple[TokenSource, ...]
-    """Caches of the same images in the same order, made with the same weights."""
+    """Caches of the same images in the same order, made by one encoder or by several."""
     kept_rows: np.ndarray[Any, np.dtype[np.int64]]
     """(N,) ascending row numbers of the split."""
 
     def __post_init__(self) -> None:
         first = self.sources[0].split
         for other in (source.split for source in self.sources[1:]):
-            if (
-                other.spec.width != first.spec.width
-                or other.spec.storage_dtype != first.spec.storage_dtype
-            ):
-                raise HeadMismatchError(
-                    "expected two caches of the same width and dtype, got "
-                    f"{first.spec.width} {first.spec.storage_dtype} and "
-                    f"{other.spec.width} {other.spec.storage_dtype}: extract the second with the "
-                    "tap and storage_dtype of the first"
-                )
             if other.ids != first.ids:
                 raise HeadMismatchError(
                     f"expected two caches of the same samples in split {first.name!r}, got "
@@ -101,8 +96,8 @@ class SplitSelection:
 
     @property
     def width(self) -> int:
-        """D."""
-        return self.sources[0].split.spec.width
+        """D, the largest width of a source; narrower tokens are padded with zeros."""
+        return max(source.split.spec.width for source in self.sources)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -115,11 +110,10 @@ class SplitSelection:
         arrays: list[TokenArray] = []
         for source in self.sources:
             spec = source.split.spec
-            if spec.codec is None and arrays and arrays[-1].codec is None:
-                sources = (*arrays.pop().sources, source)
-            else:
-                sources = (source,)
-            arrays.append(TokenArray(sources, spec.code_width, spec.code_dtype))
+            array = TokenArray((source,), spec.code_width, spec.code_dtype)
+            if arrays and arrays[-1].continues_with(array):
+                array = replace(array, sources=(*arrays.pop().sources, source))
+            arrays.append(array)
         return tuple(arrays)
 
     @property
@@ -221,8 +215,9 @@ class SplitSelection:
         ):
             return
         s, n, _ = (int(i) for i in np.argwhere(~np.isfinite(x_snd))[0])
-        layer, token = [pair for source in array.sources for pair in source.pairs][s]
-        split = self.sources[0].split
+        tokens = [(source, pair) for source in array.sources for pair in source.pairs]
+        source, (layer, token) = tokens[s]
+        split = source.split
         remedy = "probe other layers, and check the cache with `layercache cache verify`"
         if x_snd.dtype == np.float16:
             remedy = (

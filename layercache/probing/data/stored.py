@@ -1,7 +1,8 @@
 """Tokens as they are stored, in one or more arrays, and their way into a batch.
 
-Tokens of caches without a codec are in one array in the storage dtype; those of each cache with a
-codec are in an array of codes, which is decoded when a batch is made, on the batch's device.
+Tokens of caches without a codec, of one width and dtype, are in one array in the storage dtype;
+those of each cache with a codec are in an array of codes, which is decoded when a batch is made, on
+the batch's device.
 
 Shapes: M rows as stored, S tokens of a row, D width, W numbers of a code, B rows of a batch.
 """
@@ -50,10 +51,13 @@ class StoredTokens:
 
         Args:
             positions: int64 (B,), positions along M.
-            out: float32 (B, S, D), perhaps on another device than the arrays.
+            out: float32 (B, S, D), perhaps on another device than the arrays; tokens of a smaller
+                width get zeros.
         """
         for tokens, array, decoder in self.parts:
-            target = out[:, tokens]
+            width = array.shape[2] if decoder is None else decoder.width
+            target = out[:, tokens, :width]
+            out[:, tokens, width:] = 0
             if array.device.type == "cpu" and out.device.type != "cpu":
                 _gather_to_device(array, positions, decoder, out=target)
             elif decoder is None:

@@ -180,9 +180,6 @@ def stored_spec(probe: Probe, *, root: str | CachePath | None = None) -> ProbeSp
     target = read_target(cache, columns.get("columns"), task=columns.get("task"))
     validation = Validation(**values.get("validation", {}))
     digests = cache.annotation_digests if validation.columns else {}
-    head_spec = dict(values["head_spec"])
-    if head_spec.get("embedding_ids") is not None:
-        head_spec["embedding_ids"] = tuple(head_spec["embedding_ids"])
     return ProbeSpec(
         tokens=TokenSelection(
             sources,
@@ -190,9 +187,10 @@ def stored_spec(probe: Probe, *, root: str | CachePath | None = None) -> ProbeSp
             kinds=row["tokens"],
             spatial=row["spatial"],
             pooled=len(sources[0][1]),
+            joined=bool(row.get("join")),
         ),
         head=values["head"],
-        head_spec=HeadSpec(**head_spec),
+        head_spec=HeadSpec.from_json(values["head_spec"]),
         grid=tuple(values["grid"]),
         seed=values["seed"],
         shots=values["shots"],

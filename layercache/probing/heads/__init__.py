@@ -12,6 +12,7 @@ from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.efficient import BatchedEfficientHead
 from layercache.probing.heads.fusion import BatchedFusionHead
 from layercache.probing.heads.hybrid import BatchedEmbeddingHead
+from layercache.probing.heads.joined import BatchedJoinedHead
 from layercache.probing.heads.linear import BatchedLinearHead
 from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.scalar_mix import BatchedScalarMixHead
@@ -73,6 +74,8 @@ def build(spec: HeadSpec) -> Head:
         return BatchedEfficientHead(spec)
     if spec.kind == "fusion":
         return BatchedFusionHead(spec)
+    if spec.encoder_tokens is not None:
+        return BatchedJoinedHead(spec)
     return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedEmbeddingHead(spec)
 
 

@@ -124,11 +124,11 @@ class FittedHead:
 
     def describe_input(self) -> str:
         """Return the expected input in words, for errors."""
-        return f"tokens (images, {self.spec.tokens}, {self.spec.width})"
+        return f"tokens (images, {self.spec.tokens}, {self.spec.input_width})"
 
     def _normalize(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
         x = torch.as_tensor(tokens).float()
-        if x.ndim != 3 or x.shape[1:] != (self.spec.tokens, self.spec.width):
+        if x.ndim != 3 or x.shape[1:] != (self.spec.tokens, self.spec.input_width):
             raise HeadMismatchError(
                 f"this {self.spec.kind} head expects {self.describe_input()}, got {tuple(x.shape)}"
             )

@@ -27,6 +27,8 @@ ADDED: dict[str, Any] = {
     "mix_ids": None,
     "spatial_tokens": 0,
     "gate": "",
+    "encoder_tokens": None,
+    "encoder_widths": None,
 }
 """Fields that the first probes did not have, with the value that they stand for."""
 
@@ -63,6 +65,11 @@ class HeadSpec:
     """Q, only "fusion": the last Q of the S tokens are spatial ones."""
     gate: str = ""
     """Only "fusion": one of GATES."""
+    encoder_tokens: tuple[int, ...] | None = None
+    """Only "attentive": tokens of each of several encoders that are mapped to width D; None: all
+    tokens have width D."""
+    encoder_widths: tuple[int, ...] | None = None
+    """Width of the tokens of each encoder."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -93,6 +100,8 @@ class HeadSpec:
                 )
         else:
             self._resolve_num_heads()
+        if self.encoder_tokens is not None or self.encoder_widths is not None:
+            self._check_encoders()
         if self.embedding_ids is not None:
             self._check_ids("embedding_ids", self.embedding_ids, kinds=("hybrid", "fusion"))
         if self.mix_ids is not None:
@@ -106,6 +115,19 @@ class HeadSpec:
             )
         if self.gate not in GATES:
             raise UnknownNameError("gate", self.gate, GATES)
+
+    def _check_encoders(self) -> None:
+        tokens, widths = self.encoder_tokens or (), self.encoder_widths or ()
+        if (
+            self.kind != "attentive"
+            or len(tokens) != len(widths)
+            or sum(tokens) != self.tokens
+            or min((*tokens, *widths), default=0) < 1
+        ):
+            raise OptionError(
+                f"expected encoder_tokens and encoder_widths of an attentive head, whose tokens "
+                f"sum to {self.tokens}, got {tokens} and {widths} for {self.kind!r}"
+            )
 
     def _resolve_num_heads(self) -> None:
         defaults = {
@@ -149,6 +171,11 @@ class HeadSpec:
             gate="",
         )
         return layers, spatial
+
+    @property
+    def input_width(self) -> int:
+        """Width of the tokens that the head gets: D, or the largest of several encoders."""
+        return self.width if self.encoder_widths is None else max(self.encoder_widths)
 
     @property
     def task(self) -> str:

@@ -71,9 +71,15 @@ class Provenance:
     target: tuple[str, ...] = ("label",)
     """Annotation columns that the head predicts; "label" is the dataset's own."""
 
+    encoders: tuple[tuple[str, int], ...] | None = None
+    """Model and number of tokens of each joined encoder, in the order of the tokens; the other
+    fields are those of the first. None: all tokens are of one encoder."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON; `target` only if it is not the dataset's label."""
         values = asdict(self)
+        if self.encoders is None:
+            del values["encoders"]
         if self.target == ("label",):
             del values["target"]
         return values
@@ -217,6 +223,8 @@ def _parse(metadata: dict[str, Any]) -> Checkpoint:
         if name in provenance:
             provenance[name] = tuple(provenance[name])
     provenance["pairs"] = tuple((int(layer), str(token)) for layer, token in provenance["pairs"])
+    if provenance.get("encoders") is not None:
+        provenance["encoders"] = tuple((str(n), int(k)) for n, k in provenance["encoders"])
     losses = tuple(metadata.pop("losses"))
     head = Checkpoint(
         **metadata,

@@ -28,8 +28,8 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 # fmt: off
 TEXT = (
-    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "config", "empty_classes",
-    "device", "precision", "features", "tap", "fingerprint", "gate",
+    "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "join", "config",
+    "empty_classes", "device", "precision", "features", "tap", "fingerprint", "gate",
 )
 INTEGERS = (
     "seed", "shots", "n_tokens", "num_heads", "n_params", "epochs", "batch_size", "steps",

@@ -5,7 +5,7 @@ Shapes: N rows, S tokens of a row, D width, C classes or columns of a regression
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,14 @@ def _predict(head: Checkpoint, sources: list[Source], name: str) -> tuple[Logits
     parts = []
     for start in range(0, first.rows, BATCH_ROWS):
         rows = (start, min(start + BATCH_ROWS, first.rows))
-        tokens_snd = np.concatenate([split.read(pairs, rows=rows) for split, pairs in splits])
+        tokens_snd = _pad([split.read(pairs, rows=rows) for split, pairs in splits])
         x_nsd = np.ascontiguousarray(tokens_snd.transpose(1, 0, 2)).astype(np.float32)
         parts.append(head.predict(x_nsd).cpu().numpy().astype(np.float32))
     return np.concatenate(parts), first.ids
+
+
+def _pad(parts_snd: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Return the tokens of several caches, narrower ones padded with zeros."""
+    width = max(part.shape[2] for part in parts_snd)
+    padded = [np.pad(part, ((0, 0), (0, 0), (0, width - part.shape[2]))) for part in parts_snd]
+    return np.concatenate(padded)

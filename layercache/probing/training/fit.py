@@ -207,9 +207,9 @@ def _check_options(
 
 
 def _check_dataset(dataset: TokenLoader, *, head: HeadSpec, train: Tensor) -> None:
-    if (dataset.tokens, dataset.width) != (head.tokens, head.width):
+    if (dataset.tokens, dataset.width) != (head.tokens, head.input_width):
         raise HeadMismatchError(
-            f"the head expects {head.tokens} tokens of width {head.width}, got "
+            f"the head expects {head.tokens} tokens of width {head.input_width}, got "
             f"{dataset.tokens} x {dataset.width}: build it from the dataset"
         )
     labels = dataset.labels[train.to(dataset.labels.device)]

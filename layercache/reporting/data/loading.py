@@ -116,6 +116,10 @@ def table_row(probe: Probe, combination: Combination) -> dict[str, Any]:
         tokens.append(row["spatial"])
     if row.get("embedding"):
         tokens.append("embedding")
+    if row.get("join"):
+        tokens.append(f"{row['model']} ({row['join']})")
+    if "ensemble" in spec:  # several pools of one dataset are different kinds of probe
+        tokens.append(f"pool {probe.settings.experiment_key[:6]}")
     return {
         "dataset": combination.dataset_label,
         # a name that the paper has stands for the dataset's own label only

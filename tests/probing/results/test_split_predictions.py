@@ -42,7 +42,7 @@ def test_split_without_labels_is_predicted_on(tmp_path: Path) -> None:
 
 def test_probe_without_a_head_cannot_predict(tmp_path: Path) -> None:
     (trained,) = probe(write_planted_cache(root=tmp_path), head="knn", **LAST)
-    with pytest.raises(ProbeNotFoundError, match="knn baseline has none"):
+    with pytest.raises(ProbeNotFoundError, match="knn baseline or an ensemble has none"):
         predict_split(trained, "test")
 
 

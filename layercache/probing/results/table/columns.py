@@ -21,9 +21,10 @@ SCORES = tuple(f"{part}_{name}" for part in ("val", "test") for name in STORED)
 """Columns of the metrics that every probe of a task stores."""
 COLUMNS = (
     "probe", "model", "dataset", "head", "layers", "tokens", "spatial", "n_tokens", "num_heads",
-    "embedding", "gate", "target", "train_split", "val_split", "folds", "repeats", "group",
-    "fold_column", "refit", "test_split", "further_tests", "seed", "shots", "train_fraction",
-    "search", "lr", "weight_decay", "dropout", "spatial_share", "config", "select",
+    "embedding", "gate", "join", "target", "train_split", "val_split", "folds", "repeats",
+    "group", "fold_column", "refit", "test_split", "further_tests", "seed", "shots",
+    "train_fraction", "search", "lr", "weight_decay", "dropout", "spatial_share", "config",
+    "select",
     *SCORES, "test_ci95_low", "test_ci95_high", "test_rows_in_train", "test_groups_in_train",
     "n_params", "epochs", "batch_size", "steps", "n_configs", "n_diverged", "converged",
     "n_folds", "train_rows", "val_rows", "test_rows", "empty_classes", "train_seconds", "device",
@@ -44,8 +45,8 @@ Where `select` is none of the usual metrics, the table has columns for it, too.
 IDENTITY = (
     "model", "dataset", "dataset_digest", "weights_digest", "fingerprint", "tap",
     "train_config_digest", "grid_digest", "n_configs", "precision", "head", "layers", "tokens",
-    "spatial", "n_tokens", "num_heads", "embedding", "target", "train_split", "val_split", "folds",
-    "repeats", "group", "fold_column", "refit", "test_split", "further_tests", "shots",
+    "spatial", "n_tokens", "num_heads", "embedding", "join", "target", "train_split", "val_split",
+    "folds", "repeats", "group", "fold_column", "refit", "test_split", "further_tests", "shots",
     "train_fraction", "search", "select", "experiment",
 )
 """Columns that do not depend on the seed."""
@@ -61,6 +62,7 @@ def full_row(probe: Probe) -> dict[str, Any]:
     train_split, test_split = probe.spec["splits"]
     return {
         "spatial_share": None,
+        "join": "",
         **probe.row,
         "gate": probe.row.get("gate") or "",
         "target": target_name(probe.spec),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from layercache._units import join_words, pluralize
 from layercache.probing.metrics import selection_metric_of
 from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.encoder_attention import attention_by_encoder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table.formatting import score_metric
 
@@ -62,6 +63,18 @@ def describe_leakage(probes: Iterable[Probe]) -> list[str]:
     if not shared:
         return []
     return [f"leakage, in train and in test: {_listed(shared)}"]
+
+
+def describe_encoders(probes: Iterable[Probe]) -> list[str]:
+    """Return a line for each probe that joins encoders: the attention on each of them."""
+    lines = []
+    for probe in probes:
+        if parts := attention_by_encoder(probe):
+            shares = [f"{part.name} {100 * part.share:.1f} %" for part in parts]
+            lines.append(f"attention by encoder, {probe.id}: {join_words(shares)}")
+    if len(lines) > MAX_LISTED:
+        lines = [*lines[:MAX_LISTED], f"and {len(lines) - MAX_LISTED} more (layercache report)"]
+    return lines
 
 
 def describe_scores(columns: Sequence[str]) -> list[str]:

@@ -31,6 +31,7 @@ from layercache.probing.results.table.formatting import (
 from layercache.probing.results.table.gain import describe_obstacles, find_gains, score_of
 from layercache.probing.results.table.metric_columns import add_metrics
 from layercache.probing.results.table.notes import (
+    describe_encoders,
     describe_leakage,
     describe_scores,
     describe_selection,
@@ -229,6 +230,7 @@ class Results:
                 notes += describe_obstacles(find_gains(self, among=among or self))
         notes += describe_versions(self)
         notes += describe_leakage(self)
+        notes += describe_encoders(self)
         notes += describe_selection(self)
         text = to_text(table, identity, values, notes=notes)
         folders = self.probes if paths and not over_seeds else ()

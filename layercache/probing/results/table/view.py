@@ -38,6 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "further_tests": "",
     "spatial": "",
     "gate": "",
+    "join": "",
     "shots": None,
     "train_fraction": None,
     "search": "full",
