@@ -26,7 +26,7 @@ def test_selection_of_two_caches_concatenates_their_tokens(
     )
 
 
-def test_selection_of_caches_with_other_samples_or_widths_is_refused(
+def test_selection_of_caches_with_other_samples_is_refused(
     memory_split: Callable[..., Any],
 ) -> None:
     one, two = memory_split(), memory_split()
@@ -36,8 +36,19 @@ def test_selection_of_caches_with_other_samples_or_widths_is_refused(
         match="same samples in split 'train', got 100 and 100 rows whose ids differ",
     ):
         select(one, two)
-    with pytest.raises(HeadMismatchError, match="got 8 float16 and 4 float16"):
-        select(one, memory_split(width=4))
+
+
+def test_selection_of_caches_of_other_widths_and_dtypes_is_padded(
+    memory_split: Callable[..., Any],
+) -> None:
+    wide, narrow = memory_split(dtype="float32"), memory_split(width=4)
+    both = SplitSelection(
+        (TokenSource(wide, PAIRS), TokenSource(narrow, ((2, "ap"),))), np.arange(100)
+    )
+    assert (both.width, both.dtype) == (8, np.float32)
+    x, _ = read_all(ResidentTokens(both, device=CPU), [0, 50])
+    padded = torch.nn.functional.pad(expected(narrow, [0, 50], ((2, "ap"),)), (0, 4))
+    torch.testing.assert_close(x, torch.cat([expected(wide, [0, 50]), padded], dim=1))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
