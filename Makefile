@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check slow docs test-oldest format clean
+.PHONY: demo test check slow docs test-oldest bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/layercache demo
@@ -31,6 +31,13 @@ test-oldest: | $(BIN)/python
 	$(BIN)/uv venv -q --clear --python $(BIN)/python $(VENV)-oldest
 	$(BIN)/uv pip install -q --python $(VENV)-oldest --resolution lowest-direct -e '.[report,test]'
 	$(VENV)-oldest/bin/python -m pytest -q -W default -n auto --maxprocesses 8 --dist loadfile
+
+# All measurements on a GPU in under eight minutes; results in gpu.json. It takes .venv if there is one, else python3 and
+# the wheels in WHEELS (CONTRIBUTING.md).
+bench-gpu: BENCH_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+bench-gpu:
+	$(if $(WHEELS),$(BENCH_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target $(WHEELS)/site $(WHEELS)/*.whl)
+	PYTHONPATH=$(if $(WHEELS),$(abspath $(WHEELS)/site),$$PYTHONPATH) $(BENCH_PYTHON) -m benchmarks.gpu --out $(or $(OUT),.)/gpu.json
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

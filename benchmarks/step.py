@@ -99,9 +99,19 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def make_step(
-    *, tokens: int, width: int, rows: int, n_configs: int, precision: str
+    *,
+    tokens: int,
+    width: int,
+    rows: int,
+    n_configs: int,
+    precision: str,
+    device: str = "cpu",
+    compile_mode: str | None = None,
 ) -> Callable[[], object]:
-    """Return a training step of some configurations with dropout 0.1."""
+    """Return a training step of some configurations with dropout 0.1.
+
+    `compile_mode` is that of torch.compile for the forward and its gradient, or None.
+    """
     import torch
 
     from layercache.probing.heads import HeadSpec
@@ -115,11 +125,13 @@ def make_step(
         train_config=TrainConfig(),
         steps=10**6,
         class_weights=None,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         precision=precision,
     )
-    x = torch.nn.functional.normalize(torch.randn(rows, tokens, width), dim=-1)
-    y = torch.randint(0, CLASSES, (rows,))
+    if compile_mode:
+        batch.head.logits = torch.compile(batch.head.logits, mode=compile_mode)
+    x = torch.nn.functional.normalize(torch.randn(rows, tokens, width, device=device), dim=-1)
+    y = torch.randint(0, CLASSES, (rows,), device=device)
     return lambda: batch.step(x, y, step=0)
 
 

@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from layercache.cache import Cache, open_cache
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.training.config import Noise
-from layercache.testing import make_spec, make_writer
+from layercache.testing import make_spec, make_writer, write_labels
 
 LAYERS, KINDS, WIDTH, BATCH = 12, ("cls", "ap"), 768, 2048
 CHUNK = 8 * 2**20
@@ -54,6 +55,8 @@ def write(root: Path, gigabytes: float) -> Cache:
             x_ltnd = rng.standard_normal((LAYERS, len(KINDS), n, WIDTH), dtype=np.float32)
             writer.write(block, x_ltnd.astype(np.float16))
         writer.finish()
+    labels = {"train": np.arange(rows, dtype=np.int64) % 2}
+    write_labels(writer.path, spec, labels, classes=("a", "b"))
     return open_cache(writer.path)
 
 
@@ -147,8 +150,24 @@ def main() -> None:
         shutil.rmtree(folder)
 
 
-def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> None:
-    """Time every pass over the cache and print the table."""
+@dataclass(frozen=True)
+class Passes:
+    """What `time_passes` measured."""
+
+    seconds: dict[str, float]
+    """Median of each pass."""
+    peaks: dict[str, int]
+    """Peak memory of each pass above that at the start, bytes."""
+    nbytes: int
+    """Size of the files."""
+    n_files: int
+    shape: tuple[int, int]
+    """Images, tokens of an image."""
+    window_rows: int
+
+
+def time_passes(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> Passes:
+    """Time every pass over the cache, in turn."""
     files, split = files_of(cache), cache.split("train")
     size = sum(file.stat().st_size for file in files)
     pairs = tuple((layer, token) for layer in cache.spec.layers for token in cache.spec.tokens)
@@ -190,14 +209,28 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
                 run(number)
                 seconds[name].append(time.perf_counter() - start)
             peaks[name] = max(peaks[name], peak.most)
+    return Passes(
+        {name: statistics.median(values) for name, values in seconds.items()},
+        peaks,
+        size,
+        len(files),
+        (split.rows, len(pairs)),
+        features.window_rows,
+    )
+
+
+def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> None:
+    """Time every pass over the cache and print the table."""
+    passes = time_passes(cache, budget=budget, rounds=rounds, device=device)
+    n_rows, n_tokens = passes.shape
     print(f"{describe()}\n")
     print(
-        f"{format_bytes(size)} in {len(files)} files: {split.rows} images x {len(pairs)} tokens x "
-        f"{WIDTH}; page cache dropped before every pass."
+        f"{format_bytes(passes.nbytes)} in {passes.n_files} files: {n_rows} images x {n_tokens} "
+        f"tokens x {WIDTH}; page cache dropped before every pass."
     )
-    batch = format_bytes(BATCH * len(pairs) * WIDTH * (2 + 4))
+    batch = format_bytes(BATCH * n_tokens * WIDTH * (2 + 4))
     print(
-        f"Memory budget {format_bytes(budget)}: two windows of {features.window_rows} images; a "
+        f"Memory budget {format_bytes(budget)}: two windows of {passes.window_rows} images; a "
         f"batch of {BATCH} images, stored and normalised, takes another {batch}."
     )
     print(f"Medians of {rounds} rounds.\n")
@@ -205,12 +238,13 @@ def measure(cache: Cache, *, budget: int, rounds: int, device: torch.device) -> 
         "| pass | time (s) | MB/s | ratio to disk, two threads | ratio to disk, four threads "
         "| peak memory |\n|---|--:|--:|--:|--:|--:|"
     )
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, value in middle.items():
-        over = " | ".join(f"{middle[disk] / value:.2f}" for disk in ("disk", "disk, four threads"))
+    for name, value in passes.seconds.items():
+        over = " | ".join(
+            f"{passes.seconds[disk] / value:.2f}" for disk in ("disk", "disk, four threads")
+        )
         print(
-            f"| {name} | {value:.2f} | {size / value / 1e6:.0f} | {over} "
-            f"| {format_bytes(peaks[name])} |"
+            f"| {name} | {value:.2f} | {passes.nbytes / value / 1e6:.0f} | {over} "
+            f"| {format_bytes(passes.peaks[name])} |"
         )
 
 

@@ -1,0 +1,1 @@
+"""`make bench-gpu`: all measurements on a GPU in one command of under eight minutes."""
