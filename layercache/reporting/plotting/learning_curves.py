@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PANEL_WIDTH, MIN_WIDTH = 2.1, 5.2
 """Width of a panel, and smallest width of the figure, in inches."""
+PANEL_HEIGHT = 1.45
+"""Height of a panel, in inches."""
 OTHERS, SELECTED, FINAL = PALETTE[5], PALETTE[0], PALETTE[1]
 """Colours of the other configurations, of the selected one, and of the final fit."""
 MAX_LOSS = 3.0
@@ -50,13 +52,15 @@ def learning_curves(
     Args:
         panels: The probes, at least one.
         title: Title of the figure.
-        score: Name and unit of the validation score.
+        score: Name and unit of the metric on the validation samples.
         factor: Factor from the score to its unit.
 
     Raises:
         MissingExtraError: Without matplotlib.
     """
-    figure = new_figure(max(MIN_WIDTH, 0.6 + (PANEL_WIDTH + 0.1) * len(panels)), 3.9, title=title)
+    figure = new_figure(
+        max(MIN_WIDTH, 0.6 + (PANEL_WIDTH + 0.1) * len(panels)), 2 * PANEL_HEIGHT + 1.3, title=title
+    )
     above, below = figure.subplots(2, len(panels), sharex="col", sharey="row", squeeze=False)
     for column, panel in enumerate(panels):
         heading = wrap_text(panel.title, inches=PANEL_WIDTH, points=9)
@@ -66,9 +70,11 @@ def learning_curves(
         below[column].set_xlabel("epoch")
     largest = max(_largest(panel) for panel in panels)
     above[0].set_yscale("log")
+    above[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    above[0].yaxis.set_minor_formatter(lambda value, _: "")
     above[0].set_ylim(top=MAX_LOSS * largest)
     above[0].set_ylabel("training loss")
-    below[0].set_ylabel(score)
+    below[0].set_ylabel(wrap_text(f"validation {score}", inches=PANEL_HEIGHT, points=9.5))
     for axes in (*above, *below):
         axes.grid(axis="y")
         axes.set_axisbelow(True)

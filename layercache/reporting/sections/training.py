@@ -51,7 +51,7 @@ def _combination(data: ReportData, combination: Combination) -> list[Block]:
     figure = learning_curves(
         panels,
         title=f"Learning curves: {combination.name}",
-        score=f"validation {metric.title}{unit}",
+        score=f"{metric.title}{unit}",
         factor=100 if metric.percent else 1,
     )
     caption = (
