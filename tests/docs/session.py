@@ -26,14 +26,14 @@ from tests.docs.pages import ROOT, Block
 _SHELL_SYNTAX = re.compile(r"[|&;<>*$]")
 _QUOTED = re.compile(r"'[^']*'")
 _EXPORT = re.compile(r"export (\w+)=(\S+)$")
-_NEWEST = {"CACHE": "**/spec.json", "PROBE": "**/probes/*/probe.json"}
+_PROBES = "**/probes/*/probe.json"
 
 
 class Session(ExitStack):
     """Runs blocks in the current folder; a context that ends what the page's stage has started.
 
-    The repository's benchmarks/ and studies/ are there. In commands and Python, CACHE and PROBE
-    stand for the newest cache and the id of the newest probe.
+    The repository's benchmarks/ and studies/ are there. In commands and Python, CACHE stands for
+    the newest cache, PROBE and OTHER_PROBE for the ids of the newest probe and the one before.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Session(ExitStack):
         """What the commands have printed."""
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
         self.monkeypatch = monkeypatch
-        self._stand_ins = dict(stand_ins)
+        self.stand_ins = dict(stand_ins)
         monkeypatch.setenv("LAYERCACHE_HOME", str(self.home))
         for name in ("benchmarks", "studies"):
             os.symlink(ROOT / name, name)
@@ -87,13 +87,17 @@ class Session(ExitStack):
 
     def _substitute(self, text: str) -> str:
         """Return a text with the page's stand-ins, and with a cache and a probe."""
-        for name, stand_in in self._stand_ins.items():
+        for name, stand_in in self.stand_ins.items():
             text = _replace_word(text, name, stand_in)
-        for name, pattern in _NEWEST.items():
+        for name, pattern, age in (
+            ("CACHE", "**/spec.json", 1),
+            ("PROBE", _PROBES, 1),
+            ("OTHER_PROBE", _PROBES, 2),
+        ):
             if re.search(rf"\b{name}\b", text):
-                newest = max(self.home.glob(pattern), key=lambda file: file.stat().st_mtime_ns)
-                value = str(newest.parent) if name == "CACHE" else newest.parent.name
-                text = _replace_word(text, name, value)
+                files = sorted(self.home.glob(pattern), key=lambda file: file.stat().st_mtime_ns)
+                folder = files[-age].parent
+                text = _replace_word(text, name, str(folder) if name == "CACHE" else folder.name)
         return text
 
 

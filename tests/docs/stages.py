@@ -57,6 +57,21 @@ def digits_with_a_probe(session: Session) -> None:
     images(session)
 
 
+def tokens_and_codes(session: Session) -> None:
+    """Extract digits: CLS and AP as they are, patch tokens as principal components."""
+    extractions = layercache.extract(
+        models="vit_nano",
+        dataset="digits",
+        spatial="patch",
+        spatial_layers="quarter",
+        store="pca:8",
+        progress=False,
+    )
+    for extraction in extractions:
+        name = "SPATIAL_CACHE" if extraction.open().spec.codec else "CACHE"
+        session.stand_ins[name] = str(extraction.path)
+
+
 def images(_: Session) -> None:
     """Write digits: labelled/CLASS/*.png, photos/*.png with photos.csv, and photo.jpg."""
     samples = layercache.open_dataset("digits").split("test")
@@ -151,6 +166,28 @@ def s3_server(session: Session) -> None:
     session.monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
+def three_encoders(session: Session) -> None:
+    """Write caches of the same images by encoders of other weights and widths."""
+    rng = np.random.default_rng(0)
+    labels = {"train": np.arange(60) % 3, "test": np.arange(30) % 3}
+    for number, (model, width) in enumerate(
+        {"dinov2_b14": 16, "clip_b16": 12, "vit_s16": 8}.items()
+    ):
+        means = 2 * rng.normal(size=(3, width))
+        tokens = {
+            split: (means[y] + rng.normal(size=(2, 2, len(y), width))).astype(np.float16)
+            for split, y in labels.items()
+        }
+        write_cache(
+            tokens,
+            labels,
+            root=session.home,
+            model=model,
+            dataset="pets",
+            weights=f"{number:02x}" * 32,
+        )
+
+
 def pets_to_share(session: Session) -> None:
     """Write the cache of pets; with the slow commands, start an S3 server to push it to."""
     clip_on_pets(session)
@@ -190,7 +227,10 @@ STAGES: Mapping[str, Stage] = {
         digits_with_a_probe, _IMAGES, slow=("layercache export", "import numpy")
     ),
     "docs/models.md": Stage(prints=("Encoder:VisionTransformer(blocks='encoder.layers'",)),
-    "docs/cache-format.md": Stage(digits_with_a_probe),
+    "docs/cache-format.md": Stage(tokens_and_codes),
+    "docs/spatial.md": Stage(
+        stand_ins={"clip_b16": "vit_nano", "flowers": "digits", "pca:92": "pca:8"}
+    ),
     "docs/resume.md": Stage(
         own_images,
         {
@@ -200,6 +240,7 @@ STAGES: Mapping[str, Stage] = {
         },
         slow=("timeout",),
     ),
+    "docs/several.md": Stage(three_encoders),
     "docs/share.md": Stage(
         pets_to_share,
         {"/mnt/lab/caches": "lab", "s3://my-bucket/caches": _BUCKET},
