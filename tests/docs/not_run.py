@@ -40,11 +40,5 @@ NOT_RUN: Mapping[str, Mapping[str, str]] = {
         "layercache cache pull hf://": _HUB,
     },
     "docs/measurements.md": {"layercache": _WEIGHTS},
-    "docs/spatial.md": {
-        "layercache": "the real weights of CLIP; tests/extraction/test_run_spatial.py has vit_nano",
-    },
-    "docs/cache-format.md": {
-        "import zarr": "a cache with a codec; tests/cache/test_codec_cache.py decodes one so",
-    },
 }
 """Page -> first words of a command, or of a Python block -> what it needs that a test lacks."""
