@@ -134,7 +134,13 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
             weight_decay=request.weight_decay,
             dropout=request.dropout,
         )
-        search = choose_search(request.search, head=head, grid=points, epochs=head not in BASELINES)
+        search = choose_search(
+            request.search,
+            head=head,
+            grid=points,
+            epochs=head not in BASELINES,
+            paper_compat=request.paper_compat,
+        )
         for (n, fraction), seed in product(subsets, request.seed_list):
             specs.append(
                 ProbeSpec(

@@ -165,7 +165,7 @@ class SearchState:
         for fold, key, stop_epoch in self._scores:
             part = 1.0 if stop_epoch is None else stop_epoch / epochs
             stopped[fold, key] = max(part, stopped.get((fold, key), 0.0))
-        total = count_fits(self.spec, epochs=epochs) * self._subset.n_folds
+        total = count_fits(self.spec.search, self.spec.grid, epochs=epochs) * self._subset.n_folds
         end = 1.0 if task.stop_epoch is None else task.stop_epoch / epochs
         before = sum(stopped.get((task.fold, training_key(c)), 0.0) for c in task.configs)
         work = len(task.configs) * end - before

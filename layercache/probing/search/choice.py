@@ -6,23 +6,34 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from layercache.errors import UnknownNameError
-from layercache.probing.search.stages import SEARCHES
+from layercache.probing.search.stages import SEARCHES, count_fits
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+MAX_PART = 0.5
+"""Part of the grid that "auto" trains at most in a search by coordinates."""
 
 
 def choose_search(
-    requested: str, *, head: str, grid: Sequence[Mapping[str, float]], epochs: bool
+    requested: str,
+    *,
+    head: str,
+    grid: Sequence[Mapping[str, float]],
+    epochs: bool,
+    paper_compat: bool = False,
 ) -> str:
     """Return full, halving or coordinate, and log what is taken instead of the requested one.
+
+    "auto" is the search by coordinates where that trains at most half of the grid, else, and for
+    the protocol of the paper, the full one (docs/search.md says why).
 
     Args:
         requested: full, halving, coordinate or auto.
         head: Name of the head, for the log.
         grid: Its configurations.
         epochs: It is trained in epochs, not in closed form.
+        paper_compat: Search as the paper does, where that is left to "auto".
 
     Raises:
         UnknownNameError: There is no search of this name.
@@ -40,4 +51,13 @@ def choose_search(
         return "full"
     if requested != AUTO:
         return requested
-    return "full"
+    n_fits = count_fits("coordinate", grid, epochs=1)
+    search = "full" if paper_compat or n_fits > MAX_PART * len(grid) else "coordinate"
+    logger.info(
+        "%s: search auto takes %s, %d of %d configurations are trained",
+        head,
+        search,
+        len(grid) if search == "full" else round(n_fits),
+        len(grid),
+    )
+    return search

@@ -75,14 +75,15 @@ def current_stage(
             return []
         return [config.hparams for config in rank_configs(search, configs)]
 
-    return _STAGES[search.search](_trainings(search), rank, epochs)
+    return _STAGES[search.search](_trainings(search.search, search.grid), rank, epochs)
 
 
-def count_fits(search: Search, *, epochs: int) -> float:
+def count_fits(search: str, grid: Sequence[HParams], *, epochs: int) -> float:
     """Return the trainings that a search takes on one fold, those that it stops as parts of one.
 
     Args:
-        search: The search.
+        search: full, halving or coordinate.
+        grid: The configurations.
         epochs: Epochs of the training.
     """
     trained: dict[object, float] = {}
@@ -92,20 +93,20 @@ def count_fits(search: Search, *, epochs: int) -> float:
             trained[config_key(hparams)] = (stage.stop_epoch or epochs) / epochs
         return list(stage.configs)
 
-    rank(_STAGES[search.search](_trainings(search), rank, epochs))
+    rank(_STAGES[search](_trainings(search, grid), rank, epochs))
     return sum(trained.values())
 
 
-def _trainings(search: Search) -> tuple[HParams, ...]:
+def _trainings(search: str, grid: Sequence[HParams]) -> tuple[HParams, ...]:
     """Return the configurations to train, in the order of the grid.
 
     Of those with the same training (`training_key`) that is the first. The full search trains all,
     so that its groups of configurations, and with them its rounding, are those of the grid.
     """
-    if search.search == "full":
-        return tuple(search.grid)
-    grid = {training_key(hparams): hparams for hparams in reversed(search.grid)}
-    return tuple(reversed(grid.values()))
+    if search == "full":
+        return tuple(grid)
+    by_training = {training_key(hparams): hparams for hparams in reversed(grid)}
+    return tuple(reversed(by_training.values()))
 
 
 Rank = Callable[[Stage], "list[HParams] | None"]

@@ -90,7 +90,7 @@ def test_count_fits_is_the_work_of_the_stages(search: str, fits: float) -> None:
     for stage in stages:
         trained |= {config_key(h): (stage.stop_epoch or EPOCHS) / EPOCHS for h in stage.configs}
     assert sum(trained.values()) == pytest.approx(fits)
-    assert abs(count_fits(Search(search), epochs=EPOCHS) - fits) < 2.1, "pairs may differ"
+    assert abs(count_fits(search, PAPER, epochs=EPOCHS) - fits) < 2.1, "pairs may differ"
 
 
 def test_halving_drops_a_configuration_that_is_only_late_to_shine() -> None:

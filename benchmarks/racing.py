@@ -1,0 +1,452 @@
+"""Measure what cheaper searches of the hyperparameters cost in accuracy, against the full one.
+
+    python benchmarks/racing.py record RECORDS CACHE ... [--seeds 0,1,2,3,4 --rows 288]
+    python benchmarks/racing.py table RECORDS
+    python benchmarks/racing.py clock CACHE [--rows 288]
+
+`record` trains the whole grid of the attentive head once per seed, evaluates all configurations
+after parts of the epochs, and tests them at the end; then it trains them again with a cosine
+schedule of its own over a ninth and over a third of the epochs, and with --bf16 a third of them
+in bfloat16. Each run is a file below RECORDS; what exists is not run again. `table` replays the
+policies on these records: the regret of a policy is the score of the configuration that the full
+search selects, minus that of the one that the policy selects, both trained on the same 80 % of the
+training samples. Intervals are bootstrap intervals of the mean over runs. `clock` runs
+the searches of the library one after another, with the final fit and the test, and prints the
+processor time of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe
+from layercache.cache.cache import Cache
+from layercache.cache.find import open_cache
+from layercache.probing.api import probe
+from layercache.probing.data.loader import DatasetLoader
+from layercache.probing.metrics import evaluate
+from layercache.probing.plan import plan_probes
+from layercache.probing.request import ProbeRequest
+from layercache.probing.search.stages import SEARCHES
+from layercache.probing.splits.train_subset import sample_subset
+from layercache.probing.training.config import HParams, TrainConfig
+from layercache.probing.training.fit import fit, predict
+
+PARTS = (1 / 27, 1 / 18, 1 / 9, 1 / 6, 2 / 9, 1 / 3, 1 / 2, 2 / 3)
+"""Parts of the epochs after which all configurations are evaluated."""
+SHORT = {"ninth": 1 / 9, "third": 1 / 3}
+"""Name of a run with a cosine of its own -> part of the epochs."""
+
+
+class Task:
+    """The search of one cache, seed and choice of layers."""
+
+    def __init__(self, args: argparse.Namespace, cache: Cache, seed: int) -> None:
+        """Read the tokens."""
+        config = TrainConfig(min_steps=args.min_steps)
+        request = ProbeRequest(
+            head=args.head,
+            layers=args.layers,
+            train_fraction=_fraction(cache, args.rows),
+            seeds=[seed],
+            train_config=config,
+        )
+        (self.spec,) = plan_probes(cache, request)
+        splits = [cache.split(name) for name in self.spec.train_splits]
+        self.subset = sample_subset(self.spec, *splits)
+        loader = DatasetLoader(
+            device=torch.device("cpu"), mode="auto", memory_budget=None, disk_budget=None
+        )
+        spec = self.spec
+        self.train = loader.train(
+            spec.tokens, *spec.train_splits, rows=self.subset.rows, target=spec.target
+        )
+        self.test = loader.test(spec.tokens, spec.test_split, target=spec.target)
+        name = f"{cache.spec.dataset.name}-{cache.spec.model}-{args.layers}"
+        rows = f"-{args.rows}" if args.rows else ""
+        self.folder: Path = args.records / f"{name}{rows}-{args.min_steps}-{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def search(
+        self,
+        name: str,
+        *,
+        part: float = 1.0,
+        stop: float | None = None,
+        precision: str = "fp32",
+        parts: Sequence[float] = (),
+        tested: bool = False,
+    ) -> None:
+        """Train the grid on the first fold and write its scores."""
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            return
+        fold = self.subset.fold(0)
+        config, schedule = self.spec.train_config, self.spec.train_config.schedule(len(fold.train))
+        epochs = max(1, round(schedule.epochs * part))
+        if part < 1:
+            config = TrainConfig(epochs=epochs, min_steps=0)
+        began, cpu = time.perf_counter(), time.process_time()
+        heads = fit(
+            self.train,
+            head=self.spec.head_spec,
+            configs=[HParams(**hparams) for hparams in self.spec.grid],
+            train=torch.from_numpy(fold.train),
+            val=torch.from_numpy(fold.val),
+            seed=self.spec.seed,
+            train_config=config,
+            precision=precision,
+            keep_parameters=tested,
+            val_epochs=[max(1, round(epochs * p)) for p in parts],
+            stop_epoch=None if stop is None else max(1, round(epochs * stop)),
+        )
+        seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+        configs = [
+            {
+                "hparams": dict(head.hparams),
+                "diverged": head.diverged,
+                "curve": [[epoch, dict(values)] for epoch, values in head.val_curve],
+                "val": head.val_metrics and dict(head.val_metrics),
+                "losses": list(head.losses),
+                "test": self._test(head) if tested and not head.diverged else None,
+            }
+            for head in heads
+        ]
+        values = {
+            "machine": describe(),
+            "train_rows": len(fold.train),
+            "shape": [self.train.tokens, self.train.width],
+            "epochs": epochs,
+            "steps": epochs * schedule.steps_per_epoch,
+            "seconds": seconds,
+            "configs": configs,
+        }
+        _write(path, values)
+        print(
+            f"{path}: {seconds['wall']:.0f} s, {seconds['cpu']:.0f} s of processor time", flush=True
+        )
+
+    def _test(self, head: Any) -> dict[str, float]:
+        logits = predict(head, dataset=self.test, rows=torch.arange(self.test.rows))
+        return evaluate(logits.numpy(), self.test.labels.numpy(), task=self.spec.head_spec.task)
+
+
+def _write(path: Path, values: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values))
+    temporary.rename(path)
+
+
+def record(args: argparse.Namespace) -> None:
+    """Record the searches of every seed."""
+    deadline = time.monotonic() + args.stop_after
+    for seed, cache in itertools.product(args.seeds, args.caches):
+        if time.monotonic() > deadline:
+            print("stopped; the same command continues")
+            return
+        task = Task(args, cache, seed)
+        task.search("long", parts=PARTS, tested=True)
+        if args.short:
+            for name, part in SHORT.items():
+                task.search(name, part=part)
+        if args.bf16:
+            task.search("bf16", precision="bf16", stop=1 / 3, parts=PARTS)
+
+
+Curve = dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One configuration of a run."""
+
+    hparams: dict[str, float]
+    curve: Curve
+    """Validation metrics by epoch, of the long schedule."""
+    short: dict[float, dict[str, float]]
+    """Validation metrics at the end of shorter schedules, by part of the epochs."""
+    final: dict[str, float]
+    test: float
+
+    @property
+    def pair(self) -> tuple[float, float]:
+        """Learning rate and dropout rate."""
+        return self.hparams["lr"], self.hparams["dropout"]
+
+    @property
+    def decay(self) -> float:
+        """Weight decay."""
+        return self.hparams["weight_decay"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records of one cache and seed; configurations that diverged are left out."""
+
+    name: str
+    epochs: int
+    configs: list[Config]
+    n_configs: int
+    """With those that diverged."""
+
+
+Rank = Callable[[Config, dict[str, float]], tuple[float, ...]]
+"""Key of a configuration with some metrics; the smallest is the best."""
+Policy = Callable[[Run], tuple[list[Config], float]]
+"""Returns the configurations that are trained to the end, and the fits that all of it takes."""
+
+
+def by_accuracy(config: Config, metrics: dict[str, float]) -> tuple[float, ...]:
+    """Rank as the library does: accuracy, then loss to three digits, then the larger decay."""
+    loss = float(f"{metrics['log_loss']:.2e}")
+    return -round(metrics["balanced_accuracy"], 12), loss, -config.decay
+
+
+def by_loss(config: Config, metrics: dict[str, float]) -> tuple[float, ...]:
+    """Rank by validation loss."""
+    return metrics["log_loss"], -config.decay
+
+
+def best(configs: Iterable[Config], rank: Rank = by_accuracy) -> list[Config]:
+    """Return configurations by their final scores, best first."""
+    return sorted(configs, key=lambda config: rank(config, config.final))
+
+
+def halving(
+    *rungs: tuple[float, float],
+    rank: Rank = by_accuracy,
+    within: Callable[[Config], object] = lambda _: None,
+    short: bool = False,
+) -> Policy:
+    """Return successive halving: after each part of the epochs, a part of the group is kept.
+
+    Args:
+        *rungs: Part of the epochs, and part of the configurations to keep.
+        rank: How configurations are compared.
+        within: Group of a configuration that is only compared with its own.
+        short: Each rung is a schedule of its own, and nothing is continued.
+    """
+
+    def run_policy(run: Run) -> tuple[list[Config], float]:
+        configs, fits, done = run.configs, 0.0, 0.0
+        count: float = run.n_configs
+        for part, kept in rungs:
+            fits += count * (part if short else part - done)
+
+            def key(config: Config, part: float = part) -> tuple[float, ...]:
+                epoch = max(1, round(part * run.epochs))
+                return rank(config, config.short[part] if short else config.curve[epoch])
+
+            groups: dict[object, list[Config]] = {}
+            for config in sorted(configs, key=key):
+                groups.setdefault(within(config), []).append(config)
+            configs = [
+                config
+                for group in groups.values()
+                for config in group[: max(1, round(kept * len(group)))]
+            ]
+            count, done = len(configs), 0.0 if short else part
+        return configs, fits + count * (1 - done)
+
+    return run_policy
+
+
+def coordinate(n_pairs: int, *, decay: float = 1e-6) -> Policy:
+    """Return the search over pairs at one decay, then over the decays of the best pairs."""
+
+    def run_policy(run: Run) -> tuple[list[Config], float]:
+        first = [config for config in run.configs if config.decay == decay]
+        pairs = {config.pair for config in best(first)[:n_pairs]}
+        configs = [c for c in run.configs if c.decay == decay or c.pair in pairs]
+        return configs, len(configs) + run.n_configs - len(run.configs)
+
+    return run_policy
+
+
+def random_subset(part: float) -> Policy:
+    """Return the negative control: a part of the configurations, drawn at random."""
+
+    def run_policy(run: Run) -> tuple[list[Config], float]:
+        generator = np.random.default_rng(list(run.name.encode()))
+        count = round(part * len(run.configs))
+        return list(generator.choice(np.array(run.configs, object), count, replace=False)), count
+
+    return run_policy
+
+
+def pair(config: Config) -> object:
+    """Return the group of all weight decays of one learning rate and dropout rate."""
+    return config.pair
+
+
+def dropout(config: Config) -> object:
+    """Return the group of all learning rates and weight decays of one dropout rate."""
+    return config.pair[1]
+
+
+NINTH, THIRD = 1 / 9, 1 / 3
+POLICIES: dict[str, Policy] = {
+    "full": lambda run: (run.configs, run.n_configs),
+    "halving 1/5, 1/3": halving((NINTH, 1 / 5), (THIRD, 1 / 3)),
+    "halving 1/4, 1/3": halving((NINTH, 1 / 4), (THIRD, 1 / 3)),
+    "halving 1/3, 1/3": halving((NINTH, 1 / 3), (THIRD, 1 / 3)),
+    "halving 1/5, 1/3 by loss": halving((NINTH, 1 / 5), (THIRD, 1 / 3), rank=by_loss),
+    "halving 1/3, 1/3 by loss": halving((NINTH, 1 / 3), (THIRD, 1 / 3), rank=by_loss),
+    "halving 1/5, 1/3 within dropout": halving((NINTH, 1 / 5), (THIRD, 1 / 3), within=dropout),
+    "halving 2/7, 1/2 within pairs": halving((NINTH, 2 / 7), (THIRD, 1 / 2), within=pair),
+    "halving 1/8 at 1/6": halving((1 / 6, 1 / 8)),
+    "halving 1/6, 1/3 at 1/6, 1/2": halving((1 / 6, 1 / 6), (1 / 2, 1 / 3)),
+    "halving 1/12 at 1/6": halving((1 / 6, 1 / 12)),
+    "own cosines 1/5, 1/3": halving((NINTH, 1 / 5), (THIRD, 1 / 3), short=True),
+    "own cosines 1/3, 1/3": halving((NINTH, 1 / 3), (THIRD, 1 / 3), short=True),
+    "coordinate, best pair": coordinate(1),
+    "coordinate, best two pairs": coordinate(2),
+    "coordinate from decay 1e-3, best pair": coordinate(1, decay=1e-3),
+    "coordinate from decay 1e-2, best pair": coordinate(1, decay=1e-2),
+    "weight decay 1e-6 only": coordinate(0),
+    "weight decay 1e-2 only": coordinate(0, decay=1e-2),
+    "a quarter at random": random_subset(1 / 4),
+}
+
+
+def read_run(folder: Path) -> Run:
+    """Read the records of one cache and seed."""
+    long = json.loads((folder / "long.json").read_text())
+    short = {
+        part: json.loads((folder / f"{name}.json").read_text())["configs"]
+        for name, part in SHORT.items()
+        if (folder / f"{name}.json").exists()
+    }
+    configs = [
+        Config(
+            hparams=record["hparams"],
+            curve=dict(record["curve"]),
+            short={part: records[i]["val"] for part, records in short.items()},
+            final=record["val"],
+            test=record["test"]["balanced_accuracy"],
+        )
+        for i, record in enumerate(long["configs"])
+        if not record["diverged"] and not any(records[i]["diverged"] for records in short.values())
+    ]
+    return Run(
+        name=folder.name,
+        epochs=long["epochs"],
+        configs=configs,
+        n_configs=len(long["configs"]),
+    )
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the mean and its bootstrap interval."""
+    sample = np.array(values)
+    draws = np.random.default_rng(0).integers(0, len(sample), (10_000, len(sample)))
+    low, high = np.percentile(sample[draws].mean(axis=1), [2.5, 97.5])
+    return f"{sample.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print the regret and the cost of every policy."""
+    runs = [read_run(path.parent) for path in sorted(args.records.glob("*/long.json"))]
+    runs = [run for run in runs if args.only in run.name]
+    print(f"{len(runs)} runs: {', '.join(run.name for run in runs)}\n")
+    print(
+        "| search | fits | share | same choice | regret in validation (points) "
+        "| regret in test (points) |\n|---|---|---|---|---|---|"
+    )
+    for name, policy in POLICIES.items():
+        usable = [r for r in runs if "own" not in name or all(c.short for c in r.configs)]
+        if not usable:
+            continue
+        fits, same, val, test = [], [], [], []
+        for run in usable:
+            configs, cost = policy(run)
+            chosen, winner = best(configs)[0], best(run.configs)[0]
+            fits.append(cost)
+            same.append(chosen == winner)
+            metric = "balanced_accuracy"
+            val.append(100 * (winner.final[metric] - chosen.final[metric]))
+            test.append(100 * (winner.test - chosen.test))
+        share = np.mean(fits) / np.mean([run.n_configs for run in usable])
+        print(
+            f"| {name} | {np.mean(fits):.1f} | {100 * share:.0f} % "
+            f"| {sum(same)} of {len(usable)} | {interval(val)} | {interval(test)} |"
+        )
+
+
+def clock(args: argparse.Namespace) -> None:
+    """Print the processor time of every search of one probe."""
+    print(f"{describe()}\n\n| search | processor time (s) | share |\n|---|---|---|")
+    full = 0.0
+    for search in SEARCHES:
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.process_time()
+            probe(
+                args.cache,
+                head=args.head,
+                layers=args.layers,
+                train_fraction=_fraction(args.cache, args.rows),
+                train_config=TrainConfig(epochs=args.epochs, min_steps=args.min_steps),
+                search=search,
+                probes_root=folder,
+                device="cpu",
+            )
+            seconds = time.process_time() - began
+        full = full or seconds
+        print(f"| {search} | {seconds:.1f} | {100 * seconds / full:.0f} % |", flush=True)
+
+
+def _fraction(cache: Cache, rows: int | None) -> float | None:
+    return min(1.0, rows / cache.split("train").rows) if rows else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("record")
+    command.set_defaults(run=record)
+    command.add_argument("records", type=Path)
+    command.add_argument("caches", nargs="+", metavar="CACHE", type=lambda path: open_cache(path))
+    command.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0])
+    command.add_argument("--layers", default="all")
+    command.add_argument("--head", default="attentive")
+    command.add_argument("--rows", type=int, help="training samples; default: all")
+    command.add_argument(
+        "--stop-after", type=float, default=float("inf"), help="seconds after which no run begins"
+    )
+    command.add_argument("--min-steps", type=int, default=1000)
+    command.add_argument("--no-short", dest="short", action="store_false")
+    command.add_argument("--bf16", action="store_true")
+    command = commands.add_parser("table")
+    command.set_defaults(run=table)
+    command.add_argument("records", type=Path)
+    command.add_argument("--only", default="", help="part of the names of the runs")
+    command = commands.add_parser("clock")
+    command.set_defaults(run=clock)
+    command.add_argument("cache", type=lambda path: open_cache(path))
+    command.add_argument("--layers", default="all")
+    command.add_argument("--head", default="attentive")
+    command.add_argument("--rows", type=int, help="training samples; default: all")
+    command.add_argument("--epochs", type=int, default=40)
+    command.add_argument("--min-steps", type=int, default=1000)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from layercache.errors import UnknownNameError
+from layercache.probing.search.choice import choose_search
+from layercache.probing.training.config import paper_grid
+from tests.logs import logged
+
+PAPER = [dict(vars(hparams)) for hparams in paper_grid("attentive")]
+LINEAR = [dict(vars(hparams)) for hparams in paper_grid("linear")]
+
+
+def test_auto_takes_coordinates_where_they_spare_half_of_the_grid_and_says_so() -> None:
+    with logged() as lines:
+        assert choose_search("auto", head="attentive", grid=PAPER, epochs=True) == "coordinate"
+        assert choose_search("auto", head="linear", grid=LINEAR, epochs=True) == "full"
+        compatible = choose_search(
+            "auto", head="attentive", grid=PAPER, epochs=True, paper_compat=True
+        )
+        assert compatible == "full"
+    assert lines[1:] == [
+        "linear: search auto takes full, 21 of 21 configurations are trained",
+        "attentive: search auto takes full, 63 of 63 configurations are trained",
+    ]
+    assert lines[0].startswith("attentive: search auto takes coordinate, ")
+
+
+@pytest.mark.parametrize("search", ["full", "halving", "coordinate"])
+def test_requested_search_is_taken(search: str) -> None:
+    with logged() as lines:
+        assert choose_search(search, head="attentive", grid=PAPER, epochs=True) == search
+    assert lines == []
+
+
+def test_heads_without_epochs_score_all_configurations() -> None:
+    with logged() as lines:
+        assert choose_search("auto", head="ridge", grid=LINEAR, epochs=False) == "full"
+        assert choose_search("halving", head="ridge", grid=LINEAR, epochs=False) == "full"
+    assert lines == [
+        "ridge: all configurations are scored, as it is not trained in epochs; search halving has "
+        "no effect"
+    ]
+
+
+def test_unknown_search_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="halving"):
+        choose_search("halfing", head="attentive", grid=PAPER, epochs=True)
