@@ -86,8 +86,7 @@ def predict(
     Probabilities are a softmax over the classes, or for a multi-label head a
     sigmoid of each. Numbers are in the unit of the annotation column.
     """
-    from layercache.deploy import folders_are_classes, load_model
-    from layercache.deploy import predict as run
+    from layercache.deploy import folders_are_classes, predict_probe
     from layercache.deploy import score as compare
     from layercache.errors import OptionError, UnknownNameError
     from layercache.probing.results.lookup import find_probe
@@ -99,12 +98,15 @@ def predict(
     if metrics is not None and score == "none":
         raise OptionError("--metrics needs scores: leave out --score none")
     path = find_probe(head, root=cache, probes_root=probes)
-    loaded = load_model(
-        path, model=model, weights=weights, device=device, precision=precision, offline=offline
-    )
-    result = run(
-        loaded,
+    loaded, result = predict_probe(
+        path,
         images,
+        root=cache,
+        model=model,
+        weights=weights,
+        device=device,
+        precision=precision,
+        offline=offline,
         top_k=top_k,
         batch_size=batch_size,
         on_error=ON_ERROR[on_error],  # type: ignore[arg-type]

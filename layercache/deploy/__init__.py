@@ -8,6 +8,7 @@ from layercache.deploy.classifier import (
     load_regressor,
 )
 from layercache.deploy.export import Export, export_onnx, export_torch
+from layercache.deploy.pool import predict_probe
 from layercache.deploy.predict import Prediction, PredictionResult, ValuePrediction, predict
 from layercache.deploy.scoring import Score, folders_are_classes, score
 
@@ -26,5 +27,6 @@ __all__ = [
     "load_model",
     "load_regressor",
     "predict",
+    "predict_probe",
     "score",
 ]

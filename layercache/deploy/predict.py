@@ -112,7 +112,7 @@ def predict(
             if pixels:
                 with torch.inference_mode():
                     output = model(model.preprocess(torch.stack(list(pixels.values()))))
-                predictions += _describe(model, list(pixels), output, top_k=top_k)
+                predictions += describe_outputs(model, list(pixels), output, top_k=top_k)
                 outputs.append(output.float().cpu())
             if on_progress is not None:
                 on_progress(rows.stop)
@@ -137,9 +137,17 @@ def _samples(files: list[str]) -> FileSamples:
     return FileSamples("", files, np.zeros(len(files), np.int64))
 
 
-def _describe(
+def describe_outputs(
     model: Classifier | Regressor, files: Sequence[str], output: Tensor, *, top_k: int
 ) -> Sequence[Prediction | ValuePrediction]:
+    """Return the predictions of outputs (N, C).
+
+    Args:
+        model: What the outputs are of.
+        files: Path of each image.
+        output: Logits, or values of a regression.
+        top_k: Number of classes per image.
+    """
     if isinstance(model, Regressor):
         return [
             ValuePrediction(image=file, columns=model.columns, values=tuple(row))

@@ -150,12 +150,7 @@ def read_settings(spec: Spec | Settings) -> Settings:
     if any(digest != _digest(first) for digest in others):
         head["other extractions"] = " ".join(others)
     if "ensemble" in spec:
-        head["members"] = _text(
-            [
-                [member["experiment"], member["seed_offset"]]
-                for member in spec["ensemble"]["members"]
-            ]
-        )
+        head["members"] = " ".join(_member(member) for member in spec["ensemble"]["members"])
     training: Words = {}
     if spec["train_config"] is None:
         head["baseline grid"] = _text([list(hparams.values()) for hparams in spec["grid"]])
@@ -174,6 +169,12 @@ def read_settings(spec: Spec | Settings) -> Settings:
         head=head,
         tests=_tests(spec.get("tests", ())),
     )
+
+
+def _member(member: Mapping[str, Any]) -> str:
+    """Return the experiment of a member, and how far its seed is from the first member's."""
+    offset = int(member["seed_offset"])
+    return str(member["experiment"])[:8] + (f"{offset:+d}" if offset else "")
 
 
 def _target(spec: Spec) -> Words:
