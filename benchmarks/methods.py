@@ -5,11 +5,13 @@ rendered_tasks.py, which are synthetic. One cache per model and task holds CLS, 
 of every layer; all heads are trained from it, with the same configurations, seeds and schedule.
 
     python benchmarks/methods.py FOLDER [--seeds 5] [--data-root DATA]
-    python benchmarks/methods.py FOLDER --model clip_b16 --weights clip.safetensors \
-        --input-size 112 --limit 400 --tasks signs,numbers --seeds 3
+    python benchmarks/methods.py FOLDER --model clip_b16 --weights clip.safetensors
+                                 --input-size 112 --limit 300 [--seeds 3] [--tasks signs,numbers]
 
 FOLDER gets the images, the caches with their probes, and MODEL.json with every result. A run that
-was stopped continues where it was: what is complete is read. --report only prints the tables.
+was stopped continues where it was: what is complete is read. --report only prints the tables, of
+the tasks and seeds that have a result of each of --methods. NAME@STORE, as in patches@int8, has
+the patches in a compressed cache.
 
 * `better of both` is ALF or AAT, whichever has the higher validation score, for each seed.
 * Gains are paired: both methods on the same test images with the same seeds. The interval is a
@@ -129,7 +131,7 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, help="pixels, if not the model's own")
     parser.add_argument("--data-root", help="folder with FashionMNIST/raw")
     parser.add_argument("--tasks", help="default: all, fashion_mnist only with --data-root")
-    parser.add_argument("--methods", default=",".join(METHODS), help="also NAME@STORE: aat")
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--train", type=int, default=1000, help="rendered training images")
     parser.add_argument("--test", type=int, default=1000, help="rendered test images")
     parser.add_argument("--limit", type=int, help="largest number of images of a split")
@@ -149,7 +151,7 @@ def main() -> None:
         tasks = args.tasks.split(",") if args.tasks else named
         train({task: extract(task, args) for task in tasks}, args, results)
     print(describe())
-    report(results)
+    report(results, args.methods.split(","))
 
 
 if __name__ == "__main__":

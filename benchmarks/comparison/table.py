@@ -6,6 +6,7 @@ Shapes: S seeds, N test images of a task, C classes.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,10 @@ MARGIN = 0.3
 class Comparison:
     """The stored results as arrays, for the tasks and seeds that all methods have."""
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, methods: Sequence[str]) -> None:
         self.cells = results.cells
         keys = [key.split("/") for key in results.cells]
-        names = dict.fromkeys(k[1] for k in keys)
-        order = list(METHODS)
-        self.methods = sorted(names, key=lambda name: (order.index(base_of(name)), name))
+        self.methods = [name for name in methods if any(name == k[1] for k in keys)]
         tasks = dict.fromkeys(k[0] for k in keys)
         self.seeds = {
             task: [
@@ -109,9 +108,12 @@ def log_softmax(logits: Array) -> Array:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def report(results: Results) -> None:
-    """Print the accuracies, the gains and whether each bar is met."""
-    comparison = Comparison(results)
+def report(results: Results, methods: Sequence[str]) -> None:
+    """Print the accuracies, the gains and whether each bar is met.
+
+    Tasks and seeds that lack one of the methods are left out; methods without any result, too.
+    """
+    comparison = Comparison(results, methods)
     tasks = list(comparison.seeds)
     if not tasks:
         print("no task has a result of every method yet")
