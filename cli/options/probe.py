@@ -221,6 +221,41 @@ Patience = Annotated[
         show_default="off",
     ),
 ]
+NoiseStd = Annotated[
+    float,
+    typer.Option(
+        "--noise",
+        rich_help_panel=panels.REGULARIZATION,
+        help="Standard deviation of the noise that is added to normalized tokens in training.",
+    ),
+]
+NoiseProbability = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=panels.REGULARIZATION, help="Probability that an image gets such noise."
+    ),
+]
+LayerDropout = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=panels.REGULARIZATION,
+        help="Probability that training leaves out a layer of an image.",
+    ),
+]
+KindDropout = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=panels.REGULARIZATION,
+        help="Probability that training leaves out a kind of token of an image, such as all CLS.",
+    ),
+]
+LastLayerPenalty = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=panels.REGULARIZATION,
+        help="Weight in the loss of the attention to tokens below the last layer.",
+    ),
+]
 Select = Annotated[
     str | None,
     typer.Option(

@@ -24,11 +24,16 @@ from layercache_cli.options.probe import (
     Head,
     Join,
     JoinWidth,
+    KindDropout,
+    LastLayerPenalty,
+    LayerDropout,
     Layers,
     Lr,
     MemoryBudget,
     MinSteps,
     Model,
+    NoiseProbability,
+    NoiseStd,
     NumHeads,
     Patience,
     PositionEmbedding,
@@ -105,6 +110,11 @@ def train(
     min_steps: MinSteps = 1000,
     batch_size: BatchSize = 2048,
     patience: Patience = None,
+    noise: NoiseStd = 0.05,
+    noise_probability: NoiseProbability = 0.5,
+    layer_dropout: LayerDropout = 0.0,
+    kind_dropout: KindDropout = 0.0,
+    last_layer_penalty: LastLayerPenalty = 0.0,
     test_split: TestSplit = ["test"],  # noqa: B006
     test_cache: TestCache = None,
     val_split: ValSplit = "auto",
@@ -137,7 +147,7 @@ def train(
     from layercache.errors import OptionError
     from layercache.probing.api import probe as run
     from layercache.probing.data.cache_lookup import find_cache_for_heads
-    from layercache.probing.training.config import TrainConfig
+    from layercache.probing.training.config import Noise, TrainConfig
 
     if context.invoked_subcommand is not None:
         sources = map(context.get_parameter_source, context.params)
@@ -182,7 +192,14 @@ def train(
         shots=parse_numbers(shots, option="--shots", integers=True),
         train_fraction=parse_numbers(train_fraction, option="--fraction"),
         train_config=TrainConfig(
-            epochs=epochs, min_steps=min_steps, batch=batch_size, patience=patience
+            epochs=epochs,
+            min_steps=min_steps,
+            batch=batch_size,
+            patience=patience,
+            noise=Noise(std=noise, probability=noise_probability),
+            layer_dropout=layer_dropout,
+            kind_dropout=kind_dropout,
+            last_layer_penalty=last_layer_penalty,
         ),
         test_split=test_split,
         test_cache=test_cache or (),

@@ -11,6 +11,7 @@ from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,
     WEIGHT_DECAYS,
+    Noise,
     TrainConfig,
 )
 
@@ -25,9 +26,13 @@ TRAIN_CONFIG = {
     "min_steps": "--min-steps",
     "batch": "--batch-size",
     "patience": "--patience",
+    "layer_dropout": "--layer-dropout",
+    "kind_dropout": "--kind-dropout",
+    "last_layer_penalty": "--last-layer-penalty",
 }
 """Field of TrainConfig -> its option; the others can be set in Python and in a study only."""
-
+NOISE = {"std": "--noise", "probability": "--noise-probability"}
+"""Field of Noise -> its option."""
 VALIDATION = {
     "split": "--val",
     "scheme": "--val",
@@ -58,8 +63,12 @@ def training_options(spec: Mapping[str, Any], *, head: str) -> list[str]:
                 options[option] = ",".join(map(repr, values))
         config = spec["train_config"]
         for name, option in TRAIN_CONFIG.items():
-            if config[name] != getattr(TrainConfig(), name):
+            if name in config and config[name] != getattr(TrainConfig(), name):
                 options[option] = config[name]
+        for name, option in NOISE.items():
+            value = (config["noise"] or {"std": 0.0, "probability": 0.0})[name]
+            if value != getattr(Noise(), name):
+                options[option] = value
         if spec["precision"] != "fp32":
             options["--precision"] = spec["precision"]
         if "search" in spec:

@@ -95,6 +95,11 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
     ):
         if joined:
             check_joinable(head)
+            if request.config.uses_layers:
+                raise OptionError(
+                    "layer_dropout, kind_dropout and last_layer_penalty are for the layers of one "
+                    "encoder: leave them out, or join no cache"
+                )
         spatial: dict[str, Any] = {}
         if head in SPATIAL_HEADS and request.spatial is not None:
             spatial_cache = spatial_cache or find_spatial_cache(
@@ -126,7 +131,10 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
             position_embedding=request.position_embedding,
             gate=request.gate,
             join_width=join_width,
+            uses_layers=request.config.uses_layers,
         )
+        if head not in BASELINES:
+            request.config.check_head(head_spec)
         points = make_grid(
             head,
             configs=request.configs,
@@ -272,6 +280,7 @@ def _head_spec(
     position_embedding: bool,
     gate: str,
     join_width: int | str | None,
+    uses_layers: bool,
 ) -> HeadSpec:
     check_task(head, target.task)
     kind = "linear" if head in BASELINES else head
@@ -294,6 +303,8 @@ def _head_spec(
         embedding_ids=embedding_ids,
         spatial_tokens=len(tokens.pairs) - tokens.pooled if is_fusion else 0,
         gate=gate if is_fusion else "",
+        layer_ids=tokens.layer_ids if uses_layers and head not in BASELINES else None,
+        kind_ids=tokens.kind_ids if uses_layers and head not in BASELINES else None,
         mix_ids=tokens.mix_ids if head == "scalar-mix" else None,
     )
 

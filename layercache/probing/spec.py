@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from layercache.cache.cache import Cache, extract_advice
@@ -103,6 +103,17 @@ class TokenSelection:
         """Index of the embedding of each token: one for each layer and token kind."""
         return _number([(layer, token_kind(token)) for layer, token in self.pairs])
 
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Index of the layer of each token, ascending with depth."""
+        order = sorted({layer for layer, _ in self.pairs})
+        return tuple(order.index(layer) for layer, _ in self.pairs)
+
+    @property
+    def kind_ids(self) -> tuple[int, ...]:
+        """Index of the kind of each token."""
+        return _number([token_kind(token) for _, token in self.pairs])
+
     def embeddings_of(self, head: str, *, positions: bool) -> tuple[int, ...]:
         """Return the index of the embedding of each token that a head adds embeddings to.
 
@@ -185,7 +196,7 @@ class ProbeSpec:
             "seed": self.seed,
             "shots": self.shots,
             "train_fraction": self.train_fraction,
-            "train_config": None if baseline else asdict(self.train_config),
+            "train_config": None if baseline else self.train_config.to_json(),
             "precision": None if baseline else self.precision,
             "splits": [self.train_split, self.test_split],
             **self.resolved_target.to_json(),

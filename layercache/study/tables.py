@@ -193,6 +193,9 @@ class ProtocolTable(StudyTable):
     clip: float | None = None
     lr_end: float | None = None
     class_weights: bool | None = None
+    layer_dropout: float | None = None
+    kind_dropout: float | None = None
+    last_layer_penalty: float | None = None
     noise: Annotated[
         NoiseTable | None, BeforeValidator(lambda value: None if value is False else value)
     ] = None

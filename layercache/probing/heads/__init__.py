@@ -60,6 +60,7 @@ class AttendingHead(Head, typing.Protocol):
         parameters: Mapping[str, Tensor],
         preprocessed: Tensor,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
         """Return the weights (B, S, G, rows) before dropout; they sum to 1 over S."""
 

@@ -36,6 +36,13 @@ BATCH_NORM_MOMENTUM = 0.1
 QUERY_STD = 0.02
 
 
+def softmax_over_tokens(scores_bsgh: Tensor, kept_bs: Tensor | None) -> Tensor:
+    """Return the softmax over S of scores (B, S, G, H), over the kept tokens if they are given."""
+    if kept_bs is not None:
+        scores_bsgh = scores_bsgh.masked_fill(~kept_bs[:, :, None, None], float("-inf"))
+    return scores_bsgh.softmax(1)
+
+
 def drop_weights(weights_bsgh: Tensor, uniform_bsh: Tensor, dropout: Tensor) -> Tensor:
     """Return attention weights (B, S, G, H) after dropout; the kept ones are scaled up.
 
@@ -91,6 +98,7 @@ class BatchedAttentiveHead:
         dropout: Tensor | None = None,
         uniform_bsh: Tensor | None = None,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
         """Return logits (G, B, C); for the arguments see `features`."""
         features_gbd = self.features(
@@ -100,6 +108,7 @@ class BatchedAttentiveHead:
             dropout=dropout,
             uniform_bsh=uniform_bsh,
             outer=outer,
+            kept_bs=kept_bs,
         )
         return self.classify(parameters, features_gbd)
 
@@ -117,6 +126,7 @@ class BatchedAttentiveHead:
         dropout: Tensor | None = None,
         uniform_bsh: Tensor | None = None,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
         """Return the normalized features that the classifier maps, (G, B, D).
 
@@ -130,9 +140,10 @@ class BatchedAttentiveHead:
                 they lie below the rate.
             outer: Receives the gradients that are outer products in the backward pass; None: they
                 are matrices, as all others.
+            kept_bs: Tokens to attend to, bool (B, S); None: all.
         """
         p = parameters
-        weights_bsgh = self.attention(p, preprocessed, outer)
+        weights_bsgh = self.attention(p, preprocessed, outer, kept_bs)
         excess_bgh = None
         if train and dropout is not None and uniform_bsh is not None:
             weights_bsgh = drop_weights(weights_bsgh, uniform_bsh, dropout)
@@ -145,13 +156,18 @@ class BatchedAttentiveHead:
         parameters: Mapping[str, Tensor],
         preprocessed: Tensor,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
-        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
+        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S.
+
+        Tokens that are not in `kept_bs`, bool (B, S), have weight 0.
+        """
         directions_ghd = self._directions(parameters, outer)
         scores = torch.mm(
             preprocessed.flatten(0, 1), directions_ghd.flatten(0, 1).to(preprocessed.dtype).t()
         ).to(directions_ghd.dtype)
-        return scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads).softmax(1)
+        scores_bsgh = scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads)
+        return softmax_over_tokens(scores_bsgh, kept_bs)
 
     def _directions(self, p: Mapping[str, Tensor], outer: OuterProducts | None) -> Tensor:
         """Return the vectors whose products with a standardized token are its scores, (G, H, D).

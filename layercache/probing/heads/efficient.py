@@ -27,6 +27,7 @@ from layercache.probing.heads.attentive import (
     LAYER_NORM_EPS,
     QUERY_STD,
     drop_weights,
+    softmax_over_tokens,
 )
 from layercache.probing.heads.batched_linear import batched_linear
 from layercache.probing.heads.init import affine_map, linear_map
@@ -78,6 +79,7 @@ class BatchedEfficientHead:
         dropout: Tensor | None = None,
         uniform_bsh: Tensor | None = None,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
         """Return logits (G, B, C).
 
@@ -90,9 +92,10 @@ class BatchedEfficientHead:
             uniform_bsh: Uniform draws that all configurations share; a weight is dropped where
                 they lie below the rate.
             outer: Without effect: no gradient is an outer product.
+            kept_bs: Tokens to attend to, bool (B, S); None: all.
         """
         p, dtype = parameters, preprocessed.dtype
-        weights_bsgh = self.attention(p, preprocessed)
+        weights_bsgh = self.attention(p, preprocessed, kept_bs=kept_bs)
         if train and dropout is not None and uniform_bsh is not None:
             weights_bsgh = drop_weights(weights_bsgh, uniform_bsh, dropout)
         num_heads, head_width, width = self.spec.num_heads, self.spec.head_width, self.spec.width
@@ -113,13 +116,18 @@ class BatchedEfficientHead:
         parameters: Mapping[str, Tensor],
         preprocessed: Tensor,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
-        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
+        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S.
+
+        Tokens that are not in `kept_bs`, bool (B, S), have weight 0.
+        """
         queries_ghd = parameters["queries"] * self.spec.width**-0.5
         scores = torch.mm(
             preprocessed.flatten(0, 1), queries_ghd.flatten(0, 1).to(preprocessed.dtype).t()
         ).to(queries_ghd.dtype)
-        return scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads).softmax(1)
+        scores_bsgh = scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads)
+        return softmax_over_tokens(scores_bsgh, kept_bs)
 
     def _batch_norm(self, p: Mapping[str, Tensor], values_gbf: Tensor, *, train: bool) -> Tensor:
         """Return BatchNorm of each configuration, (G, B, H*d); `train` updates the statistics."""

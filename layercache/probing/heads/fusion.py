@@ -134,13 +134,21 @@ class BatchedFusionHead:
         dropout: Tensor | None = None,
         uniform_bsh: Tensor | None = None,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Return the logits (G, B, C) that each have a loss of their own: branches, learned gate.
 
-        Those of the gate hand no gradient to the branches.
+        Those of the gate hand no gradient to the branches. The branch over layers attends to the
+        tokens in `kept_bs`, bool (B, S), the spatial one to all of its tokens.
         """
         branches = self._run(
-            parameters, preprocessed, train=True, dropout=dropout, uniform=uniform_bsh, outer=outer
+            parameters,
+            preprocessed,
+            train=True,
+            dropout=dropout,
+            uniform=uniform_bsh,
+            outer=outer,
+            kept_bs=kept_bs,
         )
         if self.spec.gate == "scalar":
             return branches.logits
@@ -170,13 +178,15 @@ class BatchedFusionHead:
         parameters: Mapping[str, Tensor],
         preprocessed: Tensor,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
         """Return the attention of both branches, (B, S, G, H + 8): 0 on tokens of the other one.
 
-        The weights of each attention head sum to 1 over S.
+        The weights of each attention head sum to 1 over S. Of `kept_bs`, see `training_logits`.
         """
         layers, spatial = self._split(preprocessed)
-        by_layers = self._layers.attention(_of(parameters, BRANCHES[0]), layers)
+        kept = None if kept_bs is None else kept_bs[:, : layers.shape[1]]
+        by_layers = self._layers.attention(_of(parameters, BRANCHES[0]), layers, kept_bs=kept)
         by_spatial = self._spatial.attention(_of(parameters, BRANCHES[1]), spatial)
         n_rows, n_pooled, n_configs, n_heads = by_layers.shape
         size = (n_rows, self.spec.tokens, n_configs, n_heads + by_spatial.shape[3])
@@ -201,6 +211,7 @@ class BatchedFusionHead:
         dropout: Tensor | None = None,
         uniform: Tensor | None = None,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> _Branches:
         features, logits, start = [], [], 0
         pairs = zip((self._layers, self._spatial), self._split(preprocessed), BRANCHES, strict=True)
@@ -212,8 +223,19 @@ class BatchedFusionHead:
                 draws, start = uniform[:, start:stop].view(-1, *shape), stop
             own: OuterProducts | None = None if outer is None else _PrefixedProducts(outer, prefix)
             p = _of(parameters, prefix)
+            kept = None
+            if kept_bs is not None and head is self._layers:
+                kept = kept_bs[:, : x_bsd.shape[1]]
             features.append(
-                head.features(p, x_bsd, train=train, dropout=dropout, uniform_bsh=draws, outer=own)
+                head.features(
+                    p,
+                    x_bsd,
+                    train=train,
+                    dropout=dropout,
+                    uniform_bsh=draws,
+                    outer=own,
+                    kept_bs=kept,
+                )
             )
             logits.append(head.classify(p, features[-1]))
         return _Branches((features[0], features[1]), (logits[0], logits[1]))

@@ -19,7 +19,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.attentive import LAYER_NORM_EPS, BatchedAttentiveHead
+from layercache.probing.heads.attentive import (
+    LAYER_NORM_EPS,
+    BatchedAttentiveHead,
+    softmax_over_tokens,
+)
 from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.spec import HeadSpec
 
@@ -51,8 +55,12 @@ class BatchedEmbeddingHead(BatchedAttentiveHead):
         parameters: Mapping[str, Tensor],
         preprocessed: Tensor,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
-        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
+        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S.
+
+        Tokens that are not in `kept_bs`, bool (B, S), have weight 0.
+        """
         directions_ghd, e_gkd = self._directions(parameters, outer), _centered_embedding(parameters)
         of_tokens = torch.mm(
             preprocessed.flatten(0, 1), directions_ghd.flatten(0, 1).to(preprocessed.dtype).t()
@@ -63,7 +71,8 @@ class BatchedEmbeddingHead(BatchedAttentiveHead):
         scores_bsgh = (
             of_tokens.view(*preprocessed.shape[:2], -1, self.spec.num_heads) + of_embeddings_sgh
         )
-        return (scores_bsgh * self._scale(preprocessed, e_gkd)[..., None]).softmax(1)
+        scaled_bsgh = scores_bsgh * self._scale(preprocessed, e_gkd)[..., None]
+        return softmax_over_tokens(scaled_bsgh, kept_bs)
 
     def _mix(
         self,

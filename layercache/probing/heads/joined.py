@@ -23,7 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layercache.probing.heads.attentive import LAYER_NORM_EPS, BatchedAttentiveHead
+from layercache.probing.heads.attentive import (
+    LAYER_NORM_EPS,
+    BatchedAttentiveHead,
+    softmax_over_tokens,
+)
 from layercache.probing.heads.mixing import mix_and_map
 from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.spec import HeadSpec
@@ -77,8 +81,12 @@ class BatchedJoinedHead(BatchedAttentiveHead):
         parameters: Mapping[str, Tensor],
         preprocessed: Tensor,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
-        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S."""
+        """Return attention weights (B, S, G, H) before dropout; they sum to 1 over S.
+
+        Tokens that are not in `kept_bs`, bool (B, S), have weight 0.
+        """
         p = parameters
         unscaled = {**p, "norm_key.weight": torch.ones_like(p["query"])}
         directions_ghw = self._directions(unscaled, outer)
@@ -92,7 +100,7 @@ class BatchedJoinedHead(BatchedAttentiveHead):
             n_tokens = tokens.stop - tokens.start
             of_tokens = of_tokens.view(-1, n_tokens, *preference_gh.shape)
             scores.append(of_tokens.to(preference_gh.dtype) + preference_gh)
-        return torch.cat(scores, 1).softmax(1)
+        return softmax_over_tokens(torch.cat(scores, 1), kept_bs)
 
     def _mix(
         self,

@@ -88,6 +88,7 @@ class BatchedScalarMixHead:
         parameters: Mapping[str, Tensor],
         preprocessed: Tensor,
         outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
     ) -> Tensor:
         """Return the weights of the K means as those of attention, (B, S, G, K), summing to 1.
 

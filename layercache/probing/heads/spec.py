@@ -29,6 +29,8 @@ ADDED: dict[str, Any] = {
     "gate": "",
     "encoder_tokens": None,
     "encoder_widths": None,
+    "layer_ids": None,
+    "kind_ids": None,
 }
 """Fields that the first probes did not have, with the value that they stand for."""
 
@@ -70,6 +72,11 @@ class HeadSpec:
     tokens have width D."""
     encoder_widths: tuple[int, ...] | None = None
     """Width of the tokens of each encoder."""
+    layer_ids: tuple[int, ...] | None = None
+    """Index of the layer of each of the S tokens, ascending with depth, for training that leaves
+    out layers or prefers the last one; None where it does neither."""
+    kind_ids: tuple[int, ...] | None = None
+    """Index of the kind of each of the S tokens, likewise."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -104,6 +111,13 @@ class HeadSpec:
             self._check_encoders()
         if self.embedding_ids is not None:
             self._check_ids("embedding_ids", self.embedding_ids, kinds=("hybrid", "fusion"))
+        for name in ("layer_ids", "kind_ids"):
+            ids = getattr(self, name)
+            if ids is not None and (len(ids) != self.tokens or min(ids) < 0):
+                raise OptionError(
+                    f"expected {name} to hold one index for each of the {self.tokens} tokens, "
+                    f"counted from 0, got {ids}"
+                )
         if self.mix_ids is not None:
             self._check_ids("mix_ids", self.mix_ids, kinds=("scalar-mix",))
 
@@ -159,16 +173,19 @@ class HeadSpec:
     def branches(self) -> tuple[HeadSpec, HeadSpec]:
         """Heads of the two branches of "fusion": over pooled tokens, and over spatial ones."""
         n_pooled = self.tokens - self.spatial_tokens
-        layers = replace(
-            self, kind="attentive", tokens=n_pooled, spatial_tokens=0, gate="", embedding_ids=None
-        )
+        common: dict[str, Any] = {
+            "spatial_tokens": 0,
+            "gate": "",
+            "layer_ids": None,
+            "kind_ids": None,
+        }
+        layers = replace(self, kind="attentive", tokens=n_pooled, embedding_ids=None, **common)
         spatial = replace(
             self,
             kind="attentive-tokens" if self.embedding_ids is None else "hybrid",
             tokens=self.spatial_tokens,
             num_heads=min(ALL_TOKEN_HEADS, self.width),
-            spatial_tokens=0,
-            gate="",
+            **common,
         )
         return layers, spatial
 

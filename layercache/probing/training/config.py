@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
 from layercache.errors import OptionError
-from layercache.probing.heads.spec import WITHOUT_DROPOUT
+from layercache.probing.heads.spec import WITHOUT_DROPOUT, HeadSpec
 from layercache.probing.training.schedule import Schedule, make_schedule
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3)
 WEIGHT_DECAYS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0)
 DROPOUTS = (0.0, 0.1, 0.3)
+ADDED = {"layer_dropout": 0.0, "kind_dropout": 0.0, "last_layer_penalty": 0.0}
+"""Fields of TrainConfig that the first probes did not have, with the value that they stand for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,12 @@ class TrainConfig:
     """AdamW's epsilon."""
     class_weights: bool = True
     """Weight the cross-entropy by N / (C n_c); without effect on multi-label training."""
+    layer_dropout: float = 0.0
+    """Probability that training leaves out a layer of an image (see `training.token_dropout`)."""
+    kind_dropout: float = 0.0
+    """Probability that training leaves out a kind of token of an image, such as all CLS."""
+    last_layer_penalty: float = 0.0
+    """Weight in the loss of the mean attention to tokens below the last layer."""
     patience: int | None = None
     """Stop a configuration whose validation metric has not improved for this many epochs, and keep
     its best epoch; None keeps the last of all epochs."""
@@ -94,8 +103,45 @@ class TrainConfig:
             raise OptionError(f"min_steps: expected at least 0, got {self.min_steps}")
         if self.clip is not None and not self.clip > 0:
             raise OptionError(f"clip: expected a number > 0 or None, got {self.clip}")
+        for name in ("layer_dropout", "kind_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(
+                    f"{name}: expected a probability in [0, 1), got {getattr(self, name)}"
+                )
+        if not (math.isfinite(self.last_layer_penalty) and self.last_layer_penalty >= 0):
+            raise OptionError(
+                f"last_layer_penalty: expected a number >= 0, got {self.last_layer_penalty}"
+            )
         if self.patience is not None and self.patience < 1:
             raise OptionError(f"patience: expected at least 1 epoch or None, got {self.patience}")
+
+    @property
+    def uses_layers(self) -> bool:
+        """True if training needs the layer and kind of each token."""
+        return bool(self.layer_dropout or self.kind_dropout or self.last_layer_penalty)
+
+    def check_head(self, head: HeadSpec) -> None:
+        """Check that a head can be trained like this.
+
+        Raises:
+            OptionError: It has no attention, or its tokens have no known layers, where they are
+                needed.
+        """
+        if self.last_layer_penalty and not head.has_attention:
+            raise OptionError(
+                f"the {head.kind} head has no attention to direct to the last layer: leave "
+                "last_layer_penalty out, or train this head on its own"
+            )
+        if self.uses_layers and head.layer_ids is None:
+            raise OptionError(
+                "layer_dropout, kind_dropout and last_layer_penalty need the layer and kind of "
+                "each token, which arrays do not have: leave them out, or use layercache.probe"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON, without newer ones that have their default."""
+        # absent, so that probes keep the ids that they had before these fields existed
+        return {n: v for n, v in asdict(self).items() if n not in ADDED or v != ADDED[n]}
 
     def schedule(self, n_rows: int) -> Schedule:
         """Return batch size, steps and epochs for a number of training rows.

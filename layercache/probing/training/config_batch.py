@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layercache.probing.heads import HeadSpec, build
+from layercache.probing.heads import AttendingHead, HeadSpec, build
 from layercache.probing.heads.fusion import SHARES, BatchedFusionHead
 from layercache.probing.heads.outer_product import OuterProduct
 from layercache.probing.training.batched_adamw import AdamW
@@ -23,6 +23,7 @@ from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.memory import activation_row_bytes
 from layercache.probing.training.schedule import cosine_lr
 from layercache.probing.training.standardize import Standardization
+from layercache.probing.training.token_dropout import TokenDropout, drop_tokens
 
 TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30, "mps": 2**29}
 """Size of the activations of the configurations that are evaluated at once, by device type: about
@@ -92,6 +93,12 @@ class ConfigBatch:
         if any(config.dropout for config in configs):
             dropout_seed = _derive_seed(seed, DROPOUT_STREAM)
             self.dropout_generator = torch.Generator(device).manual_seed(dropout_seed)
+        self._token_dropout = TokenDropout(
+            spec,
+            layer_rate=train_config.layer_dropout,
+            kind_rate=train_config.kind_dropout,
+            seed=seed,
+        )
         self._update_active()
 
     def _update_active(self) -> None:
@@ -127,7 +134,13 @@ class ConfigBatch:
             step: Number of the step, from 0.
             sample_weight: Weights of the samples in the loss, float32 (B,), or None.
         """
+        kept_bs = self._token_dropout.draw(len(x_bsd), step=step)
+        if kept_bs is not None:
+            kept_bs = kept_bs.to(self.device)
+            if not self.spec.has_dropout:
+                x_bsd = drop_tokens(x_bsd, kept_bs)
         preprocessed = self._preprocess(x_bsd)
+        penalty = self.train_config.last_layer_penalty
         uniform_bsh = None
         if self.dropout_generator is not None:
             uniform_bsh = torch.rand(
@@ -148,15 +161,21 @@ class ConfigBatch:
             leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trainable}
             buffers = {name: self.parameters[name][at] for name in self.head.buffers}
             outer: dict[str, OuterProduct] = {}
+            options = {"kept_bs": kept_bs} if self.spec.has_dropout else {}
             parts = self._training_logits(
                 leaves | buffers,
                 preprocessed,
                 dropout=self.dropout_rates[at][:1] if same_dropout else self.dropout_rates[at],
                 uniform_bsh=uniform_bsh if max_dropout > 0 else None,
-                # a GPU is faster with a few large operations than with an outer product in parts
-                outer=outer if self.device.type == "cpu" else None,
+                # a GPU is faster with a few large operations than with an outer product in parts;
+                # with a penalty, the weights have another gradient that is added to it
+                outer=outer if self.device.type == "cpu" and not penalty else None,
+                **options,
             )
             loss = torch.stack([self.loss(part, y, sample_weight) for part in parts]).sum(0)
+            if penalty:
+                below = self._attention_below_last(leaves | buffers, preprocessed, kept_bs)
+                loss = loss + penalty * below
             gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
             # a parameter whose gradient is always zero still decays
             gradient_by_name: dict[str, Tensor | OuterProduct] = {
@@ -258,6 +277,21 @@ class ConfigBatch:
         if isinstance(self.head, BatchedFusionHead):
             return self.head.training_logits(parameters, preprocessed, **options)
         return (self.head.logits(parameters, preprocessed, train=True, **options),)
+
+    def _attention_below_last(
+        self, parameters: Mapping[str, Tensor], preprocessed: Tensor, kept_bs: Tensor | None
+    ) -> Tensor:
+        """Return the mean attention to tokens below the last layer, (G,).
+
+        The mean is over images and attention heads; of a fusion head over those of the layers.
+        """
+        head = cast(AttendingHead, self.head)
+        weights_bsgh = head.attention(parameters, preprocessed, kept_bs=kept_bs)
+        if self.spec.kind == "fusion":
+            weights_bsgh = weights_bsgh[..., : self.spec.num_heads]
+        ids = torch.tensor(self.spec.layer_ids, device=self.device)
+        is_below = ids < ids[: self.spec.tokens - self.spec.spatial_tokens].max()
+        return weights_bsgh[:, is_below].sum(1).mean((0, 2))
 
     def drop_diverged(self) -> None:
         """Remove configurations whose loss, gradient or parameters were not finite this epoch."""

@@ -93,6 +93,7 @@ def fit(
     """
     device = torch.device(device)
     _check_options(head, configs=configs, precision=precision, configs_per_pass=configs_per_pass)
+    train_config.check_head(head)
     _check_dataset(dataset, head=head, train=train)
     schedule = train_config.schedule(len(train))
     # those that continue come first: no pass mixes them with others
