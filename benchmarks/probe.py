@@ -45,8 +45,9 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
 from layercache.probing.training.allocator import retain_freed_memory
+from layercache.probing.training.class_weights import balanced_class_weights
 from layercache.probing.training.config import HParams, TrainConfig, paper_grid
-from layercache.probing.training.config_batch import ConfigBatch, balanced_class_weights
+from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.fit import fit, predict
 from layercache.probing.training.schedule import cosine_lr
 from layercache.testing import InMemoryTokens

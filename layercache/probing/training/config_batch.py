@@ -391,29 +391,6 @@ def _mean_over_rows(losses_gbc: Tensor, sample_weight: Tensor | None) -> Tensor:
     return losses_gbc.mean(2) @ (sample_weight / sample_weight.sum())
 
 
-def balanced_class_weights(
-    labels: Tensor, n_classes: int, sample_weight: Tensor | None = None
-) -> Tensor:
-    """Return weights N / (C n_c) of the cross-entropy, float32 (C,), 0 for an empty class.
-
-    Multi-label targets get no such weights: n_c does not partition the samples, and mean average
-    precision, by which their heads are selected, ranks within a class and so does not depend on a
-    class's weight.
-
-    Args:
-        labels: int64 (N,).
-        n_classes: C.
-        sample_weight: Weights of the samples, (N,); then N and n_c are sums of them.
-    """
-    if sample_weight is None:
-        counts = torch.bincount(labels.cpu(), minlength=n_classes).double()
-        weights = torch.where(counts > 0, len(labels) / (n_classes * counts.clamp(min=1)), 0.0)
-        return weights.float()
-    sums = torch.bincount(labels.cpu(), sample_weight.cpu().double(), minlength=n_classes)
-    balanced = sums.sum() / (n_classes * sums)
-    return torch.where(sums > 0, balanced, 0.0).float()
-
-
 def _derive_seed(seed: int, stream: int) -> int:
     """Return the seed of a generator for one purpose."""
     state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]

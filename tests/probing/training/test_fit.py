@@ -13,8 +13,8 @@ from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.spec import WITHOUT_DROPOUT
+from layercache.probing.training.class_weights import balanced_class_weights
 from layercache.probing.training.config import HParams, Noise, TrainConfig
-from layercache.probing.training.config_batch import balanced_class_weights
 from layercache.probing.training.fit import fit, predict
 from layercache.testing import InMemoryTokens, make_separable_tokens
 from tests.logs import logged

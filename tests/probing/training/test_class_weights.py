@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from layercache.probing.training.config_batch import balanced_class_weights
+from layercache.probing.training.class_weights import balanced_class_weights
 
 
 def test_balanced_class_weights_equal_sklearn_and_are_zero_without_samples() -> None:
