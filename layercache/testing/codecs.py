@@ -28,16 +28,15 @@ def make_codec(spec: CacheSpec, tokens_ltnd: Array) -> TokenCodec:
     tables = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     for layer, tokens in enumerate(tokens_ltnd):
         x = tokens.reshape(-1, spec.width).astype(np.float64)
+        if rank := codec.rank(spec.width):
+            mean = x.mean(0)
+            components = np.linalg.svd(x - mean, full_matrices=False)[2][:rank]
+            tables["mean"][layer], tables["components"][layer] = mean, components
+            x = (x - mean) @ components.T
         if codec.kind == "pq":
             drawn = np.random.default_rng(layer).choice(len(x), CENTROIDS)
             groups = x[drawn].reshape(CENTROIDS, codec.size, -1)
             tables["codebook"][layer] = groups.transpose(1, 0, 2)
-            continue
-        if codec.kind == "pca":
-            mean = x.mean(0)
-            components = np.linalg.svd(x - mean, full_matrices=False)[2][: codec.size]
-            tables["mean"][layer], tables["components"][layer] = mean, components
-            x = (x - mean) @ components.T
         if codec.dtype == "int8":
             low, high = x.min(0), x.max(0)
             tables["offset"][layer] = (low + high) / 2

@@ -151,7 +151,7 @@ def test_batches_are_powers_of_two_so_that_both_caches_share_them(
     [
         ({"spatial": None}, "name them, too"),
         ({"store": "int4"}, "expected int8, pca:R"),
-        ({"store": "pq:7"}, "M that divides the width, such as pq:3, pq:4, pq:6, pq:8"),
+        ({"store": "pq:97"}, "expected at most pq:96 for tokens of width 96"),
         ({"spatial": "cls"}, "expected patch or grid:K, got 'cls'"),
         ({"spatial": "grid:99"}, "K must be 1 to 7"),
         (

@@ -2,14 +2,18 @@
 
 * Ranges: the middle and the half width of the values of each channel, or coefficient.
 * Principal components: eigenvectors of the covariance of a layer's tokens, in float64.
-* Product quantization: k-means (Lloyd's algorithm) in each group of channels, from distinct tokens
-  that a fixed seed draws. Jegou, Douze, Schmid: Product quantization for nearest neighbor search,
-  TPAMI 2011.
+* Product quantization: principal components in groups of about equal product of variances (the
+  parametric form of Ge, He, Ke, Sun: Optimized product quantization, TPAMI 2014), then k-means
+  (Lloyd's algorithm) in each group, from tokens that a fixed seed draws. Jegou, Douze, Schmid:
+  Product quantization for nearest neighbor search, TPAMI 2011.
 
-Shapes: L layers, n tokens, D width, R components, M groups of d = D / M channels, K centroids.
+Shapes: L layers, n tokens, D width, R components, M groups of d = R / M components, K centroids.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,9 +24,9 @@ from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.extraction.compression.sample import TokenSample
 from layercache.extraction.compression.token_encoder import nearest_centroids
 
-KMEANS_ITERATIONS = 12
-KMEANS_TOKENS = 16_384
-"""Tokens that the centroids are fitted on, 64 for each."""
+KMEANS_ITERATIONS = 10
+KMEANS_TOKENS = 10_240
+"""Tokens that the centroids are fitted on, 40 for each."""
 
 
 def fit_codec(codec: CodecSpec, sample: TokenSample) -> TokenCodec:
@@ -35,7 +39,14 @@ def fit_codec(codec: CodecSpec, sample: TokenSample) -> TokenCodec:
     tables: dict[str, list[Tensor]] = {}
     for layer, x_nd in enumerate(sample.tokens_lnd):
         if codec.kind == "pq":
-            fitted = {"codebook": fit_codebook(x_nd, codec.size)}
+            mean, components = fit_components(x_nd, codec.rank(x_nd.shape[1]))
+            x_nr = (x_nd - mean) @ components.T
+            order = balance_groups(x_nr.var(0).tolist(), codec.size)
+            fitted = {
+                "mean": mean,
+                "components": components[order],
+                "codebook": fit_codebook(x_nr[:, order], codec.size),
+            }
         elif codec.kind == "pca":
             mean, components = fit_components(x_nd, codec.size)
             fitted = {"mean": mean, "components": components}
@@ -79,8 +90,27 @@ def fit_components(x_nd: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return mean.float().to(x_nd.device), components.float().to(x_nd.device)
 
 
+def balance_groups(variances: Sequence[float], size: int) -> list[int]:
+    """Return the components in M groups of equal length, one group after another.
+
+    In the order of falling variance each goes to the group, among those with room, whose product of
+    variances is smallest: Gaussian groups of equal product have equal errors at equal bits.
+    """
+    room = len(variances) // size
+    groups: list[list[int]] = [[] for _ in range(size)]
+    logs = [0.0] * size
+    # relative to the smallest, so that every component makes a product larger
+    smallest = max(min(variances), 1e-9 * max(variances), 1e-30)
+    for component in sorted(range(len(variances)), key=lambda i: -variances[i]):
+        free = [m for m in range(size) if len(groups[m]) < room]
+        m = min(free, key=lambda m: (logs[m] if groups[m] else -1.0, m))
+        groups[m].append(component)
+        logs[m] += math.log(max(variances[component], smallest) / smallest)
+    return [component for group in groups for component in group]
+
+
 def fit_codebook(x_nd: Tensor, size: int) -> Tensor:
-    """Return the centroids of M groups of channels, float32 (M, K, d)."""
+    """Return the centroids of M groups of neighbouring channels, float32 (M, K, d)."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(x_nd), generator=generator)[:KMEANS_TOKENS].to(x_nd.device)
     x_mnd = x_nd[chosen].reshape(len(chosen), size, -1).transpose(0, 1).contiguous()

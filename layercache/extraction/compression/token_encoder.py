@@ -1,7 +1,7 @@
 """Encodes tokens at the tap, on the device of the forward; the reference is `TokenCodec.encode`.
 
-Shapes: T tokens of a layer, B images, D width, W numbers of a code, n tokens, M groups of d = D / M
-channels, K centroids.
+Shapes: T tokens of a layer, B images, D width, W numbers of a code, n tokens, M groups of d
+components, K centroids.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class TokenEncoder:
         return self._encode(x, finite, layer).reshape(n_tokens, n_images, -1)
 
     def _encode(self, x: Tensor, finite: Tensor, layer: int) -> Tensor:
+        if "components" in self._tables:
+            x = (x - self._tables["mean"][layer]) @ self._tables["components"][layer].T
         if self._spec.kind == "pq":
             codebook = self._tables["codebook"][layer]
             groups = x.reshape(len(x), len(codebook), -1).transpose(0, 1)
             numbers = torch.stack(list(nearest_centroids(groups, codebook)), dim=1)
             return torch.where(finite, numbers, CENTROID_MISSING).to(torch.uint8)
-        if self._spec.kind == "pca":
-            x = (x - self._tables["mean"][layer]) @ self._tables["components"][layer].T
         if self._spec.dtype == "float16":
             return torch.where(finite, x, torch.nan).to(torch.float16)
         steps = ((x - self._tables["offset"][layer]) / self._tables["scale"][layer]).round_()
@@ -61,7 +61,7 @@ class TokenEncoder:
 
 
 def nearest_centroids(x_mnd: Tensor, centroids_mkd: Tensor) -> Iterator[Tensor]:
-    """Yield for each group of channels the number of each token's nearest centroid, int64 (n,).
+    """Yield for each group the number of each token's nearest centroid, int64 (n,).
 
     |x - c|^2 = |x|^2 - 2 x c + |c|^2, of which the first term does not change the order.
     """

@@ -1,6 +1,6 @@
 """Decodes tokens where the batches are made; the reference is `TokenCodec.decode`.
 
-Shapes: S tokens of a row, n rows, D width, W numbers of a code, M groups of d = D / M channels, K
+Shapes: S tokens of a row, n rows, D width, W numbers of a code, M groups of components, K
 centroids.
 """
 
@@ -43,10 +43,6 @@ class TokenDecoder:
             stop = start + len(list(run))
             self._runs.append((layer, slice(start, stop)))
             start = stop
-        self.width: int = codec.tables[next(iter(codec.tables))].shape[-1]
-        if codec.spec.kind == "pq":
-            self.width *= codec.spec.size
-        """D."""
 
     def decode(self, codes_snw: Tensor, *, tokens: slice = slice(None)) -> Tensor:
         """Return the tokens of codes, float32 (S, n, D).
@@ -66,11 +62,12 @@ class TokenDecoder:
     def _decode_layer(self, codes_snw: Tensor, layer: int) -> Tensor:
         if self._spec.kind == "pq":
             rows = codes_snw.int() + self._first.int()
-            return torch.nn.functional.embedding(rows, self._tables["codebook"][layer]).flatten(2)
-        x = codes_snw.float()
+            x = torch.nn.functional.embedding(rows, self._tables["codebook"][layer]).flatten(2)
+        else:
+            x = codes_snw.float()
         if self._spec.dtype == "int8":
             x = torch.addcmul(self._tables["offset"][layer], x, self._tables["scale"][layer])
-        if self._spec.kind == "pca":
+        if "components" in self._tables:
             mean, components = self._tables["mean"][layer], self._tables["components"][layer]
             x = torch.addmm(mean, x.flatten(0, 1), components).view(*x.shape[:2], -1)
         return x

@@ -10,7 +10,12 @@ from sklearn.decomposition import PCA
 
 from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.extraction.compression import fit
-from layercache.extraction.compression.fit import fit_codebook, fit_codec, fit_components
+from layercache.extraction.compression.fit import (
+    balance_groups,
+    fit_codebook,
+    fit_codec,
+    fit_components,
+)
 from layercache.extraction.compression.sample import TokenSample
 from layercache.extraction.compression.token_encoder import TokenEncoder, nearest_centroids
 
@@ -93,3 +98,12 @@ def test_nearest_centroids_are_those_of_a_loop() -> None:
     centroids = torch.randn(3, 9, 2)
     for m, codes in enumerate(nearest_centroids(x, centroids)):
         assert codes.tolist() == torch.cdist(x[m], centroids[m]).argmin(1).tolist()
+
+
+def test_balance_groups_makes_products_of_variances_alike() -> None:
+    variances = [float(2**-i) for i in range(16)]
+    order = balance_groups(variances, 4)
+    assert sorted(order) == list(range(16))
+    products = np.log2(np.array(variances)[order]).reshape(4, 4).sum(1)
+    plain = np.log2(np.array(variances)).reshape(4, 4).sum(1)
+    assert np.ptp(products) <= 6 < np.ptp(plain)

@@ -3,8 +3,9 @@
 * `int8`: one byte a channel, x = offset + scale * code, for each layer and channel.
 * `pca:R`: R coefficients of the projection on the first R principal components of a layer, each
   stored as in `int8`; `pca:R:float16` stores them in half precision.
-* `pq:M`: product quantization (Jegou et al., 2011): M groups of D / M channels, each replaced by
-  the number of the nearest of its 255 centroids.
+* `pq:M`: optimized product quantization (Jegou et al., 2011; Ge et al., 2013): the first R = 4 M
+  principal components of a layer (fewer if D is smaller) in M groups of equal product of variances,
+  each group replaced by the number of the nearest of its 255 centroids.
 
 A code of int8 numbers runs from -127 to 127, where the two ends mean that the value lay outside the
 range of the sample. -128, and the centroid number 255, mark a token that does not exist.
@@ -28,7 +29,9 @@ INT8_MISSING = -128
 """int8 code of a token that does not exist: a skipped image, padding, a value that is not
 finite."""
 CENTROIDS = 255
-"""Centroids of a group of channels."""
+"""Centroids of a group."""
+GROUP_COMPONENTS = 4
+"""Largest number of principal components of a group."""
 CENTROID_MISSING = 255
 """Centroid number of a token that does not exist."""
 FORMS = "int8, pca:R, pca:R:float16 or pq:M"
@@ -75,14 +78,17 @@ class CodecSpec:
         """
         if self.kind == "int8":
             return width
-        if self.size > width or (self.kind == "pq" and width % self.size):
-            fitting = [m for m in range(1, width + 1) if self.kind == "pca" or width % m == 0]
-            near = sorted(sorted(fitting, key=lambda m: abs(m - self.size))[:4])
+        if self.size > width:
             raise OptionError(
-                f"store {str(self)!r}: tokens of width {width} take "
-                + (f"R up to {width}" if self.kind == "pca" else "M that divides the width")
-                + f", such as {', '.join(f'{self.kind}:{m}' for m in near)}"
+                f"store {str(self)!r}: expected at most {self.kind}:{width} for tokens of width "
+                f"{width}"
             )
+        return self.size
+
+    def rank(self, width: int) -> int:
+        """Return R, the number of principal components of tokens of width D; 0 for int8."""
+        if self.kind == "pq":
+            return self.size * min(GROUP_COMPONENTS, width // self.size)
         return self.size
 
     @property

@@ -1,7 +1,7 @@
 """A fitted codec: tables for every layer, encoding and decoding in numpy.
 
-Shapes: L layers, n tokens, D width, W numbers of a code, R components, M groups of D / M channels,
-K = 255 centroids.
+Shapes: L layers, n tokens, D width, W numbers of a code, R components, M groups of R / M of them, K
+= 255 centroids.
 
 This is the reference, and what readers without a device use; the forward encodes with torch
 (extraction/compression/token_encoder.py) and training decodes with torch
@@ -30,8 +30,8 @@ DIMENSIONS = {
     "offset": ("layer", "code"),
     "scale": ("layer", "code"),
     "mean": ("layer", "channel"),
-    "components": ("layer", "code", "channel"),
-    "codebook": ("layer", "code", "centroid", "subchannel"),
+    "components": ("layer", "component", "channel"),
+    "codebook": ("layer", "code", "centroid", "member"),
 }
 """Table -> names of its dimensions."""
 
@@ -39,11 +39,11 @@ DIMENSIONS = {
 def table_shapes(codec: CodecSpec, *, layers: int, width: int) -> dict[str, tuple[int, ...]]:
     """Return the tables of a codec and their shapes; all are float32."""
     code_width = codec.code_width(width)
-    if codec.kind == "pq":
-        return {"codebook": (layers, code_width, CENTROIDS, width // code_width)}
     shapes: dict[str, tuple[int, ...]] = {}
-    if codec.kind == "pca":
-        shapes = {"mean": (layers, width), "components": (layers, code_width, width)}
+    if rank := codec.rank(width):
+        shapes = {"mean": (layers, width), "components": (layers, rank, width)}
+    if codec.kind == "pq":
+        shapes["codebook"] = (layers, code_width, CENTROIDS, rank // code_width)
     if codec.dtype == "int8":
         shapes |= {"offset": (layers, code_width), "scale": (layers, code_width)}
     return shapes
@@ -67,6 +67,8 @@ class TokenCodec:
         x = np.asarray(x_nd, np.float32)
         finite = np.asarray(np.isfinite(x).all(axis=1))
         x = np.where(finite[:, None], x, 0)
+        if "components" in self.tables:
+            x = (x - self.tables["mean"][layer]) @ self.tables["components"][layer].T
         if self.spec.kind == "pq":
             codebook = self.tables["codebook"][layer]
             groups = x.reshape(len(x), *codebook.shape[::2]).transpose(1, 0, 2)
@@ -74,8 +76,6 @@ class TokenCodec:
             numbers: Array = distances.argmin(-1).T.astype(np.uint8)
             numbers[~finite] = CENTROID_MISSING
             return numbers
-        if self.spec.kind == "pca":
-            x = (x - self.tables["mean"][layer]) @ self.tables["components"][layer].T
         if self.spec.dtype == "float16":
             x[~finite] = np.nan
             return x.astype(np.float16)
@@ -93,12 +93,12 @@ class TokenCodec:
         """
         if self.spec.kind == "pq":
             codebook = self.tables["codebook"][layer]
-            groups = codebook[np.arange(len(codebook)), codes_nw]
-            return np.asarray(groups.reshape(len(codes_nw), -1))
-        x = codes_nw.astype(np.float32)
+            x: Array = codebook[np.arange(len(codebook)), codes_nw].reshape(len(codes_nw), -1)
+        else:
+            x = codes_nw.astype(np.float32)
         if self.spec.dtype == "int8":
             x = x * self.tables["scale"][layer] + self.tables["offset"][layer]
-        if self.spec.kind == "pca":
+        if "components" in self.tables:
             x = x @ self.tables["components"][layer] + self.tables["mean"][layer]
         return x
 

@@ -34,8 +34,14 @@ def test_codec_spec_of_another_name_raises(name: str) -> None:
         CodecSpec.parse(name)
 
 
-def test_code_width_of_a_codec_that_does_not_fit_names_those_that_do() -> None:
-    with pytest.raises(OptionError, match="M that divides the width, such as pq:48, pq:64, pq:96"):
-        CodecSpec.parse("pq:90").code_width(768)
-    with pytest.raises(OptionError, match="R up to 8, such as pca:5, pca:6, pca:7, pca:8"):
+def test_code_width_of_a_codec_that_does_not_fit_raises() -> None:
+    with pytest.raises(OptionError, match="expected at most pq:96 for tokens of width 96"):
+        CodecSpec.parse("pq:97").code_width(96)
+    with pytest.raises(OptionError, match="expected at most pca:8 for tokens of width 8"):
         CodecSpec.parse("pca:9").code_width(8)
+
+
+def test_rank_is_the_number_of_principal_components() -> None:
+    names = ["int8", "pca:92", "pq:64", "pq:92", "pq:200", "pq:768"]
+    ranks = [CodecSpec.parse(name).rank(768) for name in names]
+    assert ranks == [0, 92, 256, 368, 600, 768]
