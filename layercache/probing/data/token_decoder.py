@@ -43,6 +43,9 @@ class TokenDecoder:
             stop = start + len(list(run))
             self._runs.append((layer, slice(start, stop)))
             start = stop
+        last = codec.tables["mean"] if "mean" in codec.tables else codec.tables["scale"]
+        self.width: int = last.shape[1]
+        """D."""
 
     def decode(self, codes_snw: Tensor, *, tokens: slice = slice(None)) -> Tensor:
         """Return the tokens of codes, float32 (S, n, D).
