@@ -36,7 +36,9 @@ class ImageModel(nn.Module):
     """
 
     def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
-        """Join a head and its backbone; logs a warning if their precisions differ.
+        """Join a head and its backbone; logs a warning if its tokens were others.
+
+        They were if the precisions differ, or if a codec stored them.
 
         Raises:
             HeadMismatchError: If the backbone is not the head's own; see `check_compatible`.
@@ -50,6 +52,12 @@ class ImageModel(nn.Module):
                 checkpoint.provenance.precision,
                 backbone.name,
                 backbone.precision,
+            )
+        if codecs := checkpoint.provenance.codecs:
+            logger.warning(
+                "this head was trained on tokens that were stored as %s, and now gets them as they "
+                "are: predictions may differ from those on the cache",
+                join_words(list(dict.fromkeys(codecs))),
             )
         self.checkpoint = checkpoint
         self.preprocessing = backbone.preprocessing

@@ -255,6 +255,7 @@ class ProbeSpec:
             target=self.resolved_target.columns,
             pairs=self.tokens.pairs,
             fingerprints=tuple(cache.spec.fingerprint for cache, _ in self.tokens.sources),
+            codecs=tuple(cache.spec.codec for cache, _ in self.tokens.sources if cache.spec.codec),
             precision=spec.precision,
             encoders=self.tokens.encoders,
         )

@@ -71,6 +71,8 @@ class Provenance:
     target: tuple[str, ...] = ("label",)
     """Annotation columns that the head predicts; "label" is the dataset's own."""
 
+    codecs: tuple[str, ...] = ()
+    """Codecs that stored some of the tokens, such as "pq:64"."""
     encoders: tuple[tuple[str, int], ...] | None = None
     """Model and number of tokens of each joined encoder, in the order of the tokens; the other
     fields are those of the first. None: all tokens are of one encoder."""
@@ -80,6 +82,8 @@ class Provenance:
         values = asdict(self)
         if self.encoders is None:
             del values["encoders"]
+        if not self.codecs:
+            del values["codecs"]
         if self.target == ("label",):
             del values["target"]
         return values
@@ -219,7 +223,7 @@ def _parse(metadata: dict[str, Any]) -> Checkpoint:
     """Return the head, still without its tensors."""
     del metadata["schema"]
     spec, provenance = dict(metadata.pop("spec")), dict(metadata.pop("provenance"))
-    for name in ("classes", "fingerprints", "target"):
+    for name in ("classes", "fingerprints", "target", "codecs"):
         if name in provenance:
             provenance[name] = tuple(provenance[name])
     provenance["pairs"] = tuple((int(layer), str(token)) for layer, token in provenance["pairs"])

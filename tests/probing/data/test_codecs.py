@@ -115,3 +115,16 @@ def test_digests_of_codes_differ_between_images_that_share_a_code(tmp_path: Path
     selection = SplitSelection((TokenSource(cache.split("train"), pairs),), np.arange(40))
     dataset, _ = load_dataset(selection, device=CPU, mode="resident")
     assert len(set(token_digests(dataset).tolist())) == 40
+
+
+def test_a_trained_head_names_the_codecs_of_its_tokens(tmp_path: Path) -> None:
+    import layercache
+    from layercache.probing.results.checkpoint import load_head
+    from layercache.testing import write_planted_cache
+
+    config = {"lr": 0.1, "weight_decay": 0.0, "dropout": 0.0, "epochs": 2}
+    for codec, names in (("pq:4", ("pq:4",)), (None, ())):
+        cache = write_planted_cache(root=tmp_path, kinds=("patch/0", "patch/1"), codec=codec)
+        (done,) = layercache.probe(cache, head="linear", tokens="patch", layers="all", **config)
+        assert load_head(done.path).provenance.codecs == names
+        assert done.row["test_balanced_accuracy"] > 0.5
