@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ SHARES = {
 }
 """Seconds of each part, in the order in which they run; 460 in all."""
 PART = Path(__file__).with_name("part.py")
+NEEDED = ("torch", "timm", "zarr", "numcodecs", "google_crc32c", "pydantic", "sklearn", "pytest")
+"""Modules without which parts fail."""
 GRACE_S = 3
 """Seconds before its end at which a part should start nothing more."""
 
@@ -57,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--limit", type=float, default=sum(SHARES.values()), help="seconds for all parts together"
     )
     args = parser.parse_args(argv)
+    check(args.device)
     results: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe(),
@@ -83,6 +87,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failures:
         print(f"{failures} FAILED OR LEFT OUT, see above")
     return bool(failures)
+
+
+def check(device: str) -> None:
+    """End with a remedy where no part could run."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"{sys.executable} has no {', '.join(missing)}: pip install -e '.[report,test]', or, "
+            "without a network, see 'Measurements on a GPU' in CONTRIBUTING.md"
+        )
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        sys.exit(
+            f"torch {torch.__version__} finds no CUDA device on this machine; "
+            "`python -m benchmarks.gpu --device cpu --tiny` tests the scripts"
+        )
 
 
 def run_part(

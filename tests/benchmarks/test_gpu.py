@@ -138,6 +138,17 @@ def test_a_part_that_hangs_is_stopped_in_time_with_its_processes(
     assert not stat.exists() or stat.read_text().split(") ")[1][0] == "Z"
 
 
+def test_without_a_device_or_a_package_it_ends_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"finds no CUDA device .* --device cpu --tiny"):
+        command.main([])
+    monkeypatch.setattr(command, "NEEDED", ("torch", "no_such_module"))
+    with pytest.raises(SystemExit, match=r"has no no_such_module: pip install .* CONTRIBUTING.md"):
+        command.main(["--device", "cpu"])
+
+
 def test_every_part_has_a_title_and_a_share_of_less_than_eight_minutes() -> None:
     assert set(command.SHARES) == set(TITLES)
     assert sum(command.SHARES.values()) < 480
