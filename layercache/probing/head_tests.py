@@ -96,6 +96,30 @@ def test_head(
     return tested
 
 
+class _Moments:
+    """Mean and standard deviation over images, summed in float64."""
+
+    def __init__(self) -> None:
+        self._n, self._sum, self._squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, values: torch.Tensor) -> None:
+        """Add the values of some images, (B, ...)."""
+        values = values.cpu().double()
+        self._n += len(values)
+        self._sum = self._sum + values.sum(0)
+        self._squares = self._squares + values.square().sum(0)
+
+    def mean(self) -> Array:
+        """Return the mean, float32."""
+        return np.asarray((self._sum / self._n).float().numpy())
+
+    def std(self) -> Array:
+        """Return the standard deviation, float32."""
+        mean = self._sum / self._n
+        variance = (self._squares / self._n - mean.square()).clamp_min(0)
+        return np.asarray(variance.sqrt().float().numpy())
+
+
 def _predict(
     spec: ProbeSpec, test: TestSet, model: FittedModel, loader: DatasetLoader
 ) -> tuple[TokenDataset, Predictions]:
@@ -108,15 +132,14 @@ def _predict(
     dataset = loader.test(tokens, test.split, target=target)
     rows = dataset.selection.kept_rows
     attentive = isinstance(model, FittedHead) and model.spec.has_attention
-    parts, total, squares = [], torch.zeros(()), torch.zeros(())
+    fused = isinstance(model, FittedHead) and model.spec.kind == "fusion"
+    parts, attention, gate = [], _Moments(), _Moments()
     for x, _ in dataset.iter_batches(np.arange(dataset.rows), batch_size=TEST_BATCH, train=False):
         parts.append(model.predict(x).cpu().numpy())
         if isinstance(model, FittedHead) and attentive:
-            weights = model.attention(x).cpu().double()
-            total = total + weights.sum(0).cpu()
-            squares = squares + weights.square().sum(0).cpu()
-    mean = total / dataset.rows
-    std = (squares / dataset.rows - mean.square()).clamp_min(0).sqrt()
+            attention.add(model.attention(x))
+        if isinstance(model, FittedHead) and fused:
+            gate.add(model.gate(x))
     ids = [split.ids[row] for row in rows]
     groups = _groups(spec, tokens.cache, dataset, [test.split], loader=loader)
     return dataset, Predictions(
@@ -126,8 +149,10 @@ def _predict(
         sample_ids=tuple(ids),
         class_names=target.classes,
         groups=None if groups is None else tuple(groups),
-        attention_mean=mean.float().numpy() if attentive else None,
-        attention_std=std.float().numpy() if attentive else None,
+        attention_mean=attention.mean() if attentive else None,
+        attention_std=attention.std() if attentive else None,
+        gate_mean=gate.mean() if fused else None,
+        gate_std=gate.std() if fused else None,
     )
 
 

@@ -36,6 +36,7 @@ from layercache.reporting.sections.single_layers import single_layer_section
 from layercache.reporting.sections.training import training_section
 from layercache.reporting.sections.values import value_section
 from layercache.reporting.sections.variants import variant_section
+from layercache.reporting.sections.weights import weight_section
 
 PAGE = "index.html"
 FIGURES = "figures"
@@ -46,6 +47,7 @@ SECTIONS = (
     significance_section,
     attention_section,
     encoder_section,
+    weight_section,
     single_layer_section,
     similarity_section,
     variant_section,

@@ -19,7 +19,15 @@ from layercache.cache.format.spec import digest_ids
 
 Array = np.ndarray[Any, Any]
 
-OPTIONAL = {"attention_mean", "attention_std", "sample_ids", "groups", "class_names"}
+OPTIONAL = {
+    "attention_mean",
+    "attention_std",
+    "gate_mean",
+    "gate_std",
+    "sample_ids",
+    "groups",
+    "class_names",
+}
 """Arrays that not all probes have."""
 TEXTS = ("sample_ids", "groups", "class_names")
 """Fields of text, each a JSON list in UTF-8."""
@@ -59,6 +67,11 @@ class Predictions:
     """(H, S) float32, see Attention."""
     attention_std: Array | None = None
     """(H, S) float32, see Attention."""
+    gate_mean: Array | None = None
+    """Share of the spatial branch of a fusion head in each logit, mean over images, (C,) float32.
+    """
+    gate_std: Array | None = None
+    """Standard deviation of the share over images, (C,) float32."""
 
     def to_bytes(self) -> bytes:
         """Return the content of the file, an uncompressed npz."""
@@ -111,6 +124,9 @@ class Predictions:
         for name in ("attention_mean", "attention_std"):
             if (weights := getattr(stored, name)) is not None:
                 _check(name, weights, shape=(heads, tokens), dtype="float32")
+        for name in ("gate_mean", "gate_std"):
+            if (shares := getattr(stored, name)) is not None:
+                _check(name, shares, shape=(classes,), dtype="float32")
         return stored
 
 

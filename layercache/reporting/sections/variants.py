@@ -22,7 +22,7 @@ LAYER_VARIANTS = tuple(
 TOKEN_VARIANTS = tuple(
     ProbeKind(head="attentive", layers="all", tokens=tokens) for tokens in ("cls", "ap", "cls+ap")
 )
-OTHER_HEADS = ("hybrid", "knn", "logreg", "ridge", "lda")
+OTHER_HEADS = ("hybrid", "fusion", "efficient", "scalar-mix", "knn", "logreg", "ridge", "lda")
 SHOTS = "1,2,5,10,20"
 """Training images per class in the suggested command."""
 MAX_CURVES = 6
