@@ -265,7 +265,7 @@ def halving(
     return run_policy
 
 
-def coordinate(n_pairs: int, *, decay: float = 1e-6) -> Policy:
+def coordinate(n_pairs: int, *, decay: float = 1e-3) -> Policy:
     """Return the search over pairs at one decay, then over the decays of the best pairs."""
 
     def run_policy(run: Run) -> tuple[list[Config], float]:
@@ -313,11 +313,12 @@ POLICIES: dict[str, Policy] = {
     "halving 1/12 at 1/6": halving((1 / 6, 1 / 12)),
     "own cosines 1/5, 1/3": halving((NINTH, 1 / 5), (THIRD, 1 / 3), short=True),
     "own cosines 1/3, 1/3": halving((NINTH, 1 / 3), (THIRD, 1 / 3), short=True),
-    "coordinate, best pair": coordinate(1),
     "coordinate, best two pairs": coordinate(2),
-    "coordinate from decay 1e-3, best pair": coordinate(1, decay=1e-3),
-    "coordinate from decay 1e-2, best pair": coordinate(1, decay=1e-2),
-    "weight decay 1e-6 only": coordinate(0),
+    "coordinate, best pair": coordinate(1),
+    "coordinate from decay 1e-6, best two pairs": coordinate(2, decay=1e-6),
+    "coordinate from decay 1e-6, best pair": coordinate(1, decay=1e-6),
+    "coordinate from decay 1e-2, best two pairs": coordinate(2, decay=1e-2),
+    "weight decay 1e-3 only": coordinate(0),
     "weight decay 1e-2 only": coordinate(0, decay=1e-2),
     "a quarter at random": random_subset(1 / 4),
 }

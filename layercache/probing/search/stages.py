@@ -5,7 +5,7 @@ halving     successive halving (arXiv 1502.07943): every configuration for a par
             then the best ones for a larger part, and the best of these to the end. All follow
             the learning rate of the whole schedule, and scores that are compared share batches
             and noise
-coordinate  every learning rate with every dropout rate at the smallest weight decay, then the
+coordinate  every learning rate with every dropout rate at the middle weight decay, then the
             other weight decays of the best of these pairs
 """
 
@@ -132,12 +132,14 @@ def _halving(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
 
 
 def _coordinate(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
-    smallest: dict[object, HParams] = {}
-    for hparams in grid:
-        other = smallest.setdefault(_pair(hparams), hparams)
-        if hparams.get("weight_decay", 0.0) < other.get("weight_decay", 0.0):
-            smallest[_pair(hparams)] = hparams
-    stage = Stage(_in_order(grid, list(smallest.values())))
+    decays = sorted({hparams.get("weight_decay", 0.0) for hparams in grid})
+    middle = len(decays) // 2
+    nearest: dict[object, HParams] = {}
+    for hparams in sorted(
+        grid, key=lambda h: abs(decays.index(h.get("weight_decay", 0.0)) - middle)
+    ):
+        nearest.setdefault(_pair(hparams), hparams)
+    stage = Stage(_in_order(grid, list(nearest.values())))
     best = rank(stage)
     if best is None:
         return stage
