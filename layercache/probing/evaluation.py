@@ -124,17 +124,28 @@ def refit(
         rows = np.arange(dataset.rows)
     finished = [config for config in configs if config.stop_epoch is None]
     for config in rank_configs(search, finished):
-        model = trainer.train(dataset, config.hparams, rows=rows, epochs=config.epochs)
+        model = train_selected(trainer, dataset, config, rows=rows)
         if not model.diverged:
-            share = (config.val_metrics or {}).get(SHARE)
-            if share is not None and isinstance(model, FittedHead):
-                model = model.with_spatial_share(share)
             return config, model
         configs[configs.index(config)] = replace(config, diverged=True)
     raise ProbeError(
         f"all configurations of the {search.head} head diverged when trained on all training "
         "samples: try smaller values of lr"
     )
+
+
+def train_selected(
+    trainer: ProbeTrainer, dataset: LabelledTokens, config: ConfigScore, *, rows: Rows
+) -> FittedModel:
+    """Return the model of a selected configuration, trained on these rows of the dataset.
+
+    A fusion head gets the share of its spatial branch that the search has chosen.
+    """
+    model = trainer.train(dataset, config.hparams, rows=rows, epochs=config.epochs)
+    share = (config.val_metrics or {}).get(SHARE)
+    if share is not None and isinstance(model, FittedHead) and not model.diverged:
+        return model.with_spatial_share(share)
+    return model
 
 
 def _identity(spec: ProbeSpec) -> Row:

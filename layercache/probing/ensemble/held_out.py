@@ -25,6 +25,7 @@ from layercache.errors import ProbeError
 from layercache.probing.baselines import BaselineTrainer
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.ensemble.members import Member
+from layercache.probing.evaluation import train_selected
 from layercache.probing.progress import describe
 from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset, sample_subset
@@ -138,9 +139,7 @@ def _predict(
         logger.info("%s, fold %d of %d", describe(spec), number + 1, subset.n_folds)
         trainer = _trainer(spec, loader.device, partial(on_progress, number))
         fold = subset.fold(number)
-        model = trainer.train(
-            dataset, member.selected.hparams, rows=fold.train, epochs=member.selected.epochs
-        )
+        model = train_selected(trainer, dataset, member.selected, rows=fold.train)
         if model.diverged:
             raise ProbeError(
                 f"{member.probe.id}: its selected configuration diverged in fold {number + 1}: "
