@@ -250,7 +250,7 @@ def test_parse_study_unknown_word_suggests_the_nearest(text: str, fault: str) ->
         ),
         (
             'models = ["vit_nano"]\ndatasets = ["digits"]\n[[heads]]\nlayers = "last"\n',
-            r"number 1: head is missing: expected one of linear, attentive",
+            r"number 1: head is missing: expected one of linear, ",
         ),
     ],
 )
