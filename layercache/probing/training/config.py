@@ -130,7 +130,7 @@ class TrainConfig:
         if self.last_layer_penalty and not head.has_attention:
             raise OptionError(
                 f"the {head.kind} head has no attention to direct to the last layer: leave "
-                "last_layer_penalty out, or train this head on its own"
+                "last_layer_penalty out, or train this head in a run without it"
             )
         if self.uses_layers and head.layer_ids is None:
             raise OptionError(

@@ -26,11 +26,13 @@ TEXT_COLUMNS = {
     "layers",
     "tokens",
     "spatial",
+    "gate",
     "config",
 }
 """Columns that are aligned to the left."""
 HEADINGS = {
     "num_heads": "heads",
+    "spatial_share": "spatial share",
     "train_fraction": "train fraction",
     "train_split": "train split",
     "test_split": "test split",
