@@ -31,8 +31,11 @@ MAX_ROTATED = 4096
 """Directions up to which the samples are rotated; an eigendecomposition grows with their cube."""
 LOGITS_BYTES = 32 * 2**20
 """Logits of all problems that are in memory at a time."""
-GRADIENT_TOLERANCE = 1e-5
-"""Largest component of the gradient of the mean loss, a tenth of scikit-learn's default."""
+GRADIENT_TOLERANCE = 3e-5
+"""Largest component of the gradient of the mean loss, times the number of classes, whose samples
+share the gradient: at a fixed size, weak penalties on many classes end far from the optimum."""
+MIN_TOLERANCE = 3e-7
+"""Smallest tolerance: single precision reaches no less."""
 MAX_ITERATIONS = 1000
 
 Loss = Callable[[Tensor, slice, Tensor], Tensor]
@@ -58,7 +61,7 @@ def multinomial(
     *,
     inverse_penalties: Sequence[float],
     sample_weight: Tensor | None = None,
-    tolerance: float = GRADIENT_TOLERANCE,
+    tolerance: float | None = None,
 ) -> Logistic:
     """Fit one logit for each class, M = C.
 
@@ -68,8 +71,11 @@ def multinomial(
         classes: C; scikit-learn's result for two classes is that of `binary`.
         inverse_penalties: The A values of C, the inverse strength of the penalty.
         sample_weight: Weight of each sample (N,); None: 1.
-        tolerance: Largest component of the gradient of the weighted mean loss.
+        tolerance: Largest component of the gradient of the weighted mean loss; None:
+            GRADIENT_TOLERANCE / C, but at least MIN_TOLERANCE.
     """
+    if tolerance is None:
+        tolerance = max(GRADIENT_TOLERANCE / classes, MIN_TOLERANCE)
 
     def loss(logits_nqm: Tensor, rows: slice, problems: Tensor) -> Tensor:
         true_class = labels[rows, None, None].expand(-1, logits_nqm.shape[1], 1)
@@ -90,7 +96,7 @@ def binary(
     *,
     inverse_penalties: Sequence[float],
     sample_weight: Tensor | None = None,
-    tolerance: float = GRADIENT_TOLERANCE,
+    tolerance: float = GRADIENT_TOLERANCE / 10,
 ) -> Logistic:
     """Fit one logit for each of M independent labels.
 

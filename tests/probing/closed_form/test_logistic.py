@@ -78,3 +78,23 @@ def test_constant_and_repeated_features_are_no_obstacle() -> None:
     x = torch.cat([x, x, torch.ones(40, 2)], dim=1)
     fitted = multinomial(x, y, 3, inverse_penalties=[10.0], tolerance=1e-9)
     np.testing.assert_allclose(fitted.weight[0], scikit(10.0).fit(x, y).coef_, atol=1e-4)
+
+
+def test_weak_penalty_on_many_classes_reaches_the_optimum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 40
+    x = (
+        torch.randn(400, 100, generator=generator)
+        + 0.5 * torch.randn(40, 100, generator=generator)[y]
+    )
+    x = torch.nn.functional.normalize(x, dim=1)
+
+    def objective(tolerance: float | None) -> float:
+        fitted = multinomial(x, y, 40, inverse_penalties=[1e4], tolerance=tolerance)
+        logits = x.double() @ fitted.weight[0].t() + fitted.bias[0]
+        loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
+        return float(loss + fitted.weight.square().sum() / 2e4)
+
+    exact = objective(1e-8)
+    assert objective(None) == pytest.approx(exact, rel=0.01)
+    assert objective(1e-5) > 1.5 * exact, "a tolerance for few classes is too large for many"
