@@ -162,7 +162,7 @@ def info(
             ("layers", ", ".join(map(str, d["layers"]))),
             ("preprocessing", ", ".join(f"{k} {v}" for k, v in d["preprocessing"].items())),
             ("fingerprint", d["fingerprint"]),
-            ("size", format_size(d["bytes"])),
+            ("size", f"{format_size(d['bytes'])}; {format_size(d['bytes_per_image'])} an image"),
             *(("probes", f"{n} in {folder}") for folder, n in d["probes"].items()),
             *(
                 (f"split {name}", text)
