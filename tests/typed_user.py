@@ -63,6 +63,8 @@ def probing(cache: layercache.Cache) -> pd.DataFrame:
         memory_budget="8GB",
     )
     assert_type(results, layercache.Results)
+    pooled: layercache.Results = layercache.ensemble(["1a2b", "3c4d"], root="caches")
+    print(pooled.to_dataframe())
     everything = layercache.read_results(cache)
     probes: list[layercache.Probe] = list(everything)
     print(probes)
