@@ -39,6 +39,9 @@ NOT_RUN: Mapping[str, Mapping[str, str]] = {
         "layercache cache push --model clip_b16 --dataset pets --to hf://": _HUB,
         "layercache cache pull hf://": _HUB,
     },
-    "docs/measurements.md": {"layercache": _WEIGHTS},
+    "docs/measurements.md": {
+        "layercache": _WEIGHTS,
+        "python benchmarks/methods.py": "hours; benchmarks/LOG.md has the runs",
+    },
 }
 """Page -> first words of a command, or of a Python block -> what it needs that a test lacks."""
