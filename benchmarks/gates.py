@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(gettempdir()) / "layercache-gates")
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--min-steps", type=int, default=300)
     args = parser.parse_args()
     try:
@@ -63,7 +64,7 @@ def main() -> None:
             dropout=0.0,
             seeds=args.seeds,
             shots=args.shots,
-            train_config=TrainConfig(min_steps=args.min_steps, **training),
+            train_config=TrainConfig(epochs=args.epochs, min_steps=args.min_steps, **training),
             device="cpu",
         )
         scores = np.array([100 * probe.row["test_balanced_accuracy"] for probe in results])
