@@ -79,7 +79,7 @@ def test_scores_by_an_unknown_or_too_fine_column_raise(cache: Cache) -> None:
     results = read_results(cache)
     assert len(results.scores_by("age")) == 120
     many = annotated(cache, number=np.arange(200))
-    from layercache.probing.results.table.table import by_value
+    from layercache.probing.results.table import by_value
 
     assert by_value.MAX_VALUES == 200
     with pytest.MonkeyPatch.context() as patch:
