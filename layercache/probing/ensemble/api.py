@@ -14,7 +14,7 @@ from layercache.errors import OptionError
 from layercache.probing.ensemble.choice import Choice, choose_pool
 from layercache.probing.ensemble.held_out import HeldOut, predict_held_out
 from layercache.probing.ensemble.members import (
-    Member,
+    EnsembleMember,
     class_weights,
     load_members,
     selection_metric,
@@ -118,11 +118,11 @@ def ensemble(
     return _results(members, probe)
 
 
-def _results(members: Sequence[Member], probe: Probe) -> Results:
+def _results(members: Sequence[EnsembleMember], probe: Probe) -> Results:
     return Results([*(member.probe for member in members), probe])
 
 
-def _log_choice(members: Sequence[Member], held_out: HeldOut, choice: Choice) -> None:
+def _log_choice(members: Sequence[EnsembleMember], held_out: HeldOut, choice: Choice) -> None:
     """Log weights and scores, and whether the pool or a member is the result."""
     kind = "out-of-fold outputs" if held_out.out_of_fold else "outputs"
     metric = choice.metric

@@ -24,7 +24,7 @@ from layercache.cache.reading.split import Split
 from layercache.errors import ProbeError
 from layercache.probing.baselines import BaselineTrainer
 from layercache.probing.data.loader import DatasetLoader
-from layercache.probing.ensemble.members import Member
+from layercache.probing.ensemble.members import EnsembleMember
 from layercache.probing.evaluation import train_selected
 from layercache.probing.progress import describe
 from layercache.probing.spec import BASELINES, ProbeSpec
@@ -54,7 +54,7 @@ class HeldOut:
 
 
 def predict_held_out(
-    members: Sequence[Member],
+    members: Sequence[EnsembleMember],
     *,
     device: torch.device,
     memory_budget: int | None = None,
@@ -107,7 +107,7 @@ def predict_held_out(
     )
 
 
-def _sample_subset(member: Member, splits: dict[tuple[Any, str], Split]) -> TrainSubset:
+def _sample_subset(member: EnsembleMember, splits: dict[tuple[Any, str], Split]) -> TrainSubset:
     """Return the training samples and folds of a member; opened splits are added to `splits`."""
     spec = member.spec
     path = spec.tokens.cache.path
@@ -124,7 +124,7 @@ def _sample_subset(member: Member, splits: dict[tuple[Any, str], Split]) -> Trai
 
 
 def _predict(
-    member: Member,
+    member: EnsembleMember,
     subset: TrainSubset,
     loader: DatasetLoader,
     *,
@@ -185,7 +185,7 @@ def _trainer(
     )
 
 
-def _too_few(members: Sequence[Member], n_rows: int) -> str:
+def _too_few(members: Sequence[EnsembleMember], n_rows: int) -> str:
     seeds = sorted({member.spec.seed for member in members})
     text = (
         f"the probes hold out {n_rows} training samples in common, and a pool needs at least "

@@ -26,12 +26,12 @@ from layercache.probing.training.config import Noise, TrainConfig
 
 HEAD = "ensemble"
 """Name of the head of an ensemble."""
-OWN = ("weights digest", "seed")
+MAY_DIFFER = ("weights digest", "seed")
 """What the members may differ in: backbone and seed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Member:
+class EnsembleMember:
     """A trained probe of an ensemble."""
 
     probe: Probe
@@ -58,7 +58,7 @@ def load_members(
     *,
     root: str | CachePath | None = None,
     probes_root: str | CachePath | None = None,
-) -> list[Member]:
+) -> list[EnsembleMember]:
     """Load the members of an ensemble and check that they belong together.
 
     Args:
@@ -105,7 +105,7 @@ def check_same_data(probes: Sequence[Probe]) -> None:
     first = probes[0]
     for other in probes[1:]:
         theirs, ours = other.settings.data, first.settings.data
-        names = [name for name in dict.fromkeys([*ours, *theirs]) if name not in OWN]
+        names = [name for name in dict.fromkeys([*ours, *theirs]) if name not in MAY_DIFFER]
         for name in names:
             if ours.get(name) != theirs.get(name):
                 raise OptionError(
@@ -126,7 +126,7 @@ def check_same_data(probes: Sequence[Probe]) -> None:
             )
 
 
-def selection_metric(members: Sequence[Member], select: str | None) -> Metric:
+def selection_metric(members: Sequence[EnsembleMember], select: str | None) -> Metric:
     """Return the metric that judges an ensemble: the given one, or that of all members.
 
     Raises:
@@ -144,7 +144,7 @@ def selection_metric(members: Sequence[Member], select: str | None) -> Metric:
     return next(iter(metrics.values()))
 
 
-def _member(probe: Probe, root: str | CachePath | None) -> Member:
+def _member(probe: Probe, root: str | CachePath | None) -> EnsembleMember:
     selected = selected_config(probe)
     if selected is None:
         raise ProbeError(
@@ -159,7 +159,7 @@ def _member(probe: Probe, root: str | CachePath | None) -> Member:
             f"{probe.id}: the annotations {', '.join(changed)} were changed since it was trained: "
             "the same `layercache probe` trains it on the current ones"
         )
-    return Member(probe=probe, spec=spec, selected=selected)
+    return EnsembleMember(probe=probe, spec=spec, selected=selected)
 
 
 def stored_spec(probe: Probe, *, root: str | CachePath | None = None) -> ProbeSpec:
@@ -219,6 +219,6 @@ def _train_config(values: Mapping[str, Any] | None) -> TrainConfig:
     return TrainConfig(**fields)
 
 
-def class_weights(members: Sequence[Member]) -> bool:
+def class_weights(members: Sequence[EnsembleMember]) -> bool:
     """Return whether the members were trained with weights of the classes."""
     return bool(np.mean([member.spec.train_config.class_weights for member in members]) >= 0.5)

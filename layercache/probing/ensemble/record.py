@@ -17,7 +17,7 @@ from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheCorruptError
 from layercache.probing.ensemble.choice import Choice
-from layercache.probing.ensemble.members import HEAD, Member
+from layercache.probing.ensemble.members import HEAD, EnsembleMember
 from layercache.probing.head_tests import evaluate_predictions, stored_metrics
 from layercache.probing.metrics import PRIMARY, Metric
 from layercache.probing.results.config_score import ConfigScore
@@ -35,7 +35,7 @@ SHARED = ("shots", "train_fraction", "splits", "target", "annotations", "validat
 """Fields of a spec that all members have in common."""
 
 
-def make_spec(members: Sequence[Member], *, metric: Metric) -> Spec:
+def make_spec(members: Sequence[EnsembleMember], *, metric: Metric) -> Spec:
     """Return the specification of an ensemble, whose digest is its id."""
     first = members[0].probe.spec
     sources: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def make_spec(members: Sequence[Member], *, metric: Metric) -> Spec:
 
 
 def find_ensemble(
-    first: Member, spec: Spec, *, probes_root: str | CachePath | None = None
+    first: EnsembleMember, spec: Spec, *, probes_root: str | CachePath | None = None
 ) -> Probe | None:
     """Return the stored ensemble of a specification, or None; a damaged one is fitted again."""
     try:
@@ -97,7 +97,7 @@ def probe_id(spec: Spec) -> str:
 
 
 def write_ensemble(
-    members: Sequence[Member],
+    members: Sequence[EnsembleMember],
     spec: Spec,
     choice: Choice,
     *,
@@ -148,7 +148,7 @@ def write_ensemble(
     return probe
 
 
-def _pool_predictions(members: Sequence[Member], test: str, choice: Choice) -> Predictions:
+def _pool_predictions(members: Sequence[EnsembleMember], test: str, choice: Choice) -> Predictions:
     stored = [member.probe.predictions(test) for member in members]
     outputs_mnc = np.stack([part.logits for part in stored])
     return replace(
@@ -159,10 +159,10 @@ def _pool_predictions(members: Sequence[Member], test: str, choice: Choice) -> P
     )
 
 
-def _common_tests(members: Sequence[Member]) -> list[Any]:
+def _common_tests(members: Sequence[EnsembleMember]) -> list[Any]:
     """Return the further test sets that all members were tested on, with the same images."""
 
-    def images(member: Member, name: str) -> str:
+    def images(member: EnsembleMember, name: str) -> str:
         return member.probe.predictions(name).ids
 
     return [
@@ -176,7 +176,7 @@ def _common_tests(members: Sequence[Member]) -> list[Any]:
     ]
 
 
-def _identity(members: Sequence[Member], spec: Spec, choice: Choice) -> Row:
+def _identity(members: Sequence[EnsembleMember], spec: Spec, choice: Choice) -> Row:
     """Return the columns that say which ensemble a row is, and the size of its members."""
     rows = [member.probe.row for member in members]
     pool = choice.pool

@@ -18,11 +18,11 @@ from torch import Tensor
 from layercache.probing.heads import AttendingHead, HeadSpec, build
 from layercache.probing.heads.fusion import SHARES, BatchedFusionHead
 from layercache.probing.heads.outer_product import OuterProduct
+from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.memory import activation_row_bytes
 from layercache.probing.training.schedule import cosine_lr
-from layercache.probing.training.standardize import Standardization
 from layercache.probing.training.token_dropout import TokenDropout, drop_tokens
 
 TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30, "mps": 2**29}

@@ -18,12 +18,12 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import PRIMARY, find_metric
+from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.class_weights import balanced_class_weights
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.paused import PausedConfig
 from layercache.probing.training.schedule import Schedule
-from layercache.probing.training.standardize import Standardization
 from layercache.probing.training.token_loader import TokenLoader
 from layercache.probing.training.validation import validate
 

@@ -8,11 +8,11 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from layercache.probing.heads import HeadSpec
+from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.class_weights import balanced_class_weights
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.fit import fit
-from layercache.probing.training.standardize import Standardization
 from layercache.testing import make_separable_tokens
 
 LABELS = {

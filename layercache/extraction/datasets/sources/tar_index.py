@@ -21,7 +21,7 @@ MAX_METADATA = 1 << 20
 """Largest long name or list of pax attributes that is read."""
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """One regular file in a tar."""
 
     name: str
@@ -64,7 +64,7 @@ def modification_time(path: str) -> int:
     return os.fstat(open_tar(path).fd).st_mtime_ns
 
 
-def list_members(path: str, ignored: Counter[str] | None = None) -> Iterator[Member]:
+def list_members(path: str, ignored: Counter[str] | None = None) -> Iterator[TarMember]:
     """Yield the regular files of a tar in their order; a hard link is the file that it names.
 
     Args:
@@ -117,12 +117,12 @@ def list_members(path: str, ignored: Counter[str] | None = None) -> Iterator[Mem
             name = pax.get("path") or long_name or _parse_name(header)
             if kind in (b"0", b"\0", b"7"):
                 positions[name] = (offset, size)
-                yield Member(name, offset, size)
+                yield TarMember(name, offset, size)
             elif kind == b"1":
                 target = pax.get("linkpath") or long_link or _parse_text(header[157:257])
                 if target in positions:
                     positions[name] = positions[target]
-                    yield Member(name, *positions[target])
+                    yield TarMember(name, *positions[target])
                 else:
                     ignored["hard link to a file that is not in the tar before it"] += 1
                 size = 0  # some writers repeat the file's size, without its bytes

@@ -41,7 +41,7 @@ from layercache.extraction.datasets.image_files import (
 from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.datasets.names import read_lines
 from layercache.extraction.datasets.sources.tar_index import (
-    Member,
+    TarMember,
     list_members,
     modification_time,
     open_tar,
@@ -291,15 +291,17 @@ def _index_split(root: Path, split: str, ignored: Counter[str]) -> TarSamples:
     )
 
 
-def _index_shard(shard: str, ignored: Counter[str]) -> tuple[dict[str, Member], dict[str, Member]]:
+def _index_shard(
+    shard: str, ignored: Counter[str]
+) -> tuple[dict[str, TarMember], dict[str, TarMember]]:
     """Return images and label files by key: the member's path up to the first dot of its name.
 
     Where a name has several dots and the image and the label agree up to the last one
     ("photo.of.cat.jpg", "photo.of.cat.cls"), that is the key.
     """
-    images: dict[str, Member] = {}
-    label_files: dict[str, Member] = {}
-    dotted: dict[str, dict[str, Member]] = {"image": {}, "label": {}}
+    images: dict[str, TarMember] = {}
+    label_files: dict[str, TarMember] = {}
+    dotted: dict[str, dict[str, TarMember]] = {"image": {}, "label": {}}
     for member in list_members(shard, ignored):
         path = member.name.removeprefix("./")
         folder, _, file = path.rpartition("/")
@@ -339,7 +341,7 @@ def _index_shard(shard: str, ignored: Counter[str]) -> tuple[dict[str, Member], 
     return images, label_files
 
 
-def _read_label(shard: str, key: str, member: Member) -> int:
+def _read_label(shard: str, key: str, member: TarMember) -> int:
     """Return a class number, or -1 for no label."""
     text = read_bytes(shard, member.offset, min(member.size, MAX_LABEL_BYTES))
     if text.strip() in (b"", b"None"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from layercache.errors import ProbeError
-from layercache.probing.training.standardize import Standardization
+from layercache.probing.targets.standardize import Standardization
 
 
 def test_apply_gives_mean_0_and_deviation_1_and_invert_gives_the_targets_back() -> None:
