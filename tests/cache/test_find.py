@@ -59,14 +59,13 @@ def test_open_cache_prefers_caches_with_committed_blocks(tmp_path: Path) -> None
 def test_open_cache_of_an_ambiguous_request_lists_short_differences(tmp_path: Path) -> None:
     spec = make_spec(50)
     make_cache(tmp_path, spec)
-    make_cache(
-        tmp_path, replace(spec, layers=(12,), tokens=tuple(f"patch/{i}" for i in range(400)))
-    )
+    patches = tuple(f"patch/{i}" for i in range(400))
+    make_cache(tmp_path, replace(spec, layers=(12,), tokens=("ap", *patches)))
     with pytest.raises(CacheAmbiguousError) as caught:
         open_cache(root=tmp_path)
     assert {line.partition("images, ")[2] for line in str(caught.value).splitlines()[1:]} == {
         "layers 6,12, tokens cls+ap",
-        "layers 12, tokens patch",
+        "layers 12, tokens ap+patch",
     }
 
 

@@ -26,7 +26,7 @@ main()
 """
 WORDS = ["probe", "--head", "attentive", "--lr", "0.01,0.001", "--weight-decay", "0.0001"]
 WORDS += ["--dropout", "0,0.3"]
-STEPS = 40
+STEPS = 80
 GRID: dict[str, Any] = {"lr": [0.01, 0.001], "weight_decay": 1e-4, "dropout": [0.0, 0.3]}
 
 

@@ -49,7 +49,7 @@ def run(memory: Memory, clock: Clock, *, seconds: int) -> list[SavedPass]:
     training: Any = SimpleNamespace(
         configs=CONFIGS,
         step=0,
-        schedule=SimpleNamespace(steps=9999),
+        steps=9999,
         state_dict=lambda: {"step": training.step},
     )
     for _ in range(seconds):
