@@ -214,7 +214,10 @@ _IMAGES = {"FOLDER": "labelled", "IMAGES": "photos", "TABLE.csv": "photos.csv"}
 
 STAGES: Mapping[str, Stage] = {
     "README.md": Stage(images, {"clip_b16": "vit_nano", "flowers": "digits"}),
-    "docs/index.md": Stage(own_images, {"vit_b16": "vit_nano", "/data/my-images": "my-images"}),
+    "docs/index.md": Stage(
+        own_images, {"vit_b16": "vit_nano", "/data/my-images": "my-images"}, slow=("",)
+    ),
+    "docs/few-shot.md": Stage(slow=("",)),
     "docs/images.md": Stage(images_and_tables, {"vit_b16": "vit_nano"}),
     "docs/scale.md": Stage(slow=("python benchmarks/cost.py",)),
     "docs/annotations.md": Stage(clip_on_pets),
@@ -229,7 +232,7 @@ STAGES: Mapping[str, Stage] = {
     "docs/models.md": Stage(prints=("Encoder:VisionTransformer(blocks='encoder.layers'",)),
     "docs/cache-format.md": Stage(tokens_and_codes),
     "docs/spatial.md": Stage(
-        stand_ins={"clip_b16": "vit_nano", "flowers": "digits", "pca:92": "pca:8"}
+        stand_ins={"clip_b16": "vit_nano", "flowers": "digits", "pca:92": "pca:8"}, slow=("",)
     ),
     "docs/resume.md": Stage(
         own_images,

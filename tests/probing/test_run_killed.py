@@ -18,6 +18,8 @@ from layercache.probing.results.saved_passes import FOLDER
 from layercache.probing.training.config import TrainConfig
 
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run with nohup
 from layercache.probing.training import autosave
 from layercache_cli.main import main
 autosave.SAVE_INTERVAL_S = 0
