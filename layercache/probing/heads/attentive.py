@@ -24,35 +24,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layercache.probing.heads.attention import (
+    BATCH_NORM_MOMENTUM,
+    LAYER_NORM_EPS,
+    QUERY_STD,
+    batch_norm,
+    drop_weights,
+    multiply_tokens,
+    softmax_over_tokens,
+    standardize,
+)
 from layercache.probing.heads.batched_linear import batched_linear
 from layercache.probing.heads.init import affine_map, linear_map
 from layercache.probing.heads.mixing import mix_and_map
 from layercache.probing.heads.outer_product import OuterProducts, matvec, vecmat
 from layercache.probing.heads.spec import HeadSpec
 
-LAYER_NORM_EPS = 1e-5
 BATCH_NORM_EPS = 1e-5
-BATCH_NORM_MOMENTUM = 0.1
-QUERY_STD = 0.02
-
-
-def softmax_over_tokens(scores_bsgh: Tensor, kept_bs: Tensor | None) -> Tensor:
-    """Return the softmax over S of scores (B, S, G, H), over the kept tokens if they are given."""
-    if kept_bs is not None:
-        scores_bsgh = scores_bsgh.masked_fill(~kept_bs[:, :, None, None], float("-inf"))
-    return scores_bsgh.softmax(1)
-
-
-def drop_weights(weights_bsgh: Tensor, uniform_bsh: Tensor, dropout: Tensor) -> Tensor:
-    """Return attention weights (B, S, G, H) after dropout; the kept ones are scaled up.
-
-    Args:
-        weights_bsgh: Attention weights.
-        uniform_bsh: Uniform draws; a weight is dropped where they lie below the rate.
-        dropout: Rate of each configuration, (G,) or (1,).
-    """
-    kept = uniform_bsh[:, :, None] >= dropout[:, None]
-    return weights_bsgh * (kept / (1 - dropout[:, None]))
 
 
 class BatchedAttentiveHead:
@@ -87,7 +75,7 @@ class BatchedAttentiveHead:
 
     def preprocess(self, x_bsd: Tensor) -> Tensor:
         """Return the tokens standardized over their elements, (B, S, D)."""
-        return F.layer_norm(x_bsd, x_bsd.shape[-1:], eps=LAYER_NORM_EPS)
+        return standardize(x_bsd)
 
     def logits(
         self,
@@ -163,11 +151,7 @@ class BatchedAttentiveHead:
         Tokens that are not in `kept_bs`, bool (B, S), have weight 0.
         """
         directions_ghd = self._directions(parameters, outer)
-        scores = torch.mm(
-            preprocessed.flatten(0, 1), directions_ghd.flatten(0, 1).to(preprocessed.dtype).t()
-        ).to(directions_ghd.dtype)
-        scores_bsgh = scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads)
-        return softmax_over_tokens(scores_bsgh, kept_bs)
+        return softmax_over_tokens(multiply_tokens(preprocessed, directions_ghd), kept_bs)
 
     def _directions(self, p: Mapping[str, Tensor], outer: OuterProducts | None) -> Tensor:
         """Return the vectors whose products with a standardized token are its scores, (G, H, D).
@@ -243,20 +227,17 @@ class BatchedAttentiveHead:
 
     def _batch_norm(self, p: Mapping[str, Tensor], fused_gbd: Tensor, *, train: bool) -> Tensor:
         """Return BatchNorm of each configuration, (G, B, D); `train` updates the statistics."""
-        n_configs, n_rows, width = fused_gbd.shape
         constant, mean = self._constant(p), p["batch_norm.running_mean"]
         if train:
             # Before batch_norm, which keeps the running mean for the backward pass; the update is
             # (1 - m) (mean + constant m / (1 - m)) + m batch_mean.
             mean.add_(constant, alpha=BATCH_NORM_MOMENTUM / (1 - BATCH_NORM_MOMENTUM))
-        normalized = F.batch_norm(
-            fused_gbd.transpose(0, 1).reshape(n_rows, -1),
-            mean.view(-1) if train else (mean - constant).view(-1),
-            p["batch_norm.running_var"].view(-1),
-            p["batch_norm.weight"].flatten(),
-            p["batch_norm.bias"].flatten(),
-            training=train,
-            momentum=BATCH_NORM_MOMENTUM,
+        return batch_norm(
+            fused_gbd,
+            mean if train else mean - constant,
+            p["batch_norm.running_var"],
+            train=train,
             eps=BATCH_NORM_EPS,
+            weight_gf=p["batch_norm.weight"],
+            bias_gf=p["batch_norm.bias"],
         )
-        return normalized.view(n_rows, n_configs, width).transpose(0, 1)

@@ -19,15 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from layercache.probing.heads.attentive import (
-    BATCH_NORM_MOMENTUM,
-    LAYER_NORM_EPS,
+from layercache.probing.heads.attention import (
     QUERY_STD,
+    batch_norm,
     drop_weights,
+    multiply_tokens,
     softmax_over_tokens,
+    standardize,
 )
 from layercache.probing.heads.batched_linear import batched_linear
 from layercache.probing.heads.init import affine_map, linear_map
@@ -68,7 +68,7 @@ class BatchedEfficientHead:
 
     def preprocess(self, x_bsd: Tensor) -> Tensor:
         """Return the tokens standardized over their elements, (B, S, D)."""
-        return F.layer_norm(x_bsd, x_bsd.shape[-1:], eps=LAYER_NORM_EPS)
+        return standardize(x_bsd)
 
     def logits(
         self,
@@ -107,7 +107,13 @@ class BatchedEfficientHead:
         values_gbf = (
             values_kbd.view(-1, num_heads, *values_kbd.shape[1:]).transpose(1, 2).flatten(2)
         )
-        normalized_gbf = self._batch_norm(p, values_gbf.to(weights_bsgh.dtype), train=train)
+        normalized_gbf = batch_norm(
+            values_gbf.to(weights_bsgh.dtype),
+            p["batch_norm.running_mean"],
+            p["batch_norm.running_var"],
+            train=train,
+            eps=BATCH_NORM_EPS,
+        )
         logits = batched_linear(normalized_gbf, p["classifier.weight"])
         return logits + p["classifier.bias"][:, None]
 
@@ -123,21 +129,4 @@ class BatchedEfficientHead:
         Tokens that are not in `kept_bs`, bool (B, S), have weight 0.
         """
         queries_ghd = parameters["queries"] * self.spec.width**-0.5
-        scores = torch.mm(
-            preprocessed.flatten(0, 1), queries_ghd.flatten(0, 1).to(preprocessed.dtype).t()
-        ).to(queries_ghd.dtype)
-        scores_bsgh = scores.view(*preprocessed.shape[:2], -1, self.spec.num_heads)
-        return softmax_over_tokens(scores_bsgh, kept_bs)
-
-    def _batch_norm(self, p: Mapping[str, Tensor], values_gbf: Tensor, *, train: bool) -> Tensor:
-        """Return BatchNorm of each configuration, (G, B, H*d); `train` updates the statistics."""
-        n_configs, n_rows, _ = values_gbf.shape
-        normalized = F.batch_norm(
-            values_gbf.transpose(0, 1).reshape(n_rows, -1),
-            p["batch_norm.running_mean"].view(-1),
-            p["batch_norm.running_var"].view(-1),
-            training=train,
-            momentum=BATCH_NORM_MOMENTUM,
-            eps=BATCH_NORM_EPS,
-        )
-        return normalized.view(n_rows, n_configs, -1).transpose(0, 1)
+        return softmax_over_tokens(multiply_tokens(preprocessed, queries_ghd), kept_bs)

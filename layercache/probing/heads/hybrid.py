@@ -19,11 +19,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.attentive import (
+from layercache.probing.heads.attention import (
     LAYER_NORM_EPS,
-    BatchedAttentiveHead,
+    multiply_tokens,
     softmax_over_tokens,
 )
+from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.spec import HeadSpec
 
@@ -62,15 +63,10 @@ class BatchedEmbeddingHead(BatchedAttentiveHead):
         Tokens that are not in `kept_bs`, bool (B, S), have weight 0.
         """
         directions_ghd, e_gkd = self._directions(parameters, outer), _centered_embedding(parameters)
-        of_tokens = torch.mm(
-            preprocessed.flatten(0, 1), directions_ghd.flatten(0, 1).to(preprocessed.dtype).t()
-        ).to(directions_ghd.dtype)
         of_embeddings_sgh = torch.bmm(e_gkd, directions_ghd.transpose(1, 2))[
             :, self.embedding_ids
         ].transpose(0, 1)
-        scores_bsgh = (
-            of_tokens.view(*preprocessed.shape[:2], -1, self.spec.num_heads) + of_embeddings_sgh
-        )
+        scores_bsgh = multiply_tokens(preprocessed, directions_ghd) + of_embeddings_sgh
         scaled_bsgh = scores_bsgh * self._scale(preprocessed, e_gkd)[..., None]
         return softmax_over_tokens(scaled_bsgh, kept_bs)
 
@@ -95,12 +91,8 @@ class BatchedEmbeddingHead(BatchedAttentiveHead):
 
     def _scale(self, preprocessed: Tensor, e_gkd: Tensor) -> Tensor:
         """Return the factors r_s, (B, S, G)."""
-        n_embeddings, width = e_gkd.shape[1], e_gkd.shape[2]
-        products = torch.mm(
-            preprocessed.flatten(0, 1), e_gkd.flatten(0, 1).to(preprocessed.dtype).t()
-        ).to(e_gkd.dtype)
-        products_bsgk = products.view(*preprocessed.shape[:2], -1, n_embeddings)
-        index = self.embedding_ids.to(products.device)[None, :, None, None]
+        products_bsgk = multiply_tokens(preprocessed, e_gkd)
+        index = self.embedding_ids.to(products_bsgk.device)[None, :, None, None]
         token_product_bsg = products_bsgk.gather(3, index.expand(*products_bsgk.shape[:3], 1))[
             ..., 0
         ]
@@ -109,7 +101,7 @@ class BatchedEmbeddingHead(BatchedAttentiveHead):
             + 2 * token_product_bsg
             + e_gkd.square().sum(-1)[:, self.embedding_ids].t()
         )
-        return (squares_bsg / width + LAYER_NORM_EPS).rsqrt()
+        return (squares_bsg / e_gkd.shape[2] + LAYER_NORM_EPS).rsqrt()
 
 
 def _centered_embedding(p: Mapping[str, Tensor]) -> Tensor:

@@ -20,14 +20,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from layercache.probing.heads.attentive import (
-    LAYER_NORM_EPS,
-    BatchedAttentiveHead,
+from layercache.probing.heads.attention import (
+    multiply_tokens,
     softmax_over_tokens,
+    standardize,
 )
+from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.mixing import mix_and_map
 from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.spec import HeadSpec
@@ -72,8 +72,7 @@ class BatchedJoinedHead(BatchedAttentiveHead):
         """
         z_bsd = torch.zeros_like(x_bsd)
         for tokens, width in self.encoders:
-            part = x_bsd[:, tokens, :width]
-            z_bsd[:, tokens, :width] = F.layer_norm(part, (width,), eps=LAYER_NORM_EPS)
+            z_bsd[:, tokens, :width] = standardize(x_bsd[:, tokens, :width])
         return z_bsd
 
     def attention(
@@ -94,12 +93,9 @@ class BatchedJoinedHead(BatchedAttentiveHead):
         for i, (tokens, width) in enumerate(self.encoders):
             mapped_ghd = directions_ghw @ p[f"map.{i}.weight"]
             keys_ghd = mapped_ghd * p[f"norm_key.{i}.weight"][:, None]
-            part = preprocessed[:, tokens, :width].flatten(0, 1)
-            of_tokens = torch.mm(part, keys_ghd.flatten(0, 1).to(part.dtype).t())
+            of_tokens = multiply_tokens(preprocessed[:, tokens, :width], keys_ghd)
             preference_gh = (mapped_ghd @ p[f"norm_key.{i}.bias"][:, :, None])[..., 0]
-            n_tokens = tokens.stop - tokens.start
-            of_tokens = of_tokens.view(-1, n_tokens, *preference_gh.shape)
-            scores.append(of_tokens.to(preference_gh.dtype) + preference_gh)
+            scores.append(of_tokens + preference_gh)
         return softmax_over_tokens(torch.cat(scores, 1), kept_bs)
 
     def _mix(
