@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layercache import heads
+from layercache.probing.heads import Head
 
 
 class TextbookAttentive(heads.AttentiveHead):
@@ -88,3 +92,55 @@ def stack_states(modules: list[torch.nn.Module], names: set[str]) -> dict[str, t
         for n in states[0]
         if n in names
     }
+
+
+def assert_head_equals_modules(
+    head: Head,
+    modules: Sequence[nn.Module],
+    *,
+    rows: int,
+    train: bool,
+    dropped: bool,
+    without_gradient: Collection[str] = (),
+) -> None:
+    """Check the logits, all gradients and the running statistics of G modules at random tokens.
+
+    Args:
+        head: The batched head.
+        modules: A module for each configuration.
+        rows: B.
+        train: Both are in training mode.
+        dropped: Attention weights are dropped, by the same draws.
+        without_gradient: Parameters that have none in the batched head.
+    """
+    spec, n = head.spec, len(modules)
+    p = stack_states(list(modules), set(head.init_parameters(torch.Generator())))
+    x = F.normalize(torch.randn(rows, spec.tokens, spec.input_width, dtype=torch.float64), dim=-1)
+    cotangent = torch.randn(n, rows, spec.classes, dtype=torch.float64)
+    rates = torch.rand(n, dtype=torch.float64) * 0.8 if dropped else None
+    draw = torch.rand(rows, spec.tokens, spec.num_heads, dtype=torch.float64)
+
+    logits = head.logits(p, head.preprocess(x), train=train, dropout=rates, uniform_bsh=draw)
+    (logits * cotangent).sum().backward()
+
+    for g, module in enumerate(modules):
+        if rates is not None and train:
+            module.attention_dropout = GivenDropout((draw >= rates[g]) / (1 - rates[g]))
+        expected = module(x)
+        torch.testing.assert_close(logits[g], expected, rtol=1e-6, atol=1e-7)
+        if train:
+            (expected * cotangent[g]).sum().backward()
+            for name, parameter in module.named_parameters():
+                if name in without_gradient:
+                    assert p[name].grad is None
+                    continue
+                torch.testing.assert_close(
+                    p[name].grad[g],
+                    parameter.grad,
+                    rtol=1e-5,
+                    atol=1e-6,
+                    msg=lambda m, name=name: f"{name}: {m}",
+                )
+        for name, buffer in module.named_buffers():
+            if "running" in name:
+                torch.testing.assert_close(p[name][g], buffer)

@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.probing.heads import HeadSpec, build
-from tests.probing.textbook import GivenDropout, TextbookEfficient, randomize, stack_states
+from tests.probing.textbook import (
+    TextbookEfficient,
+    assert_head_equals_modules,
+    randomize,
+    stack_states,
+)
 
 
 @settings(max_examples=25, deadline=None)
@@ -30,33 +35,13 @@ def test_efficient_head_with_and_without_dropout_equals_the_module_with_all_grad
         randomize(TextbookEfficient(tokens=s, width=d, classes=3, num_queries=h)).train(train)
         for _ in range(n)
     ]
-    p = stack_states(modules, set(head.init_parameters(torch.Generator())))
-    x = F.normalize(torch.randn(b, s, d, dtype=torch.float64), dim=-1)
-    cotangent = torch.randn(n, b, 3, dtype=torch.float64)
-    rates = torch.rand(n, dtype=torch.float64) * 0.8 if dropped else None
-    draw = torch.rand(b, s, h, dtype=torch.float64)
-
-    logits = head.logits(p, head.preprocess(x), train=train, dropout=rates, uniform_bsh=draw)
-    (logits * cotangent).sum().backward()
-
-    for g, module in enumerate(modules):
-        if rates is not None and train:
-            module.attention_dropout = GivenDropout((draw >= rates[g]) / (1 - rates[g]))
-        expected = module(x)
-        torch.testing.assert_close(logits[g], expected, rtol=1e-6, atol=1e-7)
-        if train:
-            (expected * cotangent[g]).sum().backward()
-            for name, parameter in module.named_parameters():
-                torch.testing.assert_close(
-                    p[name].grad[g],
-                    parameter.grad,
-                    rtol=1e-5,
-                    atol=1e-6,
-                    msg=lambda m, name=name: f"{name}: {m}",
-                )
-        for name, buffer in module.named_buffers():
-            if "running" in name:
-                torch.testing.assert_close(p[name][g], buffer)
+    assert_head_equals_modules(
+        head,
+        modules,
+        rows=b,
+        train=train,
+        dropped=dropped,
+    )
 
 
 def test_logits_are_those_of_the_paper_written_out_query_by_query() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +9,7 @@ from layercache.errors import HeadMismatchError, OptionError
 from layercache.heads import AttentiveHead, JoinedHead
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.joined import initial_map
-from tests.probing.textbook import GivenDropout, randomize, stack_states
+from tests.probing.textbook import assert_head_equals_modules, randomize, stack_states
 
 
 class TextbookJoined(JoinedHead):
@@ -60,36 +59,14 @@ def test_joined_head_equals_the_module_that_maps_every_token_with_all_gradients(
     modules = [
         randomize(TextbookJoined(**shape, classes=3, num_heads=h)).train(train) for _ in range(n)
     ]
-    p = stack_states(modules, set(head.init_parameters(torch.Generator())))
-    x = F.normalize(torch.randn(b, spec.tokens, max(widths), dtype=torch.float64), dim=-1)
-    cotangent = torch.randn(n, b, 3, dtype=torch.float64)
-    rates = torch.rand(n, dtype=torch.float64) * 0.8 if dropped else None
-    draw = torch.rand(b, spec.tokens, h, dtype=torch.float64)
-
-    logits = head.logits(p, head.preprocess(x), train=train, dropout=rates, uniform_bsh=draw)
-    (logits * cotangent).sum().backward()
-
-    for g, module in enumerate(modules):
-        if rates is not None and train:
-            module.attention_dropout = GivenDropout((draw >= rates[g]) / (1 - rates[g]))
-        expected = module(x)
-        torch.testing.assert_close(logits[g], expected, rtol=1e-6, atol=1e-7)
-        if train:
-            (expected * cotangent[g]).sum().backward()
-            for name, parameter in module.named_parameters():
-                if name == "output.bias":  # BatchNorm subtracts it again
-                    assert p[name].grad is None
-                    continue
-                torch.testing.assert_close(
-                    p[name].grad[g],
-                    parameter.grad,
-                    rtol=1e-5,
-                    atol=1e-6,
-                    msg=lambda m, name=name: f"{name}: {m}",
-                )
-        for name, buffer in module.named_buffers():
-            if "running" in name:
-                torch.testing.assert_close(p[name][g], buffer)
+    assert_head_equals_modules(
+        head,
+        modules,
+        rows=b,
+        train=train,
+        dropped=dropped,
+        without_gradient=("output.bias",),  # BatchNorm subtracts it again
+    )
 
 
 def test_attention_sums_to_one_over_all_encoders_and_equals_the_module() -> None:
