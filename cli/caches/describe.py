@@ -12,7 +12,9 @@ from layercache_cli._terminal import echo, echo_lines
 
 def format_tokens(d: dict[str, Any]) -> str:
     """Return layers, token kinds, width, dtype, tap and precision in one line."""
-    kinds = "+".join(dict.fromkeys(token.split("/")[0] for token in d["tokens"]))
+    from layercache.cache.format.token_names import kind_words
+
+    kinds = "+".join(kind_words(d["tokens"]))
     projected = ", projected" if d["projected"] else ""
     stored = f"stored as {d['codec']}" if d["codec"] else d["storage_dtype"]
     tokens = f"{len(d['layers'])} layers x {kinds} x {d['width']} {stored}"

@@ -24,6 +24,7 @@ from layercache.cache.format.spec import (
     CacheSpec,
     sha256_json,
 )
+from layercache.cache.format.token_names import kind_words
 from layercache.cache.format.typed_json import load_json
 from layercache.cache.origins import read_origins
 from layercache.cache.reading.split import Split
@@ -266,7 +267,7 @@ def extract_command(
         model, dataset = shlex.quote(model or spec.model), shlex.quote(spec.dataset.name)
         return f"layercache import --tokens FILE --model {model} --name {dataset}"
     origin = next((o for o in cache.origins if o.dataset is not None), Origin(dataset=None))
-    kinds = list(dict.fromkeys(token.split("/")[0] for token in spec.tokens))
+    kinds = kind_words(spec.tokens)
     if kinds[-2:] == ["cls", "patch"]:
         kinds[-2:] = ["all"]
     stored = ",".join(map(str, spec.layers))

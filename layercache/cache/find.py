@@ -18,7 +18,7 @@ from layercache.cache.format.origin import (
     is_source,
     model_source,
 )
-from layercache.cache.format.token_names import is_spatial
+from layercache.cache.format.token_names import is_spatial, kind_words
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
@@ -349,7 +349,7 @@ def _shorten(key: str, value: Any) -> str:
     if key == "weights":
         return str(value)[:12]
     if key == "tokens":
-        return "+".join(dict.fromkeys(token.split("/")[0] for token in value))
+        return "+".join(kind_words(value))
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + ".."
 

@@ -14,7 +14,7 @@ from typing import Any
 from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.spec import POOLED_KINDS, CacheSpec, sha256_json
-from layercache.cache.format.token_names import token_kind
+from layercache.cache.format.token_names import kind_word, kind_words, token_kind
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads import KINDS, HeadSpec
 from layercache.probing.heads.spec import SPATIAL_HEADS
@@ -351,8 +351,7 @@ def select_tokens(
 
 def _default_tokens(cache: Cache) -> str:
     """Return cls+ap, the paper's tokens; of an imported cache whatever it has."""
-    kinds = dict.fromkeys(token.split("/")[0] for token in cache.spec.tokens)
-    return "+".join(kinds) if cache.spec.imported else "cls+ap"
+    return "+".join(kind_words(cache.spec.tokens)) if cache.spec.imported else "cls+ap"
 
 
 def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
@@ -366,8 +365,8 @@ def _select(cache: Cache, *, layers: str, tokens: str) -> Pairs:
         if set(numbers) - set(spec.layers):
             stored, needed = f"layers {','.join(map(str, spec.layers))}", f"layers {layers}"
         else:
-            kinds = dict.fromkeys(token.split("/")[0] for token in spec.tokens)
-            stored, needed = f"the tokens {'+'.join(kinds)}", f"the tokens {tokens}"
+            kinds = "+".join(kind_words(spec.tokens))
+            stored, needed = f"the tokens {kinds}", f"the tokens {tokens}"
         command = extract_advice(cache, layers=layers, tokens=tokens.replace(",", "+"))
         raise OptionError(
             f"the cache of {spec.model} on {spec.dataset.name} ({cache.path}) stores {stored}; "
@@ -393,7 +392,7 @@ def name_tokens(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
             if parse_tokens(word, cache.spec.tokens) == names:
                 return word
     words: list[str] = []
-    for kind in dict.fromkeys(name.split("/")[0] for name in names):
-        members = tuple(name for name in names if name.split("/")[0] == kind)
+    for kind in kind_words(names):
+        members = tuple(name for name in names if kind_word(name) == kind)
         words += [kind] if parse_tokens(kind, cache.spec.tokens) == members else list(members)
     return "+".join(words)

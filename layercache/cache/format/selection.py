@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from layercache.cache.format.spec import CacheSpec
+from layercache.cache.format.token_names import kind_words
 from layercache.errors import OptionError, UnknownNameError
 
 LAYER_WORDS = ("last", "mid-last", "quarter", "all")
@@ -66,7 +67,7 @@ def parse_tokens(tokens: str, stored: tuple[str, ...]) -> tuple[str, ...]:
                 if word and (token == word or token.startswith(f"{word}/"))
             }
         if not names:
-            kinds = list(dict.fromkeys(token.split("/")[0] for token in stored))
+            kinds = kind_words(stored)
             hint = f"(this cache stores {', '.join(kinds)}; extract it again with other tokens)"
             raise UnknownNameError("token kind", word, kinds, hint=hint)
         selected |= names

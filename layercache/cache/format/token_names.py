@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from layercache.cache.format.spec import CacheSpec
 
-SPATIAL_KINDS = ("grid", "patch")
-"""Token kinds that are many tokens of a layer, each at a place of the image."""
 _SPATIAL = re.compile(r"(?:grid:(\d+)|patch)/(\d+)", re.ASCII)
 
 
 def token_kind(name: str) -> str:
     """Return the kind of a token: "cls", "ap", "reg", "std", "max", "attn", "grid" or "patch"."""
     return re.split("[:/]", name, maxsplit=1)[0]
+
+
+def kind_word(name: str) -> str:
+    """Return the kind of a token as options name it: "grid:4" for "grid:4/7", "cls" for "cls"."""
+    return name.partition("/")[0]
+
+
+def kind_words(names: Iterable[str]) -> list[str]:
+    """Return the kinds of tokens as options name them, each once, in their order."""
+    return list(dict.fromkeys(map(kind_word, names)))
 
 
 def token_position(name: str) -> int | None:

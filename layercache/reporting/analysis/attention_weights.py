@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layercache.cache.format.token_names import kind_word, kind_words
 from layercache.errors import OptionError
 
 Floats = NDArray[np.float64]
@@ -67,21 +68,16 @@ def arrange_attention(
             f"got {mean.shape} and {std.shape}"
         )
     layers = tuple(sorted({layer for layer, _ in pairs}))
-    kinds = tuple(dict.fromkeys(token_kind(token) for _, token in pairs))
+    kinds = tuple(kind_words(token for _, token in pairs))
     shape = (len(mean), len(layers), len(kinds))
     mean_hlt, std_hlt = np.full(shape, np.nan), np.full(shape, np.nan)
     for column, (layer, token) in enumerate(pairs):
-        index = (slice(None), layers.index(layer), kinds.index(token_kind(token)))
+        index = (slice(None), layers.index(layer), kinds.index(kind_word(token)))
         first = np.isnan(mean_hlt[index]).all()
         mean_hlt[index] = mean[:, column] if first else mean_hlt[index] + mean[:, column]
         # the deviation of a sum does not follow from the deviations of its parts
-        std_hlt[index] = std[:, column] if first and token == token_kind(token) else np.nan
+        std_hlt[index] = std[:, column] if first and token == kind_word(token) else np.nan
     return AttentionMap(layers=layers, tokens=kinds, mean_hlt=mean_hlt, std_hlt=std_hlt)
-
-
-def token_kind(token: str) -> str:
-    """Return the kind of a stored token: "grid:4" for "grid:4/7", "patch" for "patch/12"."""
-    return token.split("/")[0]
 
 
 def average_attention(maps: Sequence[AttentionMap]) -> AttentionMap:

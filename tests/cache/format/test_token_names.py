@@ -9,6 +9,8 @@ import pytest
 from layercache.cache.format.spec import POOLED_KINDS
 from layercache.cache.format.token_names import (
     is_spatial,
+    kind_word,
+    kind_words,
     token_grid,
     token_kind,
     token_position,
@@ -48,3 +50,9 @@ def test_token_grid_of_patches_follows_the_shape_of_the_image(
         token_grid(spec, "cls")
     with pytest.raises(ValueError, match="do not fill"):
         token_grid(replace(spec, tokens=spec.tokens[:-1]), "patch/3")
+
+
+def test_kind_words_are_those_of_the_options_each_once() -> None:
+    names = ["cls", "grid:2/0", "grid:2/1", "ap", "patch/0", "cls"]
+    assert kind_words(names) == ["cls", "grid:2", "ap", "patch"]
+    assert [kind_word(name) for name in names[:2]] == ["cls", "grid:2"]
