@@ -138,6 +138,11 @@ def _number(values: Sequence[Any]) -> tuple[int, ...]:
     return tuple(order[value] for value in values)
 
 
+def probe_id(values: Mapping[str, Any]) -> str:
+    """Return the id of a probe from the JSON values of its specification, 12 hex digits."""
+    return sha256_json(values)[:12]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeSpec:
     """One probe: everything that determines its result."""
@@ -224,9 +229,14 @@ class ProbeSpec:
         return (self.train_split,) if val_split is None else (self.train_split, val_split)
 
     @property
+    def needs_float64(self) -> bool:
+        """Whether its arithmetic takes a device with float64: closed forms and regressions do."""
+        return self.head in BASELINES or self.head_spec.regression
+
+    @property
     def id(self) -> str:
         """Digest of the specification, 12 hex digits."""
-        return sha256_json(self.to_json())[:12]
+        return probe_id(self.to_json())
 
     @property
     def selection_metric(self) -> Metric:

@@ -14,18 +14,17 @@ from layercache._devices import float64_device, resolve_device
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
-from layercache.probing.baselines import BaselineTrainer
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.evaluation import refit_and_test
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
-from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.search.trainers import make_trainer
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
-from layercache.probing.splits.validation import LEAVE_ONE_OUT
 from layercache.probing.training.autosave import Autosave
 from layercache.probing.training.paused import MEMORY_FRACTION, PausedConfigs
-from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
+from layercache.probing.training.trainer import ProbeTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -140,9 +139,7 @@ class ProbeWorker:
 
     def _loader(self, spec: ProbeSpec) -> DatasetLoader:
         """Return the loader of a probe's tokens, kept for those with the same device."""
-        device = self._device
-        if spec.head in BASELINES or spec.head_spec.regression:
-            device = float64_device(device)
+        device = float64_device(self._device) if spec.needs_float64 else self._device
         if device not in self._loaders:
             if device != self._device:
                 logger.info(
@@ -204,22 +201,10 @@ class ProbeWorker:
         def on_progress(done: int, total: int) -> None:
             self._emit(Progress(done, total))
 
-        if spec.head in BASELINES:
-            return BaselineTrainer(
-                name=spec.head,
-                head=spec.head_spec,
-                seed=spec.seed,
-                select=spec.select,
-                on_progress=on_progress,
-                leave_one_out=spec.validation.scheme == LEAVE_ONE_OUT,
-            )
-        return SGDTrainer(
-            head=spec.head_spec,
-            config=spec.train_config,
-            seed=spec.seed,
-            device=self._loader(spec).device,
-            precision=spec.precision,
-            select=spec.select,
+        device = self._loader(spec).device
+        return make_trainer(
+            spec,
+            device=device,
             paused=paused,
             configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
             on_progress=on_progress,
@@ -227,7 +212,7 @@ class ProbeWorker:
                 SavedPasses(self._config.folders[probe]),
                 probe=spec.id,
                 fold=fold,
-                device=self._loader(spec).device.type,
+                device=device.type,
                 stop_epoch=stop_epoch,
                 on_saved=self._emit,
             ),

@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 from layercache._devices import float64_device
 from layercache.cache.reading.split import Split
 from layercache.errors import ProbeError
-from layercache.probing.baselines import BaselineTrainer
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.ensemble.members import EnsembleMember
 from layercache.probing.evaluation import train_selected
 from layercache.probing.progress import describe
-from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.search.trainers import make_trainer
 from layercache.probing.splits.train_subset import TrainSubset, sample_subset
-from layercache.probing.training.trainer import ProbeTrainer, SGDTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ def predict_held_out(
     loaders: dict[torch.device, DatasetLoader] = {}
     outputs: list[Array] = []
     for member, subset in zip(members, subsets, strict=True):
-        own = _device_of(member.spec, device)
+        own = float64_device(device) if member.spec.needs_float64 else device
         if own not in loaders:
             loaders[own] = DatasetLoader(device=own, mode="auto", memory_budget=memory_budget)
 
@@ -137,7 +135,7 @@ def _predict(
     counts = np.zeros(len(subset.rows), np.int64)
     for number in range(subset.n_folds):
         logger.info("%s, fold %d of %d", describe(spec), number + 1, subset.n_folds)
-        trainer = _trainer(spec, loader.device, partial(on_progress, number))
+        trainer = make_trainer(spec, device=loader.device, on_progress=partial(on_progress, number))
         fold = subset.fold(number)
         model = train_selected(trainer, dataset, member.selected, rows=fold.train)
         if model.diverged:
@@ -154,35 +152,6 @@ def _predict(
     held_out = counts > 0
     outputs[rows[held_out]] = total[held_out] / counts[held_out, None]
     return outputs
-
-
-def _device_of(spec: ProbeSpec, device: torch.device) -> torch.device:
-    """Return the device of a probe: baselines and regressions need one with float64."""
-    needs_float64 = spec.head in BASELINES or spec.head_spec.regression
-    return float64_device(device) if needs_float64 else device
-
-
-def _trainer(
-    spec: ProbeSpec, device: torch.device, on_progress: Callable[[int, int], None]
-) -> ProbeTrainer:
-    if spec.head in BASELINES:
-        return BaselineTrainer(
-            name=spec.head,
-            head=spec.head_spec,
-            seed=spec.seed,
-            select=spec.select,
-            on_progress=on_progress,
-        )
-    return SGDTrainer(
-        head=spec.head_spec,
-        config=spec.train_config,
-        seed=spec.seed,
-        device=device,
-        precision=spec.precision,
-        select=spec.select,
-        configs_per_pass=None,
-        on_progress=on_progress,
-    )
 
 
 def _too_few(members: Sequence[EnsembleMember], n_rows: int) -> str:

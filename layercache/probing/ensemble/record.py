@@ -26,7 +26,7 @@ from layercache.probing.results.lookup import read_stored
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe, read_probe
-from layercache.probing.spec import SCHEMA
+from layercache.probing.spec import SCHEMA, probe_id
 
 Row = dict[str, Any]
 Spec = dict[str, Any]
@@ -89,11 +89,6 @@ def find_ensemble(
         return read_stored(first.spec.tokens.cache, probe_id(spec), probes_root)
     except CacheCorruptError:
         return None
-
-
-def probe_id(spec: Spec) -> str:
-    """Return the id of a specification, 12 hex digits."""
-    return sha256_json(spec)[:12]
 
 
 def write_ensemble(

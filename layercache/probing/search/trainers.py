@@ -1,0 +1,54 @@
+"""The trainer of a probe, by its head: gradient descent, or a closed form."""
+
+from __future__ import annotations
+
+import torch
+
+from layercache.probing.baselines import BaselineTrainer
+from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.splits.validation import LEAVE_ONE_OUT
+from layercache.probing.training.fit import PassSaver
+from layercache.probing.training.paused import PausedConfigs
+from layercache.probing.training.trainer import ProbeTrainer, ProgressCallback, SGDTrainer
+
+
+def make_trainer(
+    spec: ProbeSpec,
+    *,
+    device: torch.device,
+    on_progress: ProgressCallback | None,
+    configs_per_pass: int | None = None,
+    saver: PassSaver | None = None,
+    paused: PausedConfigs | None = None,
+) -> ProbeTrainer:
+    """Return the trainer of a probe.
+
+    Args:
+        spec: The probe.
+        device: Device to train on.
+        on_progress: Called with what is done, and what there is to do.
+        configs_per_pass: See SGDTrainer; without effect on heads in closed form, as the others.
+        saver: See SGDTrainer.
+        paused: See SGDTrainer.
+    """
+    if spec.head in BASELINES:
+        return BaselineTrainer(
+            name=spec.head,
+            head=spec.head_spec,
+            seed=spec.seed,
+            select=spec.select,
+            on_progress=on_progress,
+            leave_one_out=spec.validation.scheme == LEAVE_ONE_OUT,
+        )
+    return SGDTrainer(
+        head=spec.head_spec,
+        config=spec.train_config,
+        seed=spec.seed,
+        device=device,
+        precision=spec.precision,
+        select=spec.select,
+        paused=paused,
+        configs_per_pass=configs_per_pass,
+        on_progress=on_progress,
+        saver=saver,
+    )
