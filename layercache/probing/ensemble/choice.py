@@ -40,8 +40,13 @@ class Choice:
     """Score of the pool on the samples that it was fitted to."""
     equal_score: float
     """Score of the pool with equal weights and the temperature of the fitted one."""
-    fallback: int | None
-    """Number of the member that the ensemble is, as the pool scores less; None: the pool."""
+
+    @property
+    def fallback(self) -> int | None:
+        """Number of the member that the ensemble is, as the pool scores less; None: the pool."""
+        sign = self.metric.sign
+        best = int(np.argmax([sign * score for score in self.member_scores]))
+        return best if sign * self.worse_score < sign * self.member_scores[best] else None
 
     @property
     def pool(self) -> Pool:
@@ -94,10 +99,7 @@ def choose_pool(
             "pool and members cannot be compared (docs/metrics.md says when): use another metric "
             "with select (--select), or probes with folds=5 (--folds 5)"
         )
-    best = int(np.argmax([metric.sign * value for value in member_scores]))
     equal = 1 / (len(outputs_mnc) * pool.spreads * pool.temperature)
-    lowest = min(metric.sign * value for value in (pooled, in_sample))
-    falls_back = lowest < metric.sign * member_scores[best]
     return Choice(
         metric=metric,
         fitted=pool,
@@ -105,7 +107,6 @@ def choose_pool(
         score=pooled,
         in_sample_score=in_sample,
         equal_score=score(combine(outputs_mnc, equal)),
-        fallback=best if falls_back else None,
     )
 
 
