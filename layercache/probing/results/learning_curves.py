@@ -91,7 +91,7 @@ class LearningCurves:
                 hparams=hparams,
                 fold=None,
                 val_metrics=None,
-                losses=tuple(losses[: np.flatnonzero(~np.isnan(losses)).max(initial=-1) + 1]),
+                losses=tuple(losses[: _length(losses)]),
                 val_curve=tuple(
                     (epoch, value)
                     for epoch, value in zip(self.val_epochs.tolist(), values, strict=True)
@@ -116,7 +116,7 @@ class LearningCurves:
         number = [config_key(hparams) for hparams in configs].index(config_key(selected))
         fits = [(i, SEARCH, losses) for i, losses in enumerate(self.train_loss)]
         for i, fit, losses in [*fits, (number, FINAL, self.final_loss)]:
-            ended = int(np.flatnonzero(~np.isnan(losses)).max(initial=-1)) + 1
+            ended = _length(losses)
             scores = np.full(ended, np.nan, np.float32)
             if fit == SEARCH:
                 seen = self.val_epochs <= ended
@@ -172,6 +172,11 @@ class LearningCurves:
 def _floats(values: Sequence[float | None]) -> list[float]:
     """Return numbers; None, which JSON has for NaN, as NaN."""
     return [np.nan if value is None else value for value in values]
+
+
+def _length(losses: Sequence[float] | Array) -> int:
+    """Return the number of epochs up to the last one with a loss."""
+    return int(np.flatnonzero(~np.isnan(losses)).max(initial=-1)) + 1
 
 
 def _mean(values: Array) -> Array:

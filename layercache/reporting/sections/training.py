@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -43,7 +44,7 @@ def _combination(data: ReportData, combination: Combination) -> list[Block]:
         probe = data.probes[row["probe"]]
         if len(panels) < MAX_PANELS and (panel := _panel(probe, kind)) is not None:
             panels.append(panel)
-            tables.append(_selected_curves(probe, kind))
+            tables.append(_selected_curves(panel, probe.spec["grid"], kind))
     if not panels:
         return []
     metric = find_metric(combination.target.metric)
@@ -82,10 +83,11 @@ def _panel(probe: Probe, kind: ProbeKind) -> CurvePanel | None:
     return CurvePanel(title=str(kind), curves=curves, selected=selected)
 
 
-def _selected_curves(probe: Probe, kind: ProbeKind) -> pd.DataFrame:
+def _selected_curves(
+    panel: CurvePanel, grid: Sequence[Mapping[str, float]], kind: ProbeKind
+) -> pd.DataFrame:
     """Return the curves of the selected configuration, in the search and in the final fit."""
-    table = probe.learning_curves()
-    final = table[table["fit"] == "final"]["config"].iloc[0]
-    selected = table[table["config"] == final].drop(columns="config")
+    table = panel.curves.to_frame(grid, selected=grid[panel.selected])
+    selected = table[table["config"] == panel.selected].drop(columns="config")
     named: pd.DataFrame = selected.assign(**vars(kind))[[*vars(kind), *selected.columns]]
     return named
