@@ -143,8 +143,12 @@ class Backbone:
                 f"got {images.dtype} {tuple(images.shape)}"
             )
         with torch.inference_mode():
-            x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
-            return self._forward(x.to(self.compute_dtype))
+            return self._forward(self.normalize(images))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return uint8 images (B, 3, H, W) normalised, on the device in the compute dtype."""
+        x = self.preprocessing.normalize(images.to(self.device, non_blocking=True))
+        return x.to(self.compute_dtype)
 
     def encode(self, images: Images, *, batch_size: int = 32) -> Tensor:
         """Return the tokens of images, (L, T, B, D) in the storage dtype on the CPU.
@@ -274,10 +278,8 @@ class JointForward:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the tokens or codes of each backbone, (L, T, B, D), of uint8 (B, 3, H, W)."""
-        first = self.backbones[0]
         with torch.inference_mode():
-            x = first.preprocessing.normalize(images.to(first.device, non_blocking=True))
-            return self._forward(self.backbones, x.to(first.compute_dtype))
+            return self._forward(self.backbones, self.backbones[0].normalize(images))
 
 
 def _read_attention(
