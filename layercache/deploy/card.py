@@ -12,7 +12,6 @@ from statistics import mean, stdev
 from typing import Any
 
 from layercache._printable import escape_control
-from layercache.cache.format.token_names import kind_words
 from layercache.deploy.image_model import has_address
 from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX
 from layercache.extraction.models.registry import MODELS
@@ -83,7 +82,7 @@ def weights_licence(model: str) -> str | None:
 def _title(head: Checkpoint) -> Iterator[str]:
     spec, provenance = head.spec, head.provenance
     layers = sorted({layer for layer, _ in head.pairs})
-    kinds = kind_words(token for _, token in head.pairs)
+    kinds = head.kinds
     yield f"# {head.name} head on {provenance.model} for {provenance.dataset}"
     yield ""
     article = "An" if head.name[0] in "aeiou" else "A"

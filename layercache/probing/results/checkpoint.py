@@ -19,6 +19,7 @@ from torch import Tensor
 from layercache.cache.find import matching_caches
 from layercache.cache.format.attached import read_file, read_record
 from layercache.cache.format.spec import IMPORTED
+from layercache.cache.format.token_names import kind_words
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source, open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
@@ -117,6 +118,11 @@ class Checkpoint(FittedHead):
     def pairs(self) -> tuple[tuple[int, str], ...]:
         """(layer, token) of each input token."""
         return self.provenance.pairs
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of the input tokens as options name them, each once."""
+        return kind_words(token for _, token in self.pairs)
 
     def describe_input(self) -> str:
         """Return the expected input in words, for errors."""
