@@ -108,7 +108,8 @@ def _training(job: PlannedProbe) -> float:
 
 def tokens_seen(job: PlannedProbe, info: ModelInfo) -> int:
     """Return S of a head, as far as the study file determines it."""
-    return _count(job.head.layers, job.head.tokens, info) + (
+    encoders = 1 + len(job.joined)
+    return encoders * _count(job.head.layers, job.head.tokens, info) + (
         _count(job.head.options.get("spatial_layers", "last"), job.head.options["spatial"], info)
         if "spatial" in job.head.options
         else 0

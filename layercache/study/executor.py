@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,10 +23,8 @@ class JobExecutor(Protocol):
         """Return the complete cache of the job."""
         ...
 
-    def train(
-        self, job: PlannedProbe, cache: CachePath, spatial_cache: CachePath | None
-    ) -> Results:
-        """Return the probes of the job, one per seed."""
+    def train(self, job: PlannedProbe, caches: Mapping[tuple[str, ...], CachePath]) -> Results:
+        """Return the probes of the job, one per seed; `caches` are those of its extractions."""
         ...
 
 
@@ -69,15 +67,12 @@ class LocalExecutor:
             self._annotated.add(job.key)
         return self._caches[job.key]
 
-    def train(
-        self, job: PlannedProbe, cache: CachePath, spatial_cache: CachePath | None
-    ) -> Results:
+    def train(self, job: PlannedProbe, caches: Mapping[tuple[str, ...], CachePath]) -> Results:
         """Train what is missing; return the probes, one per seed."""
         from layercache.probing.api import probe
 
         return probe(
-            cache,
-            spatial_cache=spatial_cache,
+            **job.caches(caches),
             progress=self._progress,
             engine=self._engine,
             ray_address=self._ray_address,
@@ -120,6 +115,8 @@ class LocalExecutor:
             )
         )
         extractions = extract(confirm=self._confirm, progress=self._progress, **options)
+        if jobs[0].options.spatial:
+            extractions = extractions[1::2]  # of each model: other tokens, then spatial tokens
         return {job.key: extraction.path for job, extraction in zip(jobs, extractions, strict=True)}
 
 

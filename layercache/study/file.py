@@ -17,7 +17,7 @@
     lr = [0.1, 0.01]
 
     [protocol]                           # epochs, min_steps, batch ...
-    [extract]                            # all extractions: tap, precision, limit, share_decode ...
+    [extract]                            # all extractions: tap, precision, limit, store ...
     [model.clip_b16]                     # one model: weights, crop_pct ... (quote a name with dots)
     [dataset.digits]                     # one dataset: root, limit, source, annotations, and the
                                          # keys of [splits] for it alone
@@ -66,6 +66,19 @@ from layercache.study.tables import (
     also,
 )
 
+IN_NAME = {
+    "gate": "gate {}",
+    "embedding": "embedding",
+    "position_embedding": "position embedding",
+    "join_width": "width {}",
+    "shots": "{} shots",
+    "train_fraction": "{} of train",
+    "num_heads": "{} heads",
+    "select": "by {}",
+    "target": "for {}",
+}
+"""Option of a head -> its words in the name of the head."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPlan:
@@ -83,29 +96,21 @@ class HeadPlan:
     """Training configuration."""
     options: Mapping[str, Any]
     """Other options of `probe`: target, task, select, num_heads, embedding,
-    position_embedding, gate, spatial, spatial_layers, shots, train_fraction."""
+    position_embedding, gate, spatial, spatial_layers, join (names of models), join_width, shots,
+    train_fraction."""
 
     @property
     def name(self) -> str:
         """Name in messages, such as "attentive all cls+ap"."""
-        details = [
-            f"{self.options[k]} {word}"
-            for k, word in (
-                ("shots", "shots"),
-                ("train_fraction", "of train"),
-                ("num_heads", "heads"),
-            )
-            if k in self.options
-        ]
+        options = self.options
         spatial = (
-            [f"{self.options['spatial']}@{self.options.get('spatial_layers', 'last')}"]
-            if "spatial" in self.options
+            [f"{options['spatial']}@{options.get('spatial_layers', 'last')}"]
+            if "spatial" in options
             else []
         )
-        target = [f"for {self.options['target']}"] if "target" in self.options else []
-        if "select" in self.options:
-            details.append(f"by {self.options['select']}")
-        return " ".join([self.head, self.layers, self.tokens, *spatial, *details, *target])
+        joined = [f"joined to {model}" for model in options.get("join", ())]
+        details = [text.format(options[k]) for k, text in IN_NAME.items() if options.get(k)]
+        return " ".join([self.head, self.layers, self.tokens, *spatial, *joined, *details])
 
 
 class Study(StudyTable):
@@ -182,6 +187,12 @@ class Study(StudyTable):
             options=options,
         )
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the backbones, with those that only joined heads use."""
+        joined = [model for head in self.heads for model in head.options.get("join", ())]
+        return tuple(dict.fromkeys([*self.models, *joined]))
+
     def forbid_downloads(self) -> Study:
         """Return the study without downloads, whatever its tables say."""
         offline = {"offline": True}
@@ -250,24 +261,36 @@ def _unknown_names(study: Study, where: str) -> Iterator[LayercacheError]:
         check_engine(study.engine, study.ray_address)
     except LayercacheError as error:
         yield OptionError(f"{where}: {error}")
-    for kind, names, own in (
-        ("model", study.models, study.model),
-        ("dataset", study.datasets, study.dataset),
+    for kind, names, known, own in (
+        ("model", study.models, study.encoders, study.model),
+        ("dataset", study.datasets, study.datasets, study.dataset),
     ):
         if len({*names}) < len(names):
             yield OptionError(f"{where}: {kind}s: expected each name once, got {', '.join(names)}")
         for name in own:
-            if name not in names:
+            if name not in known:
                 yield UnknownNameError(
                     f"table in {where}",
                     f"{kind}.{name}",
-                    [f"{kind}.{k}" for k in names],
+                    [f"{kind}.{k}" for k in known],
                     hint=f"(it is not among {kind}s)",
                 )
     columns = [head.name for head in study.heads]
     for name in {name for name in columns if columns.count(name) > 1}:
         yield OptionError(f"{where}: [[heads]]: {name!r} is in this file twice")
-    for model in study.models:
+    for head in study.heads:
+        if {*study.models} <= {*head.options.get("join", ())}:
+            yield OptionError(
+                f"{where}: [[heads]]: {head.name!r} is joined to every model of this study: "
+                "expected one of models that is not in join, whose probe it becomes"
+            )
+    stores = [study.extract.store, *(table.store for table in study.model.values())]
+    if any(stores) and not any("spatial" in head.options for head in study.heads):
+        yield OptionError(
+            f"{where}: store is how spatial tokens are stored, and no head has any: name them in "
+            "[[heads]] (spatial), or leave store out"
+        )
+    for model in study.encoders:
         if model not in MODELS and ":" not in model:  # an address is read by the extraction
             import timm  # takes seconds, so only for names outside our catalogue
 

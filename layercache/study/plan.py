@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
 from layercache.cache.format.spec import POOLED_KINDS
 from layercache.extraction.options import ExtractOptions
@@ -12,10 +13,15 @@ from layercache.probing.splits.test_choice import SPLIT_MARK
 from layercache.study.file import HeadPlan, Study
 from layercache.study.tables import SplitsTable, split_preprocessing
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedExtraction:
-    """One backbone over one dataset, with one choice of layers and tokens."""
+    """One cache: of a backbone over a dataset, with one choice of layers and tokens.
+
+    With `options.spatial` it is the second cache of this extraction, that of the spatial tokens.
+    """
 
     model: str
     """Backbone."""
@@ -27,17 +33,27 @@ class PlannedExtraction:
     """Table of annotation columns for the cache."""
 
     @property
+    def layers(self) -> str:
+        """Layers in the cache."""
+        return str(self.options.spatial_layers if self.options.spatial else self.options.layers)
+
+    @property
+    def tokens(self) -> str:
+        """Token kinds in the cache, joined by "+"."""
+        return str(self.options.spatial or self.options.tokens)
+
+    @property
     def name(self) -> str:
         """Name in messages."""
-        options = self.options
+        stored = f" as {self.options.store}" if self.options.store else ""
         return (
-            f"{self.model} on {self.dataset}: extract {options.tokens} of layers {options.layers}"
+            f"{self.model} on {self.dataset}: extract {self.tokens} of layers {self.layers}{stored}"
         )
 
     @property
     def key(self) -> tuple[str, ...]:
         """Identity among the extractions of a study."""
-        return (self.model, self.dataset, str(self.options.layers), str(self.options.tokens))
+        return (self.model, self.dataset, self.layers, self.tokens, self.options.store or "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +72,8 @@ class PlannedProbe:
     """Extraction that its tokens come from."""
     spatial_cache: PlannedExtraction | None
     """Extraction that the spatial tokens of a hybrid or fusion head come from."""
+    joined: tuple[PlannedExtraction, ...] = ()
+    """Extractions of further backbones whose tokens the head sees, too."""
     splits: Mapping[str, Any]
     """Arguments of `probe` on the samples that select and test."""
     options: Mapping[str, Any]
@@ -67,8 +85,22 @@ class PlannedProbe:
         return f"{self.model} on {self.dataset}: {self.head.name}"
 
     @property
+    def extractions(self) -> tuple[PlannedExtraction, ...]:
+        """All extractions that its tokens come from."""
+        spatial = () if self.spatial_cache is None else (self.spatial_cache,)
+        return (self.cache, *spatial, *self.joined)
+
+    def caches(self, caches: Mapping[tuple[str, ...], T]) -> dict[str, Any]:
+        """Return the arguments of `probe` that are caches, by the keys of their extractions."""
+        return {
+            "cache": caches[self.cache.key],
+            "spatial_cache": caches[self.spatial_cache.key] if self.spatial_cache else None,
+            "join": [caches[extraction.key] for extraction in self.joined],
+        }
+
+    @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `probe` that say which probes to train."""
+        """Arguments of `probe` that say which probes to train, without the caches."""
         head = self.head
         return {
             "head": head.head,
@@ -81,7 +113,7 @@ class PlannedProbe:
             "paper_compat": self.options.get("paper_compat", False),
             "search": self.options.get("search", "full"),
             **self.splits,
-            **head.options,
+            **{name: value for name, value in head.options.items() if name != "join"},
         }
 
 
@@ -90,6 +122,9 @@ PlannedJob = PlannedExtraction | PlannedProbe
 
 def plan(study: Study) -> tuple[PlannedJob, ...]:
     """Return all jobs by dataset, then backbone; an extraction precedes its first probe.
+
+    Spatial tokens come first: their extraction also writes the cache of the pooled tokens, with the
+    same forward. A head with `join` is trained for each backbone that is not joined to it.
 
     Raises:
         OptionError: `extract` does not take an option.
@@ -109,51 +144,50 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
     words = {"ap", *(word for head in study.heads for word in head.tokens.split("+"))}
     # one cache of all layers for the pooled kinds; others are large: a head's layers alone
     pooled_tokens = "+".join(kind for kind in POOLED_KINDS if kind in words)
-    for dataset in study.datasets:
-        for model in study.models:
-            for head in study.heads:
-                small = set(head.tokens.split("+")) <= {*POOLED_KINDS}
-                layers, tokens = (
-                    (study.extract.layers or "all", pooled_tokens)
-                    if small
-                    else (head.layers, head.tokens)
-                )
-                cache = require(
-                    extraction_of(study, model=model, dataset=dataset, layers=layers, tokens=tokens)
-                )
-                splits = splits_of(study, dataset)
-                for name in splits.get("test_cache", ()):
-                    test, _, _ = name.partition(SPLIT_MARK)
-                    if test in study.datasets:
-                        require(
-                            extraction_of(
-                                study, model=model, dataset=test, layers=layers, tokens=tokens
-                            )
-                        )
-                spatial_cache = None
-                if "spatial" in head.options:
-                    layers = head.options.get("spatial_layers", "last")
-                    spatial_cache = require(
-                        extraction_of(
-                            study,
-                            model=model,
-                            dataset=dataset,
-                            layers=layers,
-                            tokens=head.options["spatial"],
-                        )
-                    )
-                jobs.append(
-                    PlannedProbe(
-                        model=model,
-                        dataset=dataset,
-                        head=head,
-                        seeds=study.seeds,
-                        cache=cache,
-                        spatial_cache=spatial_cache,
-                        splits=with_sources(study, splits),
-                        options=probe_options,
-                    ),
-                )
+
+    def selection_of(head: HeadPlan) -> dict[str, str]:
+        if set(head.tokens.split("+")) <= {*POOLED_KINDS}:
+            return {"layers": study.extract.layers or "all", "tokens": pooled_tokens}
+        return {"layers": head.layers, "tokens": head.tokens.replace("patch", "all")}
+
+    selections = [selection_of(head) for head in study.heads]
+    for dataset, model in product(study.datasets, study.models):
+        heads = [head for head in study.heads if model not in head.options.get("join", ())]
+        spatial_caches = {}
+        for head in heads:
+            if "spatial" in head.options:
+                layers = head.options.get("spatial_layers", "last")
+                spatial = {"spatial": head.options["spatial"], "spatial_layers": layers}
+                job = extraction_of(study, model, dataset, **selection_of(head), **spatial)
+                tokens = {"layers": layers, "tokens": job.tokens.replace("patch", "all")}
+                if job.options.store is None and tokens in selections:
+                    job = extraction_of(study, model, dataset, **tokens)
+                spatial_caches[head.name] = require(job)
+        for head in heads:
+            selection = selection_of(head)
+            cache = require(extraction_of(study, model, dataset, **selection))
+            joined = [
+                require(extraction_of(study, other, dataset, **selection))
+                for other in head.options.get("join", ())
+            ]
+            splits = splits_of(study, dataset)
+            for name in splits.get("test_cache", ()):
+                test, _, _ = name.partition(SPLIT_MARK)
+                if test in study.datasets:
+                    require(extraction_of(study, model, test, **selection))
+            jobs.append(
+                PlannedProbe(
+                    model=model,
+                    dataset=dataset,
+                    head=head,
+                    seeds=study.seeds,
+                    cache=cache,
+                    spatial_cache=spatial_caches.get(head.name),
+                    joined=tuple(joined),
+                    splits=with_sources(study, splits),
+                    options=probe_options,
+                ),
+            )
     return tuple(jobs)
 
 
@@ -175,10 +209,15 @@ def with_sources(study: Study, splits: Mapping[str, Any]) -> dict[str, Any]:
     return {**splits, "test_cache": sources}
 
 
-def extraction_of(
-    study: Study, *, model: str, dataset: str, layers: str, tokens: str
-) -> PlannedExtraction:
+def extraction_of(study: Study, model: str, dataset: str, **selection: str) -> PlannedExtraction:
     """Return one extraction with the options of the study.
+
+    Args:
+        study: The study.
+        model: Name of the backbone.
+        dataset: Name of the dataset.
+        selection: layers and tokens of `extract`; also spatial and spatial_layers for the cache of
+            these tokens.
 
     Raises:
         OptionError: An option has a wrong value.
@@ -189,7 +228,9 @@ def extraction_of(
     for table in (study.dataset.get(dataset), study.model.get(model)):
         merged |= table.options("source", *SplitsTable.model_fields) if table else {}
     weights = {model: merged.pop("weights")} if "weights" in merged else {}
-    merged |= {"layers": layers, "tokens": tokens.replace("patch", "all")}
+    merged |= selection
+    if "spatial" not in selection:
+        merged.pop("store", None)
     if "limit" not in merged:
         merged.pop("seed", None)
     preprocessing, others = split_preprocessing(merged)

@@ -31,19 +31,17 @@ logger = logging.getLogger(__name__)
 
 def study_status(study: Study) -> tuple[Status, ...]:
     """Return the status of every job, without loading a backbone or opening a dataset."""
-    caches: dict[tuple[str, ...], Cache | None] = {}
+    caches: dict[tuple[str, ...], Cache] = {}
     statuses = []
     for job in plan(study):
         if isinstance(job, PlannedExtraction):
-            complete = (caches.setdefault(job.key, find_cache(job))) is not None
+            cache = find_cache(job)
+            complete = cache is not None
+            if cache is not None:
+                caches[job.key] = cache
         else:
-            cache = caches[job.cache.key]
-            spatial_cache = caches[job.spatial_cache.key] if job.spatial_cache else None
-            waits = cache is None or (job.spatial_cache is not None and spatial_cache is None)
-            complete = (
-                not waits
-                and cache is not None
-                and len(find_probes(job, cache, spatial_cache)) == len(job.seeds)
+            complete = _blocked(job, caches) is None and (
+                len(find_probes(job, caches)) == len(job.seeds)
             )
         seconds = 0.0 if complete else cost(job)
         statuses.append(Status(job=job, complete=complete, seconds=seconds))
@@ -146,20 +144,10 @@ def run_study(
     )
 
 
-def _blocked(
-    job: PlannedJob, caches: Mapping[tuple[str, ...], CachePath]
-) -> PlannedExtraction | None:
-    """Return the failed extraction that a probe depends on, or None."""
-    if isinstance(job, PlannedExtraction):
-        return None
-    return next(
-        (
-            source
-            for source in (job.cache, job.spatial_cache)
-            if source is not None and source.key not in caches
-        ),
-        None,
-    )
+def _blocked(job: PlannedJob, caches: Mapping[tuple[str, ...], Any]) -> PlannedExtraction | None:
+    """Return the first extraction that a probe depends on and that has no cache, or None."""
+    extractions = () if isinstance(job, PlannedExtraction) else job.extractions
+    return next((source for source in extractions if source.key not in caches), None)
 
 
 def _run_job(
@@ -173,11 +161,7 @@ def _run_job(
     if isinstance(job, PlannedExtraction):
         caches[job.key] = executor.extract(job)
         return ()
-    probes = list(
-        executor.train(
-            job, caches[job.cache.key], caches[job.spatial_cache.key] if job.spatial_cache else None
-        )
-    )
+    probes = list(executor.train(job, caches))
     if not complete:
         metric = selection_metric_of(probes[0].spec)
         scores = " ".join(format_score(metric, score_of(probe)) for probe in probes)

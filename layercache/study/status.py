@@ -7,7 +7,7 @@ itself checks them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layercache.cache.cache import Cache
@@ -33,11 +33,17 @@ def find_cache(job: PlannedExtraction) -> Cache | None:
     return max(caches, key=lambda c: c.begun_at, default=None)
 
 
-def find_probes(job: PlannedProbe, cache: Cache, spatial_cache: Cache | None = None) -> list[Probe]:
-    """Return the probes of this job that are stored, at most one per seed."""
+def find_probes(job: PlannedProbe, caches: Mapping[tuple[str, ...], Cache]) -> list[Probe]:
+    """Return the probes of this job that are stored, at most one per seed.
+
+    Args:
+        job: The job.
+        caches: Cache of each extraction of the job, by its key.
+    """
+    opened = job.caches(caches)
+    cache = opened.pop("cache")
     try:
-        request = ProbeRequest(spatial_cache=spatial_cache, **job.arguments)
-        specs = plan_probes(cache, request)
+        specs = plan_probes(cache, ProbeRequest(**opened, **job.arguments))
         probes = [read_stored(cache, s.id, job.options.get("probes_root")) for s in specs]
     except LayercacheError:
         return []  # the run itself reports the error
@@ -47,14 +53,20 @@ def find_probes(job: PlannedProbe, cache: Cache, spatial_cache: Cache | None = N
 def _matches(cache: Cache, job: PlannedExtraction) -> bool:
     spec, options = cache.spec, job.options
     return (
-        (spec.tap, spec.precision, spec.storage_dtype, spec.projected)
-        == (options.tap, options.precision, options.storage_dtype, options.projected)
+        (spec.tap, spec.precision, spec.storage_dtype, spec.projected, spec.codec)
+        == (
+            options.tap,
+            options.precision,
+            options.storage_dtype,
+            options.projected,
+            options.store,
+        )
         and spec.preprocessing.get("background", "drop") == options.background
         and _has_preprocessing(cache, options.preprocessing.given())
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
-        and spec.layers == parse_layers(str(options.layers), spec.depth)
-        and stored_kinds(spec.tokens) == requested_kinds(str(options.tokens))
+        and spec.layers == parse_layers(job.layers, spec.depth)
+        and stored_kinds(spec.tokens) == requested_kinds(job.tokens)
     )
 
 
@@ -65,15 +77,14 @@ def _has_preprocessing(cache: Cache, options: dict[str, Any]) -> bool:
 
 
 def stored_kinds(names: Sequence[str]) -> set[str]:
-    """Return the kinds of stored token names; patch tokens count as "all", which includes "cls"."""
-    kinds = {"all" if name.startswith("patch/") else name.split("/")[0] for name in names}
-    return kinds - {"cls"} if "all" in kinds else kinds
+    """Return the kinds of stored token names, such as "cls" and "patch"."""
+    return {name.split("/")[0] for name in names}
 
 
 def requested_kinds(words: str) -> set[str]:
-    """Return the token kinds in a text such as "cls+ap"."""
+    """Return the token kinds in a text such as "cls+ap"; "all" stands for "cls" and "patch"."""
     kinds = {word.strip() for word in re.split("[+,]", words)}
-    return kinds - {"cls"} if "all" in kinds else kinds
+    return kinds - {"all"} | {"cls", "patch"} if "all" in kinds else kinds
 
 
 def _complete(cache: Cache, job: PlannedExtraction) -> bool:

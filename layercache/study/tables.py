@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.selection import LAYER_WORDS
 from layercache.cache.format.spec import POOLED_KINDS, Precision, StorageDtype, Tap
 from layercache.errors import UnknownNameError
@@ -31,6 +32,7 @@ from layercache.extraction.models.preprocessing.transform import Background
 from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
 from layercache.probing.heads.spec import GATES, SPATIAL_HEADS, TASKS, WITHOUT_DROPOUT
+from layercache.probing.join import check_join_width, check_joinable
 from layercache.probing.metrics import find_metric
 from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
 from layercache.probing.training.config import (
@@ -75,6 +77,10 @@ def _parse_seeds(value: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def _parse_store(text: str) -> str:
+    return str(CodecSpec.parse(text))
+
+
 def also(*spellings: str) -> Any:
     """Return an optional field whose key has other spellings; the first one appears in errors."""
     return Field(default=None, validation_alias=AliasChoices(*spellings))
@@ -96,6 +102,11 @@ Tokens = Annotated[
     Text,
     AfterValidator(lambda text: re.sub(r"\s*[+,]\s*", "+", text.strip())),
     AfterValidator(_known((*POOLED_KINDS, "grid:K", "patch", "all"), pattern=TOKEN_KIND.pattern)),
+]
+Spatial = Annotated[
+    Text,
+    AfterValidator(lambda text: re.sub(r"\s*[+,]\s*", "+", text.strip())),
+    AfterValidator(_known(("grid:K", "patch"), pattern=r"grid:[1-9]\d*")),
 ]
 MetricName = Annotated[Text, AfterValidator(_parse_metric)]
 
@@ -148,13 +159,16 @@ class HeadTable(GridTable):
     select: MetricName | None = None
     layers: Annotated[list[Layers], Field(min_length=1), as_list] | None = None
     tokens: Annotated[list[Tokens], Field(min_length=1), as_list] | None = None
-    spatial: Tokens | None = None
+    spatial: Spatial | None = None
     spatial_layers: Layers | None = None
     epochs: Whole | None = None
     num_heads: Whole | None = also("heads", "num_heads")
     embedding: bool = False
     position_embedding: bool = False
     gate: Annotated[Text, AfterValidator(_known(GATES))] = "scalar"
+    join: Annotated[Texts, as_list] | None = None
+    """Models whose tokens the head sees, too; their caches are extracted with the study."""
+    join_width: int | Literal["pad"] | None = None
     shots: Whole | None = None
     train_fraction: float | None = also("fraction", "train_fraction")
 
@@ -164,6 +178,9 @@ class HeadTable(GridTable):
             if (head in SPATIAL_HEADS) != (self.spatial is not None):
                 verb = f"a {head} head {'needs' if head in SPATIAL_HEADS else 'has no'}"
                 raise ValueError(f"{verb} spatial tokens (key spatial)")
+            if self.join:
+                check_joinable(head)
+            check_join_width(self.join_width, joined=bool(self.join))
             trained = sorted(self.model_fields_set & {*GridTable.model_fields, "epochs"})
             if head in BASELINES and trained:
                 raise ValueError(
@@ -242,6 +259,8 @@ class _ModelKeys(_ForwardKeys):
     precision: Precision | None = None
     device: DeviceName | None = None
     storage_dtype: StorageDtype | None = also("storage_dtype", "store_dtype")
+    store: Annotated[Text, AfterValidator(_parse_store)] | None = None
+    """Codec of the spatial tokens."""
     projected: bool | None = None
     paper_compat: bool | None = None
     input_size: Any = None

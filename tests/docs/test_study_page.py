@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,11 @@ def test_every_key_of_a_table_is_on_the_page(name: str) -> None:
     assert set(tables.TABLES[name].spellings()) <= words
 
 
-def test_the_study_on_the_page_is_valid(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert tomllib.loads(text)["name"] == "small"
-    file = tmp_path / "small.toml"
-    file.write_text(text)
-    study = read_study(file)
-    assert len(study.heads) == 4
+def test_the_studies_on_the_page_are_valid(tmp_path: Path) -> None:
+    studies = []
+    for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL):
+        file = tmp_path / "file.toml"
+        file.write_text(text)
+        studies.append(read_study(file))
+    assert [study.name for study in studies] == ["small", "file"]
+    assert [len(study.heads) for study in studies] == [4, 2]

@@ -37,8 +37,11 @@ batch = 16
 [extract]
 device = "cpu"
 workers = 0
+store = "int8"
 [model.tiny_vit]
 weights = "{root}/tiny_vit.pt"
+[model.tiny_eva]
+weights = "{root}/tiny_eva.pt"
 [dataset.waves]
 source = "folder:{root}/waves"
 limit = {limit}
@@ -57,6 +60,7 @@ spatial = "grid:2"
 [[heads]]
 head = "logreg"
 layers = "last"
+join = "tiny_eva"
 """
 
 
@@ -64,7 +68,8 @@ layers = "last"
 def text(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     root = tmp_path_factory.mktemp("study")
     draw_images(root / "waves")
-    save_random("tiny_vit", root / "tiny_vit.pt")
+    for model in ("tiny_vit", "tiny_eva"):
+        save_random(model, root / f"{model}.pt")
 
     def make(*, epochs: int = 2, limit: int = 22, more: str = "") -> Study:
         content = TEXT.format(root=root, epochs=epochs, limit=limit) + more
@@ -83,11 +88,12 @@ def records(study: Study) -> dict[Path, int]:
 
 
 ON_WAVES = [
+    "tiny_vit on waves: extract grid:2 of layers last as int8",
     "tiny_vit on waves: extract cls+ap of layers all",
     "tiny_vit on waves: linear last cls",
-    "tiny_vit on waves: extract grid:2 of layers last",
     "tiny_vit on waves: hybrid mid-last cls+ap grid:2@last",
-    "tiny_vit on waves: logreg last cls+ap",
+    "tiny_eva on waves: extract cls+ap of layers all",
+    "tiny_vit on waves: logreg last cls+ap joined to tiny_eva",
 ]
 
 
@@ -97,10 +103,11 @@ def test_run_study_again_runs_only_what_is_missing(
     study = text()
     assert there(study) == []
     first = run_study(study, report=False)
-    assert (first.jobs, first.done) == (10, 5)
+    assert (first.jobs, first.done) == (12, 6)
     assert [str(failure).split(": folder")[0] for failure in first.failures] == [
+        "tiny_vit on nowhere: extract grid:2 of layers last as int8",
         "tiny_vit on nowhere: extract cls+ap of layers all (3 probes of it not run)",
-        "tiny_vit on nowhere: extract grid:2 of layers last",
+        "tiny_eva on nowhere: extract cls+ap of layers all",
     ]
     assert len(first.results) == len(records(study)) == 6
     assert there(study) == ON_WAVES
@@ -111,7 +118,7 @@ def test_run_study_again_runs_only_what_is_missing(
     assert sorted(p.id for p in again.results) == sorted(p.id for p in first.results)
 
     # another protocol trains other probes (except the baseline), another limit is another cache
-    assert there(text(epochs=3)) == [ON_WAVES[0], ON_WAVES[2], ON_WAVES[4]]
+    assert there(text(epochs=3)) == [ON_WAVES[i] for i in (0, 1, 4, 5)]
     assert there(text(limit=10)) == []
 
 
@@ -122,8 +129,8 @@ def test_study_status_new_seed_or_truncated_cache_is_missing(text: Callable[...,
     study = text()
     run_study(study, report=False)
     more = study.model_copy(update={"seeds": (0, 1, 2)})
-    assert there(more) == [ON_WAVES[0], ON_WAVES[2]]
-    extraction = plan(study)[0]
+    assert there(more) == [ON_WAVES[i] for i in (0, 1, 4)]
+    extraction = plan(study)[1]
     assert isinstance(extraction, PlannedExtraction)
     cache = find_cache(extraction)
     assert cache is not None
@@ -136,7 +143,7 @@ def test_study_status_new_seed_or_truncated_cache_is_missing(text: Callable[...,
     record.unlink()
     try:
         assert find_cache(extraction) is None
-        assert there(study) == [ON_WAVES[2]]
+        assert there(study) == [ON_WAVES[0], ON_WAVES[4]]
     finally:
         record.write_bytes(kept)
 
@@ -157,13 +164,14 @@ def test_run_study_counts_two_names_of_a_head_once_and_says_so(
 def test_study_status_of_probes_on_another_split_is_missing(text: Callable[..., Study]) -> None:
     study = text(epochs=4)
     run_study(text(), report=False)
-    extraction, linear = plan(study)[:2]
+    extraction, linear = plan(study)[1:3]
     assert isinstance(extraction, PlannedExtraction)
     assert isinstance(linear, PlannedProbe)
     cache = find_cache(extraction)
     assert cache is not None
     specs = plan_probes(cache, ProbeRequest(**linear.arguments))
     run_probes([replace(spec, test_split="train") for spec in specs], Options(device="cpu"))
-    assert find_probes(linear, cache) == []
+    caches = {extraction.key: cache}
+    assert find_probes(linear, caches) == []
     run_probes(specs, Options(device="cpu"))
-    assert [probe.id for probe in find_probes(linear, cache)] == [spec.id for spec in specs]
+    assert [probe.id for probe in find_probes(linear, caches)] == [spec.id for spec in specs]

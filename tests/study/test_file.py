@@ -102,7 +102,7 @@ shots = 5
         0.5,
     )
     assert every.train_config.batch == 64
-    assert hybrid.name == "hybrid all cls+ap grid:2@1,5"
+    assert hybrid.name == "hybrid all cls+ap grid:2@1,5 embedding"
     assert dict(hybrid.options) == {"spatial": "grid:2", "spatial_layers": "1,5", "embedding": True}
     assert (knn.configs, knn.name) == ((), "knn last cls+ap 5 shots")
     assert study.source("waves") == "folder:/data/waves"
@@ -185,6 +185,14 @@ def test_parse_study_list_of_layers_or_tokens_makes_one_column_each() -> None:
             LEAST.replace('"cls"', '"cls+pa"'),
             r"unknown tokens in s\.toml: \[\[heads\]\] number 1 'pa': .*ap",
         ),
+        (
+            LEAST.replace("linear", "fusion") + 'spatial = "cls"\n',
+            r"unknown spatial in s\.toml: \[\[heads\]\] number 1 'cls'.*patch",
+        ),
+        (
+            LEAST + 'join = "vit_b61"\n',
+            r"unknown model in s\.toml 'vit_b61': did you mean vit_b16",
+        ),
     ],
 )
 def test_parse_study_unknown_word_suggests_the_nearest(text: str, fault: str) -> None:
@@ -244,6 +252,24 @@ def test_parse_study_unknown_word_suggests_the_nearest(text: str, fault: str) ->
         (LEAST + HEAD, r"\[\[heads\]\]: 'linear last cls' is in this file twice"),
         (LEAST + 'spatial = "grid:2"\n', "a linear head has no spatial tokens"),
         (LEAST.replace("linear", "hybrid"), "a hybrid head needs spatial tokens"),
+        (
+            LEAST + '[extract]\nstore = "int9"\n',
+            r"\[extract\]: store: store 'int9': expected int8, pca:R",
+        ),
+        (
+            LEAST + '[model.vit_nano]\nstore = "int8"\n',
+            r"s\.toml: store is how spatial tokens are stored, and no head has any",
+        ),
+        (
+            LEAST + 'join = ["vit_nano", "vit_b16"]\n',
+            r"\[\[heads\]\]: 'linear last cls joined to vit_nano joined to vit_b16' is joined to "
+            "every model of this study",
+        ),
+        (LEAST + 'join_width = "pad"\n', "number 1: join_width: is the width that joined"),
+        (
+            LEAST.replace("linear", "efficient") + 'join = "vit_b16"\n',
+            "number 1: join: several encoders can be joined for the heads linear, attentive",
+        ),
         (
             LEAST.replace("linear", "knn") + "lr = 0.1\n",
             "knn is a baseline with its own configurations: leave out lr",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from layercache.errors import OptionError
@@ -29,15 +31,15 @@ def test_plan_pooled_heads_share_one_extraction() -> None:
     jobs = plan(study(LINEAR, EVERY, FUSION, HYBRID))
     first = jobs[:7]
     assert [job.name for job in first] == [
+        "vit_nano on digits: extract grid:2 of layers last",
         "vit_nano on digits: extract cls+ap of layers all",
         "vit_nano on digits: linear last cls",
         "vit_nano on digits: extract all of layers last",
         "vit_nano on digits: attentive-tokens last all",
         "vit_nano on digits: attentive all cls+ap",
-        "vit_nano on digits: extract grid:2 of layers last",
         "vit_nano on digits: hybrid all cls+ap grid:2@last",
     ]
-    pooled, linear, every, tokens, fusion, grid, hybrid = first
+    grid, pooled, linear, every, tokens, fusion, hybrid = first
     assert isinstance(linear, PlannedProbe)
     assert isinstance(tokens, PlannedProbe)
     assert isinstance(fusion, PlannedProbe)
@@ -50,6 +52,66 @@ def test_plan_pooled_heads_share_one_extraction() -> None:
     assert [job.model for job in jobs[::7]] == ["vit_nano", "vit_b16"] * 2
     assert [job.dataset for job in jobs[::7]] == ["digits", "digits", "flowers", "flowers"]
     assert fusion.seeds == (0, 1)
+
+
+def test_plan_spatial_tokens_come_from_the_forward_of_the_other_tokens() -> None:
+    heads = [f'head = "fusion"\nspatial = "patch"\ngate = "{gate}"' for gate in ("class", "sample")]
+    text = study(LINEAR, *heads, more='[model.vit_b16]\nstore = "pq:92"\n')
+    first, second = (
+        [job for job in plan(text) if (job.model, job.dataset) == (model, "digits")]
+        for model in text.models
+    )
+    spatial, pooled, *probes = first
+    assert isinstance(spatial, PlannedExtraction)
+    assert spatial.name == "vit_nano on digits: extract patch of layers last"
+    assert second[0].name == "vit_b16 on digits: extract patch of layers last as pq:92"
+    assert [probe.name.split(": ")[1] for probe in probes] == [
+        "linear last cls",
+        "fusion all cls+ap patch@last gate class",
+        "fusion all cls+ap patch@last gate sample",
+    ]
+    assert isinstance(pooled, PlannedExtraction)
+    assert pooled.options == replace(spatial.options, spatial=None, spatial_layers="last")
+    for probe in probes[1:]:
+        assert isinstance(probe, PlannedProbe)
+        assert probe.extractions == (pooled, spatial)
+        assert probe.caches({pooled.key: "a", spatial.key: "b"}) == {
+            "cache": "a",
+            "spatial_cache": "b",
+            "join": [],
+        }
+
+
+@pytest.mark.parametrize(("store", "shared"), [("", True), ('store = "int8"\n', False)])
+def test_plan_spatial_tokens_that_another_head_needs_are_extracted_once(
+    store: str, shared: bool
+) -> None:
+    jobs = plan(study(EVERY, HYBRID.replace("grid:2", "patch"), more=f"[extract]\n{store}"))
+    tokens, hybrid = (job for job in jobs[:5] if isinstance(job, PlannedProbe))
+    assert (hybrid.spatial_cache is tokens.cache) is shared
+
+
+def test_plan_joined_head_runs_for_every_other_model() -> None:
+    joined = FUSION + '\njoin = ["vit_b16", "vit_s16"]\njoin_width = "pad"'
+    jobs = plan(study(joined, more="[model.vit_s16]\nbatch_size = 3\n"))
+    assert [job.name for job in jobs[:4]] == [
+        "vit_nano on digits: extract cls+ap of layers all",
+        "vit_b16 on digits: extract cls+ap of layers all",
+        "vit_s16 on digits: extract cls+ap of layers all",
+        "vit_nano on digits: attentive all cls+ap joined to vit_b16 joined to vit_s16 width pad",
+    ]
+    assert {job.model for job in jobs if isinstance(job, PlannedProbe)} == {"vit_nano"}
+    probe, extraction = jobs[3], jobs[2]
+    assert isinstance(probe, PlannedProbe)
+    assert isinstance(extraction, PlannedExtraction)
+    assert extraction.options.batch_size == 3
+    assert probe.caches({job.key: job.model for job in jobs[:3]}) == {
+        "cache": "vit_nano",
+        "spatial_cache": None,
+        "join": ["vit_b16", "vit_s16"],
+    }
+    assert "join" not in probe.arguments
+    assert probe.arguments["join_width"] == "pad"
 
 
 def test_plan_preprocessing_of_a_model_over_that_of_all() -> None:

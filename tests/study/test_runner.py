@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,9 +49,9 @@ class StandIn:
         self._do(job.name)
         return Path("/caches") / job.dataset / job.model
 
-    def train(self, job: PlannedProbe, cache: Path, spatial_cache: Path | None) -> Any:
+    def train(self, job: PlannedProbe, caches: Mapping[tuple[str, ...], Path]) -> Any:
         self._do(job.name)
-        assert cache == Path("/caches") / job.dataset / job.model
+        assert caches[job.cache.key] == Path("/caches") / job.dataset / job.model
         row, spec = {"test_balanced_accuracy": 0.5}, {"select": "balanced_accuracy"}
         return [SimpleNamespace(row=row, spec=spec, path=Path(job.name))]
 
