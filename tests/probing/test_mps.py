@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from layercache.probing import worker as worker_module
 from layercache.probing.api import probe
 from layercache.probing.data.dataset import LabelledTokens
-from layercache.probing.spec import BASELINES
+from layercache.probing.spec import BASELINES, ProbeSpec
 from layercache.probing.training.config import TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.worker import ProbeWorker, WorkerConfig
@@ -95,11 +96,12 @@ def test_heads_in_closed_form_and_regressions_are_on_the_cpu(
 
     def device(head: str, *, regression: bool = False) -> str:
         class Spec:
-            class head_spec:
-                pass
+            needs_float64 = ProbeSpec.needs_float64
 
-        Spec.head, Spec.head_spec.regression = head, regression  # type: ignore[attr-defined]
-        return worker._loader(Spec).device.type  # type: ignore[arg-type]
+            def __init__(self) -> None:
+                self.head, self.head_spec = head, SimpleNamespace(regression=regression)
+
+        return worker._loader(Spec()).device.type  # type: ignore[arg-type]
 
     caplog.set_level("INFO")
     assert {device(head) for head in BASELINES} == {"cpu"}
