@@ -8,18 +8,12 @@ from typing import Annotated
 import typer
 
 from layercache_cli._terminal import echo, echo_lines
+from layercache_cli.options.shared import Root
 
 Out = Annotated[Path, typer.Option(help="Folder of the attention heatmap.")]
-Cache = Annotated[
-    str | None,
-    typer.Option(
-        help="Root of the caches; default $LAYERCACHE_HOME, else the user's cache folder.",
-        show_default=False,
-    ),
-]
 
 
-def demo(*, out: Out = Path("layercache-demo"), cache: Cache = None) -> None:
+def demo(*, out: Out = Path("layercache-demo"), cache: Root = None) -> None:
     """Run both stages in a minute, offline: vit_nano on handwritten digits.
 
     Extracts the tokens of all layers, trains the usual probe and two that fuse

@@ -7,14 +7,8 @@ from typing import Annotated
 import typer
 
 from layercache_cli._terminal import echo
+from layercache_cli.options.shared import Root
 
-Cache = Annotated[
-    str | None,
-    typer.Option(
-        help="Root of the caches; default $LAYERCACHE_HOME, else the user's cache folder.",
-        show_default=False,
-    ),
-]
 Device = Annotated[str, typer.Option(help="Device of the self-test: auto, cpu, cuda, cuda:N, mps.")]
 SelfTest = Annotated[
     bool, typer.Option(help="Extract and probe 300 bundled images, offline, within a minute.")
@@ -26,7 +20,7 @@ BUG_REPORT = (
 )
 
 
-def doctor(*, cache: Cache = None, device: Device = "auto", self_test: SelfTest = True) -> None:
+def doctor(*, cache: Root = None, device: Device = "auto", self_test: SelfTest = True) -> None:
     """Show versions, devices, extras and the cache root, and test that everything works.
 
     Nothing is downloaded. Exit code 1 if there is a problem.

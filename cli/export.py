@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from layercache_cli._terminal import echo
-from layercache_cli.options.shared import MovedModel, Offline, ProbesRoot, RecordedWeights, Root
+from layercache_cli.options.shared import (
+    MovedModel,
+    Offline,
+    ProbesRoot,
+    RecordedWeights,
+    Root,
+    SavedHead,
+)
 
-Head = Annotated[
-    str,
-    typer.Argument(
-        help="Id of a probe or the beginning of it (see layercache results), its folder, or its "
-        "head.safetensors."
-    ),
-]
 Onnx = Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default=False)]
 Torch = Annotated[
     Path | None, typer.Option(help="torch.export file (.pt2) to write.", show_default=False)
@@ -31,7 +31,7 @@ Check = Annotated[
 
 
 def export(
-    head: Head,
+    head: SavedHead,
     *,
     onnx: Onnx = None,
     torch: Torch = None,

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layercache_cli._terminal import echo, echo_lines
-from layercache_cli.options.shared import MovedModel, Offline, ProbesRoot, RecordedWeights, Root
+from layercache_cli.options.shared import (
+    MovedModel,
+    Offline,
+    ProbesRoot,
+    RecordedWeights,
+    Root,
+    SavedHead,
+)
 
 if TYPE_CHECKING:
     from layercache.deploy import Prediction, PredictionResult, Score, ValuePrediction
 
-Head = Annotated[
-    str,
-    typer.Argument(
-        help="Id of a probe or the beginning of it (see layercache results), its folder, or its "
-        "head.safetensors."
-    ),
-]
 Images = Annotated[
     list[Path],
     typer.Argument(
@@ -64,7 +64,7 @@ ON_ERROR = {"stop": "raise", "skip": "skip"}
 
 
 def predict(
-    head: Head,
+    head: SavedHead,
     images: Images,
     *,
     top_k: TopK = 5,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layercache_cli._terminal import echo, echo_lines
-from layercache_cli.options.shared import Root
+from layercache_cli.options.shared import Dataset, Fingerprint, Model, Root
 
 if TYPE_CHECKING:
     from layercache.cache import Cache
@@ -54,22 +54,6 @@ Out = Annotated[
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Every cache that matches the options.")]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Cache of this model.", show_default=False),
-]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        "-d",
-        help="Cache of this dataset: its name, or its source, as in folder:PATH.",
-        show_default=False,
-    ),
-]
-Fingerprint = Annotated[
-    str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)
-]
 
 
 def annotate(

@@ -16,7 +16,15 @@ from layercache_cli.caches.describe import (
     print_json,
     print_table,
 )
-from layercache_cli.options.shared import ProbesRoot
+from layercache_cli.options.shared import (
+    CacheFolder,
+    Dataset,
+    Fingerprint,
+    Model,
+    ProbesRoot,
+    Root,
+    Yes,
+)
 
 if TYPE_CHECKING:
     from layercache.cache import Cache
@@ -27,39 +35,6 @@ cache = typer.Typer(no_args_is_help=True)
 MAX_SKIPPED_SHOWN = 20
 """Number of skipped samples that `info` lists."""
 
-Where = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[PATH]",
-        help="The cache's folder, or choose it by the options.",
-        show_default=False,
-    ),
-]
-Root = Annotated[
-    str | None,
-    typer.Option(
-        "--cache",
-        help="Folder of all caches, or s3://BUCKET/PREFIX; default $LAYERCACHE_HOME, else the user "
-        "cache folder.",
-        show_default=False,
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Caches of this model.", show_default=False),
-]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        "-d",
-        help="Caches of this dataset: its name, or its source, as in folder:PATH.",
-        show_default=False,
-    ),
-]
-Fingerprint = Annotated[
-    str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)
-]
 To = Annotated[
     str,
     typer.Option(
@@ -132,7 +107,7 @@ def ls(
 
 @cache.command()
 def info(
-    path: Where = None,
+    path: CacheFolder = None,
     *,
     root: Root = None,
     model: Model = None,
@@ -182,7 +157,7 @@ def info(
 
 @cache.command()
 def verify(
-    path: Where = None,
+    path: CacheFolder = None,
     *,
     root: Root = None,
     model: Model = None,
@@ -263,14 +238,14 @@ def upgrade(
 
 @cache.command()
 def rm(
-    path: Where = None,
+    path: CacheFolder = None,
     *,
     root: Root = None,
     model: Model = None,
     dataset: Dataset = None,
     fingerprint: Fingerprint = None,
     probes: ProbesRoot = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete one cache with everything in it, and its probes in both places. Asks first."""
     from layercache._units import pluralize
@@ -291,7 +266,7 @@ def rm(
 
 @cache.command()
 def push(
-    path: Where = None,
+    path: CacheFolder = None,
     *,
     to: To,
     root: Root = None,

@@ -7,18 +7,11 @@ from typing import Annotated
 import typer
 
 from layercache_cli._terminal import echo
-from layercache_cli.options.shared import Root
+from layercache_cli.options.shared import CacheFolder, Dataset, Fingerprint, Model, Root
 
 
 def export_tokens(
-    cache: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[CACHE]",
-            help="The cache's folder, or choose it by the options.",
-            show_default=False,
-        ),
-    ] = None,
+    cache: CacheFolder = None,
     *,
     out: Annotated[
         str, typer.Option("--out", "-o", help="File to write; for npy a folder.", metavar="PATH")
@@ -46,16 +39,9 @@ def export_tokens(
         typer.Option("--split", help="Split; repeatable.", show_default="all complete ones"),
     ] = None,
     root: Root = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Cache of this model.", show_default=False)
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", "-d", help="Cache of this dataset.", show_default=False),
-    ] = None,
-    fingerprint: Annotated[
-        str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)
-    ] = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    fingerprint: Fingerprint = None,
 ) -> None:
     """Write tokens, ids and annotations of a cache in a format that other tools read.
 

@@ -9,15 +9,54 @@ import typer
 
 from layercache_cli.options import panels
 
+CacheFolder = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CACHE]",
+        help="The cache's folder, or choose it by the options.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Only caches of this model.", show_default=False),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Only caches of this dataset: its name, or its source, as in folder:PATH.",
+        show_default=False,
+    ),
+]
+Fingerprint = Annotated[
+    str | None, typer.Option(help="First digits of the fingerprint.", show_default=False)
+]
+ProbeId = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROBE",
+        help="Id of a probe or the beginning of it (see layercache results), or its folder.",
+    ),
+]
+SavedHead = Annotated[
+    str,
+    typer.Argument(
+        metavar="HEAD",
+        help="Id of a probe or the beginning of it (see layercache results), its folder, or its "
+        "head.safetensors.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Download nothing; also $LAYERCACHE_OFFLINE.")
 ]
 ProbesRoot = Annotated[
     str | None,
-    typer.Option(
+    panels.cache(
         "--probes",
         metavar="DIR",
-        rich_help_panel=panels.CACHE,
         help="Folder of probes outside their caches, for caches that are not writable; "
         "default $LAYERCACHE_PROBES.",
         show_default=False,
@@ -25,9 +64,8 @@ ProbesRoot = Annotated[
 ]
 Root = Annotated[
     str | None,
-    typer.Option(
+    panels.cache(
         "--cache",
-        rich_help_panel=panels.CACHE,
         help="Folder of all caches, or s3://BUCKET/PREFIX; "
         "default $LAYERCACHE_HOME, else the user's cache folder.",
         show_default=False,

@@ -8,15 +8,8 @@ from typing import Annotated
 import typer
 
 from layercache_cli._terminal import echo, echo_lines
-from layercache_cli.options.shared import ProbesRoot, Root
+from layercache_cli.options.shared import ProbeId, ProbesRoot, Root
 
-ProbeId = Annotated[
-    str,
-    typer.Argument(
-        metavar="PROBE",
-        help="Id of a probe or the beginning of it (see layercache results), or its folder.",
-    ),
-]
 Metrics = Annotated[
     str | None,
     typer.Option(
