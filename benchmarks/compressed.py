@@ -35,7 +35,8 @@ from layercache.extraction import datasets
 from layercache.extraction.compression.fit import fit_codec
 from layercache.extraction.compression.sample import TokenSample, sample_tokens
 from layercache.extraction.compression.token_encoder import TokenEncoder
-from layercache.extraction.models.backbone import Backbone, JointForward, load_encoder
+from layercache.extraction.models.backbone import Backbone, JointForward
+from layercache.extraction.models.loading import load_encoder
 from layercache.heads import AttentiveHead
 from layercache.probing.data.stored import StoredTokens
 from layercache.probing.data.token_decoder import TokenDecoder

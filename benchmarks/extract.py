@@ -47,8 +47,9 @@ from layercache.extraction.api import extract
 from layercache.extraction.datasets.in_memory import InMemoryDataset
 from layercache.extraction.decode_tuning import seconds_per_image
 from layercache.extraction.models import vit_nano
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.encoder import Encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.registry import MODELS
 from layercache.extraction.result import Extraction
 

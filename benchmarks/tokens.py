@@ -27,7 +27,8 @@ import torch
 from machine import describe
 from timm.models.vision_transformer import Block
 
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.pooling import (
     attention_average,
     average_patch,

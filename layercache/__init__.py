@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from layercache.extraction.datasets.base import Dataset
     from layercache.extraction.datasets.listing import list_datasets
     from layercache.extraction.datasets.registry import open_dataset
-    from layercache.extraction.models.backbone import Backbone, load_encoder
+    from layercache.extraction.models.backbone import Backbone
     from layercache.extraction.models.encoder import Encoder
+    from layercache.extraction.models.loading import load_encoder
     from layercache.extraction.models.preprocessing.options import PreprocessingOptions
     from layercache.extraction.models.registry import list_models
     from layercache.extraction.result import Extraction
@@ -103,7 +104,7 @@ _HOMES = {
     "Extraction": "layercache.extraction.result",
     "list_datasets": "layercache.extraction.datasets.listing",
     "list_models": "layercache.extraction.models.registry",
-    "load_encoder": "layercache.extraction.models.backbone",
+    "load_encoder": "layercache.extraction.models.loading",
     "open_dataset": "layercache.extraction.datasets.registry",
     "ProbeClassifier": "layercache.estimators",
     "ProbeRegressor": "layercache.estimators",

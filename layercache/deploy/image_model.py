@@ -20,8 +20,9 @@ from layercache import heads
 from layercache._units import join_words
 from layercache.errors import BackboneError, HeadMismatchError, OptionError
 from layercache.extraction.image_input import Images, check_pixels, iter_pixels, pixels_of
-from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone, load_encoder
+from layercache.extraction.models.backbone import COMPUTE_DTYPES, Backbone
 from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX, Encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.probing.results.checkpoint import Checkpoint, Provenance
 

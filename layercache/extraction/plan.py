@@ -21,8 +21,9 @@ from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import DataError, OptionError, StorageError, UnknownNameError
 from layercache.extraction import datasets
 from layercache.extraction.datasets.base import Dataset
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.encoder import Encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.options import check_divisible
 from layercache.extraction.models.sources import describe_model
 from layercache.extraction.options import ExtractOptions, model_name

@@ -12,9 +12,6 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-
-from torch import Tensor
 
 from layercache.cache.format.records import BlockRecord
 from layercache.cache.format.spec import CacheSpec
@@ -203,8 +200,7 @@ class Extractor:
         backbones = tuple(output.backbone for output in outputs)
         key = tuple(map(id, backbones))
         if key not in self._forwards:
-            joint = JointForward(backbones, compile=compiled)
-            self._forwards[key] = joint if len(backbones) > 1 else partial(_run_alone, backbones[0])
+            self._forwards[key] = JointForward(backbones, compile=compiled)
         forward = self._forwards[key]
         if compiled:
             forward = FixedBatch(forward, rows=outputs[0].batch)
@@ -214,10 +210,6 @@ class Extractor:
             batches=sorted({batch for output in outputs for batch in output.batches}),
             blocks=[output.blocks for output in outputs],
         )
-
-
-def _run_alone(backbone: Backbone, images: Tensor) -> tuple[Tensor, ...]:
-    return (backbone(images),)
 
 
 @dataclass(frozen=True, kw_only=True)

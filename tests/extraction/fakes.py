@@ -135,6 +135,18 @@ class FakeBackbone:
             out[-1, 1, images[:, 0, 0, 0] == self.poison_at, 2] = self.poison
         return out.half()
 
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def bare_forward(self, images: torch.Tensor) -> None:
+        self.kept = self(images)
+
+    def collect(self) -> torch.Tensor:
+        return self.kept
+
+    def forget(self) -> None:
+        pass
+
 
 def expected(
     samples: Pictures, preprocessing: Preprocessing = SMALL, layers: tuple[int, ...] = (1, 2)

@@ -16,7 +16,7 @@ from layercache.cache.verify import verify
 from layercache.errors import OptionError
 from layercache.extraction.api import extract
 from layercache.extraction.compression import fit, sample
-from layercache.extraction.models.backbone import load_encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.result import Extraction
 from tests.extraction.fakes import tree
 

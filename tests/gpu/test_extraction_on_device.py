@@ -11,7 +11,7 @@ from layercache.cache import open_cache
 from layercache.extraction.api import extract
 from layercache.extraction.datasets.arrays import ArraySamples
 from layercache.extraction.datasets.in_memory import InMemoryDataset
-from layercache.extraction.models.backbone import load_encoder
+from layercache.extraction.models.loading import load_encoder
 
 ROWS = 23
 

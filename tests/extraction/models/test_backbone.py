@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 from layercache.extraction.models import vit_nano
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.weights.checkpoint import digest_weights
 from tests.extraction.models.families import IMAGES, checkpoint, hidden_states, random_state

@@ -17,8 +17,8 @@ from timm.models.vision_transformer import (
 from torch import nn
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import load_encoder
 from layercache.extraction.models.class_attention import check_class_attention
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.sources.timm import timm_vit
 from tests.extraction.models.families import IMAGES, SMALL, checkpoint
 

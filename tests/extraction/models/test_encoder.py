@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import layercache
 from layercache.errors import BackboneError, LayercacheError, OptionError, UnknownNameError
-from layercache.extraction.models.backbone import load_encoder
 from layercache.extraction.models.encoder import Encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.sources import describe_model
 from tests.extraction.models.own_modules import (

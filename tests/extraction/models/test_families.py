@@ -14,7 +14,7 @@ from torch import nn
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import load_encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from tests.extraction.models.families import (
     FAMILIES,

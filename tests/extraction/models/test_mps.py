@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from layercache.cache.format.spec import Tap
-from layercache.extraction.models.backbone import load_encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.pipeline.forward import SynchronousDevice, open_device
 from tests.extraction.models.conformance.sources import SOURCES
 from tests.extraction.models.families import FAMILIES, IMAGES, checkpoint

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError, MissingExtraError, UnknownNameError
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.sources import describe_model
 from tests.extraction.models.open_clip_models import (

@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 
 pytestmark = pytest.mark.real
 ROOT = Path(os.environ.get("LAYERCACHE_REAL", "."))

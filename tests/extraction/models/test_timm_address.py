@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import layercache
 from layercache.errors import BackboneError, UnknownNameError
-from layercache.extraction.models.backbone import load_encoder
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.sources import describe_model
 from layercache.extraction.models.weights.checkpoint import digest_weights
 from layercache.extraction.options import ExtractOptions

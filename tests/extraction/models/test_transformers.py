@@ -18,7 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from layercache.cache.format.spec import Tap
 from layercache.errors import BackboneError, MissingExtraError, OptionError
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.models.sources import describe_model

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 import layercache
 from layercache.deploy import export_onnx, export_torch
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.encoder import Encoder
+from layercache.extraction.models.loading import load_encoder
 from tests.deploy.trained import draw_images
 from tests.extraction.models.conformance.sources import SOURCES, Source
 from tests.extraction.models.transformers_models import picture

@@ -17,7 +17,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.backbone import Backbone, load_encoder
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.weights.checkpoint import (
     SkipInit,
     digest_weights,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from layercache.errors import BackboneError, LayercacheError
-from layercache.extraction.models.backbone import load_encoder
+from layercache.extraction.models.loading import load_encoder
 
 NAME = "test_vit.r160_in1k"  # timm's own tiny ViT, 0.4 M parameters
 
