@@ -96,7 +96,7 @@ FLOORS = {
         {"runner", "search_state", "plan"},
         {"worker"},
         {"search", "evaluation", "baselines"},
-        {"training", "data", "splits", "targets", "spec", "command", "join"},
+        {"training", "data", "splits", "targets", "spec", "token_selection", "command", "join"},
         {"heads", "results", "metrics", "closed_form"},
     ),
     "reporting": (

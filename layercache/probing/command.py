@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layercache.probing.heads.spec import WITHOUT_DROPOUT
-from layercache.probing.spec import BASELINES
+from layercache.probing.heads.spec import BASELINES, WITHOUT_DROPOUT
 from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,

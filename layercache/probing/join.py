@@ -25,7 +25,8 @@ from layercache.errors import (
     OptionError,
     UnknownNameError,
 )
-from layercache.probing.spec import BASELINES, TokenSelection, select_tokens
+from layercache.probing.heads.spec import BASELINES
+from layercache.probing.token_selection import TokenSelection, select_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,13 @@ from layercache.probing.baselines import GRIDS, check_task
 from layercache.probing.baselines.leave_one_out import LEFT_OUT_HEADS
 from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.heads import HeadSpec
-from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION, SPATIAL_HEADS, WITHOUT_DROPOUT
+from layercache.probing.heads.spec import (
+    BASELINES,
+    MULTI_LABEL,
+    REGRESSION,
+    SPATIAL_HEADS,
+    WITHOUT_DROPOUT,
+)
 from layercache.probing.join import (
     check_join_width,
     check_joinable,
@@ -29,13 +35,14 @@ from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
 from layercache.probing.search.choice import choose_search
-from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection, select_tokens
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.draws import is_whole_split
 from layercache.probing.splits.test_choice import choose_tests
 from layercache.probing.splits.validation import LEAVE_ONE_OUT
 from layercache.probing.splits.validation_choice import choose_validation
 from layercache.probing.targets.target import Target, stratify
 from layercache.probing.targets.target_columns import read_target
+from layercache.probing.token_selection import TokenSelection, select_tokens
 from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,

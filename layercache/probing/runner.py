@@ -31,8 +31,7 @@ from layercache.errors import (
     ProbeSchemaError,
     StorageError,
 )
-from layercache.probing.earlier_searches import EarlierSearches
-from layercache.probing.left_out import log_left_out
+from layercache.probing.heads.spec import BASELINES
 from layercache.probing.options import Options
 from layercache.probing.progress import ProgressDisplay, describe
 from layercache.probing.results.locations import (
@@ -43,9 +42,12 @@ from layercache.probing.results.locations import (
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe, read_probe
 from layercache.probing.results.saved_passes import SavedPass
+from layercache.probing.search.earlier_searches import EarlierSearches
 from layercache.probing.search_state import SearchState
-from layercache.probing.spec import BASELINES, ProbeSpec, TokenSelection
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import sample_subset
+from layercache.probing.targets.missing import log_missing_targets
+from layercache.probing.token_selection import TokenSelection
 from layercache.probing.training.memory import describe_passes, pass_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask, WorkerConfig
 
@@ -79,7 +81,7 @@ def run_probes(specs: Sequence[ProbeSpec], options: Options) -> list[Probe]:
                     probes[spec.id] = probe
                     break
     if missing := [spec for spec in unique.values() if spec.id not in probes]:
-        log_left_out(missing, splits)
+        log_missing_targets(missing, splits)
         with open_engine(options.engine, ray_address=options.ray_address) as engine:
             probes |= _Run(missing, splits, options, engine).all()
     return [probes[spec.id] for spec in specs]

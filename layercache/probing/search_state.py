@@ -9,12 +9,13 @@ from math import isfinite, nan
 
 import torch
 
+from layercache.probing.heads.spec import BASELINES
 from layercache.probing.results.config_score import ConfigKey, ConfigScore, training_key
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.search.stages import Stage, count_fits, current_stage
-from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.memory import pass_bounds
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask

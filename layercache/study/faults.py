@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic_core import ErrorDetails
 
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
-from layercache.probing.spec import HEADS
+from layercache.probing.heads.spec import HEADS
 from layercache.study.tables import TABLES, NoiseTable, StudyTable
 
 TITLES = {"heads": "[[heads]]", "model": "[model.NAME]", "dataset": "[dataset.NAME]"}

@@ -31,10 +31,17 @@ from layercache.extraction.models.preprocessing.options import PreprocessingOpti
 from layercache.extraction.models.preprocessing.transform import Background
 from layercache.extraction.models.registry import CropMode
 from layercache.extraction.options import DeviceName, OnError
-from layercache.probing.heads.spec import GATES, SPATIAL_HEADS, TASKS, WITHOUT_DROPOUT
+from layercache.probing.heads.spec import (
+    BASELINES,
+    GATES,
+    HEADS,
+    SPATIAL_HEADS,
+    TASKS,
+    WITHOUT_DROPOUT,
+)
 from layercache.probing.join import check_join_width, check_joinable
 from layercache.probing.metrics import find_metric
-from layercache.probing.spec import BASELINES, HEADS, TOKEN_KIND
+from layercache.probing.token_selection import TOKEN_KIND
 from layercache.probing.training.config import (
     DROPOUTS,
     LEARNING_RATES,

@@ -13,11 +13,13 @@ import numpy as np
 from layercache.cache import Cache, digest_ids
 from layercache.cache.format.spec import sha256_json
 from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.spec import BASELINES
 from layercache.probing.metrics import STORED, evaluate
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import PROBES, Probe, read_probe
-from layercache.probing.spec import BASELINES, ProbeSpec, select_tokens
+from layercache.probing.spec import ProbeSpec
+from layercache.probing.token_selection import select_tokens
 from layercache.probing.training.config import TrainConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -100,7 +100,7 @@ def test_read_cache_with_a_budget_reads_the_rest_over_the_network(
 
 
 def test_token_loader_keeps_what_it_streams_and_logs_it(faulty: FaultyProxy, s3_root: str) -> None:
-    from layercache.probing.spec import select_tokens
+    from layercache.probing.token_selection import select_tokens
 
     cache = remote_cache(s3_root, SPEC, splits=("train", "test"))
     tokens = select_tokens(cache, head="linear", layers="last", tokens="ap")

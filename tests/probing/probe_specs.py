@@ -9,7 +9,8 @@ from typing import Any
 
 from layercache.cache import Cache
 from layercache.probing.heads import HeadSpec
-from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.spec import ProbeSpec
+from layercache.probing.token_selection import select_tokens
 from layercache.probing.training.config import TrainConfig, paper_grid
 from layercache.testing import make_spec
 

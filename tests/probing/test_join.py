@@ -14,7 +14,7 @@ from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.join import check_same_images, join_tokens
 from layercache.probing.results.encoder_attention import attention_by_encoder
 from layercache.probing.results.split_predictions import predict_split
-from layercache.probing.spec import select_tokens
+from layercache.probing.token_selection import select_tokens
 from layercache.testing import write_cache
 from tests.probing.quick import ONE_CONFIG
 

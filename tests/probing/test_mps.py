@@ -14,7 +14,8 @@ import torch
 from layercache.probing import worker as worker_module
 from layercache.probing.api import probe
 from layercache.probing.data.dataset import LabelledTokens
-from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.heads.spec import BASELINES
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.training.config import TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.worker import ProbeWorker, WorkerConfig

@@ -8,8 +8,8 @@ from typer.main import get_command
 
 from layercache import _progress
 from layercache.engine import Progress
+from layercache.probing.heads.spec import HEADS
 from layercache.probing.progress import FASTER_WAYS, ProgressDisplay
-from layercache.probing.spec import HEADS
 from layercache_cli.main import build
 from tests.clock import Clock
 from tests.logs import logged

@@ -13,8 +13,9 @@ from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.search_state import SearchState
-from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
+from layercache.probing.token_selection import select_tokens
 from layercache.probing.training.config import TrainConfig
 from layercache.probing.worker import RefitTask, SearchResult, SearchTask
 from tests.logs import logged

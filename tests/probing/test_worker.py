@@ -9,8 +9,9 @@ import pytest
 from layercache.engine import Progress
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.probe_store import PROBES, read_probe
-from layercache.probing.spec import ProbeSpec, select_tokens
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import sample_subset
+from layercache.probing.token_selection import select_tokens
 from layercache.probing.worker import (
     ProbeWorker,
     RefitTask,

@@ -15,7 +15,7 @@ from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheAmbiguousError, OptionError, UnknownNameError
 from layercache.probing.heads.spec import SPATIAL_HEADS
-from layercache.probing.spec import select_tokens
+from layercache.probing.token_selection import select_tokens
 
 
 def find_cache_for_heads(

@@ -25,9 +25,9 @@ from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens, min_budget
 from layercache.probing.options import MEMORY_FRACTION
-from layercache.probing.spec import TokenSelection
 from layercache.probing.splits.draws import Rows
 from layercache.probing.targets.target import Target
+from layercache.probing.token_selection import TokenSelection
 
 logger = logging.getLogger(__name__)
 

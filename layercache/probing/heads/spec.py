@@ -12,6 +12,10 @@ CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regr
 TASKS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
 """Output of a head: one class, 0/1 for each class, or floats."""
 KINDS = ("linear", "scalar-mix", "attentive", "attentive-tokens", "hybrid", "efficient", "fusion")
+"""Heads that are trained in batches, by gradient descent."""
+BASELINES = ("knn", "logreg", "ridge", "lda")
+"""Heads that are fitted to all training samples at once."""
+HEADS = (*KINDS, *BASELINES)
 ALL_TOKEN_HEADS = 8
 """Attention heads of `attentive-tokens`, the paper's all-token baseline."""
 EFFICIENT_QUERIES = 32

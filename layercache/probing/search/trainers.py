@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from layercache.probing.baselines import BaselineTrainer
-from layercache.probing.spec import BASELINES, ProbeSpec
+from layercache.probing.heads.spec import BASELINES
+from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.validation import LEAVE_ONE_OUT
 from layercache.probing.training.fit import PassSaver
 from layercache.probing.training.paused import PausedConfigs

@@ -20,11 +20,10 @@ from layercache.cache.format.spec import digest_ids
 from layercache.cache.storage.paths import CachePath, root_option
 from layercache.errors import LayercacheError
 from layercache.probing.command import seed_options, training_options
-from layercache.probing.heads.spec import REGRESSION
+from layercache.probing.heads.spec import BASELINES, REGRESSION
 from layercache.probing.metrics import find_metric
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import Probe
-from layercache.probing.spec import BASELINES
 from layercache.probing.targets.target_columns import read_target
 from layercache.reporting.analysis.error_analysis import is_correct
 from layercache.reporting.analysis.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind

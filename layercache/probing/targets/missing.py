@@ -1,4 +1,4 @@
-"""Logs what a probe leaves out for want of a target, before it trains."""
+"""Logs the samples that have no target, before a probe trains without them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ MINUS_ONE = "-1"
 """Name of the class of integers -1, which some tables write where a value is missing."""
 
 
-def log_left_out(specs: Sequence[ProbeSpec], splits: Mapping[tuple[CachePath, str], Split]) -> None:
+def log_missing_targets(
+    specs: Sequence[ProbeSpec], splits: Mapping[tuple[CachePath, str], Split]
+) -> None:
     """Log which samples are left out of training and of each test, once for each split.
 
     Args:

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from layercache.errors import OptionError
+from layercache.probing.api import probe
+from tests.probing.quick import ONE_CONFIG
+
+
+def test_select_tokens_that_are_not_stored_names_the_extraction(
+    planted: Callable[..., Any],
+) -> None:
+    with pytest.raises(
+        OptionError,
+        match=r"stores the tokens cls\+ap; this probe needs the tokens all. To extract them, run: "
+        r"layercache extract .*--layers last --tokens all",
+    ):
+        probe(planted(), head="attentive-tokens", **ONE_CONFIG)
