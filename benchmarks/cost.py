@@ -202,7 +202,7 @@ def search(node: Node, rows: int, classes: int) -> tuple[int, float]:
 
     The search holds out 20 % of the rows.
     """
-    from layercache.probing.splits.draws import VALIDATION_FRACTION
+    from layercache.probing.splits.stratified_split import VALIDATION_FRACTION
     from layercache.probing.training.config import TrainConfig, paper_grid
 
     searched, final = (

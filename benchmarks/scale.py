@@ -208,7 +208,7 @@ class Steps:
         yield "cache verify"
 
     def folds(self) -> Iterator[str]:
-        from layercache.probing.splits.draws import folds
+        from layercache.probing.splits.stratified_split import folds
 
         labels = self.cache().split(SPLIT).labels
         yield ""

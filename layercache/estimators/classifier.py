@@ -17,7 +17,7 @@ from sklearn.utils.validation import column_or_1d
 
 from layercache.errors import OptionError
 from layercache.estimators.base import Array, Numbers, ProbeEstimator
-from layercache.probing.splits.draws import check_labels
+from layercache.probing.splits.stratified_split import check_labels
 from layercache.probing.training.config import TrainConfig
 
 MULTI_LABEL = "multilabel-indicator"

@@ -23,7 +23,7 @@ from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import STORED, bootstrap, evaluate
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.spec import ProbeSpec
-from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.splits.test_sets import TestSet
 from layercache.probing.targets.annotation_columns import read_groups
 from layercache.probing.training.trainer import FittedModel

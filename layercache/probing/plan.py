@@ -36,10 +36,10 @@ from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
 from layercache.probing.search.choice import choose_search
 from layercache.probing.spec import ProbeSpec
-from layercache.probing.splits.draws import is_whole_split
+from layercache.probing.splits.stratified_split import is_whole_split
 from layercache.probing.splits.test_choice import choose_tests
-from layercache.probing.splits.validation import LEAVE_ONE_OUT
 from layercache.probing.splits.validation_choice import choose_validation
+from layercache.probing.splits.validation_options import LEAVE_ONE_OUT
 from layercache.probing.targets.target import Target, stratify
 from layercache.probing.targets.target_columns import read_target
 from layercache.probing.token_selection import TokenSelection, select_tokens

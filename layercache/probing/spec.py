@@ -15,7 +15,7 @@ from layercache.probing.heads.spec import BASELINES, HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.checkpoint import Provenance
 from layercache.probing.splits.test_sets import TestSet
-from layercache.probing.splits.validation import Validation
+from layercache.probing.splits.validation_options import Validation
 from layercache.probing.targets.target import Target, label_target
 from layercache.probing.token_selection import TokenSelection
 from layercache.probing.training.config import TrainConfig

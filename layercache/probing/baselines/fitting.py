@@ -33,7 +33,7 @@ from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.options import MEMORY_FRACTION
-from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.stratified_split import Rows
 
 BATCH = 4096
 """Rows that are read at a time."""

@@ -27,7 +27,7 @@ from layercache.probing.closed_form.left_out_samples import lda_left_out, ridge_
 from layercache.probing.closed_form.ridge import leave_one_out
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.heads import HeadSpec
-from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.stratified_split import Rows
 
 Config = Mapping[str, float]
 

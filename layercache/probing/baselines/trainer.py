@@ -20,7 +20,7 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
 from layercache.probing.results.config_score import ConfigScore
-from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.training.trainer import FittedModel, ProgressCallback, ScoreCallback
 
 OUTPUT_BYTES = 2**30

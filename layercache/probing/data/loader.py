@@ -25,7 +25,7 @@ from layercache.probing.data.resident import ResidentTokens
 from layercache.probing.data.selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens, min_budget
 from layercache.probing.options import MEMORY_FRACTION
-from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.targets.target import Target
 from layercache.probing.token_selection import TokenSelection
 

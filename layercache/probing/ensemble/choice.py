@@ -14,8 +14,8 @@ from layercache.errors import ProbeError
 from layercache.probing.ensemble.pool import Pool, combine, fit_pool, one_member
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.metrics import Metric, compute
-from layercache.probing.splits.draws import Fold
 from layercache.probing.splits.folds import draw_folds
+from layercache.probing.splits.stratified_split import Fold
 from layercache.probing.targets.target import stratify
 
 Array = np.ndarray[Any, Any]

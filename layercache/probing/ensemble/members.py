@@ -20,7 +20,7 @@ from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.split_predictions import open_sources
 from layercache.probing.results.table.notes import selected_config
 from layercache.probing.spec import ProbeSpec
-from layercache.probing.splits.validation import Validation
+from layercache.probing.splits.validation_options import Validation
 from layercache.probing.targets.target_columns import read_target
 from layercache.probing.token_selection import TokenSelection
 from layercache.probing.training.config import Noise, TrainConfig

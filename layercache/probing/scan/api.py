@@ -30,10 +30,10 @@ from layercache.probing.scan.result import ScanResult
 from layercache.probing.scan.rows import MAX_REFERENCES, split_rows
 from layercache.probing.scan.runner import KNN, Scanner
 from layercache.probing.scan.scores import as_targets, columns_of_test
-from layercache.probing.splits.draws import Rows, check_labels
 from layercache.probing.splits.folds import group_numbers
-from layercache.probing.splits.validation import LEAVE_ONE_OUT
+from layercache.probing.splits.stratified_split import Rows, check_labels
 from layercache.probing.splits.validation_choice import AUTO, choose_validation
+from layercache.probing.splits.validation_options import LEAVE_ONE_OUT
 from layercache.probing.targets.annotation_columns import read_annotation
 from layercache.probing.targets.target import Target, check_floats, stratify
 from layercache.probing.targets.target_columns import read_target

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from layercache.errors import ProbeError
-from layercache.probing.splits.draws import VALIDATION_FRACTION, Labels, Rows, stratified
 from layercache.probing.splits.folds import draw_folds
+from layercache.probing.splits.stratified_split import VALIDATION_FRACTION, Labels, Rows, stratified
 
 MAX_VALIDATION = 10_000
 """Validation rows, which stay in memory; more would hardly change what is selected."""

@@ -25,7 +25,7 @@ from layercache.probing.scan.solvers import FeatureSolver, SampleSolver, Solver
 from layercache.probing.scan.stream import BLOCK_ROWS, Kept, iter_blocks
 from layercache.probing.scan.token_moments import TokenMoments
 from layercache.probing.scan.votes import GRID, Config, Voter
-from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.stratified_split import Rows
 
 KNN = "knn"
 Key = tuple[int, str]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layercache.errors import ProbeError
-from layercache.probing.splits.draws import (
+from layercache.probing.splits.stratified_split import (
     MIN_SHOTS_OF_ONE_FOLD,
     VALIDATION_FRACTION,
     Fold,
@@ -24,7 +24,7 @@ from layercache.probing.splits.draws import (
     folds,
     strata,
 )
-from layercache.probing.splits.validation import MAX_FOLDS
+from layercache.probing.splits.validation_options import MAX_FOLDS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,14 +13,14 @@ from layercache.cache.reading.split import Split
 from layercache.errors import ProbeError
 from layercache.probing.heads.spec import CLASSIFICATION
 from layercache.probing.spec import ProbeSpec
-from layercache.probing.splits.draws import Fold, Labels, Rows
 from layercache.probing.splits.folds import (
     draw_folds,
     fold_numbers,
     given_folds,
     group_numbers,
 )
-from layercache.probing.splits.validation import LEAVE_ONE_OUT
+from layercache.probing.splits.stratified_split import Fold, Labels, Rows
+from layercache.probing.splits.validation_options import LEAVE_ONE_OUT
 from layercache.probing.targets.annotation_columns import read_annotation
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from layercache.cache.reading.split import Split
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.spec import ProbeSpec
-from layercache.probing.splits.draws import Fold, Rows, check_labels, subset
 from layercache.probing.splits.search_folds import describe_source, search_folds
+from layercache.probing.splits.stratified_split import Fold, Rows, check_labels, subset
 from layercache.probing.targets.target import Target, check_floats, stratify
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from layercache.cache.cache import Cache, extract_advice
 from layercache.errors import OptionError, ProbeError
-from layercache.probing.splits.validation import LEAVE_ONE_OUT, Validation
+from layercache.probing.splits.validation_options import LEAVE_ONE_OUT, Validation
 from layercache.probing.targets.annotation_columns import check_columns
 from layercache.probing.targets.target import Target
 

@@ -14,7 +14,7 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import PRIMARY
 from layercache.probing.results.config_score import ConfigScore
-from layercache.probing.splits.draws import Rows
+from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import PassSaver, fit
 from layercache.probing.training.paused import PausedConfigs

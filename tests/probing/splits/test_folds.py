@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.errors import ProbeError
-from layercache.probing.splits.draws import folds
 from layercache.probing.splits.folds import (
     NEVER,
     draw_folds,
@@ -15,6 +14,7 @@ from layercache.probing.splits.folds import (
     given_folds,
     group_numbers,
 )
+from layercache.probing.splits.stratified_split import folds
 
 grouped_samples = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=12, max_size=80

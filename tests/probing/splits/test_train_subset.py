@@ -13,7 +13,7 @@ from layercache.errors import (
 from layercache.probing.api import probe
 from layercache.probing.heads import HeadSpec
 from layercache.probing.spec import ProbeSpec
-from layercache.probing.splits.draws import folds, subset
+from layercache.probing.splits.stratified_split import folds, subset
 from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.token_selection import select_tokens
 from layercache.probing.training.config import TrainConfig

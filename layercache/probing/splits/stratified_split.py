@@ -1,4 +1,4 @@
-"""Training rows of a probe: the stratified validation split, few-shot draws, label fractions.
+"""Stratified splits of the training rows: the validation part, few-shot draws, label fractions.
 
 Every draw is a function of (labels, seed), takes rows of the training split only, and returns
 ascending row numbers. Multi-label samples are stratified by their rarest positive class; samples

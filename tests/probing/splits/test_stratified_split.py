@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercache.errors import OptionError, ProbeError
-from layercache.probing.splits.draws import check_labels, folds, strata, stratified, subset
+from layercache.probing.splits.stratified_split import (
+    check_labels,
+    folds,
+    strata,
+    stratified,
+    subset,
+)
 
 labels_of = st.lists(st.integers(0, 6), min_size=2, max_size=120).map(
     lambda v: np.array(v, dtype=np.int64)
