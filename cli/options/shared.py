@@ -91,9 +91,11 @@ MovedModel = Annotated[
     ),
 ]
 RecordedWeights = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
-        help="Checkpoint that the tokens were extracted with, if it was a local file.",
+        metavar="[MODEL=]FILE",
+        help="Checkpoint that the tokens were extracted with, if it was a local file. Repeatable "
+        "for a probe of several models.",
         show_default=False,
     ),
 ]

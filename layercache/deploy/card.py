@@ -7,22 +7,25 @@ not known.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from statistics import mean, stdev
 from typing import Any
 
 from layercache._printable import escape_control
-from layercache.deploy.image_model import has_address
+from layercache._units import join_words
+from layercache.deploy.backbones import has_address
 from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from layercache.probing.metrics import find_metric, selection_metric_of
 from layercache.probing.results.checkpoint import (
     Checkpoint,
+    EncoderRecord,
     HeadPath,
     head_file,
     head_path,
-    weights_file,
+    weights_files,
 )
 from layercache.probing.results.identity import DEFAULT_VALIDATION, experiment_key
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
@@ -53,11 +56,11 @@ def write_card(head: Checkpoint, path: str | HeadPath) -> str:
     """
     path = head_path(path)
     probe = read_probe(head_file(path).parent)
-    weights = weights_file(head, path)
+    weights = weights_files(head, path)
     parts = [
         _title(head),
         _data(head, probe),
-        _backbone(head, weights),
+        _backbones(head, weights),
         _training(head, probe),
         _results(head, probe),
         _limits(head),
@@ -83,13 +86,15 @@ def _title(head: Checkpoint) -> Iterator[str]:
     spec, provenance = head.spec, head.provenance
     layers = sorted({layer for layer, _ in head.pairs})
     kinds = head.kinds
-    yield f"# {head.name} head on {provenance.model} for {provenance.dataset}"
+    models = join_words([record.model for record, _ in provenance.tokens_by_encoder])
+    yield f"# {head.name} head on {models} for {provenance.dataset}"
     yield ""
     article = "An" if head.name[0] in "aeiou" else "A"
     attention = f" with {spec.num_heads} attention heads" if spec.num_heads else ""
     yield (
         f"{article} {head.name} head{attention} that {_purpose(head)} from {spec.tokens} tokens of "
-        f"a frozen backbone: {', '.join(kinds)} of layer{'s' if len(layers) > 1 else ''} "
+        f"{'a frozen backbone' if provenance.encoders is None else models}: {', '.join(kinds)} of "
+        f"layer{'s' if len(layers) > 1 else ''} "
         f"{', '.join(map(str, layers))}."
     )
 
@@ -123,8 +128,19 @@ def _data(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
     yield f"Classes: {', '.join(names[:MAX_CLASSES])}{more}."
 
 
-def _backbone(head: Checkpoint, weights: str | None) -> Iterator[str]:
-    provenance = head.provenance
+def _backbones(head: Checkpoint, weights: Sequence[str | None]) -> Iterator[str]:
+    encoders = [record for record, _ in head.provenance.tokens_by_encoder]
+    for record, file in zip_longest(encoders, weights):
+        yield (
+            "## Backbone" if len(encoders) == 1 else f"## Backbone {escape_markdown(record.model)}"
+        )
+        yield ""
+        yield from _backbone(record, file)
+        yield ""
+    yield "The head refuses a backbone with any other weights."
+
+
+def _backbone(provenance: EncoderRecord, weights: str | None) -> Iterator[str]:
     info = MODELS.get(provenance.model)
     is_own = provenance.architecture.startswith(ARCHITECTURE_PREFIX)
     licence = None if is_own else weights_licence(provenance.model)
@@ -136,8 +152,6 @@ def _backbone(head: Checkpoint, weights: str | None) -> Iterator[str]:
     preprocessing = ", ".join(
         f"{name} {_format_value(value)}" for name, value in provenance.preprocessing.items()
     )
-    yield "## Backbone"
-    yield ""
     yield "| | |"
     yield "|---|---|"
     architecture = info.architecture if info else provenance.architecture
@@ -151,8 +165,6 @@ def _backbone(head: Checkpoint, weights: str | None) -> Iterator[str]:
     yield f"| tokens read at | {tap} |"
     yield f"| preprocessing | {escape_markdown(preprocessing)} |"
     yield f"| licence of the weights | {licence} |"
-    yield ""
-    yield "The head refuses a backbone with any other weights."
 
 
 def _training(head: Checkpoint, probe: Probe | None) -> Iterator[str]:
@@ -283,14 +295,20 @@ def _limits(head: Checkpoint) -> Iterator[str]:
     yield BACKBONE_LIMIT
 
 
-def _use(head: Checkpoint, path: HeadPath, weights: str | None) -> Iterator[str]:
+def _use(head: Checkpoint, path: HeadPath, weights: Sequence[str | None]) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```"
     is_object = not has_address(head.provenance)
     model = " --model FILE.py:FUNCTION" if is_object else ""
-    option = f" --weights {shlex.quote(weights)}" if weights is not None else ""
-    yield f"layercache predict {shlex.quote(str(path))}{model}{option} IMAGE..."
+    records = [record for record, _ in head.provenance.tokens_by_encoder]
+    files = [
+        shlex.quote(file if len(records) == 1 else f"{record.model}={file}")
+        for record, file in zip_longest(records, weights)
+        if file is not None
+    ]
+    options = "".join(f" --weights {file}" for file in dict.fromkeys(files))
+    yield f"layercache predict {shlex.quote(str(path))}{model}{options} IMAGE..."
     yield "```"
     if is_object:
         yield ""

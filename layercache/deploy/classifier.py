@@ -5,7 +5,7 @@ Shapes: B images, C classes, or columns of a regression.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from layercache._devices import resolve_device
-from layercache.deploy.image_model import ImageModel, load_matching_backbone
+from layercache.deploy.backbones import Weights, load_backbones
+from layercache.deploy.image_model import ImageModel
 from layercache.errors import HeadMismatchError
 from layercache.extraction.image_input import Images
 from layercache.extraction.models.backbone import Backbone
@@ -28,18 +29,18 @@ Array = np.ndarray[Any, Any]
 class Classifier(ImageModel):
     """A classifier: `classifier(classifier.preprocess(images))` returns logits (B, C)."""
 
-    def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
-        """Join a head and its backbone, as `ImageModel`.
+    def __init__(self, checkpoint: Checkpoint, *backbones: Backbone) -> None:
+        """Join a head and its backbones, as `ImageModel`.
 
         Raises:
-            HeadMismatchError: If the head is one of a regression, or the backbone is not its own.
+            HeadMismatchError: If the head is one of a regression, or a backbone is not its own.
         """
         if checkpoint.spec.task == REGRESSION:
             raise HeadMismatchError(
                 f"this head predicts {', '.join(checkpoint.classes)}, which are no classes: load "
                 "it with load_regressor"
             )
-        super().__init__(checkpoint, backbone)
+        super().__init__(checkpoint, *backbones)
         self.classes = checkpoint.classes
         """Class names in the order of the logits."""
         self.multi_label = checkpoint.spec.multi_label
@@ -91,18 +92,18 @@ class Regressor(ImageModel):
     They are in the unit of the annotation columns that the head was trained on.
     """
 
-    def __init__(self, checkpoint: Checkpoint, backbone: Backbone) -> None:
-        """Join a head and its backbone, as `ImageModel`.
+    def __init__(self, checkpoint: Checkpoint, *backbones: Backbone) -> None:
+        """Join a head and its backbones, as `ImageModel`.
 
         Raises:
-            HeadMismatchError: If the head is a classifier's, or the backbone is not its own.
+            HeadMismatchError: If the head is a classifier's, or a backbone is not its own.
         """
         if checkpoint.spec.task != REGRESSION:
             raise HeadMismatchError(
                 f"this head tells {len(checkpoint.classes)} classes apart and predicts no numbers: "
                 "load it with load_classifier"
             )
-        super().__init__(checkpoint, backbone)
+        super().__init__(checkpoint, *backbones)
         self.columns = checkpoint.classes
         """Names of the predicted columns in the order of the output."""
 
@@ -119,30 +120,48 @@ def load_model(
     head: Checkpoint | str | HeadPath,
     *,
     model: str | Encoder | None = None,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     device: str = "auto",
     precision: str | None = None,
     offline: bool = False,
 ) -> Classifier | Regressor:
     """Load a trained head on its backbone, whatever it predicts. See `load_classifier`."""
-    checkpoint = head if isinstance(head, Checkpoint) else load_head(find_probe(head))
-    backbone = load_matching_backbone(
-        checkpoint,
+    (loaded,) = load_models(
+        [head], model=model, weights=weights, device=device, precision=precision, offline=offline
+    )
+    return loaded
+
+
+def load_models(
+    given: Sequence[Checkpoint | str | HeadPath],
+    *,
+    model: str | Encoder | None = None,
+    weights: Weights | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    offline: bool = False,
+) -> list[Classifier | Regressor]:
+    """Load trained heads; those of one backbone share it. See `load_classifier`."""
+    checkpoints = [h if isinstance(h, Checkpoint) else load_head(find_probe(h)) for h in given]
+    backbones = load_backbones(
+        checkpoints,
         model=model,
         weights=weights,
         device=resolve_device(device)[0].type,
-        precision=precision or checkpoint.provenance.precision,
+        precision=precision,
         offline=offline,
     )
-    kind = Regressor if checkpoint.spec.task == REGRESSION else Classifier
-    return kind(checkpoint, backbone)
+    return [
+        (Regressor if head.spec.task == REGRESSION else Classifier)(head, *of_head)
+        for head, of_head in zip(checkpoints, backbones, strict=True)
+    ]
 
 
 def load_classifier(
     head: Checkpoint | str | HeadPath,
     *,
     model: str | Encoder | None = None,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     device: str = "auto",
     precision: str | None = None,
     offline: bool = False,
@@ -160,7 +179,8 @@ def load_classifier(
             `Encoder` that was given as an object, or the address of a folder or file that was
             moved.
         weights: Checkpoint that the tokens were extracted with; by default the weights that ship
-            with the package or that timm downloads.
+            with the package or that timm downloads. If the head joins several models: a mapping
+            from the names of models to files.
         device: "cpu", "cuda", "mps", or "auto" for a GPU if there is one.
         precision: Arithmetic of the backbone: "fp32", "bf16" or "fp16"; by default that of the
             cache that the head was trained on.
@@ -178,14 +198,16 @@ def load_classifier(
     )
     if isinstance(loaded, Classifier):
         return loaded
-    return Classifier(loaded.checkpoint, loaded.backbone)  # raises the error that names the remedy
+    return Classifier(
+        loaded.checkpoint, *loaded.backbones
+    )  # raises the error that names the remedy
 
 
 def load_regressor(
     head: Checkpoint | str | HeadPath,
     *,
     model: str | Encoder | None = None,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     device: str = "auto",
     precision: str | None = None,
     offline: bool = False,
@@ -202,4 +224,4 @@ def load_regressor(
     )
     if isinstance(loaded, Regressor):
         return loaded
-    return Regressor(loaded.checkpoint, loaded.backbone)  # raises the error that names the remedy
+    return Regressor(loaded.checkpoint, *loaded.backbones)  # raises the error that names the remedy

@@ -15,14 +15,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from layercache.deploy.classifier import Classifier, Regressor
-from layercache.deploy.image_model import ImageModel
+from layercache.deploy.image_model import ImageModel, Inputs
 from layercache.errors import ExportError, MissingExtraError
 
 TOLERANCE = 1e-3
@@ -39,7 +39,8 @@ ONNX_MAX_BYTES = 2**31 - 2**24
 Larger weights are written to FILE.data next to it.
 """
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Inputs], Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,10 @@ def export_onnx(
 ) -> Export:
     """Write `model` as ONNX, for any batch size.
 
-    Input "images" is preprocessed, float32 (batch, 3, H, W); output "logits" (of a regression
-    "values") is (batch, C). Classes or columns, and preprocessing, are in the file's metadata under
-    the key "layercache".
+    Input "images" is preprocessed, float32 (batch, 3, H, W); a head that joins several encoders has
+    an input for each, "images_0", "images_1" and so on. Output "logits" (of a regression "values")
+    is (batch, C). Classes or columns, and preprocessing, are in the file's metadata under the key
+    "layercache".
 
     Args:
         model: From `load_classifier` or `load_regressor`.
@@ -86,14 +88,16 @@ def export_onnx(
 
     output = "values" if isinstance(model, Regressor) else "logits"
 
-    def write(example: Tensor, file: Path) -> None:
+    names = input_names(model)
+
+    def write(example: Inputs, file: Path) -> None:
         weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         program = torch.onnx.export(
             model,
             (example,),
             dynamo=True,
-            dynamic_shapes={"images": {0: "batch"}},
-            input_names=["images"],
+            dynamic_shapes={"images": like(example, {0: "batch"})},
+            input_names=names,
             output_names=[output],
             verbose=False,
         )
@@ -104,7 +108,13 @@ def export_onnx(
 
     def load(file: Path) -> Forward:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        return lambda x: torch.from_numpy(session.run([output], {"images": x.cpu().numpy()})[0])
+
+        def run(x: Inputs) -> Tensor:
+            inputs = [x] if isinstance(x, Tensor) else x
+            feed = {name: t.cpu().numpy() for name, t in zip(names, inputs, strict=True)}
+            return torch.from_numpy(session.run([output], feed)[0])
+
+        return run
 
     return export_checked(model, Path(path), images=images, write=write, load=load)
 
@@ -115,7 +125,8 @@ def export_torch(
     """Write `model` with torch.export (.pt2), for any batch size.
 
     `torch.export.load(FILE).module()` maps preprocessed images, float32 (B, 3, H, W), to logits (B,
-    C), or the values of a regression. Classes or columns, and preprocessing, are in the extra file
+    C), or the values of a regression; of a head that joins several encoders, a tuple of images for
+    each. Classes or columns, and preprocessing, are in the extra file
     "layercache.json".
 
     Args:
@@ -128,10 +139,9 @@ def export_torch(
         is written.
     """
 
-    def write(example: Tensor, file: Path) -> None:
-        program = torch.export.export(
-            model, (example,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
-        )
+    def write(example: Inputs, file: Path) -> None:
+        dynamic = like(example, {0: torch.export.Dim.DYNAMIC})
+        program = torch.export.export(model, (example,), dynamic_shapes={"images": dynamic})
         description = json.dumps(describe(model))
         torch.export.save(program, file, extra_files={"layercache.json": description})
 
@@ -149,13 +159,39 @@ def describe(model: ImageModel) -> dict[str, Any]:
         output = {"classes": list(model.classes), "activation": activation}
     else:
         output = {"columns": list(model.checkpoint.classes), "activation": "none"}
+    encoders = [
+        {
+            "input": name,
+            "preprocessing": preprocessing.to_json(),
+            "backbone": record.model,
+            "backbone_digest": record.weights,
+        }
+        for name, preprocessing, (record, _) in zip(
+            input_names(model), model.preprocessings, provenance.tokens_by_encoder, strict=True
+        )
+    ]
+    first = {name: value for name, value in encoders[0].items() if name != "input"}
     return {
         **output,
-        "preprocessing": model.preprocessing.to_json(),
-        "backbone": provenance.model,
-        "backbone_digest": provenance.weights,
+        **(first if len(encoders) == 1 else {"encoders": encoders}),
         "dataset": provenance.dataset,
     }
+
+
+def input_names(model: ImageModel) -> list[str]:
+    """Return the names of the inputs of an ONNX file: one for each encoder of the head."""
+    n_inputs = len(model.preprocessings)
+    return ["images"] if n_inputs == 1 else [f"images_{i}" for i in range(n_inputs)]
+
+
+def like(inputs: Inputs, value: T) -> T | tuple[T, ...]:
+    """Return a value, or a tuple of it for each of several inputs."""
+    return value if isinstance(inputs, Tensor) else tuple(value for _ in inputs)
+
+
+def select_rows(inputs: Inputs, rows: slice) -> Inputs:
+    """Return some of the images of all inputs."""
+    return inputs[rows] if isinstance(inputs, Tensor) else tuple(x[rows] for x in inputs)
 
 
 def sample_images() -> list[Image.Image]:
@@ -171,7 +207,7 @@ def export_checked(
     path: Path,
     *,
     images: Sequence[Image.Image],
-    write: Callable[[Tensor, Path], None],
+    write: Callable[[Inputs, Path], None],
     load: Callable[[Path], Forward],
 ) -> Export:
     """Write a file, reload it, and move it to `path` if its output is that of the model.
@@ -186,7 +222,8 @@ def export_checked(
     Raises:
         ExportError: If a step fails or the output differs; then nothing is written.
     """
-    x = model.preprocess([*sample_images(), *images])
+    checked = [*sample_images(), *images]
+    x = model.preprocess(checked)
     with torch.inference_mode():
         expected = model(x).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,8 +234,8 @@ def export_checked(
             with warnings.catch_warnings():
                 # deprecations within the exporters; the check below is what counts
                 warnings.simplefilter("ignore")
-                write(x[:2], exported)
-                outputs = run_both_ways(load(exported), x)
+                write(select_rows(x, slice(2)), exported)
+                outputs = run_both_ways(load(exported), x, n_images=len(checked))
         # exporters and runtimes raise their own exceptions for an unsupported operator
         except Exception as error:
             first_line = (str(error) or type(error).__name__).splitlines()[0]
@@ -214,15 +251,16 @@ def export_checked(
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.parent / file.name)
-    return Export(path=path, bytes=size, images=len(x), max_difference=difference)
+    return Export(path=path, bytes=size, images=len(checked), max_difference=difference)
 
 
-def run_both_ways(forward: Forward, x: Tensor) -> dict[str, Tensor]:
+def run_both_ways(forward: Forward, x: Inputs, *, n_images: int) -> dict[str, Tensor]:
     """Return the output for all images in one batch, and for each on its own, by description."""
     with torch.inference_mode():
+        one_by_one = [forward(select_rows(x, slice(i, i + 1))).cpu() for i in range(n_images)]
         return {
-            f"{len(x)} images at once": forward(x).cpu(),
-            "one image at a time": torch.cat([forward(x[i : i + 1]).cpu() for i in range(len(x))]),
+            f"{n_images} images at once": forward(x).cpu(),
+            "one image at a time": torch.cat(one_by_one),
         }
 
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from layercache.deploy.classifier import Classifier, Regressor
 from layercache.errors import DataError, OptionError
 from layercache.extraction.datasets.image_files import FileSamples
-from layercache.extraction.image_input import find_images
+from layercache.extraction.image_input import crop, find_images
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.pipeline.decode import open_image
 
 
@@ -56,6 +58,14 @@ class PredictionResult:
     """Error message of each file that could not be read; empty unless `on_error` is "skip"."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolMember:
+    """A model of a pool, whose output is the sum of the models' outputs, each times a factor."""
+
+    model: Classifier | Regressor
+    factor: float
+
+
 def predict(
     model: Classifier | Regressor,
     paths: Sequence[str | os.PathLike[str]],
@@ -80,21 +90,44 @@ def predict(
         DataError: For an image that cannot be decoded.
         OptionError: For an option out of range.
     """
+    return predict_pool(
+        [PoolMember(model=model, factor=1.0)],
+        paths,
+        top_k=top_k,
+        batch_size=batch_size,
+        on_error=on_error,
+        on_progress=on_progress,
+    )
+
+
+def predict_pool(
+    members: Sequence[PoolMember],
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    top_k: int = 5,
+    batch_size: int = 32,
+    on_error: Literal["raise", "skip"] = "raise",
+    on_progress: Callable[[int], None] | None = None,
+) -> PredictionResult:
+    """Predict for image files with a pool of models, as `predict` with one.
+
+    Each image is decoded once (once for each treatment of transparent pixels), and goes once
+    through a backbone that several members share.
+    """
     for option, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
             raise OptionError(f"{option}: expected at least 1, got {value}")
     if on_error not in ("raise", "skip"):
         raise OptionError(f"on_error: expected raise or skip, got {on_error!r}")
     files = find_images(paths)
-    samples = _samples(files)
-    background = model.preprocessing.background
+    preprocessings = list(dict.fromkeys(p for m in members for p in m.model.preprocessings))
     skipped: dict[str, str] = {}
     predictions: list[Prediction | ValuePrediction] = []
     outputs: list[Tensor] = []
 
-    def load(row: int) -> Tensor | DataError:
+    def load(row: int) -> dict[Preprocessing, Tensor] | DataError:
         try:
-            return model.pixels(open_image(samples, row, background=background))
+            return crop(files[row], preprocessings)
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -103,17 +136,18 @@ def predict(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(files), batch_size):
             rows = range(start, min(start + batch_size, len(files)))
-            pixels: dict[str, Tensor] = {}
+            crops: dict[str, dict[Preprocessing, Tensor]] = {}
             for row, loaded in zip(rows, pool.map(load, rows), strict=True):
                 if isinstance(loaded, DataError):
                     skipped[files[row]] = str(loaded)
                 else:
-                    pixels[files[row]] = loaded
-            if pixels:
-                with torch.inference_mode():
-                    output = model(model.preprocess(torch.stack(list(pixels.values()))))
-                predictions += describe_outputs(model, list(pixels), output, top_k=top_k)
-                outputs.append(output.float().cpu())
+                    crops[files[row]] = loaded
+            if crops:
+                pixels = {p: torch.stack([c[p] for c in crops.values()]) for p in preprocessings}
+                output = _run(members, pixels)
+                model = members[0].model
+                predictions += describe_outputs(model, list(crops), output, top_k=top_k)
+                outputs.append(output)
             if on_progress is not None:
                 on_progress(rows.stop)
     return PredictionResult(
@@ -123,18 +157,32 @@ def predict(
     )
 
 
+def _run(members: Sequence[PoolMember], pixels: Mapping[Preprocessing, Tensor]) -> Tensor:
+    """Return the output of a pool for cropped images, float32 (B, C) on the CPU."""
+    tokens: dict[Backbone, Tensor] = {}
+    total = torch.zeros((), dtype=torch.float64)
+    with torch.inference_mode():
+        for member in members:
+            model = member.model
+            for backbone in model.backbones:
+                if backbone not in tokens:
+                    tokens[backbone] = backbone.forward_tokens(
+                        backbone.normalize(pixels[backbone.preprocessing])
+                    )
+            output = model.forward_head([tokens[backbone] for backbone in model.backbones])
+            total = total + member.factor * output.cpu().double()
+    return total.float()
+
+
 def read_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
     """Read image files as RGB images.
 
     Raises:
         DataError: For a file that cannot be decoded, by name.
     """
-    samples = _samples([os.fspath(path) for path in paths])
-    return [open_image(samples, row) for row in range(len(paths))]
-
-
-def _samples(files: list[str]) -> FileSamples:
-    return FileSamples("", files, np.zeros(len(files), np.int64))
+    files = [os.fspath(path) for path in paths]
+    samples = FileSamples("", files, np.zeros(len(files), np.int64))
+    return [open_image(samples, row) for row in range(len(files))]
 
 
 def describe_outputs(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from layercache.errors import DataError, DataNotFoundError, OptionError
 from layercache.extraction.datasets.image_files import FileSamples, is_image
-from layercache.extraction.models.preprocessing.transform import Preprocessing
+from layercache.extraction.models.preprocessing.transform import Background, Preprocessing
 from layercache.extraction.pipeline.decode import open_image, to_rgb
 
 ImageInput = Image.Image | str | os.PathLike[str] | Tensor
@@ -53,15 +53,15 @@ def list_images(images: Images) -> list[Image.Image | str | Tensor]:
 
 
 def iter_pixels(
-    images: Images, *, preprocessing: Preprocessing, batch_size: int
-) -> Iterator[Tensor]:
+    images: Images, *, preprocessings: Sequence[Preprocessing], batch_size: int
+) -> Iterator[dict[Preprocessing, Tensor]]:
     """Yield the pixels of images, uint8 (B, 3, H, W) on the CPU, B at most `batch_size`.
 
     Files are decoded in threads. Tensors are taken as they are.
 
     Args:
         images: See `list_images`.
-        preprocessing: The backbone's own.
+        preprocessings: Those of one or several backbones, each once.
         batch_size: Largest number of images in memory.
 
     Raises:
@@ -71,30 +71,39 @@ def iter_pixels(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size: expected at least 1, got {batch_size}")
-
-    def load(image: Image.Image | str | Tensor) -> Tensor:
-        if isinstance(image, Tensor):
-            return check_pixels(image[None], preprocessing=preprocessing)[0].cpu()
-        if isinstance(image, str):
-            samples = FileSamples("", [image], np.zeros(1, np.int64))
-            image = open_image(samples, 0, background=preprocessing.background)
-        return pixels_of(image, preprocessing=preprocessing)
-
     listed = list_images(images)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(listed), batch_size):
-            yield torch.stack(list(pool.map(load, listed[start : start + batch_size])))
+            batch = listed[start : start + batch_size]
+            crops = list(pool.map(lambda image: crop(image, preprocessings), batch))
+            yield {p: torch.stack([c[p] for c in crops]) for p in preprocessings}
 
 
-def pixels_of(image: Image.Image, *, preprocessing: Preprocessing) -> Tensor:
-    """Return one image as uint8 (3, H, W), resized and cropped by the backbone's own transform.
+def crop(
+    image: Image.Image | str | Tensor, preprocessings: Sequence[Preprocessing]
+) -> dict[Preprocessing, Tensor]:
+    """Return one image as uint8 (3, H, W), resized and cropped by each backbone's own transform.
+
+    A file is decoded once for all backbones that treat transparent pixels alike.
 
     Raises:
-        DataError: For an image mode without a defined white level (32-bit integers, floats).
+        DataError: A file cannot be decoded, or an image mode has no defined white level (32-bit
+            integers, floats).
+        OptionError: A tensor has another size or dtype.
     """
+    if isinstance(image, Tensor):
+        return {p: check_pixels(image[None], preprocessing=p)[0].cpu() for p in preprocessings}
+    decoded = {b: _decode(image, b) for b in {p.background for p in preprocessings}}
+    return {
+        p: torch.from_numpy(p.resize_and_crop(decoded[p.background]).copy()) for p in preprocessings
+    }
+
+
+def _decode(image: Image.Image | str, background: Background) -> Image.Image:
+    if isinstance(image, str):
+        return open_image(FileSamples("", [image], np.zeros(1, np.int64)), 0, background=background)
     try:
-        rgb = to_rgb(image, background=preprocessing.background)
-        return torch.from_numpy(preprocessing.resize_and_crop(rgb).copy())
+        return to_rgb(image, background=background)
     except ValueError as error:
         raise DataError(f"this image cannot be used: {error}") from error
 

@@ -143,7 +143,9 @@ def as_list(value: T | Sequence[T]) -> Sequence[T]:
 
 
 def weights_by_model(
-    weights: str | Path | Mapping[str, str | Path] | None, *, models: Sequence[str | Encoder]
+    weights: str | Path | Sequence[str] | Mapping[str, str | Path] | None,
+    *,
+    models: Sequence[str | Encoder],
 ) -> Mapping[str, str | Path]:
     """Return model -> checkpoint file, also where the file of the only model is given.
 
@@ -154,7 +156,8 @@ def weights_by_model(
         return {}
     if isinstance(weights, Mapping):
         return weights
-    return parse_weights([str(weights)], [model_name(model) for model in models])
+    arguments = [str(weights)] if isinstance(weights, str | Path) else weights
+    return parse_weights(arguments, [model_name(model) for model in models])
 
 
 def parse_weights(arguments: Sequence[str], models: Sequence[str]) -> dict[str, str | Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from layercache.cache.format.spec import CacheSpec, sha256_json
 from layercache.probing.heads.spec import BASELINES, HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
-from layercache.probing.results.checkpoint import Provenance
+from layercache.probing.results.checkpoint import JoinedEncoder, Provenance
 from layercache.probing.splits.test_sets import TestSet
 from layercache.probing.splits.validation_options import Validation
 from layercache.probing.targets.target import Target, label_target
@@ -137,23 +137,17 @@ class ProbeSpec:
     @property
     def provenance(self) -> Provenance:
         """Provenance stored in the checkpoint."""
-        spec = self.tokens.cache.spec
-        return Provenance(
-            model=spec.model,
-            architecture=spec.architecture,
-            weights=spec.weights,
-            depth=spec.depth,
-            tap=spec.tap,
-            projected=spec.projected,
-            preprocessing=spec.preprocessing,
-            dataset=spec.dataset.name,
+        sources = self.tokens.sources
+        encoders = [JoinedEncoder.of(c.spec, n_tokens=len(pairs)) for c, pairs in sources]
+        return Provenance.of(
+            self.tokens.cache.spec,
+            dataset=self.tokens.cache.spec.dataset.name,
             classes=self.resolved_target.classes,
             target=self.resolved_target.columns,
             pairs=self.tokens.pairs,
-            fingerprints=tuple(cache.spec.fingerprint for cache, _ in self.tokens.sources),
-            codecs=tuple(cache.spec.codec for cache, _ in self.tokens.sources if cache.spec.codec),
-            precision=spec.precision,
-            encoders=self.tokens.encoders,
+            fingerprints=tuple(cache.spec.fingerprint for cache, _ in sources),
+            codecs=tuple(cache.spec.codec for cache, _ in sources if cache.spec.codec),
+            encoders=tuple(encoders) if self.tokens.joined else None,
         )
 
 

@@ -214,7 +214,7 @@ def test_offline_forbids_the_download_of_the_backbone(
     def load(*args: object, offline: bool, **options: object) -> None:
         raise Reached(f"offline={offline}")
 
-    monkeypatch.setattr("layercache.deploy.image_model.load_encoder", load)
+    monkeypatch.setattr("layercache.deploy.backbones.load_encoder", load)
     rest = [str(images)] if command == "predict" else ["--onnx", str(images / "head.onnx")]
     for words, expected in (((), "offline=False"), (("--offline",), "offline=True")):
         with pytest.raises(SystemExit):

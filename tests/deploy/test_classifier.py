@@ -11,7 +11,7 @@ from PIL import Image
 
 from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_classifier
-from layercache.deploy.image_model import load_matching_backbone, token_kinds
+from layercache.deploy.backbones import load_backbones, token_kinds
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.probing.results.checkpoint import load_head
@@ -44,7 +44,8 @@ def test_classifier_logits_equal_those_of_the_cache_within_rounding(
     classifier = load_classifier(trained.probes[head].path, weights=trained.weights, device="cpu")
     assert largest_gap(classifier, trained, head) < 4 * FLOAT16
     # negative control: another token of each layer (attention ignores the order of tokens)
-    classifier.token_index = (classifier.token_index // 6) * 6 + 5
+    (tokens,) = classifier.encoders
+    tokens.token_index = (tokens.token_index // 6) * 6 + 5
     assert largest_gap(classifier, trained, head) > 40 * FLOAT16
 
 
@@ -113,7 +114,7 @@ def test_load_classifier_computes_in_the_precision_of_the_cache(
             given, weights=trained.weights, device="cpu", precision=precision
         )
         assert classifier.backbone.precision == expected
-        assert next(classifier.vit.parameters()).dtype == classifier.backbone.compute_dtype
+        assert next(classifier.encoders.parameters()).dtype == classifier.backbone.compute_dtype
     assert not caplog.messages
     classifier = load_classifier(half, weights=trained.weights, device="cpu", precision="fp32")
     assert classifier.backbone.precision == "fp32"
@@ -129,7 +130,7 @@ def test_load_classifier_with_one_changed_weight_is_refused(
         load_classifier(head, weights=other, device="cpu")
     expected, given = (
         head.provenance.weights[:12],
-        load_matching_backbone(head, weights=other).weights_digest[:12],
+        load_backbones([head], weights=other)[0][0].weights_digest[:12],
     )
     assert expected != given
     assert (
@@ -146,7 +147,7 @@ def test_classifier_on_a_backbone_read_differently_is_refused(
     field: str, value: object, trained: Trained
 ) -> None:
     head = load_head(trained.probes["linear"].path)
-    backbone = load_matching_backbone(head, weights=trained.weights)
+    backbone = load_backbones([head], weights=trained.weights)[0][0]
     Classifier(head, backbone)
     other = replace(head, provenance=replace(head.provenance, **{field: value}))  # type: ignore[arg-type]
     with pytest.raises(HeadMismatchError, match=f"trained with {field}"):
@@ -158,7 +159,7 @@ def test_classifier_on_a_backbone_without_its_tokens_is_refused(trained: Trained
     with pytest.raises(HeadMismatchError, match="loaded without: 3:cls"):
         Classifier(
             replace(head, provenance=replace(head.provenance, pairs=((3, "cls"), *head.pairs[1:]))),
-            load_matching_backbone(head, weights=trained.weights),
+            load_backbones([head], weights=trained.weights)[0][0],
         )
 
 
@@ -183,11 +184,11 @@ def test_preprocess_of_pil_images_and_uint8_batches_is_the_same(trained: Trained
 def test_probabilities_are_softmax_or_for_multi_label_sigmoid(trained: Trained) -> None:
     head = load_head(trained.probes["linear"].path)
     logits = torch.tensor([[1.0, 3.0]])
-    single = Classifier(head, load_matching_backbone(head, weights=trained.weights))
+    single = Classifier(head, load_backbones([head], weights=trained.weights)[0][0])
     assert torch.allclose(single.probabilities(logits), torch.tensor([[0.1192, 0.8808]]), atol=1e-4)
     several = Classifier(
         replace(head, spec=replace(head.spec, multi_label=True)),
-        load_matching_backbone(head, weights=trained.weights),
+        load_backbones([head], weights=trained.weights)[0][0],
     )
     assert torch.allclose(
         several.probabilities(logits), torch.tensor([[0.7311, 0.9526]]), atol=1e-4
@@ -202,10 +203,10 @@ def test_classifier_is_frozen_and_moves_to_a_device_as_one_module(trained: Train
     assert not any(p.requires_grad for p in classifier.parameters())
     names = dict(classifier.named_parameters())
     assert "head.classifier.weight" in names
-    assert "vit.blocks.0.attn.qkv.weight" in names
+    assert "encoders.0.vit.blocks.0.attn.qkv.weight" in names
     moved = classifier.to("meta")
     assert {p.device.type for p in moved.parameters()} == {"meta"}
-    assert moved.token_index.device.type == "meta"
+    assert moved.encoders[0].token_index.device.type == "meta"
 
 
 def test_token_kinds_of_stored_names() -> None:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from torch import Tensor
 
 import layercache
 from layercache.cache import open_cache
-from layercache.deploy import pool, predict_probe
-from layercache.errors import OptionError
+from layercache.deploy import predict_probe
+from layercache.extraction import image_input
+from layercache.extraction.datasets.image_files import FileSamples
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.pipeline.decode import open_image
 from layercache.probing.results.probe_store import Probe
 from tests.deploy.trained import Trained
 
@@ -50,14 +56,38 @@ def test_single_probe_predicts_as_its_head(trained: Trained) -> None:
     np.testing.assert_allclose(result.outputs, probe.predictions().logits[:4], atol=0.02, rtol=0.01)
 
 
-def test_one_backbone_for_members_of_several_is_refused(
-    trained: Trained, members: Sequence[Probe], pooled: Probe, monkeypatch: pytest.MonkeyPatch
+def test_members_share_every_decode_and_the_forward_of_their_backbone(
+    trained: Trained, pooled: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def two_backbones(probe: Probe, *, root: object) -> list[tuple[Probe, float]]:
-        return [
-            (replace(m, row={**m.row, "model": f"vit_{i}"}), 0.5) for i, m in enumerate(members)
-        ]
+    decoded, ran = [], []
 
-    monkeypatch.setattr(pool, "read_members", two_backbones)
-    with pytest.raises(OptionError, match="have vit_0, vit_1: leave them out"):
-        predict_probe(pooled.path, [trained.images], weights=trained.weights)
+    def count_decode(samples: FileSamples, row: int, **options: Any) -> Image.Image:
+        decoded.append(samples.ids[row])
+        return open_image(samples, row, **options)
+
+    def count_forward(backbone: Backbone, x: Tensor) -> Tensor:
+        ran.append(len(x))
+        return forward_tokens(backbone, x)
+
+    forward_tokens = Backbone.forward_tokens
+    monkeypatch.setattr(image_input, "open_image", count_decode)
+    monkeypatch.setattr(Backbone, "forward_tokens", count_forward)
+    files = [str(trained.images / i) for i in open_cache(trained.cache).split("test").ids]
+    predict_probe(pooled.path, files, weights=trained.weights, device="cpu", batch_size=4)
+    assert len(pooled.spec["ensemble"]["members"]) == 2
+    assert sorted(decoded) == sorted(files)
+    assert sum(ran) == len(files)
+
+
+def test_image_that_cannot_be_decoded_is_skipped_for_all_members(
+    trained: Trained, pooled: Probe, tmp_path: Path
+) -> None:
+    files = [trained.images / i for i in open_cache(trained.cache).split("test").ids[:2]]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(files[0].read_bytes()[:200])
+    _, result = predict_probe(
+        pooled.path, [broken, *files], weights=trained.weights, device="cpu", on_error="skip"
+    )
+    assert [image.image for image in result.images] == [str(file) for file in files]
+    assert list(result.skipped) == [str(broken)]
+    assert len(result.outputs) == 2

@@ -33,7 +33,9 @@ def test_encode_gives_the_same_tokens_for_every_form_of_an_image(
 ) -> None:
     files = [folder / "a/0.png", folder / "a/2.png", folder / "b/1.png"]
     images = [Image.open(file) for file in files]
-    (pixels,) = iter_pixels(images, preprocessing=encoder.preprocessing, batch_size=9)
+    transform = encoder.preprocessing
+    (crops,) = iter_pixels(images, preprocessings=[transform], batch_size=9)
+    pixels = crops[transform]
     expected = encoder(pixels)
     assert expected.shape == (1, 2, 3, 96)
     for form in (folder, str(folder), files, images, pixels, list(pixels), [images[0], *files[1:]]):

@@ -151,8 +151,9 @@ class Backbone:
             DataError: An image cannot be decoded.
             OptionError: Something is no image, or a tensor has another size or dtype.
         """
-        batches = iter_pixels(images, preprocessing=self.preprocessing, batch_size=batch_size)
-        tokens = [self(pixels).cpu() for pixels in batches]
+        transform = self.preprocessing
+        batches = iter_pixels(images, preprocessings=[transform], batch_size=batch_size)
+        tokens = [self(pixels[transform]).cpu() for pixels in batches]
         if not tokens:
             raise OptionError("images: expected at least one, got none")
         return torch.cat(tokens, dim=2)

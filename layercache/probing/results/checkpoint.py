@@ -11,14 +11,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
+from layercache._units import join_words
 from layercache.cache.find import matching_caches
 from layercache.cache.format.attached import read_file, read_record
-from layercache.cache.format.spec import IMPORTED
+from layercache.cache.format.spec import IMPORTED, CacheSpec
 from layercache.cache.format.token_names import kind_words
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source, open_store
@@ -42,8 +44,8 @@ TRAIN_AGAIN = "run the same `layercache probe` again with refresh=True (--refres
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Backbone, preprocessing and caches that a head's tokens come from."""
+class EncoderRecord:
+    """A backbone and how its tokens were made: what is needed to make them again."""
 
     model: str
     """The name given as `model`."""
@@ -59,6 +61,33 @@ class Provenance:
     """The last layer went through CLIP's projection."""
     preprocessing: Mapping[str, Any]
     """The resolved preprocessing."""
+    precision: str = "fp32"
+    """Arithmetic of the forward that made the tokens: "fp32", "bf16" or "fp16"."""
+
+    @classmethod
+    def of(cls, spec: CacheSpec, **values: Any) -> Self:
+        """Return the record of a cache's encoder, with the fields of a subclass."""
+        names = [field.name for field in fields(EncoderRecord)]
+        return cls(**{name: getattr(spec, name) for name in names}, **values)
+
+    @property
+    def imported(self) -> bool:
+        """True if another tool has computed the tokens: there is no encoder to run."""
+        return self.tap == IMPORTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedEncoder(EncoderRecord):
+    """One of several encoders whose tokens are joined."""
+
+    n_tokens: int
+    """Number of its tokens, in a row among those of the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(EncoderRecord):
+    """Backbone, preprocessing and caches that a head's tokens come from."""
+
     dataset: str
     """Name of the dataset."""
     classes: tuple[str, ...]
@@ -67,16 +96,24 @@ class Provenance:
     """(layer, token) of each of the S tokens, in the order of the head's input."""
     fingerprints: tuple[str, ...]
     """Fingerprints of the caches that the head was trained from."""
-    precision: str = "fp32"
-    """Arithmetic of the forward that made the tokens: "fp32", "bf16" or "fp16"."""
     target: tuple[str, ...] = ("label",)
     """Annotation columns that the head predicts; "label" is the dataset's own."""
-
     codecs: tuple[str, ...] = ()
     """Codecs that stored some of the tokens, such as "pq:64"."""
-    encoders: tuple[tuple[str, int], ...] | None = None
-    """Model and number of tokens of each joined encoder, in the order of the tokens; the other
-    fields are those of the first. None: all tokens are of one encoder."""
+    encoders: tuple[JoinedEncoder, ...] | None = None
+    """Joined encoders, in the order of their tokens; the other fields are those of the first. None:
+    all tokens are of one encoder."""
+
+    @property
+    def tokens_by_encoder(self) -> tuple[tuple[EncoderRecord, tuple[tuple[int, str], ...]], ...]:
+        """Each encoder with the (layer, token) of its tokens."""
+        if self.encoders is None:
+            return ((self, self.pairs),)
+        stops = list(accumulate(encoder.n_tokens for encoder in self.encoders))
+        return tuple(
+            (encoder, self.pairs[stop - encoder.n_tokens : stop])
+            for encoder, stop in zip(self.encoders, stops, strict=True)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON; `target` only if it is not the dataset's label."""
@@ -88,11 +125,6 @@ class Provenance:
         if self.target == ("label",):
             del values["target"]
         return values
-
-    @property
-    def imported(self) -> bool:
-        """True if another tool has computed the tokens: there is no encoder to run."""
-        return self.tap == IMPORTED
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,7 +161,8 @@ class Checkpoint(FittedHead):
         names = [f"{layer}:{token}" for layer, token in self.pairs]
         if len(names) > MAX_SHOWN_TOKENS:
             names = [*names[:3], "...", names[-1]]
-        return f"{super().describe_input()}, {', '.join(names)} of {self.provenance.model}"
+        models = [record.model for record, _ in self.provenance.tokens_by_encoder]
+        return f"{super().describe_input()}, {', '.join(names)} of {join_words(models)}"
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
@@ -234,7 +267,7 @@ def _parse(metadata: dict[str, Any]) -> Checkpoint:
             provenance[name] = tuple(provenance[name])
     provenance["pairs"] = tuple((int(layer), str(token)) for layer, token in provenance["pairs"])
     if provenance.get("encoders") is not None:
-        provenance["encoders"] = tuple((str(n), int(k)) for n, k in provenance["encoders"])
+        provenance["encoders"] = tuple(JoinedEncoder(**e) for e in provenance["encoders"])
     losses = tuple(metadata.pop("losses"))
     head = Checkpoint(
         **metadata,
@@ -305,8 +338,8 @@ def head_file(path: HeadPath) -> HeadPath:
     return path if is_file else path / HEAD_FILE
 
 
-def weights_file(head: Checkpoint, path: HeadPath) -> str | None:
-    """Return the checkpoint of the backbone that a head's cache was extracted with.
+def weights_files(head: Checkpoint, path: HeadPath) -> list[str | None]:
+    """Return the checkpoint of each encoder that a head's caches were extracted with.
 
     None if its weights are the published ones, or if the cache is neither around the head nor in
     the default root.
@@ -314,17 +347,19 @@ def weights_file(head: Checkpoint, path: HeadPath) -> str | None:
     folder = head_file(path).parent
     if isinstance(folder, Path):
         folder = folder.absolute()
-    origins = read_origins(open_source(folder.parent.parent))
-    if not origins:
-        provenance = head.provenance
+    cache, provenance = folder.parent.parent, head.provenance
+    around = read_origins(open_source(cache))
+    root = cache.parents[2] if around else cache_root()
+    found: list[str | None] = []
+    for (encoder, _), fingerprint in zip(
+        provenance.tokens_by_encoder, provenance.fingerprints, strict=False
+    ):
         caches = matching_caches(
-            cache_root(),
-            model=provenance.model,
-            dataset=provenance.dataset,
-            fingerprint=provenance.fingerprints[0],
+            root, model=encoder.model, dataset=provenance.dataset, fingerprint=fingerprint
         )
-        origins = tuple(origin for cache in caches for origin in cache.origins)
-    return next((origin.weights for origin in origins if origin.weights is not None), None)
+        origins = around if around and not found else [o for c in caches for o in c.origins]
+        found.append(next((o.weights for o in origins if o.weights is not None), None))
+    return found
 
 
 def load_head(path: str | HeadPath) -> Checkpoint:
