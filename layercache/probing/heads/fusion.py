@@ -7,8 +7,9 @@ mean of their logits,
     logits = (1 - g) logits_layers + g logits_spatial,    g = sigmoid(logit(a) + delta)
 
 where the share a in {0, 1/4, 1/2, 3/4, 1} is chosen on validation samples after the training, for
-each configuration, and not learned: on training samples the branch that overfits more would win. At
-0 and 1 the head is one branch exactly, so its validation score is at least that of the better one.
+each configuration, and not learned: on training samples the branch that overfits more would win. It
+has the lowest loss of those that score no less than the better branch; at 0 and 1 the head is one
+branch exactly.
 delta is 0 ("scalar" gate), or learned at a = 1/2 with a loss of its own that hands no gradient to
 the branches: one number for each class ("class"), or w . [f_layers, f_spatial] + b of each image
 ("sample"), with f the normalized features before the classifiers.

@@ -28,7 +28,7 @@ from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.token_loader import TokenLoader
 
 LOSS_DIGITS = 3
-"""Significant digits of the loss that decides between shares of equal scores."""
+"""Significant digits of the loss by which a share is chosen."""
 MAX_OUTPUT_BYTES = 2**30
 """Memory for the outputs of the configurations that are evaluated together."""
 
@@ -44,7 +44,7 @@ def validate(
     """Return the metrics of every configuration.
 
     A fusion head is evaluated with every share of its spatial branch; the metrics are those of the
-    best share by the selection metric, and hold it as "spatial_share".
+    chosen one (see `best_share`), and hold it as "spatial_share".
 
     Of single-label logits a few numbers per sample are kept, (G, N), instead of all (G, N, C). For
     a metric that compares the logits of different samples all are kept, of as many configurations
@@ -85,27 +85,40 @@ def validate(
 
 
 def best_share(by_share: Sequence[Mapping[str, float]], *, metric: Metric) -> dict[str, float]:
-    """Return the metrics of the best share of a fusion head's spatial branch, and the share.
+    """Return the metrics of the chosen share of a fusion head's spatial branch, and the share.
 
-    Ties go to the lower loss, to three digits, then to the share that is closest to one half.
+    Of the shares that score no less than the better branch alone, it is that of the lowest loss.
+    The score itself would decide by chance between mixes of a few validation samples, while the
+    loss alone prefers mixes that are less certain over branches that are right more often.
+
+    Ties go to the higher score, then to the share that is closest to one half.
 
     Args:
         by_share: Metrics for each of SHARES.
-        metric: Metric to compare by; where it is not defined, a share is the last choice.
+        metric: Metric of the score; where it is not defined, a share is not chosen, unless it is
+            defined for none.
     """
+    scores = [_score(metrics, metric) for metrics in by_share]
+    floor = max(scores[0], scores[-1])
 
     def sort_key(i: int) -> tuple[float, ...]:
-        score = by_share[i].get(metric.name)
-        undefined = score is None or math.isnan(score)
-        loss = by_share[i].get("log_loss", 0.0)
-        return (
-            math.inf if undefined or score is None else -metric.sign * score,
-            float(f"{loss:.{LOSS_DIGITS - 1}e}"),
-            abs(SHARES[i] - 0.5),
-        )
+        return (_rounded_loss(by_share[i]), -scores[i], abs(SHARES[i] - 0.5))
 
-    best = min(range(len(SHARES)), key=sort_key)
+    defined = [i for i, score in enumerate(scores) if score > -math.inf] or [*range(len(scores))]
+    best = min((i for i in defined if scores[i] >= floor), key=sort_key)
     return {**by_share[best], SHARE: SHARES[best]}
+
+
+def _score(metrics: Mapping[str, float], metric: Metric) -> float:
+    """Return the score, the higher the better; minus infinity where it is not defined."""
+    value = metrics.get(metric.name, math.nan)
+    return -math.inf if math.isnan(value) else metric.sign * value
+
+
+def _rounded_loss(metrics: Mapping[str, float]) -> float:
+    """Return the loss to LOSS_DIGITS, of a regression the root mean squared error."""
+    loss = metrics.get("log_loss", metrics.get("rmse", math.inf))
+    return float(f"{loss:.{LOSS_DIGITS - 1}e}")
 
 
 def _evaluate(

@@ -114,7 +114,9 @@ def test_fit_of_a_group_equals_fit_of_each_configuration_alone(gate: str) -> Non
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_validation_metrics_are_those_of_the_best_share_and_no_branch_is_better(gate: str) -> None:
+def test_validation_metrics_are_those_of_the_chosen_share_and_no_branch_is_better(
+    gate: str,
+) -> None:
     dataset = make_tokens(pooled=0.35, spatial=0.35)
     head = train(dataset, spec(gate=gate), CONFIGS[0], LONG)
     assert head.val_metrics is not None
@@ -125,8 +127,8 @@ def test_validation_metrics_are_those_of_the_best_share_and_no_branch_is_better(
         )
         for share in SHARES
     }
-    assert head.val_metrics["balanced_accuracy"] == pytest.approx(max(scores.values()))
-    assert scores[head.val_metrics[SHARE]] == pytest.approx(max(scores.values()))
+    assert head.val_metrics["balanced_accuracy"] == pytest.approx(scores[head.val_metrics[SHARE]])
+    assert scores[head.val_metrics[SHARE]] >= max(scores[0.0], scores[1.0])
 
 
 @pytest.mark.parametrize(("pooled", "spatial"), [(1.0, 0.0), (0.0, 1.0)])
@@ -194,18 +196,32 @@ def test_diverged_fusion_leaves_the_others_unchanged() -> None:
     assert first.losses == pytest.approx(train(dataset, spec(), CONFIGS[0]).losses, rel=1e-4)
 
 
-def test_best_share_breaks_ties_by_loss_and_then_by_balance() -> None:
-    metric = find_metric("balanced_accuracy")
+def choose(scores: list[float], losses: list[float], loss: str = "log_loss") -> float:
+    """Return the share that is chosen for these scores and losses of SHARES."""
+    by_share = [
+        {"balanced_accuracy": score, loss: value}
+        for score, value in zip(scores, losses, strict=True)
+    ]
+    return best_share(by_share, metric=find_metric("balanced_accuracy"))[SHARE]
 
-    def choose(scores: list[float], losses: list[float]) -> float:
-        by_share = [
-            {"balanced_accuracy": score, "log_loss": loss}
-            for score, loss in zip(scores, losses, strict=True)
-        ]
-        return best_share(by_share, metric=metric)[SHARE]
 
-    assert choose([0.5, 0.6, 0.9, 0.7, 0.8], [1.0] * 5) == 0.5
-    assert choose([0.9, 0.6, 0.8, 0.7, 0.9], [1.0] * 4 + [0.5]) == 1.0
+@pytest.mark.parametrize("loss", ["log_loss", "rmse"])
+def test_best_share_has_the_lowest_loss_of_those_that_score_no_less_than_a_branch(
+    loss: str,
+) -> None:
+    assert choose([0.5, 0.6, 0.9, 0.85, 0.8], [1.0, 0.1, 0.7, 0.6, 0.9], loss) == 0.75
+    assert choose([0.9, 0.8, 0.8, 0.8, 0.8], [9.0] + [0.1] * 4, loss) == 0.0
+    assert choose([0.9, 0.9, 0.9, 0.9, 0.9], [0.5, 0.4, 0.6, 0.7, 0.8], loss) == 0.25
+
+
+def test_best_share_of_equal_losses_has_the_higher_score_then_the_most_even_mix() -> None:
+    assert choose([0.5, 0.6, 0.9, 0.7, 0.6], [1.0] * 5) == 0.5
+    assert choose([0.5, 0.6, 0.6, 0.7, 0.6], [1.0004] * 3 + [1.0] * 2) == 0.75
     assert choose([0.9] * 5, [1.0] * 5) == 0.5
-    assert choose([0.9, 0.8, 0.8, 0.8, 0.8], [9.0] + [0.1] * 4) == 0.0
-    assert choose([float("nan")] * 4 + [0.1], [1.0] * 5) == 1.0
+
+
+def test_share_whose_score_is_not_defined_is_chosen_only_if_none_is() -> None:
+    nan = float("nan")
+    assert choose([nan] * 4 + [0.1], [0.1] * 4 + [1.0]) == 1.0
+    assert choose([nan, nan, 0.1, 0.2, nan], [0.1, 0.1, 1.0, 1.0, 0.1]) == 0.75
+    assert choose([nan] * 5, [1.0] * 5) == 0.5
