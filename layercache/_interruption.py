@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM during long work that is kept on disk as it proceeds.
 
-Such work is consistent at every moment, so it only has to stop and say what is kept.
+Such work is consistent at every moment, so it only has to stop and report what is kept.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Cache(TokenArrays):
 
     @cached_property
     def annotation_index(self) -> AnnotationIndex:
-        """The versions of its annotation columns, as they were when first asked for."""
+        """The versions of its annotation columns, as they were when they were first read."""
         return read_index(self.files)
 
     @cached_property
@@ -152,7 +152,7 @@ class Cache(TokenArrays):
         )
 
     def forget_annotations(self) -> None:
-        """Read the annotations again when they are next asked for."""
+        """Drop what was read of the annotations: the next access reads them again."""
         for name in ("annotation_index", "label", "annotation_columns", "annotations"):
             self.__dict__.pop(name, None)
 

@@ -112,7 +112,7 @@ def copy_cache(
 
     Raises:
         CacheIncompleteError: A split of the source is not complete.
-        CacheCorruptError: A file of the source is not what its record says.
+        CacheCorruptError: A file of the source differs from its record.
         OptionError: The target is the source, or another cache is there.
         CacheBusyError: The target is being written.
         StorageError: The target or the source fails.
@@ -211,7 +211,7 @@ class _CopyJob:
     def read(self, key: str, check: Check) -> bytes | None:
         """Return a file of the source, or None if it is damaged and of a probe.
 
-        Raises CacheCorruptError if another file is missing or not what its record says.
+        Raises CacheCorruptError if another file is missing or differs from its record.
         """
         of_probe = key.startswith(f"{PARENT}/")
         path = self.source.path(key)
@@ -219,7 +219,7 @@ class _CopyJob:
         try:
             data = self.source.read(key)
             if not check(data):
-                raise CacheCorruptError(f"{path}: not what its record says; {hint}")
+                raise CacheCorruptError(f"{path}: differs from its record; {hint}")
         except FileNotFoundError:
             error = CacheCorruptError(f"{path} is missing; {hint}")
         except CacheCorruptError as e:

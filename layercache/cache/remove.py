@@ -19,7 +19,7 @@ def remove(cache: Cache) -> None:
 
     Raises:
         CacheBusyError: A split is being written or a probe is being trained, in a folder; object
-            storage does not tell.
+            storage has no locks.
         OptionError: The folder of the cache is a symbolic link.
         StorageError: A file cannot be deleted.
     """

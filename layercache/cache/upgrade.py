@@ -132,7 +132,7 @@ def _read(source: LocalStore, key: str, complete: Mapping[str, Any]) -> bytes:
         data = b""
     if sha256(data).hexdigest() != complete["files"].get(key):
         raise CacheCorruptError(
-            f"{source.path(key)}: is not what the complete record says: the cache cannot be "
+            f"{source.path(key)}: differs from the complete record: the cache cannot be "
             "upgraded; extract it again"
         )
     return data

@@ -33,7 +33,7 @@ class Corruption:
     exists: bool = True
     """False if the file is missing, so that nothing need be deleted before it is written again."""
     probe: bool = False
-    """It belongs to a probe, which no extraction writes again; the problem says what does."""
+    """It belongs to a probe, which no extraction writes again; `problem` names what does."""
 
 
 def verify(

@@ -100,7 +100,7 @@ class Regressor(ImageModel):
         """
         if checkpoint.spec.task != REGRESSION:
             raise HeadMismatchError(
-                f"this head tells {len(checkpoint.classes)} classes apart and predicts no numbers: "
+                f"this head has {len(checkpoint.classes)} classes and predicts no numbers: "
                 "load it with load_classifier"
             )
         super().__init__(checkpoint, *backbones)

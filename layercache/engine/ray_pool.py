@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 NO_WORKER_TIMEOUT_S = 120.0
 """Seconds without a worker, while no node is large enough for one, after which the job ends."""
 WAIT_NOTICE_S = 30.0
-"""Seconds without a worker after which the log says that others use the cluster."""
+"""Seconds without a worker after which a message reports that others use the cluster."""
 MAX_RESTARTS = 100
 """Number of times that Ray restarts one worker."""
 MAX_TASK_RETRIES = 3

@@ -111,7 +111,7 @@ def make_plan(options: ExtractOptions) -> ExtractionPlan:
     """Open the dataset, load the backbones and look for existing caches.
 
     With a cluster the backbones are loaded on the CPU, only to identify the caches; `assign_device`
-    then says where the workers run them.
+    then chooses the device of the workers.
 
     Args:
         options: What to extract.

@@ -256,7 +256,7 @@ def _open_writer(
 def _discard_changed(plan: ExtractionPlan, writers: Writers) -> None:
     """Discard committed blocks of images that were modified since the extraction began.
 
-    Only where the fingerprint does not tell, since it covers the images' sizes alone.
+    Only where the fingerprint cannot detect the change, since it covers the images' sizes alone.
     """
     for split, split_writers in writers.items():
         mtimes = getattr(plan.dataset.split(split), "mtimes", None)

@@ -214,7 +214,7 @@ class Extractor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Output:
-    """What a task has to do for one cache."""
+    """Rows that a task computes for one cache, and where they go."""
 
     backbone: Backbone
     committed: dict[int, BlockRecord]

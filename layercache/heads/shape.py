@@ -13,7 +13,7 @@ from layercache.probing.heads import HeadSpec
 
 
 class TokenHead(Protocol):
-    """What a module says of its input."""
+    """Shape of the tokens that a module takes."""
 
     tokens: int
     width: int

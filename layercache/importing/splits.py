@@ -63,7 +63,7 @@ class SplitArrays:
         return np.dtype(np.float16 if is_half else np.float32)
 
     def block(self, start: int, stop: int) -> Array:
-        """Return the tokens of some rows, (L, T, n, D), in the dtype that they came in."""
+        """Return the tokens of some rows, (L, T, n, D), in the dtype of the arrays."""
         x_nltd = np.concatenate([part[start:stop] for part in self.parts], axis=1)
         return x_nltd.transpose(1, 2, 0, 3)
 

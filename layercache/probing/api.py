@@ -110,7 +110,6 @@ def probe(
         position_embedding: The same for each position, too: one embedding for each of these tokens.
         gate: Gate of the fusion head: one weight for both branches ("scalar"), one for each class
             ("class") or one for each image ("sample").
-        embedding: For the hybrid head: learn an embedding for each layer and token kind.
         join: Caches of further encoders whose tokens the head sees, too: opened, as folders, or as
             names of models that have a cache of the same images below the same root. `layers` and
             `tokens` choose from each. For linear and attentive heads, and the closed-form ones.

@@ -47,7 +47,7 @@ def refit_and_test(
 
     Args:
         spec: The probe.
-        scores: Of all configurations on all folds.
+        scores: Scores of all configurations on all folds.
         search_seconds: Duration of the search.
         subset: Training samples and folds.
         folder: Folder to write the probe to.
@@ -115,8 +115,8 @@ def refit(
 ) -> tuple[ConfigScore, FittedModel]:
     """Return the best configuration and its model, trained on these rows of the dataset.
 
-    Those that the search has dropped are not considered. If training diverges, though the search
-    did not, the configuration is marked in `configs` and the next best is taken.
+    Configurations that the search dropped are not considered. If one diverges only here, it is
+    marked in `configs`, and the next best one is trained.
 
     Raises:
         ProbeError: All configurations diverged.
@@ -150,7 +150,7 @@ def train_selected(
 
 
 def _identity(spec: ProbeSpec) -> Row:
-    """Return the columns that say which probe a row is."""
+    """Return the columns that identify the probe of a row."""
     cache_spec, spec_json = spec.tokens.cache.spec, spec.to_json()
     models = [name for name, _ in spec.tokens.encoders or ((cache_spec.model, 0),)]
     return {

@@ -59,7 +59,7 @@ def test_head(
         model: Its head.
         loader: Source of the tokens.
         train: Dataset of the training split, and of the validation split if there is one.
-        train_rows: Rows of it that trained the head.
+        train_rows: Rows of `train` that trained the head.
 
     Raises:
         ProbeError: A test set has no samples.
@@ -164,7 +164,7 @@ def _groups(
     *,
     loader: DatasetLoader,
 ) -> list[str] | None:
-    """Return the group of each row of a dataset, None if groups are of no interest or unknown."""
+    """Return the group of each row of a dataset; None if the probe or the cache has no groups."""
     column = spec.validation.group
     if column is None:
         return None

@@ -1,8 +1,9 @@
 """Several encoders in one head: caches of the same images, whose tokens are joined.
 
-A head that concatenates tokens gets narrower ones padded with zeros, which changes nothing. An
-attentive head maps the tokens of each encoder to a shared width (heads/joined.py), or with "pad"
-pads them to the largest, as the authors of arXiv 2601.09322 pad the projected layer of CLIP.
+For a head that concatenates tokens, narrower ones are padded with zeros, which does not change its
+output. An attentive head maps the tokens of each encoder to a shared width (heads/joined.py), or
+with "pad" pads them to the largest, as the authors of arXiv 2601.09322 pad the projected layer of
+CLIP.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def joined_shape(
 
 
 def check_join_width(join_width: int | str | None, *, joined: bool) -> int | str | None:
-    """Return a checked shared width: a number, "pad" or None.
+    """Validate the shared width; return it as a number, "pad" or None.
 
     Raises:
         OptionError: It is none of these, or nothing is joined.
@@ -163,7 +164,7 @@ def check_join_width(join_width: int | str | None, *, joined: bool) -> int | str
         return None
     if not joined:
         raise OptionError(
-            "join_width: is the width that joined encoders share, and none are joined: give join "
+            "join_width: sets the width that joined encoders share, and none are joined: give join "
             "(--join MODEL), or leave join_width out"
         )
     text = str(join_width)

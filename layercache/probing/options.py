@@ -1,4 +1,4 @@
-"""Options of `probe` that say how probes are trained, not which."""
+"""Options of `probe` that determine how probes are trained, not which."""
 
 from __future__ import annotations
 

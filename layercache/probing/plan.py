@@ -59,8 +59,8 @@ MAX_LISTED_PROBES = 5
 def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[ProbeSpec]:
     """Return the probes that `probe` trains, in order and each once.
 
-    Probes that are requested repeatedly (seeds 0,0; layers last and 12) are logged. Shots or a
-    fraction that take all training samples are the same as neither.
+    Probes that are requested repeatedly (seeds 0,0; layers last and 12) are logged. Shots, or a
+    fraction, that select all training samples are treated as if they were not given.
 
     Args:
         cache: A cache or its folder.
@@ -238,7 +238,7 @@ def _subsets(
     for n, fraction in product(_listed(shots), _listed(train_fraction)):
         if n is not None and target.task == REGRESSION:
             raise OptionError(
-                "shots: are samples per class, and a regression has no classes: give a "
+                "shots: counts samples per class, and a regression has no classes: give a "
                 "train_fraction (--fraction) instead"
             )
         if (n, fraction) != (None, None):

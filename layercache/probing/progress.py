@@ -56,7 +56,7 @@ class ProgressDisplay:
 
     @property
     def estimated(self) -> bool:
-        """No estimate of the duration is logged any more."""
+        """True if no more estimate of the duration will be logged."""
         return self._estimated
 
     def on_progress(self, task: Any, message: Progress, *, work_left: float = 1.0) -> None:
@@ -65,7 +65,7 @@ class ProgressDisplay:
         Args:
             task: The task.
             message: How much is done.
-            work_left: Work of the search from the start of the task on, over that of the task.
+            work_left: Remaining work of the search at the start of the task, in units of the task.
         """
         bar = self._bar
         if bar is None:
@@ -76,7 +76,7 @@ class ProgressDisplay:
             bar.move_to(min(sum(self._fractions.values()), bar.total or 0))
             return
         if bar.total != message.total or message.done < bar.done:
-            # steps of an earlier run say nothing about the rate, nor does the first step
+            # steps of an earlier run, and the first step, are no measure of the rate
             bar.restart(message.total, done=message.done)
             return
         bar.move_to(message.done)
@@ -93,7 +93,7 @@ class ProgressDisplay:
             self._bar.extend(count)
 
     def set_note(self, text: str) -> None:
-        """Show a remark beside the progress, such as the best score so far."""
+        """Show a remark after the progress, such as the best score so far."""
         if self._bar is not None:
             self._bar.note = text
 

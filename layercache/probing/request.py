@@ -1,4 +1,4 @@
-"""A request: the probes that `probe` is to train, as data."""
+"""The options of `probe` that determine which probes it trains, as data."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class _Run:
         self._device_logged = False
 
     def all(self) -> dict[str, Probe]:
-        """Return the probes by id."""
+        """Train the probes, and return them by id."""
         options, distributed = self._options, self._engine.distributed
         config = WorkerConfig(
             specs=self._specs,
@@ -161,7 +161,7 @@ class _Run:
     def _train(
         self, numbers: range, pool: WorkerPool, *, configs_per_task: int | None
     ) -> dict[str, Probe]:
-        """Train the probes of these numbers at the same time, and return them by id."""
+        """Train some probes at the same time, given their numbers; return them by id."""
         probes: dict[str, Probe] = {}
         self._searches = {}
         with ExitStack() as stack:

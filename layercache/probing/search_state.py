@@ -124,7 +124,7 @@ class SearchState:
         self._saved[saved.key] = saved
 
     def describe_kept(self) -> str:
-        """Return in words what a kill would leave, or "" if that is nothing."""
+        """Return a description of what a kill would leave, "" for nothing."""
         unit = "configurations" if self._subset.n_folds == 1 else "fits of the search"
         parts = []
         if self._scores:
@@ -160,7 +160,7 @@ class SearchState:
         return f"best validation {metric.title} {shown}{at}, {count}"
 
     def work_left(self, task: SearchTask) -> float:
-        """Return the work of the search from the start of a task on, over that of the task."""
+        """Return the remaining work of the search at the start of a task, in units of that task."""
         epochs = self._epochs() or 1
         stopped: dict[tuple[int | None, ConfigKey], float] = {}
         for fold, key, stop_epoch in self._scores:
@@ -193,7 +193,7 @@ class SearchState:
         )
 
     def _epochs(self) -> int:
-        """Return the epochs of the training; 0 for a search that stops none."""
+        """Return the number of epochs; 0 for a search that stops no configuration early."""
         if self.spec.search != "halving" or not self._subset.n_folds:
             return 0
         return self.spec.train_config.schedule(len(self._subset.fold(0).train)).epochs
@@ -286,7 +286,7 @@ class SearchState:
         self._saved[saved.key] = saved
 
     def _is_scored(self, saved: SavedPass) -> bool:
-        """Return whether a score of a saved pass is known, so that it is of no use any more."""
+        """Return whether a score of a saved pass is known, which makes the saved state useless."""
         return bool(_score_keys(saved) & self._scores.keys())
 
     def _add(self, scores: Sequence[ConfigScore]) -> None:

@@ -56,7 +56,7 @@ class ProbeSpec:
     test_split: str = "test"
     """Split that the head is tested on."""
     paper_compat: bool = False
-    """Of configurations with equal validation scores, the first of the grid is selected."""
+    """Selects the first of the grid among configurations with equal validation scores."""
     target: Target | None = None
     """Target of the head; None: the dataset's own label."""
     select: str | None = None
@@ -66,7 +66,7 @@ class ProbeSpec:
     validation: Validation = field(default_factory=Validation)
     """Samples that score the configurations."""
     search: str = "full"
-    """Which configurations are trained, and how far, one of `search.stages.SEARCHES`."""
+    """Name of the search, one of `search.stages.SEARCHES`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""
@@ -116,7 +116,7 @@ class ProbeSpec:
 
     @property
     def needs_float64(self) -> bool:
-        """Whether its arithmetic takes a device with float64: closed forms and regressions do."""
+        """True if it needs a device with float64, as closed forms and regressions do."""
         return self.head in BASELINES or self.head_spec.regression
 
     @property

@@ -185,7 +185,7 @@ def select_tokens(
 
 
 def _default_tokens(cache: Cache) -> str:
-    """Return cls+ap, the paper's tokens; of an imported cache whatever it has."""
+    """Return cls+ap, as in the paper; for an imported cache all kinds that it has."""
     return "+".join(kind_words(cache.spec.tokens)) if cache.spec.imported else "cls+ap"
 
 

@@ -77,7 +77,7 @@ class SearchResult:
     scores: Sequence[ConfigScore]
     """One per configuration."""
     seconds: float
-    """Since the task began."""
+    """Seconds since the task began."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class ProbeWorker:
         self._device, _ = resolve_device(config.device)
         self._loaders: dict[torch.device, DatasetLoader] = {}
         self._paused: dict[tuple[int, int], PausedConfigs] = {}
-        """By probe and fold."""
+        """The paused configurations of each (probe, fold)."""
 
     def __call__(self, task: SearchTask | RefitTask) -> SearchResult | str:
         """Run one task; of a RefitTask, return the checksum of the probe's record."""

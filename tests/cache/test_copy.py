@@ -140,7 +140,7 @@ def test_copy_cache_of_a_damaged_source_raises_and_completes_nothing(
     shard = Path(str(cache.path)) / lay.shard(5)
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     with pytest.raises(
-        CacheCorruptError, match=r"train\.zarr/tokens/c\.0\.0\.5\.0: not what its record says"
+        CacheCorruptError, match=r"train\.zarr/tokens/c\.0\.0\.5\.0: differs from its record"
     ):
         copy_cache(cache, to=tmp_path / "to")
     assert not open_cache(root=tmp_path / "to").complete("train")
@@ -241,7 +241,7 @@ def test_copy_cache_leaves_out_damaged_probes_and_names_them(cache: Cache, tmp_p
     transfer = copy_cache(cache, to=tmp_path / "to")
     assert set(transfer.damaged_probes) == {one.name, two.name}
     assert (
-        f"{one}/head: not what its record says; remove {one} and run the same"
+        f"{one}/head: differs from its record; remove {one} and run the same"
         in (transfer.damaged_probes[one.name])
     )
     assert "does not match its own checksum" in transfer.damaged_probes[two.name]

@@ -100,7 +100,7 @@ def test_load_classifier_of_a_regression_names_load_regressor_and_the_other_way_
     with pytest.raises(HeadMismatchError, match=r"predicts left, .* load it with load_regressor"):
         load_classifier(brightness.path, weights=made.weights, device="cpu")
     classes = made.probes["linear"].path
-    with pytest.raises(HeadMismatchError, match=r"tells 2 classes apart .* load_classifier"):
+    with pytest.raises(HeadMismatchError, match=r"has 2 classes .* load_classifier"):
         load_regressor(classes, weights=made.weights, device="cpu")
 
 

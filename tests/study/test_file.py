@@ -265,7 +265,7 @@ def test_parse_study_unknown_word_suggests_the_nearest(text: str, fault: str) ->
             r"\[\[heads\]\]: 'linear last cls joined to vit_nano joined to vit_b16' is joined to "
             "every model of this study",
         ),
-        (LEAST + 'join_width = "pad"\n', "number 1: join_width: is the width that joined"),
+        (LEAST + 'join_width = "pad"\n', "number 1: join_width: sets the width that joined"),
         (
             LEAST.replace("linear", "efficient") + 'join = "vit_b16"\n',
             "number 1: join: several encoders can be joined for the heads linear, attentive",

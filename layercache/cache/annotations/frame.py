@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT = "split"
-"""Name of the column that says which split a sample is in."""
+"""Name of the column with the split of each sample."""
 
 
 def annotation_frame(

@@ -1,9 +1,9 @@
 """The current version of every annotation column of a cache: annotations/columns.json.
 
-The file of a column is written first, then the list that names it, atomically. So whoever reads the
-list finds every file of it, and a kill in between leaves the old list. On a disk a lock keeps other
-writers out; on object storage the list is replaced on the condition that it has not changed since
-it was read, and a writer that loses starts again from the new one.
+The file of a column is written first, then the list that names it, atomically. So a reader of
+the list finds every file in it, and a kill in between leaves the old list. On a disk a lock keeps
+other writers out; on object storage the list is replaced on the condition that it has not changed
+since it was read, and a writer that loses starts again from the new one.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ Change = Callable[[AnnotationIndex], tuple[AnnotationIndex, list[AnnotationColum
 
 
 def update_index(store: Store, change: Change) -> AnnotationIndex:
-    """Change the list of the columns of a cache, whoever else does so at the same time.
+    """Change the list of the columns of a cache, also while other writers do so.
 
     Args:
         store: The folder of the cache.

@@ -197,7 +197,7 @@ def read_file(source: FileSource, name: str, digest: FileDigest, *, folder: str 
     """Return a file of a complete result. Its size is compared before it is read.
 
     Raises:
-        CacheCorruptError: It is missing, or not what the record says.
+        CacheCorruptError: It is missing, or differs from its record.
     """
     problem = ""
     for candidate in (name, alternate(name, digest)):

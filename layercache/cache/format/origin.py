@@ -30,7 +30,7 @@ SOURCE_KINDS = ("folder", "wds", "hf", "csv")
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Options of an extraction that find its images and weights, or that its spec does not tell."""
+    """Options of an extraction that find its images and weights, or that are not in its spec."""
 
     dataset: str | None
     """Source of the dataset, see `dataset_source`; None for a `Dataset` object from Python."""

@@ -1,7 +1,7 @@
 """The commit records of row blocks, and of a complete split.
 
-A record that exists means that its row block, or its split, is complete; it tells what the bytes
-must be.
+A record that exists means that its row block, or its split, is complete; it gives the size and the
+checksums of the bytes.
 
 A record is canonical JSON that carries the SHA-256 of its own values, so that a flipped byte in a
 record is detected too.
@@ -233,7 +233,7 @@ def _without_none(value: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 _Condition = tuple[bool, str, Any]
-"""Whether a value can be, what was expected, the value."""
+"""(the value is valid, what was expected, the value)."""
 
 
 def _check(where: str, **conditions: _Condition) -> None:

@@ -26,5 +26,5 @@ def kind_words(names: Iterable[str]) -> list[str]:
 
 
 def is_spatial(name: str) -> bool:
-    """Return whether a token lies at a place of the image."""
+    """Return whether a token belongs to one place of the image."""
     return "/" in name

@@ -2,7 +2,7 @@
 
 The crc32c of each inner chunk is checked the first time that it is read.
 
-The layout tells where the bytes of an inner chunk of an uncompressed shard are (`encode_shard`
+The layout gives the place of an inner chunk in an uncompressed shard (`encode_shard`
 writes them in layer-major order without gaps), and the commit record has the chunk's crc32c: so the
 shard's index is read only to check that it is the right shard.
 

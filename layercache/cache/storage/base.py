@@ -86,7 +86,7 @@ class FileSource(Protocol):
         """Return whether the folder exists."""
 
     def stat(self, key: str) -> FileInfo | None:
-        """Return what `list_files` tells of a file, or None if it does not exist."""
+        """Return size, etag and time of a file, as `list_files` does; None if it does not exist."""
 
 
 class Store(FileSource, Protocol):

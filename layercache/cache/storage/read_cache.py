@@ -1,8 +1,8 @@
 """Ranges that were read over a network, kept on the local disk for the next epoch.
 
-Each object has a sparse file in a folder of this process, in which the ranges that were fetched lie
-where they lie in the object; a changed object (another etag) has another file. The reader checks
-the crc32c of a range when it is first fetched from the network.
+Each object has a sparse file in a folder of this process, in which the fetched ranges have the same
+offsets as in the object; a changed object (another etag) has another file. The reader checks the
+crc32c of a range when it is first fetched from the network.
 
 The budget: what does not fit is read from the network every time. While epochs read the same blocks
 in new orders, it is best to keep a fixed part of them: evicting the least recently used one would

@@ -254,5 +254,5 @@ class S3Store:
 
 
 def _info(item: Any) -> FileInfo:
-    """Return what obstore tells of an object."""
+    """Return size, etag and time of an object as obstore describes it."""
     return FileInfo(item["size"], str(item["e_tag"]), item["last_modified"].timestamp())

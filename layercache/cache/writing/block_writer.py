@@ -86,8 +86,8 @@ class BlockWriter:
         Safe to call from several threads and processes.
 
         Two that commit the same block do no harm if they bring the same bytes: in a folder the
-        later one replaces the earlier one, on object storage the earlier one stays, whatever its
-        bytes. Arguments and errors: see `SplitWriter.write`.
+        later one replaces the earlier one, on object storage the earlier one
+        stays in any case. Arguments and errors: see `SplitWriter.write`.
 
         Returns:
             The record of what is stored.

@@ -78,5 +78,5 @@ class LockedCommit:
         return record
 
     def reconcile(self, records: Mapping[int, BlockRecord]) -> dict[int, BlockRecord]:
-        """Return the records as they are: under the lock nobody else changes them."""
+        """Return the records as they are: no other writer changes them under the lock."""
         return dict(records)

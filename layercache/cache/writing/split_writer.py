@@ -8,7 +8,7 @@ does, and a shard of the size that the record gives: a power cut that keeps the 
 not the first leaves a record without a shard, whose block is then written again. The complete
 record is written when every block is durable.
 
-On object storage nobody holds a lock: conditional_commit.py tells why two writers of one split end
+On object storage there is no lock: conditional_commit.py explains why two writers of one split end
 with one cache that both agree on.
 """
 

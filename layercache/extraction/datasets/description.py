@@ -52,7 +52,7 @@ def _describe_ignored(dataset: Dataset) -> Iterator[str]:
 
 
 def _describe_labels(dataset: Dataset) -> Iterator[str]:
-    """Say which samples have no label, and which classes cannot be learned."""
+    """Yield which samples have no label, and which classes cannot be learned."""
     for name in dataset.splits:
         labels = dataset.split(name).labels
         unlabelled = int((labels < 0).sum()) if labels.ndim == 1 else 0
@@ -73,7 +73,7 @@ def _describe_labels(dataset: Dataset) -> Iterator[str]:
 
 
 def _describe_repeated_images(dataset: Dataset) -> Iterator[str]:
-    """Say how many images of other splits have the same bytes as one of train."""
+    """Yield how many images of other splits have the same bytes as one of train."""
     if "train" not in dataset.splits:
         return
     train = getattr(dataset.split("train"), "image_hashes", False)

@@ -6,6 +6,7 @@ import io
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+UNKNOWN_FORMAT = "no image format of PIL starts like this file (not an image, or empty)"
 _CONVERT = "convert it to PNG or JPEG"
 _KINDS = (
     (b"%!PS", f"a PostScript file (EPS), which is not opened: {_CONVERT}"),
@@ -39,7 +40,7 @@ def describe_bytes(encoded: bytes) -> str:
     for magic, kind in _KINDS:
         if start.startswith(magic) or start.lower().startswith(magic):
             return kind
-    return "PIL knows no image format that starts like this file (not an image, or empty)"
+    return UNKNOWN_FORMAT
 
 
 def _describe_tiff(encoded: bytes) -> str:

@@ -73,7 +73,37 @@ class Contents(NamedTuple):
     """Size and checksum that each image is compared with when it is decoded."""
 
 
-def read_unchanged(samples: Any, row: int, read: Callable[[], tuple[bytes, int | None]]) -> bytes:
+class HashedImages:
+    """Base of samples whose images are read once, for their digest, and compared later."""
+
+    @property
+    def content_digest(self) -> str:
+        """Digest of the images' bytes, or of their sizes above MAX_HASHED_BYTES."""
+        return self._contents.digest
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Id -> reason for each image that was missing or not readable for the digest."""
+        return self._contents.unreadable
+
+    @property
+    def image_hashes(self) -> np.ndarray[Any, Any] | None:
+        """Hash of every image's bytes, uint64 (N,); None if only sizes were read."""
+        return self._contents.image_hashes
+
+    @property
+    def mtimes(self) -> np.ndarray[Any, Any] | None:
+        """Modification time of every image in ns, int64 (N,), if only sizes were read."""
+        return self._contents.stamps.mtimes
+
+    @cached_property
+    def _contents(self) -> Contents:
+        raise NotImplementedError
+
+
+def read_unchanged(
+    samples: HashedImages, row: int, read: Callable[[], tuple[bytes, int | None]]
+) -> bytes:
     """Return the encoded image `row` if it is what the first pass over its split found.
 
     Args:
@@ -99,7 +129,7 @@ def read_unchanged(samples: Any, row: int, read: Callable[[], tuple[bytes, int |
 
 
 @dataclass(frozen=True)
-class FileSamples:
+class FileSamples(HashedImages):
     """The files `root`/id, N of them."""
 
     root: str
@@ -117,26 +147,6 @@ class FileSamples:
         start = len(str(root)) + 1
         ids = [str(path)[start:].replace("\\", "/") for path in paths]
         return cls(str(root), ids, np.asarray(labels, np.int64))
-
-    @property
-    def content_digest(self) -> str:
-        """Digest of the files' bytes, or of their sizes; an unreadable file counts as such."""
-        return self._contents.digest
-
-    @property
-    def unreadable(self) -> dict[str, str]:
-        """Id -> reason for each file that was missing or not readable when the digest was made."""
-        return self._contents.unreadable
-
-    @property
-    def image_hashes(self) -> np.ndarray[Any, Any] | None:
-        """Hash of every file's bytes, uint64 (N,); None if only sizes were read."""
-        return self._contents.image_hashes
-
-    @property
-    def mtimes(self) -> np.ndarray[Any, Any] | None:
-        """Modification time of every file in ns, int64 (N,), if only sizes were read."""
-        return self._contents.stamps.mtimes
 
     @cached_property
     def _contents(self) -> Contents:

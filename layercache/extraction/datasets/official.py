@@ -18,8 +18,6 @@ class OfficialFile:
     """Folder below the data root, in torchvision's layout."""
     md5: str | None
     """MD5 hex of the file; None if its publisher states none."""
-    is_archive: bool = True
-    """Whether to unpack it into `folder`; other files stay as they are."""
     inner: tuple[str, ...] = ()
     """Archives in the archive, unpacked into `folder` as well."""
 
@@ -27,6 +25,11 @@ class OfficialFile:
     def name(self) -> str:
         """File name."""
         return self.url.partition("?")[0].rsplit("/", 1)[-1]
+
+    @property
+    def is_archive(self) -> bool:
+        """True if it is unpacked into `folder`; other files stay as they are."""
+        return not self.name.endswith(".mat")
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,25 @@ class OfficialSource:
     files: tuple[OfficialFile, ...]
 
 
-_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
-_GTSRB = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
-_FASHION_MNIST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
-_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007"
-_PCAM = "https://zenodo.org/records/2546921/files/camelyonpatch_level_2_split"
-_EUROSAT = (
-    "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
-    "c877bcd43f099cd0196738f714544e355477f3fd"
-)
-_OXFORD = "the Visual Geometry Group, University of Oxford"
+def _files(base: str, folder: str, md5: dict[str, str | None]) -> tuple[OfficialFile, ...]:
+    """Return the files below an address, from their names and MD5 sums."""
+    return tuple(OfficialFile(f"{base}/{name}", folder, digest) for name, digest in md5.items())
 
+
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+_OXFORD = "the Visual Geometry Group, University of Oxford"
+_CIFAR = "https://www.cs.toronto.edu/~kriz"
+_TORONTO = "the University of Toronto", f"see {_CIFAR}/cifar.html"
 _VOC2007 = OfficialSource(
     "the PASCAL VOC project, University of Oxford",
     "Flickr's terms of use, see http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
-    (
-        OfficialFile(f"{_VOC}/VOCtrainval_06-Nov-2007.tar", "", "c52e279531787c972589f7e41ab4ae64"),
-        OfficialFile(f"{_VOC}/VOCtest_06-Nov-2007.tar", "", "b6e924de25625d8de591ea690078ad9f"),
+    _files(
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007",
+        "",
+        {
+            "VOCtrainval_06-Nov-2007.tar": "c52e279531787c972589f7e41ab4ae64",
+            "VOCtest_06-Nov-2007.tar": "b6e924de25625d8de591ea690078ad9f",
+        },
     ),
 )
 
@@ -63,157 +68,120 @@ OFFICIAL: dict[str, OfficialSource] = {
     "flowers": OfficialSource(
         _OXFORD,
         f"see {_VGG}/flowers/102",
-        (
-            OfficialFile(
-                f"{_VGG}/flowers/102/102flowers.tgz",
-                "flowers-102",
-                "52808999861908f626f3c1f4e79d11fa",
-            ),
-            OfficialFile(
-                f"{_VGG}/flowers/102/imagelabels.mat",
-                "flowers-102",
-                "e0620be6f572b9609742df49c70aed4d",
-                is_archive=False,
-            ),
-            OfficialFile(
-                f"{_VGG}/flowers/102/setid.mat",
-                "flowers-102",
-                "a5357ecc9cb78c4bef273ce3793fc85c",
-                is_archive=False,
-            ),
+        _files(
+            f"{_VGG}/flowers/102",
+            "flowers-102",
+            {
+                "102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
+                "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
+                "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
+            },
         ),
     ),
     "pets": OfficialSource(
         _OXFORD,
         "CC BY-SA 4.0",
-        (
-            OfficialFile(
-                f"{_VGG}/pets/data/images.tar.gz",
-                "oxford-iiit-pet",
-                "5c4f3ee8e5d25df40f4fd59a7f44e54c",
-            ),
-            OfficialFile(
-                f"{_VGG}/pets/data/annotations.tar.gz",
-                "oxford-iiit-pet",
-                "95a8c909bbe2e81eed6a22bccdf3f68f",
-            ),
+        _files(
+            f"{_VGG}/pets/data",
+            "oxford-iiit-pet",
+            {
+                "images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                "annotations.tar.gz": "95a8c909bbe2e81eed6a22bccdf3f68f",
+            },
         ),
     ),
     "dtd": OfficialSource(
         _OXFORD,
         f"for research purposes, see {_VGG}/dtd",
-        (
-            OfficialFile(
-                f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", "dtd", "fff73e5086ae6bdbea199a49dfb8a4c1"
-            ),
+        _files(
+            f"{_VGG}/dtd/download", "dtd", {"dtd-r1.0.1.tar.gz": "fff73e5086ae6bdbea199a49dfb8a4c1"}
         ),
     ),
     "gtsrb": OfficialSource(
         "the Institut für Neuroinformatik, Ruhr-Universität Bochum",
         "see https://benchmark.ini.rub.de",
-        (
-            OfficialFile(
-                f"{_GTSRB}/GTSRB-Training_fixed.zip", "gtsrb", "513f3c79a4c5141765e10e952eaa2478"
-            ),
-            OfficialFile(
-                f"{_GTSRB}/GTSRB_Final_Test_Images.zip",
-                "gtsrb",
-                "c7e4e6327067d32654124b0fe9e82185",
-            ),
-            OfficialFile(
-                f"{_GTSRB}/GTSRB_Final_Test_GT.zip", "gtsrb", "fe31e9c9270bbcd7b84b7f21a9d9d9e5"
-            ),
+        _files(
+            "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370",
+            "gtsrb",
+            {
+                "GTSRB-Training_fixed.zip": "513f3c79a4c5141765e10e952eaa2478",
+                "GTSRB_Final_Test_Images.zip": "c7e4e6327067d32654124b0fe9e82185",
+                "GTSRB_Final_Test_GT.zip": "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
+            },
         ),
     ),
     "country211": OfficialSource(
         "OpenAI",
         "photographs under Creative Commons licences, see https://github.com/openai/CLIP",
-        (
-            OfficialFile(
-                "https://openaipublic.azureedge.net/clip/data/country211.tgz",
-                "",
-                "84988d7644798601126c29e9877aab6a",
-            ),
+        _files(
+            "https://openaipublic.azureedge.net/clip/data",
+            "",
+            {"country211.tgz": "84988d7644798601126c29e9877aab6a"},
         ),
     ),
     "fgvc_aircraft": OfficialSource(
         _OXFORD,
         "non-commercial research purposes only",
-        (OfficialFile(f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "", None),),
+        _files(f"{_VGG}/fgvc-aircraft/archives", "", {"fgvc-aircraft-2013b.tar.gz": None}),
     ),
     "cifar10": OfficialSource(
-        "the University of Toronto",
-        "see https://www.cs.toronto.edu/~kriz/cifar.html",
-        (
-            OfficialFile(
-                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-                "",
-                "c58f30108f718f92721af3b95e74349a",
-            ),
-        ),
+        *_TORONTO,
+        _files(_CIFAR, "", {"cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"}),
     ),
     "cifar100": OfficialSource(
-        "the University of Toronto",
-        "see https://www.cs.toronto.edu/~kriz/cifar.html",
-        (
-            OfficialFile(
-                "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-                "",
-                "eb9058c3a382ffc7106e4002c42a8d85",
-            ),
-        ),
+        *_TORONTO,
+        _files(_CIFAR, "", {"cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"}),
     ),
     "fashion_mnist": OfficialSource(
         "Zalando",
         "MIT",
-        tuple(
-            OfficialFile(f"{_FASHION_MNIST}/{name}-ubyte.gz", "FashionMNIST/raw", md5)
-            for name, md5 in (
-                ("train-images-idx3", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-                ("train-labels-idx1", "25c81989df183df01b3e8a0aad5dffbe"),
-                ("t10k-images-idx3", "bef4ecab320f06d8554ea6380940ec79"),
-                ("t10k-labels-idx1", "bb300cfdad3c16e7a12a480ee83cd310"),
-            )
+        _files(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            "FashionMNIST/raw",
+            {
+                "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+                "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+                "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+            },
         ),
     ),
     "svhn": OfficialSource(
         "Stanford University",
         "non-commercial use only",
-        tuple(
-            OfficialFile(
-                f"http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat",
-                "svhn",
-                md5,
-                is_archive=False,
-            )
-            for split, md5 in (
-                ("train", "e26dedcc434d2e4c54c9b2d4a06d8373"),
-                ("test", "eb5a983be6a315427106f1b164d9cef3"),
-            )
+        _files(
+            "http://ufldl.stanford.edu/housenumbers",
+            "svhn",
+            {
+                "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+                "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+            },
         ),
     ),
     "stl10": OfficialSource(
         "Stanford University",
         "see https://cs.stanford.edu/~acoates/stl10",
-        (
-            OfficialFile(
-                "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-                "",
-                "91f7769df0f17e558f3565bffb0c7dfb",
-            ),
+        _files(
+            "http://ai.stanford.edu/~acoates/stl10",
+            "",
+            {"stl10_binary.tar.gz": "91f7769df0f17e558f3565bffb0c7dfb"},
         ),
     ),
     "pcam": OfficialSource(
         "the PatchCamelyon authors on Zenodo",
         "CC0",
-        tuple(
-            OfficialFile(f"{_PCAM}_{part}.h5.gz?download=1", "pcam", md5)
-            for part, md5 in (
-                ("train_x", "1571f514728f59376b705fc836ff4b63"),
-                ("train_y", "35c2d7259d906cfc8143347bb8e05be7"),
-                ("test_x", "d8c2d60d490dbd479f8199bdfa0cf6ec"),
-                ("test_y", "60a7035772fbdb7f34eb86d4420cf66a"),
-            )
+        _files(
+            "https://zenodo.org/records/2546921/files",
+            "pcam",
+            {
+                f"camelyonpatch_level_2_split_{part}.h5.gz?download=1": md5
+                for part, md5 in (
+                    ("train_x", "1571f514728f59376b705fc836ff4b63"),
+                    ("train_y", "35c2d7259d906cfc8143347bb8e05be7"),
+                    ("test_x", "d8c2d60d490dbd479f8199bdfa0cf6ec"),
+                    ("test_y", "60a7035772fbdb7f34eb86d4420cf66a"),
+                )
+            },
         ),
     ),
     "caltech101": OfficialSource(
@@ -231,7 +199,11 @@ OFFICIAL: dict[str, OfficialSource] = {
     "eurosat": OfficialSource(
         "its copy by TorchGeo on the Hugging Face Hub",
         "MIT",
-        (OfficialFile(f"{_EUROSAT}/EuroSAT.zip", "eurosat", "c8fa014336c82ac7804f0398fcb19387"),),
+        _files(
+            "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd",
+            "eurosat",
+            {"EuroSAT.zip": "c8fa014336c82ac7804f0398fcb19387"},
+        ),
     ),
     "voc2007": _VOC2007,
     "voc2007_multilabel": _VOC2007,

@@ -36,7 +36,7 @@ class Stamps:
     mtimes: Array | None = None
     """Modification time of each image's file in ns, int64 (N,); None if not noted."""
     host: str = platform.node()
-    """Where they were noted: another machine's copies of the files may have other times."""
+    """Machine on which they were noted: another one's copies of the files may have other times."""
 
     def check(self, row: int, encoded: bytes, *, mtime: int | None = None) -> None:
         """Compare an image with its stamp.

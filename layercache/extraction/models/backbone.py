@@ -94,11 +94,10 @@ class Backbone:
         self.active = False
         """Whether the taps keep tokens: only while a forward runs for this backbone."""
         self.token_encoder: Callable[[Tensor, int], Tensor] | None = None
-        """What stores the tokens of a layer by a codec, (T, B, D) -> codes (T, B, W), given the
-        index of the layer."""
+        """Encodes the tokens of a layer by a codec, (T, B, D) -> codes (T, B, W); the second
+        argument is the index of the layer."""
         self.spatial: Backbone | None = None
-        """A backbone of the same module for the spatial tokens, if `load_encoder` was asked for
-        them."""
+        """A backbone of the same module for the spatial tokens, if they were requested."""
         points = find_taps(vit, tap=tap, layers=layers)
         self.width = points[0].place.width
         """D, the length of a stored token."""

@@ -32,6 +32,7 @@ from PIL import Image, UnidentifiedImageError
 
 from layercache.errors import DataChangedError, DataError, WorkerError
 from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.file_kinds import UNKNOWN_FORMAT
 from layercache.extraction.models.preprocessing.transform import Background
 
 BITS_PER_SAMPLE = 258
@@ -256,7 +257,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         # PIL's own message is "cannot identify image file" and an address in memory
         if str(error).startswith("cannot identify"):
-            return "PIL knows no image format that starts like this file (not an image, or empty)"
+            return UNKNOWN_FORMAT
         return str(error)
     return f"{error or 'no reason given'} ({type(error).__name__})"
 

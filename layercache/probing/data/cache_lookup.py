@@ -58,7 +58,7 @@ def find_cache_for_heads(
 def find_spatial_cache(cache: Cache, *, spatial: str, layers: str) -> Cache | None:
     """Return another cache with the spatial tokens; None if `cache` itself stores them.
 
-    The other cache has the same weights, images and options, and lies below the same root.
+    The other cache has the same weights, images and options, and is below the same root.
 
     Args:
         cache: Cache of the other tokens.

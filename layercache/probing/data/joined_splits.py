@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class JoinedSplits:
-    """The rows of several splits, one split after another, with the interface of a `Split`."""
+    """The rows of several splits, one split after another, with what a probe needs of a `Split`."""
 
     spec: CacheSpec
     """The cache's."""
@@ -73,30 +73,12 @@ class JoinedSplits:
             for a, b in split.blocks
         ]
 
-    def read(
-        self,
-        pairs: Sequence[tuple[int, str]],
-        *,
-        rows: tuple[int, int] | None = None,
-        out: Array | None = None,
-        verify: bool = True,
-        threads: int | None = None,
-    ) -> Array:
-        """Read tokens (S, n, D) of a range of rows; see `Split.read`."""
-        start, stop = (0, self.rows) if rows is None else rows
-        if out is None:
-            out = np.empty((len(pairs), stop - start, self.spec.width), self.spec.storage_dtype)
-        for split, part, own_rows in self._cut(start, stop):
-            split.read(pairs, rows=own_rows, out=out[:, part], verify=verify, threads=threads)
-        return out
-
     def read_stored(
         self,
         pairs: Sequence[tuple[int, str]],
         *,
         rows: tuple[int, int] | None = None,
         out: Array | None = None,
-        verify: bool = True,
         threads: int | None = None,
     ) -> Array:
         """Read tokens or codes (S, n, W) of a range of rows; see `Split.read_stored`."""
@@ -105,9 +87,7 @@ class JoinedSplits:
             shape = (len(pairs), stop - start, self.spec.code_width)
             out = np.empty(shape, self.spec.code_dtype)
         for split, part, own_rows in self._cut(start, stop):
-            split.read_stored(
-                pairs, rows=own_rows, out=out[:, part], verify=verify, threads=threads
-            )
+            split.read_stored(pairs, rows=own_rows, out=out[:, part], threads=threads)
         return out
 
     def _cut(self, start: int, stop: int) -> Iterator[tuple[Split, slice, tuple[int, int]]]:

@@ -1,7 +1,7 @@
 """Images and groups on both sides of a cut: in the training and in the test samples.
 
-Two images whose tokens are equal to the bit are the same image: it needs no digest of the image
-beside the tokens, and finds what is equal only after preprocessing, too.
+Two images whose tokens are equal to the bit are the same image: this needs no digest of the images
+next to the tokens, and also finds images that are equal only after preprocessing.
 
 Shapes: N rows, S tokens of a row, D width.
 """

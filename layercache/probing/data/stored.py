@@ -39,7 +39,7 @@ class StoredTokens:
 
     @property
     def parts(self) -> list[tuple[slice, Tensor, TokenDecoder | None]]:
-        """Which of the S tokens are in each array, the array, its decoder."""
+        """(range of the S tokens, their array, its decoder) of each array."""
         parts, start = [], 0
         for array, decoder in zip(self.arrays, self.decoders, strict=True):
             parts.append((slice(start, start + len(array)), array, decoder))

@@ -29,7 +29,7 @@ LABEL = "label"
 DEFAULT_VALIDATION = "20 % of train"
 """Default way of scoring the configurations, in words."""
 DATA_OF_EXTRACTION = ("weights", "dataset")
-"""Fields of an extraction that say which backbone saw which images, not how."""
+"""Fields of an extraction that identify the backbone and the images, not the options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +210,7 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> Words:
 
 
 def describe_validation(values: Mapping[str, Any]) -> str:
-    """Return in words what `data.validation.Validation.to_json` says."""
+    """Return the text for what `Validation.to_json` returned."""
     if "split" in values:
         text = f"split {values['split']}"
     elif "scheme" in values:

@@ -9,7 +9,7 @@
     search.json         only while the probe is not complete: the scores so far
     training/           likewise: the states of unfinished training (saved_passes.py)
 
-`probe.json` is written last: its existence says that the probe is complete. It carries its own
+`probe.json` is written last: its existence means that the probe is complete. It carries its own
 checksum (cache/format/attached.py).
 
 Shapes: N test images, C classes, H attention heads, S tokens.
@@ -97,7 +97,7 @@ class Probe:
 
     @cached_property
     def settings(self) -> Settings:
-        """Its spec in words, and the keys that say what is the same experiment."""
+        """Its spec in words, and the keys that identify its experiment."""
         return read_settings(self.spec)
 
     @property

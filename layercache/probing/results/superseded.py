@@ -38,7 +38,7 @@ def choose_versions(
     try:
         current = cache.annotation_digests
     except CacheCorruptError as error:
-        logger.warning("probes of superseded annotations cannot be told apart: %s", error)
+        logger.warning("probes of superseded annotations cannot be identified: %s", error)
         return [] if superseded else list(probes)
     others = _digests_of_test_caches(cache, probes)
     old = {

@@ -1,4 +1,4 @@
-"""Choice of the search of a probe."""
+"""Choice of the search: full, halving or coordinate."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def choose_search(
     epochs: bool,
     paper_compat: bool = False,
 ) -> str:
-    """Return full, halving or coordinate, and log what is taken instead of the requested one.
+    """Return full, halving or coordinate, and log the choice if it is not the requested one.
 
-    "auto" is the search by coordinates where that trains at most half of the grid, else, and for
-    the protocol of the paper, the full one (docs/search.md says why).
+    "auto" chooses coordinate if that trains at most half of the grid and `paper_compat` is False,
+    else full (docs/search.md gives the reasons).
 
     Args:
         requested: full, halving, coordinate or auto.
         head: Name of the head, for the log.
         grid: Its configurations.
-        epochs: It is trained in epochs, not in closed form.
-        paper_compat: Search as the paper does, where that is left to "auto".
+        epochs: True if the head is trained in epochs, False for a closed form.
+        paper_compat: With "auto", search as the paper does.
 
     Raises:
         UnknownNameError: There is no search of this name.

@@ -42,7 +42,7 @@ class Search(Protocol):
 
     @property
     def search(self) -> str:
-        """Which configurations are trained, and how far, one of `stages.SEARCHES`."""
+        """Name of the search, one of `stages.SEARCHES`."""
 
 
 def summarize(
@@ -53,8 +53,8 @@ def summarize(
 ) -> list[ConfigScore]:
     """Return the mean over the folds of every configuration's scores, in the order of the grid.
 
-    Of a configuration that the search dropped, these are the scores of the epoch at which it did;
-    those that it did not train are left out. Where nothing is scored (1 shot), all are returned.
+    A configuration that the search dropped has its scores of the epoch at which it was dropped; one
+    that was never trained is left out. If nothing is scored (1 shot), all are returned.
 
     Args:
         search: The search.

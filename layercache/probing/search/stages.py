@@ -1,4 +1,4 @@
-"""Which configurations a search trains next, and how far, from the scores that it has.
+"""Stages of a search: the configurations that it trains next, and how far, by the scores so far.
 
 full        every configuration to the end
 halving     successive halving (arXiv 1502.07943): every configuration for a part of the epochs,
@@ -29,7 +29,7 @@ class Rung:
     epochs: float
     """Part of the epochs."""
     kept: float
-    """Part of the configurations that trains on."""
+    """Part of the configurations that continue."""
 
 
 RUNGS = (Rung(1 / 9, 1 / 5), Rung(1 / 3, 1 / 3))
@@ -43,7 +43,7 @@ class Stage:
     """Configurations whose scores are needed next."""
 
     configs: tuple[HParams, ...]
-    """In the order of the grid."""
+    """The configurations, in the order of the grid."""
     stop_epoch: int | None = None
     """Epoch, from 1, after which they are scored; None: the last."""
 
@@ -79,7 +79,7 @@ def current_stage(
 
 
 def count_fits(search: str, grid: Sequence[HParams], *, epochs: int) -> float:
-    """Return the trainings that a search takes on one fold, those that it stops as parts of one.
+    """Return the number of trainings on one fold; a stopped one counts by its part of the epochs.
 
     Args:
         search: full, halving or coordinate.
@@ -100,8 +100,8 @@ def count_fits(search: str, grid: Sequence[HParams], *, epochs: int) -> float:
 def _trainings(search: str, grid: Sequence[HParams]) -> tuple[HParams, ...]:
     """Return the configurations to train, in the order of the grid.
 
-    Of those with the same training (`training_key`) that is the first. The full search trains all,
-    so that its groups of configurations, and with them its rounding, are those of the grid.
+    Of configurations that train in the same way (`training_key`), only the first is returned. The
+    full search trains all, so that its passes, and therefore its rounding, are those of the grid.
     """
     if search == "full":
         return tuple(grid)

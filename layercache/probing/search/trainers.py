@@ -27,8 +27,8 @@ def make_trainer(
     Args:
         spec: The probe.
         device: Device to train on.
-        on_progress: Called with what is done, and what there is to do.
-        configs_per_pass: See SGDTrainer; without effect on heads in closed form, as the others.
+        on_progress: Called with (steps done, steps in total).
+        configs_per_pass: See SGDTrainer. Like the following, without effect on closed-form heads.
         saver: See SGDTrainer.
         paused: See SGDTrainer.
     """

@@ -87,7 +87,7 @@ def choose_validation(
 def _find_val_split(
     cache: Cache, target: Target, *, excluded: Sequence[str], of_train: bool
 ) -> str | None:
-    """Return the validation split if it can be used, else None after a line that says why not."""
+    """Return the validation split if it can be used, else log the reason and return None."""
     names = [name for name in cache.spec.dataset.splits if name.casefold() in VAL_NAMES]
     if len(names) > 1:
         raise OptionError(

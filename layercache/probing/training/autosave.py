@@ -83,7 +83,7 @@ class Autosave:
         try:
             self._saved_passes.save(saved, training.state_dict())
         except StorageError as e:
-            logger.warning("training goes on, but its state cannot be saved: %s", e)
+            logger.warning("training continues, but its state cannot be saved: %s", e)
             self._next_save = math.inf
             return
         self._on_saved(saved)

@@ -307,7 +307,7 @@ class ConfigBatch:
     def check_finite(self, *, step: int) -> None:
         """Mark configurations with a parameter or running statistic that is not finite.
 
-        Needed after the last step, which no later loss would reveal.
+        Needed after the last step, because no later loss would be NaN.
 
         Args:
             step: Number of the last step, from 0.
@@ -344,7 +344,7 @@ class ConfigBatch:
             self.dropout_generator.set_state(state["dropout_rng"])
 
     def head_state_dict(self, row: int, *, steps: int) -> dict[str, Tensor]:
-        """Return a copy of one configuration's parameters on the CPU, as of the textbook module.
+        """Return the state dict of one configuration's module, copied to the CPU.
 
         A head for regression predicts in the unit of its targets.
 

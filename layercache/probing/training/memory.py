@@ -22,7 +22,7 @@ Larger passes are slower on a CPU (benchmarks/group_size.py), take more memory, 
 save every few minutes. A GPU needs all the configurations that it can hold to be busy.
 """
 ACTIVATION_COPIES = 4
-"""Copies of the largest activations of one configuration that are set aside."""
+"""Number of copies of one configuration's largest activations that memory is reserved for."""
 
 
 def activation_row_bytes(spec: HeadSpec) -> int:

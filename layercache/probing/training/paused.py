@@ -30,7 +30,7 @@ class PausedConfig:
     tensors: Mapping[str, Mapping[str, Tensor]]
     """Parameters and both moments of AdamW, without the axis G."""
     shared: Mapping[str, Any]
-    """What it shares with all configurations at this step: steps, epochs, state of dropout."""
+    """Values common to all configurations at this step: steps, epochs, state of dropout."""
     own: Mapping[str, Any]
     """Its losses, validation curve and best epoch."""
     score: float
@@ -58,7 +58,7 @@ class PausedConfigs:
         return hparams in self._configs
 
     def keep(self, paused: Mapping[HParams, PausedConfig]) -> None:
-        """Keep more configurations; the worst of all are dropped for want of memory."""
+        """Keep more configurations; if memory is short, the worst of all are dropped."""
         configs = self._configs | dict(paused)
         held = sum(config.nbytes for config in configs.values())
         budget = self._memory_fraction * (free_memory(torch.device("cpu")) + held)
@@ -68,8 +68,8 @@ class PausedConfigs:
             used += config.nbytes
             if used > budget:
                 logger.info(
-                    "%d of %d configurations stay in memory; others that race on train again from "
-                    "the start",
+                    "%d of %d configurations stay in memory; the others train from the start if "
+                    "they continue",
                     len(self._configs),
                     len(best),
                 )

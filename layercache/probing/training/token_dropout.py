@@ -43,7 +43,7 @@ class TokenDropout:
     def draw(self, n_rows: int, *, step: int) -> Tensor | None:
         """Return which tokens each row keeps, bool (B, S) on the CPU; None if all are kept.
 
-        At least one layer and one kind are kept, and all tokens of a row that would lose them all.
+        A row keeps at least one layer and one kind; one that would lose all tokens keeps them all.
 
         Args:
             n_rows: B.

@@ -151,7 +151,7 @@ class ReportData:
         return f"{command} {join(training)}" if training else command
 
     def _has_namesakes(self, combination: Combination) -> bool:
-        """Return whether model and dataset do not tell its caches from those of another one."""
+        """Return whether another combination has the same model and dataset names."""
         is_name = combination.source == combination.dataset
         return any(
             combination.source in ((other.source, other.dataset) if is_name else (other.source,))

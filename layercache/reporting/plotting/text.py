@@ -101,7 +101,7 @@ def _covering_families(characters: frozenset[str]) -> list[str]:
 
 @cache
 def _installed_families() -> tuple[str, ...]:
-    """Return the installed families, sans-serif ones first, as far as their names say so."""
+    """Return the installed families, those with "sans" in their names first."""
     from matplotlib.font_manager import fontManager
 
     families = {font.name for font in fontManager.ttflist if font.style == "normal"}

@@ -123,7 +123,7 @@ def _gain_tile(gain: float, metric: str, evidence: Evidence) -> Tile:
 
 
 def _gain_sentence(datasets: list[str], evidence: Evidence, numbers: str) -> str:
-    """Say what the tests show, and the numbers behind it."""
+    """Return a sentence with the result of the tests and the numbers behind it."""
     several = len(datasets) > 1 or evidence.n_tests > 1
     where = f"on {join_words(datasets) if len(datasets) <= 3 else f'{len(datasets)} datasets'}"
     counts = {"outperforms": evidence.n_gains, "does worse than": evidence.n_losses}

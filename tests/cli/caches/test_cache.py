@@ -284,7 +284,7 @@ def test_push_of_a_damaged_probe_names_it_and_exits_1(
     flip(file, 2)
     code, out, err = run(capsys, "push", str(whole.path), "--to", str(tmp_path / "to"))
     assert code == 1
-    assert err.startswith(f"not copied: {file}: not what its record says; remove {file.parent} and")
+    assert err.startswith(f"not copied: {file}: differs from its record; remove {file.parent} and")
     assert "each verified where it arrived" in out
     assert find_caches(tmp_path / "to")[0].complete("train")
 

@@ -30,14 +30,14 @@ def test_joined_splits_have_the_rows_of_one_after_those_of_the_other(joined: Joi
     assert joined.blocks == [(0, 30), (30, 42)]
     whole = np.concatenate([train.read(PAIRS), test.read(PAIRS)], axis=1)
     for rows in ((0, 42), (0, 30), (30, 42), (5, 33), (31, 32), (7, 7)):
-        assert np.array_equal(joined.read(PAIRS, rows=rows), whole[:, slice(*rows)])
-    assert np.array_equal(joined.read(PAIRS), whole)
+        assert np.array_equal(joined.read_stored(PAIRS, rows=rows), whole[:, slice(*rows)])
+    assert np.array_equal(joined.read_stored(PAIRS), whole)
 
 
 def test_datasets_of_joined_splits_hold_the_same_tokens(joined: JoinedSplits) -> None:
     kept = np.array([0, 3, 29, 30, 41])
     selection = SplitSelection((TokenSource(joined, PAIRS),), kept)
-    expected = joined.read(PAIRS)[:, kept].astype(np.float32).transpose(1, 0, 2)
+    expected = joined.read_stored(PAIRS)[:, kept].astype(np.float32).transpose(1, 0, 2)
     expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
     cpu = torch.device("cpu")
     streamed = StreamedTokens(selection, device=cpu, memory_budget=10**6)

@@ -89,4 +89,4 @@ def test_autosave_on_a_full_disk_warns_once_and_training_goes_on(clock: Clock) -
     memory = Memory(clock, error=StorageError("no space left"))
     with logged() as lines:
         assert run(memory, clock, seconds=400) == []
-    assert lines == ["training goes on, but its state cannot be saved: no space left"]
+    assert lines == ["training continues, but its state cannot be saved: no space left"]

@@ -41,17 +41,17 @@ _NAME = re.compile(r"int8|pca:([1-9]\d{0,5})(:float16|:int8)?|pq:([1-9]\d{0,5})"
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """What the name of a codec says."""
+    """Kind, size and dtype of a codec, as its name gives them."""
 
     kind: Literal["int8", "pca", "pq"]
     size: int
     """R of pca, M of pq, else 0."""
     dtype: Literal["int8", "uint8", "float16"]
-    """Of a number of a code."""
+    """Dtype of the numbers of a code."""
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Return what a name says.
+        """Parse a name.
 
         Raises:
             OptionError: It is no name of a codec.

@@ -1,4 +1,4 @@
-"""`photos`: tell from which region of two photographs a patch was cut.
+"""`photos`: classify from which region of two photographs a patch was cut.
 
 The photographs are the two that come with scikit-learn.
 
@@ -30,7 +30,7 @@ REGION_SIZE = 213
 PATCH_SIZE = 28
 """Side of a patch in pixels."""
 COLUMNS = {"train": (0, 100), "test": (113, 213)}
-"""Columns [start, stop) of a region that a split's patches lie in."""
+"""Columns [start, stop) of a region that hold the patches of a split."""
 STRIDE = {"train": PATCH_SIZE // 2, "test": PATCH_SIZE}
 """Distance between neighbouring patches in pixels."""
 

@@ -55,7 +55,7 @@ def open_folder(path: str | os.PathLike[str]) -> InMemoryDataset:
     flat = [folder for folder in split_folders.values() if _is_flat(root / folder)]
     for folder in dict.fromkeys(("", *split_folders.values())):
         if folder not in flat:
-            _count_beside(root / folder, ignored)
+            _count_neighbors(root / folder, ignored)
     names = {
         folder: _class_names(root, folder)
         for folder in split_folders.values()
@@ -211,8 +211,8 @@ def _count_images(root: Path, folder: str) -> int:
     return sum(1 for _ in _images(str(root / folder), folder, Counter(), ()))
 
 
-def _count_beside(path: Path, ignored: Counter[str]) -> None:
-    """Count what lies next to class or split folders."""
+def _count_neighbors(path: Path, ignored: Counter[str]) -> None:
+    """Count the files and folders next to class or split folders."""
     for entry in _scandir(path):
         if entry.name in SYSTEM_FOLDERS:
             ignored[f"folder {entry.name!r}"] += 1

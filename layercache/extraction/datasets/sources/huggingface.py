@@ -36,6 +36,7 @@ from layercache.extraction.datasets.base import Samples
 from layercache.extraction.datasets.image_files import (
     MAX_HASHED_BYTES,
     Contents,
+    HashedImages,
     hash_image,
     open_encoded,
     read_file,
@@ -66,7 +67,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class TableSamples:
+class TableSamples(HashedImages):
     """Rows of a table that holds encoded images, N of them."""
 
     table: Any
@@ -84,21 +85,6 @@ class TableSamples:
     def ids(self) -> list[str]:
         """The prefix, a slash and the row in the table."""
         return [f"{self.prefix}/{row:06d}" for row in self.rows.tolist()]
-
-    @property
-    def content_digest(self) -> str:
-        """Digest of the images' bytes, or of their sizes above MAX_HASHED_BYTES."""
-        return self._contents.digest
-
-    @property
-    def unreadable(self) -> dict[str, str]:
-        """Id -> reason for each image that was missing when the digest was made."""
-        return self._contents.unreadable
-
-    @property
-    def image_hashes(self) -> Array | None:
-        """Hash of every image's bytes, uint64 (N,); None above MAX_HASHED_BYTES."""
-        return self._contents.image_hashes
 
     @cached_property
     def _contents(self) -> Contents:

@@ -34,6 +34,7 @@ from layercache.extraction.datasets.image_files import (
     MAX_HASHED_BYTES,
     SYSTEM_FOLDERS,
     Contents,
+    HashedImages,
     hash_image,
     open_encoded,
     read_unchanged,
@@ -70,7 +71,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class TarSamples:
+class TarSamples(HashedImages):
     """Images in tars, N of them."""
 
     shards: tuple[str, ...]
@@ -83,21 +84,6 @@ class TarSamples:
     """int64 (N, 3): index into `shards`, offset, size."""
     max_hashed_bytes: int = MAX_HASHED_BYTES
     """Total size above which `content_digest` covers the images' sizes instead of their bytes."""
-
-    @property
-    def content_digest(self) -> str:
-        """Digest of the images' bytes, or of their sizes."""
-        return self._contents.digest
-
-    @property
-    def image_hashes(self) -> Array | None:
-        """Hash of every image's bytes, uint64 (N,); None if only sizes were read."""
-        return self._contents.image_hashes
-
-    @property
-    def mtimes(self) -> Array | None:
-        """Modification time of every image's tar in ns, int64 (N,), if only sizes were read."""
-        return self._contents.stamps.mtimes
 
     @cached_property
     def _contents(self) -> Contents:

@@ -281,7 +281,7 @@ def _check_is_vit(module: Any, *, name: str) -> None:
 def _timm_notes(config: dict[str, Any]) -> tuple[str, ...]:
     """Return timm's own remarks if they still apply.
 
-    The weights of OpenAI, DFN and MetaCLIP want QuickGELU, which only `_quickgelu_` models have.
+    The weights of OpenAI, DFN and MetaCLIP need QuickGELU, which only `_quickgelu_` models have.
     """
     if "quickgelu" in config["architecture"]:
         return ()

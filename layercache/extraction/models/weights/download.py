@@ -149,7 +149,7 @@ def _log_download(
 
 
 def _reason(error: Exception, repository: str) -> str:
-    """Return what a failed download came from in a line, with the way to log in if that helps."""
+    """Return the cause of a failed download in a line, with the way to log in if that helps."""
     repo_id = _split_revision(repository)[0]
     page = f"{constants.ENDPOINT}/{repo_id}"
     login = "log in with `hf auth login`, or set $HF_TOKEN"
@@ -177,7 +177,7 @@ def _remedy(name: str) -> str:
 
 
 def _size(repository: str, files: Sequence[str]) -> int | None:
-    """Return the size of the first of some files in bytes, or None if the hub does not say."""
+    """Return the size in bytes of the first of some files, None if the hub does not report it."""
     repo_id, revision = _split_revision(repository)
     for file in files:
         try:

@@ -33,7 +33,7 @@ IDENTITY = (
     "folds", "repeats", "group", "fold_column", "refit", "test_split", "seed", "shots",
     "train_fraction",
 )  # fmt: skip
-"""Columns of the results table that say which probe a row is."""
+"""Columns of the results table that identify the probe of a row."""
 
 Row = dict[str, Any]
 
@@ -86,7 +86,7 @@ class _Columns:
         cache = self._caches.get(fingerprint) or self._around(probe, fingerprint)
         if cache is None:
             logger.warning(
-                "probe %s: the cache of test %s is not at hand, so its scores by %s are left out",
+                "probe %s: the cache of test %s was not found, so its scores by %s are left out",
                 probe.id,
                 test,
                 self.column,
@@ -147,7 +147,7 @@ def _rows_of(probe: Probe, test: str, lookup: _Columns) -> Iterator[Row]:
     predictions = probe.predictions(test)
     if predictions.sample_ids is None:
         raise OptionError(
-            f"by: probe {probe.id} does not say which samples it was tested on: train it again "
+            f"by: probe {probe.id} does not record which samples it was tested on: train it again "
             "with refresh=True (--refresh)"
         )
     of_row = np.array([values.get(name, NO_VALUE) for name in predictions.sample_ids], object)
