@@ -23,8 +23,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe
+from benchmarks.racing_policies import (
+    POLICIES,
+    Config,
+    Run,
+    best,
+)
 from layercache.cache.cache import Cache
 from layercache.cache.find import open_cache
 from layercache.probing.api import probe
@@ -165,163 +170,6 @@ def record(args: argparse.Namespace) -> None:
                 task.search(name, part=part)
         if args.bf16:
             task.search("bf16", precision="bf16", stop=1 / 3, parts=PARTS)
-
-
-Curve = dict[int, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Config:
-    """One configuration of a run."""
-
-    hparams: dict[str, float]
-    curve: Curve
-    """Validation metrics by epoch, of the long schedule."""
-    short: dict[float, dict[str, float]]
-    """Validation metrics at the end of shorter schedules, by part of the epochs."""
-    final: dict[str, float]
-    test: float
-
-    @property
-    def pair(self) -> tuple[float, float]:
-        """Learning rate and dropout rate."""
-        return self.hparams["lr"], self.hparams["dropout"]
-
-    @property
-    def decay(self) -> float:
-        """Weight decay."""
-        return self.hparams["weight_decay"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """The records of one cache and seed; configurations that diverged are left out."""
-
-    name: str
-    epochs: int
-    configs: list[Config]
-    n_configs: int
-    """With those that diverged."""
-
-
-Rank = Callable[[Config, dict[str, float]], tuple[float, ...]]
-"""Key of a configuration with some metrics; the smallest is the best."""
-Policy = Callable[[Run], tuple[list[Config], float]]
-"""Returns the configurations that are trained to the end, and the fits that all of it takes."""
-
-
-def by_accuracy(config: Config, metrics: dict[str, float]) -> tuple[float, ...]:
-    """Rank as the library does: accuracy, then loss to three digits, then the larger decay."""
-    loss = float(f"{metrics['log_loss']:.2e}")
-    return -round(metrics["balanced_accuracy"], 12), loss, -config.decay
-
-
-def by_loss(config: Config, metrics: dict[str, float]) -> tuple[float, ...]:
-    """Rank by validation loss."""
-    return metrics["log_loss"], -config.decay
-
-
-def best(configs: Iterable[Config], rank: Rank = by_accuracy) -> list[Config]:
-    """Return configurations by their final scores, best first."""
-    return sorted(configs, key=lambda config: rank(config, config.final))
-
-
-def halving(
-    *rungs: tuple[float, float],
-    rank: Rank = by_accuracy,
-    within: Callable[[Config], object] = lambda _: None,
-    short: bool = False,
-) -> Policy:
-    """Return successive halving: after each part of the epochs, a part of the group is kept.
-
-    Args:
-        *rungs: Part of the epochs, and part of the configurations to keep.
-        rank: How configurations are compared.
-        within: Group of a configuration that is only compared with its own.
-        short: Each rung is a schedule of its own, and nothing is continued.
-    """
-
-    def run_policy(run: Run) -> tuple[list[Config], float]:
-        configs, fits, done = run.configs, 0.0, 0.0
-        count: float = run.n_configs
-        for part, kept in rungs:
-            fits += count * (part if short else part - done)
-
-            def key(config: Config, part: float = part) -> tuple[float, ...]:
-                epoch = max(1, round(part * run.epochs))
-                return rank(config, config.short[part] if short else config.curve[epoch])
-
-            groups: dict[object, list[Config]] = {}
-            for config in sorted(configs, key=key):
-                groups.setdefault(within(config), []).append(config)
-            configs = [
-                config
-                for group in groups.values()
-                for config in group[: max(1, round(kept * len(group)))]
-            ]
-            count, done = len(configs), 0.0 if short else part
-        return configs, fits + count * (1 - done)
-
-    return run_policy
-
-
-def coordinate(n_pairs: int, *, decay: float = 1e-3) -> Policy:
-    """Return the search over pairs at one decay, then over the decays of the best pairs."""
-
-    def run_policy(run: Run) -> tuple[list[Config], float]:
-        first = [config for config in run.configs if config.decay == decay]
-        pairs = {config.pair for config in best(first)[:n_pairs]}
-        configs = [c for c in run.configs if c.decay == decay or c.pair in pairs]
-        return configs, len(configs) + run.n_configs - len(run.configs)
-
-    return run_policy
-
-
-def random_subset(part: float) -> Policy:
-    """Return the negative control: a part of the configurations, drawn at random."""
-
-    def run_policy(run: Run) -> tuple[list[Config], float]:
-        generator = np.random.default_rng(list(run.name.encode()))
-        count = round(part * len(run.configs))
-        return list(generator.choice(np.array(run.configs, object), count, replace=False)), count
-
-    return run_policy
-
-
-def pair(config: Config) -> object:
-    """Return the group of all weight decays of one learning rate and dropout rate."""
-    return config.pair
-
-
-def dropout(config: Config) -> object:
-    """Return the group of all learning rates and weight decays of one dropout rate."""
-    return config.pair[1]
-
-
-NINTH, THIRD = 1 / 9, 1 / 3
-POLICIES: dict[str, Policy] = {
-    "full": lambda run: (run.configs, run.n_configs),
-    "halving 1/5, 1/3": halving((NINTH, 1 / 5), (THIRD, 1 / 3)),
-    "halving 1/4, 1/3": halving((NINTH, 1 / 4), (THIRD, 1 / 3)),
-    "halving 1/3, 1/3": halving((NINTH, 1 / 3), (THIRD, 1 / 3)),
-    "halving 1/5, 1/3 by loss": halving((NINTH, 1 / 5), (THIRD, 1 / 3), rank=by_loss),
-    "halving 1/3, 1/3 by loss": halving((NINTH, 1 / 3), (THIRD, 1 / 3), rank=by_loss),
-    "halving 1/5, 1/3 within dropout": halving((NINTH, 1 / 5), (THIRD, 1 / 3), within=dropout),
-    "halving 2/7, 1/2 within pairs": halving((NINTH, 2 / 7), (THIRD, 1 / 2), within=pair),
-    "halving 1/8 at 1/6": halving((1 / 6, 1 / 8)),
-    "halving 1/6, 1/3 at 1/6, 1/2": halving((1 / 6, 1 / 6), (1 / 2, 1 / 3)),
-    "halving 1/12 at 1/6": halving((1 / 6, 1 / 12)),
-    "own cosines 1/5, 1/3": halving((NINTH, 1 / 5), (THIRD, 1 / 3), short=True),
-    "own cosines 1/3, 1/3": halving((NINTH, 1 / 3), (THIRD, 1 / 3), short=True),
-    "coordinate, best two pairs": coordinate(2),
-    "coordinate, best pair": coordinate(1),
-    "coordinate from decay 1e-6, best two pairs": coordinate(2, decay=1e-6),
-    "coordinate from decay 1e-6, best pair": coordinate(1, decay=1e-6),
-    "coordinate from decay 1e-2, best two pairs": coordinate(2, decay=1e-2),
-    "weight decay 1e-3 only": coordinate(0),
-    "weight decay 1e-2 only": coordinate(0, decay=1e-2),
-    "a quarter at random": random_subset(1 / 4),
-}
 
 
 def read_run(folder: Path) -> Run:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import timm
 import torch
-from extract import Bench
+from extraction_rates import ExtractionRates
 from images import Decoded, Files, write_jpegs
 from naive_extract import extract as extract_naively
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,9 +54,11 @@ def measure(context: Context) -> None:
                 context.fail(what, e)
 
 
-def make_bench(context: Context, folder: Path, precision: str, *, compiled: bool) -> Bench:
+def make_rates(
+    context: Context, folder: Path, precision: str, *, compiled: bool
+) -> ExtractionRates:
     """Return the measurements of extract.py with short durations."""
-    return Bench(
+    return ExtractionRates(
         Namespace(
             device=context.device,
             precision=precision,
@@ -74,7 +76,7 @@ def measure_one(
     context: Context, what: str, model: str, precision: str, compiled: bool, folder: Path
 ) -> None:
     """Run the bare forward and the extraction in turn, and write the rate of the extraction."""
-    bench = make_bench(context, Path(tempfile.mkdtemp(dir=folder)), precision, compiled=compiled)
+    bench = make_rates(context, Path(tempfile.mkdtemp(dir=folder)), precision, compiled=compiled)
     jpegs = str(folder / "jpeg")
     jpeg = what.endswith("JPEG")
     rates, done = bench.compare(
@@ -120,7 +122,7 @@ def flop_per_image(forward: object, backbone: object) -> float:
 
 def usual(context: Context, what: str, model: str, folder: Path) -> None:
     """Write the rate of naive_extract.py, and that of ours over it."""
-    bench = make_bench(context, Path(tempfile.mkdtemp(dir=folder)), "fp32", compiled=False)
+    bench = make_rates(context, Path(tempfile.mkdtemp(dir=folder)), "fp32", compiled=False)
     rows = bench.images(model, bench.bare(model)(4 * bench.batch(model)) / 2)
     files = Files(str(folder / "jpeg"), rows)
     if model == "vit_nano":

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks.gpu.context import Context, synchronize
 from benchmarks.gpu.rates import least_seconds
-from benchmarks.probe import accuracy, features, from_loader, from_slices, one_by_one
+from benchmarks.one_by_one import accuracy, from_loader, from_slices, one_by_one
+from benchmarks.probe import features
 from layercache.probing.heads import HeadSpec
 from layercache.probing.training.config import HParams, TrainConfig, paper_grid
 from layercache.probing.training.fit import fit

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.gpu.context import Context, synchronize
 from benchmarks.gpu.rates import least_seconds
-from benchmarks.probe import textbook
+from benchmarks.one_by_one import textbook
 from benchmarks.step import CLASSES, make_step
 from layercache.probing.heads import HeadSpec
 

@@ -18,15 +18,10 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from hashlib import sha256
-from shlex import quote
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from layercache.cache.format.codecs.codec_file import parse_codec
-from layercache.cache.format.codecs.token_codec import TokenCodec
-from layercache.cache.format.compressor import compressor_in, format_compressor
 from layercache.cache.format.layout import (
     CODEC_KEY,
     SPEC_KEY,
@@ -36,10 +31,10 @@ from layercache.cache.format.layout import (
 )
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.format.spec import CacheSpec, digest_ids
-from layercache.cache.format.zarr_group import encode_valid, write_group
+from layercache.cache.format.zarr_group import encode_valid
 from layercache.cache.storage.paths import CachePath
-from layercache.cache.storage.threads import in_threads
 from layercache.cache.writing.block_writer import BlockWriter
+from layercache.cache.writing.group_files import write_group_files
 from layercache.cache.writing.partial_block import remove_partials
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
@@ -274,12 +269,7 @@ class SplitWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _begin(self) -> None:
@@ -301,7 +291,13 @@ class SplitWriter:
             if self._is_whole(complete):
                 return
             store.delete(layout.complete)  # only if untrue: another writer may put the true one
-        self._write_group()
+        write_group_files(
+            self._commit,
+            layout,
+            ids=self._ids,
+            compressor=self._compressor,
+            has_blocks=bool(self._committed),
+        )
         self._commit.discard(self.pending)
 
     def _is_whole(self, data: bytes) -> bool:
@@ -313,73 +309,6 @@ class SplitWriter:
         except CacheCorruptError:
             return False
         return complete.files == self._digests()
-
-    def _write_group(self) -> None:
-        """Make the group, or correct its files.
-
-        Labels, ids and metadata follow from the spec and the arguments.
-        """
-        layout, store = self._layout, self._store
-        metadata = layout.tokens_metadata
-        self._check_compressor(store.read_many([metadata]).get(metadata))
-        with self._commit.scratch_folder() as scratch:
-            fresh = scratch / "group"
-            write_group(
-                fresh, layout, ids=self._ids, compressor=self._compressor, codec=self._read_codec()
-            )
-            if self._commit.adopt_folder(fresh, layout.group):
-                return
-            files = {
-                f"{layout.group}/{path.relative_to(fresh).as_posix()}": path.read_bytes()
-                for path in fresh.rglob("*")
-                if path.is_file()
-            }
-        existing = store.read_many(files)
-        wrong = {key: data for key, data in files.items() if existing.get(key) != data}
-        if layout.valid in existing:
-            wrong.pop(layout.valid, None)  # `finish` decides which rows are valid
-        if (
-            metadata in wrong
-            and metadata not in existing
-            and not store.create(metadata, [wrong.pop(metadata)])
-        ):
-            # Another writer was faster, perhaps with another compressor.
-            self._write_group()
-            return
-
-        def put(key: str) -> None:
-            if key in existing:
-                store.put(key, [wrong[key]])
-            else:
-                store.create(key, [wrong[key]])
-
-        in_threads(put, list(wrong), threads=store.requests)
-
-    def _read_codec(self) -> TokenCodec | None:
-        """Return the codec, which `store_codec` has stored, or None without one."""
-        spec = self._layout.spec
-        if spec.codec is None:
-            return None
-        data = self._store.read(CODEC_KEY)
-        return parse_codec(data, spec, where=str(self._store.path(CODEC_KEY)))
-
-    def _check_compressor(self, metadata: bytes | None) -> None:
-        """Raise OptionError if the metadata of `tokens` are of another compressor."""
-        # Where no lock keeps others out, they may be about to commit the first block.
-        if metadata is None or (self._commit.exclusive and not self._committed):
-            return
-        layout, compressor = self._layout, self._compressor
-        path = self._store.path(layout.tokens_metadata)
-        begun_with = compressor_in(metadata, where=str(path))
-        requested = compressor.metadata(layout.dtype.itemsize) if compressor else None
-        if begun_with != requested:
-            remedy = "continue with that one" if begun_with else "leave compressor out"
-            raise OptionError(
-                f"{self._store.path(layout.group)}: begun with compressor "
-                f"{format_compressor(begun_with)}, got "
-                f"{format_compressor(requested)}: {remedy}, or remove the cache "
-                f"(layercache cache rm {quote(str(self.path))})"
-            )
 
     def _digests(self) -> dict[str, str]:
         """Return key -> SHA-256 of every file of the split but shards and complete record."""
