@@ -16,8 +16,9 @@ They are synthetic: each imitates what decides in one kind of dataset of the pap
     python benchmarks/rendered_tasks.py --sheet sheet.png
 
 Photographs are the two that come with scikit-learn; training and test images show different parts
-of them. Fonts are those of matplotlib. The same seed gives the same pixels (with the same Pillow);
-every image has a random generator of its own, so its pixels do not depend on how many there are.
+of them. Fonts are those of matplotlib (3.11 has all). The same seed gives the same pixels (with the
+same Pillow); every image has a random generator of its own, so its pixels do not depend on how many
+there are.
 """
 
 from __future__ import annotations

@@ -82,11 +82,11 @@ def test_random_field_has_unit_variance_and_the_spectrum_of_its_name(spectrum: s
 
 
 def test_write_task_folders_are_the_classes(tmp_path: Path) -> None:
-    write_task(tmp_path, "fonts", train=17, test=16)
+    write_task(tmp_path, "textures", train=17, test=16)
     for split, count in zip(SPLITS, (17, 16), strict=True):
-        files = sorted((tmp_path / "fonts" / split).glob("*/*.png"))
+        files = sorted((tmp_path / "textures" / split).glob("*/*.png"))
         assert len(files) == count
-        assert {file.parent.name for file in files} == set(TASKS["fonts"].classes)
-    first = tmp_path / "fonts" / "train" / TASKS["fonts"].classes[0] / "00000.png"
-    image, _ = render("fonts", split="train", index=0)
+        assert {file.parent.name for file in files} == set(TASKS["textures"].classes)
+    first = tmp_path / "textures" / "train" / TASKS["textures"].classes[0] / "00000.png"
+    image, _ = render("textures", split="train", index=0)
     assert Image.open(first).tobytes() == image.tobytes()

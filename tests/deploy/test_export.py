@@ -121,11 +121,10 @@ def test_export_with_wrong_logits_is_refused_and_keeps_the_existing_file(
     assert path.stat().st_mtime_ns == before
 
 
-def test_export_onnx_without_onnxruntime_names_the_extra(
+def test_export_onnx_without_its_packages_names_the_extra(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(
-        MissingExtraError, match=r"onnxruntime is missing.*pip install -e '\.\[export\]'"
-    ):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"onnx is missing.*pip install -e '\.\[export\]'"):
         export_onnx(classifier, tmp_path / "head.onnx")

@@ -7,6 +7,7 @@ import pkgutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import torchvision
@@ -62,10 +63,11 @@ def test_official_files_are_those_of_torchvision(
             getattr(torchvision.datasets, class_name)(
                 str(tmp_path / str(i)), download=True, **split
             )
-    by_name = {url.rsplit("/", 1)[-1]: (url, md5) for url, md5 in downloads}
+    by_name = {url.rsplit("/", 1)[-1]: (urlsplit(url).path, md5) for url, md5 in downloads}
     assert len(by_name) == len(OFFICIAL[name].files)
     for file in OFFICIAL[name].files:
-        assert (file.url, file.md5) == by_name[file.name]
+        # hosts move between releases of torchvision
+        assert (urlsplit(file.url).path, file.md5) == by_name[file.name]
 
 
 def test_official_checksums_of_pcam_are_those_of_torchvision() -> None:
