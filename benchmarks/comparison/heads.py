@@ -43,7 +43,10 @@ METHODS = {
     "efficient": Method("efficient, CLS+AP of all layers", {"head": "efficient", **LAYER_TOKENS}),
     "efficient-patches": Method("efficient, patches of the last", {"head": "efficient", **PATCHES}),
     "hybrid": Method("hybrid: ALF and patches in one", {"head": "hybrid", "spatial": "patch"}),
-    "fusion": Method("fusion: ALF and AAT, gated", {"head": "fusion", "spatial": "patch"}),
+    "fusion": Method("fusion: ALF and AAT, gated", {"head": "fusion", "spatial": "all"}),
+    "fusion-patches": Method(
+        "fusion of ALF and patches without CLS", {"head": "fusion", "spatial": "patch"}
+    ),
     "ensemble": Method("ensemble of ALF and AAT, fitted", {"members": BRANCHES}),
     "patches": Method(
         "AAT without CLS",

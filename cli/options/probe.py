@@ -63,7 +63,9 @@ Tokens = Annotated[
 Spatial = Annotated[
     str | None,
     panels.head(
-        help="Spatial tokens of the hybrid and fusion heads: grid:K | patch.", show_default=False
+        help="Spatial tokens of the hybrid and fusion heads: grid:K | patch | all (fusion: patches "
+        "and CLS).",
+        show_default=False,
     ),
 ]
 SpatialLayers = Annotated[str, panels.head(help="Layers of the spatial tokens.")]

@@ -101,7 +101,8 @@ def probe(
             probe for each). Default: all; for attentive-tokens: last.
         tokens: Token kinds such as cls, ap, cls+ap, or several of these. Default: cls+ap; for
             attentive-tokens: all.
-        spatial: Spatial tokens of the hybrid and fusion heads, grid:K or patch.
+        spatial: Spatial tokens of the hybrid and fusion heads, grid:K or patch; for the fusion head
+            also all, patches and CLS.
         spatial_layers: Layers of the spatial tokens.
         spatial_cache: Cache of the spatial tokens if it is another one, of the same weights and
             images.

@@ -139,7 +139,8 @@ def select_tokens(
         head: Name of the head.
         layers: Layer choice; None: all, or the last one for attentive-tokens.
         tokens: Token kinds; None: cls+ap, or all for attentive-tokens.
-        spatial: Spatial tokens of a hybrid or fusion head.
+        spatial: Spatial tokens of a hybrid or fusion head; those of a fusion head may be among
+            its other tokens.
         spatial_layers: Layers of the spatial tokens.
         spatial_cache: Cache of the spatial tokens if it is another one.
 
@@ -168,7 +169,8 @@ def select_tokens(
     if spatial is not None:
         other = spatial_cache or cache
         added = _select(other, layers=spatial_layers, tokens=spatial)
-        if repeated := set(added) & set(pairs):
+        repeated = set(added) & set(pairs)
+        if repeated and head != "fusion":  # whose branches have their tokens each for itself
             layer, token = min(repeated)
             raise OptionError(
                 f"layer {layer}, token {token!r} is in both tokens {tokens} and spatial {spatial}"

@@ -21,7 +21,7 @@ OPTIONS = {"layers": "mid-last", "lr": 1e-2, "weight_decay": 1e-4, "dropout": 0.
 def test_classifier_and_exports_give_the_logits_of_the_cache(
     trained: Trained, tmp_path: Path, head: str
 ) -> None:
-    spatial = {"spatial": "grid:2", "gate": "sample"} if head == "fusion" else {}
+    spatial = {"spatial": "cls+grid:2", "gate": "sample"} if head == "fusion" else {}
     (made,) = probe(
         str(trained.cache),
         head=head,

@@ -240,19 +240,20 @@ def test_probe_of_a_fusion_head_finds_a_signal_in_either_branch(
     planted: Callable[..., Any], gate: str
 ) -> None:
     kinds = ("cls", "ap", "patch/0", "patch/1", "patch/2", "patch/3")
-    for kind, features in ((4, "resident"), (0, "stream")):
+    for kind, features, spatial, n in ((4, "resident", "patch", 12), (1, "stream", "all", 13)):
         cache = planted(kinds=kinds, kind=kind, layer=4, dataset=f"made_up_{kind}")
         (fused,) = probe(
-            cache, head="fusion", spatial="patch", gate=gate, features=features, **ONE_CONFIG
+            cache, head="fusion", spatial=spatial, gate=gate, features=features, **ONE_CONFIG
         )
         assert fused.row["test_balanced_accuracy"] > 0.6
         assert fused.row["gate"] == gate
-        assert (fused.row["spatial"], fused.row["n_tokens"]) == ("patch@last", 12)
+        assert (fused.row["spatial"], fused.row["n_tokens"]) == (f"{spatial}@last", n)
         head = fused.head()
+        assert len(set(head.pairs)) == 12  # all: the CLS token of the last layer in both branches
         assert head.hparams["spatial_share"] == fused.row["spatial_share"]
         assert head.state_dict["spatial_share"].item() == fused.row["spatial_share"]
         assert (fused.row["spatial_share"] >= 0.5) == (kind == 4)
-        assert fused.attention().mean.shape == (8 + 8, 12)
+        assert fused.attention().mean.shape == (8 + 8, n)
         x = torch.from_numpy(cache.split("test").read(head.pairs)).transpose(0, 1)
         np.testing.assert_allclose(
             head.predict(x), fused.predictions().logits, rtol=1e-4, atol=1e-4

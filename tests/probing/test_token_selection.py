@@ -19,3 +19,9 @@ def test_select_tokens_that_are_not_stored_names_the_extraction(
         r"layercache extract .*--layers last --tokens all",
     ):
         probe(planted(), head="attentive-tokens", **ONE_CONFIG)
+
+
+def test_tokens_in_both_branches_are_for_the_fusion_head_only(planted: Callable[..., Any]) -> None:
+    cache = planted(kinds=("cls", "ap", "patch/0", "patch/1", "patch/2", "patch/3"))
+    with pytest.raises(OptionError, match=r"token 'cls' is in both tokens cls\+ap and spatial all"):
+        probe(cache, head="hybrid", spatial="all", **ONE_CONFIG)
