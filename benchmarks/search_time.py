@@ -6,7 +6,7 @@ The 63 configurations on 80 % of the rows, for a part of the 1,000 steps that ar
 is all of them in one pass, auto the two passes of `--search coordinate` (9 and 12 configurations).
 Each measurement is a process of its own, in turn; --against is another checkout, whose full search
 is timed as well. The loop trains the textbook module from a DataLoader, one configuration after the
-other (probe.py, loop (a)); a few steps of one configuration are timed, and multiplied. Tokens are
+other (loop (a) of probe.py); a few steps of one configuration are timed, and multiplied. Tokens are
 random, since the time does not depend on them; no final fit, no test.
 """
 
@@ -114,7 +114,7 @@ def measure(what: str, args: argparse.Namespace) -> float:
 def time_loop(data: object, head: object, train: object) -> float:
     """Return the seconds of one step of loop (a)."""
     sys.path.insert(0, str(HERE))
-    from benchmarks.probe import from_loader, one_by_one
+    from benchmarks.one_by_one import from_loader, one_by_one
     from layercache.probing.training.config import TrainConfig, paper_grid
 
     def run(epochs: int) -> tuple[float, int]:
