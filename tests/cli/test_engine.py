@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,16 +24,34 @@ NOTICED = 200.0
 WORDS = ["extract", "-m", "vit_nano", "-d", "digits", "--limit", "1100", "--tokens", "all"]
 
 
-def start(mark: str, *words: str) -> subprocess.Popen[str]:
-    """The program in a process group of its own, as a shell starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "layercache_cli.main", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, MARK: mark},
-    )
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """start(mark, *words): the program in a process group of its own, as a shell starts it.
+
+    What still runs at the end, as after a failed test, is killed.
+    """
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(mark: str, *words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layercache_cli.main", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, MARK: mark},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def left(mark: str) -> list[str]:
@@ -61,7 +79,7 @@ def until(what: Callable[[], bool], *, seconds: float) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def whole(tmp_path_factory: pytest.TempPathFactory, start: Start) -> dict[str, bytes]:
     """The files of a run on one machine without Ray."""
     folder = tmp_path_factory.mktemp("whole")
     process = start("whole", *WORDS, "--cache", str(folder))
@@ -71,7 +89,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_leaves_no_process_and_is_continued(
-    tmp_path: Path, whole: dict[str, bytes], sig: signal.Signals
+    tmp_path: Path, start: Start, whole: dict[str, bytes], sig: signal.Signals
 ) -> None:
     mark = uuid.uuid4().hex
     words = [*WORDS, "--cache", str(tmp_path), "--engine", "ray"]
@@ -82,7 +100,7 @@ def test_a_stopped_command_leaves_no_process_and_is_continued(
         os.killpg(process.pid, sig)  # as a terminal does
     else:
         process.send_signal(sig)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     if sig == signal.SIGKILL:
         assert process.returncode == -sig
     else:
@@ -100,7 +118,7 @@ def test_a_stopped_command_leaves_no_process_and_is_continued(
     assert until(lambda: not left(mark), seconds=NOTICED), left(mark)
 
 
-def test_what_a_probe_prints(tmp_path: Path) -> None:
+def test_what_a_probe_prints(tmp_path: Path, start: Start) -> None:
     cache = ["--cache", str(tmp_path)]
     process = start("probe", "extract", "-m", "vit_nano", "-d", "digits", "--limit", "100", *cache)
     assert process.communicate(timeout=300)[1] == ""
@@ -137,15 +155,17 @@ def test_what_a_probe_prints(tmp_path: Path) -> None:
         ("auto", "error: cannot join a Ray cluster at auto: "),
     ],
 )
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, address: str, text: str) -> None:
+def test_a_cluster_that_is_not_there_is_one_line(
+    tmp_path: Path, start: Start, address: str, text: str
+) -> None:
     process = start(
         "nowhere", *WORDS, "--cache", str(tmp_path), "--engine", "ray", "--address", address
     )
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err.startswith(text)
     assert err.count("\n") == 1
     assert [line.partition(":")[0] for line in out.splitlines()] in (
         [],
-        ["digits", "  10 classes", "vit_nano"],
+        ["digits", "  10 classes", "vit_nano", "  preprocessing"],
     ), "the plan at most"
