@@ -45,14 +45,26 @@ class KilledAt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("step", "patience"), [(7, None), (10, 2), (30, None)])
+@pytest.mark.parametrize(
+    ("step", "patience", "head"),
+    [
+        (7, None, {"kind": "attentive"}),
+        (10, 2, {"kind": "attentive"}),
+        (30, None, {"kind": "attentive"}),
+        (10, 2, {"kind": "scalar-mix", "mix_ids": (0, 1, 0, 1)}),
+        (10, 2, {"kind": "efficient", "num_heads": 4}),
+        (10, 2, {"kind": "fusion", "spatial_tokens": 2, "gate": "scalar"}),
+        (7, None, {"kind": "fusion", "spatial_tokens": 1, "gate": "sample", "embedding_ids": (0,)}),
+    ],
+)
 def test_training_pass_continued_from_its_state_ends_with_the_same_bits(
-    step: int, patience: int | None
+    step: int, patience: int | None, head: dict[str, Any]
 ) -> None:
     dataset = make_separable_tokens(strength=0.3)
+    spec = HeadSpec(tokens=4, width=16, classes=3, **head)
     options: dict[str, Any] = {
-        "head": HeadSpec(kind="attentive", tokens=4, width=16, classes=3),
-        "configs": CONFIGS,
+        "head": spec,
+        "configs": [c if spec.has_dropout else dataclasses.replace(c, dropout=0) for c in CONFIGS],
         "train": torch.arange(200),
         "val": torch.arange(200, 300),
         "seed": 3,
