@@ -32,7 +32,7 @@ from layercache.probing.training.config import TrainConfig
 Array = np.ndarray[Any, Any]
 Numbers = float | Sequence[float]
 
-HEADS = ("linear", "scalar-mix", "attentive", "attentive-tokens", "efficient")
+HEADS = ("linear", "scalar-mix", "attentive", "attentive-tokens", "efficient", "fusion")
 PREDICT_BATCH = 2048
 """Samples that are predicted at a time."""
 DTYPES = [np.float32, np.float16]
@@ -63,6 +63,8 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         head: str = "attentive",
         n_tokens: int | None = None,
         num_heads: int | None = None,
+        spatial_tokens: int | None = None,
+        gate: str = "scalar",
         lr: Numbers | None = None,
         weight_decay: Numbers | None = None,
         dropout: Numbers | None = None,
@@ -79,6 +81,8 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         self.head = head
         self.n_tokens = n_tokens
         self.num_heads = num_heads
+        self.spatial_tokens = spatial_tokens
+        self.gate = gate
         self.lr = lr
         self.weight_decay = weight_decay
         self.dropout = dropout
@@ -203,6 +207,7 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
                 width=x_ntd.shape[2],
                 classes=outputs,
                 num_heads=self.num_heads or 0,
+                **self._fusion_options(x_ntd.shape[1]),
                 multi_label=multi_label,
                 regression=regression,
             ),
@@ -221,6 +226,23 @@ class ProbeEstimator(BaseEstimator):  # type: ignore[misc]
         self.best_index_ = outcome.best
         self.best_params_ = dict(outcome.hparams[outcome.best])
         self.best_score_ = float(outcome.scores[outcome.best])
+
+    def _fusion_options(self, n_tokens: int) -> dict[str, Any]:
+        """Return the options of `HeadSpec` that only the fusion head has."""
+        if self.head != "fusion":
+            if self.spatial_tokens is not None or self.gate != "scalar":
+                raise OptionError(
+                    f"spatial_tokens and gate belong to the fusion head, got head {self.head!r}: "
+                    "leave them out, or set head='fusion'"
+                )
+            return {}
+        if self.spatial_tokens is None or not 1 <= self.spatial_tokens < n_tokens:
+            raise OptionError(
+                "spatial_tokens: the fusion head needs the number of spatial tokens, which are the "
+                f"last ones: expected 1 to {n_tokens - 1} of {n_tokens} tokens, got "
+                f"{self.spatial_tokens}"
+            )
+        return {"spatial_tokens": self.spatial_tokens, "gate": self.gate}
 
     def _outputs(self, X: Any) -> Array:
         """Return the outputs of the head, float32 (N, C)."""

@@ -46,6 +46,8 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
         head: str = "attentive",
         n_tokens: int | None = None,
         num_heads: int | None = None,
+        spatial_tokens: int | None = None,
+        gate: str = "scalar",
         lr: Numbers | None = None,
         weight_decay: Numbers | None = None,
         dropout: Numbers | None = None,
@@ -64,10 +66,15 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
 
         Args:
             head: "attentive", "attentive-tokens" (8 attention heads, for all tokens of a layer),
-                "efficient", "scalar-mix" (one weight for each token) or "linear".
+                "efficient", "scalar-mix" (one weight for each token), "linear", or "fusion" (a head
+                over the spatial tokens, one over the others, and a weighted mean of both).
             n_tokens: Number of tokens T of a flat X (N, T * D); by default 1. Not needed for X of
                 shape (N, T, D).
-            num_heads: Attention heads; by default one for each token, or 8 for attentive-tokens.
+            num_heads: Attention heads; by default one for each token, or 8 for attentive-tokens, or
+                32 queries for efficient; of fusion those over the tokens that are not spatial.
+            spatial_tokens: For fusion: how many tokens are spatial, the last ones of T.
+            gate: For fusion: one weight for both branches ("scalar"), one for each class ("class")
+                or one for each sample ("sample").
             lr: Learning rates to search; by default the paper's 3.
             weight_decay: Weight decays to search; by default the paper's 7.
             dropout: Attention dropout rates to search; by default the paper's 3, for linear none.
@@ -92,6 +99,8 @@ class ProbeClassifier(ClassifierMixin, ProbeEstimator):  # type: ignore[misc]
             head=head,
             n_tokens=n_tokens,
             num_heads=num_heads,
+            spatial_tokens=spatial_tokens,
+            gate=gate,
             lr=lr,
             weight_decay=weight_decay,
             dropout=dropout,

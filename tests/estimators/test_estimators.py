@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 import layercache
 from layercache import ProbeClassifier, ProbeRegressor, TrainConfig
 from layercache.errors import HeadMismatchError, OptionError, ProbeError, UnknownNameError
+from layercache.probing.heads.spec import WITHOUT_DROPOUT
 
 GRID: dict[str, Any] = {"lr": [0.001, 0.03], "weight_decay": [1e-4, 1e-2]}
 QUICK: dict[str, Any] = {"train_config": TrainConfig(epochs=15, min_steps=0), "device": "cpu"}
@@ -36,13 +37,13 @@ def tokens_and_labels(
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-@pytest.mark.parametrize("head", ["linear", "attentive"])
+@pytest.mark.parametrize("head", ["linear", "attentive", "efficient"])
 def test_classifier_equals_the_probe_of_the_same_tokens_seed_and_grid(
     planted: Callable[..., Any], head: str, multi_label: bool
 ) -> None:
     cache = planted(strength=0.3, multi_label=multi_label)
-    dropout = [0.0] if head == "linear" else [0.0, 0.3]
-    options = {"head": head, "dropout": None if head == "linear" else dropout, **GRID, **QUICK}
+    dropout = None if head in WITHOUT_DROPOUT else [0.0, 0.3]
+    options = {"head": head, "dropout": dropout, **GRID, **QUICK}
     (probe,) = layercache.probe(cache, seeds=[3], **options)
     checkpoint = layercache.load_head(probe.path)
     train, test = (
@@ -64,6 +65,57 @@ def test_classifier_equals_the_probe_of_the_same_tokens_seed_and_grid(
     else:
         assert np.array_equal(estimator.decision_function(test), logits.astype(np.float64))
         assert estimator.score(test, cache.split("test").labels) == probe.row["test_top1_accuracy"]
+
+
+def test_fusion_classifier_equals_the_probe_on_the_same_tokens(planted: Callable[..., Any]) -> None:
+    kinds = ("cls", "ap", *(f"grid:2/{i}" for i in range(4)))
+    cache = planted(strength=0.3, kinds=kinds)
+    options = {"head": "fusion", "lr": [0.01], "weight_decay": 1e-4, "dropout": [0.0, 0.3], **QUICK}
+    (probe,) = layercache.probe(cache, tokens="cls", spatial="grid:2", seeds=[3], **options)
+    checkpoint = layercache.load_head(probe.path)
+    train, test = (
+        cache.split(name).read(checkpoint.pairs).transpose(1, 0, 2) for name in ("train", "test")
+    )
+    estimator = ProbeClassifier(spatial_tokens=4, random_state=3, **options)
+    estimator.fit(train, cache.split("train").labels)
+    assert dict(estimator.head_.hparams) == dict(checkpoint.hparams)
+    for name, value in checkpoint.state_dict.items():
+        assert torch.equal(estimator.head_.state_dict[name], value), name
+    logits = probe.predictions().logits
+    assert np.array_equal(estimator.decision_function(test), logits.astype(np.float64))
+
+
+@pytest.mark.parametrize("gate", ["scalar", "class", "sample"])
+def test_fusion_estimators_weight_each_branch_and_give_its_module(gate: str) -> None:
+    x, y = tokens_and_labels()
+    options = {"head": "fusion", "spatial_tokens": 1, "gate": gate, **ONE}
+    classifier = ProbeClassifier(**options).fit(x, y)
+    x_test, y_test = tokens_and_labels(seed=1)
+    assert classifier.score(x_test, y_test) > 0.9
+    weights = classifier.attention(x)
+    assert weights.shape == (200, 3 + 8, 4)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    assert not weights[:, :3, 3:].any()
+    assert not weights[:, 3:, :3].any()
+    module = classifier.to_module()
+    logits = module(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(logits, classifier.decision_function(x), atol=1e-4, rtol=1e-4)
+    regressor = ProbeRegressor(**options).fit(x, (y - 1.0))
+    assert regressor.score(x_test, y_test - 1.0) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"head": "fusion"}, "expected 1 to 3 of 4 tokens, got None"),
+        ({"head": "fusion", "spatial_tokens": 4}, "expected 1 to 3 of 4 tokens, got 4"),
+        ({"spatial_tokens": 2}, "belong to the fusion head, got head 'attentive'"),
+    ],
+)
+def test_wrong_number_of_spatial_tokens_is_refused(options: dict[str, Any], problem: str) -> None:
+    x, y = tokens_and_labels()
+    with pytest.raises(OptionError, match=problem):
+        ProbeClassifier(**{**ONE, **options}).fit(x, y)
 
 
 def test_flat_tokens_are_those_of_the_array_and_classes_keep_their_names() -> None:
