@@ -46,7 +46,8 @@ def ensemble(
     that the members held out, to the loss that heads are trained with. For that, the selected
     configuration of each member is trained once more on each fold of its search; the pooled test
     outputs are those that the members stored. The score of the pool on the held-out samples is
-    cross-fitted: its powers are fitted on four fifths and scored on the fifth. Where the pool is
+    cross-fitted: its powers are fitted on four fifths and scored on the fifth, and a group that the
+    members kept together (`probe(group=...)`) is in one of them. Where the pool is
     below the best member by that, the result is that member alone, and a warning says so.
 
     The held-out samples have selected the configurations, too, so the validation scores of members
@@ -104,6 +105,7 @@ def ensemble(
         task=task,
         metric=metric,
         class_weights=class_weights(members),
+        groups=held_out.groups,
     )
     _log_choice(members, held_out, choice)
     probe = write_ensemble(

@@ -15,7 +15,7 @@ from layercache.probing.ensemble.pool import Pool, combine, fit_pool, one_member
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.metrics import Metric, compute
 from layercache.probing.splits.folds import draw_folds
-from layercache.probing.splits.stratified_split import Fold
+from layercache.probing.splits.stratified_split import Fold, Rows
 from layercache.probing.targets.target import stratify
 
 Array = np.ndarray[Any, Any]
@@ -65,7 +65,13 @@ class Choice:
 
 
 def choose_pool(
-    outputs_mnc: Array, targets: Array, *, task: str, metric: Metric, class_weights: bool
+    outputs_mnc: Array,
+    targets: Array,
+    *,
+    task: str,
+    metric: Metric,
+    class_weights: bool,
+    groups: Rows | None = None,
 ) -> Choice:
     """Fit a pool and compare it with its best member on the same samples.
 
@@ -75,9 +81,10 @@ def choose_pool(
         task: classification, multi-label or regression.
         metric: Metric to compare by.
         class_weights: As in `fit_pool`.
+        groups: Number of each sample's group, (N,), which is not divided by the cross-fitting.
 
     Raises:
-        ProbeError: The metric is not defined on these samples.
+        ProbeError: The metric is not defined on these samples, or they are all of one group.
     """
 
     def score(outputs_nc: Array) -> float:
@@ -89,7 +96,7 @@ def choose_pool(
     everything = np.arange(len(targets))
     pool = fit(everything)
     cross_fitted = np.zeros(outputs_mnc.shape[1:], np.float32)
-    for fold in _folds(targets, task):
+    for fold in _folds(targets, task, groups=groups):
         cross_fitted[fold.val] = fit(fold.train).combine(outputs_mnc[:, fold.val])
     member_scores = tuple(score(outputs) for outputs in outputs_mnc)
     pooled, in_sample = score(cross_fitted), score(pool.combine(outputs_mnc))
@@ -110,12 +117,21 @@ def choose_pool(
     )
 
 
-def _folds(targets: Array, task: str) -> list[Fold]:
-    """Return stratified folds of the held-out samples; of fewer parts where classes are small."""
+def _folds(targets: Array, task: str, *, groups: Rows | None) -> list[Fold]:
+    """Return stratified folds of the held-out samples.
+
+    There are fewer of them where classes are small, or where there are few groups.
+    """
     labels = stratify(targets, task=task)
     largest = len(targets) if task == REGRESSION else _largest_stratum(labels)
-    n_folds = max(2, min(FOLDS, largest))
-    return draw_folds(labels, seed=0, n_folds=n_folds)[0]
+    n_groups = FOLDS if groups is None else len(np.unique(groups))
+    if n_groups < 2:
+        raise ProbeError(
+            "the held-out samples are all of one group, so that no weights can be fitted on others "
+            "of them: train the members with folds=5 (--folds 5), which hold out every group"
+        )
+    n_folds = max(2, min(FOLDS, largest, n_groups))
+    return draw_folds(labels, seed=0, n_folds=n_folds, groups=groups)[0]
 
 
 def _largest_stratum(labels: Array) -> int:

@@ -27,7 +27,11 @@ from layercache.probing.ensemble.members import EnsembleMember
 from layercache.probing.evaluation import train_selected
 from layercache.probing.progress import describe
 from layercache.probing.search.trainers import make_trainer
+from layercache.probing.spec import ProbeSpec
+from layercache.probing.splits.folds import group_numbers
+from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.splits.train_subset import TrainSubset, sample_subset
+from layercache.probing.targets.annotation_columns import read_annotation
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ class HeldOut:
     """(M, N, C)."""
     targets: Array
     """int64 (N,), 0/1 (N, C), or float64 (N, C) of a regression."""
+    groups: Rows | None
+    """Number of each sample's group, (N,), if the members kept groups together; else None."""
     out_of_fold: bool
     """True if they are the folds of all training samples, not one part of them."""
     where: str
@@ -100,9 +106,21 @@ def predict_held_out(
     return HeldOut(
         outputs=np.stack([output[rows] for output in outputs]),
         targets=targets,
+        groups=_groups(spec, rows),
         out_of_fold=out_of_fold,
         where=where,
     )
+
+
+def _groups(spec: ProbeSpec, rows: Rows) -> Rows | None:
+    """Return the number of the group of each of these rows of the splits; None without groups."""
+    import pandas as pd
+
+    column = spec.validation.group
+    if column is None:
+        return None
+    parts = [read_annotation(spec.tokens.cache, column, split) for split in spec.train_splits]
+    return group_numbers(pd.concat(parts).iloc[rows])[0]
 
 
 def _sample_subset(member: EnsembleMember, splits: dict[tuple[Any, str], Split]) -> TrainSubset:

@@ -3,11 +3,15 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import layercache
+from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, ProbeError, ProbeNotFoundError
 from layercache.probing.api import probe
+from layercache.probing.ensemble import api
+from layercache.probing.ensemble.choice import choose_pool
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.split_predictions import predict_split
 from layercache.testing import write_cache
@@ -142,6 +146,30 @@ def test_ensemble_of_two_backbones_is_stored_with_both_names(cache, tmp_path, me
     ProbeFolder(second.path).remove()
     with pytest.raises(ProbeNotFoundError):
         predict_split(result, "test", root=cache.path.parents[2])
+
+
+def test_ensemble_of_members_trained_with_groups_keeps_them_together(tmp_path, monkeypatch):
+    cache = make_cache(tmp_path)
+    split = cache.split("train")
+    patients = np.arange(240) // 8
+    annotate(cache.path, pd.DataFrame({"id": split.ids, "patient": patients}), partial=True)
+    members = probe(
+        cache.path,
+        head=["ridge", "lda"],
+        layers="last",
+        folds=3,
+        group="patient",
+        device="cpu",
+    ).probes
+    seen = []
+
+    def note(*args, groups, **options):
+        seen.append(groups)
+        return choose_pool(*args, groups=groups, **options)
+
+    monkeypatch.setattr(api, "choose_pool", note)
+    layercache.ensemble(members, device="cpu")
+    assert seen[0].tolist() == patients.tolist()
 
 
 def test_ensemble_refuses_what_does_not_belong_together(cache, members, pooled, tmp_path):
