@@ -13,7 +13,7 @@ pytest.importorskip("obstore", reason="object storage needs the extra s3: pip in
 from layercache import copy_cache
 from layercache.cache import find_caches, open_cache
 from layercache.cache.describe import describe
-from layercache.cache.format.layout import SplitLayout
+from layercache.cache.format.layout import CODEC_KEY, SplitLayout
 from layercache.cache.format.origin import Origin
 from layercache.cache.origins import record_origin
 from layercache.cache.reading.chunks import VERIFIED
@@ -63,11 +63,14 @@ def test_remote_cache_is_found_by_its_source_only(s3_root: str, tmp_path: Path) 
     assert open_cache(copied.path).source == known[0]
 
 
-@pytest.mark.parametrize("compressor", [None, "zstd"])
+@pytest.mark.parametrize(
+    ("compressor", "codec"),
+    [(None, None), ("zstd", None), (None, "int8"), (None, "pca:3"), (None, "pq:4")],
+)
 def test_remote_cache_has_the_bytes_of_a_folder(
-    s3_root: str, tmp_path: Path, compressor: str | None
+    s3_root: str, tmp_path: Path, compressor: str | None, codec: str | None
 ) -> None:
-    spec, skipped = make_spec(50), {9: "truncated"}
+    spec, skipped = make_spec(50, codec=codec), {9: "truncated"}
     local = make_cache(
         tmp_path / "root", spec, splits=("train", "test"), skipped=skipped, compressor=compressor
     )
@@ -85,6 +88,19 @@ def test_remote_cache_has_the_bytes_of_a_folder(
     np.testing.assert_array_equal(mine.labels, theirs.labels)
     assert mine.ids == theirs.ids
     assert mine.skipped == theirs.skipped
+    pulled = copy_cache(remote, to=tmp_path / "pulled")
+    np.testing.assert_array_equal(
+        open_cache(pulled.path).split("train").read(PAIRS), theirs.read(PAIRS)
+    )
+
+
+def test_damaged_codec_of_a_remote_cache_is_found(s3_root: str) -> None:
+    cache = remote_cache(s3_root, make_spec(50, codec="pca:3"))
+    data = objects(cache.path)[CODEC_KEY]
+    put(cache.path, CODEC_KEY, data[:-1] + bytes([data[-1] ^ 1]))
+    assert [fault.path.name for fault in verify(open_cache(cache.path))] == [CODEC_KEY]
+    with pytest.raises(CacheCorruptError, match=CODEC_KEY):
+        open_cache(cache.path).split("train").read(PAIRS)
 
 
 def test_stopped_remote_writer_continues(s3_root: str, tmp_path: Path) -> None:

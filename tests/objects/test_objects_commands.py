@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,16 @@ pytest.importorskip("obstore", reason="object storage needs the extra s3: pip in
 
 from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout
+from layercache.cache.storage.paths import as_remote
+from layercache.extraction.api import extract
+from layercache.extraction.compression import fit, sample
+from layercache.probing.api import probe
 from layercache.probing.results.reading import read_results
 from layercache_cli.main import main
+from tests.cache.folders import tree
 from tests.objects.making import delete, objects
 from tests.objects.proxy import FaultyProxy
+from tests.probing.quick import ONE_CONFIG
 
 EXTRACT = (
     "extract",
@@ -54,6 +61,41 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         main(words)
     out, err = capsys.readouterr()
     return int(stop.value.code or 0), out, err
+
+
+def test_extraction_with_a_codec_to_object_storage_has_the_bytes_of_a_folder(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "SAMPLE_IMAGES", 8)
+    monkeypatch.setattr(fit, "KMEANS_ITERATIONS", 2)
+    options: dict[str, Any] = {
+        "models": "vit_nano",
+        "dataset": "digits",
+        "limit": 60,
+        "spatial": "grid:2",
+        "store": "pq:4",
+        "device": "cpu",
+        "workers": 0,
+        "progress": False,
+    }
+    remote, local = (extract(cache=root, **options) for root in (s3_root, tmp_path))
+    for mine, theirs in zip(remote, local, strict=True):
+        assert objects(as_remote(str(mine.path))) == {
+            key: data
+            for key, data in tree(Path(str(theirs.path))).items()
+            if not key.endswith(".lock")
+        }
+    assert remote[1].open().spec.codec == "pq:4"
+    (fused,) = probe(
+        remote[0].open(),
+        head="fusion",
+        spatial="grid:2",
+        features="stream",
+        disk_cache="1MB",
+        **ONE_CONFIG,
+    )
+    assert fused.row["features"] == "stream"
+    assert fused.row["test_balanced_accuracy"] > 0.4
 
 
 @pytest.mark.slow

@@ -58,15 +58,18 @@ def gets(faulty: FaultyProxy) -> int:
     return faulty.count("GET", "*/tokens/c.*")
 
 
-@pytest.mark.parametrize("compressor", [None, "zstd"])
+@pytest.mark.parametrize(
+    ("compressor", "codec"), [(None, None), ("zstd", None), (None, "int8"), (None, "pq:4")]
+)
 def test_second_epoch_makes_no_request(
-    faulty: FaultyProxy, s3_root: str, compressor: str | None
+    faulty: FaultyProxy, s3_root: str, compressor: str | None, codec: str | None
 ) -> None:
-    split = remote_cache(s3_root, SPEC, compressor=compressor).split("train")
+    spec = make_spec(50, codec=codec)
+    split = remote_cache(s3_root, spec, compressor=compressor).split("train")
     split.use_read_cache(spool := ReadCache(budget=10**6))
     features = StreamedTokens(selection(split), device=CPU, memory_budget=2 * 8 * 2 * 8 * 2 * 2)
     resident = ResidentTokens(
-        selection(remote_cache(s3_root, SPEC, compressor=compressor).split("train")), device=CPU
+        selection(remote_cache(s3_root, spec, compressor=compressor).split("train")), device=CPU
     )
     first = epoch(features, 0)
     assert gets(faulty) >= 7

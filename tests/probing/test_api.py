@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from layercache.cache.format import layout
 from layercache.errors import (
     HeadMismatchError,
     OptionError,
@@ -72,12 +73,19 @@ def test_probe_selects_the_best_configuration_and_of_a_tie_the_larger_weight_dec
     assert first.id != tied.id
 
 
-def test_probe_of_streamed_tokens_scores_as_resident_ones_within_seed_noise(
-    planted: Callable[..., Any],
+@pytest.mark.parametrize(
+    ("head", "strength"),
+    [("linear", 0.9), ("scalar-mix", 0.9), ("efficient", 1.5), ("fusion", 1.5)],
+)
+def test_probe_of_tokens_beyond_memory_scores_as_that_of_resident_ones_within_seed_noise(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, head: str, strength: float
 ) -> None:
-    cache = planted(rows=600, test_rows=600, strength=0.9)
-    resident = scores(probe(cache, head="linear", seeds=4, **ONE_CONFIG))
-    streamed = probe(cache, head="linear", seeds=4, features="stream", refresh=True, **ONE_CONFIG)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 2**13)
+    kinds = ("cls", "ap", "patch/0", "patch/1")
+    cache = planted(rows=600, test_rows=600, strength=strength, kinds=kinds)
+    options = {"head": head, "spatial": "patch", "seeds": 4, **ONE_CONFIG}
+    resident = scores(probe(cache, **options))
+    streamed = probe(cache, memory_budget="30kB", refresh=True, **options)
     assert set(streamed.table["features"]) == {"stream"}
     spread = np.std(resident, ddof=1) + np.std(scores(streamed), ddof=1)
     assert 0.5 < np.mean(resident) < 0.97, "neither chance nor the ceiling"

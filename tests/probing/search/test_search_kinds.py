@@ -31,14 +31,23 @@ GRID: dict[str, Any] = {
 }
 
 
+HEADS: list[dict[str, Any]] = [
+    {},
+    {"head": "scalar-mix", "dropout": None},
+    {"head": "efficient"},
+    {"head": "fusion", "spatial": "grid:2"},
+]
+
+
 @pytest.fixture
 def cache(planted: Callable[..., Any]) -> Any:
-    return planted(classes=5, rows=300, strength=0.8, layer=4)
+    kinds = ("cls", "ap", *(f"grid:2/{i}" for i in range(4)))
+    return planted(classes=5, rows=300, strength=0.8, layer=4, kinds=kinds)
 
 
-def validation_curves(cache: Any) -> list[tuple[tuple[float, ...], dict[int, Any]]]:
+def validation_curves(cache: Any, **options: Any) -> list[tuple[tuple[float, ...], dict[int, Any]]]:
     """Return each configuration with its validation metrics by epoch, all trained to the end."""
-    (spec,) = plan_probes(cache, ProbeRequest(**GRID))
+    (spec,) = plan_probes(cache, ProbeRequest(**GRID | options))
     subset = sample_subset(spec, cache.split("train"))
     loader = DatasetLoader(device=torch.device("cpu"), mode="auto", memory_budget=None)
     fold = subset.fold(0)
@@ -64,32 +73,37 @@ def best(configs: list[Any], epoch: int) -> list[Any]:
     return sorted(configs, key=rank)
 
 
-@pytest.mark.parametrize("options", [{}, {"configs_per_pass": 4}])
+@pytest.mark.parametrize("head", HEADS)
 def test_halving_trains_those_on_that_a_full_training_ranks_best_at_every_rung(
-    cache: Any, options: dict[str, Any]
+    cache: Any, head: dict[str, Any]
 ) -> None:
-    racing = validation_curves(cache)
+    racing = validation_curves(cache, **head)
     stopped: dict[tuple[float, ...], int | None] = {}
     for epoch, rung in zip(STOPS, RUNGS, strict=True):
         stopped |= {hparams: epoch for hparams, _ in racing}
         racing = best(racing, epoch)[: max(1, round(rung.kept * len(racing)))]
     stopped |= {hparams: None for hparams, _ in racing}
-    (result,) = probe(cache, search="halving", **GRID, **options)
-    assert {tuple(c.hparams.values()): c.stop_epoch for c in result.configs} == stopped
-    assert len(racing) < len(stopped) == 18
+    n_configs = 9 if "dropout" in head else 18
     selected = best(racing, 18)[0]
-    assert tuple(result.row[name] for name in ("lr", "weight_decay", "dropout")) == selected[0]
-    assert result.row["val_balanced_accuracy"] == pytest.approx(
-        selected[1][18]["balanced_accuracy"]
-    )
-    assert result.row["n_configs"] == 18
+    for per_pass in (None, 4) if not head else (4,):
+        (result,) = probe(
+            cache, search="halving", configs_per_pass=per_pass, refresh=True, **GRID | head
+        )
+        assert {tuple(c.hparams.values()): c.stop_epoch for c in result.configs} == stopped
+        assert len(racing) < len(stopped) == n_configs
+        assert tuple(result.row[name] for name in ("lr", "weight_decay", "dropout")) == selected[0]
+        assert result.row["val_balanced_accuracy"] == pytest.approx(
+            selected[1][18]["balanced_accuracy"]
+        )
+        assert result.row["n_configs"] == n_configs
 
 
-def test_coordinate_selects_the_best_of_what_it_trained(cache: Any) -> None:
-    curves = dict(validation_curves(cache))
-    (result,) = probe(cache, search="coordinate", **GRID)
+@pytest.mark.parametrize("head", HEADS)
+def test_coordinate_selects_the_best_of_what_it_trained(cache: Any, head: dict[str, Any]) -> None:
+    curves = dict(validation_curves(cache, **head))
+    (result,) = probe(cache, search="coordinate", **GRID | head)
     trained = [tuple(c.hparams.values()) for c in result.configs]
-    assert len(trained) == 6 + 2 * 2
+    assert len(trained) == (3 if "dropout" in head else 6) + 2 * 2
     pairs = best([(h, curves[h]) for h in curves if h[1] == 1e-2], 18)
     expected = {
         h for h in curves if h[1] == 1e-2 or (h[0], h[2]) in [(p[0][0], p[0][2]) for p in pairs[:2]]
