@@ -55,7 +55,7 @@ def selection(split: Split) -> SplitSelection:
 
 
 def gets(faulty: FaultyProxy) -> int:
-    return faulty.count("GET", "*/tokens/c.*")
+    return sum(faulty.count("GET", f"*/{array}/c.*") for array in ("tokens", "codes"))
 
 
 @pytest.mark.parametrize(
