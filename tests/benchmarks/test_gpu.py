@@ -118,6 +118,14 @@ def test_a_part_that_crashes_is_reported_and_the_next_one_runs(
     assert "1 FAILED OR LEFT OUT" in capsys.readouterr().out
 
 
+def is_running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.split(") ")[1][0] != "Z"
+
+
 def test_a_part_that_hangs_is_stopped_in_time_with_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,8 +142,10 @@ def test_a_part_that_hangs_is_stopped_in_time_with_its_processes(
     assert written["parts"]["rates"]["error"].startswith("stopped after")
     assert [r["what"] for r in written["parts"]["rates"]["rows"]] == ["first"]
     child = int((tmp_path / "child").read_text())
-    stat = Path(f"/proc/{child}/stat")
-    assert not stat.exists() or stat.read_text().split(") ")[1][0] == "Z"
+    deadline = time.monotonic() + 30  # on a busy machine a killed process still waits for its turn
+    while is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_without_a_device_or_a_package_it_ends_with_a_remedy(

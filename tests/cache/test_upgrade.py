@@ -83,7 +83,7 @@ def test_upgrade_of_another_or_a_damaged_cache_is_refused(tmp_path: Path) -> Non
     layout = SplitLayout(make_spec(50), "train")
     label = old / f"{layout.group}/label/c/0"
     label.write_bytes(b"\1" + label.read_bytes()[1:])
-    with pytest.raises(CacheCorruptError, match="label/c/0: is not what the complete record says"):
+    with pytest.raises(CacheCorruptError, match="label/c/0: differs from the complete record"):
         upgrade_cache(old)
     current = make_cache(tmp_path, make_spec(20))
     with pytest.raises(OptionError, match="got schema 3: it needs no upgrade"):
