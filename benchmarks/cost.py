@@ -183,8 +183,17 @@ class StandIn:
     def module(self) -> StandIn:
         return self
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.zeros((LAYERS, len(KINDS), len(images), WIDTH), dtype=torch.float16)
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def bare_forward(self, images: torch.Tensor) -> None:
+        self.rows = len(images)
+
+    def collect(self) -> torch.Tensor:
+        return torch.zeros((LAYERS, len(KINDS), self.rows, WIDTH), dtype=torch.float16)
+
+    def forget(self) -> None:
+        pass
 
 
 def extract_stand_in(root: CachePath, rows: int) -> Cache:
