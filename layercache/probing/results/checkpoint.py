@@ -349,15 +349,17 @@ def weights_files(head: Checkpoint, path: HeadPath) -> list[str | None]:
         folder = folder.absolute()
     cache, provenance = folder.parent.parent, head.provenance
     around = read_origins(open_source(cache))
-    root = cache.parents[2] if around else cache_root()
     found: list[str | None] = []
     for (encoder, _), fingerprint in zip(
         provenance.tokens_by_encoder, provenance.fingerprints, strict=False
     ):
-        caches = matching_caches(
-            root, model=encoder.model, dataset=provenance.dataset, fingerprint=fingerprint
-        )
-        origins = around if around and not found else [o for c in caches for o in c.origins]
+        origins = around
+        if found or not around:  # another cache than the one around the head
+            root = cache.parents[2] if around else cache_root()
+            caches = matching_caches(
+                root, model=encoder.model, dataset=provenance.dataset, fingerprint=fingerprint
+            )
+            origins = tuple(origin for match in caches for origin in match.origins)
         found.append(next((o.weights for o in origins if o.weights is not None), None))
     return found
 
