@@ -7,12 +7,13 @@ itself checks them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.format.selection import parse_layers
+from layercache.cache.format.token_names import kind_words
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import CacheNotFoundError, LayercacheError
 from layercache.probing.plan import plan_probes
@@ -66,7 +67,7 @@ def _matches(cache: Cache, job: PlannedExtraction) -> bool:
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
         and spec.layers == parse_layers(job.layers, spec.depth)
-        and stored_kinds(spec.tokens) == requested_kinds(job.tokens)
+        and {*kind_words(spec.tokens)} == requested_kinds(job.tokens)
     )
 
 
@@ -74,11 +75,6 @@ def _has_preprocessing(cache: Cache, options: dict[str, Any]) -> bool:
     """Return whether a cache was made with these options of the preprocessing."""
     origins = cache.origins
     return any(o.preprocessing == options for o in origins) if origins else not options
-
-
-def stored_kinds(names: Sequence[str]) -> set[str]:
-    """Return the kinds of stored token names, such as "cls" and "patch"."""
-    return {name.split("/")[0] for name in names}
 
 
 def requested_kinds(words: str) -> set[str]:

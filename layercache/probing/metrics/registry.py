@@ -6,6 +6,7 @@ Definitions: docs/metrics.md.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class Metric:
     def sign(self) -> int:
         """1, or -1 where lower is better: `sign * value` is what selection maximizes."""
         return 1 if self.higher_is_better else -1
+
+    def to_maximize(self, metrics: Mapping[str, float] | None) -> float:
+        """Return what selection maximizes; minus infinity where the metric is not defined."""
+        value = (metrics or {}).get(self.name, math.nan)
+        return -math.inf if math.isnan(value) else self.sign * value
 
 
 Families = Mapping[str, Family]

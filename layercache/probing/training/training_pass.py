@@ -159,7 +159,7 @@ class TrainingPass:
                     "val_curves": list(self._val_curves[index]),
                     "snapshots": snapshot and vars(snapshot),
                 },
-                score=self._score((snapshot and snapshot.metrics) or {}),
+                score=self._select.to_maximize(snapshot.metrics if snapshot else None),
             )
         return paused
 
@@ -253,7 +253,8 @@ class TrainingPass:
                 patience is None
                 or current is None
                 or best is None
-                or self._score(current) > self._score(best.metrics or current)
+                or self._select.to_maximize(current)
+                > self._select.to_maximize(best.metrics or current)
             ):
                 state = {}
                 if self._keep_parameters:
@@ -263,11 +264,6 @@ class TrainingPass:
                 rows.append(row)
         if len(rows) < len(batch.active):
             batch.retain(torch.tensor(rows, dtype=torch.int64))
-
-    def _score(self, metrics: Mapping[str, float]) -> float:
-        """Return what early stopping maximizes; a metric that is not defined is the worst."""
-        value = metrics.get(self._select.name)
-        return float("-inf") if value is None else self._select.sign * value
 
     def _fitted_head(self, index: int) -> FittedHead:
         losses, diverged_at = self._losses[index], self._batch.diverged_at[index]

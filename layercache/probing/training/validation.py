@@ -98,7 +98,7 @@ def best_share(by_share: Sequence[Mapping[str, float]], *, metric: Metric) -> di
         metric: Metric of the score; where it is not defined, a share is not chosen, unless it is
             defined for none.
     """
-    scores = [_score(metrics, metric) for metrics in by_share]
+    scores = [metric.to_maximize(metrics) for metrics in by_share]
     floor = max(scores[0], scores[-1])
 
     def sort_key(i: int) -> tuple[float, ...]:
@@ -107,12 +107,6 @@ def best_share(by_share: Sequence[Mapping[str, float]], *, metric: Metric) -> di
     defined = [i for i, score in enumerate(scores) if score > -math.inf] or [*range(len(scores))]
     best = min((i for i in defined if scores[i] >= floor), key=sort_key)
     return {**by_share[best], SHARE: SHARES[best]}
-
-
-def _score(metrics: Mapping[str, float], metric: Metric) -> float:
-    """Return the score, the higher the better; minus infinity where it is not defined."""
-    value = metrics.get(metric.name, math.nan)
-    return -math.inf if math.isnan(value) else metric.sign * value
 
 
 def _rounded_loss(metrics: Mapping[str, float]) -> float:

@@ -105,9 +105,7 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
         scores: dict[float, float] = {}
         for config in probe.configs:
             # scores of a part of the training are not comparable; the configuration was dropped
-            metrics = config.val_metrics if config.stop_epoch is None else None
-            val_score = (metrics or {}).get(metric.name)
-            score = float("-inf") if val_score is None else metric.sign * val_score
+            score = metric.to_maximize(config.val_metrics if config.stop_epoch is None else None)
             # equal votes of a knn baseline are the limit of a high temperature
             tried = config.hparams.get(name, math.inf)
             scores[tried] = max(score, scores.get(tried, score))
