@@ -34,7 +34,9 @@ import layercache
 from layercache import TrainConfig
 from layercache.probing.ensemble.held_out import predict_held_out
 from layercache.probing.ensemble.members import load_members
-from layercache.probing.heads.fusion import SHARES
+from layercache.probing.heads.fusion import SHARE, SHARES
+from layercache.probing.metrics import find_metric
+from layercache.probing.training.validation import best_share
 
 Array = np.ndarray[Any, Any]
 BRANCHES = ("alf", "aat")
@@ -78,9 +80,12 @@ def lowest_loss(m: Mixes) -> int:
 
 
 def lowest_loss_no_worse(m: Mixes) -> int:
-    """Return the share of the lowest loss of those that score no less than the better branch."""
-    floor = m.scores[m.better]
-    return min((i for i, s in enumerate(m.scores) if s >= floor), key=lambda i: m.losses[i])
+    """Return the share that the library takes."""
+    by_share = [
+        {"balanced_accuracy": score, "log_loss": loss}
+        for score, loss in zip(m.scores, m.losses, strict=True)
+    ]
+    return SHARES.index(best_share(by_share, metric=find_metric("balanced_accuracy"))[SHARE])
 
 
 def significant(m: Mixes) -> int:
