@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layercache.heads.shape import check_input, check_shape
-from layercache.probing.heads.attention import BATCH_NORM_MOMENTUM, LAYER_NORM_EPS, QUERY_STD
+from layercache.probing.heads.attention_ops import BATCH_NORM_MOMENTUM, LAYER_NORM_EPS, QUERY_STD
 from layercache.probing.heads.attentive import BATCH_NORM_EPS
 from layercache.probing.heads.hybrid import EMBEDDING_STD
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from layercache.errors import HeadMismatchError
 from layercache.heads.attentive import AttentiveHead
 from layercache.heads.shape import check_shape
-from layercache.probing.heads.attention import LAYER_NORM_EPS
+from layercache.probing.heads.attention_ops import LAYER_NORM_EPS
 from layercache.probing.heads.joined import initial_map
 
 if TYPE_CHECKING:

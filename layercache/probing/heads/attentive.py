@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layercache.probing.heads.attention import (
+from layercache.probing.heads.attention_ops import (
     BATCH_NORM_MOMENTUM,
     LAYER_NORM_EPS,
     QUERY_STD,

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.attention import (
+from layercache.probing.heads.attention_ops import (
     QUERY_STD,
     batch_norm,
     drop_weights,

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.attention import (
+from layercache.probing.heads.attention_ops import (
     multiply_tokens,
     softmax_over_tokens,
     standardize,

@@ -1,4 +1,4 @@
-"""Pieces that the heads with attention share, for G configurations at once.
+"""Operations that the heads with attention share, for G configurations at once.
 
 Shapes: G configurations, B rows of a batch, S tokens, D width, H attention heads, K vectors of a
 configuration, F features.
