@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layercache.cache.format.spec import CacheSpec, sha256_json
+from layercache.probing.heads.fusion import SHARE_RULE
 from layercache.probing.heads.spec import BASELINES, HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.checkpoint import JoinedEncoder, Provenance
@@ -93,6 +94,8 @@ class ProbeSpec:
             **self.resolved_target.to_json(),
         }
         # options that are not used are left out, so that a new one changes no existing id
+        if self.head_spec.kind == "fusion":
+            values["share_rule"] = SHARE_RULE
         if self.paper_compat:
             values["paper_compat"] = True
         if self.search != "full":

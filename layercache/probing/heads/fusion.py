@@ -35,6 +35,9 @@ SHARE = "spatial_share"
 """Name of the buffer with a, (G, 1)."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Values of a that are compared on validation samples."""
+SHARE_RULE = 2
+"""Version of the rule that chooses a (`training.validation.best_share`), part of the specification
+of fusion probes: increased when the rule changes. The first one took the highest score."""
 GATE_WEIGHT, GATE_BIAS = "gate.weight", "gate.bias"
 BRANCHES = ("layers.", "spatial.")
 """Beginnings of the names of the parameters of the two branches."""

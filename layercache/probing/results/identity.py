@@ -146,6 +146,8 @@ def read_settings(spec: Spec | Settings) -> Settings:
             for name, v in spec["head_spec"].items()
         },
     }
+    if spec["head_spec"]["kind"] == "fusion":
+        head["share rule"] = _text(spec.get("share_rule"), none="not recorded")
     others = [_digest(source["extraction"]) for source in sources[1:]]
     if any(digest != _digest(first) for digest in others):
         head["other extractions"] = " ".join(others)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from layercache._units import join_words, pluralize
+from layercache.probing.heads.fusion import SHARE_RULE
 from layercache.probing.metrics import selection_metric_of
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.encoder_attention import attention_by_encoder
@@ -23,11 +24,14 @@ MAX_LISTED = 6
 
 
 def describe_selection(probes: Iterable[Probe]) -> list[str]:
-    """Return lines on fusion heads of one branch, edges of the grid and failed convergence."""
+    """Return lines on fusion heads, edges of the grid and failed convergence."""
     edges: Counter[str] = Counter()
     unconverged: Counter[str] = Counter()
     branches: Counter[str] = Counter()
+    n_earlier = 0
     for probe in probes:
+        if probe.spec["head_spec"]["kind"] == "fusion":
+            n_earlier += probe.spec.get("share_rule") != SHARE_RULE
         if (share := probe.row.get("spatial_share")) in BRANCHES:
             branches[BRANCHES[share]] += 1
         edges.update(f"{name.replace('_', ' ')} {value:g}" for name, value in at_edge(probe))
@@ -38,6 +42,11 @@ def describe_selection(probes: Iterable[Probe]) -> list[str]:
         lines.append(
             "fusion scored no better on validation than one of its branches, which is used alone: "
             + _listed(branches)
+        )
+    if n_earlier:
+        lines.append(
+            f"{pluralize(n_earlier, 'fusion probe')} of an earlier rule for the spatial share: the "
+            "same `layercache probe` trains them by the current one and keeps both"
         )
     if edges:
         lines.append(
