@@ -25,7 +25,7 @@ from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.records import BlockRecord
 from layercache.cache.format.spec import SCHEMA, UPGRADABLE, CacheSpec, sha256_json
 from layercache.cache.format.typed_json import load_json
-from layercache.cache.format.zarr_group import decode_ids
+from layercache.cache.format.zarr_metadata import decode_ids
 from layercache.cache.origins import read_origins, record_origin
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.writing.split_writer import SplitWriter

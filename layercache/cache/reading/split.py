@@ -23,7 +23,7 @@ from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import CODEC_KEY, SplitLayout
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.format.spec import CacheSpec
-from layercache.cache.format.zarr_group import decode_ids
+from layercache.cache.format.zarr_metadata import decode_ids
 from layercache.cache.reading.chunks import Target, read_chunks, read_compressed
 from layercache.cache.reading.page_aligned import empty_page_aligned
 from layercache.cache.storage.base import FileSource, Readable, Store

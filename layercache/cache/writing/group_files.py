@@ -7,7 +7,7 @@ from shlex import quote
 from layercache.cache.format.codecs.codec_file import parse_codec
 from layercache.cache.format.compressor import Compressor, compressor_in, format_compressor
 from layercache.cache.format.layout import CODEC_KEY, SplitLayout
-from layercache.cache.format.zarr_group import write_group
+from layercache.cache.format.zarr_metadata import write_group
 from layercache.cache.storage.threads import in_threads
 from layercache.cache.writing.commit import CommitStrategy
 from layercache.errors import OptionError

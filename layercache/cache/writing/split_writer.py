@@ -31,7 +31,7 @@ from layercache.cache.format.layout import (
 )
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.format.spec import CacheSpec, digest_ids
-from layercache.cache.format.zarr_group import encode_valid
+from layercache.cache.format.zarr_metadata import encode_valid
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter
 from layercache.cache.writing.group_files import write_group_files

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.core.dtype import VariableLengthUTF8
 
-from layercache.cache.format.zarr_group import decode_ids, encode_ids
+from layercache.cache.format.zarr_metadata import decode_ids, encode_ids
 from tests.cache.folders import folder_in_memory
 
 
