@@ -39,7 +39,7 @@ from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import CRC_BYTES, SplitLayout, index_bytes
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.shard import is_missing
+from layercache.cache.format.zarr_shard import is_missing
 from layercache.cache.storage.base import Part
 from layercache.cache.storage.s3 import S3Store
 from layercache.errors import CacheCorruptError, StorageError
