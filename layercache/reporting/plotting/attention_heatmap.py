@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from layercache.errors import OptionError
 from layercache.reporting.plotting.figure import new_figure, styled
-from layercache.reporting.plotting.heatmap import (
+from layercache.reporting.plotting.heatmap_cells import (
     as_matrix,
     draw_cells,
     draw_colorbar,

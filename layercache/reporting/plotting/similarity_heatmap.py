@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from layercache.reporting.plotting.figure import new_figure, styled
-from layercache.reporting.plotting.heatmap import (
+from layercache.reporting.plotting.heatmap_cells import (
     as_matrix,
     draw_cells,
     draw_colorbar,

@@ -17,7 +17,7 @@ from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import format_percent
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap, attention_overview
-from layercache.reporting.plotting.heatmap import token_label
+from layercache.reporting.plotting.heatmap_cells import token_label
 
 TITLE = "Attention of the fusion head"
 

@@ -18,7 +18,7 @@ from layercache.reporting.data.combination import Combination
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
 from layercache.reporting.plotting.curves import scatter
-from layercache.reporting.plotting.heatmap import token_label
+from layercache.reporting.plotting.heatmap_cells import token_label
 from layercache.reporting.plotting.similarity_heatmap import similarity_heatmap
 from layercache.reporting.sections.single_layers import SINGLE_TOKENS, single_layer_accuracies
 

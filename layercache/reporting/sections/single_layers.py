@@ -13,7 +13,7 @@ from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import capitalize, format_percent
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Heading, Section, Table
 from layercache.reporting.plotting.curves import lines
-from layercache.reporting.plotting.heatmap import token_label
+from layercache.reporting.plotting.heatmap_cells import token_label
 
 TITLE = "Probes on single layers"
 SINGLE_TOKENS = ("cls", "ap")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from layercache.reporting.plotting.heatmap import luminance
+from layercache.reporting.plotting.heatmap_cells import luminance
 
 
 def test_luminance_follows_the_definition():
