@@ -14,7 +14,7 @@ from layercache.cache.find import open_cache
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.probing.baselines import GRIDS, check_task
-from layercache.probing.baselines.leave_one_out import LEFT_OUT_HEADS
+from layercache.probing.baselines.leave_one_out_model import LEAVE_ONE_OUT_HEADS
 from layercache.probing.data.cache_lookup import find_spatial_cache
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import (
@@ -117,11 +117,11 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
                 "spatial_layers": request.spatial_layers,
                 "spatial_cache": spatial_cache,
             }
-        if validation.scheme == LEAVE_ONE_OUT and head not in LEFT_OUT_HEADS:
+        if validation.scheme == LEAVE_ONE_OUT and head not in LEAVE_ONE_OUT_HEADS:
             raise OptionError(
                 f"val_split: leave-one-out ({LEAVE_ONE_OUT}) is computed without a refit for "
-                f"{join_words(LEFT_OUT_HEADS)}, and head {head} would be trained once for every "
-                "sample: choose one of these heads, or folds instead (--folds 5)"
+                f"{join_words(LEAVE_ONE_OUT_HEADS)}, and head {head} would be trained once for "
+                "every sample: choose one of these heads, or folds instead (--folds 5)"
             )
         selection = select_tokens(cache, head=head, layers=layers, tokens=tokens, **spatial)
         if joined:

@@ -13,7 +13,7 @@ from layercache.errors import OptionError
 from layercache.probing.api import probe
 from layercache.probing.baselines import GRIDS
 from layercache.probing.baselines.fitting import sample_weights
-from layercache.probing.baselines.leave_one_out import LeftOutSamples
+from layercache.probing.baselines.leave_one_out_model import LeaveOneOutModel
 from layercache.probing.baselines.models import RidgeModel
 from layercache.probing.closed_form.ridge import ridge
 from layercache.probing.closed_form.targets import one_hot
@@ -80,7 +80,7 @@ def test_class_whose_only_sample_is_left_out_is_not_predicted(samples: int) -> N
     dataset = ArrayTokens(x, y, device=torch.device("cpu"))
     head = HeadSpec(kind="linear", tokens=2, width=8, classes=5, num_heads=0)
     for name in ("ridge", "lda"):
-        left_out = LeftOutSamples(name, dataset, rows=np.arange(samples), head=head)
+        left_out = LeaveOneOutModel(name, dataset, rows=np.arange(samples), head=head)
         for outputs in left_out.outputs(GRIDS[name]):
             assert outputs.shape == (samples, 5)
             assert outputs.isfinite().all()

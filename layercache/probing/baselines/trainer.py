@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from layercache.probing.baselines.fitting import fit_model, iter_features
-from layercache.probing.baselines.leave_one_out import LeftOutSamples
+from layercache.probing.baselines.leave_one_out_model import LeaveOneOutModel
 from layercache.probing.baselines.models import LinearModel, Model
 from layercache.probing.baselines.neighbors import NeighborClassifier, NeighborModel
 from layercache.probing.data.dataset import LabelledTokens
@@ -58,9 +58,9 @@ class BaselineTrainer:
         stop_epoch: int | None = None,
     ) -> None:
         """See ProbeTrainer. Fits all configurations at once, without epochs."""
-        left_out: LeftOutSamples | None = None
+        left_out: LeaveOneOutModel | None = None
         if self.leave_one_out:
-            left_out = LeftOutSamples(self.name, dataset, rows=val, head=self.head)
+            left_out = LeaveOneOutModel(self.name, dataset, rows=val, head=self.head)
         else:
             model = fit_model(self.name, dataset, configs, rows=train, head=self.head)
         labels = dataset.labels.cpu().numpy()[val]

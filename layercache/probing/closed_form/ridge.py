@@ -12,7 +12,7 @@ Shapes: N training samples, B samples, P features, M targets, A penalties, R dir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +24,6 @@ from layercache.probing.closed_form.spectrum import (
     spectrum_of_samples,
     spectrum_of_scatter,
 )
-
-UNDETERMINED = 1e-12
-"""Share of the other samples in a prediction below which it is not computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +65,9 @@ def ridge(x: Tensor, y: Tensor, *, sample_weight: Tensor | None = None) -> Ridge
         y: Targets (N, M): values, or `targets.one_hot` classes.
         sample_weight: Weight of each sample (N,), above zero; None: 1.
     """
-    weight = _weights(x, sample_weight)
+    weight = weights_or_ones(x, sample_weight)
     if len(x) <= x.shape[1]:
-        return _fit(x, y, weight)[0]
+        return fit_samples(x, y, weight)[0]
     moments = Moments(x.shape[1], y.shape[1], device=x.device)
     moments.add(x, y, weight)
     return ridge_of_moments(moments, dtype=x.dtype)
@@ -88,47 +85,17 @@ def ridge_of_moments(moments: Moments, *, dtype: torch.dtype = torch.float32) ->
     return Ridge(spectrum, loadings, moments.target_mean)
 
 
-def leave_one_out(
-    x: Tensor, y: Tensor, penalties: Sequence[float], *, sample_weight: Tensor | None = None
-) -> Tensor:
-    """Return the prediction for each sample by the regression on all others, float64 (A, N, M).
-
-    With the left singular vectors U of the centered, weighted samples, the residual of a sample is
-    divided by 1 - h, where h is its own weight in its prediction,
-
-        h_i = w_i / W + sum over j of U_ij² S_j / (S_j + α).
-
-    Both the residual and 1 - h are computed as the part outside of U plus the part that the penalty
-    takes away, so that none of them is a small difference of large numbers. The other samples keep
-    their weights. The prediction is NaN where the others do not determine it (α = 0 and h = 1).
+def fit_samples(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Ridge, Tensor]:
+    """Fit a ridge regression for every penalty to fewer samples than features.
 
     Args:
         x: Features (N, P), float32 or float64.
         y: Targets (N, M).
-        penalties: The A penalties; zero or above.
-        sample_weight: Weight of each sample (N,), above zero; None: 1.
+        weight: Weight of each sample, float64 (N,).
+
+    Returns:
+        The regression, and the left singular vectors of the centered, weighted samples (N, R).
     """
-    weight = _weights(x, sample_weight)
-    fitted, left = _fit(x, y, weight)
-    y = y.double()
-    root = weight.sqrt()[:, None]
-    scaled = (y - fitted.target_mean) * root
-    along = left.t() @ scaled
-    outside = scaled - left @ along
-    squares = left.square()
-    free = (1 - weight / weight.sum() - squares.sum(1)).clamp_min(0)
-    predictions = []
-    for penalty in penalties:
-        kept = penalty / (fitted.spectrum.values + penalty)
-        residual = outside + left @ (along * kept[:, None])
-        others = free + squares @ kept
-        others = others.where(others > UNDETERMINED, torch.nan)
-        predictions.append(y - residual / root / others[:, None])
-    return torch.stack(predictions)
-
-
-def _fit(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Ridge, Tensor]:
-    """Return the regression and the left singular vectors of the samples (N, R)."""
     y = y.double()
     target_mean = weight @ y / weight.sum()
     spectrum, left = spectrum_of_samples(x, weight)
@@ -138,7 +105,8 @@ def _fit(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Ridge, Tensor]:
     return Ridge(spectrum, loadings, target_mean), left
 
 
-def _weights(x: Tensor, sample_weight: Tensor | None) -> Tensor:
+def weights_or_ones(x: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Return the weights of the samples of x (N, P), float64 (N,); ones for None."""
     if sample_weight is None:
         return torch.ones(len(x), dtype=torch.float64, device=x.device)
     return sample_weight.double()

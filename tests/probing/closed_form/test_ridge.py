@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge, RidgeClassifier, RidgeCV
+from sklearn.linear_model import Ridge, RidgeClassifier
 
 from layercache.probing.closed_form.moments import Moments
-from layercache.probing.closed_form.ridge import leave_one_out, ridge, ridge_of_moments
+from layercache.probing.closed_form.ridge import ridge, ridge_of_moments
 from layercache.probing.closed_form.targets import balanced_weights, one_hot
-from tests.probing.closed_form.made import features, labels, separable
+from tests.probing.closed_form.made import features, separable
 
 PENALTIES = (1e-3, 0.1, 10.0)
 SHAPES = [(60, 8), (12, 30)]
@@ -39,36 +39,6 @@ def test_classification_equals_scikit_learn(samples: int, width: int, classes: i
         expected = alone.decision_function(x)
         scores = 2 * scores - 1  # scikit-learn's targets are -1 and 1
         np.testing.assert_allclose(scores[:, 1] if classes == 2 else scores, expected, atol=1e-9)
-
-
-@pytest.mark.parametrize(("samples", "width"), SHAPES)
-@pytest.mark.parametrize("weighted", [False, True])
-def test_leave_one_out_equals_explicit_refits(samples: int, width: int, weighted: bool) -> None:
-    x, y = features(samples, width, offset=1.0), one_hot(labels(samples, 3), 3)
-    weight = torch.rand(samples, dtype=torch.float64) + 0.1 if weighted else torch.ones(samples)
-    predicted = leave_one_out(x, y, PENALTIES, sample_weight=weight if weighted else None)
-    for i in range(samples):
-        rest = torch.arange(samples) != i
-        for penalty, prediction in zip(PENALTIES, predicted, strict=True):
-            alone = Ridge(penalty).fit(x[rest], y[rest], sample_weight=weight[rest])
-            np.testing.assert_allclose(prediction[i], alone.predict(x[i : i + 1])[0], atol=1e-7)
-
-
-def test_leave_one_out_selects_the_penalty_of_scikit_learn() -> None:
-    x = features(40, 60)
-    y = x[:, :1] + 0.5 * features(40, 1, seed=9)
-    penalties = tuple(np.logspace(-3, 3, 13))
-    errors = (leave_one_out(x, y, penalties) - y).square().mean((1, 2))
-    assert penalties[int(errors.argmin())] == RidgeCV(penalties).fit(x, y[:, 0]).alpha_
-
-
-def test_leave_one_out_without_penalty_is_undefined_where_one_sample_alone_decides() -> None:
-    x, y = features(6, 3), features(6, 1, seed=2)
-    x[:, 2] = 0
-    x[0, 2] = 1  # only the first sample has this feature
-    (predicted,) = leave_one_out(x, y, [0.0])
-    assert torch.isnan(predicted[0]).all()
-    assert torch.isfinite(predicted[1:]).all()
 
 
 @pytest.mark.parametrize(("samples", "width"), SHAPES)

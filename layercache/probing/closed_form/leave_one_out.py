@@ -1,29 +1,73 @@
 """Exact leave-one-out predictions of ridge regression and discriminant analysis, without a refit.
 
 The prediction for a training sample is that of the model fitted to all others, which keep their
-weights. All samples of a block are predicted together, from the fit to all samples.
+weights. Ridge regression has a form for few samples, all of them at once, and one for many, in
+blocks; discriminant analysis has the latter.
 
-Shapes: B samples of a block, P features, R directions, C classes, M targets, A settings.
+Shapes: N training samples, B samples of a block, P features, R directions, C classes, M targets, A
+settings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from layercache.probing.closed_form.lda import Discriminant
-from layercache.probing.closed_form.ridge import Ridge
+from layercache.probing.closed_form.ridge import Ridge, fit_samples, weights_or_ones
+
+UNDETERMINED = 1e-12
+"""Share of the other samples in a prediction below which it is not computed."""
 
 
-def ridge_left_out(
+def ridge_leave_one_out(
+    x: Tensor, y: Tensor, penalties: Sequence[float], *, sample_weight: Tensor | None = None
+) -> Tensor:
+    """Return the prediction for each sample by the regression on all others, float64 (A, N, M).
+
+    With the left singular vectors U of the centered, weighted samples, the residual of a sample is
+    divided by 1 - h, where h is its own weight in its prediction,
+
+        h_i = w_i / W + sum over j of U_ij² S_j / (S_j + α).
+
+    Both the residual and 1 - h are computed as the part outside of U plus the part that the penalty
+    takes away, so that none of them is a small difference of large numbers. The other samples keep
+    their weights. The prediction is NaN where the others do not determine it (α = 0 and h = 1).
+
+    Args:
+        x: Features (N, P), float32 or float64.
+        y: Targets (N, M).
+        penalties: The A penalties; zero or above.
+        sample_weight: Weight of each sample (N,), above zero; None: 1.
+    """
+    weight = weights_or_ones(x, sample_weight)
+    fitted, left = fit_samples(x, y, weight)
+    y = y.double()
+    root = weight.sqrt()[:, None]
+    scaled = (y - fitted.target_mean) * root
+    along = left.t() @ scaled
+    outside = scaled - left @ along
+    squares = left.square()
+    free = (1 - weight / weight.sum() - squares.sum(1)).clamp_min(0)
+    predictions = []
+    for penalty in penalties:
+        kept = penalty / (fitted.spectrum.values + penalty)
+        residual = outside + left @ (along * kept[:, None])
+        others = free + squares @ kept
+        others = others.where(others > UNDETERMINED, torch.nan)
+        predictions.append(y - residual / root / others[:, None])
+    return torch.stack(predictions)
+
+
+def ridge_leave_one_out_block(
     fitted: Ridge, x: Tensor, y: Tensor, weight: Tensor, penalties: Iterable[float], *, total: float
 ) -> Iterator[Tensor]:
     """Yield the predictions (B, M), float64, for each penalty; for more samples than features.
 
-    `ridge.leave_one_out` is the form for fewer samples: here the residual of a sample and 1 - h, h
+    `ridge_leave_one_out` is the form for fewer samples: here the residual of a sample and 1 - h, h
     its own weight in its prediction, are small differences of larger numbers as h approaches 1.
 
     Args:
@@ -45,7 +89,7 @@ def ridge_left_out(
         yield y - (y - predictions) / others[:, None]
 
 
-def lda_left_out(
+def lda_leave_one_out_block(
     fitted: Discriminant,
     x: Tensor,
     labels: Tensor,

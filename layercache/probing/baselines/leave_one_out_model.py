@@ -23,19 +23,22 @@ from layercache.probing.baselines.models import (
     Model,
     RidgeModel,
 )
-from layercache.probing.closed_form.left_out_samples import lda_left_out, ridge_left_out
-from layercache.probing.closed_form.ridge import leave_one_out
+from layercache.probing.closed_form.leave_one_out import (
+    lda_leave_one_out_block,
+    ridge_leave_one_out,
+    ridge_leave_one_out_block,
+)
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.heads import HeadSpec
 from layercache.probing.splits.stratified_split import Rows
 
 Config = Mapping[str, float]
 
-LEFT_OUT_HEADS = ("ridge", "lda")
+LEAVE_ONE_OUT_HEADS = ("ridge", "lda")
 """Heads with a closed form of the prediction for a sample by the fit to all others."""
 
 
-class LeftOutSamples:
+class LeaveOneOutModel:
     """Outputs for each sample of a model that was fitted to all others.
 
     The others keep their weights: those that give the classes of all samples the same total.
@@ -68,7 +71,7 @@ class LeftOutSamples:
             x = read_matrix(self._dataset, self._rows)
             penalties = [config["alpha"] for config in configs]
             y = numeric_targets(self._y, self._head)
-            left_out = leave_one_out(x, y, penalties, sample_weight=self._weight)
+            left_out = ridge_leave_one_out(x, y, penalties, sample_weight=self._weight)
             return [self._ridge_outputs(outputs, y) for outputs in left_out]
         parts: list[list[Tensor]] = [[] for _ in configs]
         start = 0
@@ -84,7 +87,9 @@ class LeftOutSamples:
         if isinstance(model, RidgeModel):
             penalties = [config["alpha"] for config in configs]
             targets, total = numeric_targets(y, self._head), float(self._weight.sum())
-            for outputs in ridge_left_out(model.fitted, x, targets, weight, penalties, total=total):
+            for outputs in ridge_leave_one_out_block(
+                model.fitted, x, targets, weight, penalties, total=total
+            ):
                 yield self._ridge_outputs(outputs, targets)
             return
         assert isinstance(model, DiscriminantModel)
@@ -93,7 +98,7 @@ class LeftOutSamples:
         class_weights.index_add_(0, self._y, self._weight)
         between = class_weights / class_weights.sum() @ fitted.loadings.square().sum(0)
         variance = float(fitted.variances.sum() + between)
-        logits = lda_left_out(
+        logits = lda_leave_one_out_block(
             fitted,
             x,
             y,
