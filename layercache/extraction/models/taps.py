@@ -1,7 +1,8 @@
 """Points in a ViT where a layer's hidden state is read.
 
 Layers are numbered 1..B, B the number of blocks. Parts have timm's names here; each source
-gives their places in its own models (`Block.places`).
+gives their places in its own models (`Block.places`). `find_taps` only finds the modules; the
+forward hooks are registered by `Backbone` (backbone.py).
 
     tap "norm2"         layer l < B: the output of `blocks[l].norm2` (so block 0 is skipped);
                         layer B: the output of the final norm
