@@ -32,7 +32,7 @@ from torch import Tensor
 from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.codecs.token_codec import TokenCodec, count_saturated
 from layercache.extraction import datasets
-from layercache.extraction.compression.fit import fit_codec
+from layercache.extraction.compression.fit_codec import fit_codec
 from layercache.extraction.compression.sample import TokenSample, sample_tokens
 from layercache.extraction.compression.token_encoder import TokenEncoder
 from layercache.extraction.models.backbone import Backbone, JointForward

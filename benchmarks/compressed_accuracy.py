@@ -31,7 +31,7 @@ from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.selection import parse_layers, select_pairs
 from layercache.cache.storage.open import open_store
 from layercache.cache.writing.codec import store_codec
-from layercache.extraction.compression.fit import fit_codec
+from layercache.extraction.compression.fit_codec import fit_codec
 from layercache.extraction.compression.sample import (
     SAMPLE_IMAGES,
     SAMPLE_TOKENS,

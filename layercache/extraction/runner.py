@@ -23,7 +23,7 @@ from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
 from layercache.engine.visibility import wait_until_visible
 from layercache.errors import CacheBusyError, CacheIncompleteError
-from layercache.extraction.compression.fit import fit_codec
+from layercache.extraction.compression.fit_codec import fit_codec
 from layercache.extraction.compression.sample import sample_tokens
 from layercache.extraction.compression.token_encoder import TokenEncoder
 from layercache.extraction.options import ExtractOptions

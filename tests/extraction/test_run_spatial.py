@@ -15,7 +15,7 @@ from layercache.cache.find import open_cache
 from layercache.cache.verify import verify
 from layercache.errors import OptionError
 from layercache.extraction.api import extract
-from layercache.extraction.compression import fit, sample
+from layercache.extraction.compression import fit_codec, sample
 from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.result import Extraction
 from tests.extraction.fakes import tree
@@ -41,7 +41,7 @@ def run(root: Path, **options: Any) -> list[Extraction]:
 def _small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(sample, "SAMPLE_IMAGES", 8)
-    monkeypatch.setattr(fit, "KMEANS_ITERATIONS", 2)
+    monkeypatch.setattr(fit_codec, "KMEANS_ITERATIONS", 2)
 
 
 @pytest.fixture

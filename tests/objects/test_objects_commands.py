@@ -16,7 +16,7 @@ from layercache.cache import open_cache
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.storage.paths import as_remote
 from layercache.extraction.api import extract
-from layercache.extraction.compression import fit, sample
+from layercache.extraction.compression import fit_codec, sample
 from layercache.probing.api import probe
 from layercache.probing.results.reading import read_results
 from layercache_cli.main import main
@@ -67,7 +67,7 @@ def test_extraction_with_a_codec_to_object_storage_has_the_bytes_of_a_folder(
     s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample, "SAMPLE_IMAGES", 8)
-    monkeypatch.setattr(fit, "KMEANS_ITERATIONS", 2)
+    monkeypatch.setattr(fit_codec, "KMEANS_ITERATIONS", 2)
     options: dict[str, Any] = {
         "models": "vit_nano",
         "dataset": "digits",

@@ -1,8 +1,8 @@
-"""Fits the tables of a codec on a sample of tokens.
+"""Fits a codec (int8, PCA or product quantization) on a sample of tokens.
 
-* Ranges: the middle and the half width of the values of each channel, or coefficient.
-* Principal components: eigenvectors of the covariance of a layer's tokens, in float64.
-* Product quantization: principal components in groups of about equal product of variances (the
+* int8: the middle and the half width of the values of each channel, or coefficient.
+* PCA: eigenvectors of the covariance of a layer's tokens, in float64.
+* Product quantization (PQ): principal components in groups of about equal product of variances (the
   parametric form of Ge, He, Ke, Sun: Optimized product quantization, TPAMI 2014), then k-means
   (Lloyd's algorithm) in each group, from tokens that a fixed seed draws. Jegou, Douze, Schmid:
   Product quantization for nearest neighbor search, TPAMI 2011.
