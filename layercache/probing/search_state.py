@@ -14,7 +14,7 @@ from layercache.probing.results.config_score import ConfigKey, ConfigScore, trai
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
-from layercache.probing.search.stages import Stage, count_fits, current_stage
+from layercache.probing.search.strategies import Stage, count_fits, current_stage
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.memory import pass_bounds

@@ -67,7 +67,7 @@ class ProbeSpec:
     validation: Validation = field(default_factory=Validation)
     """Samples that score the configurations."""
     search: str = "full"
-    """Name of the search, one of `search.stages.SEARCHES`."""
+    """Name of the search, one of `search.strategies.SEARCHES`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that determines the probe, as plain JSON."""

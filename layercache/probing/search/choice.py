@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from layercache.errors import UnknownNameError
-from layercache.probing.search.stages import SEARCHES, count_fits
+from layercache.probing.search.strategies import SEARCHES, count_fits
 
 logger = logging.getLogger(__name__)
 

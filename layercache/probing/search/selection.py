@@ -42,7 +42,7 @@ class Search(Protocol):
 
     @property
     def search(self) -> str:
-        """Name of the search, one of `stages.SEARCHES`."""
+        """Name of the search, one of `strategies.SEARCHES`."""
 
 
 def summarize(

@@ -14,7 +14,7 @@ from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
 from layercache.probing.results.table.table import Results
-from layercache.probing.search.stages import RUNGS
+from layercache.probing.search.strategies import RUNGS
 from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import fit

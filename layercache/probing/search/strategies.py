@@ -1,4 +1,4 @@
-"""Stages of a search: the configurations that it trains next, and how far, by the scores so far.
+"""Search strategies: the configurations that train next, and how far, by the scores so far.
 
 full        every configuration to the end
 halving     successive halving (arXiv 1502.07943): every configuration for a part of the epochs,

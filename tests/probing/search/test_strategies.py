@@ -9,7 +9,7 @@ import torch
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import Metric, find_metric
 from layercache.probing.results.config_score import ConfigScore, config_key, training_key
-from layercache.probing.search.stages import RUNGS, Stage, count_fits, current_stage
+from layercache.probing.search.strategies import RUNGS, Stage, count_fits, current_stage
 from layercache.probing.training.config import HParams, TrainConfig, grid, paper_grid
 from layercache.probing.training.fit import fit
 from layercache.testing import make_separable_tokens
