@@ -9,7 +9,6 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from layercache.cache.format.codecs.codec_spec import CodecSpec
-from layercache.extraction.compression import fit_codec
 from layercache.extraction.compression.fit_codec import (
     balance_groups,
     fit_codebook,
@@ -42,7 +41,7 @@ def test_fit_components_are_those_of_scikit_learn() -> None:
 
 
 def test_fit_codebook_is_as_good_as_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_codec, "CENTROIDS", 16)
+    monkeypatch.setattr("layercache.extraction.compression.fit_codec.CENTROIDS", 16)
     x = make_sample().tokens_lnd[0]
     codebook = fit_codebook(x, 4)
     assert codebook.shape == (4, 16, 2)
