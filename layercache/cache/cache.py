@@ -13,17 +13,17 @@ from layercache.cache.annotations.column import AnnotationColumn
 from layercache.cache.annotations.frame import annotation_frame
 from layercache.cache.annotations.index import LABEL, AnnotationIndex, read_column, read_index
 from layercache.cache.arrays import TokenArrays
-from layercache.cache.format.compressor import Compressor
-from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
-from layercache.cache.format.origin import Origin, dataset_name
-from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
-from layercache.cache.format.spec import (
+from layercache.cache.format.cache_spec import (
     CODEC_SCHEMA,
     SCHEMA,
     UPGRADABLE,
     CacheSpec,
     sha256_json,
 )
+from layercache.cache.format.compressor import Compressor
+from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
+from layercache.cache.format.origin import Origin, dataset_name
+from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
 from layercache.cache.format.token_names import kind_words
 from layercache.cache.format.typed_json import load_json
 from layercache.cache.origins import read_origins

@@ -21,9 +21,9 @@ import numpy as np
 
 from layercache.cache.annotations.label import label_column, record_label
 from layercache.cache.cache import Cache, load_cache
+from layercache.cache.format.cache_spec import SCHEMA, UPGRADABLE, CacheSpec, sha256_json
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.spec import SCHEMA, UPGRADABLE, CacheSpec, sha256_json
 from layercache.cache.format.typed_json import load_json
 from layercache.cache.format.zarr_metadata import decode_ids
 from layercache.cache.origins import read_origins, record_origin

@@ -9,8 +9,8 @@ from pathlib import Path
 from layercache._interruption import reraise_interrupt, sigterm_as_interrupt
 from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
+from layercache.cache.format.cache_spec import Precision, StorageDtype, Tap
 from layercache.cache.format.layout import planned_bytes
-from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.origins import record_origin
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import cluster_device, open_engine

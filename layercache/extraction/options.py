@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from layercache.cache.format.cache_spec import Precision, StorageDtype, Tap
 from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.origin import model_source, plain_name
-from layercache.cache.format.spec import Precision, StorageDtype, Tap
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.format.spec import CacheSpec
 from layercache.extraction.pipeline.batching import batch_ranges, batch_rows, decode_chunks
 from layercache.extraction.pipeline.decode import RowRange
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from layercache._devices import resolve_device
 from layercache._units import format_bytes
 from layercache.cache.annotations.label import label_column, record_label
+from layercache.cache.format.cache_spec import CacheSpec, DatasetIdentity
 from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import cache_folder, planned_bytes
 from layercache.cache.format.origin import Origin, dataset_source, is_encoder_file
-from layercache.cache.format.spec import CacheSpec, DatasetIdentity
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import DataError, OptionError, StorageError, UnknownNameError

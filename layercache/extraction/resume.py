@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from layercache.cache.find import open_cache
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.records import CompleteRecord
-from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import parse_record

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter
 from layercache.cache.writing.codec import read_codec

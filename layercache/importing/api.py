@@ -15,7 +15,7 @@ import numpy as np
 from layercache.cache.annotations.label import record_label
 from layercache.cache.cache import Cache
 from layercache.cache.find import open_cache
-from layercache.cache.format.spec import (
+from layercache.cache.format.cache_spec import (
     IMPORTED,
     CacheSpec,
     DatasetIdentity,

@@ -12,7 +12,7 @@ import numpy as np
 from layercache.cache.annotations.class_names import sort_classes
 from layercache.cache.annotations.column import MISSING_FLAG, AnnotatedSplit, AnnotationColumn, Kind
 from layercache.cache.annotations.index import LABEL
-from layercache.cache.format.spec import SplitIdentity
+from layercache.cache.format.cache_spec import SplitIdentity
 from layercache.errors import DataError
 from layercache.importing.files import Array
 

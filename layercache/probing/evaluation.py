@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.errors import ProbeError
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.loader import DatasetLoader

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from layercache.cache.cache import Cache
-from layercache.cache.format.spec import digest_ids
+from layercache.cache.format.cache_spec import digest_ids
 from layercache.errors import ProbeError
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.leakage import find_leakage

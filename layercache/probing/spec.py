@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from layercache.cache.format.spec import CacheSpec, sha256_json
+from layercache.cache.format.cache_spec import CacheSpec, sha256_json
 from layercache.probing.heads.fusion import SHARE_RULE
 from layercache.probing.heads.spec import BASELINES, HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric

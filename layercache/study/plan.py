@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar
 
-from layercache.cache.format.spec import POOLED_KINDS
+from layercache.cache.format.cache_spec import POOLED_KINDS
 from layercache.extraction.options import ExtractOptions
 from layercache.probing.splits.test_choice import SPLIT_MARK
 from layercache.study.file import HeadPlan, Study

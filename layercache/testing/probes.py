@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from layercache.cache import Cache, digest_ids
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.spec import BASELINES
 from layercache.probing.metrics import STORED, evaluate

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from layercache.cache import Cache, CacheSpec
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.records import BlockRecord, CompleteRecord
-from layercache.cache.format.spec import sha256_json
 from layercache.cache.storage.open import open_store
 from layercache.cache.writing.result import write_result
 from layercache.testing import make_cache

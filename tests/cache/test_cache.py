@@ -8,9 +8,9 @@ import pytest
 
 from layercache.cache import Cache, cache_folder, find_caches, open_cache
 from layercache.cache.cache import extract_advice, extract_command
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.origin import Origin
-from layercache.cache.format.spec import sha256_json
 from layercache.cache.origins import record_origin
 from layercache.cache.verify import verify
 from layercache.errors import (

@@ -21,7 +21,7 @@ from layercache.cache import Cache, find_caches, open_cache
 from layercache.cache.cache import load_cache
 from layercache.cache.describe import describe, describe_all
 from layercache.cache.find import cache_folders
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.verify import verify
 from layercache.errors import CacheCorruptError, CacheError
 from layercache.testing import make_cache, make_spec

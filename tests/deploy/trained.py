@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layercache.cache.format.spec import Tap
+from layercache.cache.format.cache_spec import Tap
 from layercache.extraction.api import extract
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.probing.api import probe

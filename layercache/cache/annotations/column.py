@@ -24,8 +24,8 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from annotated_types import Interval
 
+from layercache.cache.format.cache_spec import MAX_ROWS, Digest, Name
 from layercache.cache.format.layout import safe_name
-from layercache.cache.format.spec import MAX_ROWS, Digest, Name
 from layercache.cache.format.typed_json import STRICT, load_json, parse_fields
 from layercache.errors import CacheCorruptError
 

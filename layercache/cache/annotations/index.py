@@ -24,7 +24,7 @@ from layercache.cache.annotations.column import (
     column_key,
     is_digest,
 )
-from layercache.cache.format.spec import Name, sha256_json
+from layercache.cache.format.cache_spec import Name, sha256_json
 from layercache.cache.format.typed_json import STRICT, load_json, parse_fields
 from layercache.cache.storage.base import FileSource, Store
 from layercache.cache.storage.local import LocalStore

@@ -25,7 +25,7 @@ from layercache.cache.annotations.index import (
     read_index,
     update_index,
 )
-from layercache.cache.format.spec import SplitIdentity
+from layercache.cache.format.cache_spec import SplitIdentity
 from layercache.cache.storage.base import Store
 from layercache.errors import CacheCorruptError
 

@@ -24,7 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.storage.base import FileSource
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import in_threads

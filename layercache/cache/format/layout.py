@@ -34,7 +34,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from layercache.cache.format.spec import CacheSpec
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.storage.base import is_plain_key
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import UnknownNameError

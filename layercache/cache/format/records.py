@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.format.layout import CODEC_KEY, SplitLayout
-from layercache.cache.format.spec import sha256_json
 from layercache.cache.format.typed_json import STRICT, load_json, parse_fields, shorten
 from layercache.errors import CacheCorruptError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from layercache.cache.format.spec import CacheSpec
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.token_names import kind_words
 from layercache.errors import OptionError, UnknownNameError
 

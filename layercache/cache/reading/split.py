@@ -17,12 +17,12 @@ import numpy as np
 
 from layercache.cache.annotations.column import AnnotationColumn
 from layercache.cache.annotations.frame import rows_of
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.codecs.codec_file import parse_codec
 from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import CODEC_KEY, SplitLayout
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
-from layercache.cache.format.spec import CacheSpec
 from layercache.cache.format.zarr_metadata import decode_ids
 from layercache.cache.reading.chunks import Target, read_chunks, read_compressed
 from layercache.cache.reading.page_aligned import empty_page_aligned

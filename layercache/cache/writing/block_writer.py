@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.codecs.token_codec import count_saturated
 from layercache.cache.format.compressor import Compressor
 from layercache.cache.format.layout import SplitLayout, cache_folder
 from layercache.cache.format.records import BlockRecord
-from layercache.cache.format.spec import CacheSpec
 from layercache.cache.format.zarr_shard import blank_rows, encode_shard, first_non_finite
 from layercache.cache.storage.base import FileInfo, Store
 from layercache.cache.storage.paths import CachePath

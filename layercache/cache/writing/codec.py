@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from shlex import quote
 
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.codecs.codec_file import codec_bytes, parse_codec
 from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.layout import CODEC_KEY, SPEC_KEY, cache_folder, spec_bytes
-from layercache.cache.format.spec import CacheSpec
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheCorruptError

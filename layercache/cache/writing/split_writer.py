@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from layercache.cache.format.cache_spec import CacheSpec, digest_ids
 from layercache.cache.format.layout import (
     CODEC_KEY,
     SPEC_KEY,
@@ -30,7 +31,6 @@ from layercache.cache.format.layout import (
     spec_bytes,
 )
 from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
-from layercache.cache.format.spec import CacheSpec, digest_ids
 from layercache.cache.format.zarr_metadata import encode_valid
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter

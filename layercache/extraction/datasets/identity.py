@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layercache.cache.format.spec import DatasetIdentity, SplitIdentity, digest_ids
+from layercache.cache.format.cache_spec import DatasetIdentity, SplitIdentity, digest_ids
 from layercache.extraction.datasets.base import Dataset, Samples
 from layercache.extraction.datasets.subsampling import limit_samples
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layercache._devices import check_dtype
-from layercache.cache.format.spec import Precision, StorageDtype, Tap
+from layercache.cache.format.cache_spec import Precision, StorageDtype, Tap
 from layercache.errors import BackboneError, OptionError
 from layercache.extraction.image_input import Images, iter_pixels
 from layercache.extraction.models.places import hidden_state

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layercache.cache.format.spec import POOLED_KINDS
+from layercache.cache.format.cache_spec import POOLED_KINDS
 from layercache.errors import BackboneError, OptionError, UnknownNameError
 
 TOKEN_KINDS = (*POOLED_KINDS, "grid:K", "patch", "all")

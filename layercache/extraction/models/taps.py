@@ -32,7 +32,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from layercache.cache.format.spec import Tap
+from layercache.cache.format.cache_spec import Tap
 from layercache.errors import BackboneError, UnknownNameError
 from layercache.extraction.models.vit import Block, Place, ViT
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from layercache.cache.format.spec import Tap
+from layercache.cache.format.cache_spec import Tap
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.models.registry import EvalTransform, ModelInfo

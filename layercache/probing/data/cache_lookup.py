@@ -11,7 +11,7 @@ from itertools import product
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches, matching_caches, open_cache
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.storage.paths import CachePath, cache_root
 from layercache.errors import CacheAmbiguousError, OptionError, UnknownNameError
 from layercache.probing.heads.spec import SPATIAL_HEADS

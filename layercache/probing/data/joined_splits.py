@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.codecs.token_codec import TokenCodec
-from layercache.cache.format.spec import CacheSpec
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.read_cache import ReadCache

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from layercache._units import join_words
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheCorruptError
 from layercache.probing.ensemble.choice import Choice

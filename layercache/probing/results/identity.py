@@ -18,7 +18,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.probing.metrics import task_of
 
 Spec = Mapping[str, Any]

@@ -15,7 +15,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
-from layercache.cache.format.spec import digest_ids
+from layercache.cache.format.cache_spec import digest_ids
 
 Array = np.ndarray[Any, Any]
 

@@ -20,7 +20,7 @@ from hashlib import sha256
 from typing import Any
 
 from layercache.cache.format.attached import PASSES, is_whole_pass
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheCorruptError

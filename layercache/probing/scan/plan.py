@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 from layercache._units import join_words
 from layercache.cache.cache import Cache
+from layercache.cache.format.cache_spec import POOLED_KINDS
 from layercache.cache.format.selection import LAYER_WORDS, parse_layers, select_pairs
-from layercache.cache.format.spec import POOLED_KINDS
 from layercache.errors import OptionError, UnknownNameError
 
 HEADS = ("ridge", "lda", "knn")

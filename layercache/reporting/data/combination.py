@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from layercache.cache.cache import Cache
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
 from layercache.probing.results.identity import LABEL
 from layercache.probing.spec import describe_extraction

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from layercache._units import pluralize
-from layercache.cache.format.spec import DatasetIdentity
+from layercache.cache.format.cache_spec import DatasetIdentity
 
 DIGEST_LENGTH = 6
 """Number of hex digits of a digest in a label."""

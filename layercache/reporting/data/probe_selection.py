@@ -13,7 +13,7 @@ from typing import Any
 
 from layercache._units import join_words
 from layercache.cache.format.attached import RECORD
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.storage.open import open_store
 from layercache.errors import OptionError
 from layercache.probing.results.identity import Spec, experiment_key, read_settings

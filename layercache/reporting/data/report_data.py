@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from layercache.cache.format.spec import digest_ids
+from layercache.cache.format.cache_spec import digest_ids
 from layercache.cache.storage.paths import CachePath, root_option
 from layercache.errors import LayercacheError
 from layercache.probing.command import seed_options, training_options

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.errors import OptionError
 from layercache.probing.metrics import PRIMARY, task_of
 from layercache.probing.results.identity import LABEL, Spec, target_name

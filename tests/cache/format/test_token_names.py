@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layercache.cache.format.spec import POOLED_KINDS
+from layercache.cache.format.cache_spec import POOLED_KINDS
 from layercache.cache.format.token_names import (
     is_spatial,
     kind_word,

@@ -12,7 +12,7 @@ import torch
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import nn
 
-from layercache.cache.format.spec import Tap
+from layercache.cache.format.cache_spec import Tap
 from layercache.errors import BackboneError
 from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from layercache.cache.format.spec import Tap
+from layercache.cache.format.cache_spec import Tap
 from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.pipeline.forward import SynchronousDevice, open_device
 from tests.extraction.models.conformance.sources import SOURCES

@@ -15,7 +15,7 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 
-from layercache.cache.format.spec import Tap
+from layercache.cache.format.cache_spec import Tap
 from layercache.errors import BackboneError, MissingExtraError, UnknownNameError
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.loading import load_encoder

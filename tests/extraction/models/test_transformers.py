@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from timm.layers import QuickGELU
 from timm.models.vision_transformer import VisionTransformer
 
-from layercache.cache.format.spec import Tap
+from layercache.cache.format.cache_spec import Tap
 from layercache.errors import BackboneError, MissingExtraError, OptionError
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.loading import load_encoder

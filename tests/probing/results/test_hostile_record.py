@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from layercache.cache import Cache
 from layercache.cache.format.attached import RECORD, seal
-from layercache.cache.format.spec import sha256_json
+from layercache.cache.format.cache_spec import sha256_json
 from layercache.errors import CacheCorruptError, LayercacheError
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import read_probe

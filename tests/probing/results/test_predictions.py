@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layercache.cache.format.spec import digest_ids
+from layercache.cache.format.cache_spec import digest_ids
 from layercache.probing.results.predictions import Predictions
 
 STORED = Predictions(

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from layercache.cache.format.cache_spec import CacheSpec
 from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.codecs.token_codec import TokenCodec, table_shapes
 from layercache.cache.format.records import REPAIR_HINT
-from layercache.cache.format.spec import CacheSpec
 from layercache.cache.format.typed_json import load_json
 from layercache.errors import CacheCorruptError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layercache.cache.cache import load_cache
-from layercache.cache.format.spec import digest_ids
+from layercache.cache.format.cache_spec import digest_ids
 from layercache.errors import CacheError, OptionError, ProbeNotFoundError
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import task_of, to_probabilities
