@@ -89,8 +89,8 @@ def bootstrap(
     """Return a percentile confidence interval of each metric over test samples.
 
     It estimates how much a metric varies between test sets, not between training seeds.
-    (`reporting.statistics.paired_bootstrap` compares two probes.) Resamples in which a metric is
-    not defined are left out; an interval is NaN if none is left.
+    (`reporting.analysis.significance.paired_bootstrap` compares two probes.) Resamples in which a
+    metric is not defined are left out; an interval is NaN if none is left.
 
     Args:
         outputs: See `read_samples`.

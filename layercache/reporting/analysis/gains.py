@@ -19,7 +19,7 @@ from layercache.reporting.analysis.published import (
     ProbeKind,
     published_gain,
 )
-from layercache.reporting.analysis.statistics import benjamini_hochberg, wilcoxon_greater
+from layercache.reporting.analysis.significance import benjamini_hochberg, wilcoxon_greater
 
 KIND_COLUMNS = ["head", "layers", "tokens"]
 DATASET_COLUMNS = ["dataset", "dataset_name", "dataset_digest"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from layercache.errors import OptionError
 from layercache.probing.results.predictions import Predictions
-from layercache.reporting.analysis.statistics import RESAMPLES, PairedBootstrap
+from layercache.reporting.analysis.significance import RESAMPLES, PairedBootstrap
 
 CHUNK = 100
 """Resamples that are computed together."""

@@ -33,7 +33,7 @@ from layercache.reporting.analysis.regression import (
     paired_bootstrap_r2,
     squared_errors,
 )
-from layercache.reporting.analysis.statistics import PairedBootstrap, paired_bootstrap
+from layercache.reporting.analysis.significance import PairedBootstrap, paired_bootstrap
 from layercache.reporting.data.combination import Combination
 from layercache.reporting.data.probe_selection import (
     OPTION_COLUMNS,

@@ -17,7 +17,7 @@ from layercache.reporting.analysis.gains import (
     wilcoxon_over_models,
 )
 from layercache.reporting.analysis.published import FUSION
-from layercache.reporting.analysis.statistics import PairedBootstrap
+from layercache.reporting.analysis.significance import PairedBootstrap
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import format_percent, format_points
 from layercache.reporting.page import Tile

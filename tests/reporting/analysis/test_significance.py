@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from layercache.errors import OptionError
-from layercache.reporting.analysis.statistics import (
+from layercache.reporting.analysis.significance import (
     benjamini_hochberg,
     paired_bootstrap,
     wilcoxon_greater,
