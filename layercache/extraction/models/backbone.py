@@ -18,7 +18,7 @@ from layercache._devices import check_dtype
 from layercache.cache.format.cache_spec import Precision, StorageDtype, Tap
 from layercache.errors import BackboneError, OptionError
 from layercache.extraction.image_input import Images, iter_pixels
-from layercache.extraction.models.places import hidden_state
+from layercache.extraction.models.module_paths import hidden_state
 from layercache.extraction.models.pooling import TokenPooling
 from layercache.extraction.models.taps import (
     TapPoint,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layercache.errors import BackboneError, LayercacheError
-from layercache.extraction.models.places import hidden_state
+from layercache.extraction.models.module_paths import hidden_state
 from layercache.extraction.models.preprocessing.transform import format_size
 from layercache.extraction.models.vit import Block, Place, ViT
 

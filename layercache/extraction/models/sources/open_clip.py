@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layercache.errors import BackboneError, MissingExtraError
-from layercache.extraction.models.places import Path, Paths, find_blocks
+from layercache.extraction.models.module_paths import Path, Paths, find_blocks
 from layercache.extraction.models.preprocessing.data_config import apply_options
 from layercache.extraction.models.preprocessing.input_size import grid_at
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions

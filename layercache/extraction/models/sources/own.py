@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from layercache.errors import BackboneError, OptionError
 from layercache.extraction.models.check_forward import check_forward
 from layercache.extraction.models.encoder import INNER_PLACES, Encoder, parse_place
-from layercache.extraction.models.places import Path, Paths, find_blocks, part
+from layercache.extraction.models.module_paths import Path, Paths, find_blocks, part
 from layercache.extraction.models.preprocessing.data_config import apply_options
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Preprocessing

@@ -14,7 +14,7 @@ from timm.models import get_arch_name, is_model, model_entrypoint
 from torch import nn
 
 from layercache.errors import BackboneError, UnknownNameError
-from layercache.extraction.models.places import Path, Paths, find_blocks
+from layercache.extraction.models.module_paths import Path, Paths, find_blocks
 from layercache.extraction.models.preprocessing.data_config import (
     resolve_preprocessing,
     timm_transform,

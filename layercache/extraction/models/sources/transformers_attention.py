@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layercache.extraction.models.class_attention import patch_weights
-from layercache.extraction.models.places import part
+from layercache.extraction.models.module_paths import part
 
 BIAS_KWARGS = ("attention_mask", "relative_position_bias")
 """Arguments of an attention in which BEiT and Data2Vec pass biases of its logits."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from layercache.errors import BackboneError
-from layercache.extraction.models.places import Path, Paths, find_blocks, part
+from layercache.extraction.models.module_paths import Path, Paths, find_blocks, part
 from layercache.extraction.models.sources.transformers_attention import (
     class_attention_of,
     find_attention,

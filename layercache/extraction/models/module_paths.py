@@ -1,4 +1,4 @@
-"""Blocks described by a table of dotted paths, one table for one structure of blocks."""
+"""Dotted paths of the modules in a block, one table for one structure of blocks."""
 
 from __future__ import annotations
 
