@@ -91,7 +91,7 @@ Spatial = Annotated[
     str | None,
     panels.tokens(
         help="Spatial tokens that go to a second cache, from the same forward: patch (every "
-        "patch) | grid:K.",
+        "patch) | all (and CLS) | grid:K.",
         metavar="KIND",
         show_default=False,
     ),

@@ -103,12 +103,13 @@ def extract(
             and "max" (of each channel over the patches), "attn" (mean of the patches, weighted by
             the class token's attention), "grid:K", "patch" (every patch token) and "all" (the class
             token and every patch token), joined by "+".
-        spatial: Spatial tokens, "patch" (every patch) or "grid:K", that go to a second cache of
-            each model, with layers of their own, from the same forward.
+        spatial: Spatial tokens, "patch" (every patch), "all" (every patch and CLS) or "grid:K",
+            that go to a second cache of each model, with layers of their own, from the same
+            forward.
         spatial_layers: Layers of the spatial tokens, as `layers`.
-        store: How the spatial tokens are stored: None (as `storage_dtype`), "int8", "pca:R" (R
-            principal components), "pca:R:float16" or "pq:M" (product quantization, M bytes a
-            token). The tables are fitted on 256 training images.
+        store: How the spatial tokens "patch" and "grid:K" are stored: None (as `storage_dtype`),
+            "int8", "pca:R" (R principal components), "pca:R:float16" or "pq:M" (product
+            quantization, M bytes a token). The tables are fitted on 256 training images.
         projected: Store CLIP's last layer after its projection.
         paper_compat: Preprocess images for DINOv2 and MAE as the paper's own extractor does.
         preprocessing: Parts of every model's own preprocessing to replace: the input size, the

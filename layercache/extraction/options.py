@@ -15,7 +15,7 @@ from layercache.engine import check_engine
 from layercache.errors import OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset
 from layercache.extraction.models.encoder import Encoder
-from layercache.extraction.models.pooling import parse_spatial_kinds
+from layercache.extraction.models.pooling import check_storable, parse_spatial_kinds
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Background
 
@@ -107,8 +107,7 @@ class ExtractOptions:
                 f"name: expected letters, digits, '.', '-' and '_', got {self.name!r}: take "
                 f"{plain_name(self.name)!r}"
             )
-        if self.spatial is not None:
-            parse_spatial_kinds(self.spatial)
+        spatial_kinds = parse_spatial_kinds(self.spatial) if self.spatial is not None else ()
         if self.store is not None:
             object.__setattr__(self, "store", str(CodecSpec.parse(self.store)))
             if self.spatial is None:
@@ -116,6 +115,7 @@ class ExtractOptions:
                     f"store {self.store!r} is how spatial tokens are stored: name them, too "
                     "(spatial: patch or grid:K)"
                 )
+            check_storable(self.store, spatial_kinds)
         check_engine(self.engine, self.ray_address)
         for model in self.weights:
             if model not in model_names:

@@ -146,7 +146,8 @@ def select_tokens(
 
     Raises:
         UnknownNameError: The head, a layer choice or a token kind is unknown.
-        OptionError: The tokens are not stored; the message gives the extraction to run.
+        OptionError: The tokens are not stored; the message gives the extraction to run. Or a head
+            other than fusion would see a token twice.
     """
     if head not in HEADS:
         raise UnknownNameError("head", head, HEADS)
@@ -169,12 +170,7 @@ def select_tokens(
     if spatial is not None:
         other = spatial_cache or cache
         added = _select(other, layers=spatial_layers, tokens=spatial)
-        repeated = set(added) & set(pairs)
-        if repeated and head != "fusion":  # whose branches have their tokens each for itself
-            layer, token = min(repeated)
-            raise OptionError(
-                f"layer {layer}, token {token!r} is in both tokens {tokens} and spatial {spatial}"
-            )
+        check_each_once(head, pairs, added, tokens=tokens, spatial=spatial)
         sources = [(cache, pairs + added)] if other is cache else [*sources, (other, added)]
         spatial_name = f"{name_tokens(added, other)}@{name_layers(added, other)}"
     return TokenSelection(
@@ -184,6 +180,27 @@ def select_tokens(
         spatial_name,
         len(pairs),
     )
+
+
+def check_each_once(head: str, pairs: Pairs, added: Pairs, *, tokens: str, spatial: str) -> None:
+    """Check that a head sees each token once; the branches of a fusion head may share tokens.
+
+    Args:
+        head: Name of the head.
+        pairs: (layer, token or its kind) of the other tokens.
+        added: Those of the spatial tokens.
+        tokens: The words for `pairs`, for the error.
+        spatial: The words for `added`.
+
+    Raises:
+        OptionError: Another head would see a token twice.
+    """
+    repeated = set(added) & set(pairs)
+    if repeated and head != "fusion":
+        layer, token = min(repeated)
+        raise OptionError(
+            f"layer {layer}, token {token!r} is in both tokens {tokens} and spatial {spatial}"
+        )
 
 
 def _default_tokens(cache: Cache) -> str:

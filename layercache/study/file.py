@@ -36,15 +36,20 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, ValidationError
 
+from layercache.cache.format.selection import parse_layers
+from layercache.cache.format.token_names import requested_kinds
 from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
+from layercache.extraction.models.pooling import check_storable, parse_spatial_kinds
 from layercache.extraction.models.registry import MODELS
+from layercache.probing.token_selection import check_each_once
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.study.faults import fault_of, raise_faults
 from layercache.study.tables import (
@@ -111,6 +116,28 @@ class HeadPlan:
         joined = [f"joined to {model}" for model in options.get("join", ())]
         details = [text.format(options[k]) for k, text in IN_NAME.items() if options.get(k)]
         return " ".join([self.head, self.layers, self.tokens, *spatial, *joined, *details])
+
+    def check_each_once(self, depth: int) -> None:
+        """Check that its spatial tokens are not among its others, unless it is a fusion head.
+
+        Args:
+            depth: Number of blocks of the model.
+
+        Raises:
+            OptionError: They are.
+        """
+        spatial, words = self.options["spatial"], self.options.get("spatial_layers", "last")
+        try:
+            layers, spatial_layers = parse_layers(self.layers, depth), parse_layers(words, depth)
+        except OptionError:
+            return  # the model has no such layer, which the job itself reports
+        check_each_once(
+            self.head,
+            tuple(product(layers, requested_kinds(self.tokens))),
+            tuple(product(spatial_layers, requested_kinds(spatial))),
+            tokens=self.tokens,
+            spatial=spatial,
+        )
 
 
 class Study(StudyTable):
@@ -251,7 +278,7 @@ def parse_study(text: str, *, where: str, name: str) -> Study:
         study = Study.model_validate(raw)
     except ValidationError as error:
         raise_faults([fault_of(fault, Study, where) for fault in error.errors()], where)
-    raise_faults(list(_unknown_names(study, where)), where)
+    raise_faults([*_unknown_names(study, where), *_wrong_spatial(study, where)], where)
     return study
 
 
@@ -284,12 +311,6 @@ def _unknown_names(study: Study, where: str) -> Iterator[LayercacheError]:
                 f"{where}: [[heads]]: {head.name!r} is joined to every model of this study: "
                 "expected one of models that is not in join, whose probe it becomes"
             )
-    stores = [study.extract.store, *(table.store for table in study.model.values())]
-    if any(stores) and not any("spatial" in head.options for head in study.heads):
-        yield OptionError(
-            f"{where}: store is how spatial tokens are stored, and no head has any: name them in "
-            "[[heads]] (spatial), or leave store out"
-        )
     for model in study.encoders:
         if model not in MODELS and ":" not in model:  # an address is read by the extraction
             import timm  # takes seconds, so only for names outside our catalogue
@@ -307,3 +328,31 @@ def _unknown_names(study: Study, where: str) -> Iterator[LayercacheError]:
                 DATASETS,
                 hint=f"(or one of your own: {', '.join(SOURCE_FORMS)})",
             )
+
+
+def _wrong_spatial(study: Study, where: str) -> Iterator[LayercacheError]:
+    """Yield an error for spatial tokens that a codec cannot store, or that a head sees twice.
+
+    The layers of a model outside the catalogue are not known here: the probe itself checks them.
+    """
+    tables = {"extract": study.extract, **{f"model.{k}": v for k, v in study.model.items()}}
+    stores = {name: table.store for name, table in tables.items() if table.store}
+    heads = [head for head in study.heads if "spatial" in head.options]
+    if stores and not heads:
+        yield OptionError(
+            f"{where}: store is how spatial tokens are stored, and no head has any: name them in "
+            "[[heads]] (spatial), or leave store out"
+        )
+    for head in heads:
+        for name, store in stores.items():
+            try:
+                check_storable(store, parse_spatial_kinds(head.options["spatial"]))
+            except OptionError as error:
+                yield OptionError(f"{where}: [{name}] with head {head.name!r}: {error}")
+        depths = {MODELS[model].depth for model in study.models if model in MODELS}
+        for depth in sorted(depths):
+            try:
+                head.check_each_once(depth)
+            except OptionError as error:
+                yield OptionError(f"{where}: [[heads]]: {head.name!r}: {error}")
+                break

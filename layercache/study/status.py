@@ -6,14 +6,13 @@ itself checks them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
 from layercache.cache.format.selection import parse_layers
-from layercache.cache.format.token_names import kind_words
+from layercache.cache.format.token_names import kind_words, requested_kinds
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import CacheNotFoundError, LayercacheError
 from layercache.probing.plan import plan_probes
@@ -75,12 +74,6 @@ def _has_preprocessing(cache: Cache, options: dict[str, Any]) -> bool:
     """Return whether a cache was made with these options of the preprocessing."""
     origins = cache.origins
     return any(o.preprocessing == options for o in origins) if origins else not options
-
-
-def requested_kinds(words: str) -> set[str]:
-    """Return the token kinds in a text such as "cls+ap"; "all" stands for "cls" and "patch"."""
-    kinds = {word.strip() for word in re.split("[+,]", words)}
-    return kinds - {"all"} | {"cls", "patch"} if "all" in kinds else kinds
 
 
 def _complete(cache: Cache, job: PlannedExtraction) -> bool:

@@ -113,7 +113,7 @@ Tokens = Annotated[
 Spatial = Annotated[
     Text,
     AfterValidator(lambda text: re.sub(r"\s*[+,]\s*", "+", text.strip())),
-    AfterValidator(_known(("grid:K", "patch"), pattern=r"grid:[1-9]\d*")),
+    AfterValidator(_known(("grid:K", "patch", "all"), pattern=r"grid:[1-9]\d*")),
 ]
 MetricName = Annotated[Text, AfterValidator(_parse_metric)]
 

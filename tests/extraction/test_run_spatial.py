@@ -79,6 +79,19 @@ def test_spatial_tokens_come_from_the_same_forward_and_are_near_the_uncompressed
     assert verify(spatial.path) == []
 
 
+def test_spatial_tokens_with_cls_are_those_of_an_extraction_of_all(
+    tmp_path: Path, forwards: list[int]
+) -> None:
+    both = {"splits": ["train"], "store": None}
+    pooled, spatial = run(tmp_path / "both", spatial="all", **both)
+    assert sum(forwards) == 40
+    assert pooled.open().spec.tokens == ("cls", "ap")
+    alone = {"spatial": None, "layers": "9,12", "tokens": "all"}
+    (exact,) = run(tmp_path / "alone", **alone, **both)
+    assert exact.open().spec.tokens[:2] == ("cls", "patch/0")
+    assert tree(exact.path) == tree(spatial.path)
+
+
 @pytest.mark.parametrize("store", ["pca:4", "pq:8", None])
 def test_a_second_run_adds_only_what_is_missing(
     tmp_path: Path, forwards: list[int], store: str | None
@@ -152,7 +165,8 @@ def test_batches_are_powers_of_two_so_that_both_caches_share_them(
         ({"spatial": None}, "name them, too"),
         ({"store": "int4"}, "expected int8, pca:R"),
         ({"store": "pq:97"}, "expected at most pq:96 for tokens of width 96"),
-        ({"spatial": "cls"}, "expected patch or grid:K, got 'cls'"),
+        ({"spatial": "cls"}, "expected patch, all or grid:K, got 'cls'"),
+        ({"spatial": "all"}, "store 'int8' is for patch and grid:K, and spatial 'all' has CLS"),
         ({"spatial": "grid:99"}, "K must be 1 to 7"),
         (
             {"tokens": "patch", "layers": "9,12", "store": None},

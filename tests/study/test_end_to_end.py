@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from layercache.cache.find import find_caches
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
+from layercache.probing.api import probe
 from layercache.probing.options import Options
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
@@ -37,11 +39,9 @@ batch = 16
 [extract]
 device = "cpu"
 workers = 0
-store = "int8"
+{store}
 [model.tiny_vit]
 weights = "{root}/tiny_vit.pt"
-[model.tiny_eva]
-weights = "{root}/tiny_eva.pt"
 [dataset.waves]
 source = "folder:{root}/waves"
 limit = {limit}
@@ -49,6 +49,10 @@ limit = {limit}
 source = "folder:{root}/nowhere"
 [probe]
 device = "cpu"
+"""
+HEADS = """
+[model.tiny_eva]
+weights = "{root}/tiny_eva.pt"
 [[heads]]
 head = "linear"
 layers = "last"
@@ -71,9 +75,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     for model in ("tiny_vit", "tiny_eva"):
         save_random(model, root / f"{model}.pt")
 
-    def make(*, epochs: int = 2, limit: int = 22, more: str = "") -> Study:
-        content = TEXT.format(root=root, epochs=epochs, limit=limit) + more
-        return parse_study(content, where="s", name="s")
+    def make(
+        *,
+        epochs: int = 2,
+        limit: int = 22,
+        store: str = 'store = "int8"',
+        heads: str = HEADS,
+        more: str = "",
+    ) -> Study:
+        content = TEXT.format(root=root, epochs=epochs, limit=limit, store=store)
+        return parse_study(content + heads.format(root=root) + more, where="s", name="s")
 
     return make
 
@@ -175,3 +186,27 @@ def test_study_status_of_probes_on_another_split_is_missing(text: Callable[..., 
     assert find_probes(linear, caches) == []
     run_probes(specs, Options(device="cpu"))
     assert [probe.id for probe in find_probes(linear, caches)] == [spec.id for spec in specs]
+
+
+def test_run_study_spatial_all_trains_the_probes_that_probe_trains(
+    text: Callable[..., Study], tmp_path: Path
+) -> None:
+    head = '[[heads]]\nhead = "fusion"\nlayers = "mid-last"\nspatial = "all"\n'
+    study = text(heads=head, store="").model_copy(update={"cache": str(tmp_path)})
+    trained = run_study(study, report=False).results
+    (cache,) = (cache for cache in find_caches(tmp_path) if cache.spec.tokens == ("cls", "ap"))
+    direct = probe(
+        cache,
+        head="fusion",
+        layers="mid-last",
+        spatial="all",
+        seeds=2,
+        lr=0.01,
+        weight_decay=1e-4,
+        dropout=[0.0, 0.1],
+        train_config=study.protocol.train_config(),
+        device="cpu",
+        progress=False,
+    )
+    assert {*direct.to_dataframe()["spatial"]} == {"all@last"}
+    assert [result.id for result in direct] == [result.id for result in trained]

@@ -187,7 +187,7 @@ def test_parse_study_list_of_layers_or_tokens_makes_one_column_each() -> None:
         ),
         (
             LEAST.replace("linear", "fusion") + 'spatial = "cls"\n',
-            r"unknown spatial in s\.toml: \[\[heads\]\] number 1 'cls'.*patch",
+            r"unknown spatial in s\.toml: \[\[heads\]\] number 1 'cls'.*all, grid:K, patch",
         ),
         (
             LEAST + 'join = "vit_b61"\n',
@@ -251,7 +251,17 @@ def test_parse_study_unknown_word_suggests_the_nearest(text: str, fault: str) ->
         (LEAST + "[protocol]\nnoise = 3\n", r"noise: expected a table such as"),
         (LEAST + HEAD, r"\[\[heads\]\]: 'linear last cls' is in this file twice"),
         (LEAST + 'spatial = "grid:2"\n', "a linear head has no spatial tokens"),
+        (LEAST + 'spatial = "all"\n', "a linear head has no spatial tokens"),
         (LEAST.replace("linear", "hybrid"), "a hybrid head needs spatial tokens"),
+        (
+            LEAST.replace("linear", "hybrid") + 'spatial = "all"\n',
+            r"\[\[heads\]\]: 'hybrid last cls all@last': layer 12, token 'cls' is in both "
+            "tokens cls and spatial all",
+        ),
+        (
+            LEAST.replace("linear", "fusion") + 'spatial = "all"\n[extract]\nstore = "int8"\n',
+            r"\[extract\] with head 'fusion last cls all@last': store 'int8' is for patch and ",
+        ),
         (
             LEAST + '[extract]\nstore = "int9"\n',
             r"\[extract\]: store: store 'int9': expected int8, pca:R",

@@ -82,6 +82,17 @@ def test_plan_spatial_tokens_come_from_the_forward_of_the_other_tokens() -> None
         }
 
 
+def test_plan_spatial_all_is_every_patch_and_cls_in_a_cache_of_its_own() -> None:
+    head = HYBRID.replace("hybrid", "fusion").replace("grid:2", "all")
+    spatial, pooled, probe, *_ = plan(study(head))
+    assert isinstance(spatial, PlannedExtraction)
+    assert spatial.name == "vit_nano on digits: extract all of layers last"
+    assert (spatial.options.tokens, spatial.options.spatial) == ("cls+ap", "all")
+    assert isinstance(probe, PlannedProbe)
+    assert (probe.cache, probe.spatial_cache) == (pooled, spatial)
+    assert probe.arguments["spatial"] == "all"
+
+
 @pytest.mark.parametrize(("store", "shared"), [("", True), ('store = "int8"\n', False)])
 def test_plan_spatial_tokens_that_another_head_needs_are_extracted_once(
     store: str, shared: bool

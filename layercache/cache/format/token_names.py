@@ -28,3 +28,9 @@ def kind_words(names: Iterable[str]) -> list[str]:
 def is_spatial(name: str) -> bool:
     """Return whether a token belongs to one place of the image."""
     return "/" in name
+
+
+def requested_kinds(words: str) -> set[str]:
+    """Return the token kinds in a text such as "cls+ap"; "all" stands for "cls" and "patch"."""
+    kinds = {word.strip() for word in re.split("[+,]", words)}
+    return kinds - {"all"} | {"cls", "patch"} if "all" in kinds else kinds

@@ -66,8 +66,8 @@ def load_encoder(
         background: What transparent pixels become: "drop" the alpha channel, or composite on
             "white" or "black".
         offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
-        spatial: Kind of spatial tokens, "grid:K" or "patch", which the attribute `spatial` of the
-            result returns: a backbone of the same module.
+        spatial: Kind of spatial tokens, "grid:K", "patch" or "all", which the attribute `spatial`
+            of the result returns: a backbone of the same module.
         spatial_layers: Layers of the spatial tokens, as `layers`.
 
     Raises:

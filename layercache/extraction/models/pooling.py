@@ -199,15 +199,29 @@ def parse_kinds(tokens: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def parse_spatial_kinds(tokens: str) -> tuple[str, ...]:
-    """Return the kinds of spatial tokens in "patch" or "grid:4+grid:2".
+    """Return the kinds of spatial tokens in "patch", "all" (with CLS) or "grid:4+grid:2".
 
     Raises:
         OptionError: A kind is one token of a layer.
     """
     kinds = parse_kinds(tokens)
     for kind in kinds:
-        if kind != "patch" and not kind.startswith("grid:"):
+        if kind not in ("patch", "all") and not kind.startswith("grid:"):
             raise OptionError(
-                f"spatial: expected patch or grid:K, got {kind!r}: name other tokens in tokens"
+                f"spatial: expected patch, all or grid:K, got {kind!r}: name other tokens in tokens"
             )
     return kinds
+
+
+def check_storable(store: str, kinds: Sequence[str]) -> None:
+    """Check that a codec can store these kinds of spatial tokens.
+
+    Raises:
+        OptionError: CLS is among them: the tables of a codec are fitted on all tokens of a layer
+            together, which are patches but for one.
+    """
+    if "all" in kinds:
+        raise OptionError(
+            f"store {store!r} is for patch and grid:K, and spatial 'all' has CLS, too: leave store "
+            "out, or take spatial 'patch'"
+        )

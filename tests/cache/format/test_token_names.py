@@ -9,6 +9,7 @@ from layercache.cache.format.token_names import (
     is_spatial,
     kind_word,
     kind_words,
+    requested_kinds,
     token_kind,
 )
 
@@ -31,3 +32,10 @@ def test_kind_words_are_those_of_the_options_each_once() -> None:
     names = ["cls", "grid:2/0", "grid:2/1", "ap", "patch/0", "cls"]
     assert kind_words(names) == ["cls", "grid:2", "ap", "patch"]
     assert [kind_word(name) for name in names[:2]] == ["cls", "grid:2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"), [("cls, ap", {"cls", "ap"}), ("all+grid:2", {"cls", "patch", "grid:2"})]
+)
+def test_requested_kinds_of_all_are_cls_and_patch(words: str, kinds: set[str]) -> None:
+    assert requested_kinds(words) == kinds
