@@ -20,8 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from layercache._units import format_bytes
 from layercache.cache.format.crc32c import crc32c
 from layercache.errors import DataError
+from layercache.extraction.datasets.change_detection import ABSENT, Stamps
 from layercache.extraction.datasets.file_kinds import describe_bytes
-from layercache.extraction.datasets.stamps import ABSENT, Stamps
 
 MAX_HASHED_BYTES = 1 << 30
 """Total size of a split's images up to which every byte is hashed."""

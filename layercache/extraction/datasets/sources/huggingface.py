@@ -33,6 +33,7 @@ from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError, MissingExtraError, OptionError
 from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.change_detection import ABSENT, Stamps
 from layercache.extraction.datasets.image_files import (
     MAX_HASHED_BYTES,
     Contents,
@@ -58,7 +59,6 @@ from layercache.extraction.datasets.splits import (
     describe_splits,
     order_splits,
 )
-from layercache.extraction.datasets.stamps import ABSENT, Stamps
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 """Names of a label column that is no ClassLabel, in order of preference."""

@@ -28,6 +28,7 @@ from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.origin import plain_name
 from layercache.errors import DataError, DataNotFoundError
 from layercache.extraction.datasets.base import Samples
+from layercache.extraction.datasets.change_detection import Stamps
 from layercache.extraction.datasets.image_files import (
     IMAGE_SUFFIXES,
     MAX_FILE_BYTES,
@@ -54,7 +55,6 @@ from layercache.extraction.datasets.splits import (
     order_splits,
     split_of,
 )
-from layercache.extraction.datasets.stamps import Stamps
 
 SHARD_COUNT = "nshards.txt"
 """File with the number of tars of a split."""

@@ -1,4 +1,4 @@
-"""Size and checksum of every image, to notice a change between identification and decoding.
+"""Detects images that changed between identification and decoding, by size, checksum and time.
 
 The digest of a split is made in a first pass over its images, and each image is decoded later. A
 file that was replaced in between would put tokens of other images under the digest, so each image

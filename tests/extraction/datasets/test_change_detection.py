@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from layercache.errors import DataChangedError, DataError
+from layercache.extraction.datasets.change_detection import Stamps
 from layercache.extraction.datasets.image_files import FileSamples
 from layercache.extraction.datasets.sources.webdataset import open_webdataset
-from layercache.extraction.datasets.stamps import Stamps
 from layercache.extraction.pipeline.decode import open_image
 
 
