@@ -39,7 +39,6 @@ from layercache.cache.copy_stages import (
     find_probes,
     split_stages,
 )
-from layercache.cache.format.attached import PARENT, RETRAIN_HINT
 from layercache.cache.format.layout import (
     SPEC_KEY,
     SplitLayout,
@@ -47,6 +46,7 @@ from layercache.cache.format.layout import (
     spec_bytes,
 )
 from layercache.cache.format.records import REPAIR_HINT
+from layercache.cache.format.result_folders import PARENT, RETRAIN_HINT
 from layercache.cache.storage.base import FileInfo, FileSource, Store
 from layercache.cache.storage.hub import HubRepository, has_digest
 from layercache.cache.storage.lock import file_lock

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from layercache.cache.annotations.column import DIGEST_DIGITS, column_key
 from layercache.cache.annotations.index import AnnotationIndex
-from layercache.cache.format.attached import (
+from layercache.cache.format.crc32c import crc32c
+from layercache.cache.format.layout import SPEC_KEY, SplitLayout
+from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
+from layercache.cache.format.result_folders import (
     PARENT,
     RECORD,
     RETRAIN_HINT,
     alternate,
     scan,
 )
-from layercache.cache.format.crc32c import crc32c
-from layercache.cache.format.layout import SPEC_KEY, SplitLayout
-from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRecord
 from layercache.cache.storage.base import FileSource
 from layercache.errors import CacheCorruptError
 

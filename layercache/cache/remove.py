@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from layercache.cache.cache import Cache
-from layercache.cache.format.attached import LOCK, PARENT
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, cache_folder
+from layercache.cache.format.result_folders import LOCK, PARENT
 from layercache.cache.storage.lock import file_lock
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheBusyError, OptionError, StorageError

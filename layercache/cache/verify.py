@@ -11,12 +11,12 @@ import numpy as np
 from layercache.cache.annotations.column import FOLDER, REANNOTATE_HINT, column_key, is_digest
 from layercache.cache.annotations.index import INDEX, LOCK, read_column, read_index
 from layercache.cache.cache import Cache, extract_advice, load_cache
-from layercache.cache.format import attached
-from layercache.cache.format.attached import scan
+from layercache.cache.format import result_folders
 from layercache.cache.format.crc32c import crc32c
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout, spec_bytes
 from layercache.cache.format.origin import ORIGINS, Origin
 from layercache.cache.format.records import BlockRecord, CompleteRecord
+from layercache.cache.format.result_folders import scan
 from layercache.cache.storage.base import FileInfo, Store
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.storage.threads import map_threads
@@ -123,22 +123,22 @@ def verify_probes(
     """
     store = store or cache.store
     progress = progress or (lambda _: None)
-    found = scan(store, attached.PARENT, fingerprint=cache.spec.fingerprint)
+    found = scan(store, result_folders.PARENT, fingerprint=cache.spec.fingerprint)
     found.warn_outdated()
     for name, problem in found.damaged.items():
-        path = store.path(f"{attached.PARENT}/{name}/{attached.RECORD}")
+        path = store.path(f"{result_folders.PARENT}/{name}/{result_folders.RECORD}")
         yield Corruption(path, problem, probe=True)
-    for name in store.list_dirs(attached.PARENT):
-        folder = f"{attached.PARENT}/{name}"
+    for name in store.list_dirs(result_folders.PARENT):
+        folder = f"{result_folders.PARENT}/{name}"
         try:
-            attached.read_state(store, folder)
+            result_folders.read_state(store, folder)
         except CacheCorruptError as e:
-            yield Corruption(store.path(f"{folder}/{attached.STATE}"), str(e), probe=True)
+            yield Corruption(store.path(f"{folder}/{result_folders.STATE}"), str(e), probe=True)
         except ProbeSchemaError:
             pass  # a search that starts again
-        for key in store.list_files(f"{folder}/{attached.PASSES}"):
-            is_temporary = "/" in key.removeprefix(f"{folder}/{attached.PASSES}/")
-            if not is_temporary and not attached.is_whole_pass(store.read(key)):
+        for key in store.list_files(f"{folder}/{result_folders.PASSES}"):
+            is_temporary = "/" in key.removeprefix(f"{folder}/{result_folders.PASSES}/")
+            if not is_temporary and not result_folders.is_whole_pass(store.read(key)):
                 problem = "does not match its own checksum: remove the file"
                 yield Corruption(store.path(key), problem, probe=True)
         if (record := found.records.get(name)) is None:
@@ -147,20 +147,22 @@ def verify_probes(
             continue
         for file, digest in record.files.items():
             try:
-                progress(len(attached.read_file(store, file, digest, folder=folder)))
+                progress(len(result_folders.read_file(store, file, digest, folder=folder)))
             except CacheCorruptError as e:
                 yield Corruption(store.path(f"{folder}/{file}"), str(e), probe=True)
         for key in store.list_files(folder):
-            if not attached.belongs(key.removeprefix(f"{folder}/"), record):
+            if not result_folders.belongs(key.removeprefix(f"{folder}/"), record):
                 yield Corruption(store.path(key), "does not belong here", probe=True)
 
 
 def _check_unfinished(store: Store, folder: str) -> Iterator[Corruption]:
     """Yield the record of a probe if it is missing: a search would have left its state."""
     names = {key.removeprefix(f"{folder}/") for key in store.list_files(folder)}
-    if attached.STATE not in names and any("/" not in name for name in names - {attached.LOCK}):
-        path = store.path(f"{folder}/{attached.RECORD}")
-        problem = f"is missing: {attached.RETRAIN_HINT.format(folder=path.parent)}"
+    if result_folders.STATE not in names and any(
+        "/" not in name for name in names - {result_folders.LOCK}
+    ):
+        path = store.path(f"{folder}/{result_folders.RECORD}")
+        problem = f"is missing: {result_folders.RETRAIN_HINT.format(folder=path.parent)}"
         yield Corruption(path, problem, exists=False, probe=True)
 
 

@@ -14,7 +14,7 @@ import torch
 from layercache._devices import resolve_device
 from layercache._interruption import reraise_interrupt
 from layercache._units import parse_bytes
-from layercache.cache.format.attached import RECORD, SCHEMA
+from layercache.cache.format.result_folders import RECORD, SCHEMA
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import (

@@ -15,11 +15,11 @@ import pytest
 
 from layercache import copy_cache
 from layercache.cache import Cache, find_caches, open_cache
-from layercache.cache.format.attached import read_file, read_record
 from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.origin import Origin
 from layercache.cache.format.records import CompleteRecord
+from layercache.cache.format.result_folders import read_file, read_record
 from layercache.cache.origins import record_origin
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from layercache.cache.format.attached import seal
+from layercache.cache.format.result_folders import seal
 
 
 def edit_sealed(file: Path, edit: Callable[[dict[str, Any]], object]) -> None:

@@ -14,7 +14,7 @@
         origins/<digest>.json        where images and weights came from, see origin.py
         annotations/                 labels and other columns, see annotations/column.py
         probes/<id>/                 results that another stage keeps with the tokens, see
-                                     attached.py
+                                     result_folders.py
 
 Commit records are next to the group, not in it: zarr and xarray warn about folders of a group that
 are not nodes.

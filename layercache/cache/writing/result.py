@@ -1,4 +1,4 @@
-"""Writing the results of another stage into their folders, see format/attached.py."""
+"""Writing the results of another stage into their folders, see format/result_folders.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from layercache.cache.format.attached import (
+from layercache.cache.format.result_folders import (
     ALTERNATE,
     RECORD,
     SCHEMA,

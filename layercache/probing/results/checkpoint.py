@@ -19,8 +19,8 @@ from torch import Tensor
 
 from layercache._units import join_words
 from layercache.cache.find import matching_caches
-from layercache.cache.format.attached import read_file, read_record
 from layercache.cache.format.cache_spec import IMPORTED, CacheSpec
+from layercache.cache.format.result_folders import read_file, read_record
 from layercache.cache.format.token_names import kind_words
 from layercache.cache.origins import read_origins
 from layercache.cache.storage.open import open_source, open_store

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from layercache.cache.cache import Cache
-from layercache.cache.format.attached import PARENT
+from layercache.cache.format.result_folders import PARENT
 from layercache.cache.storage.paths import CachePath, as_cache_path
 from layercache.errors import OptionError
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
-from layercache.cache.format.attached import RETRAIN_HINT
+from layercache.cache.format.result_folders import RETRAIN_HINT
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import (
     CachePath,

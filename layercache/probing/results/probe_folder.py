@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from layercache.cache.format.attached import (
+from layercache.cache.format.result_folders import (
     LOCK,
     PARENT,
     RECORD,

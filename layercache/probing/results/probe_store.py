@@ -10,7 +10,7 @@
     training/           likewise: the states of unfinished training (saved_passes.py)
 
 `probe.json` is written last: its existence means that the probe is complete. It carries its own
-checksum (cache/format/attached.py).
+checksum (cache/format/result_folders.py).
 
 Shapes: N test images, C classes, H attention heads, S tokens.
 """
@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layercache.cache.format.attached import (
+from layercache.cache.format.result_folders import (
     PARENT,
     RECORD,
     RETRAIN_HINT,
-    AttachedRecord,
     FileDigest,
+    ResultRecord,
     read_file,
     read_record,
     scan,
@@ -304,7 +304,7 @@ def read_probe(folder: CachePath, *, fingerprint: str | None = None) -> Probe | 
     return None if record is None else _probe(folder, record)
 
 
-def _probe(folder: CachePath, record: AttachedRecord) -> Probe:
+def _probe(folder: CachePath, record: ResultRecord) -> Probe:
     spec, row = record.values.get("spec"), record.values.get("row")
     try:
         check_spec(spec)

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
-from layercache.cache.format.attached import PASSES, is_whole_pass
 from layercache.cache.format.cache_spec import sha256_json
+from layercache.cache.format.result_folders import PASSES, is_whole_pass
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheCorruptError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from layercache._units import join_words
-from layercache.cache.format.attached import RECORD
 from layercache.cache.format.cache_spec import sha256_json
+from layercache.cache.format.result_folders import RECORD
 from layercache.cache.storage.open import open_store
 from layercache.errors import OptionError
 from layercache.probing.results.identity import Spec, experiment_key, read_settings

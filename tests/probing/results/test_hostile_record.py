@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layercache.cache import Cache
-from layercache.cache.format.attached import RECORD, seal
 from layercache.cache.format.cache_spec import sha256_json
+from layercache.cache.format.result_folders import RECORD, seal
 from layercache.errors import CacheCorruptError, LayercacheError
 from layercache.probing.api import probe
 from layercache.probing.results.probe_store import read_probe

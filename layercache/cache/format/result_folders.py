@@ -69,7 +69,7 @@ class FileDigest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedRecord:
+class ResultRecord:
     """The record of a complete result."""
 
     values: Mapping[str, Any]
@@ -120,7 +120,7 @@ def unseal(data: bytes, *, path: CachePath) -> dict[str, Any]:
 
 def read_record(
     source: FileSource, folder: str = ".", *, fingerprint: str | None = None
-) -> AttachedRecord | None:
+) -> ResultRecord | None:
     """Return the record of the result in a folder, or None if the result is not complete.
 
     Args:
@@ -161,7 +161,7 @@ def read_record(
         raise CacheCorruptError(f"{path}: belongs to probe {result_id}: {hint}")
     if fingerprint is not None and owner != fingerprint:
         raise CacheCorruptError(f"{path}: belongs to another cache ({owner[:12]}): {hint}")
-    return AttachedRecord(values=values, files=files, digest=FileDigest.of(data))
+    return ResultRecord(values=values, files=files, digest=FileDigest.of(data))
 
 
 def _is_valid(name: str, digest: FileDigest) -> bool:
@@ -225,7 +225,7 @@ def alternate(name: str, digest: FileDigest) -> str:
     return f"{name}.{digest.sha256[:ID_DIGITS]}"
 
 
-def belongs(key: str, record: AttachedRecord) -> bool:
+def belongs(key: str, record: ResultRecord) -> bool:
     """Return whether a file in the folder of a complete result is, or was, a part of it."""
     match = ALTERNATE.fullmatch(key)
     name = match[1] if match else key
@@ -233,11 +233,11 @@ def belongs(key: str, record: AttachedRecord) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttachedScan:
+class ResultScan:
     """The results in CACHE/probes, by id."""
 
     folder: CachePath
-    records: dict[str, AttachedRecord] = field(default_factory=dict)
+    records: dict[str, ResultRecord] = field(default_factory=dict)
     """Id -> record of the complete results."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Id -> problem of the results whose record is damaged."""
@@ -266,11 +266,11 @@ class AttachedScan:
             )
 
 
-def scan(source: FileSource, folder: str = ".", *, fingerprint: str | None = None) -> AttachedScan:
+def scan(source: FileSource, folder: str = ".", *, fingerprint: str | None = None) -> ResultScan:
     """Read all records in CACHE/probes, the key `folder` of `source`, see `read_record`."""
     ids = source.list_dirs(folder)
-    found = AttachedScan(folder=source.path(folder))
-    records: dict[str, AttachedRecord] = {}
+    found = ResultScan(folder=source.path(folder))
+    records: dict[str, ResultRecord] = {}
 
     def read(name: str) -> None:
         try:
