@@ -97,7 +97,11 @@ def study(
 
 def _print_statuses(statuses: tuple[Status, ...]) -> None:
     for status in statuses:
-        echo(f"{'complete' if status.complete else 'missing '}  {status.job.name}")
+        note = ""
+        if status.same_forward is not None:
+            job = status.same_forward
+            note = f" (in the forward pass of {job.tokens} of layers {job.layers})"
+        echo(f"{'complete' if status.complete else 'missing '}  {status.job.name}{note}")
     complete = sum(status.complete for status in statuses)
     missing = len(statuses) - complete
     echo(f"{len(statuses)} jobs, {complete} complete, {missing} missing")

@@ -115,9 +115,11 @@ class LocalExecutor:
             )
         )
         extractions = extract(confirm=self._confirm, progress=self._progress, **options)
-        if jobs[0].options.spatial:
-            extractions = extractions[1::2]  # of each model: other tokens, then spatial tokens
-        return {job.key: extraction.path for job, extraction in zip(jobs, extractions, strict=True)}
+        written = [cache for job in jobs for cache in (job.first_cache, job) if cache is not None]
+        return {
+            cache.key: extraction.path
+            for cache, extraction in zip(written, extractions, strict=True)
+        }
 
 
 def _annotate(cache: CachePath, table: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeVar
 
@@ -54,6 +54,14 @@ class PlannedExtraction:
     def key(self) -> tuple[str, ...]:
         """Identity among the extractions of a study."""
         return (self.model, self.dataset, self.layers, self.tokens, self.options.store or "")
+
+    @property
+    def first_cache(self) -> PlannedExtraction | None:
+        """First cache of this extraction, from the same forward; None without spatial tokens."""
+        if not self.options.spatial:
+            return None
+        other_tokens = replace(self.options, spatial=None, spatial_layers="last", store=None)
+        return replace(self, options=other_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from layercache.cache.storage.paths import CachePath
 from layercache.probing.results.table.table import Results
-from layercache.study.plan import PlannedJob
+from layercache.study.plan import PlannedExtraction, PlannedJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,9 @@ class Status:
     complete: bool
     """True if it is complete, by the records on disk."""
     seconds: float
-    """Estimated duration in seconds; 0 if it is complete."""
+    """Estimated duration in seconds; 0 if it is complete, or with `same_forward`."""
+    same_forward: PlannedExtraction | None = None
+    """Missing extraction whose forward pass also writes the missing cache of this job."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,19 +32,27 @@ logger = logging.getLogger(__name__)
 def study_status(study: Study) -> tuple[Status, ...]:
     """Return the status of every job, without loading a backbone or opening a dataset."""
     caches: dict[tuple[str, ...], Cache] = {}
+    forwards: dict[tuple[str, ...], PlannedExtraction] = {}  # by the first cache that it writes
     statuses = []
     for job in plan(study):
+        same_forward = None
         if isinstance(job, PlannedExtraction):
             cache = find_cache(job)
             complete = cache is not None
             if cache is not None:
                 caches[job.key] = cache
+            else:
+                same_forward = forwards.get(job.key)
+                if job.first_cache is not None:
+                    forwards.setdefault(job.first_cache.key, job)
         else:
             complete = _blocked(job, caches) is None and (
                 len(find_probes(job, caches)) == len(job.seeds)
             )
-        seconds = 0.0 if complete else cost(job)
-        statuses.append(Status(job=job, complete=complete, seconds=seconds))
+        seconds = 0.0 if complete or same_forward else cost(job)
+        statuses.append(
+            Status(job=job, complete=complete, seconds=seconds, same_forward=same_forward)
+        )
     return tuple(statuses)
 
 

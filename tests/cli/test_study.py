@@ -66,6 +66,19 @@ def test_study_dry_run_lists_jobs_and_runs_nothing(
     assert not (tmp_path / "caches").exists()
 
 
+def test_study_dry_run_says_which_caches_share_a_forward(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(TEXT + '[[heads]]\nhead = "fusion"\nspatial = "grid:2"\n')
+    code, out, _ = run(capsys, str(file), "-n", "--cache", str(tmp_path / "caches"))
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "missing   vit_nano on digits: extract grid:2 of layers last",
+        "missing   vit_nano on digits: extract cls+ap of layers all "
+        "(in the forward pass of grid:2 of layers last)",
+    ]
+
+
 def test_study_complete_prints_table_and_page(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

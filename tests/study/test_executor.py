@@ -42,8 +42,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append(options)
         if "vit_b16" in options["models"] and options["dataset"] == "flowers":
             raise BackboneError("vit_b16: no weights\nmore")
+        caches = ["", "spatial"] if options["spatial"] else [""]
         return [
-            SimpleNamespace(path=Path(options["dataset"]) / model) for model in options["models"]
+            SimpleNamespace(path=Path(options["dataset"]) / model / cache)
+            for model in options["models"]
+            for cache in caches
         ]
 
     monkeypatch.setattr("layercache.extraction.api.extract", extract)
@@ -100,3 +103,18 @@ def test_extract_without_share_decode_runs_each_model(runs: list[dict[str, Any]]
     for job in jobs(share=False)[:3]:
         executor.extract(job)
     assert [run["models"] for run in runs] == [["vit_s16"], ["vit_b16"], ["clip_b16"]]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_extract_tokens_that_came_with_the_spatial_ones_runs_nothing(
+    runs: list[dict[str, Any]], share: bool
+) -> None:
+    wanted = jobs(share=share, more='[[heads]]\nhead = "fusion"\nspatial = "patch"')
+    executor = LocalExecutor(shared_decode=wanted if share else ())
+    on_digits = [executor.extract(job) for job in wanted if job.dataset == "digits"]
+    assert on_digits == [
+        Path("digits") / model / cache
+        for model in ("vit_s16", "vit_b16", "clip_b16")
+        for cache in ("spatial", "")
+    ]
+    assert [run["spatial"] for run in runs] == ["patch"] * (1 if share else 3)

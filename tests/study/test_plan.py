@@ -72,6 +72,9 @@ def test_plan_spatial_tokens_come_from_the_forward_of_the_other_tokens() -> None
     ]
     assert isinstance(pooled, PlannedExtraction)
     assert pooled.options == replace(spatial.options, spatial=None, spatial_layers="last")
+    assert (spatial.first_cache, pooled.first_cache) == (pooled, None)
+    assert isinstance(second[0], PlannedExtraction)
+    assert second[0].first_cache == second[1]
     for probe in probes[1:]:
         assert isinstance(probe, PlannedProbe)
         assert probe.extractions == (pooled, spatial)

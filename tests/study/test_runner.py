@@ -15,7 +15,7 @@ from layercache.errors import DataNotFoundError, MissingExtraError
 from layercache.study import runner as module
 from layercache.study.file import Study, parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe
-from layercache.study.result import StudyResult
+from layercache.study.result import Status, StudyResult
 from layercache.study.runner import run_study, study_status
 from layercache.study.tables import ReportTable
 from tests.logs import logged
@@ -78,6 +78,33 @@ def test_run_study_runs_all_jobs_in_order(study: Study) -> None:
     assert work.calls == [status.job.name for status in study_status(study)]
     assert (result.jobs, result.done, result.failures, len(result.results)) == (12, 12, (), 8)
     assert said[0] == "vit_nano on digits: linear last cls: balanced accuracy 50.00 %"
+
+
+def test_study_status_counts_a_forward_that_writes_two_caches_once(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = "".join(
+        f'[[heads]]\nhead = "fusion"\nspatial = "{spatial}"\n' for spatial in ("patch", "grid:2")
+    )
+    both = parse_study(
+        f'{TEXT}{heads}[model.vit_b16]\nstore = "pq:92"\n', where="s", name="s"
+    ).model_copy(update={"cache": study.cache})
+
+    def extractions() -> list[Status]:
+        statuses = study_status(both)
+        return [s for s in statuses if isinstance(s.job, PlannedExtraction)]
+
+    patch, grid, pooled, *_ = missing = extractions()
+    assert patch.seconds == grid.seconds > 0  # a forward for each choice of spatial tokens
+    assert (pooled.seconds, pooled.same_forward, pooled.complete) == (0, patch.job, False)
+    assert [status.same_forward is not None for status in missing] == [False, False, True] * 4
+
+    def find_spatial(job: PlannedExtraction) -> object:
+        return object() if job.options.spatial else None
+
+    monkeypatch.setattr(module, "find_cache", find_spatial)
+    alone = extractions()[2]  # the spatial tokens exist: the pooled ones take a forward
+    assert (alone.seconds, alone.same_forward) == (patch.seconds, None)
 
 
 def test_run_study_failed_job_does_not_stop_others(study: Study) -> None:
