@@ -18,7 +18,7 @@ from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.records import BlockRecord, CompleteRecord
 from layercache.cache.storage.open import open_store
-from layercache.cache.writing.result import write_result
+from layercache.cache.writing.result_writer import write_result
 from layercache.testing import make_cache
 
 PROBE = f"probes/{sha256_json({})[:12]}"

@@ -23,8 +23,8 @@ from layercache.cache.format.result_folders import read_file, read_record
 from layercache.cache.origins import record_origin
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
-from layercache.cache.writing import result
-from layercache.cache.writing.result import write_result
+from layercache.cache.writing import result_writer
+from layercache.cache.writing.result_writer import write_result
 from layercache.errors import CacheBusyError, CacheCorruptError, CacheIncompleteError, OptionError
 from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
 from tests.cache.folders import PROBE, tree, write_probe
@@ -280,7 +280,7 @@ def test_copy_cache_in_the_middle_of_a_replacement_copies_a_whole_probe(
     one, *_ = write_three_probes(cache)
     values = {"fingerprint": cache.spec.fingerprint, "spec": {"number": 0}}
     with monkeypatch.context() as patch:
-        patch.setattr(result, "sweep", lambda store: None)  # killed before it
+        patch.setattr(result_writer, "sweep", lambda store: None)  # killed before it
         write_result(LocalStore(one), values, {"head": b"new", "logits": b"newer"})
     transfer = copy_cache(cache, to=tmp_path / "to")
     assert transfer.damaged_probes == {}

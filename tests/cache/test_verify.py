@@ -16,7 +16,7 @@ from layercache.cache.format.layout import SplitLayout
 from layercache.cache.remove import remove
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import Corruption, verify
-from layercache.cache.writing.result import write_state
+from layercache.cache.writing.result_writer import write_state
 from layercache.errors import CacheNotFoundError
 from layercache.testing import make_cache, make_spec, make_tokens, make_writer, write_pending
 from tests.cache.folders import PROBE, folder_in_memory, tree, write_probe

@@ -3,7 +3,8 @@
     probes/<id>/
         probe.json          the record, written last: a folder that has it is complete
         <file>              each file that the record lists with its size and SHA-256
-        <file>.<12 hex>     the new file while a complete result is replaced (writing/result.py)
+        <file>.<12 hex>     the new file while a complete result is replaced
+                            (writing/result_writer.py)
         search.json         state of a result that is being made
         training/           likewise (probing/results/saved_passes.py)
         .lock, partial/     held and used while it is made

@@ -23,7 +23,7 @@ from layercache.cache.format.result_folders import (
 from layercache.cache.storage.lock import file_lock
 from layercache.cache.storage.open import open_store
 from layercache.cache.storage.paths import CachePath
-from layercache.cache.writing.result import has_litter, sweep, write_result, write_state
+from layercache.cache.writing.result_writer import has_litter, sweep, write_result, write_state
 from layercache.errors import (
     CacheBusyError,
     CacheCorruptError,

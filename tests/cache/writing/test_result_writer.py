@@ -14,7 +14,7 @@ from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.format.result_folders import SCHEMA, FileDigest, read_file, read_record, seal
 from layercache.cache.storage.base import FileInfo
 from layercache.cache.storage.local import LocalStore
-from layercache.cache.writing.result import has_litter, sweep, write_result, write_state
+from layercache.cache.writing.result_writer import has_litter, sweep, write_result, write_state
 from layercache.errors import CacheCorruptError
 from tests.cache.folders import tree
 
