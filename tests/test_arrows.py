@@ -77,7 +77,7 @@ FLOORS = {
             "copy",
             "copy_stages",
             "hub",
-            "origins",
+            "origin_records",
             "__init__",
         },
         {"annotations", "reading", "writing"},

@@ -26,7 +26,7 @@ from layercache.cache.format.origin import Origin, dataset_name
 from layercache.cache.format.records import REPAIR_HINT, CompleteRecord
 from layercache.cache.format.token_names import kind_words
 from layercache.cache.format.typed_json import load_json
-from layercache.cache.origins import read_origins
+from layercache.cache.origin_records import read_origins
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.base import FileSource, Store
 from layercache.cache.storage.open import open_source, open_store

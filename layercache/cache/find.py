@@ -19,7 +19,7 @@ from layercache.cache.format.origin import (
     model_source,
 )
 from layercache.cache.format.token_names import is_spatial, kind_words
-from layercache.cache.origins import read_origins
+from layercache.cache.origin_records import read_origins
 from layercache.cache.storage.open import open_source
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
 from layercache.cache.storage.threads import map_threads

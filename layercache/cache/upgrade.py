@@ -26,7 +26,7 @@ from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.records import BlockRecord
 from layercache.cache.format.typed_json import load_json
 from layercache.cache.format.zarr_metadata import decode_ids
-from layercache.cache.origins import read_origins, record_origin
+from layercache.cache.origin_records import read_origins, record_origin
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.errors import CacheCorruptError, CacheNotFoundError, OptionError

@@ -11,7 +11,7 @@ from layercache._units import format_bytes, pluralize
 from layercache.cache.cache import load_cache
 from layercache.cache.format.cache_spec import Precision, StorageDtype, Tap
 from layercache.cache.format.layout import planned_bytes
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.cache.storage.paths import CachePath
 from layercache.engine import cluster_device, open_engine
 from layercache.errors import CacheError, OptionError

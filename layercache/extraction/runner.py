@@ -17,7 +17,7 @@ from layercache._units import pluralize
 from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.codecs.token_codec import TokenCodec
 from layercache.cache.format.layout import SplitLayout
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.cache.writing.codec import store_codec
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool

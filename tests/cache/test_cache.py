@@ -11,7 +11,7 @@ from layercache.cache.cache import extract_advice, extract_command
 from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.origin import Origin
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.cache.verify import verify
 from layercache.errors import (
     CacheCorruptError,

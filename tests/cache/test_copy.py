@@ -20,7 +20,7 @@ from layercache.cache.format.layout import SPEC_KEY, SplitLayout
 from layercache.cache.format.origin import Origin
 from layercache.cache.format.records import CompleteRecord
 from layercache.cache.format.result_folders import read_file, read_record
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.cache.storage.local import LocalStore
 from layercache.cache.verify import verify
 from layercache.cache.writing import result_writer

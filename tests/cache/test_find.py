@@ -8,7 +8,7 @@ import pytest
 from layercache.cache import Cache, find_caches, open_cache
 from layercache.cache.find import cache_folders, matching_caches
 from layercache.cache.format.origin import Origin
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.errors import (
     CacheAmbiguousError,
     CacheNotFoundError,

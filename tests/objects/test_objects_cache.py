@@ -15,7 +15,7 @@ from layercache.cache import find_caches, open_cache
 from layercache.cache.describe import describe
 from layercache.cache.format.layout import CODEC_KEY, SplitLayout
 from layercache.cache.format.origin import Origin
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.cache.reading.chunks import VERIFIED
 from layercache.cache.remove import remove
 from layercache.cache.storage.open import open_store

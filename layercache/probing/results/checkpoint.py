@@ -22,7 +22,7 @@ from layercache.cache.find import matching_caches
 from layercache.cache.format.cache_spec import IMPORTED, CacheSpec
 from layercache.cache.format.result_folders import read_file, read_record
 from layercache.cache.format.token_names import kind_words
-from layercache.cache.origins import read_origins
+from layercache.cache.origin_records import read_origins
 from layercache.cache.storage.open import open_source, open_store
 from layercache.cache.storage.paths import CachePath, RemotePath, as_cache_path, cache_root
 from layercache.errors import HeadMismatchError, ProbeNotFoundError, ProbeSchemaError

@@ -27,7 +27,7 @@ from layercache import copy_cache
 from layercache.cache import Cache, copy, find_caches, open_cache
 from layercache.cache.format.layout import SplitLayout
 from layercache.cache.format.origin import Origin
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.cache.storage.hub import HubRepository
 from layercache.cache.storage.paths import as_remote
 from layercache.cache.verify import verify

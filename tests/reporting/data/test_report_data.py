@@ -7,7 +7,7 @@ import pytest
 
 from layercache.cache import find_caches
 from layercache.cache.format.origin import Origin
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.probing.results.reading import read_results
 from layercache.reporting.analysis.gains import gains_over_baseline, select_kind
 from layercache.reporting.analysis.published import BASELINE, FUSION, ProbeKind

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from layercache.cache import open_cache
 from layercache.cache.format.origin import Origin
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.sections.images import image_section
 from tests.reporting import synthetic

@@ -7,7 +7,7 @@ import pytest
 
 from layercache.cache import open_cache
 from layercache.cache.format.origin import Origin
-from layercache.cache.origins import record_origin
+from layercache.cache.origin_records import record_origin
 from layercache.cache.verify import verify
 from layercache.testing import make_cache, make_spec
 from tests.cache.folders import tree
