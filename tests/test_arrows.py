@@ -96,7 +96,7 @@ FLOORS = {
         {"runner", "search_state", "plan"},
         {"worker"},
         {"search", "evaluation", "baselines"},
-        {"training", "data", "splits", "targets", "spec", "token_selection", "command", "join"},
+        {"training", "data", "splits", "targets", "spec", "token_selection", "cli_options", "join"},
         {"heads", "results", "metrics", "closed_form"},
     ),
     "reporting": (

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from layercache.cache.format.cache_spec import digest_ids
 from layercache.cache.storage.paths import CachePath, root_option
 from layercache.errors import LayercacheError
-from layercache.probing.command import seed_options, training_options
+from layercache.probing.cli_options import seed_options, training_options
 from layercache.probing.heads.spec import BASELINES, REGRESSION
 from layercache.probing.metrics import find_metric
 from layercache.probing.results.predictions import Predictions

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from layercache.probing.command import training_options
+from layercache.probing.cli_options import training_options
 from tests.probing.probe_specs import make_probe_spec
 
 

@@ -1,4 +1,4 @@
-"""Options of `layercache probe` that train another probe in the same way as an existing one."""
+"""Command-line options of `layercache probe` that train another probe as an existing one."""
 
 from __future__ import annotations
 
