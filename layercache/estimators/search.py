@@ -15,10 +15,10 @@ import torch
 from scipy.stats import rankdata
 
 from layercache.probing.data.arrays import ArrayTokens
-from layercache.probing.evaluation import refit
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics.registry import PRIMARY, Metric, find_metric
+from layercache.probing.refit import refit
 from layercache.probing.results.config_score import ConfigScore, config_key, training_key
 from layercache.probing.search.selection import summarize
 from layercache.probing.search.strategies import current_stage

@@ -15,7 +15,7 @@ from layercache.cache.storage.paths import CachePath
 from layercache.engine import Emit, Progress
 from layercache.engine.worker_process import enter_worker_process
 from layercache.probing.data.loader import DatasetLoader
-from layercache.probing.evaluation import refit_and_test
+from layercache.probing.refit import refit_and_test
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses

@@ -24,8 +24,8 @@ from layercache.cache.reading.split import Split
 from layercache.errors import ProbeError
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.ensemble.members import EnsembleMember
-from layercache.probing.evaluation import train_selected
 from layercache.probing.progress import describe
+from layercache.probing.refit import train_selected
 from layercache.probing.search.trainers import make_trainer
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.folds import group_numbers

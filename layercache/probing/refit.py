@@ -1,4 +1,4 @@
-"""Refit of the selected configuration, its tests, and the probe's row of the results table."""
+"""Refit and test of the selected configuration, and the row of the probe in the results table."""
 
 from __future__ import annotations
 
