@@ -95,7 +95,7 @@ FLOORS = {
         {"api", "scan", "ensemble"},
         {"runner", "search_state", "plan"},
         {"worker"},
-        {"search", "refit", "baselines"},
+        {"search", "refit", "head_evaluation", "baselines"},
         {"training", "data", "splits", "targets", "spec", "token_selection", "cli_options", "join"},
         {"heads", "results", "metrics", "closed_form"},
     ),

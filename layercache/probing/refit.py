@@ -13,7 +13,7 @@ from layercache.cache.format.cache_spec import sha256_json
 from layercache.errors import ProbeError
 from layercache.probing.data.dataset import LabelledTokens
 from layercache.probing.data.loader import DatasetLoader
-from layercache.probing.head_tests import stored_metrics, test_head
+from layercache.probing.head_evaluation import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.fusion import SHARE
 from layercache.probing.heads.spec import BASELINES

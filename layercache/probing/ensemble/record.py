@@ -18,7 +18,7 @@ from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheCorruptError
 from layercache.probing.ensemble.choice import Choice
 from layercache.probing.ensemble.members import HEAD, EnsembleMember
-from layercache.probing.head_tests import evaluate_predictions, stored_metrics
+from layercache.probing.head_evaluation import evaluate_predictions, stored_metrics
 from layercache.probing.metrics import PRIMARY, Metric
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.locations import probe_folders

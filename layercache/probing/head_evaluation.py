@@ -1,4 +1,4 @@
-"""Tests of the selected head: outputs, metrics and leakage on each test set.
+"""Evaluation of the selected head on each test set: outputs, metrics and leakage.
 
 Shapes: N samples, S tokens, C classes, H attention heads.
 """
