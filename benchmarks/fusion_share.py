@@ -130,6 +130,7 @@ def record(args: argparse.Namespace) -> None:
                         seeds=[seed],
                         train_config=train_config,
                         device="cpu",
+                        precision=args.precision,
                         **METHODS[branch].options,
                     )
             held_out = predict_held_out(
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--model", default="vit_nano")
     parser.add_argument("--weights", help="checkpoint of the model, if it does not ship with us")
     parser.add_argument("--input-size", type=int, help="pixels, if not the model's own")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--data-root", help="folder with FashionMNIST/raw")
     parser.add_argument("--tasks", help="names of methods.py; default: all")
     parser.add_argument("--train", type=int, default=1000, help="rendered training images")

@@ -70,6 +70,7 @@ def extract(task: str, args: argparse.Namespace, *, store: str | None = None) ->
         device=args.device,
         workers=0,
         batch_size=32,
+        precision=args.precision,
         progress=False,
         **options,
     )
@@ -107,6 +108,7 @@ def train(caches: Mapping[str, str], args: argparse.Namespace, results: Results)
                 seeds=[seed],
                 train_config=train_config,
                 device=args.device,
+                precision=args.precision,
                 **options,
             )
         results.cells[key] = Cell(
@@ -129,6 +131,7 @@ def main() -> None:
     parser.add_argument("--model", default="vit_nano")
     parser.add_argument("--weights", help="checkpoint of the model, if it does not ship with us")
     parser.add_argument("--input-size", type=int, help="pixels, if not the model's own")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--data-root", help="folder with FashionMNIST/raw")
     parser.add_argument("--tasks", help="default: all, fashion_mnist only with --data-root")
     parser.add_argument("--methods", default=",".join(METHODS))
