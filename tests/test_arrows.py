@@ -93,7 +93,7 @@ FLOORS = {
     ),
     "probing": (
         {"api", "scan", "ensemble"},
-        {"runner", "search_state", "plan"},
+        {"runner", "plan"},
         {"worker"},
         {"search", "refit", "head_evaluation", "baselines"},
         {"training", "data", "splits", "targets", "spec", "token_selection", "cli_options", "join"},

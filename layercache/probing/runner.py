@@ -43,13 +43,14 @@ from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe, read_probe
 from layercache.probing.results.saved_passes import SavedPass
 from layercache.probing.search.earlier_searches import EarlierSearches
-from layercache.probing.search_state import SearchState
+from layercache.probing.search.state import SearchState
+from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.targets.missing import log_missing_targets
 from layercache.probing.token_selection import TokenSelection
 from layercache.probing.training.memory import describe_passes, pass_bounds
-from layercache.probing.worker import RefitTask, SearchResult, SearchTask, WorkerConfig
+from layercache.probing.worker import WorkerConfig
 
 logger = logging.getLogger(__name__)
 

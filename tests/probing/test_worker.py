@@ -9,16 +9,11 @@ import pytest
 from layercache.engine import Progress
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.probe_store import PROBES, read_probe
+from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.token_selection import select_tokens
-from layercache.probing.worker import (
-    ProbeWorker,
-    RefitTask,
-    SearchResult,
-    SearchTask,
-    WorkerConfig,
-)
+from layercache.probing.worker import ProbeWorker, WorkerConfig
 from tests.probing.quick import QUICK
 
 GRID = tuple({"lr": lr, "weight_decay": 0.0, "dropout": 0.0} for lr in (0.03, 0.01, 0.003))

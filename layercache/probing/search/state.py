@@ -15,10 +15,10 @@ from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
 from layercache.probing.search.strategies import Stage, count_fits, current_stage
+from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.training.memory import pass_bounds
-from layercache.probing.worker import RefitTask, SearchResult, SearchTask
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.saved_passes import SavedPass, SavedPasses
-from layercache.probing.search_state import SearchState
+from layercache.probing.search.state import SearchState
+from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
 from layercache.probing.token_selection import select_tokens
 from layercache.probing.training.config import TrainConfig
-from layercache.probing.worker import RefitTask, SearchResult, SearchTask
 from tests.logs import logged
 
 GRID = tuple({"lr": lr} for lr in (0.1, 0.2, 0.3))
