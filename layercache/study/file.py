@@ -51,7 +51,6 @@ from layercache.extraction.models.pooling import check_storable, parse_spatial_k
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.token_selection import check_each_once
 from layercache.probing.training.config import HParams, TrainConfig
-from layercache.study.faults import fault_of, raise_faults
 from layercache.study.tables import (
     DatasetTable,
     ExtractTable,
@@ -70,6 +69,7 @@ from layercache.study.tables import (
     Texts,
     also,
 )
+from layercache.study.validation_errors import fault_of, raise_faults
 
 IN_NAME = {
     "gate": "gate {}",
