@@ -96,8 +96,12 @@ def fit(
     train_config.check_head(head)
     _check_dataset(dataset, head=head, train=train)
     schedule = train_config.schedule(len(train))
-    # those that continue come first: no pass mixes them with others
-    order = sorted(range(len(configs)), key=lambda i: paused is None or configs[i] not in paused)
+    # Those that continue come first: no pass mixes them with others. In a pass, configurations of
+    # one dropout rate are computed together.
+    order = sorted(
+        range(len(configs)),
+        key=lambda i: (paused is None or configs[i] not in paused, configs[i].dropout),
+    )
     n_paused = sum(paused is not None and hparams in paused for hparams in configs)
     passes = [
         [order[i] for i in range(start + first, start + last)]

@@ -408,6 +408,27 @@ def test_fit_in_bf16_stays_close_to_fp32() -> None:
     }
 
 
+def test_fit_in_two_passes_keeps_configurations_of_one_dropout_rate_together() -> None:
+    dataset = make_separable_tokens()
+    configs = [
+        HParams(lr=lr, weight_decay=0.0, dropout=rate) for lr in (1e-2, 1e-3) for rate in (0.3, 0.0)
+    ]
+    passes = []
+    heads = fit(
+        dataset,
+        head=spec("attentive", dataset),
+        configs=configs,
+        train=TRAIN,
+        val=None,
+        seed=0,
+        train_config=SHORT,
+        configs_per_pass=2,
+        on_fitted=lambda fitted: passes.append([head.hparams["dropout"] for head in fitted]),
+    )
+    assert passes == [[0.0, 0.0], [0.3, 0.3]]
+    assert [head.hparams for head in heads] == [vars(config) for config in configs]
+
+
 def test_fit_in_two_passes_reports_progress_and_logs_the_group_size() -> None:
     dataset, seen = make_separable_tokens(), []
     with logged() as said:
