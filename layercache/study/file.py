@@ -27,7 +27,7 @@
     [report]                             # per_head, details, cka_images, metrics
 
 Paths are relative to the folder where the command runs, as on the command line. Of [extract],
-[dataset.NAME] and [model.NAME] the later one wins. `layercache.study.tables` has every key.
+[dataset.NAME] and [model.NAME] the later one wins. `layercache.study.schema` has every key.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from layercache.extraction.models.pooling import check_storable, parse_spatial_k
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.token_selection import check_each_once
 from layercache.probing.training.config import HParams, TrainConfig
-from layercache.study.tables import (
+from layercache.study.schema import (
     DatasetTable,
     ExtractTable,
     GridTable,

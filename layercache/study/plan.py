@@ -11,7 +11,7 @@ from layercache.cache.format.cache_spec import POOLED_KINDS
 from layercache.extraction.options import ExtractOptions
 from layercache.probing.splits.test_choice import SPLIT_MARK
 from layercache.study.file import HeadPlan, Study
-from layercache.study.tables import SplitsTable, split_preprocessing
+from layercache.study.schema import SplitsTable, split_preprocessing
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
 from layercache.probing.heads.spec import HEADS
-from layercache.study.tables import TABLES, NoiseTable, StudyTable
+from layercache.study.schema import TABLES, NoiseTable, StudyTable
 
 TITLES = {"heads": "[[heads]]", "model": "[model.NAME]", "dataset": "[dataset.NAME]"}
 """Key of the file -> title of its tables, if it is not [KEY]."""

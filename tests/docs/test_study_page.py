@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from layercache.study import tables
+from layercache.study import schema
 from layercache.study.file import read_study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", schema.TABLES)
 def test_every_key_of_a_table_is_on_the_page(name: str) -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("|")]
     words = set(re.findall(r"`(\w+)`", "\n".join(rows)))
-    assert set(tables.TABLES[name].spellings()) <= words
+    assert set(schema.TABLES[name].spellings()) <= words
 
 
 def test_the_studies_on_the_page_are_valid(tmp_path: Path) -> None:

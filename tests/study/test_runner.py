@@ -17,7 +17,7 @@ from layercache.study.file import Study, parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe
 from layercache.study.result import Status, StudyResult
 from layercache.study.runner import run_study, study_status
-from layercache.study.tables import ReportTable
+from layercache.study.schema import ReportTable
 from tests.logs import logged
 
 TEXT = """

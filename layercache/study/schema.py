@@ -1,4 +1,4 @@
-"""Tables of a study file as pydantic models: their keys, types, ranges and other spellings.
+"""Schema of a study file as pydantic models: keys, types, ranges and other spellings of a key.
 
 A field is named as the parameter that it becomes; `also` lists the other spellings of its key.
 """
