@@ -21,7 +21,7 @@ from layercache.cache.origin_records import record_origin
 from layercache.cache.writing.codec import store_codec
 from layercache.cache.writing.split_writer import SplitWriter
 from layercache.engine import Engine, Progress, WorkerFactory, WorkerPool
-from layercache.engine.visibility import wait_until_visible
+from layercache.engine.shared_filesystem import wait_until_visible
 from layercache.errors import CacheBusyError, CacheIncompleteError
 from layercache.extraction.compression.fit_codec import fit_codec
 from layercache.extraction.compression.sample import sample_tokens

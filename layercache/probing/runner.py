@@ -24,7 +24,7 @@ from layercache.engine import (
     cluster_device,
     open_engine,
 )
-from layercache.engine.visibility import wait_until_visible
+from layercache.engine.shared_filesystem import wait_until_visible
 from layercache.errors import (
     CacheCorruptError,
     CacheIncompleteError,
