@@ -10,9 +10,10 @@ of configurations of these heads in one pass (`layercache.probing.heads`); the p
 same names there, in checkpoints and here.
 """
 
-from layercache.heads.attentive import AttentiveHead, HybridHead
+from layercache.heads.attentive import AttentiveHead
 from layercache.heads.efficient import EfficientHead
 from layercache.heads.fusion import FusionHead
+from layercache.heads.hybrid import HybridHead
 from layercache.heads.joined import JoinedHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.loading import AnyHead, load

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from layercache.heads.attentive import AttentiveHead, HybridHead
+from layercache.heads.attentive import AttentiveHead
+from layercache.heads.hybrid import HybridHead
 from layercache.heads.shape import check_input, check_shape
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from layercache.errors import HeadMismatchError
-from layercache.heads.attentive import AttentiveHead, HybridHead
+from layercache.heads.attentive import AttentiveHead
 from layercache.heads.efficient import EfficientHead
 from layercache.heads.fusion import FusionHead
+from layercache.heads.hybrid import HybridHead
 from layercache.heads.joined import JoinedHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.scalar_mix import ScalarMixHead

@@ -11,7 +11,7 @@ from torch import Tensor
 from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.efficient import BatchedEfficientHead
 from layercache.probing.heads.fusion import BatchedFusionHead
-from layercache.probing.heads.hybrid import BatchedEmbeddingHead
+from layercache.probing.heads.hybrid import BatchedHybridHead
 from layercache.probing.heads.joined import BatchedJoinedHead
 from layercache.probing.heads.linear import BatchedLinearHead
 from layercache.probing.heads.outer_product import OuterProducts
@@ -77,7 +77,7 @@ def build(spec: HeadSpec) -> Head:
         return BatchedFusionHead(spec)
     if spec.encoder_tokens is not None:
         return BatchedJoinedHead(spec)
-    return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedEmbeddingHead(spec)
+    return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedHybridHead(spec)
 
 
 def parameter_shapes(spec: HeadSpec) -> dict[str, tuple[int, ...]]:

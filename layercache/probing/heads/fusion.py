@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from layercache.probing.heads.attentive import BatchedAttentiveHead
-from layercache.probing.heads.hybrid import BatchedEmbeddingHead
+from layercache.probing.heads.hybrid import BatchedHybridHead
 from layercache.probing.heads.outer_product import OuterProduct, OuterProducts
 from layercache.probing.heads.spec import HeadSpec
 
@@ -64,7 +64,7 @@ class BatchedFusionHead:
         self._spatial: BatchedAttentiveHead = (
             BatchedAttentiveHead(spatial)
             if spatial.embedding_ids is None
-            else BatchedEmbeddingHead(spatial)
+            else BatchedHybridHead(spatial)
         )
         self.buffers: tuple[str, ...] = (
             *(f"{BRANCHES[0]}{name}" for name in self._layers.buffers),

@@ -31,7 +31,7 @@ from layercache.probing.heads.spec import HeadSpec
 EMBEDDING_STD = 0.02
 
 
-class BatchedEmbeddingHead(BatchedAttentiveHead):
+class BatchedHybridHead(BatchedAttentiveHead):
     """G attentive heads with the additional parameter "embedding" (G, K, D)."""
 
     def __init__(self, spec: HeadSpec) -> None:
