@@ -17,8 +17,12 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_arrows.py
 
+# First in two processes, then one by one those that need the machine to themselves, also after a failure.
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "slow or real"
+	status=0; \
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "(slow or real) and not alone" || status=1; \
+	$(BIN)/python -m pytest -q -m "(slow or real) and alone" || status=1; \
+	exit $$status
 
 # The book, in site/: offline, with warnings as errors.
 docs: $(VENV)/.dev

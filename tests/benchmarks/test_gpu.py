@@ -167,6 +167,7 @@ def test_every_part_has_a_title_and_a_share_of_less_than_eight_minutes() -> None
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_part_runs_to_its_end_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     done = subprocess.run(

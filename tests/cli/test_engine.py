@@ -16,7 +16,7 @@ import pytest
 
 from tests.extraction.fakes import tree
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 pytest.importorskip("ray", reason="the extra ray is not installed")
 MARK = "LAYERCACHE_TEST_RUN"
 NOTICED = 200.0

@@ -14,7 +14,7 @@ import pytest
 from layercache.cache import find_caches
 from layercache.cache.verify import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parent.parent / "docs" / "slurm-ray.sh"

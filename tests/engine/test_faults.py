@@ -24,7 +24,7 @@ from layercache.probing.training.config import TrainConfig
 from tests.engine.remote import Slow, Striking
 from tests.extraction.fakes import Pictures, dataset, tree
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fakes")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.usefixtures("fakes")]
 ROWS = 800
 TEST = Pictures(40, first=1000)
 Make = Callable[..., Any]

@@ -128,6 +128,7 @@ def test_extraction_gives_the_bytes_of_one_machine(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_run_that_was_begun_on_one_engine_is_continued_on_the_other(tmp_path: Path) -> None:
     run(
         tmp_path / "whole",
@@ -150,6 +151,7 @@ def test_a_run_that_was_begun_on_one_engine_is_continued_on_the_other(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_an_image_that_cannot_be_decoded_ends_the_run_with_its_id_or_is_listed(
     tmp_path: Path,
 ) -> None:
@@ -169,6 +171,7 @@ def test_an_image_that_cannot_be_decoded_ends_the_run_with_its_id_or_is_listed(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_machine_with_other_weights_or_without_the_images_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +203,7 @@ def rows(results: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_probes_give_the_rows_and_logits_of_one_machine(
     planted: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import peak_memory
 from tests.extraction.fakes import tree
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +19,7 @@ from layercache.errors import LayercacheError
 from layercache.extraction import plan
 from layercache.extraction.api import extract
 from tests.extraction.fakes import FakeBackbone, Pictures, dataset
+from tests.peak_memory import peak_memory
 plan.describe_model = lambda name, **_: None
 plan.load_encoder = lambda name, **_: FakeBackbone()
 def run(cache, rows=53, **options):
@@ -59,6 +61,8 @@ print(run({str(tmp_path / "cut")!r}, workers=0)[0].images)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
+@peak_memory.readable
 @pytest.mark.parametrize("workers", [0, 2])
 def test_extract_of_more_images_takes_no_more_memory(tmp_path: Path, workers: int) -> None:
     def peak(rows: int) -> float:
@@ -72,7 +76,7 @@ class Wide(FakeBackbone):
 plan.describe_model = lambda name, **_: None
 plan.load_encoder = lambda name, **_: Wide(width=2048)
 run({str(tmp_path / str(rows))!r}, {rows}, workers={workers}, batch_size=64)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+print(peak_memory() / 1e6)
 """
         return float(python(code).stdout.splitlines()[-1])
 

@@ -125,6 +125,7 @@ def test_token_loader_keeps_what_it_streams_and_logs_it(faulty: FaultyProxy, s3_
         )
 
 
+@pytest.mark.alone
 def test_read_waits_for_the_latency_of_many_blocks_at_once(
     faulty: FaultyProxy, s3_root: str
 ) -> None:

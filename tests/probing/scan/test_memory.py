@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from layercache.errors import OptionError
 from layercache.probing.scan.memory import count_memory, fit_into_memory
 from layercache.probing.scan.plan import ScanPlan, Subset
 from layercache.probing.scan.rows import split_rows
+from tests import peak_memory
 
+ROOT = Path(__file__).parents[3]
 PAIRS = tuple((layer, "cls") for layer in range(1, 9))
 
 
@@ -60,12 +63,13 @@ def test_more_rows_than_features_need_no_more_memory_but_for_what_is_kept() -> N
 
 
 MEASURE = """
-import sys, resource, tempfile
+import sys, tempfile
 from pathlib import Path
 import numpy as np, torch
 from layercache import testing
 import layercache
 from layercache.probing.scan import api
+from tests.peak_memory import peak_memory
 torch.set_num_threads(1)
 n = int(sys.argv[1])
 rng = np.random.default_rng(0)
@@ -78,17 +82,23 @@ api.count_memory = lambda *a, **k: counted.append(count(*a, **k)) or counted[-1]
 with tempfile.TemporaryDirectory() as folder:
     cache = testing.write_cache(tokens, labels, root=Path(folder))
     layercache.scan(cache, test_split=None, layers="1", subsets=[], heads="ridge")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     layercache.scan(cache, subsets=["all"], memory_budget="32MiB")
-    print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), counted[-1].total)
+    print(peak_memory() - before, counted[-1].total)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.alone
+@peak_memory.readable
 @pytest.mark.parametrize("rows", [1400, 4000])
 def test_counted_memory_is_an_upper_bound_of_what_a_scan_takes(rows: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(rows)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURE, str(rows)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     taken, counted = map(int, done.stdout.split())
     assert taken <= counted + 2**26
