@@ -1,10 +1,8 @@
+"""SplitWriter: what is pending, how a stopped or damaged split continues, and its options."""
+
 from __future__ import annotations
 
-import resource
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +10,7 @@ import pytest
 
 from layercache.cache import SplitWriter, cache_folder, open_cache
 from layercache.cache.format.layout import SplitLayout
-from layercache.errors import (
-    CacheCorruptError,
-    CacheIncompleteError,
-    NonFiniteError,
-    OptionError,
-    StorageError,
-)
+from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 from layercache.testing import (
     make_cache,
     make_ids,
@@ -169,107 +161,6 @@ def test_writer_removes_leftovers_of_a_killed_run(tmp_path: Path) -> None:
     assert other.exists()
 
 
-def test_write_with_skipped_rows_keeps_their_place_and_records_them(tmp_path: Path) -> None:
-    spec = make_spec(50)
-    tokens = make_tokens(spec)
-    tokens[0, 0, 9] = np.inf  # nobody looks at a token that is left out
-    with make_writer(tmp_path, spec) as writer:
-        write_pending(writer, tokens, skipped={9: "cannot be decoded: truncated", 49: "zero bytes"})
-        writer.finish()
-    import zarr
-
-    group = zarr.open_group(writer.path / "train.zarr", mode="r")
-    valid = np.asarray(group["valid"][...])
-    assert np.flatnonzero(~valid).tolist() == [9, 49]
-    stored = np.asarray(group["tokens"][...])
-    assert np.isnan(stored[:, :, ~valid]).all()
-    np.testing.assert_array_equal(stored[:, :, valid], tokens[:, :, valid])
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")]
-)
-def test_write_of_a_token_that_is_not_finite_raises_naming_it(
-    tmp_path: Path, dtype: str, precision: str, value: float, word: str
-) -> None:
-    spec = make_spec(50, storage_dtype=dtype, precision=precision)
-    tokens = make_tokens(spec)
-    tokens[1, 0, 12, 5] = value
-    with make_writer(tmp_path, spec) as writer:
-        r = writer.block_rows
-        sample = "sample 'bilder/é12.png' of split 'train'"
-        text = f"model vit_tiny, layer 12, token 'cls', {sample}: the token is {word}"
-        with pytest.raises(NonFiniteError, match=text) as caught:
-            write_pending(writer, tokens)
-        overflow = dtype == "float16" and word == "infinite"
-        assert ("storage dtype float32" in str(caught.value)) == overflow
-        assert ("precision fp32" in str(caught.value)) == (
-            precision == "bf16"
-        )  # never what was asked for already
-        assert ("check the checkpoint" in str(caught.value)) == (
-            precision == "fp32" and not overflow
-        )
-        assert writer.pending[0] == 12 // r
-
-
-def test_write_of_the_largest_float16_commits_it(tmp_path: Path) -> None:
-    spec = make_spec(8)
-    with make_writer(tmp_path, spec) as writer:
-        writer.write(0, np.full((2, 2, 8, 8), 65504, np.float16))
-        writer.finish()
-    assert (open_cache(writer.path).split("train").read([(6, "ap")]) == 65504).all()
-
-
-def test_write_of_a_block_that_does_not_fit_raises(tmp_path: Path) -> None:
-    spec = make_spec(50)
-    tokens = make_tokens(spec)
-    with make_writer(tmp_path, spec) as writer:
-        with pytest.raises(
-            OptionError,
-            match=r"row block 0 .*expected float16 \(2, 2, 8, 8\).*got float32 \(2, 2, 8, 8\)",
-        ):
-            writer.write(0, tokens[:, :, :8].astype(np.float32))
-        with pytest.raises(
-            OptionError,
-            match=r"row block 6 .*expected float16 \(2, 2, 2, 8\).*got float16 \(2, 2, 8, 8\)",
-        ):
-            writer.write(6, tokens[:, :, :8])
-        with pytest.raises(OptionError, match=r"row block 7: split 'train' has the blocks 0 to 6"):
-            writer.write(7, tokens[:, :, :8])
-        with pytest.raises(
-            OptionError, match=r"holds rows 8 to 15; skipped rows \[3\] are not in it"
-        ):
-            writer.write(1, tokens[:, :, 8:16], skipped={3: "why"})
-        writer.write(0, tokens[:, :, :8])
-        with pytest.raises(OptionError, match=r"row block 0 of split 'train' is already written"):
-            writer.write(0, tokens[:, :, :8])
-
-
-def test_write_after_close_raises(tmp_path: Path) -> None:
-    spec = make_spec(50)
-    with make_writer(tmp_path, spec) as writer:
-        pass
-    before = tree(tmp_path)
-    with pytest.raises(OptionError, match="the writer of split 'train' is closed"):
-        write_pending(writer, make_tokens(spec))
-    with pytest.raises(OptionError, match="the writer of split 'train' is closed"):
-        writer.finish()
-    assert tree(tmp_path) == before
-
-
-def test_write_of_a_strided_view_commits_its_values(tmp_path: Path) -> None:
-    spec = make_spec(8)
-    tokens_nltd = np.ascontiguousarray(make_tokens(spec).transpose(2, 0, 1, 3))
-    with make_writer(tmp_path, spec) as writer:
-        writer.write(0, tokens_nltd.transpose(1, 2, 0, 3))
-        writer.finish()
-    np.testing.assert_array_equal(
-        open_cache(writer.path).split("train").read(PAIRS), make_tokens(spec).reshape(4, 8, 8)
-    )
-
-
 def test_writer_with_other_ids_than_the_spec_raises(tmp_path: Path) -> None:
     spec = make_spec(50)
     ids = make_ids(50)
@@ -319,93 +210,6 @@ def test_writer_with_another_compressor_than_it_was_begun_with_raises(
 def test_writer_with_an_unknown_compressor_raises(tmp_path: Path, compressor: str) -> None:
     with pytest.raises(OptionError, match=f"compressor '{compressor}': "):
         make_writer(tmp_path, make_spec(50), compressor=compressor)
-
-
-@contextmanager
-def files_of_at_most(limit: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_write_on_a_failing_disk_keeps_what_was_committed_and_no_more(tmp_path: Path) -> None:
-    spec = make_spec(50)
-    tokens = make_tokens(spec)
-    undisturbed = tree(make_cache(tmp_path / "a", spec, labelled=False).path)
-    shard = SplitLayout(spec, "train").shard_bytes
-    with make_writer(tmp_path / "b", spec) as writer:
-        write_pending(writer, tokens, stop_after=3)
-        before = tree(writer.path)
-        with (
-            files_of_at_most(shard - 1),
-            pytest.raises(
-                StorageError,
-                match=r"tokens/c.0.0.3.0: cannot be written: File too large.*continues",
-            ) as caught,
-        ):
-            write_pending(writer, tokens)
-        assert isinstance(caught.value, OSError)
-        assert tree(writer.path) == before
-        assert writer.pending == (3, 4, 5, 6)
-    with make_writer(tmp_path / "b", spec) as writer:
-        assert writer.pending == (3, 4, 5, 6)
-        write_pending(writer, tokens)
-        with files_of_at_most(100), pytest.raises(StorageError, match=r"cannot be written"):
-            writer.finish()
-        assert not writer.complete
-        writer.finish()
-    assert tree(writer.path) == undisturbed
-
-
-def test_writer_on_a_disk_that_fails_from_the_start_leaves_no_group(tmp_path: Path) -> None:
-    spec = make_spec(50)
-    path = cache_folder(tmp_path, spec)
-    for limit in (0, 10, 100, 1000):
-        with files_of_at_most(limit), pytest.raises(StorageError, match="cannot be written"):
-            make_writer(tmp_path, spec)
-        assert not (path / "train.zarr").exists()
-    make_cache(tmp_path, spec, labelled=False)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
-    ).returncode:
-        pytest.skip("may not mount a tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_writer_on_a_full_disk_continues_after_space_is_freed(
-    tmp_path: Path, tiny_disk: Path
-) -> None:
-    spec = make_spec(50)
-    tokens = make_tokens(spec)
-    ballast = tiny_disk / "ballast"
-    room = 0
-    stopped = []
-    while True:  # every run gets one page more
-        ballast.unlink(missing_ok=True)
-        ballast.write_bytes(bytes(max(0, 240 - room) * 1024))
-        room += 4
-        try:
-            with make_writer(tiny_disk, spec) as writer:
-                write_pending(writer, tokens)
-                writer.finish()
-            break
-        except StorageError as e:
-            stopped.append(str(e))
-    assert len(stopped) > 10
-    assert all("No space left" in text for text in stopped)
-    assert tree(writer.path) == tree(make_cache(tmp_path / "a", spec, labelled=False).path)
 
 
 def test_discard_changed_makes_blocks_of_changed_rows_pending(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every remedy for a folder or table of images is followed once, as tests/test_remedies.py does."""
+"""Every remedy for a folder or table of images is followed once, as tests/remedies does."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from timm.layers import GluMlp, QuickGELU, SwiGLU, SwiGLUPacked
 from timm.models import register_model
 from timm.models.beit import Beit
@@ -21,6 +22,9 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 
 IMAGES = torch.randint(
     0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
@@ -220,6 +224,15 @@ def checkpoint(name: str) -> Path:
     path = _folder() / f"{name}.pt"
     torch.save(random_state(name), path)
     return path
+
+
+def load_saved(state: Any, path: Path, name: str = "tiny_vit", **options: Any) -> Backbone:
+    """Save a state dict or checkpoint to a file, and load the encoder with it."""
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return load_encoder(name, weights=path, **options)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
+
+from layercache.extraction.models.backbone import Backbone
+from layercache.extraction.models.loading import load_encoder
 
 IMAGES = torch.randint(
     0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
@@ -30,6 +34,8 @@ SMALL = {
 }
 DEPTH = SMALL["num_hidden_layers"]
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
+"""Of tokens in float32 against `hidden_states`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +271,21 @@ def _root() -> Path:
     path = Path(tempfile.mkdtemp(prefix="layercache-tests-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
+
+
+def load(key: str, **options: Any) -> Backbone:
+    """Return the encoder of a saved model, with tokens in float32 unless the options say else."""
+    return load_encoder(f"hf:{folder(key)}", **{"storage_dtype": "float32", **options})
+
+
+def copy_of(key: str, tmp_path: Path) -> Path:
+    """Copy the folder of a saved model, to be changed."""
+    return Path(shutil.copytree(folder(key), tmp_path / key))
+
+
+def edit(path: Path, **values: Any) -> None:
+    """Replace values of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def tower_of(key: str, module: Any) -> Any:

@@ -1,11 +1,13 @@
-"""Every remedy that a message gives is followed once: a command is pasted, an option is given.
+"""Every remedy that a message gives is followed once: here those that are commands or steps.
+
+Those that name an option or value are in test_options.py.
 
 Followed in the tests of their own room: folders and tables (tests/extraction/datasets/
 test_remedies), columns of `hf:` (test_huggingface), `pip install` of an
 extra (test_packaging), confirmation of a large cache (test_extract, `confirm=False`), a read-only
 cache (test_lookup, test_probe_store), probes and heads of another schema (test_probe_store,
 test_checkpoint), locks and notes with other contents (test_lock, test_notes), prefixes and
-wrappers of checkpoints (test_checkpoint, test_key_prefix), images (test_decode, test_stream).
+wrappers of checkpoints (test_wrapped_weights, test_key_prefix), images (test_decode, test_stream).
 
 Not followed, as they need what a test does not have:
 
@@ -21,77 +23,28 @@ Not followed, as they need what a test does not have:
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
-import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import layercache.extraction.models.vit_nano as vit_nano
 from layercache.testing import make_spec
-from layercache_cli.main import main
 from tests.cache.folders import make_schema_1_cache
-
-EXTRACT = "extract -m vit_nano -d digits --limit 20 --layers 6,12"
-"""What the fixture `folder` has been extracted with."""
-KNN = "probe --head knn --layers 12"
-FAST = "probe --layers 12 --weight-decay 0 --dropout 0 --epochs 1 --min-steps 2"
-LINEAR = f"{FAST} --head linear --lr 0.1"
-
-
-def run(line: str) -> tuple[int, str]:
-    """Run the command line in this process; return its exit code and all that it printed."""
-    printed = StringIO()
-    with redirect_stdout(printed), redirect_stderr(printed), pytest.raises(SystemExit) as stop:
-        main(shlex.split(line.removeprefix("layercache ")))
-    return int(stop.value.code or 0), printed.getvalue()
-
-
-def must_run(line: str) -> str:
-    code, text = run(line)
-    assert code == 0, f"{line}\n{text}"
-    return text
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with one cache and two probes."""
-    root = tmp_path_factory.mktemp("remedies") / "home"
-    must_run(f"{EXTRACT} --cache {root}")
-    must_run(f"{KNN} --cache {root}")
-    must_run(f"{LINEAR} --cache {root}")
-    return root
-
-
-@pytest.fixture
-def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of a command, with the root `home`."""
-    shutil.copytree(prepared, tmp_path / "home")
-    monkeypatch.setenv("LAYERCACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (28, 28)).save("image.png")
-    return tmp_path
-
-
-def cache_of(root: Path) -> Path:
-    (found,) = root.glob("*/*/*")
-    return found
-
-
-def probe_of(root: Path, *, head: bool) -> Path:
-    (found,) = [
-        probe
-        for probe in root.glob("*/*/*/probes/*")
-        if (probe / "head.safetensors").exists() == head
-    ]
-    return found
+from tests.remedies.case import (
+    EXTRACT,
+    FAST,
+    KNN,
+    LINEAR,
+    Case,
+    cache_of,
+    follow_remedy,
+    must_run,
+    parametrize,
+    probe_of,
+)
 
 
 def write_weights(file: str, name: str, factor: float) -> None:
@@ -105,37 +58,8 @@ def delete(match: re.Match[str]) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-@dataclass(frozen=True)
-class Case:
-    """A command that fails, its remedy, and the command that then succeeds."""
-
-    fails: str
-    """The command line; {home} and {cache} are the root and the cache."""
-    says: str
-    """Pattern of the remedy. Its first group is a command to run, unless `follow` is given."""
-    then: str | None = None
-    """The command that then succeeds; \\1 is the first group. By default the same as before."""
-    slow: bool = False
-    """Left to `make slow`."""
-    make: Callable[[Path], object] = lambda folder: None
-    """Makes the circumstances in the working folder."""
-    follow: Callable[[Path, re.Match[str]], object] | None = None
-    """Does what the message says."""
-
-
 def drop_complete(split: str) -> Callable[[Path], None]:
     return lambda folder: (cache_of(folder / "home") / f"commits/{split}/complete.json").unlink()
-
-
-def cut(pattern: str) -> Callable[[Path], None]:
-    """Cut a file of the cache in half."""
-
-    def do(folder: Path) -> None:
-        (file,) = cache_of(folder / "home").glob(pattern)
-        data = file.read_bytes()
-        file.write_bytes(data[: len(data) // 2])
-
-    return do
 
 
 def cut_head(folder: Path) -> None:
@@ -174,7 +98,6 @@ def make_small(folder: Path, match: re.Match[str]) -> None:
 
 MAKE = r"(layercache extract [^\n`;]+?)(?:$|, or )"
 TRAIN = r"`(layercache probe[^`]*)`"
-REPAIR = r"^(?:error: )?(/\S+?): .*(?:delete it and run the same extraction again)"
 
 CASES = {
     "no cache, probe": Case("probe --head knn --cache 'a b'", MAKE, follow=make_small),
@@ -341,172 +264,6 @@ CASES = {
 }
 
 
-def options(fails: str, says: str, then: str, *, slow: bool = False) -> Case:
-    """An option or value that the message names."""
-    return Case(fails, says, then, slow=slow, follow=lambda folder, match: None)
-
-
-CASES |= {
-    "memory": options(
-        f"{LINEAR} --refresh --features stream --memory 1kB",
-        r"expected at least (\d+ bytes), .*more memory \(--memory\)",
-        f"{LINEAR} --refresh --features stream --memory '\\1'",
-    ),
-    "attention heads": options(
-        f"{FAST} --head attentive --lr 0.1 --heads 97",
-        r"between 1 and the width (96), got 97: set num_heads \(--heads\)",
-        f"{FAST} --head attentive --lr 0.1 --heads \\1",
-    ),
-    "divergence": options(
-        f"{FAST} --head linear --lr 1e30 --weight-decay 1e-4",
-        r"try (smaller) values of lr",
-        LINEAR,
-    ),
-    "shots and fraction": options(
-        f"{LINEAR} --shots 1 --fraction 0.5",
-        "expected (shots) or train_fraction",
-        f"{LINEAR} --\\1 1",
-    ),
-    "no validation samples": options(
-        f"{KNN} --fraction 0.1", "or (shots) for a few-shot probe", f"{KNN} --\\1 1"
-    ),
-    "seeds": options(f"{KNN} --seeds 0", r"one seed: (4,)", f"{KNN} --seeds \\1"),
-    "numbers": options(
-        f"{FAST} --head linear --lr ,",
-        "such as ([0-9.,]+), got",
-        f"{FAST} --head linear --lr \\1",
-    ),
-    "unknown head": options("probe --head kn --layers 12", "did you mean (knn)", KNN),
-    "unknown layers": options(
-        "probe --head knn --layers lst", "did you mean (last)", "probe --head knn --layers \\1"
-    ),
-    "a layer too deep": options(
-        "probe --head knn --layers 13",
-        r"from 1 to (12) for this model",
-        "probe --head knn --layers \\1",
-    ),
-    "features": options(f"{LINEAR} --refresh --features x", "expected (auto)", LINEAR),
-    "unknown split": options(
-        f"{KNN} --test tes", "did you mean (test)", f"{KNN} --refresh --test \\1"
-    ),
-    "unknown head of results": options(
-        "results --head lin", "expected head (knn) or", "results --head \\1"
-    ),
-    "unknown kind of file": options("results -o t.foo", "ends in (.csv)", "results -o t\\1"),
-    "nothing to export": options(
-        "export {linear}", "(--card) FILE.md", "export {linear} \\1 card.md"
-    ),
-    "variant": options(
-        "report --out out --variant zz",
-        r"first digits of one of (\w{6})",
-        "report --out out --variant \\1",
-        slow=True,
-    ),
-    "a model misspelt": options(
-        "extract -m vitnano -d digits",
-        r"did you mean (vit_nano)\?",
-        f"{EXTRACT} -m vit_nano".replace("-m vit_nano ", "", 1),
-    ),
-    "a model, listed": options("extract -m xyzzy -d digits", "see (layercache models)", "\\1"),
-    "grid": options(
-        f"{EXTRACT} --tokens grid:9",
-        "K must be 1 to (7)",
-        f"{EXTRACT} --tokens grid:\\1",
-        slow=True,
-    ),
-    "tokens twice": options(
-        f"{EXTRACT} --tokens cls+all",
-        "'(all)' includes 'cls'",
-        f"{EXTRACT} --tokens \\1",
-        slow=True,
-    ),
-    "projected": options(f"{EXTRACT} --projected", "(leave it out)", EXTRACT),
-    "compressor": options(
-        f"{EXTRACT} --tap block --compressor gzip",
-        "expected (zstd)",
-        f"{EXTRACT} --tap block --compressor \\1",
-        slow=True,
-    ),
-    "a place of its own": options(
-        "extract -m vit_nano -d csv:t.csv --data-root x",
-        "(leave out) the data root",
-        "datasets",
-    ),
-    "a missing image": options(
-        "extract -m vit_nano -d csv:gone.csv --layers last",
-        r"on_error='(skip)'",
-        "extract -m vit_nano -d csv:gone.csv --layers last --on-error \\1",
-    ),
-}
-if not torch.cuda.is_available():
-    CASES["device"] = options(
-        f"{KNN} --refresh --device cuda",
-        "use --device (cpu) or auto",
-        f"{KNN} --refresh --device \\1",
-    )
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if case.slow else [])
-        for name, case in CASES.items()
-    ],
-)
+@parametrize(CASES)
 def test_remedy_of_a_command_works(case: Case, folder: Path) -> None:
-    for i in range(8):
-        Image.new("RGB", (28, 28), (30 * i, 0, 0)).save(f"{i}.png")
-    rows = [
-        f"{i}.png,{'ab'[i % 2] if i < 7 else ''},{'test' if i > 5 else 'train'}" for i in range(8)
-    ]
-    Path("t.csv").write_text("\n".join(["path,label,split", *rows]))
-    gone = [f"{i if i else 'gone'}.png,{'ab'[i % 2]}" for i in range(8)]
-    Path("gone.csv").write_text("\n".join(["path,label", *gone]))
-    cache = cache_of(folder / "home")
-    names = {
-        "home": folder / "home",
-        "cache": cache,
-        "knn": probe_of(folder / "home", head=False).name,
-        "linear": probe_of(folder / "home", head=True).name,
-    }
-    case.make(folder)
-    fails = case.fails.format(**names)
-    if fails.endswith("*"):
-        (found,) = Path(shlex.split(fails)[-1]).parent.glob("*")
-        fails = f"cache verify {found}"
-    code, text = run(fails)
-    assert code == 1, text
-    match = re.search(case.says, text, re.MULTILINE)
-    assert match, text
-    if case.follow is not None:
-        case.follow(folder, match)
-    else:
-        must_run(match[1])
-    must_run(match.expand(case.then).format(**names) if case.then else fails)
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "spec.json",
-        "commits/train/complete.json",
-        "commits/test/00000000.json",
-        "train.zarr/tokens/c*",
-        "train.zarr/id/c/0",
-        "annotations/*.npz",
-        "annotations/columns.json",
-        "train.zarr/zarr.json",
-        "origins/*.json",
-    ],
-)
-def test_remedy_of_verify_for_a_damaged_file_works(folder: Path, file: str) -> None:
-    cut(file)(folder)
-    code, text = run("cache verify")
-    assert code == 1
-    assert re.search("delete it and run the same extraction again|delete the file", text), text
-    named = {Path(word) for word in re.findall(r"^(?:error: )?(/\S+?):? ", text, re.MULTILINE)}
-    assert named
-    for path in named & set(cache_of(folder / "home").rglob("*")):
-        path.unlink()
-    must_run(EXTRACT)
-    must_run("cache verify")
+    follow_remedy(case, folder)
