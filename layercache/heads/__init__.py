@@ -14,9 +14,9 @@ from layercache.heads.attentive import AttentiveHead
 from layercache.heads.efficient import EfficientHead
 from layercache.heads.fusion import FusionHead
 from layercache.heads.hybrid import HybridHead
-from layercache.heads.joined import JoinedHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.loading import AnyHead, load
+from layercache.heads.multi_encoder import MultiEncoderHead
 from layercache.heads.scalar_mix import ScalarMixHead
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "EfficientHead",
     "FusionHead",
     "HybridHead",
-    "JoinedHead",
     "LinearHead",
+    "MultiEncoderHead",
     "ScalarMixHead",
     "load",
 ]

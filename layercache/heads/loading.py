@@ -9,8 +9,8 @@ from layercache.heads.attentive import AttentiveHead
 from layercache.heads.efficient import EfficientHead
 from layercache.heads.fusion import FusionHead
 from layercache.heads.hybrid import HybridHead
-from layercache.heads.joined import JoinedHead
 from layercache.heads.linear import LinearHead
+from layercache.heads.multi_encoder import MultiEncoderHead
 from layercache.heads.scalar_mix import ScalarMixHead
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
@@ -69,7 +69,7 @@ def _untrained(spec: HeadSpec) -> AnyHead:
             embedding_ids=spec.embedding_ids,
         )
     if spec.encoder_tokens is not None and spec.encoder_widths is not None:
-        return JoinedHead(
+        return MultiEncoderHead(
             encoder_tokens=spec.encoder_tokens,
             encoder_widths=spec.encoder_widths,
             width=spec.width,

@@ -1,9 +1,9 @@
 """Several encoders in one head: caches of the same images, whose tokens are joined.
 
 For a head that concatenates tokens, narrower ones are padded with zeros, which does not change its
-output. An attentive head maps the tokens of each encoder to a shared width (heads/joined.py), or
-with "pad" pads them to the largest, as the authors of arXiv 2601.09322 pad the projected layer of
-CLIP.
+output. An attentive head maps the tokens of each encoder to a shared width
+(heads/multi_encoder.py), or with "pad" pads them to the largest, as the authors of arXiv 2601.09322
+pad the projected layer of CLIP.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.efficient import BatchedEfficientHead
 from layercache.probing.heads.fusion import BatchedFusionHead
 from layercache.probing.heads.hybrid import BatchedHybridHead
-from layercache.probing.heads.joined import BatchedJoinedHead
 from layercache.probing.heads.linear import BatchedLinearHead
+from layercache.probing.heads.multi_encoder import BatchedMultiEncoderHead
 from layercache.probing.heads.outer_product import OuterProducts
 from layercache.probing.heads.scalar_mix import BatchedScalarMixHead
 from layercache.probing.heads.spec import KINDS, HeadSpec
@@ -76,7 +76,7 @@ def build(spec: HeadSpec) -> Head:
     if spec.kind == "fusion":
         return BatchedFusionHead(spec)
     if spec.encoder_tokens is not None:
-        return BatchedJoinedHead(spec)
+        return BatchedMultiEncoderHead(spec)
     return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedHybridHead(spec)
 
 

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercache.errors import HeadMismatchError, OptionError
-from layercache.heads import AttentiveHead, JoinedHead
+from layercache.heads import AttentiveHead, MultiEncoderHead
 from layercache.probing.heads import HeadSpec, build
-from layercache.probing.heads.joined import initial_map
+from layercache.probing.heads.multi_encoder import initial_map
 from tests.probing.textbook import assert_head_equals_modules, randomize, stack_states
 
 
-class TextbookJoined(JoinedHead):
+class TextbookMultiEncoder(MultiEncoderHead):
     """The public module, of tokens that are normalized already."""
 
     def __init__(self, **shape: object) -> None:
@@ -57,7 +57,8 @@ def test_joined_head_equals_the_module_that_maps_every_token_with_all_gradients(
     head = build(spec)
     shape = {"encoder_tokens": tokens, "encoder_widths": widths, "width": width}
     modules = [
-        randomize(TextbookJoined(**shape, classes=3, num_heads=h)).train(train) for _ in range(n)
+        randomize(TextbookMultiEncoder(**shape, classes=3, num_heads=h)).train(train)
+        for _ in range(n)
     ]
     assert_head_equals_modules(
         head,
@@ -71,7 +72,7 @@ def test_joined_head_equals_the_module_that_maps_every_token_with_all_gradients(
 
 def test_attention_sums_to_one_over_all_encoders_and_equals_the_module() -> None:
     module = randomize(
-        TextbookJoined(encoder_tokens=(2, 3), encoder_widths=(6, 9), classes=3, num_heads=2)
+        TextbookMultiEncoder(encoder_tokens=(2, 3), encoder_widths=(6, 9), classes=3, num_heads=2)
     )
     head = build(make_spec((2, 3), (6, 9), num_heads=2))
     x = torch.randn(4, 5, 9, dtype=torch.float64)
@@ -95,7 +96,7 @@ def test_encoders_of_one_width_start_as_the_attentive_head_of_all_tokens() -> No
     """Maps start as the identity, so that the parameters of the attentive head give its logits."""
     torch.manual_seed(0)
     plain = AttentiveHead(tokens=5, width=6, classes=3, normalize=False).eval()
-    joined = TextbookJoined(encoder_tokens=(2, 3), encoder_widths=(6, 6), classes=3).eval()
+    joined = TextbookMultiEncoder(encoder_tokens=(2, 3), encoder_widths=(6, 6), classes=3).eval()
     joined.load_state_dict(
         {n: v for n, v in plain.state_dict().items() if "norm_key" not in n and "_value." not in n},
         strict=False,
@@ -127,6 +128,6 @@ def test_spec_of_encoders_that_do_not_add_up_is_refused() -> None:
 
 
 def test_module_refuses_tokens_of_another_width() -> None:
-    module = JoinedHead(encoder_tokens=(1, 1), encoder_widths=(4, 8), classes=3)
+    module = MultiEncoderHead(encoder_tokens=(1, 1), encoder_widths=(4, 8), classes=3)
     with pytest.raises(HeadMismatchError, match=r"\(images, 2, 8\), got \(3, 2, 4\): pad"):
         module(torch.randn(3, 2, 4))

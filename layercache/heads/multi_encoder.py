@@ -20,13 +20,13 @@ from layercache.errors import HeadMismatchError
 from layercache.heads.attentive import AttentiveHead
 from layercache.heads.shape import check_shape
 from layercache.probing.heads.attention_ops import LAYER_NORM_EPS
-from layercache.probing.heads.joined import initial_map
+from layercache.probing.heads.multi_encoder import initial_map
 
 if TYPE_CHECKING:
     from torch._prims_common import DeviceLikeType
 
 
-class JoinedHead(AttentiveHead):
+class MultiEncoderHead(AttentiveHead):
     """Attentive fusion of several encoders: each has a map to the shared width."""
 
     norm_key: nn.ModuleList  # type: ignore[assignment]

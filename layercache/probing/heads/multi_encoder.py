@@ -35,7 +35,7 @@ from layercache.probing.heads.spec import HeadSpec
 NORMS = ("norm_key", "norm_value")
 
 
-class BatchedJoinedHead(BatchedAttentiveHead):
+class BatchedMultiEncoderHead(BatchedAttentiveHead):
     """G attentive heads over several encoders.
 
     Parameters are those of the attentive head, with "norm_key.E.weight", "map.E.weight" and the
