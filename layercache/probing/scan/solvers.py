@@ -18,12 +18,12 @@ from layercache.probing.closed_form.cholesky import (
     DiscriminantSystem,
     RidgeSystem,
 )
-from layercache.probing.closed_form.moments import Moments
-from layercache.probing.closed_form.sample_products import (
-    CenteredProducts,
-    DiscriminantOfProducts,
-    RidgeOfProducts,
+from layercache.probing.closed_form.dual_form import (
+    CenteredGram,
+    DualDiscriminant,
+    DualRidge,
 )
+from layercache.probing.closed_form.moments import Moments
 from layercache.probing.scan.linear import Linear
 from layercache.probing.scan.products import SampleProducts
 
@@ -141,13 +141,13 @@ class SampleSolver(Solver):
         """
         super().__init__(classifies=classifies, absent=absent)
         self._samples, self._y, self._train, self._val = samples, y, train, val
-        self._centered = CenteredProducts(samples.matrix[train][:, train], weight)
+        self._centered = CenteredGram(samples.matrix[train][:, train], weight)
 
     def _prepare(self, head: str) -> System:
         if head == "ridge":
-            return RidgeOfProducts(self._centered, self._y)
+            return DualRidge(self._centered, self._y)
         features = len(self._samples.shift)
-        return DiscriminantOfProducts(self._centered, self._y, features=features)
+        return DualDiscriminant(self._centered, self._y, features=features)
 
     def val_outputs(self, coefficients: Coefficients) -> Tensor:
         """See Solver."""

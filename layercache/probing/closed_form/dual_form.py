@@ -1,7 +1,7 @@
-"""Ridge regression and discriminant analysis from the products of samples, for N < P.
+"""Dual form of ridge regression and discriminant analysis, from the Gram matrix, for N < P.
 
-With the centered samples R, row i scaled by the root of its weight w_i, and K = R R', the solutions
-are combinations R' a of the samples. Those of ridge regression on centered targets Y, scaled alike,
+With the centered samples R, row i scaled by the root of its weight w_i, and their Gram matrix K =
+R R', the solutions are combinations R' a of the samples. Those of ridge regression on centered targets Y, scaled alike,
 are
 
     a = (K + α I)^-1 Y.
@@ -25,22 +25,22 @@ from torch import Tensor
 from layercache.probing.closed_form.cholesky import ROUNDING, Coefficients, ShiftedMatrix
 
 
-class CenteredProducts:
-    """Products of weighted samples around their mean."""
+class CenteredGram:
+    """Gram matrix of weighted samples around their mean."""
 
-    def __init__(self, products: Tensor, weight: Tensor) -> None:
-        """Center the products.
+    def __init__(self, gram: Tensor, weight: Tensor) -> None:
+        """Center the Gram matrix.
 
         Args:
-            products: Of all pairs of samples, float64 (N, N).
+            gram: Gram matrix of the samples as they are, float64 (N, N).
             weight: Weight of each sample, float64 (N,).
         """
         self.weight, self.root = weight, weight.sqrt()
         self.share = weight / weight.sum()
-        self.row_means = products @ self.share
+        self.row_means = gram @ self.share
         self.mean_square = self.share @ self.row_means
         """Product of the mean with itself, ()."""
-        centered = products - self.row_means[:, None]
+        centered = gram - self.row_means[:, None]
         centered -= self.row_means
         centered += self.mean_square
         centered *= self.root[:, None]
@@ -64,14 +64,14 @@ class CenteredProducts:
         return coefficients, offset - coefficients @ self.row_means
 
 
-class RidgeOfProducts:
-    """Ridge regressions of samples with given products, see `ridge`."""
+class DualRidge:
+    """Ridge regressions of samples with a given Gram matrix, see `ridge`."""
 
-    def __init__(self, centered: CenteredProducts, y: Tensor) -> None:
+    def __init__(self, centered: CenteredGram, y: Tensor) -> None:
         """Prepare the system of equations.
 
         Args:
-            centered: Products of the samples.
+            centered: Gram matrix of the samples.
             y: Targets, float64 (N, M).
         """
         self._centered = centered
@@ -88,14 +88,14 @@ class RidgeOfProducts:
         return None if dual is None else self._centered.expand(dual, self._target_mean)
 
 
-class DiscriminantOfProducts:
-    """Discriminant analyses of samples with given products, see `lda`."""
+class DualDiscriminant:
+    """Discriminant analyses of samples with a given Gram matrix, see `lda`."""
 
-    def __init__(self, centered: CenteredProducts, y: Tensor, *, features: int) -> None:
+    def __init__(self, centered: CenteredGram, y: Tensor, *, features: int) -> None:
         """Prepare the system of equations.
 
         Args:
-            centered: Products of the samples.
+            centered: Gram matrix of the samples.
             y: One-hot targets, float64 (N, C).
             features: P.
         """
