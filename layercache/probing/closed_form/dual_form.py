@@ -1,8 +1,8 @@
 """Dual form of ridge regression and discriminant analysis, from the Gram matrix, for N < P.
 
-With the centered samples R, row i scaled by the root of its weight w_i, and their Gram matrix K =
-R R', the solutions are combinations R' a of the samples. Those of ridge regression on centered targets Y, scaled alike,
-are
+With the centered samples R, row i scaled by the root of its weight w_i, and their Gram matrix
+K = R R', the solutions are combinations R' a of the samples. Those of ridge regression on centered
+targets Y, scaled alike, are
 
     a = (K + α I)^-1 Y.
 

@@ -4,8 +4,8 @@ api.py            scan()
 plan.py           which tokens, subsets and rows, and what they cost
 stream.py         one pass over a split: normalized tokens, block by block
 token_moments.py  moments of every token and of the pairs that subsets need
-products.py       products of all pairs of samples, for subsets of more features than samples
-solvers.py        ridge and lda of one subset, by moments or by products of samples
+gram.py           Gram matrices of samples, for subsets of more features than samples
+solvers.py        ridge and lda of one subset, by moments or by Gram matrices
 linear.py         a linear head, the settings of ridge and lda, the search among them
 runner.py         the steps: read, search on the validation rows, refit, test
 votes.py          nearest neighbors of all subsets

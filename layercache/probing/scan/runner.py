@@ -16,9 +16,9 @@ from layercache.probing.closed_form.targets import balanced_weights, one_hot
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import Samples
+from layercache.probing.scan.gram import GramMatrix, gram_matrices
 from layercache.probing.scan.linear import GRIDS, NAMES, Linear, climb
 from layercache.probing.scan.plan import ScanPlan, Subset
-from layercache.probing.scan.products import SampleProducts, multiply_samples
 from layercache.probing.scan.rows import ScanRows
 from layercache.probing.scan.scores import Outputs, score
 from layercache.probing.scan.solvers import FeatureSolver, SampleSolver, Solver
@@ -70,7 +70,7 @@ class Scanner:
         self._references = Kept.empty(
             self.dataset, self.rows.references if KNN in self.heads else self.rows.references[:0]
         )
-        self._products: dict[tuple[int, ...], SampleProducts] = {}
+        self._gram_matrices: dict[tuple[int, ...], GramMatrix] = {}
         self._moments = TokenMoments(
             tokens=self.dataset.tokens,
             width=self.dataset.width,
@@ -91,7 +91,7 @@ class Scanner:
         if kept:
             needed = sorted({s for tokens in in_samples for s in tokens})
             tokens = {s: samples.normalized(s) for s in needed}
-            self._products = multiply_samples(tokens, in_samples)
+            self._gram_matrices = gram_matrices(tokens, in_samples)
 
     def search(self) -> None:
         """Select a setting for each subset and head by the validation rows."""
@@ -167,7 +167,7 @@ class Scanner:
             return FeatureSolver(moments, val=val, classifies=classifies, absent=self._absent)
         index, used = self._index(rows), self.rows.used
         return SampleSolver(
-            self._products[subset.tokens],
+            self._gram_matrices[subset.tokens],
             self._targets(index),
             self._weight[index],
             train=self._index(np.searchsorted(used, rows)),

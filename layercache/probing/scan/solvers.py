@@ -24,8 +24,8 @@ from layercache.probing.closed_form.dual_form import (
     DualRidge,
 )
 from layercache.probing.closed_form.moments import Moments
+from layercache.probing.scan.gram import GramMatrix
 from layercache.probing.scan.linear import Linear
-from layercache.probing.scan.products import SampleProducts
 
 
 class System(Protocol):
@@ -119,7 +119,7 @@ class SampleSolver(Solver):
 
     def __init__(
         self,
-        samples: SampleProducts,
+        samples: GramMatrix,
         y: Tensor,
         weight: Tensor,
         *,
@@ -128,10 +128,10 @@ class SampleSolver(Solver):
         classifies: bool,
         absent: Tensor,
     ) -> None:
-        """Take products.
+        """Take a Gram matrix.
 
         Args:
-            samples: Products of samples.
+            samples: Gram matrix of samples.
             y: Targets of those to fit to, float64 (n, M).
             weight: Weight of each of them, float64 (n,).
             train: Their numbers, (n,).
@@ -152,8 +152,8 @@ class SampleSolver(Solver):
     def val_outputs(self, coefficients: Coefficients) -> Tensor:
         """See Solver."""
         weight, bias = coefficients
-        products = self._samples.matrix[self._val][:, self._train]
-        return (products @ weight.t() + bias).float()
+        gram = self._samples.matrix[self._val][:, self._train]
+        return (gram @ weight.t() + bias).float()
 
     def linear(self, coefficients: Coefficients) -> Linear:
         """See Solver."""

@@ -5,8 +5,8 @@ import torch
 
 from layercache.probing.closed_form.moments import Moments
 from layercache.probing.closed_form.targets import balanced_weights, one_hot
-from layercache.probing.scan import products
-from layercache.probing.scan.products import multiply_samples
+from layercache.probing.scan import gram
+from layercache.probing.scan.gram import gram_matrices
 from layercache.probing.scan.solvers import FeatureSolver, SampleSolver
 from tests.probing.closed_form.made import separable
 
@@ -15,7 +15,7 @@ ABSENT = torch.tensor([False, False, False, True])
 
 @pytest.mark.parametrize(("head", "setting"), [("ridge", 0.01), ("ridge", 1.0), ("lda", 0.1)])
 @pytest.mark.parametrize("samples", [14, 50])
-def test_head_of_sample_products_is_that_of_the_features(
+def test_head_of_gram_matrix_is_that_of_the_features(
     head: str, setting: float, samples: int
 ) -> None:
     x, y = separable(samples, 20, 3)
@@ -26,7 +26,7 @@ def test_head_of_sample_products_is_that_of_the_features(
     everything = torch.arange(samples)
     by_number = {s: x.clone() for s, x in enumerate(tokens)}
     of_samples = SampleSolver(
-        multiply_samples(by_number, [(0,), (0, 1)])[0, 1],
+        gram_matrices(by_number, [(0,), (0, 1)])[0, 1],
         targets,
         weight,
         train=everything,
@@ -50,8 +50,8 @@ def test_part_of_the_samples_is_fitted_as_if_there_were_no_others() -> None:
     x, y = separable(40, 30, 3)
     x = torch.nn.functional.normalize(x + 1, dim=1).float()
     targets, weight, index = one_hot(y, 3), balanced_weights(y, 3), torch.arange(5, 23)
-    every = multiply_samples({4: x.clone()}, [(4,)])[(4,)]
-    alone = multiply_samples({4: x[index].clone()}, [(4,)])[(4,)]
+    every = gram_matrices({4: x.clone()}, [(4,)])[(4,)]
+    alone = gram_matrices({4: x[index].clone()}, [(4,)])[(4,)]
     for head, setting in (("ridge", 0.1), ("lda", 0.1)):
         outputs = []
         for samples, train in ((every, index), (alone, torch.arange(len(index)))):
@@ -70,15 +70,15 @@ def test_part_of_the_samples_is_fitted_as_if_there_were_no_others() -> None:
         torch.testing.assert_close(*outputs, atol=2e-3, rtol=0)
 
 
-def test_products_of_samples_are_those_of_the_concatenated_tokens(
+def test_gram_matrices_are_those_of_the_concatenated_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(products, "TILE", 7)
-    monkeypatch.setattr(products, "FEATURES", 10)
+    monkeypatch.setattr(gram, "TILE", 7)
+    monkeypatch.setattr(gram, "FEATURES", 10)
     generator = torch.Generator().manual_seed(0)
     tokens = {s: torch.randn(24, 5, generator=generator) for s in range(5)}
     subsets = [(1,), (0, 1, 3), (0, 1, 2, 3, 4)]
-    found = multiply_samples({s: x.clone() for s, x in tokens.items()}, subsets)
+    found = gram_matrices({s: x.clone() for s, x in tokens.items()}, subsets)
     for subset in subsets:
         x = torch.cat([tokens[s] - tokens[s].mean(0) for s in subset], dim=1).double()
         torch.testing.assert_close(found[subset].matrix, x @ x.t(), rtol=0, atol=1e-4)

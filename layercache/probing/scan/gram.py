@@ -1,4 +1,4 @@
-"""Products of all pairs of samples, for subsets of more features than samples.
+"""Gram matrices (products of all pairs of samples), for subsets of more features than samples.
 
 Shapes: N samples, k tokens of a subset, D width, P = k D features, M targets.
 """
@@ -20,8 +20,8 @@ FEATURES = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class SampleProducts:
-    """Products of all pairs of samples, from which those of any part of the samples follow."""
+class GramMatrix:
+    """Gram matrix of samples, of which that of any part of the samples is a part."""
 
     tokens: tuple[Tensor, ...]
     """Tokens of the samples minus `shift`, k times float32 (N, D)."""
@@ -44,10 +44,10 @@ class SampleProducts:
         return weight, bias - weight @ self.shift
 
 
-def multiply_samples(
+def gram_matrices(
     tokens: Mapping[int, Tensor], subsets: Iterable[Sequence[int]]
-) -> dict[tuple[int, ...], SampleProducts]:
-    """Return the products of samples for each subset; one that is part of another adds to it.
+) -> dict[tuple[int, ...], GramMatrix]:
+    """Return the Gram matrix of each subset; those of its parts are reused.
 
     Args:
         tokens: Normalized tokens of the samples by number, float32 (N, D); overwritten.
@@ -56,7 +56,7 @@ def multiply_samples(
     shift = {s: x.mean(0) for s, x in tokens.items()}
     for s, x in tokens.items():
         x -= shift[s]
-    by_subset: dict[tuple[int, ...], SampleProducts] = {}
+    by_subset: dict[tuple[int, ...], GramMatrix] = {}
     for subset in sorted(map(tuple, subsets), key=len):
         parts = [known for known in by_subset if set(known) <= set(subset)]
         part = max(parts, key=len, default=())
@@ -66,7 +66,7 @@ def multiply_samples(
             samples = len(tokens[subset[0]])
             matrix = tokens[subset[0]].new_zeros((samples, samples), dtype=torch.float64)
         _add_products(matrix, [tokens[s] for s in subset if s not in part])
-        by_subset[subset] = SampleProducts(
+        by_subset[subset] = GramMatrix(
             tokens=tuple(tokens[s] for s in subset),
             shift=torch.cat([shift[s] for s in subset]).double(),
             matrix=matrix,
