@@ -8,7 +8,7 @@ gram.py           Gram matrices of samples, for subsets of more features than sa
 solvers.py        ridge and lda of one subset, by moments or by Gram matrices
 linear.py         a linear head, the settings of ridge and lda, the search among them
 runner.py         the steps: read, search on the validation rows, refit, test
-votes.py          nearest neighbors of all subsets
+neighbors.py      nearest neighbors of all subsets
 scores.py         outputs on the test rows to metrics with intervals
 result.py         ScanResult
 """

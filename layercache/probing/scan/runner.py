@@ -18,13 +18,13 @@ from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import Samples
 from layercache.probing.scan.gram import GramMatrix, gram_matrices
 from layercache.probing.scan.linear import GRIDS, NAMES, Linear, climb
+from layercache.probing.scan.neighbors import GRID, Config, Voter
 from layercache.probing.scan.plan import ScanPlan, Subset
 from layercache.probing.scan.rows import ScanRows
 from layercache.probing.scan.scores import Outputs, score
 from layercache.probing.scan.solvers import FeatureSolver, SampleSolver, Solver
 from layercache.probing.scan.stream import BLOCK_ROWS, Kept, iter_blocks
 from layercache.probing.scan.token_moments import TokenMoments
-from layercache.probing.scan.votes import GRID, Config, Voter
 from layercache.probing.splits.stratified_split import Rows
 
 KNN = "knn"
