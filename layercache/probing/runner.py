@@ -41,7 +41,7 @@ from layercache.probing.results.locations import (
 )
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe, read_probe
-from layercache.probing.results.saved_passes import SavedPass
+from layercache.probing.results.training_checkpoints import TrainingCheckpoint
 from layercache.probing.search.earlier_searches import EarlierSearches
 from layercache.probing.search.state import SearchState
 from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
@@ -272,7 +272,7 @@ class _Run:
         if isinstance(message, SearchResult):
             self._searches[task.probe].record(task, message)
             self._note_best()
-        elif isinstance(message, SavedPass):
+        elif isinstance(message, TrainingCheckpoint):
             self._searches[task.probe].record_saved(message)
         elif isinstance(message, Progress):
             left = 1.0

@@ -18,7 +18,7 @@ from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.refit import refit_and_test
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
-from layercache.probing.results.saved_passes import SavedPass, SavedPasses
+from layercache.probing.results.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.search.trainers import make_trainer
 from layercache.probing.spec import ProbeSpec
@@ -141,7 +141,7 @@ class ProbeWorker:
         probe: int,
         *,
         fold: int | None,
-        saved: SavedPass | None = None,
+        saved: TrainingCheckpoint | None = None,
         stop_epoch: int | None = None,
         paused: PausedConfigs | None = None,
     ) -> ProbeTrainer:
@@ -158,7 +158,7 @@ class ProbeWorker:
             configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
             on_progress=on_progress,
             saver=Autosave(
-                SavedPasses(self._config.folders[probe]),
+                TrainingCheckpoints(self._config.folders[probe]),
                 probe=spec.id,
                 fold=fold,
                 device=device.type,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from layercache import probe
-from layercache.probing.results.saved_passes import FOLDER
+from layercache.probing.results.training_checkpoints import FOLDER
 from layercache.probing.training.config import TrainConfig
 
 PROGRAM = """

@@ -6,7 +6,7 @@
         <file>.<12 hex>     the new file while a complete result is replaced
                             (writing/result_writer.py)
         search.json         state of a result that is being made
-        training/           likewise (probing/results/saved_passes.py)
+        training/           likewise (probing/results/training_checkpoints.py)
         .lock, partial/     held and used while it is made
 
 Record and state are JSON that carries the SHA-256 of its own values. <id> is the digest of the

@@ -36,7 +36,7 @@ from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import CURVES_FILE, predictions_file
-from layercache.probing.results.saved_passes import SavedPasses
+from layercache.probing.results.training_checkpoints import TrainingCheckpoints
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class ProbeFolder:
         if not isinstance(self.path, Path) or not has_litter(self._store):
             return
         with suppress(CacheError), file_lock(self.path / LOCK):
-            SavedPasses(self.path).clear()
+            TrainingCheckpoints(self.path).clear()
             sweep(self._store)
 
     def load_search(self, *, replaces: str | None = None) -> tuple[list[ConfigScore], float]:
@@ -179,7 +179,7 @@ class ProbeFolder:
         if curves is not None:
             files[CURVES_FILE] = curves.to_bytes()
         digest = write_result(self._store, _plain(record), files)
-        SavedPasses(self.path).clear()
+        TrainingCheckpoints(self.path).clear()
         return digest
 
 

@@ -7,7 +7,7 @@
                         and standard deviation (H, S)
     curves.npz          learning curves (not for knn, logreg, ridge and lda)
     search.json         only while the probe is not complete: the scores so far
-    training/           likewise: the states of unfinished training (saved_passes.py)
+    training/           likewise: the states of unfinished training (training_checkpoints.py)
 
 `probe.json` is written last: its existence means that the probe is complete. It carries its own
 checksum (cache/format/result_folders.py).

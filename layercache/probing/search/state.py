@@ -13,7 +13,7 @@ from layercache.probing.heads.spec import BASELINES
 from layercache.probing.results.config_score import ConfigKey, ConfigScore, training_key
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
-from layercache.probing.results.saved_passes import SavedPass, SavedPasses
+from layercache.probing.results.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from layercache.probing.search.strategies import Stage, count_fits, current_stage
 from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.spec import ProbeSpec
@@ -68,9 +68,9 @@ class SearchState:
         self._refit_issued = False
         self._seconds: dict[SearchTask, float] = {}
         self._add(scores)
-        self._saved_passes = SavedPasses(folder.path)
-        self._saved: dict[str, SavedPass] = {}
-        for saved in self._saved_passes.all():
+        self._checkpoints = TrainingCheckpoints(folder.path)
+        self._saved: dict[str, TrainingCheckpoint] = {}
+        for saved in self._checkpoints.all():
             self._add_saved(saved, device=device, configs_per_pass=configs_per_pass)
 
     def first_tasks(self, *, configs_per_task: int | None) -> list[SearchTask | RefitTask]:
@@ -117,9 +117,9 @@ class SearchState:
             )
             for saved in list(self._saved.values()):
                 if self._is_scored(saved):
-                    self._saved_passes.delete(self._saved.pop(saved.key))
+                    self._checkpoints.delete(self._saved.pop(saved.key))
 
-    def record_saved(self, saved: SavedPass) -> None:
+    def record_saved(self, saved: TrainingCheckpoint) -> None:
         """Note that a worker has saved its training."""
         self._saved[saved.key] = saved
 
@@ -219,7 +219,7 @@ class SearchState:
         configs: Sequence[Mapping[str, float]],
         stage: Stage,
         *,
-        saved: SavedPass | None = None,
+        saved: TrainingCheckpoint | None = None,
     ) -> SearchTask:
         return SearchTask(
             probe=self._number,
@@ -264,7 +264,9 @@ class SearchState:
             search_seconds=self._search_seconds + refit_seconds,
         )
 
-    def _add_saved(self, saved: SavedPass, *, device: str, configs_per_pass: int | None) -> None:
+    def _add_saved(
+        self, saved: TrainingCheckpoint, *, device: str, configs_per_pass: int | None
+    ) -> None:
         """Take over a pass of an earlier run if it can be continued."""
         searched = {key for other in self._saved.values() for key in _score_keys(other)}
         if searched & _score_keys(saved) or self._is_scored(saved):
@@ -285,7 +287,7 @@ class SearchState:
             return
         self._saved[saved.key] = saved
 
-    def _is_scored(self, saved: SavedPass) -> bool:
+    def _is_scored(self, saved: TrainingCheckpoint) -> bool:
         """Return whether a score of a saved pass is known, which makes the saved state useless."""
         return bool(_score_keys(saved) & self._scores.keys())
 
@@ -297,5 +299,5 @@ def _key(score: ConfigScore) -> _ScoreKey:
     return score.fold, score.training, score.stop_epoch
 
 
-def _score_keys(saved: SavedPass) -> set[_ScoreKey]:
+def _score_keys(saved: TrainingCheckpoint) -> set[_ScoreKey]:
     return {(saved.fold, training_key(hparams), saved.stop_epoch) for hparams in saved.configs}

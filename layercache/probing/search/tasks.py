@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from layercache.probing.results.config_score import ConfigScore
-from layercache.probing.results.saved_passes import SavedPass
+from layercache.probing.results.training_checkpoints import TrainingCheckpoint
 from layercache.probing.splits.train_subset import TrainSubset
 
 
@@ -22,7 +22,7 @@ class SearchTask:
     """Number of the fold."""
     configs: Sequence[Mapping[str, float]]
     """Configurations to score."""
-    saved: SavedPass | None = None
+    saved: TrainingCheckpoint | None = None
     """The pass of an earlier run that it continues; its configurations train together."""
     stop_epoch: int | None = None
     """Epoch, from 1, after which the configurations are scored; None: the last."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from layercache.errors import StorageError
-from layercache.probing.results.saved_passes import SavedPass, SavedPasses
+from layercache.probing.results.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from layercache.probing.training.config import HParams
 from layercache.probing.training.training_pass import TrainingPass
 
@@ -26,25 +26,25 @@ class Autosave:
 
     def __init__(
         self,
-        saved_passes: SavedPasses,
+        checkpoints: TrainingCheckpoints,
         *,
         probe: str,
         fold: int | None,
         device: str,
         stop_epoch: int | None = None,
-        on_saved: Callable[[SavedPass], None],
+        on_saved: Callable[[TrainingCheckpoint], None],
     ) -> None:
         """Start the clock.
 
         Args:
-            saved_passes: Where states are stored.
+            checkpoints: Where states are stored.
             probe: Id of the probe.
             fold: Number of the fold; None for the final fit.
             device: Type of the device.
             stop_epoch: Epoch after which the passes stop; None: the last one.
             on_saved: Called after each save.
         """
-        self._saved_passes, self._on_saved = saved_passes, on_saved
+        self._checkpoints, self._on_saved = checkpoints, on_saved
         self._probe, self._fold, self._device = probe, fold, device
         self._stop_epoch = stop_epoch
         self._earlier_seconds = 0.0
@@ -53,7 +53,7 @@ class Autosave:
 
     def load(self, configs: Sequence[HParams]) -> Mapping[str, Any] | None:
         """Return the last state of a pass over these configurations, or None."""
-        found = self._saved_passes.load(
+        found = self._checkpoints.load(
             self._probe,
             fold=self._fold,
             configs=_plain(configs),
@@ -70,7 +70,7 @@ class Autosave:
         now = time.monotonic()
         if now < self._next_save:
             return
-        saved = SavedPass(
+        saved = TrainingCheckpoint(
             probe=self._probe,
             fold=self._fold,
             configs=_plain(training.configs),
@@ -81,7 +81,7 @@ class Autosave:
             seconds=self._earlier_seconds + now - self._started,
         )
         try:
-            self._saved_passes.save(saved, training.state_dict())
+            self._checkpoints.save(saved, training.state_dict())
         except StorageError as e:
             logger.warning("training continues, but its state cannot be saved: %s", e)
             self._next_save = math.inf

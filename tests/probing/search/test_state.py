@@ -11,7 +11,7 @@ import pytest
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.probe_folder import ProbeFolder
-from layercache.probing.results.saved_passes import SavedPass, SavedPasses
+from layercache.probing.results.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from layercache.probing.search.state import SearchState
 from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.spec import ProbeSpec
@@ -104,7 +104,7 @@ def test_record_counts_a_repeated_score_once(new_state: Callable[..., SearchStat
 
 def save_pass(state: SearchState, *lrs: float, fold: int | None = 0, device: str = "cpu") -> None:
     """Save training at step 40 of 100, as a worker does."""
-    saved = SavedPass(
+    saved = TrainingCheckpoint(
         probe=state.spec.id,
         fold=fold,
         configs=tuple({"lr": lr} for lr in lrs),
@@ -113,11 +113,11 @@ def save_pass(state: SearchState, *lrs: float, fold: int | None = 0, device: str
         steps=100,
         seconds=10.0,
     )
-    SavedPasses(state.folder.path).save(saved, {"step": 40})
+    TrainingCheckpoints(state.folder.path).save(saved, {"step": 40})
     state.record_saved(saved)
 
 
-def test_saved_pass_is_continued_by_a_task_of_its_own(
+def test_training_checkpoint_is_continued_by_a_task_of_its_own(
     new_state: Callable[..., SearchState],
 ) -> None:
     state = new_state()
@@ -136,7 +136,7 @@ def test_saved_pass_is_continued_by_a_task_of_its_own(
     )
     resumed.record(first, result(0.1, 0.3))
     assert resumed.describe_kept() == "3 of 3 configurations are scored"
-    assert SavedPasses(resumed.folder.path).all() == [], "deleted once the scores are kept"
+    assert TrainingCheckpoints(resumed.folder.path).all() == [], "deleted once the scores are kept"
     (refit,) = resumed.next_tasks()
     assert isinstance(refit, RefitTask)
     assert refit.search_seconds == 10.0 + 1.5 + 1.5
@@ -166,7 +166,7 @@ def test_saved_final_fit_counts_the_time_that_it_took(
         ({"device": "cuda:0"}, "it trained on cpu, this run on cuda:0"),
     ],
 )
-def test_saved_pass_that_this_run_cannot_continue_is_trained_again_with_a_warning(
+def test_training_checkpoint_that_this_run_cannot_continue_is_trained_again_with_a_warning(
     new_state: Callable[..., SearchState], options: dict[str, Any], reason: str
 ) -> None:
     save_pass(new_state(), 0.1, 0.3)

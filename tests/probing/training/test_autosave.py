@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from layercache.errors import StorageError
-from layercache.probing.results.saved_passes import SavedPass
+from layercache.probing.results.training_checkpoints import TrainingCheckpoint
 from layercache.probing.training import autosave
 from layercache.probing.training.autosave import Autosave
 from layercache.probing.training.config import HParams
@@ -17,17 +17,17 @@ CONFIGS = (HParams(lr=0.1, weight_decay=0.0),)
 
 
 class Memory:
-    """SavedPasses in memory; saving takes some seconds of the clock, or fails."""
+    """TrainingCheckpoints in memory; saving takes some seconds of the clock, or fails."""
 
     def __init__(self, clock: Clock, *, seconds: float = 0.0, error: Exception | None = None):
         self.clock, self.seconds, self.error = clock, seconds, error
-        self.last: tuple[SavedPass, Any] | None = None
+        self.last: tuple[TrainingCheckpoint, Any] | None = None
         self.saves: list[float] = []
 
     def load(self, probe: str, **_: Any) -> Any:
         return self.last
 
-    def save(self, saved: SavedPass, state: Any) -> None:
+    def save(self, saved: TrainingCheckpoint, state: Any) -> None:
         self.saves.append(self.clock.now)
         self.clock.now += self.seconds
         if self.error:
@@ -35,9 +35,9 @@ class Memory:
         self.last = (saved, state)
 
 
-def run(memory: Memory, clock: Clock, *, seconds: int) -> list[SavedPass]:
+def run(memory: Memory, clock: Clock, *, seconds: int) -> list[TrainingCheckpoint]:
     """Train for some seconds, with a step per second."""
-    saved: list[SavedPass] = []
+    saved: list[TrainingCheckpoint] = []
     saver = Autosave(
         memory,  # type: ignore[arg-type]
         probe="p",

@@ -1,8 +1,8 @@
-"""States of unfinished training in CACHE/probes/<probe id>/training/, one file for each pass.
+"""Checkpoints of unfinished training, in CACHE/probes/<probe id>/training/, one file for each pass.
 
     64 hexadecimal digits   SHA-256 of everything that follows
     8 hexadecimal digits    number of bytes of the header
-    header                  SavedPass as JSON
+    header                  TrainingCheckpoint as JSON
     state                   `TrainingPass.state_dict`, written by torch.save
 
 A file is named after the digest of what it continues, is replaced as a whole, and is deleted once
@@ -36,7 +36,7 @@ DIGITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class SavedPass:
+class TrainingCheckpoint:
     """Configurations that train together, and their progress."""
 
     probe: str
@@ -62,13 +62,13 @@ class SavedPass:
         return _key(self.probe, self.fold, self.configs, self.stop_epoch)
 
 
-class SavedPasses:
+class TrainingCheckpoints:
     """The states of unfinished training of one probe."""
 
     def __init__(self, probe_folder: CachePath) -> None:
         self._store = open_store(probe_folder / FOLDER)
 
-    def all(self) -> list[SavedPass]:
+    def all(self) -> list[TrainingCheckpoint]:
         """Return what is saved, from the headers; damaged files are left out with a warning."""
         found = []
         for key in self._store.list_files("."):
@@ -88,7 +88,7 @@ class SavedPasses:
         configs: Sequence[Mapping[str, float]],
         device: str,
         stop_epoch: int | None = None,
-    ) -> tuple[SavedPass, dict[str, Any]] | None:
+    ) -> tuple[TrainingCheckpoint, dict[str, Any]] | None:
         """Return a saved pass and its state, or None; a file that is not usable is a warning.
 
         Args:
@@ -117,7 +117,7 @@ class SavedPasses:
         state = torch.load(io.BytesIO(data[start:]), map_location="cpu", weights_only=True)
         return saved, state
 
-    def save(self, saved: SavedPass, state: Mapping[str, Any]) -> None:
+    def save(self, saved: TrainingCheckpoint, state: Mapping[str, Any]) -> None:
         """Store the state of a pass in place of its last one.
 
         Raises:
@@ -134,7 +134,7 @@ class SavedPasses:
         start = digest.hexdigest().encode() + length + header
         self._store.put(saved.key, [start, buffer.getbuffer()])
 
-    def delete(self, saved: SavedPass) -> None:
+    def delete(self, saved: TrainingCheckpoint) -> None:
         """Delete the state of a finished pass."""
         self._store.delete(saved.key)
 
@@ -143,7 +143,7 @@ class SavedPasses:
         if self._store.has_dir("."):
             self._store.delete_all()
 
-    def _read_header(self, key: str) -> SavedPass:
+    def _read_header(self, key: str) -> TrainingCheckpoint:
         with self._store.open(key) as file:
             start = bytearray(min(file.size, DIGEST_CHARS + LENGTH_CHARS))
             file.read_into(0, [start])
@@ -178,13 +178,13 @@ def _header_end(data: bytes | bytearray) -> int:
     return DIGEST_CHARS + LENGTH_CHARS + length
 
 
-def _parse_header(data: bytes, *, key: str) -> tuple[SavedPass, int]:
+def _parse_header(data: bytes, *, key: str) -> tuple[TrainingCheckpoint, int]:
     """Return the header and the position after it. Raises CacheCorruptError."""
     end = _header_end(data)
     try:
         values = json.loads(data[DIGEST_CHARS + LENGTH_CHARS : end])
         schema = values.pop("schema")
-        saved = SavedPass(**values)
+        saved = TrainingCheckpoint(**values)
         matches = saved.key == key
     except (ValueError, TypeError, AttributeError, KeyError):
         raise CacheCorruptError("its header cannot be read") from None

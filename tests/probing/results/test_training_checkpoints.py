@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from layercache.probing.results.saved_passes import FOLDER, SavedPass, SavedPasses
+from layercache.probing.results.training_checkpoints import (
+    FOLDER,
+    TrainingCheckpoint,
+    TrainingCheckpoints,
+)
 from tests.logs import logged
 
 CONFIGS = ({"lr": 0.1, "weight_decay": 0.0}, {"lr": 0.01, "weight_decay": 1.0})
-SAVED = SavedPass(
+SAVED = TrainingCheckpoint(
     probe="0123456789ab",
     fold=0,
     configs=CONFIGS,
@@ -23,16 +27,18 @@ SAVED = SavedPass(
 STATE = {"step": 7, "parameters": {"weight": torch.arange(6.0).view(2, 3)}, "losses": [[0.5], []]}
 
 
-def load(passes: SavedPasses, saved: SavedPass = SAVED) -> Any:
+def load(passes: TrainingCheckpoints, saved: TrainingCheckpoint = SAVED) -> Any:
     return passes.load(saved.probe, fold=saved.fold, configs=saved.configs, device=saved.device)
 
 
 @pytest.fixture
-def passes(tmp_path: Path) -> SavedPasses:
-    return SavedPasses(tmp_path)
+def passes(tmp_path: Path) -> TrainingCheckpoints:
+    return TrainingCheckpoints(tmp_path)
 
 
-def test_saved_passes_return_what_was_saved_last(passes: SavedPasses, tmp_path: Path) -> None:
+def test_training_checkpoints_return_what_was_saved_last(
+    passes: TrainingCheckpoints, tmp_path: Path
+) -> None:
     assert load(passes) is None
     passes.save(SAVED, {"step": 1})
     passes.save(SAVED, STATE)
@@ -51,8 +57,8 @@ def test_saved_passes_return_what_was_saved_last(passes: SavedPasses, tmp_path: 
     passes.clear()
 
 
-def test_saved_pass_with_a_flipped_bit_is_never_used_and_is_named(
-    passes: SavedPasses, tmp_path: Path
+def test_training_checkpoint_with_a_flipped_bit_is_never_used_and_is_named(
+    passes: TrainingCheckpoints, tmp_path: Path
 ) -> None:
     passes.save(SAVED, STATE)
     file = tmp_path / FOLDER / SAVED.key
@@ -69,8 +75,8 @@ def test_saved_pass_with_a_flipped_bit_is_never_used_and_is_named(
 
 
 @pytest.mark.parametrize("size", [0, 10, 71, 72, 100, 1000])
-def test_saved_pass_that_is_cut_is_never_used(
-    passes: SavedPasses, tmp_path: Path, size: int
+def test_training_checkpoint_that_is_cut_is_never_used(
+    passes: TrainingCheckpoints, tmp_path: Path, size: int
 ) -> None:
     passes.save(SAVED, STATE)
     file = tmp_path / FOLDER / SAVED.key
@@ -83,8 +89,8 @@ def test_saved_pass_that_is_cut_is_never_used(
     assert lines
 
 
-def test_saved_pass_of_another_probe_fold_or_grid_is_never_used(
-    passes: SavedPasses, tmp_path: Path
+def test_training_checkpoint_of_another_probe_fold_or_grid_is_never_used(
+    passes: TrainingCheckpoints, tmp_path: Path
 ) -> None:
     for foreign in (
         dataclasses.replace(SAVED, probe="ba9876543210"),
@@ -100,7 +106,7 @@ def test_saved_pass_of_another_probe_fold_or_grid_is_never_used(
         assert len(lines) == 2
 
 
-def test_saved_pass_of_another_device_is_not_loaded(passes: SavedPasses) -> None:
+def test_training_checkpoint_of_another_device_is_not_loaded(passes: TrainingCheckpoints) -> None:
     passes.save(dataclasses.replace(SAVED, device="cuda"), STATE)
     with logged() as lines:
         assert load(passes) is None
