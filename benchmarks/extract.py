@@ -22,7 +22,6 @@ the workers. Weights are random.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from images import Decoded, Files, write_jpegs
 from machine import describe
 from naive_extract import decoding_rates
 from naive_extract import extract as extract_naively
+from peak_memory import peak_memory
 
 from layercache._devices import available_cores
 from layercache.cache import open_cache
@@ -328,7 +328,7 @@ def peak(model: str, weights: str, rows: int, cache: str, device: str) -> None:
         device=device,
         progress=False,
     )
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    print(peak_memory() / 1e6)
 
 
 def ordered(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

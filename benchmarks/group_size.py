@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.peak_memory import peak_memory
 
 WARM_UP = 2
 """Steps of each group that are not timed."""
@@ -59,8 +60,11 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     for first in range(0, len(ends), steps):
         (wall_0, cpu_0), (wall_1, cpu_1) = ends[first + WARM_UP - 1], ends[first + steps - 1]
         wall, cpu = wall + wall_1 - wall_0, cpu + cpu_1 - cpu_0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"wall": wall / (steps - WARM_UP), "cpu": cpu / (steps - WARM_UP), "peak": peak}
+    return {
+        "wall": wall / (steps - WARM_UP),
+        "cpu": cpu / (steps - WARM_UP),
+        "peak": peak_memory(),
+    }
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import pickle
-import resource
 import shutil
 import signal
 import subprocess
@@ -37,6 +36,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe as machine
+from benchmarks.peak_memory import peak_memory
 from benchmarks.vit_b_spec import KINDS, LAYERS, SPLIT, WIDTH, make_spec, narrow
 from layercache.cache import (
     Cache,
@@ -250,7 +250,7 @@ def run(steps: Steps, name: str) -> None:
     begin = time.perf_counter()
     for what in parts:
         seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_memory()
         if what:
             print(
                 json.dumps(
