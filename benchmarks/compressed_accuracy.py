@@ -38,7 +38,7 @@ from layercache.extraction.compression.sample import (
     TokenSample,
 )
 from layercache.extraction.compression.token_encoder import TokenEncoder
-from layercache.probing.results.checkpoint import load_head
+from layercache.probing.results.head_checkpoint import load_head
 
 
 def read(cache: Cache, split: str, layers: str) -> np.ndarray:

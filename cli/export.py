@@ -54,7 +54,7 @@ def export(
     from layercache.deploy.card import write_card
     from layercache.deploy.predict import read_images
     from layercache.errors import OptionError
-    from layercache.probing.results.checkpoint import load_head
+    from layercache.probing.results.head_checkpoint import load_head
     from layercache.probing.results.lookup import find_probe
 
     if onnx is None and torch is None and card is None:

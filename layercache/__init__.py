@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from layercache.importing.api import import_tokens
     from layercache.probing.api import probe
     from layercache.probing.ensemble.api import ensemble
-    from layercache.probing.results.checkpoint import load_head
+    from layercache.probing.results.head_checkpoint import load_head
     from layercache.probing.results.lookup import find_probe, load_probe
     from layercache.probing.results.probe_store import Probe
     from layercache.probing.results.reading import read_results
@@ -125,7 +125,7 @@ _HOMES = {
     "import_tokens": "layercache.importing.api",
     "find_probe": "layercache.probing.results.lookup",
     "load_classifier": "layercache.deploy",
-    "load_head": "layercache.probing.results.checkpoint",
+    "load_head": "layercache.probing.results.head_checkpoint",
     "load_regressor": "layercache.deploy",
     "load_probe": "layercache.probing.results.lookup",
     "open_cache": "layercache.cache",

@@ -14,7 +14,7 @@ from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX, Encoder
 from layercache.extraction.models.loading import load_encoder
 from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.options import weights_by_model
-from layercache.probing.results.checkpoint import Checkpoint, EncoderRecord
+from layercache.probing.results.head_checkpoint import Checkpoint, EncoderRecord
 
 Weights = str | Path | Sequence[str] | Mapping[str, str | Path]
 """Checkpoint of the only model, or "MODEL=FILE" for each, also as a mapping."""

@@ -19,7 +19,7 @@ from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from layercache.probing.metrics import find_metric, selection_metric_of
-from layercache.probing.results.checkpoint import (
+from layercache.probing.results.head_checkpoint import (
     Checkpoint,
     EncoderRecord,
     HeadPath,

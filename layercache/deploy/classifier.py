@@ -20,7 +20,7 @@ from layercache.extraction.image_input import Images
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.encoder import Encoder
 from layercache.probing.heads.spec import REGRESSION
-from layercache.probing.results.checkpoint import Checkpoint, HeadPath, load_head
+from layercache.probing.results.head_checkpoint import Checkpoint, HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
 
 Array = np.ndarray[Any, Any]

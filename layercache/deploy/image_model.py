@@ -23,7 +23,7 @@ from layercache.errors import HeadMismatchError
 from layercache.extraction.image_input import Images, check_pixels, crop, iter_pixels
 from layercache.extraction.models.backbone import Backbone
 from layercache.extraction.models.preprocessing.transform import Preprocessing
-from layercache.probing.results.checkpoint import Checkpoint
+from layercache.probing.results.head_checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from layercache.deploy.backbones import Weights
 from layercache.deploy.classifier import Classifier, Regressor, load_models
 from layercache.deploy.predict import PoolMember, PredictionResult, predict_pool
 from layercache.extraction.models.encoder import Encoder
-from layercache.probing.results.checkpoint import HeadPath, head_file
+from layercache.probing.results.head_checkpoint import HeadPath, head_file
 from layercache.probing.results.lookup import read_members
 from layercache.probing.results.probe_store import read_probe
 

@@ -14,7 +14,7 @@ from layercache.heads.multi_encoder import MultiEncoderHead
 from layercache.heads.scalar_mix import ScalarMixHead
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.results.checkpoint import HeadPath, load_head
+from layercache.probing.results.head_checkpoint import HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
 from layercache.probing.results.probe_store import Probe
 

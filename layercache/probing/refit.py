@@ -17,9 +17,9 @@ from layercache.probing.head_evaluation import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.fusion import SHARE
 from layercache.probing.heads.spec import BASELINES
-from layercache.probing.results.checkpoint import Checkpoint
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.encoder_attention import MODEL_MARK
+from layercache.probing.results.head_checkpoint import Checkpoint
 from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.search.selection import Search, rank_configs, summarize

@@ -14,7 +14,7 @@ from layercache.cache.format.cache_spec import CacheSpec, sha256_json
 from layercache.probing.heads.fusion import SHARE_RULE
 from layercache.probing.heads.spec import BASELINES, HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
-from layercache.probing.results.checkpoint import JoinedEncoder, Provenance
+from layercache.probing.results.head_checkpoint import JoinedEncoder, Provenance
 from layercache.probing.splits.test_sets import TestSet
 from layercache.probing.splits.validation_options import Validation
 from layercache.probing.targets.target import Target, label_target

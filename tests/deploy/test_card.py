@@ -10,7 +10,7 @@ import pytest
 
 from layercache.deploy.card import other_seeds, weights_licence, write_card
 from layercache.probing.api import probe as train_probe
-from layercache.probing.results.checkpoint import load_head
+from layercache.probing.results.head_checkpoint import load_head
 from layercache.probing.results.probe_store import read_probe
 from layercache.probing.training.config import TrainConfig
 from tests.deploy.trained import Trained

@@ -14,7 +14,7 @@ from layercache.deploy import Classifier, load_classifier
 from layercache.deploy.backbones import load_backbones, token_kinds
 from layercache.errors import DataError, HeadMismatchError, OptionError
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
-from layercache.probing.results.checkpoint import load_head
+from layercache.probing.results.head_checkpoint import load_head
 from tests.deploy.trained import Trained, change_one_weight, train
 
 FLOAT16 = 2.0**-11

@@ -18,7 +18,7 @@ from layercache.deploy.backbones import load_backbones
 from layercache.deploy.card import write_card
 from layercache.errors import HeadMismatchError, OptionError
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
-from layercache.probing.results.checkpoint import load_head
+from layercache.probing.results.head_checkpoint import load_head
 from layercache.probing.results.probe_store import Probe
 from tests.deploy.trained import TRAIN_CONFIG, draw_images, save_random
 

@@ -10,7 +10,7 @@ import torch
 import layercache
 from layercache.deploy.card import write_card
 from layercache.errors import BackboneError, HeadMismatchError
-from layercache.probing.results.checkpoint import load_head
+from layercache.probing.results.head_checkpoint import load_head
 from tests.extraction.models.own_modules import plain, randomize
 
 FILE = "from tests.extraction.models.own_modules import plain\n\ndef mine():\n    return plain()\n"

@@ -12,7 +12,7 @@ from layercache.cache.find import open_cache
 from layercache.deploy import Classifier, load_classifier, predict
 from layercache.errors import DataError, DataNotFoundError, OptionError
 from layercache.extraction.image_input import find_images
-from layercache.probing.results.checkpoint import load_head
+from layercache.probing.results.head_checkpoint import load_head
 from tests.deploy.trained import Trained
 
 

@@ -31,8 +31,8 @@ from layercache.errors import (
     ProbeNotFoundError,
     ProbeSchemaError,
 )
-from layercache.probing.results.checkpoint import HEAD_FILE, Checkpoint
 from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.head_checkpoint import HEAD_FILE, Checkpoint
 from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.predictions import Predictions
 from layercache.probing.results.probe_store import CURVES_FILE, predictions_file

@@ -53,8 +53,8 @@ from layercache.probing.metrics import (
     parse_metrics,
     task_of,
 )
-from layercache.probing.results.checkpoint import Checkpoint, load_head
 from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.head_checkpoint import Checkpoint, load_head
 from layercache.probing.results.identity import Settings, read_settings
 from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.predictions import Attention, Predictions

@@ -16,7 +16,7 @@ from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheError
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import task_of, to_probabilities
-from layercache.probing.results.checkpoint import Checkpoint
+from layercache.probing.results.head_checkpoint import Checkpoint
 from layercache.probing.results.lookup import read_members
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table.prediction_table import score_columns

@@ -119,7 +119,7 @@ def test_digests_of_codes_differ_between_images_that_share_a_code(tmp_path: Path
 
 def test_a_trained_head_names_the_codecs_of_its_tokens(tmp_path: Path) -> None:
     import layercache
-    from layercache.probing.results.checkpoint import load_head
+    from layercache.probing.results.head_checkpoint import load_head
     from layercache.testing import write_planted_cache
 
     config = {"lr": 0.1, "weight_decay": 0.0, "dropout": 0.0, "epochs": 2}

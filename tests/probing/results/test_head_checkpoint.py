@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from layercache.errors import HeadMismatchError, ProbeError, ProbeNotFoundError, ProbeSchemaError
 from layercache.probing.heads import HeadSpec, build
-from layercache.probing.results.checkpoint import Checkpoint, Provenance, load_head
+from layercache.probing.results.head_checkpoint import Checkpoint, Provenance, load_head
 
 ORIGIN = Provenance(
     model="m", architecture="a", weights="ab" * 32, depth=4, tap="norm2", projected=False,

@@ -1,4 +1,4 @@
-"""A trained head as one safetensors file.
+"""Checkpoint of a trained head: one safetensors file.
 
 It holds the state dict, and in its metadata all that is needed to use the head on its backbone,
 with a checksum of both.
