@@ -23,7 +23,7 @@ from layercache.errors import HeadMismatchError, OptionError, ProbeNotFoundError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads import build as build_batched
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.heads.spec import GATES
+from layercache.probing.heads.spec import GATES, LAYERS, SPATIAL
 from tests.probing.quick import ONE_CONFIG
 from tests.probing.textbook import GivenDropout, randomize
 
@@ -46,6 +46,19 @@ SPECS = {
         )
         for gate in GATES
     },
+    **{
+        f"fusion, {branch} alone": HeadSpec(
+            kind="fusion",
+            tokens=T,
+            width=D,
+            classes=C,
+            spatial_tokens=4,
+            gate="class",
+            embedding_ids=(0, 0, 1, 1),
+            branch=branch,
+        )
+        for branch in (LAYERS, SPATIAL)
+    },
     "hybrid": HeadSpec(kind="hybrid", tokens=T, width=D, classes=C),
     "hybrid, embeddings": HeadSpec(kind="hybrid", tokens=T, width=D, classes=C, embedding_ids=IDS),
 }
@@ -64,6 +77,9 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "fusion, sample gate": lambda: heads.FusionHead(
         tokens=T, width=D, classes=C, spatial_tokens=4, gate="sample", embedding_ids=(0, 0, 1, 1)
+    ),
+    "fusion, one branch": lambda: heads.FusionBranch(
+        tokens=T, width=D, classes=C, spatial_tokens=4, branch="spatial", dropout=0.2
     ),
     "hybrid": lambda: heads.HybridHead(
         tokens=T, width=D, classes=C, num_heads=2, embedding_ids=IDS
@@ -180,6 +196,7 @@ def test_loaded_module_gives_logits_and_attention_of_the_trained_head(name: str)
             "scalar-mix, two kinds",
             "efficient",
             "fusion, sample gate",
+            "fusion, spatial alone",
         )
         for name in sorted(fitted(SPECS[spec]).state_dict)
     ],

@@ -17,7 +17,7 @@ from layercache._units import join_words
 from layercache.deploy.backbones import has_address
 from layercache.extraction.models.encoder import ARCHITECTURE_PREFIX
 from layercache.extraction.models.registry import MODELS
-from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
+from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPATIAL
 from layercache.probing.metrics import find_metric, selection_metric_of
 from layercache.probing.results.head_checkpoint import (
     Checkpoint,
@@ -90,13 +90,23 @@ def _title(head: Checkpoint) -> Iterator[str]:
     yield f"# {head.name} head on {models} for {provenance.dataset}"
     yield ""
     article = "An" if head.name[0] in "aeiou" else "A"
-    attention = f" with {spec.num_heads} attention heads" if spec.num_heads else ""
+    n_heads = spec.attention_rows if spec.branch else spec.num_heads
+    attention = f" with {n_heads} attention heads" if n_heads else ""
     yield (
         f"{article} {head.name} head{attention} that {_purpose(head)} from {spec.tokens} tokens of "
         f"{'a frozen backbone' if provenance.encoders is None else models}: {', '.join(kinds)} of "
         f"layer{'s' if len(layers) > 1 else ''} "
         f"{', '.join(map(str, layers))}."
     )
+    if spec.branch:
+        used, others = spec.tokens - spec.spatial_tokens, spec.spatial_tokens
+        name, other = "pooled tokens of the layers", "spatial tokens"
+        if spec.branch == SPATIAL:
+            used, others, name, other = others, used, other, name
+        yield (
+            f"Validation chose one branch of the fusion head: only the {used} {name} have an "
+            f"effect on the output, the {others} {other} have none."
+        )
 
 
 def _purpose(head: Checkpoint) -> str:

@@ -12,7 +12,7 @@ same names there, in checkpoints and here.
 
 from layercache.heads.attentive import AttentiveHead
 from layercache.heads.efficient import EfficientHead
-from layercache.heads.fusion import FusionHead
+from layercache.heads.fusion import FusionBranch, FusionHead
 from layercache.heads.hybrid import HybridHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.loading import AnyHead, load
@@ -23,6 +23,7 @@ __all__ = [
     "AnyHead",
     "AttentiveHead",
     "EfficientHead",
+    "FusionBranch",
     "FusionHead",
     "HybridHead",
     "LinearHead",

@@ -1,5 +1,7 @@
 """The fusion head as a module: attention over layers, attention over spatial tokens, and a gate.
 
+A trained one whose spatial share is 0 or 1 is a single branch, `FusionBranch`.
+
 Shapes: B images, P pooled and Q spatial tokens, T = P + Q, D width of a token, C classes, H
 attention heads over pooled tokens.
 """
@@ -12,9 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from layercache.heads.attentive import AttentiveHead
 from layercache.heads.hybrid import HybridHead
 from layercache.heads.shape import check_input, check_shape
+from layercache.probing.heads import HeadSpec
+from layercache.probing.heads.spec import LAYERS
 
 if TYPE_CHECKING:
     from torch._prims_common import DeviceLikeType
@@ -81,27 +84,8 @@ class FusionHead(nn.Module):
         self.spatial_tokens, self.normalize = spatial_tokens, normalize
         self.gate_kind = gate
         layers, spatial = spec.branches
-        self.layers = AttentiveHead(
-            tokens=layers.tokens,
-            width=width,
-            classes=classes,
-            num_heads=layers.num_heads,
-            dropout=dropout,
-            normalize=False,
-            device=device,
-            dtype=dtype,
-        )
-        self.spatial = HybridHead(
-            tokens=spatial.tokens,
-            width=width,
-            classes=classes,
-            num_heads=spatial.num_heads,
-            embedding_ids=spatial.embedding_ids,
-            dropout=dropout,
-            normalize=False,
-            device=device,
-            dtype=dtype,
-        )
+        self.layers = _branch_head(layers, dropout=dropout, device=device, dtype=dtype)
+        self.spatial = _branch_head(spatial, dropout=dropout, device=device, dtype=dtype)
         self.gate: nn.ParameterDict | nn.Linear | None = None
         if gate == "class":
             bias = nn.Parameter(torch.zeros(classes, device=device, dtype=dtype))
@@ -170,3 +154,110 @@ class FusionHead(nn.Module):
             logit = logit + self.gate(torch.cat([of_layers, of_spatial], 1))
         layers = self.layers.classifier(of_layers)
         return layers, self.spatial.classifier(of_spatial), logit.sigmoid()
+
+
+class FusionBranch(nn.Module):
+    """One branch of a fusion head, on the tokens of both; the tokens of the other have no effect.
+
+    A trained fusion head whose spatial share is 0 or 1 is such a head. The branch is the attribute
+    `layers` or `spatial`, as in FusionHead.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: int,
+        width: int,
+        classes: int,
+        spatial_tokens: int,
+        branch: Literal["layers", "spatial"],
+        num_heads: int | None = None,
+        embedding_ids: Sequence[int] | None = None,
+        dropout: float = 0.0,
+        normalize: bool = True,
+        device: DeviceLikeType | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Draw the branch as AttentiveHead does.
+
+        Args:
+            tokens: T, of which the first P are pooled tokens.
+            width: D.
+            classes: C, the number of outputs.
+            spatial_tokens: Q, the last Q of the T tokens.
+            branch: The branch over pooled tokens ("layers") or over spatial ones ("spatial").
+            num_heads: H of the branch over layers; by default P. The spatial branch has 8.
+            embedding_ids: See FusionHead.
+            dropout: Rate at which attention weights are dropped in training.
+            normalize: L2-normalize each token first, as `layercache.probe` does.
+            device: Device of the parameters.
+            dtype: Dtype of the parameters, float32 by default.
+        """
+        super().__init__()
+        spec = check_shape(
+            "fusion",
+            tokens=tokens,
+            width=width,
+            classes=classes,
+            spatial_tokens=spatial_tokens,
+            num_heads=num_heads,
+            gate="scalar",
+            branch=branch,
+            embedding_ids=None if embedding_ids is None else tuple(embedding_ids),
+        )
+        self.tokens, self.width, self.classes = tokens, width, classes
+        self.spatial_tokens, self.branch, self.normalize = spatial_tokens, branch, normalize
+        shape = spec.branches[0 if branch == LAYERS else 1]
+        self.add_module(branch, _branch_head(shape, dropout=dropout, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, T, D) of any float dtype to logits (B, C).
+
+        In training mode BatchNorm needs at least two images.
+        """
+        logits: Tensor = self._head(self._own(x))
+        return logits
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Return the attention weights of the branch, (B, H, T), before dropout.
+
+        They sum to 1 over its tokens and are 0 on the others.
+        """
+        n_pooled = self.tokens - self.spatial_tokens
+        padding = (0, self.spatial_tokens) if self.branch == LAYERS else (n_pooled, 0)
+        return nn.functional.pad(self._head.attention(self._own(x)), padding)
+
+    def extra_repr(self) -> str:
+        """Return the shape for `repr`."""
+        return (
+            f"tokens={self.tokens}, width={self.width}, spatial_tokens={self.spatial_tokens}, "
+            f"branch={self.branch}, normalize={self.normalize}"
+        )
+
+    @property
+    def _head(self) -> HybridHead:
+        head = self.get_submodule(self.branch)
+        assert isinstance(head, HybridHead)
+        return head
+
+    def _own(self, x: Tensor) -> Tensor:
+        """Return the tokens of the branch."""
+        x = check_input(self, x, dtype=self._head.query.dtype)
+        n_pooled = self.tokens - self.spatial_tokens
+        return x[:, :n_pooled] if self.branch == LAYERS else x[:, n_pooled:]
+
+
+def _branch_head(
+    shape: HeadSpec, *, dropout: float, device: DeviceLikeType | None, dtype: torch.dtype | None
+) -> HybridHead:
+    return HybridHead(
+        tokens=shape.tokens,
+        width=shape.width,
+        classes=shape.classes,
+        num_heads=shape.num_heads,
+        embedding_ids=shape.embedding_ids,
+        dropout=dropout,
+        normalize=False,
+        device=device,
+        dtype=dtype,
+    )

@@ -7,7 +7,7 @@ from typing import Any
 from layercache.errors import HeadMismatchError
 from layercache.heads.attentive import AttentiveHead
 from layercache.heads.efficient import EfficientHead
-from layercache.heads.fusion import FusionHead
+from layercache.heads.fusion import FusionBranch, FusionHead
 from layercache.heads.hybrid import HybridHead
 from layercache.heads.linear import LinearHead
 from layercache.heads.multi_encoder import MultiEncoderHead
@@ -18,11 +18,22 @@ from layercache.probing.results.head_checkpoint import HeadPath, load_head
 from layercache.probing.results.lookup import find_probe
 from layercache.probing.results.probe_store import Probe
 
-AnyHead = LinearHead | ScalarMixHead | AttentiveHead | HybridHead | EfficientHead | FusionHead
+AnyHead = (
+    LinearHead
+    | ScalarMixHead
+    | AttentiveHead
+    | HybridHead
+    | EfficientHead
+    | FusionHead
+    | FusionBranch
+)
 
 
 def load(probe: Probe | FittedHead | str | HeadPath) -> AnyHead:
     """Load the trained head of a probe as a module in evaluation mode, float32 on the CPU.
+
+    A fusion head whose spatial share is 0 or 1 is a `FusionBranch`, without the other branch, which
+    the final fit does not train.
 
     The names of its classes and tokens are those of `layercache.load_head(probe)`. To train it
     further, call `train()`.
@@ -61,13 +72,11 @@ def _untrained(spec: HeadSpec) -> AnyHead:
     if spec.kind == "efficient":
         return EfficientHead(**shape, num_queries=spec.num_heads)
     if spec.kind == "fusion":
-        return FusionHead(
-            **shape,
-            spatial_tokens=spec.spatial_tokens,
-            num_heads=spec.num_heads,
-            gate=spec.gate,  # type: ignore[arg-type]  # the spec has checked it
-            embedding_ids=spec.embedding_ids,
-        )
+        shape["spatial_tokens"], shape["embedding_ids"] = spec.spatial_tokens, spec.embedding_ids
+        shape["num_heads"] = spec.num_heads
+        if spec.branch:
+            return FusionBranch(**shape, branch=spec.branch)  # type: ignore[arg-type]
+        return FusionHead(**shape, gate=spec.gate)  # type: ignore[arg-type]  # the spec checks them
     if spec.encoder_tokens is not None and spec.encoder_widths is not None:
         return MultiEncoderHead(
             encoder_tokens=spec.encoder_tokens,

@@ -142,11 +142,13 @@ def train_selected(
 
     A fusion head gets the share of its spatial branch that the search has chosen.
     """
-    model = trainer.train(dataset, config.hparams, rows=rows, epochs=config.epochs)
-    share = (config.val_metrics or {}).get(SHARE)
-    if share is not None and isinstance(model, FittedHead) and not model.diverged:
-        return model.with_spatial_share(share)
-    return model
+    return trainer.train(
+        dataset,
+        config.hparams,
+        rows=rows,
+        epochs=config.epochs,
+        spatial_share=(config.val_metrics or {}).get(SHARE),
+    )
 
 
 def _identity(spec: ProbeSpec) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,29 @@ from PIL import Image
 
 from layercache.cache.find import open_cache
 from layercache.deploy import export_onnx, export_torch, load_classifier
+from layercache.deploy.card import write_card
 from layercache.probing.api import probe
+from layercache.probing.training import validation
 from tests.deploy.trained import TRAIN_CONFIG, Trained
 
 OPTIONS = {"layers": "mid-last", "lr": 1e-2, "weight_decay": 1e-4, "dropout": 0.0}
 
 
-@pytest.mark.parametrize("head", ["scalar-mix", "efficient", "fusion"])
+@pytest.mark.parametrize(
+    ("head", "share"),
+    [("scalar-mix", None), ("efficient", None), ("fusion", 0.25), ("fusion", 0.0), ("fusion", 1.0)],
+)
 def test_classifier_and_exports_give_the_logits_of_the_cache(
-    trained: Trained, tmp_path: Path, head: str
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    head: str,
+    share: float | None,
 ) -> None:
+    def choose(by_share: Any, *, metric: Any) -> dict[str, float]:
+        return {**by_share[0], validation.SHARE: share}
+
+    monkeypatch.setattr(validation, "best_share", choose)
     spatial = {"spatial": "cls+grid:2", "gate": "sample"} if head == "fusion" else {}
     (made,) = probe(
         str(trained.cache),
@@ -31,6 +45,9 @@ def test_classifier_and_exports_give_the_logits_of_the_cache(
         **spatial,
         **OPTIONS,
     )  # type: ignore[arg-type]
+    card = write_card(made.head(), made.path)
+    assert ("only the 4 pooled tokens" in card) == (share == 0.0)
+    assert ("only the 5 spatial tokens" in card) == (share == 1.0)
     classifier = load_classifier(made.path, weights=trained.weights, device="cpu")
     images = [
         Image.open(trained.images / name) for name in open_cache(trained.cache).split("test").ids

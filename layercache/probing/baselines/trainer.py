@@ -85,6 +85,7 @@ class BaselineTrainer:
         *,
         rows: Rows,
         epochs: int | None,
+        spatial_share: float | None = None,
     ) -> FittedModel:
         """See ProbeTrainer. Returns all but knn as the linear heads that they are."""
         model = fit_model(self.name, dataset, [hparams], rows=rows, head=self.head)

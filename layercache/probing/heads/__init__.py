@@ -11,6 +11,7 @@ from torch import Tensor
 from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.efficient import BatchedEfficientHead
 from layercache.probing.heads.fusion import BatchedFusionHead
+from layercache.probing.heads.fusion_branch import BatchedFusionBranch
 from layercache.probing.heads.hybrid import BatchedHybridHead
 from layercache.probing.heads.linear import BatchedLinearHead
 from layercache.probing.heads.multi_encoder import BatchedMultiEncoderHead
@@ -74,7 +75,7 @@ def build(spec: HeadSpec) -> Head:
     if spec.kind == "efficient":
         return BatchedEfficientHead(spec)
     if spec.kind == "fusion":
-        return BatchedFusionHead(spec)
+        return BatchedFusionBranch(spec, spec.branch) if spec.branch else BatchedFusionHead(spec)
     if spec.encoder_tokens is not None:
         return BatchedMultiEncoderHead(spec)
     return BatchedAttentiveHead(spec) if spec.embedding_ids is None else BatchedHybridHead(spec)

@@ -17,6 +17,8 @@ from torch import Tensor
 from layercache.errors import HeadMismatchError, ProbeError
 from layercache.probing.heads import KINDS, AttendingHead, HeadSpec, build
 from layercache.probing.heads.fusion import SHARE, BatchedFusionHead
+from layercache.probing.heads.fusion_branch import BatchedFusionBranch
+from layercache.probing.heads.spec import SPATIAL
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +35,7 @@ class FittedHead:
     seed: int
     """Seed of initial parameters, batch order and noise."""
     losses: tuple[float, ...] = ()
-    """Mean training loss of each epoch."""
+    """Mean training loss of each epoch; of fusion the sum of those of its branches and gate."""
     val_curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
     """(epoch from 1, validation metrics after it), in order, of the epochs that were evaluated."""
     val_metrics: Mapping[str, float] | None = None
@@ -78,7 +80,8 @@ class FittedHead:
     def attention(self, tokens: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Return attention weights (B, H, S), float32, which sum to 1 over S.
 
-        A scalar mix has weights that are the same for every image, one row for each mean.
+        A scalar mix has weights that are the same for every image, one row for each mean. A fusion
+        head has the attention heads of both branches, or of the only one that it consists of.
 
         Args:
             tokens: (B, S, D), L2-normalized or not.
@@ -109,7 +112,7 @@ class FittedHead:
             ProbeError: The head has no gate.
         """
         x, head = self._normalize(tokens), build(self.spec)
-        if not isinstance(head, BatchedFusionHead):
+        if not isinstance(head, BatchedFusionHead | BatchedFusionBranch):
             raise ProbeError(f"a {self.spec.kind} head has no gate; fusion heads do")
         with torch.inference_mode():
             return head.gate(self._stacked(x.device), head.preprocess(x))[0]
@@ -117,10 +120,24 @@ class FittedHead:
     def with_spatial_share(self, share: float) -> FittedHead:
         """Return the fusion head with another share of its spatial branch, from 0 to 1.
 
-        A learned gate moves from this share; at 0 and 1 the head is one branch exactly.
+        A learned gate moves from this share; at 0 and 1 the head is one branch exactly, and the
+        other one is left out.
+
+        Raises:
+            ProbeError: The head has only one branch, which excludes this share.
         """
+        spec = self.spec.at_share(share)
+        if self.spec.branch not in ("", spec.branch):
+            raise ProbeError(
+                f"expected share {int(self.spec.branch == SPATIAL)} of a fusion head that consists "
+                f"of its {self.spec.branch} branch, got {share}: the other one was not trained"
+            )
         state = {**self.state_dict, SHARE: torch.tensor([share])}
-        return replace(self, state_dict=state, hparams={**self.hparams, SHARE: share})
+        if spec.branch:
+            prefix = BatchedFusionBranch(spec, spec.branch).prefix
+            state = {name: p for name, p in self.state_dict.items() if name.startswith(prefix)}
+        hparams = {**self.hparams, SHARE: share}
+        return replace(self, spec=spec, state_dict=state, hparams=hparams)
 
     def describe_input(self) -> str:
         """Return the expected input in words, for errors."""

@@ -9,7 +9,7 @@ mean of their logits,
 where the share a in {0, 1/4, 1/2, 3/4, 1} is chosen on validation samples after the training, for
 each configuration, and not learned: on training samples the branch that overfits more would win. It
 has the lowest loss of those that score no less than the better branch; at 0 and 1 the head is one
-branch exactly.
+branch exactly (fusion_branch.py), and the final fit trains no other.
 delta is 0 ("scalar" gate), or learned at a = 1/2 with a loss of its own that hands no gradient to
 the branches: one number for each class ("class"), or w . [f_layers, f_spatial] + b of each image
 ("sample"), with f the normalized features before the classifiers.
@@ -26,10 +26,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.attentive import BatchedAttentiveHead
-from layercache.probing.heads.hybrid import BatchedHybridHead
-from layercache.probing.heads.outer_product import OuterProduct, OuterProducts
-from layercache.probing.heads.spec import HeadSpec
+from layercache.probing.heads.fusion_branch import BatchedFusionBranch
+from layercache.probing.heads.outer_product import OuterProducts
+from layercache.probing.heads.spec import LAYERS, SPATIAL, HeadSpec
 
 SHARE = "spatial_share"
 """Name of the buffer with a, (G, 1)."""
@@ -39,8 +38,6 @@ SHARE_RULE = 2
 """Version of the rule that chooses a (`training.validation.best_share`), part of the specification
 of fusion probes: increased when the rule changes. The first one took the highest score."""
 GATE_WEIGHT, GATE_BIAS = "gate.weight", "gate.bias"
-BRANCHES = ("layers.", "spatial.")
-"""Beginnings of the names of the parameters of the two branches."""
 
 
 class _Branches(NamedTuple):
@@ -53,22 +50,14 @@ class _Branches(NamedTuple):
 class BatchedFusionHead:
     """G fusion heads; parameters are dicts name -> (G, ...) named as in the readable module."""
 
-    clip_groups = (*BRANCHES, "gate.")
-    """Beginnings of names: the gradient of each group is clipped on its own, as in training of one
-    branch alone."""
-
     def __init__(self, spec: HeadSpec) -> None:
         self.spec = spec
-        layers, spatial = spec.branches
-        self._layers = BatchedAttentiveHead(layers)
-        self._spatial: BatchedAttentiveHead = (
-            BatchedAttentiveHead(spatial)
-            if spatial.embedding_ids is None
-            else BatchedHybridHead(spatial)
-        )
+        self._branches = BatchedFusionBranch(spec, LAYERS), BatchedFusionBranch(spec, SPATIAL)
+        self.clip_groups = (*(branch.prefix for branch in self._branches), "gate.")
+        """Beginnings of names: the gradient of each group is clipped on its own, as in training of
+        one branch alone."""
         self.buffers: tuple[str, ...] = (
-            *(f"{BRANCHES[0]}{name}" for name in self._layers.buffers),
-            *(f"{BRANCHES[1]}{name}" for name in self._spatial.buffers),
+            *(name for branch in self._branches for name in branch.buffers),
             SHARE,
         )
 
@@ -78,9 +67,10 @@ class BatchedFusionHead:
         Both branches start from the same state of the generator, as each would alone.
         """
         start = generator.get_state()
-        parameters = self._init(self._layers, BRANCHES[0], generator)
-        generator.set_state(start)
-        parameters |= self._init(self._spatial, BRANCHES[1], generator)
+        parameters: dict[str, Tensor] = {}
+        for branch in self._branches:
+            generator.set_state(start)
+            parameters |= branch.init_parameters(generator)
         if self.spec.gate == "class":
             parameters[GATE_BIAS] = torch.zeros(self.spec.classes)
         elif self.spec.gate == "sample":
@@ -89,21 +79,9 @@ class BatchedFusionHead:
         parameters[SHARE] = torch.tensor([0.5])
         return parameters
 
-    @staticmethod
-    def _init(
-        head: BatchedAttentiveHead, prefix: str, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        return {f"{prefix}{name}": p for name, p in head.init_parameters(generator).items()}
-
     def preprocess(self, x_bsd: Tensor) -> Tensor:
         """Return the preprocessed tokens of both branches one after the other, (B*S, D)."""
-        n_pooled = self.spec.tokens - self.spec.spatial_tokens
-        return torch.cat(
-            [
-                self._layers.preprocess(x_bsd[:, :n_pooled]).flatten(0, 1),
-                self._spatial.preprocess(x_bsd[:, n_pooled:]).flatten(0, 1),
-            ]
-        )
+        return torch.cat([branch.preprocess(x_bsd).flatten(0, 1) for branch in self._branches])
 
     def logits(
         self,
@@ -188,16 +166,9 @@ class BatchedFusionHead:
 
         The weights of each attention head sum to 1 over S. Of `kept_bs`, see `training_logits`.
         """
-        layers, spatial = self._split(preprocessed)
-        kept = None if kept_bs is None else kept_bs[:, : layers.shape[1]]
-        by_layers = self._layers.attention(_of(parameters, BRANCHES[0]), layers, kept_bs=kept)
-        by_spatial = self._spatial.attention(_of(parameters, BRANCHES[1]), spatial)
-        n_rows, n_pooled, n_configs, n_heads = by_layers.shape
-        size = (n_rows, self.spec.tokens, n_configs, n_heads + by_spatial.shape[3])
-        weights = by_layers.new_zeros(size)
-        weights[:, :n_pooled, :, :n_heads] = by_layers
-        weights[:, n_pooled:, :, n_heads:] = by_spatial
-        return weights
+        pairs = zip(self._branches, self._split(preprocessed), strict=True)
+        weights = [branch.attention(parameters, x, kept_bs=kept_bs) for branch, x in pairs]
+        return torch.cat(weights, 3)
 
     def gate(self, parameters: Mapping[str, Tensor], preprocessed: Tensor) -> Tensor:
         """Return g, the share of the spatial branch in the logits of each row, (G, B, C)."""
@@ -217,31 +188,20 @@ class BatchedFusionHead:
         outer: OuterProducts | None = None,
         kept_bs: Tensor | None = None,
     ) -> _Branches:
-        features, logits, start = [], [], 0
-        pairs = zip((self._layers, self._spatial), self._split(preprocessed), BRANCHES, strict=True)
-        for head, x_bsd, prefix in pairs:
-            draws = None
-            if uniform is not None:
-                shape = (x_bsd.shape[1], head.spec.num_heads)
-                stop = start + shape[0] * shape[1]
-                draws, start = uniform[:, start:stop].view(-1, *shape), stop
-            own: OuterProducts | None = None if outer is None else _PrefixedProducts(outer, prefix)
-            p = _of(parameters, prefix)
-            kept = None
-            if kept_bs is not None and head is self._layers:
-                kept = kept_bs[:, : x_bsd.shape[1]]
+        features, logits = [], []
+        for branch, x_btd in zip(self._branches, self._split(preprocessed), strict=True):
             features.append(
-                head.features(
-                    p,
-                    x_bsd,
+                branch.features(
+                    parameters,
+                    x_btd,
                     train=train,
                     dropout=dropout,
-                    uniform_bsh=draws,
-                    outer=own,
-                    kept_bs=kept,
+                    uniform_bsh=uniform,
+                    outer=outer,
+                    kept_bs=kept_bs,
                 )
             )
-            logits.append(head.classify(p, features[-1]))
+            logits.append(branch.classify(parameters, features[-1]))
         return _Branches((features[0], features[1]), (logits[0], logits[1]))
 
     def _split(self, preprocessed: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,23 +225,3 @@ class BatchedFusionHead:
     def _mix(self, p: Mapping[str, Tensor], branches: _Branches, share_g: Tensor) -> Tensor:
         layers, spatial = branches.logits
         return layers.lerp(spatial, self._gate(p, branches, share_g).expand_as(layers))
-
-
-def _of(parameters: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the parameters of one branch by the names that they have there."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in parameters.items()
-        if name.startswith(prefix)
-    }
-
-
-class _PrefixedProducts(dict[str, OuterProduct]):
-    """Hands the gradients of one branch to the caller, by their names in the whole head."""
-
-    def __init__(self, outer: OuterProducts, prefix: str) -> None:
-        super().__init__()
-        self._outer, self._prefix = outer, prefix
-
-    def __setitem__(self, name: str, gradient: OuterProduct) -> None:
-        self._outer[f"{self._prefix}{name}"] = gradient

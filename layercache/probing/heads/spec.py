@@ -24,6 +24,8 @@ SPATIAL_HEADS = ("hybrid", "fusion")
 """Heads over pooled and spatial tokens."""
 GATES = ("scalar", "class", "sample")
 """Gates of "fusion": one weight, one for each class, or one for each image."""
+LAYERS, SPATIAL = "layers", "spatial"
+"""Branches of "fusion": over pooled tokens of the layers, and over spatial tokens."""
 WITHOUT_DROPOUT = ("linear", "scalar-mix")
 """Heads without attention weights that could be dropped in training."""
 ADDED: dict[str, Any] = {
@@ -31,6 +33,7 @@ ADDED: dict[str, Any] = {
     "mix_ids": None,
     "spatial_tokens": 0,
     "gate": "",
+    "branch": "",
     "encoder_tokens": None,
     "encoder_widths": None,
     "layer_ids": None,
@@ -71,6 +74,9 @@ class HeadSpec:
     """Q, only "fusion": the last Q of the S tokens are spatial ones."""
     gate: str = ""
     """Only "fusion": one of GATES."""
+    branch: str = ""
+    """Only "fusion": LAYERS or SPATIAL if the head consists of this branch alone, without effect of
+    the other tokens and of the gate; "" for both branches."""
     encoder_tokens: tuple[int, ...] | None = None
     """Only "attentive": tokens of each of several encoders that are mapped to width D; None: all
     tokens have width D."""
@@ -98,10 +104,10 @@ class HeadSpec:
             )
         if self.kind == "fusion":
             self._check_fusion()
-        elif self.spatial_tokens or self.gate:
+        elif self.spatial_tokens or self.gate or self.branch:
             raise OptionError(
-                f"only the fusion head has spatial_tokens and a gate, got {self.kind!r}: leave "
-                "them out"
+                "only the fusion head has spatial_tokens, a gate and branches, got "
+                f"{self.kind!r}: leave them out"
             )
         if not self.has_dropout:
             if self.num_heads:
@@ -133,6 +139,8 @@ class HeadSpec:
             )
         if self.gate not in GATES:
             raise UnknownNameError("gate", self.gate, GATES)
+        if self.branch not in ("", LAYERS, SPATIAL):
+            raise UnknownNameError("branch", self.branch, (LAYERS, SPATIAL))
 
     def _check_encoders(self) -> None:
         tokens, widths = self.encoder_tokens or (), self.encoder_widths or ()
@@ -180,6 +188,7 @@ class HeadSpec:
         common: dict[str, Any] = {
             "spatial_tokens": 0,
             "gate": "",
+            "branch": "",
             "layer_ids": None,
             "kind_ids": None,
         }
@@ -192,6 +201,16 @@ class HeadSpec:
             **common,
         )
         return layers, spatial
+
+    def at_share(self, share: float | None) -> HeadSpec:
+        """Return the fusion head with this share of its spatial branch: of one branch at 0 and 1.
+
+        Args:
+            share: The share; None leaves any head as it is.
+        """
+        if share is None:
+            return self
+        return replace(self, branch={0.0: LAYERS, 1.0: SPATIAL}.get(share, ""))
 
     @property
     def input_width(self) -> int:
@@ -226,12 +245,16 @@ class HeadSpec:
         if self.kind == "scalar-mix":
             return self.num_mixes
         if self.kind == "fusion":
-            return sum(branch.num_heads for branch in self.branches)
+            layers, spatial = (branch.num_heads for branch in self.branches)
+            return {LAYERS: layers, SPATIAL: spatial}.get(self.branch, layers + spatial)
         return self.num_heads
 
     @property
     def dropout_shape(self) -> tuple[int, ...]:
-        """Shape of the attention weights of one image, of which each may be dropped."""
+        """Shape of the attention weights of one image, of which each may be dropped.
+
+        Of a single branch of "fusion" it is that of both, whose draws it shares.
+        """
         if self.kind == "fusion":
             return (sum(branch.tokens * branch.num_heads for branch in self.branches),)
         return self.tokens, self.num_heads

@@ -41,7 +41,8 @@ class LearningCurves:
     val_score: Array
     """Metric that selects, on the validation samples, float32 (G, R); NaN where not evaluated."""
     final_loss: Array
-    """Mean training loss of each epoch of the final fit, float32 (E',)."""
+    """Mean training loss of each epoch of the final fit, float32 (E',); of a fusion head of one
+    branch that of this branch, while the search has the sum over both."""
 
     @classmethod
     def of(

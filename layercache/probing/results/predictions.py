@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from tokenize import TokenError
 from typing import Any
@@ -84,13 +85,15 @@ class Predictions:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, classes: int, heads: int, tokens: int) -> Predictions:
+    def from_bytes(
+        cls, data: bytes, *, classes: int, heads: Collection[int], tokens: int
+    ) -> Predictions:
         """Return the predictions that `to_bytes` wrote.
 
         Args:
             data: Content of the file.
             classes: C.
-            heads: H.
+            heads: Values that H may have.
             tokens: S.
 
         Raises:
@@ -123,7 +126,9 @@ class Predictions:
             raise ValueError("sample_ids: expected those of the digest, got others")
         for name in ("attention_mean", "attention_std"):
             if (weights := getattr(stored, name)) is not None:
-                _check(name, weights, shape=(heads, tokens), dtype="float32")
+                n_heads = weights.shape[0] if weights.ndim else 0
+                n_heads = n_heads if n_heads in heads else max(heads)
+                _check(name, weights, shape=(n_heads, tokens), dtype="float32")
         for name in ("gate_mean", "gate_std"):
             if (shares := getattr(stored, name)) is not None:
                 _check(name, shares, shape=(classes,), dtype="float32")

@@ -144,8 +144,12 @@ class Probe:
         data = read_file(open_store(self.path), file, digest)
         try:
             shape = HeadSpec.from_json(self.spec["head_spec"])
+            # of a fusion head, those of one branch, or of both in probes of an older version
+            heads = {
+                s.attention_rows for s in (shape, shape.at_share(self.row.get("spatial_share")))
+            }
             return Predictions.from_bytes(
-                data, classes=shape.classes, heads=shape.attention_rows, tokens=shape.tokens
+                data, classes=shape.classes, heads=heads, tokens=shape.tokens
             )
         except ValueError as e:
             raise CacheCorruptError(

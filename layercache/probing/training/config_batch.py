@@ -18,6 +18,7 @@ from torch import Tensor
 from layercache.probing.heads import AttendingHead, HeadSpec, build
 from layercache.probing.heads.fusion import SHARES, BatchedFusionHead
 from layercache.probing.heads.outer_product import OuterProduct
+from layercache.probing.heads.spec import SPATIAL
 from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
@@ -141,6 +142,7 @@ class ConfigBatch:
                 x_bsd = drop_tokens(x_bsd, kept_bs)
         preprocessed = self._preprocess(x_bsd)
         penalty = self.train_config.last_layer_penalty
+        has_penalty = penalty > 0 and self.spec.branch != SPATIAL  # it is for the layers
         uniform_bsh = None
         if self.dropout_generator is not None:
             uniform_bsh = torch.rand(
@@ -173,7 +175,7 @@ class ConfigBatch:
                 **options,
             )
             loss = torch.stack([self.loss(part, y, sample_weight) for part in parts]).sum(0)
-            if penalty:
+            if has_penalty:
                 below = self._attention_below_last(leaves | buffers, preprocessed, kept_bs)
                 loss = loss + penalty * below
             gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)

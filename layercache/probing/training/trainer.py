@@ -78,6 +78,7 @@ class ProbeTrainer(Protocol):
         *,
         rows: Rows,
         epochs: int | None,
+        spatial_share: float | None = None,
     ) -> FittedModel:
         """Return a model trained on `rows`.
 
@@ -86,6 +87,7 @@ class ProbeTrainer(Protocol):
             hparams: Hyperparameters by name.
             rows: Rows to train on.
             epochs: Number of epochs that early stopping found; without effect if it is off.
+            spatial_share: Share of the spatial branch of a fusion head that the search has chosen.
         """
         ...
 
@@ -184,10 +186,12 @@ class SGDTrainer:
         *,
         rows: Rows,
         epochs: int | None,
+        spatial_share: float | None = None,
     ) -> FittedHead:
         """See ProbeTrainer.
 
         Without validation rows there is no early stopping; the `epochs` of the search are repeated.
+        Of a fusion head whose share is 0 or 1, only the branch that it consists of is trained.
         """
         config = self.config
         if config.patience is not None:
@@ -199,7 +203,7 @@ class SGDTrainer:
             )
         (head,) = fit(
             dataset,
-            head=self.head,
+            head=self.head.at_share(spatial_share),
             configs=[HParams(**hparams)],
             train=torch.from_numpy(rows),
             val=None,
@@ -211,7 +215,9 @@ class SGDTrainer:
             saver=self.saver,
             sample_weight=self.sample_weight,
         )
-        return head
+        if spatial_share is None or head.diverged:
+            return head
+        return head.with_spatial_share(spatial_share)
 
 
 def _curve_epochs(epochs: int, *, train_rows: int, val_rows: int) -> list[int]:

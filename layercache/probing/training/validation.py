@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from layercache.probing.heads.fusion import SHARE, SHARES
+from layercache.probing.heads.fusion import SHARE, SHARES, BatchedFusionHead
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
 from layercache.probing.metrics import (
     PRIMARY,
@@ -57,7 +57,7 @@ def validate(
         batch_size: B.
         select: One more metric than the usual ones.
     """
-    is_fusion = batch.spec.kind == "fusion"
+    is_fusion = isinstance(batch.head, BatchedFusionHead)
     n_configs = len(batch.active) * (len(SHARES) if is_fusion else 1)
     single_label = batch.spec.task == CLASSIFICATION
     keep_outputs = not single_label or (select is not None and find_metric(select).ranks_samples)
@@ -134,7 +134,7 @@ def _evaluate(
         labels.append(y.cpu())
         outputs = (
             batch.logits_by_share(x).flatten(0, 1)
-            if batch.spec.kind == "fusion"
+            if isinstance(batch.head, BatchedFusionHead)
             else batch.logits(x)
         )[configs]
         parts = parts or [[] for _ in outputs]

@@ -60,6 +60,11 @@ def _combination(data: ReportData, combination: Combination) -> list[Block]:
         "computed, of every configuration of the search and of the final fit, for the first seed. "
         "Losses of heads with dropout and noise are those of training, not of evaluation."
     )
+    if any(panel.title.startswith("fusion") for panel in panels):
+        caption += (
+            " The loss of fusion is the sum over both branches (and a learned gate); that of a "
+            "final fit of one branch alone is the loss of this branch."
+        )
     frame = pd.concat(tables, ignore_index=True)
     text = f"{combination.name}: curves of the selected configurations."
     name = f"learning-curves-{combination.slug}"

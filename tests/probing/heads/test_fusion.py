@@ -156,6 +156,10 @@ def test_fusion_specs_with_invalid_values_are_refused() -> None:
         HeadSpec(**shape, gate="scalar")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="did you mean sample"):
         HeadSpec(**shape, spatial_tokens=5, gate="samples")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="did you mean spatial"):
+        HeadSpec(**shape, spatial_tokens=5, gate="class", branch="spatiall")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="a gate and branches, got"):
+        HeadSpec(kind="attentive", tokens=3, width=8, classes=3, branch="layers")
     with pytest.raises(OptionError, match="only the fusion head has spatial_tokens"):
         HeadSpec(kind="attentive", tokens=3, width=8, classes=3, spatial_tokens=1)
     with pytest.raises(OptionError, match="one index for each of the 5 tokens"):

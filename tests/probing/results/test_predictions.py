@@ -23,7 +23,7 @@ STORED = Predictions(
 
 
 def read(data: bytes) -> Predictions:
-    return Predictions.from_bytes(data, classes=3, heads=2, tokens=5)
+    return Predictions.from_bytes(data, classes=3, heads={2}, tokens=5)
 
 
 def test_predictions_come_back_and_may_be_changed() -> None:

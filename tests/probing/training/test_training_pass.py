@@ -10,6 +10,7 @@ import torch
 
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.heads.spec import LAYERS, SPATIAL
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import fit
 from layercache.probing.training.training_pass import TrainingPass
@@ -55,6 +56,10 @@ class KilledAt:
         (10, 2, {"kind": "efficient", "num_heads": 4}),
         (10, 2, {"kind": "fusion", "spatial_tokens": 2, "gate": "scalar"}),
         (7, None, {"kind": "fusion", "spatial_tokens": 1, "gate": "sample", "embedding_ids": (0,)}),
+        *(
+            (7, None, {"kind": "fusion", "spatial_tokens": 2, "gate": "class", "branch": branch})
+            for branch in (LAYERS, SPATIAL)
+        ),
     ],
 )
 def test_training_pass_continued_from_its_state_ends_with_the_same_bits(
