@@ -159,10 +159,16 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
         return {"layers": head.layers, "tokens": head.tokens.replace("patch", "all")}
 
     selections = [selection_of(head) for head in study.heads]
-    for dataset, model in product(study.datasets, study.models):
-        heads = [head for head in study.heads if model not in head.options.get("join", ())]
+
+    def heads_of(model: str) -> list[HeadPlan]:
+        if model not in study.models:
+            return []
+        return [head for head in study.heads if model not in head.options.get("join", ())]
+
+    def require_spatial(model: str, dataset: str) -> dict[str, PlannedExtraction]:
+        """Require the spatial tokens of a model's heads; return them by the heads' names."""
         spatial_caches = {}
-        for head in heads:
+        for head in heads_of(model):
             if "spatial" in head.options:
                 layers = head.options.get("spatial_layers", "last")
                 spatial = {"spatial": head.options["spatial"], "spatial_layers": layers}
@@ -171,18 +177,25 @@ def plan(study: Study) -> tuple[PlannedJob, ...]:
                 if job.options.store is None and tokens in selections:
                     job = extraction_of(study, model, dataset, **tokens)
                 spatial_caches[head.name] = require(job)
-        for head in heads:
+        return spatial_caches
+
+    def require_other(model: str, dataset: str, selection: dict[str, str]) -> PlannedExtraction:
+        require_spatial(model, dataset)
+        return require(extraction_of(study, model, dataset, **selection))
+
+    for dataset, model in product(study.datasets, study.models):
+        spatial_caches = require_spatial(model, dataset)
+        for head in heads_of(model):
             selection = selection_of(head)
             cache = require(extraction_of(study, model, dataset, **selection))
             joined = [
-                require(extraction_of(study, other, dataset, **selection))
-                for other in head.options.get("join", ())
+                require_other(other, dataset, selection) for other in head.options.get("join", ())
             ]
             splits = splits_of(study, dataset)
             for name in splits.get("test_cache", ()):
                 test, _, _ = name.partition(SPLIT_MARK)
                 if test in study.datasets:
-                    require(extraction_of(study, model, test, **selection))
+                    require_other(model, test, selection)
             jobs.append(
                 PlannedProbe(
                     model=model,

@@ -128,6 +128,17 @@ def test_plan_joined_head_runs_for_every_other_model() -> None:
     assert probe.arguments["join_width"] == "pad"
 
 
+def test_plan_joined_and_test_caches_come_from_the_forward_of_their_spatial_tokens() -> None:
+    fusion, joined = HYBRID.replace("hybrid", "fusion"), FUSION + '\njoin = "vit_b16"'
+    more = '[dataset.digits]\ntest_cache = "flowers"\n'
+    names = [job.name for job in plan(study(joined, more=more))]
+    with_spatial = [job.name for job in plan(study(joined, fusion, more=more))]
+    for extraction in (name for name in names if "extract" in name):
+        place = with_spatial.index(extraction)
+        model_and_dataset, _, _ = extraction.partition(":")
+        assert f"{model_and_dataset}: extract grid:2 of layers last" in with_spatial[:place]
+
+
 def test_plan_preprocessing_of_a_model_over_that_of_all() -> None:
     more = (
         "[extract]\ninput_size = 56\ncrop_pct = 0.9\n"
