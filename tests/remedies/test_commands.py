@@ -6,7 +6,7 @@ Followed in the tests of their own room: folders and tables (tests/extraction/da
 test_remedies), columns of `hf:` (test_huggingface), `pip install` of an
 extra (test_packaging), confirmation of a large cache (test_extract, `confirm=False`), a read-only
 cache (test_lookup, test_probe_store), probes and heads of another schema (test_probe_store,
-test_checkpoint), locks and notes with other contents (test_lock, test_notes), prefixes and
+test_head_checkpoint), locks and notes with other contents (test_lock, test_notes), prefixes and
 wrappers of checkpoints (test_wrapped_weights, test_key_prefix), images (test_decode, test_stream).
 
 Not followed, as they need what a test does not have:

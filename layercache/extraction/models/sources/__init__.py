@@ -63,6 +63,6 @@ def describe_model(name: str | Encoder, *, offline: bool = False) -> ModelInfo:
 
 def _source(name: str | Encoder) -> Any:
     if isinstance(name, Encoder) or is_encoder_file(name):
-        return import_module(f"{_HERE}.own")
+        return import_module(f"{_HERE}.custom")
     kind, _, _ = name.partition(":")
     return import_module(SOURCES.get(kind, f"{_HERE}.timm"))

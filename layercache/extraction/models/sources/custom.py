@@ -1,4 +1,4 @@
-"""ViTs of the user's own: an `Encoder`, from Python or from a file's function."""
+"""Custom ViTs of the user: an `Encoder`, from Python or from a function in a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layercache.extraction.models.preprocessing.data_config import apply_options
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Preprocessing
 from layercache.extraction.models.registry import EvalTransform, ModelInfo
-from layercache.extraction.models.sources.own_file import load_encoder
+from layercache.extraction.models.sources.custom_file import load_encoder
 from layercache.extraction.models.vit import Check, LoadedModel, LoadRequest, ViT
 from layercache.extraction.models.weights.checkpoint import digest_weights
 
