@@ -1,8 +1,9 @@
 """Weighted sums of tokens, scaled and mapped by each attention head, without storing the sums.
 
 The sums (B, K, D) are by far the largest intermediate of a head: K / S times the size of the
-tokens. They are computed in chunks, and again in the backward pass, which costs S of the
-3 (E + S) products per element of a training step.
+tokens. They are computed in blocks, and again in the backward pass, which costs S of the
+3 (E + S) products per element of a training step. A block has some of the K sums and, if it can,
+all rows: with few rows the products would be slow, and each block of rows reads the maps again.
 
 Shapes: B rows of a batch, S tokens, D width, G configurations of H attention heads each, K = G*H
 sums, E outputs of a map.
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 2**30, "mps": 2**28}
-"""Size of the sums that exist at a time, by device type. The value for the CPU is about the size of
-the second-level caches of two cores."""
+BLOCK_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30, "mps": 2**28}
+"""Size of the sums that exist at a time, by device type. The value for the CPU fits into the shared
+cache of most processors (benchmarks/mixing.py)."""
+BLOCK_ROWS = 128
+"""Rows, or all, that a block of several sums has at least: products of fewer are slow."""
 
 MAX_SCALED_ROWS = 2
 """Rows per output of a map up to which the sums are scaled on a CPU, and the maps above it: where
@@ -35,7 +38,7 @@ def mix_and_map(
     scale_gd: Tensor | None = None,
     shift_gd: Tensor | None = None,
     excess_bk: Tensor | None = None,
-    chunk_bytes: int | None = None,
+    block_bytes: int | None = None,
 ) -> Tensor:
     """Return the maps of weighted sums of tokens, (K, B, E).
 
@@ -49,11 +52,11 @@ def mix_and_map(
         scale_gd: Factors of the sums' elements; None: 1, and no shift.
         shift_gd: Vector that is added to the scaled sums.
         excess_bk: How often it is added to each; None: never.
-        chunk_bytes: Size of the sums that exist at a time; None: CHUNK_BYTES of the device.
+        block_bytes: Size of the sums that exist at a time; None: BLOCK_BYTES of the device.
     """
-    chunk_bytes = chunk_bytes or CHUNK_BYTES[x_bsd.device.type]
+    block_bytes = block_bytes or BLOCK_BYTES[x_bsd.device.type]
     if scale_gd is None or shift_gd is None:
-        unscaled: Tensor = _MixAndMap.apply(weights_bsk, x_bsd, maps_ked, chunk_bytes)
+        unscaled: Tensor = _MixAndMap.apply(weights_bsk, x_bsd, maps_ked, block_bytes)
         return unscaled
     if x_bsd.device.type == "cpu" and len(x_bsd) <= MAX_SCALED_ROWS * maps_ked.shape[1]:
         # a pass over the few sums takes less time than one over the maps and its gradient
@@ -63,7 +66,7 @@ def mix_and_map(
         return out
     maps_ghed = maps_ked.view(len(scale_gd), -1, *maps_ked.shape[1:])
     scaled_ked = (maps_ghed * scale_gd[:, None, None]).flatten(0, 1)
-    out = _MixAndMap.apply(weights_bsk, x_bsd, scaled_ked, chunk_bytes)
+    out = _MixAndMap.apply(weights_bsk, x_bsd, scaled_ked, block_bytes)
     if excess_bk is not None:
         shift_gke = maps_ghed.flatten(1, 2) @ shift_gd[:, :, None]
         out = out + excess_bk.t()[:, :, None] * shift_gke.view(-1, 1, maps_ked.shape[1])
@@ -71,49 +74,63 @@ def mix_and_map(
 
 
 class _MixAndMap(torch.autograd.Function):
-    """Sums without scale and shift, in chunks of rows."""
+    """Sums without scale and shift, in blocks."""
 
     @staticmethod
     def forward(
-        ctx: Any, weights_bsk: Tensor, x_bsd: Tensor, maps_ked: Tensor, chunk_bytes: int
+        ctx: Any, weights_bsk: Tensor, x_bsd: Tensor, maps_ked: Tensor, block_bytes: int
     ) -> Tensor:
         ctx.save_for_backward(weights_bsk, x_bsd, maps_ked)
-        ctx.chunk_bytes = chunk_bytes
+        ctx.blocks = _plan_blocks(x_bsd, len(maps_ked), block_bytes)
         out_kbe = x_bsd.new_empty(maps_ked.shape[0], len(x_bsd), maps_ked.shape[1])
-        for rows in _chunks(x_bsd, len(maps_ked), chunk_bytes):
-            sums_bkd = torch.bmm(weights_bsk[rows].transpose(1, 2), x_bsd[rows])
-            out_kbe[:, rows] = torch.bmm(sums_bkd.transpose(0, 1), maps_ked.transpose(1, 2))
+        for sums, rows in itertools.product(*ctx.blocks):
+            sums_bkd = torch.bmm(weights_bsk[rows, :, sums].transpose(1, 2), x_bsd[rows])
+            out_kbe[sums, rows] = torch.bmm(sums_bkd.transpose(0, 1), maps_ked[sums].mT)
         return out_kbe
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None]:
         weights_bsk, x_bsd, maps_ked = ctx.saved_tensors
-        d_out_kbe = gradients[0]
-        d_weights_bsk = torch.empty_like(weights_bsk)
-        d_maps_ked = torch.zeros(
-            maps_ked.shape,
-            dtype=torch.promote_types(maps_ked.dtype, torch.float32),
-            device=maps_ked.device,
-        )
-        for rows in _chunks(x_bsd, len(maps_ked), ctx.chunk_bytes):
-            sums_bkd = torch.bmm(weights_bsk[rows].transpose(1, 2), x_bsd[rows])
-            d_out_keb = d_out_kbe[:, rows].transpose(1, 2)
-            if d_maps_ked.dtype == sums_bkd.dtype:
-                d_maps_ked.baddbmm_(d_out_keb, sums_bkd.transpose(0, 1))
-            else:  # bfloat16: the products of the chunks are accumulated in float32
-                d_maps_ked += torch.bmm(d_out_keb, sums_bkd.transpose(0, 1))
-            d_sums_kbd = torch.bmm(d_out_kbe[:, rows], maps_ked)
-            d_weights_bsk[rows] = torch.bmm(x_bsd[rows], d_sums_kbd.permute(1, 2, 0))
-        return d_weights_bsk, None, d_maps_ked.to(maps_ked.dtype), None
+        d_weights_bsk, d_maps_ked = torch.empty_like(weights_bsk), torch.empty_like(maps_ked)
+        blocks_of_sums, blocks_of_rows = ctx.blocks
+        # bfloat16: the products of the blocks of rows are added in float32
+        in_float32 = len(blocks_of_rows) > 1 and maps_ked.dtype.itemsize < 4
+        for sums in blocks_of_sums:
+            d_maps = d_maps_ked[sums]
+            if in_float32:
+                d_maps = torch.zeros(d_maps.shape, device=d_maps.device)
+            for i, rows in enumerate(blocks_of_rows):
+                sums_bkd = torch.bmm(weights_bsk[rows, :, sums].transpose(1, 2), x_bsd[rows])
+                d_out_kbe = gradients[0][sums, rows]
+                if in_float32:
+                    d_maps += torch.bmm(d_out_kbe.mT, sums_bkd.transpose(0, 1))
+                else:
+                    d_maps.baddbmm_(d_out_kbe.mT, sums_bkd.transpose(0, 1), beta=min(i, 1))
+                d_sums_kbd = torch.bmm(d_out_kbe, maps_ked[sums])
+                d_weights_bsk[rows, :, sums] = torch.bmm(x_bsd[rows], d_sums_kbd.permute(1, 2, 0))
+            if in_float32:
+                d_maps_ked[sums] = d_maps
+        return d_weights_bsk, None, d_maps_ked, None
 
 
-def _chunks(x_bsd: Tensor, n_sums: int, chunk_bytes: int) -> Iterator[slice]:
-    """Yield nearly equal ranges of rows whose sums take at most `chunk_bytes`."""
-    n_rows = len(x_bsd)
-    n_chunks = -(-n_rows * n_sums * x_bsd.shape[2] * x_bsd.element_size() // chunk_bytes)
-    bounds = [n_rows * i // n_chunks for i in range(n_chunks + 1)]
-    return (slice(a, b) for a, b in itertools.pairwise(bounds) if b > a)
+def _plan_blocks(x_bsd: Tensor, n_sums: int, block_bytes: int) -> tuple[list[slice], list[slice]]:
+    """Return nearly equal ranges of sums and of rows; a block of both takes `block_bytes` at most.
+
+    A block has all rows, or BLOCK_ROWS, before it has a second sum.
+    """
+    n_rows, sum_bytes = len(x_bsd), x_bsd.shape[2] * x_bsd.element_size()
+    max_sums = max(1, block_bytes // (min(n_rows, BLOCK_ROWS) * sum_bytes))
+    max_sums = min(n_sums, max_sums)
+    max_rows = max(1, block_bytes // (max_sums * sum_bytes))
+    return _split(n_sums, max_sums), _split(n_rows, max_rows)
+
+
+def _split(n: int, max_size: int) -> list[slice]:
+    """Return the fewest ranges of at most `max_size` that cover n numbers, nearly equally long."""
+    n_parts = -(-n // max_size)
+    bounds = [n * i // n_parts for i in range(n_parts + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
 class _MixScaleAndMap(torch.autograd.Function):

@@ -7,9 +7,9 @@ from layercache.probing.heads.mixing import mix_and_map
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize(("b", "chunk_bytes"), [(9, 1), (9, 700), (9, 10**9), (4, 1)])
-def test_mix_and_map_of_any_rows_and_chunk_size_equals_einsum(
-    b: int, chunk_bytes: int, shifted: bool
+@pytest.mark.parametrize(("b", "block_bytes"), [(9, 1), (9, 700), (9, 10**9), (4, 1)])
+def test_mix_and_map_of_any_rows_and_block_size_equals_einsum(
+    b: int, block_bytes: int, shifted: bool
 ) -> None:
     s, d, g, h, e = 3, 5, 2, 2, 4
     shapes = {"weights": (b, s, g * h), "maps": (g * h, e, d), "scale": (g, d)}
@@ -29,7 +29,7 @@ def test_mix_and_map_of_any_rows_and_chunk_size_equals_einsum(
         scale_gd=values["scale"],
         shift_gd=values.get("shift", torch.zeros(g, d, dtype=torch.float64)),
         excess_bk=values.get("excess"),
-        chunk_bytes=chunk_bytes,
+        block_bytes=block_bytes,
     )
 
     scale = values["scale"].repeat_interleave(h, 0)
