@@ -49,7 +49,7 @@ class Target:
     columns: tuple[str, ...] = (LABEL,)
     """Names of the annotation columns."""
     task: str
-    """One of `heads.spec.TASKS`."""
+    """One of `probing.heads.spec.TASKS`."""
     classes: tuple[str, ...]
     """Names of the classes, or of the columns of a regression."""
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -141,7 +141,7 @@ def stratify(values: Array, *, task: str) -> Array:
 
     Args:
         values: Targets; see `TargetValues.values`.
-        task: One of `heads.spec.TASKS`.
+        task: One of `probing.heads.spec.TASKS`.
 
     Returns:
         The values; for a regression, the number of the quantile, int64 (N,), of the target or of
