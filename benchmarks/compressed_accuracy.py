@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import describe
+from sklearn.metrics import balanced_accuracy_score
 
 import layercache
+from layercache import TrainConfig
 from layercache.cache import Cache, SplitWriter, open_cache
 from layercache.cache.annotations.label import label_column, record_label
 from layercache.cache.format.codecs.codec_spec import CodecSpec
@@ -112,7 +114,7 @@ def report_errors(
 def accuracies(
     cache: Cache, exact: np.ndarray, labels: np.ndarray, options: argparse.Namespace
 ) -> np.ndarray:
-    """Return test accuracy on the cache's own tokens and on the exact ones, (seeds, 2)."""
+    """Return balanced accuracy on the cache's test tokens and on the exact ones, (seeds, 2)."""
     x_nsd = exact.reshape(-1, *exact.shape[2:]).transpose(1, 0, 2).astype(np.float32)
     results = layercache.probe(
         cache,
@@ -123,14 +125,16 @@ def accuracies(
         lr=options.lr,
         weight_decay=1e-4,
         dropout=0.0,
-        epochs=options.epochs,
+        train_config=TrainConfig(epochs=options.epochs, min_steps=options.min_steps),
+        precision=options.precision,
         seeds=list(range(options.seeds)),
         progress=False,
     )
     rows = []
     for probe in results:
         logits = load_head(probe.path).predict(x_nsd).cpu().numpy()
-        rows.append((probe.row["test_accuracy"], float((logits.argmax(1) == labels).mean())))
+        on_exact = balanced_accuracy_score(labels, logits.argmax(1))
+        rows.append((probe.row["test_balanced_accuracy"], on_exact))
     return np.array(rows)
 
 
@@ -142,6 +146,8 @@ def main() -> None:
     parser.add_argument("--layers", default="quarter")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--min-steps", type=int, default=1000)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--errors", action="store_true", help="print the errors alone")
     options = parser.parse_args()
