@@ -258,10 +258,13 @@ def test_probe_of_a_fusion_head_finds_a_signal_in_either_branch(
         assert (fused.row["spatial"], fused.row["n_tokens"]) == (f"{spatial}@last", n)
         head = fused.head()
         assert len(set(head.pairs)) == 12  # all: the CLS token of the last layer in both branches
-        assert head.hparams["spatial_share"] == fused.row["spatial_share"]
-        assert head.state_dict["spatial_share"].item() == fused.row["spatial_share"]
-        assert (fused.row["spatial_share"] >= 0.5) == (kind == 4)
-        assert fused.attention().mean.shape == (8 + 8, n)
+        share = head.hparams["spatial_share"]
+        assert share == fused.row["spatial_share"]
+        assert (share >= 0.5) == (kind == 4)
+        assert head.spec.branch == {0.0: "layers", 1.0: "spatial"}.get(share, "")
+        if not head.spec.branch:
+            assert head.state_dict["spatial_share"].item() == share
+        assert fused.attention().mean.shape == (8 if head.spec.branch else 8 + 8, n)
         x = torch.from_numpy(cache.split("test").read(head.pairs)).transpose(0, 1)
         np.testing.assert_allclose(
             head.predict(x), fused.predictions().logits, rtol=1e-4, atol=1e-4
