@@ -5,7 +5,8 @@
 
 `record` trains both branches as probes of their own, each configuration alone (options, tasks,
 caches and configurations are those of methods.py), and writes their logits on validation and test
-samples, a file for each task and seed, below FOLDER/logits/MODEL; what exists is not trained again.
+samples, a file for each task and seed, below FOLDER/logits/MODEL (in bf16 MODEL-bf16); what exists
+is not trained again.
 `table` applies the rules: each sees the validation samples, of both configurations, and is scored
 on the test samples. Gains are over the better of both branches by validation, in points of balanced
 accuracy; tasks weigh the same.
@@ -110,6 +111,13 @@ RULES: dict[str, Callable[[Mixes], int]] = {
 }
 
 
+def logits_folder(args: argparse.Namespace) -> Path:
+    """Return the folder of the logits of a model in one arithmetic."""
+    name = args.model if args.precision == "fp32" else f"{args.model}-{args.precision}"
+    folder: Path = args.folder / "logits" / name
+    return folder
+
+
 def record(args: argparse.Namespace) -> None:
     """Train both branches for every task and seed, and write their logits."""
     torch.set_num_threads(1)
@@ -118,7 +126,7 @@ def record(args: argparse.Namespace) -> None:
     train_config = TrainConfig(epochs=args.epochs, min_steps=0, batch=2048)
     for seed in range(args.seeds):
         for task, cache in caches.items():
-            path = args.folder / "logits" / args.model / f"{task}-{seed}.npz"
+            path = logits_folder(args) / f"{task}-{seed}.npz"
             if path.exists():
                 continue
             began, probes = time.process_time(), {}
@@ -150,7 +158,7 @@ def table(args: argparse.Namespace) -> None:
     """Print the mean gain of each rule, and its least gain on a task."""
     gains: dict[str, dict[str, list[float]]] = {name: {} for name in RULES}
     n_runs = 0
-    for path in sorted((args.folder / "logits" / args.model).glob("*.npz")):
+    for path in sorted(logits_folder(args).glob("*.npz")):
         task, _, _ = path.stem.rpartition("-")
         scores = apply_rules(np.load(path))
         n_runs += 1

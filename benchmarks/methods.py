@@ -123,6 +123,17 @@ def train(caches: Mapping[str, str], args: argparse.Namespace, results: Results)
         print(f"{key}: {100 * results.cells[key].test:.2f}", flush=True)
 
 
+def check_setup(earlier: Mapping[str, str], args: argparse.Namespace) -> None:
+    """Exit if results of other data or arithmetic would stand beside the new ones in one table."""
+    for name in ("precision", "input_size", "limit", "train", "test", "epochs", "batch_size"):
+        if name in earlier and earlier[name] != str(getattr(args, name)):
+            option = name.replace("_", "-")
+            raise SystemExit(
+                f"{args.folder} has results with --{option} {earlier[name]}: give the same, or "
+                "another folder"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,6 +161,7 @@ def main() -> None:
     results.load()
     if not args.report:
         named = (*([REAL_TASKS[0]] if args.data_root else []), *REAL_TASKS[1:], *TASKS)
+        check_setup(results.setup, args)
         results.setup = {k: str(v) for k, v in vars(args).items()} | {"machine": describe()}
         tasks = args.tasks.split(",") if args.tasks else named
         train({task: extract(task, args) for task in tasks}, args, results)

@@ -60,7 +60,8 @@ class LocalExecutor:
         """Extract what is missing; return the complete cache."""
         if job.key not in self._caches:
             group = self._group(job)
-            if len(group) < 2 or not self._extract_group(group):
+            together = job in group and len(group) > 1
+            if not together or not self._extract_group(group):
                 self._caches |= self._extract([job])
         if job.key not in self._annotated:
             _annotate(self._caches[job.key], job.annotations)
@@ -80,7 +81,7 @@ class LocalExecutor:
         )
 
     def _group(self, job: PlannedExtraction) -> list[PlannedExtraction]:
-        """Return the jobs to extract with this one, including itself."""
+        """Return the jobs that would share this one's decoding, itself if it is one of them."""
         wanted = _without_model(job.options)
         return [
             mate

@@ -87,6 +87,16 @@ def test_extract_one_model_failing_extracts_the_others_alone(runs: list[dict[str
     ]
 
 
+def test_extract_of_a_complete_model_whose_mates_are_missing_returns_its_cache(
+    runs: list[dict[str, Any]],
+) -> None:
+    complete, *missing = jobs()[:3]
+    executor = LocalExecutor(shared_decode=missing)
+    assert executor.extract(complete) == Path("digits/vit_s16")
+    assert executor.extract(missing[0]) == Path("digits/vit_b16")
+    assert [run["models"] for run in runs] == [["vit_s16"], ["vit_b16", "clip_b16"]]
+
+
 def test_extract_other_options_run_separately(runs: list[dict[str, Any]]) -> None:
     wanted = jobs(more='precision = "bf16"')
     executor = LocalExecutor(shared_decode=wanted)

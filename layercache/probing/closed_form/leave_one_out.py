@@ -28,7 +28,8 @@ def ridge_leave_one_out(
 ) -> Tensor:
     """Return the prediction for each sample by the regression on all others, float64 (A, N, M).
 
-    With the left singular vectors U of the centered, weighted samples, the residual of a sample is
+    This is the form for at most as many samples as features: all of them are decomposed. With the
+    left singular vectors U of the centered, weighted samples, the residual of a sample is
     divided by 1 - h, where h is its own weight in its prediction,
 
         h_i = w_i / W + sum over j of U_ij² S_j / (S_j + α).

@@ -124,8 +124,10 @@ class FittedHead:
         other one is left out.
 
         Raises:
-            ProbeError: The head has only one branch, which excludes this share.
+            ProbeError: It is not a fusion head, or has only one branch, which excludes this share.
         """
+        if self.spec.kind != "fusion":
+            raise ProbeError(f"a {self.spec.kind} head has no branches; fusion heads do")
         spec = self.spec.at_share(share)
         if self.spec.branch not in ("", spec.branch):
             raise ProbeError(

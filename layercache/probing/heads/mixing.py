@@ -2,8 +2,8 @@
 
 The sums (B, K, D) are by far the largest intermediate of a head: K / S times the size of the
 tokens. They are computed in blocks, and again in the backward pass, which costs S of the
-3 (E + S) products per element of a training step. A block has some of the K sums and, if it can,
-all rows: with few rows the products would be slow, and each block of rows reads the maps again.
+3 (E + S) products per element of a training step. A block has all rows, or many, of
+some of the K sums: products of few rows would be slow, and each block of rows reads the maps again.
 
 Shapes: B rows of a batch, S tokens, D width, G configurations of H attention heads each, K = G*H
 sums, E outputs of a map.
@@ -23,7 +23,7 @@ BLOCK_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30, "mps": 2**28}
 """Size of the sums that exist at a time, by device type. The value for the CPU fits into the shared
 cache of most processors (benchmarks/mixing.py)."""
 BLOCK_ROWS = 128
-"""Rows, or all, that a block of several sums has at least: products of fewer are slow."""
+"""Rows that a block should have before it has several sums: products of fewer are slow."""
 
 MAX_SCALED_ROWS = 2
 """Rows per output of a map up to which the sums are scaled on a CPU, and the maps above it: where
@@ -99,7 +99,7 @@ class _MixAndMap(torch.autograd.Function):
         for sums in blocks_of_sums:
             d_maps = d_maps_ked[sums]
             if in_float32:
-                d_maps = torch.zeros(d_maps.shape, device=d_maps.device)
+                d_maps = torch.zeros_like(d_maps, dtype=torch.float32)
             for i, rows in enumerate(blocks_of_rows):
                 sums_bkd = torch.bmm(weights_bsk[rows, :, sums].transpose(1, 2), x_bsd[rows])
                 d_out_kbe = gradients[0][sums, rows]
@@ -117,10 +117,10 @@ class _MixAndMap(torch.autograd.Function):
 def _plan_blocks(x_bsd: Tensor, n_sums: int, block_bytes: int) -> tuple[list[slice], list[slice]]:
     """Return nearly equal ranges of sums and of rows; a block of both takes `block_bytes` at most.
 
-    A block has all rows, or BLOCK_ROWS, before it has a second sum.
+    There are as many sums in a block as BLOCK_ROWS rows, or all, leave room for.
     """
     n_rows, sum_bytes = len(x_bsd), x_bsd.shape[2] * x_bsd.element_size()
-    max_sums = max(1, block_bytes // (min(n_rows, BLOCK_ROWS) * sum_bytes))
+    max_sums = max(1, block_bytes // (min(max(1, n_rows), BLOCK_ROWS) * sum_bytes))
     max_sums = min(n_sums, max_sums)
     max_rows = max(1, block_bytes // (max_sums * sum_bytes))
     return _split(n_sums, max_sums), _split(n_rows, max_rows)
@@ -128,7 +128,7 @@ def _plan_blocks(x_bsd: Tensor, n_sums: int, block_bytes: int) -> tuple[list[sli
 
 def _split(n: int, max_size: int) -> list[slice]:
     """Return the fewest ranges of at most `max_size` that cover n numbers, nearly equally long."""
-    n_parts = -(-n // max_size)
+    n_parts = max(1, -(-n // max_size))
     bounds = [n * i // n_parts for i in range(n_parts + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
@@ -174,7 +174,7 @@ class _MixScaleAndMap(torch.autograd.Function):
                 scaled_bhd.addcmul_(excess_bk[:, heads, None], shift_gd[g])
                 flat = d_scaled_hbd.flatten(0, 1)
                 d_shift_gd[g] = excess_bk[:, heads].t().flatten() @ flat
-                d_excess_bk[:, heads] = (flat @ shift_gd[g]).view(-1, len(x_bsd)).t()
+                d_excess_bk[:, heads] = (flat @ shift_gd[g]).view(*d_scaled_hbd.shape[:2]).t()
             d_out_heb, scaled_hbd = d_out_kbe[heads].transpose(1, 2), scaled_bhd.transpose(0, 1)
             torch.bmm(d_out_heb, scaled_hbd, out=d_maps_ked[heads])
             d_scale_gd[g] = sums_bhd.mul_(d_scaled_hbd.transpose(0, 1)).sum((0, 1))

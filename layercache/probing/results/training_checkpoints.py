@@ -28,7 +28,7 @@ from layercache.errors import CacheCorruptError
 logger = logging.getLogger(__name__)
 
 FOLDER = PASSES
-SCHEMA = 2
+SCHEMA = 3
 """Increased when a change makes the state of an unfinished pass unusable."""
 DIGEST_CHARS, LENGTH_CHARS = 64, 8
 DIGITS = 16

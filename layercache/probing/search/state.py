@@ -98,6 +98,8 @@ class SearchState:
             size = len(missing)
             if self._configs_per_task is not None and self.spec.head not in BASELINES:
                 size = self._configs_per_task
+                # as in `fit`: those of one dropout rate are computed together
+                missing.sort(key=lambda hparams: hparams.get("dropout", 0.0))
             tasks += [
                 self._search_task(fold, missing[a:b], stage)
                 for a, b in (pass_bounds(len(missing), size) if missing else ())

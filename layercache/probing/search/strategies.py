@@ -101,7 +101,8 @@ def _trainings(search: str, grid: Sequence[HParams]) -> tuple[HParams, ...]:
     """Return the configurations to train, in the order of the grid.
 
     Of configurations that train in the same way (`training_key`), only the first is returned. The
-    full search trains all, so that its passes, and therefore its rounding, are those of the grid.
+    full search trains all, so that its passes, and therefore its rounding, are those of all
+    configurations.
     """
     if search == "full":
         return tuple(grid)

@@ -7,7 +7,7 @@ from layercache.probing.heads.mixing import mix_and_map
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize(("b", "block_bytes"), [(9, 1), (9, 700), (9, 10**9), (4, 1)])
+@pytest.mark.parametrize(("b", "block_bytes"), [(9, 1), (9, 700), (9, 10**9), (4, 1), (0, 1)])
 def test_mix_and_map_of_any_rows_and_block_size_equals_einsum(
     b: int, block_bytes: int, shifted: bool
 ) -> None:

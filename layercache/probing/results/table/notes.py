@@ -39,10 +39,7 @@ def describe_selection(probes: Iterable[Probe]) -> list[str]:
             unconverged[str(probe.row["config"])] += 1
     lines = []
     if branches:
-        lines.append(
-            "fusion scored no better on validation than one of its branches, which is used alone: "
-            + _listed(branches)
-        )
+        lines.append("validation chose one branch alone for fusion: " + _listed(branches))
     if n_earlier:
         lines.append(
             f"{pluralize(n_earlier, 'fusion probe')} of an earlier rule for the spatial share: the "

@@ -27,7 +27,7 @@ def test_note_names_the_branch_that_a_fusion_head_falls_back_on(
     probe = SimpleNamespace(row={"spatial_share": share}, configs=(), spec=SPEC)
     lines = [line for line in describe_selection([probe]) if "fusion" in line]  # type: ignore[list-item]
     assert lines == ([] if branch is None else lines[:1])
-    assert branch is None or f"used alone: {branch} (1 probe)" in lines[0]
+    assert branch is None or f"one branch alone for fusion: {branch} (1 probe)" in lines[0]
 
 
 def test_fusion_probe_of_an_earlier_rule_is_a_row_and_an_experiment_of_its_own(
