@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -137,8 +138,13 @@ class RayEngine:
 
 
 def _check_reachable(ray_address: str | None) -> None:
-    """Raise OptionError for an address of another form, OSError if nothing answers there."""
-    if ray_address is None or ray_address == "auto":
+    """Raise OptionError for an address of another form, OSError if nothing answers there.
+
+    Of a cluster that was killed Ray keeps the address, and "auto" would wait for it for minutes.
+    """
+    if ray_address == "auto":
+        ray_address = _find_cluster()
+    if ray_address is None:
         return
     host, colon, port = ray_address.rpartition(":")
     if not (colon and host and port.isdigit()) or "/" in host:
@@ -147,6 +153,20 @@ def _check_reachable(ray_address: str | None) -> None:
             "as `ray start` prints it on a machine of the cluster"
         )
     socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+
+
+def _find_cluster() -> str | None:
+    """Return the HOST:PORT that Ray takes for "auto"; None if it is not of this form.
+
+    Raises:
+        ConnectionError: There is no cluster.
+    """
+    try:  # not a public name: another Ray may lack it
+        from ray._private.services import get_ray_address_from_environment
+    except ImportError:
+        return None
+    found = str(get_ray_address_from_environment("auto", None))
+    return found if re.fullmatch(r"[^/]+:\d+", found) else None
 
 
 def _silence(ray: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layercache.engine import Progress, open_engine
-from layercache.errors import MissingExtraError, OptionError, UnknownNameError
+from layercache.errors import MissingExtraError, OptionError, UnknownNameError, WorkerError
 from layercache.extraction.options import ExtractOptions
 from layercache.probing.options import Options
 from layercache.study.file import parse_study
@@ -27,6 +27,18 @@ def test_open_engine_without_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch
             match=r"this needs ray, which is not installed: pip install -e '\.\[ray\]'",
         ),
         open_engine("ray"),
+    ):
+        pass
+
+
+def test_open_engine_at_the_address_of_a_killed_cluster_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # as auto finds it in Ray's own file
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with (
+        pytest.raises(WorkerError, match=r"cannot join a Ray cluster at auto: .*refused"),
+        open_engine("ray", ray_address="auto"),
     ):
         pass
 
