@@ -1,18 +1,19 @@
 """Measure what cheaper searches of the hyperparameters cost in accuracy, against the full one.
 
     python benchmarks/racing.py record RECORDS CACHE ... [--seeds 0,1,2,3,4 --rows 288]
-    python benchmarks/racing.py table RECORDS
+    python benchmarks/racing.py collect RECORDS [benchmarks/racing_runs.jsonl]
+    python benchmarks/racing.py table RECORDS | benchmarks/racing_runs.jsonl
     python benchmarks/racing.py clock CACHE [--rows 288]
 
 `record` trains the whole grid of the attentive head once per seed, evaluates all configurations
 after parts of the epochs, and tests them at the end; then it trains them again with a cosine
 schedule of its own over a ninth and over a third of the epochs, and with --bf16 a third of them
-in bfloat16. Each run is a file below RECORDS; what exists is not run again. `table` replays the
-policies on these records: the regret of a policy is the score of the configuration that the full
-search selects, minus that of the one that the policy selects, both trained on the same 80 % of the
-training samples. Intervals are bootstrap intervals of the mean over runs. `clock` runs
-the searches of the library one after another, with the final fit and the test, and prints the
-processor time of each.
+in bfloat16. Each run is a file below RECORDS; what exists is not run again. `collect` adds the runs
+to a small file that is kept with the code. `table` replays the policies on these records: the
+regret of a policy is the score of the configuration that the full search selects, minus that of the
+one that the policy selects, both trained on the same 80 % of the training samples. Intervals are
+bootstrap intervals of the mean over runs. `clock` runs the searches of the library one after
+another, with the final fit and the test, and prints the processor time of each.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from benchmarks.racing_policies import (
     Run,
     best,
 )
+from benchmarks.racing_runs import read_runs, write_runs
 from layercache.cache.cache import Cache
 from layercache.cache.find import open_cache
 from layercache.probing.api import probe
@@ -53,6 +55,8 @@ from layercache.probing.training.fit import fit, predict
 
 PARTS = (1 / 27, 1 / 18, 1 / 9, 1 / 6, 2 / 9, 1 / 3, 1 / 2, 2 / 3)
 """Parts of the epochs after which all configurations are evaluated."""
+RUNS = Path(__file__).with_name("racing_runs.jsonl")
+"""The runs that are kept."""
 SHORT = {"ninth": 1 / 9, "third": 1 / 3}
 """Name of a run with a cosine of its own -> part of the epochs."""
 
@@ -199,6 +203,22 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def read_records(records: Path) -> list[Run]:
+    """Return the runs of a folder of records, or of a file of `collect`."""
+    if records.is_file():
+        return read_runs(records)
+    return [read_run(path.parent) for path in sorted(records.glob("*/long.json"))]
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Add the runs of a folder to the file, in place of those of the same name."""
+    runs = {run.name: run for run in read_runs(args.file)} if args.file.exists() else {}
+    new = read_records(args.records)
+    runs |= {run.name: run for run in new}
+    write_runs(runs.values(), args.file)
+    print(f"{args.file}: {len(new)} runs added or replaced, {len(runs)} in all")
+
+
 def interval(values: Sequence[float]) -> str:
     """Return the mean and its bootstrap interval."""
     sample = np.array(values)
@@ -209,8 +229,7 @@ def interval(values: Sequence[float]) -> str:
 
 def table(args: argparse.Namespace) -> None:
     """Print the regret and the cost of every policy."""
-    runs = [read_run(path.parent) for path in sorted(args.records.glob("*/long.json"))]
-    runs = [run for run in runs if args.only in run.name]
+    runs = [run for run in read_records(args.records) if args.only in run.name]
     print(f"{len(runs)} runs: {', '.join(run.name for run in runs)}\n")
     print(
         "| search | fits | share | same choice | regret in validation (points) "
@@ -281,6 +300,10 @@ def main() -> None:
     command.add_argument("--min-steps", type=int, default=1000)
     command.add_argument("--no-short", dest="short", action="store_false")
     command.add_argument("--bf16", action="store_true")
+    command = commands.add_parser("collect")
+    command.set_defaults(run=collect)
+    command.add_argument("records", type=Path)
+    command.add_argument("file", type=Path, nargs="?", default=RUNS)
     command = commands.add_parser("table")
     command.set_defaults(run=table)
     command.add_argument("records", type=Path)

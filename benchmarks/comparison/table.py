@@ -143,7 +143,9 @@ def report(results: Results, methods: Sequence[str]) -> None:
 def gains(comparison: Comparison, name: str) -> list[str]:
     """Return a row of the table of gains."""
     over_cls, over_best = (
-        "" if name == other else str(gain(comparison.outcomes(name, other)))
+        str(gain(comparison.outcomes(name, other)))
+        if other in comparison.rows and other != name
+        else ""
         for other in ("cls", BEST)
     )
     below = losses(comparison, name)
