@@ -26,7 +26,7 @@ from layercache.probing.data.arrays import ArrayTokens
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.plan import make_grid
-from layercache.probing.search.choice import choose_search
+from layercache.probing.search.strategy_choice import choose_search
 from layercache.probing.training.config import TrainConfig
 
 Array = np.ndarray[Any, Any]

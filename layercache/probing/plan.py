@@ -34,7 +34,7 @@ from layercache.probing.join import (
 from layercache.probing.metrics import PRIMARY, check_metric
 from layercache.probing.progress import describe
 from layercache.probing.request import Layers, Numbers, ProbeRequest
-from layercache.probing.search.choice import choose_search
+from layercache.probing.search.strategy_choice import choose_search
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.stratified_split import is_whole_split
 from layercache.probing.splits.test_choice import choose_tests

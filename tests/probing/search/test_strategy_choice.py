@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from layercache.errors import UnknownNameError
-from layercache.probing.search.choice import choose_search
+from layercache.probing.search.strategy_choice import choose_search
 from layercache.probing.training.config import paper_grid
 from tests.logs import logged
 
