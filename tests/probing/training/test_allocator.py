@@ -24,10 +24,10 @@ def faults() -> int:
 def test_retain_freed_memory_keeps_it_inside_and_returns_it_after() -> None:
     without = faults()
     with allocator.retain_freed_memory():
+        faults()  # up to eight new blocks, until glibc has cached the small rests between them
         within = faults()
         held = _resident()
-    # of 20 times: a kernel that reclaims idle pages takes some of them back in between
-    assert within < without * 3 / 4, "the same pages again"
+    assert within < without / 4, "most times the same pages again"
     assert held - _resident() > 30, "MiB that went back to the kernel"
 
 
