@@ -60,8 +60,7 @@ class LocalExecutor:
         """Extract what is missing; return the complete cache."""
         if job.key not in self._caches:
             group = self._group(job)
-            together = job in group and len(group) > 1
-            if not together or not self._extract_group(group):
+            if len(group) < 2 or not self._extract_group(group):
                 self._caches |= self._extract([job])
         if job.key not in self._annotated:
             _annotate(self._caches[job.key], job.annotations)
@@ -81,14 +80,15 @@ class LocalExecutor:
         )
 
     def _group(self, job: PlannedExtraction) -> list[PlannedExtraction]:
-        """Return the jobs that would share this one's decoding, itself if it is one of them."""
+        """Return the jobs to extract with this one, including itself."""
         wanted = _without_model(job.options)
-        return [
+        mates = [
             mate
             for mate in self._shared_decode
             if mate.key not in self._caches | dict.fromkeys(self._separate)
             and _without_model(mate.options) == wanted
         ]
+        return mates if job in mates else [job]  # a complete one is not among the missing
 
     def _extract_group(self, group: Sequence[PlannedExtraction]) -> bool:
         try:
