@@ -99,13 +99,14 @@ def _title(head: Checkpoint) -> Iterator[str]:
         f"{', '.join(map(str, layers))}."
     )
     if spec.branch:
-        used, others = spec.tokens - spec.spatial_tokens, spec.spatial_tokens
-        name, other = "pooled tokens of the layers", "spatial tokens"
+        tokens = spec.branch_tokens(spec.branch)
+        used, other = "pooled tokens of the layers", "spatial tokens"
         if spec.branch == SPATIAL:
-            used, others, name, other = others, used, other, name
+            used, other = other, used
+        n_used = tokens.stop - tokens.start
         yield (
-            f"Validation chose one branch of the fusion head: only the {used} {name} have an "
-            f"effect on the output, the {others} {other} have none."
+            f"Validation chose one branch of the fusion head: only the {n_used} {used} have an "
+            f"effect on the output, the {spec.tokens - n_used} {other} have none."
         )
 
 

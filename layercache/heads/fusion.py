@@ -207,6 +207,7 @@ class FusionBranch(nn.Module):
         )
         self.tokens, self.width, self.classes = tokens, width, classes
         self.spatial_tokens, self.branch, self.normalize = spatial_tokens, branch, normalize
+        self._tokens = spec.branch_tokens(branch)
         shape = spec.branches[0 if branch == LAYERS else 1]
         self.add_module(branch, _branch_head(shape, dropout=dropout, device=device, dtype=dtype))
 
@@ -223,8 +224,7 @@ class FusionBranch(nn.Module):
 
         They sum to 1 over its tokens and are 0 on the others.
         """
-        n_pooled = self.tokens - self.spatial_tokens
-        padding = (0, self.spatial_tokens) if self.branch == LAYERS else (n_pooled, 0)
+        padding = (self._tokens.start, self.tokens - self._tokens.stop)
         return nn.functional.pad(self._head.attention(self._own(x)), padding)
 
     def extra_repr(self) -> str:
@@ -243,8 +243,7 @@ class FusionBranch(nn.Module):
     def _own(self, x: Tensor) -> Tensor:
         """Return the tokens of the branch."""
         x = check_input(self, x, dtype=self._head.query.dtype)
-        n_pooled = self.tokens - self.spatial_tokens
-        return x[:, :n_pooled] if self.branch == LAYERS else x[:, n_pooled:]
+        return x[:, self._tokens]
 
 
 def _branch_head(

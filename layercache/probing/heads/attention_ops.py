@@ -6,13 +6,63 @@ configuration, F features.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layercache.probing.heads.outer_product import OuterProducts
+
 LAYER_NORM_EPS = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
 QUERY_STD = 0.02
+
+
+class FeatureHead(ABC):
+    """G heads whose logits are a map of features."""
+
+    @abstractmethod
+    def features(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        *,
+        train: bool,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
+    ) -> Tensor:
+        """Return the normalized features that the classifier maps, (G, B, D)."""
+
+    @abstractmethod
+    def classify(self, parameters: Mapping[str, Tensor], features_gbd: Tensor) -> Tensor:
+        """Return the logits (G, B, C) of features."""
+
+    def logits(
+        self,
+        parameters: Mapping[str, Tensor],
+        preprocessed: Tensor,
+        *,
+        train: bool,
+        dropout: Tensor | None = None,
+        uniform_bsh: Tensor | None = None,
+        outer: OuterProducts | None = None,
+        kept_bs: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (G, B, C); for the arguments see `features`."""
+        features_gbd = self.features(
+            parameters,
+            preprocessed,
+            train=train,
+            dropout=dropout,
+            uniform_bsh=uniform_bsh,
+            outer=outer,
+            kept_bs=kept_bs,
+        )
+        return self.classify(parameters, features_gbd)
 
 
 def standardize(x_bsd: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from layercache.probing.heads.attention_ops import (
     BATCH_NORM_MOMENTUM,
     LAYER_NORM_EPS,
     QUERY_STD,
+    FeatureHead,
     batch_norm,
     drop_weights,
     multiply_tokens,
@@ -43,7 +44,7 @@ from layercache.probing.heads.spec import HeadSpec
 BATCH_NORM_EPS = 1e-5
 
 
-class BatchedAttentiveHead:
+class BatchedAttentiveHead(FeatureHead):
     """G attentive heads; parameters are dicts name -> (G, ...) named as in the textbook module."""
 
     buffers: tuple[str, ...] = ("batch_norm.running_mean", "batch_norm.running_var")
@@ -76,29 +77,6 @@ class BatchedAttentiveHead:
     def preprocess(self, x_bsd: Tensor) -> Tensor:
         """Return the tokens standardized over their elements, (B, S, D)."""
         return standardize(x_bsd)
-
-    def logits(
-        self,
-        parameters: Mapping[str, Tensor],
-        preprocessed: Tensor,
-        *,
-        train: bool,
-        dropout: Tensor | None = None,
-        uniform_bsh: Tensor | None = None,
-        outer: OuterProducts | None = None,
-        kept_bs: Tensor | None = None,
-    ) -> Tensor:
-        """Return logits (G, B, C); for the arguments see `features`."""
-        features_gbd = self.features(
-            parameters,
-            preprocessed,
-            train=train,
-            dropout=dropout,
-            uniform_bsh=uniform_bsh,
-            outer=outer,
-            kept_bs=kept_bs,
-        )
-        return self.classify(parameters, features_gbd)
 
     def classify(self, parameters: Mapping[str, Tensor], features_gbd: Tensor) -> Tensor:
         """Return the logits (G, B, C) of features."""

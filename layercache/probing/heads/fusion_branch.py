@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layercache.probing.heads.attention_ops import FeatureHead
 from layercache.probing.heads.attentive import BatchedAttentiveHead
 from layercache.probing.heads.hybrid import BatchedHybridHead
 from layercache.probing.heads.outer_product import OuterProduct, OuterProducts
 from layercache.probing.heads.spec import LAYERS, SPATIAL, HeadSpec
 
 
-class BatchedFusionBranch:
+class BatchedFusionBranch(FeatureHead):
     """G copies of one branch; parameters are named as in the whole head, "layers.query".
 
     It takes the tokens and the uniform draws of both branches and uses its own, so that it trains
@@ -34,12 +35,12 @@ class BatchedFusionBranch:
         """
         self.spec, self.branch = spec, branch
         layers, spatial = spec.branches
-        n_pooled, n_layer_draws = layers.tokens, layers.tokens * layers.num_heads
+        n_layer_draws = layers.tokens * layers.num_heads
+        self.tokens = spec.branch_tokens(branch)
         if branch == LAYERS:
-            self.shape, self.tokens, self._draws = layers, slice(n_pooled), slice(n_layer_draws)
+            self.shape, self._draws = layers, slice(n_layer_draws)
         else:
-            self.shape, self.tokens = spatial, slice(n_pooled, None)
-            self._draws = slice(n_layer_draws, None)
+            self.shape, self._draws = spatial, slice(n_layer_draws, None)
         self._head: BatchedAttentiveHead = (
             BatchedAttentiveHead(self.shape)
             if self.shape.embedding_ids is None
@@ -58,29 +59,6 @@ class BatchedFusionBranch:
     def preprocess(self, x_bsd: Tensor) -> Tensor:
         """Return the preprocessed tokens of the branch, (B, T, D)."""
         return self._head.preprocess(x_bsd[:, self.tokens])
-
-    def logits(
-        self,
-        parameters: Mapping[str, Tensor],
-        preprocessed: Tensor,
-        *,
-        train: bool,
-        dropout: Tensor | None = None,
-        uniform_bsh: Tensor | None = None,
-        outer: OuterProducts | None = None,
-        kept_bs: Tensor | None = None,
-    ) -> Tensor:
-        """Return logits (G, B, C); for the arguments see `features`."""
-        features_gbd = self.features(
-            parameters,
-            preprocessed,
-            train=train,
-            dropout=dropout,
-            uniform_bsh=uniform_bsh,
-            outer=outer,
-            kept_bs=kept_bs,
-        )
-        return self.classify(parameters, features_gbd)
 
     def features(
         self,
@@ -136,8 +114,7 @@ class BatchedFusionBranch:
         weights_btgh = self._head.attention(
             self._own(parameters), preprocessed, kept_bs=self._kept(kept_bs)
         )
-        n_others = self.spec.tokens - self.shape.tokens
-        padding = (0, n_others) if self.branch == LAYERS else (n_others, 0)
+        padding = (self.tokens.start, self.spec.tokens - self.tokens.stop)
         return F.pad(weights_btgh, (0, 0, 0, 0, *padding))
 
     def gate(self, parameters: Mapping[str, Tensor], preprocessed: Tensor) -> Tensor:

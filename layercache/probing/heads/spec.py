@@ -202,6 +202,11 @@ class HeadSpec:
         )
         return layers, spatial
 
+    def branch_tokens(self, branch: str) -> slice:
+        """Return the positions of one branch's tokens of "fusion": the pooled ones come first."""
+        n_pooled = self.tokens - self.spatial_tokens
+        return slice(0, n_pooled) if branch == LAYERS else slice(n_pooled, self.tokens)
+
     def at_share(self, share: float | None) -> HeadSpec:
         """Return the fusion head with this share of its spatial branch: of one branch at 0 and 1.
 

@@ -124,10 +124,10 @@ def _used_positions(shape: HeadSpec, branches: Mapping[str, int], *, n_probes: i
         branches: Number of heads that consist of this branch alone.
         n_probes: Number of heads.
     """
-    n_pooled = shape.tokens - shape.spatial_tokens
-    if branches.get(LAYERS) == n_probes:
-        return slice(n_pooled)
-    return slice(n_pooled, None) if branches.get(SPATIAL) == n_probes else slice(None)
+    for branch in (LAYERS, SPATIAL):
+        if branches.get(branch) == n_probes:
+            return shape.branch_tokens(branch)
+    return slice(None)
 
 
 def _gate_row(combination: Combination, kind: str, probe: Probe) -> dict[str, Any]:
