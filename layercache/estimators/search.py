@@ -20,7 +20,7 @@ from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics.registry import PRIMARY, Metric, find_metric
 from layercache.probing.refit import refit
 from layercache.probing.results.config_score import ConfigScore, config_key, training_key
-from layercache.probing.search.selection import summarize
+from layercache.probing.search.best_config import summarize
 from layercache.probing.search.strategies import current_stage
 from layercache.probing.splits.stratified_split import folds
 from layercache.probing.targets.target import stratify

@@ -22,7 +22,7 @@ from layercache.probing.results.encoder_attention import MODEL_MARK
 from layercache.probing.results.head_checkpoint import Checkpoint
 from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.probe_folder import ProbeFolder
-from layercache.probing.search.selection import Search, rank_configs, summarize
+from layercache.probing.search.best_config import Search, rank_configs, summarize
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.splits.train_subset import TrainSubset

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from layercache.probing.results.config_score import ConfigScore, config_key, training_key
-from layercache.probing.search.selection import Search, rank_configs, summarize
+from layercache.probing.search.best_config import Search, rank_configs, summarize
 
 SEARCHES = ("full", "halving", "coordinate")
 

@@ -9,7 +9,7 @@ import pytest
 from layercache.errors import ProbeError
 from layercache.probing.heads import HeadSpec
 from layercache.probing.results.config_score import ConfigScore
-from layercache.probing.search.selection import default_config, rank_configs, summarize
+from layercache.probing.search.best_config import default_config, rank_configs, summarize
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.token_selection import select_tokens
 from layercache.probing.training.config import TrainConfig
