@@ -1,8 +1,9 @@
 """All metrics of probes, reports, studies and predictions, and their bootstrap intervals.
 
-    registry.py        names, titles, directions, which task has which metric
-    scoring.py         `compute`, `bootstrap`
-    samples.py         what is kept of the output on each sample
+    registry.py            names, titles, directions, which task has which metric
+    scoring.py             `compute`
+    bootstrap_interval.py  `bootstrap`
+    samples.py             what is kept of the output on each sample
     classification.py, multi_label.py, regression.py, ranking.py       definitions
 
 docs/metrics.md defines each metric and says when it is NaN.
@@ -16,6 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
+from layercache.probing.metrics.bootstrap_interval import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    bootstrap,
+    bootstrap_samples,
+)
 from layercache.probing.metrics.registry import (
     ALIASES,
     METRICS,
@@ -39,16 +47,7 @@ from layercache.probing.metrics.samples import (
     summarize_logits,
     to_probabilities,
 )
-from layercache.probing.metrics.scoring import (
-    LEVEL,
-    RESAMPLES,
-    Interval,
-    bootstrap,
-    bootstrap_samples,
-    compute,
-    compute_from_samples,
-    read_samples,
-)
+from layercache.probing.metrics.scoring import compute, compute_from_samples, read_samples
 
 __all__ = [
     "ALIASES",

@@ -27,13 +27,13 @@ from layercache.probing.results.probe_store import Probe
 from layercache.probing.targets.target_columns import read_target
 from layercache.reporting.analysis.error_analysis import is_correct
 from layercache.reporting.analysis.gains import COMBINATION_COLUMNS, KIND_COLUMNS, select_kind
-from layercache.reporting.analysis.published import BASELINE, ProbeKind
-from layercache.reporting.analysis.regression import (
-    SquaredErrors,
+from layercache.reporting.analysis.paired_bootstrap import (
+    PairedBootstrap,
+    paired_bootstrap,
     paired_bootstrap_r2,
-    squared_errors,
 )
-from layercache.reporting.analysis.significance import PairedBootstrap, paired_bootstrap
+from layercache.reporting.analysis.published import BASELINE, ProbeKind
+from layercache.reporting.analysis.regression import SquaredErrors, squared_errors
 from layercache.reporting.data.combination import Combination
 from layercache.reporting.data.probe_selection import (
     OPTION_COLUMNS,

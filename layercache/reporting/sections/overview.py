@@ -16,8 +16,8 @@ from layercache.reporting.analysis.gains import (
     select_kind,
     wilcoxon_over_models,
 )
+from layercache.reporting.analysis.paired_bootstrap import PairedBootstrap
 from layercache.reporting.analysis.published import FUSION
-from layercache.reporting.analysis.significance import PairedBootstrap
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import format_percent, format_points
 from layercache.reporting.page import Tile

@@ -16,8 +16,8 @@ from layercache.reporting.analysis.gains import (
     select_kind,
     wilcoxon_over_models,
 )
+from layercache.reporting.analysis.paired_bootstrap import RESAMPLES, PairedBootstrap
 from layercache.reporting.analysis.published import BASELINE, FUSION, ProbeKind
-from layercache.reporting.analysis.significance import RESAMPLES, PairedBootstrap
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import format_p_value, format_points
 from layercache.reporting.page import Block, CommandHint, Heading, Section, Table, Text

@@ -7,11 +7,7 @@ import pytest
 from scipy import stats
 
 from layercache.errors import OptionError
-from layercache.reporting.analysis.significance import (
-    benjamini_hochberg,
-    paired_bootstrap,
-    wilcoxon_greater,
-)
+from layercache.reporting.analysis.significance import benjamini_hochberg, wilcoxon_greater
 
 
 def p_by_enumeration(d):
@@ -73,58 +69,3 @@ def test_benjamini_hochberg_equals_the_computation_by_hand():
     # running minimum from the right: 0.04, 0.0533, 0.0533, 0.5
     np.testing.assert_allclose(benjamini_hochberg(p), [0.04, 0.16 / 3, 0.16 / 3, 0.5])
     assert benjamini_hochberg([]).shape == (0,)
-
-
-def images(seed, n, gain):
-    """Correctness of two heads on n images of 5 uneven classes; the first is better by `gain`."""
-    rng = np.random.default_rng(seed)
-    labels = rng.choice(5, size=n, p=[0.4, 0.3, 0.15, 0.1, 0.05])
-    base = rng.random(n) < 0.7
-    return np.where(rng.random(n) < abs(gain) * 2, rng.random(n) < 0.7 + gain, base), base, labels
-
-
-def test_paired_bootstrap_interval_agrees_with_scipy():
-    a, b, y = images(1, 400, 0.2)
-    ours = paired_bootstrap(a, b, labels=y, resamples=4000)
-    parts = [(a.astype(float) - b)[y == c] for c in range(5)]
-    assert ours.gain == pytest.approx(np.mean([part.mean() for part in parts]))
-    # scipy resamples several samples independently, which is resampling within the classes
-    scipys = stats.bootstrap(
-        parts,
-        lambda *c, axis: np.mean([x.mean(axis=axis) for x in c], axis=0),
-        method="percentile",
-        n_resamples=4000,
-        rng=np.random.default_rng(5),
-    ).confidence_interval
-    assert ours.low == pytest.approx(scipys.low, abs=0.006)
-    assert ours.high == pytest.approx(scipys.high, abs=0.006)
-
-
-def test_paired_bootstrap_detects_an_effect_only_if_there_is_one():
-    strong = paired_bootstrap(
-        *images(2, 600, 0.2)[:2], labels=images(2, 600, 0.2)[2], resamples=500
-    )
-    assert strong.low > 0
-    assert strong.p == pytest.approx(1 / 501)
-    same = images(3, 300, 0.2)[1]
-    none = paired_bootstrap(same, same, labels=np.zeros(300, int), resamples=200)
-    assert (none.gain, none.low, none.high, none.p) == (0, 0, 0, 1)
-    p = [
-        paired_bootstrap(*_pair(seed), labels=np.arange(200) % 4, resamples=200).p
-        for seed in range(60)
-    ]
-    assert np.mean(np.array(p) <= 0.05) < 0.15
-
-
-def _pair(seed):
-    rng = np.random.default_rng(seed)
-    return rng.random(200) < 0.7, rng.random(200) < 0.7
-
-
-def test_paired_bootstrap_weighs_classes_equally():
-    labels = np.array([0] * 98 + [1] * 2)
-    better, base = np.zeros(100), np.zeros(100)
-    better[98:] = 1
-    assert paired_bootstrap(better, base, labels=labels, resamples=50).gain == pytest.approx(0.5)
-    with pytest.raises(OptionError, match="three vectors over the same images"):
-        paired_bootstrap(better, base[:-1], labels=labels)

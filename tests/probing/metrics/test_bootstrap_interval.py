@@ -67,7 +67,7 @@ def test_interval_of_every_metric_equals_a_plain_loop_over_the_same_resamples(
 def test_chunks_of_resamples_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, y = make_case(CLASSIFICATION)
     whole = bootstrap(outputs, y, task=CLASSIFICATION, resamples=RESAMPLES)
-    monkeypatch.setattr("layercache.probing.metrics.scoring.CHUNK_BYTES", 8 * 30 * 7)
+    monkeypatch.setattr("layercache.probing.metrics.bootstrap_interval.CHUNK_BYTES", 8 * 30 * 7)
     parts = bootstrap(outputs, y, task=CLASSIFICATION, resamples=RESAMPLES)
     for name, interval in parts.items():
         assert interval == pytest.approx(whole[name])
