@@ -46,7 +46,7 @@ from layercache._devices import available_cores
 from layercache.cache import Cache, Split, open_cache
 from layercache.cache.format import layout
 from layercache.cache.storage.paths import CachePath, as_cache_path
-from layercache.extraction.datasets.listing import DATASETS
+from layercache.extraction.datasets.registry import DATASETS
 
 SETS = {
     "ImageNet-1k": (1_281_167 + 50_000, 1_281_167, 1000),

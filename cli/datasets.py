@@ -45,7 +45,7 @@ def datasets(
 
 
 def _list() -> None:
-    from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
+    from layercache.extraction.datasets.registry import DATASETS, SOURCE_FORMS
 
     rows = [("name", "classes", "train", "test", "labels", "how to get it")]
     rows += [

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from layercache.estimators import ProbeClassifier, ProbeRegressor
     from layercache.extraction.api import extract
     from layercache.extraction.datasets.base import Dataset
-    from layercache.extraction.datasets.listing import list_datasets
-    from layercache.extraction.datasets.registry import open_dataset
+    from layercache.extraction.datasets.open import open_dataset
+    from layercache.extraction.datasets.registry import list_datasets
     from layercache.extraction.models.backbone import Backbone
     from layercache.extraction.models.encoder import Encoder
     from layercache.extraction.models.loading import load_encoder
@@ -102,10 +102,10 @@ _HOMES = {
     "Probe": "layercache.probing.results.probe_store",
     "Backbone": "layercache.extraction.models.backbone",
     "Extraction": "layercache.extraction.result",
-    "list_datasets": "layercache.extraction.datasets.listing",
+    "list_datasets": "layercache.extraction.datasets.registry",
     "list_models": "layercache.extraction.models.registry",
     "load_encoder": "layercache.extraction.models.loading",
-    "open_dataset": "layercache.extraction.datasets.registry",
+    "open_dataset": "layercache.extraction.datasets.open",
     "ProbeClassifier": "layercache.estimators",
     "ProbeRegressor": "layercache.estimators",
     "Cache": "layercache.cache",

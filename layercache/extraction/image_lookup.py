@@ -11,7 +11,7 @@ from PIL import Image
 from layercache.cache.format.origin import dataset_name
 from layercache.errors import LayercacheError
 from layercache.extraction.datasets.base import Samples
-from layercache.extraction.datasets.registry import open_dataset
+from layercache.extraction.datasets.open import open_dataset
 from layercache.extraction.pipeline.decode import open_image
 
 logger = logging.getLogger(__name__)

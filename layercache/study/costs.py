@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from layercache.cache.format.selection import parse_layers
 from layercache.errors import LayercacheError
-from layercache.extraction.datasets.listing import DATASETS
+from layercache.extraction.datasets.registry import DATASETS
 from layercache.extraction.models.registry import MODELS, ModelInfo
 from layercache.probing.heads.spec import ALL_TOKEN_HEADS, EFFICIENT_QUERIES, WITHOUT_DROPOUT
 from layercache.study.plan import PlannedExtraction, PlannedJob, PlannedProbe

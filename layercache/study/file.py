@@ -46,7 +46,7 @@ from layercache.cache.format.selection import parse_layers
 from layercache.cache.format.token_names import requested_kinds
 from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError
-from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
+from layercache.extraction.datasets.registry import DATASETS, SOURCE_FORMS
 from layercache.extraction.models.pooling import check_storable, parse_spatial_kinds
 from layercache.extraction.models.registry import MODELS
 from layercache.probing.token_selection import check_each_once

@@ -40,7 +40,7 @@ def test_alf_table1_plans_the_paper_s_table() -> None:
 
 
 def test_small_needs_no_network() -> None:
-    from layercache.extraction.datasets.listing import DATASETS
+    from layercache.extraction.datasets.registry import DATASETS
 
     study = read_study(STUDIES / "small.toml")
     assert study.models == ["vit_nano"]

@@ -5,8 +5,8 @@ from layercache.extraction.datasets.base import Dataset, Samples
 from layercache.extraction.datasets.description import describe_dataset
 from layercache.extraction.datasets.identity import dataset_identity
 from layercache.extraction.datasets.in_memory import check_labels, rename_dataset
-from layercache.extraction.datasets.listing import DATASETS
-from layercache.extraction.datasets.registry import data_root, open_dataset
+from layercache.extraction.datasets.open import data_root, open_dataset
+from layercache.extraction.datasets.registry import DATASETS
 from layercache.extraction.datasets.subsampling import limit_samples
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from layercache.errors import DataError, OptionError, UnknownNameError
 from layercache.extraction.datasets.base import Dataset, Samples
-from layercache.extraction.datasets.listing import DATASETS
+from layercache.extraction.datasets.registry import DATASETS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,152 +1,159 @@
-"""The name of a dataset, as a user gives it, to the dataset."""
+"""The datasets that have a name: the table behind `layercache datasets`. Imports nothing heavy."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from shlex import quote
+from dataclasses import dataclass
 
-import platformdirs
 
-from layercache._offline import OFFLINE_ENV, hub_offline, is_offline
-from layercache._printable import has_credentials
-from layercache.cache.format.origin import is_source
-from layercache.errors import (
-    DataError,
-    DataNotFoundError,
-    LayercacheError,
-    OptionError,
-    UnknownNameError,
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """One named dataset, as `layercache datasets` lists it."""
+
+    name: str
+    """Name for --dataset."""
+    num_classes: int
+    """Number of classes C."""
+    num_train: int
+    """Number of training images."""
+    num_test: int
+    """Number of test images."""
+    how_to_get: str
+    """"bundled", "download" (by torchvision), or instructions to place the files by hand."""
+    note: str = ""
+    """Composition of the splits, and the reason where the paper's training size differs."""
+    multi_label: bool = False
+    """True if an image may have several classes."""
+
+
+DOWNLOAD = "download"
+
+# name, number of classes, training images, test images
+_SIZES = (
+    ("flowers", 102, 1020, 6149),
+    ("pets", 37, 3680, 3669),
+    ("dtd", 47, 1880, 1880),
+    ("cifar10", 10, 50000, 10000),
+    ("cifar100", 100, 50000, 10000),
+    ("caltech101", 102, 3060, 6084),
+    ("stl10", 10, 5000, 8000),
+    ("svhn", 10, 73257, 26032),
+    ("gtsrb", 43, 26640, 12630),
+    ("country211", 211, 31650, 21100),
+    ("fgvc_aircraft", 100, 3334, 3333),
+    ("cars", 196, 8144, 8041),
+    ("eurosat", 10, 16200, 5400),
+    ("fer2013", 7, 28709, 7178),
+    ("pcam", 2, 262144, 32768),
+    ("voc2007", 20, 5011, 4952),
+    ("voc2007_multilabel", 20, 5011, 4952),
+    ("voc2007_crops", 20, 7844, 14976),
+    ("imagenet", 1000, 1281167, 50000),
+    ("resisc45", 45, 18900, 6300),
+    ("dmlab", 6, 65550, 22735),
+    ("diabetic_retinopathy", 5, 35126, 42670),
+    ("fashion_mnist", 10, 60000, 10000),
+    ("digits", 10, 1437, 360),
+    ("photos", 12, 1008, 252),
 )
-from layercache.extraction.datasets.base import Dataset
-from layercache.extraction.datasets.download import download_dataset, finish_move
-from layercache.extraction.datasets.listing import DATASETS, SOURCE_FORMS
-from layercache.extraction.datasets.official import OFFICIAL
-from layercache.extraction.datasets.sources.bundled_digits import open_digits
-from layercache.extraction.datasets.sources.bundled_photos import open_photos
-from layercache.extraction.datasets.sources.csv_table import open_csv
-from layercache.extraction.datasets.sources.folder import open_folder
-from layercache.extraction.datasets.sources.huggingface import open_huggingface
-from layercache.extraction.datasets.sources.torchvision_datasets import open_torchvision
-from layercache.extraction.datasets.sources.voc import VOC2007, open_voc2007
-from layercache.extraction.datasets.sources.webdataset import VTAB, open_vtab, open_webdataset
 
-SOURCES = {
-    "folder": open_folder,
-    "wds": open_webdataset,
-    "hf": open_huggingface,
-    "csv": open_csv,
+_WDS = "wds: tars in the clip-benchmark layout in ROOT/{0} or ROOT/wds_vtab-{0}"
+_HOW_TO_GET = {
+    "cars": (
+        "by hand: "
+        "ROOT/stanford_cars/{devkit,cars_train,cars_test,cars_test_annos_withlabels.mat} (the "
+        "official address is dead)"
+    ),
+    "fer2013": "by hand: fer2013.csv or icml_face_data.csv of Kaggle's challenge in ROOT/fer2013",
+    "imagenet": (
+        "by hand: ROOT or ROOT/imagenet with train/, val/ and meta.bin, or the three official "
+        "archives, which torchvision unpacks"
+    ),
+    "resisc45": _WDS.format("resisc45"),
+    "dmlab": _WDS.format("dmlab"),
+    "diabetic_retinopathy": _WDS.format("diabetic_retinopathy"),
+    "digits": "bundled",
+    "photos": "bundled",
 }
-"""Kind of source -> function that opens what stands after "<kind>:"."""
+"""Name -> instructions, for the datasets that torchvision cannot download."""
+
+_HELD_OUT = (
+    "the paper trained on {0} and held out {1} for validation; "
+    "here the probe holds out 20 % of the full training split"
+)
+_NOTES = {
+    "flowers": "the official training split; the validation split is not used",
+    "pets": "trainval and test; " + _HELD_OUT.format("2944", "20 %"),
+    "dtd": "split 1 of 10; the validation split is not used",
+    "cifar10": _HELD_OUT.format("45000", "10 %"),
+    "cifar100": _HELD_OUT.format("45000", "10 %"),
+    "caltech101": (
+        "30 training images of every class, background included, drawn with seed 0 (it has no "
+        "official split); " + _HELD_OUT.format("2753", "10 %")
+    ),
+    "svhn": "without the extra split; " + _HELD_OUT.format("65931", "10 %"),
+    "country211": "the validation split is not used",
+    "fgvc_aircraft": (
+        "variants; the training split, as in the paper (torchvision's default is trainval)"
+    ),
+    "eurosat": (
+        "60 % and 20 % of 27000, drawn class by class with seed 0 (it has no official split; "
+        "sizes as in the paper, other images); 20 % are not used"
+    ),
+    "pcam": "needs the extra pcam; the validation split is not used",
+    "voc2007": (
+        "trainval and test; an image has the class of its first annotated object. The paper's "
+        "7844 images are voc2007_crops"
+    ),
+    "voc2007_multilabel": (
+        "trainval and test; all classes with an object in the image, difficult ones included"
+    ),
+    "voc2007_crops": (
+        "as in the paper: every annotated object cut out, difficult ones included; official "
+        "train and test"
+    ),
+    "imagenet": "test is the official validation split",
+    "fashion_mnist": "not in the paper",
+    "digits": "scikit-learn's 8 x 8 digits, 80 % and 20 % drawn with seed 0; not in the paper",
+    "photos": (
+        "patches of scikit-learn's two photographs (CC BY 2.0: danielbuechele, vultilion); the "
+        "class is the region a patch was cut from; not in the paper"
+    ),
+}
+
+DATASETS = {
+    name: DatasetInfo(
+        name=name,
+        num_classes=num_classes,
+        num_train=num_train,
+        num_test=num_test,
+        how_to_get=_HOW_TO_GET.get(name, DOWNLOAD),
+        note=_NOTES.get(name, ""),
+        multi_label=name == "voc2007_multilabel",
+    )
+    for name, num_classes, num_train, num_test in _SIZES
+}
+"""Name -> the paper's twenty, two more forms of VOC, Fashion-MNIST, digits and photos."""
+
+SOURCE_FORMS = {
+    "folder:PATH": (
+        "PATH/<class>/image.jpg (20 % held out for test) or "
+        "PATH/{train,val,test}/<class>/image.jpg (val is optional and selects in probes)"
+    ),
+    "wds:PATH": (
+        "tars in the clip-benchmark layout: PATH/{train,val,test}/0.tar.., nshards.txt, "
+        "classnames.txt (val is optional)"
+    ),
+    "hf:NAME": "a Hugging Face dataset, by name or saved on disk; needs the extra hf",
+    "csv:FILE": "columns path, label (several joined by ';') and optionally split",
+}
+"""Form of a name for the user's own images -> the files that it expects."""
 
 
-def open_dataset(
-    name: str, *, root: str | os.PathLike[str] | None = None, offline: bool = False
-) -> Dataset:
-    """Open a dataset by its name; download a named one whose files are missing.
+def list_datasets() -> list[DatasetInfo]:
+    """Return the datasets that have a name, as `layercache datasets` lists them.
 
-    Args:
-        name: A name of DATASETS, or "folder:PATH", "wds:PATH", "hf:NAME_OR_PATH" or "csv:FILE".
-        root: Folder of the named datasets' files; by default $LAYERCACHE_DATA, else `data` in the
-            user's cache folder.
-        offline: Forbid downloads, as $LAYERCACHE_OFFLINE does.
+    Images of your own go by their source, as in "folder:PATH"; see `open_dataset`.
 
-    Raises:
-        UnknownNameError: There is no dataset or kind of source of this name.
-        OptionError: The name is incomplete, or does not go with `root`.
-        DataNotFoundError: The files are missing and cannot be downloaded, or must not be.
-        DataError: The files are not a usable dataset.
-        MissingExtraError: An optional package is not installed.
+    >>> pandas.DataFrame(layercache.list_datasets())[["name", "num_train"]]  # doctest: +SKIP
     """
-    kind, _, location = name.partition(":")
-    if has_credentials(name):
-        raise OptionError(
-            f"dataset {name!r}: expected an address without a user and a password, which would be "
-            "recorded: log in with the tool of the place instead (hf auth login, AWS_PROFILE)"
-        )
-    if is_source(name):
-        if not location:
-            expected = next(form for form in SOURCE_FORMS if form.startswith(f"{kind}:"))
-            raise OptionError(f"dataset {name!r}: expected {expected}")
-        if root is not None:
-            raise OptionError(
-                f"dataset {name!r} names its own location: "
-                f"leave out the data root {os.fspath(root)!r}"
-            )
-        with _readable(name), hub_offline(kind == "hf" and is_offline(offline)):
-            return SOURCES[kind](location)
-    if name not in DATASETS:
-        raise _unknown(name)
-    with _readable(name):
-        return _open_named(name, data_root(root), offline=is_offline(offline))
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn errors of the operating system into a DataError: no permission, a disk that fails."""
-    try:
-        yield
-    except LayercacheError:
-        raise
-    except OSError as error:
-        raise DataError(
-            f"dataset {name!r}: {error.filename or 'its files'} cannot be read: "
-            f"{error.strerror or error}: check the path and its permissions"
-        ) from error
-
-
-def _open_named(name: str, root: Path, *, offline: bool) -> Dataset:
-    source = OFFICIAL.get(name)
-    if source is None:
-        return _open_files(name, root)
-    finish_move(name, root)
-    try:
-        return _open_files(name, root)
-    except DataNotFoundError as error:
-        if offline:
-            forbidden = f" (unset ${OFFLINE_ENV} first)" if is_offline() else ""
-            raise DataNotFoundError(
-                f"{error}. Give the folder of a copy as data_root, or download it{forbidden}: "
-                f"layercache datasets {name} --download --data-root {quote(str(root))}"
-            ) from error
-    download_dataset(name, source, root)
-    return _open_files(name, root)
-
-
-def _open_files(name: str, root: Path) -> Dataset:
-    if name == "digits":
-        return open_digits()
-    if name == "photos":
-        return open_photos()
-    if name in VTAB:
-        return open_vtab(name, root)
-    if name in VOC2007:
-        return open_voc2007(name, root)
-    return open_torchvision(name, root)
-
-
-def _unknown(name: str) -> OptionError | UnknownNameError:
-    """Return the error for a name that is not registered, with the form that was probably meant."""
-    kind, colon, location = name.partition(":")
-    path = location if colon else name
-    if os.path.exists(os.path.expanduser(path)):
-        form = "folder" if os.path.isdir(os.path.expanduser(path)) else "csv"
-        return OptionError(f"unknown dataset {name!r}: did you mean {form}:{path}?")
-    forms = ", ".join(SOURCE_FORMS)
-    if colon:
-        return UnknownNameError("kind of dataset", kind, SOURCES, hint=f"(as in {forms})")
-    return UnknownNameError("dataset", name, DATASETS, hint=f"(or one of your own: {forms})")
-
-
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the absolute folder of the named datasets' files.
-
-    That is `root`, else $LAYERCACHE_DATA, else `data` in the user's cache folder.
-    """
-    if root is None:
-        root = (
-            os.environ.get("LAYERCACHE_DATA") or platformdirs.user_cache_path("layercache") / "data"
-        )
-    return Path(root).expanduser().absolute()
+    return list(DATASETS.values())

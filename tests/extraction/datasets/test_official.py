@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 import torchvision
 
-from layercache.extraction.datasets.listing import DATASETS, DOWNLOAD
 from layercache.extraction.datasets.official import OFFICIAL
+from layercache.extraction.datasets.registry import DATASETS, DOWNLOAD
 from layercache.extraction.datasets.sources.torchvision_datasets import TORCHVISION
 
 CLASSES: dict[str, tuple[str, list[dict[str, Any]]]] = {

@@ -14,7 +14,7 @@ from layercache.errors import DataError, DataNotFoundError, LayercacheError
 from layercache.extraction.datasets.arrays import ArraySamples
 from layercache.extraction.datasets.image_files import FileSamples, is_image
 from layercache.extraction.datasets.in_memory import InMemoryDataset, common_classes
-from layercache.extraction.datasets.listing import DATASETS, DOWNLOAD
+from layercache.extraction.datasets.registry import DATASETS, DOWNLOAD
 from layercache.extraction.datasets.sources import torchvision_arrays
 from layercache.extraction.datasets.subsampling import draw_stratified, permutation
 

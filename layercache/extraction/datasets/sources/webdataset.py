@@ -41,7 +41,6 @@ from layercache.extraction.datasets.image_files import (
     read_unchanged,
 )
 from layercache.extraction.datasets.in_memory import InMemoryDataset
-from layercache.extraction.datasets.names import read_lines
 from layercache.extraction.datasets.sources.tar_index import (
     TarMember,
     list_members,
@@ -229,7 +228,10 @@ def _read_text(path: Path) -> str:
 
 
 def _read_class_names(path: Path) -> tuple[str, ...]:
-    names = read_lines(_read_text(path))
+    # not splitlines: it would also divide a name at U+2028, a form feed and the like
+    names = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
+    while names and not names[-1].strip():
+        names.pop()
     blank = next((number for number, name in enumerate(names, 1) if not name.strip()), None)
     if blank is not None:
         raise DataError(
