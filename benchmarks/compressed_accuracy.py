@@ -30,7 +30,7 @@ from layercache.cache import Cache, SplitWriter, open_cache
 from layercache.cache.annotations.label import label_column, record_label
 from layercache.cache.format.codecs.codec_spec import CodecSpec
 from layercache.cache.format.codecs.token_codec import TokenCodec
-from layercache.cache.format.selection import parse_layers, select_pairs
+from layercache.cache.format.layers_and_tokens import parse_layers, select_pairs
 from layercache.cache.storage.open import open_store
 from layercache.cache.writing.codec import store_codec
 from layercache.extraction.compression.fit_codec import fit_codec

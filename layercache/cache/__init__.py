@@ -11,8 +11,8 @@ from layercache.cache.format.cache_spec import (
     SplitIdentity,
     digest_ids,
 )
+from layercache.cache.format.layers_and_tokens import parse_layers, parse_tokens, select_pairs
 from layercache.cache.format.layout import block_rows, cache_folder, planned_bytes
-from layercache.cache.format.selection import parse_layers, parse_tokens, select_pairs
 from layercache.cache.reading.split import Split
 from layercache.cache.storage.paths import cache_root
 from layercache.cache.writing.split_writer import SplitWriter

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layercache.cache.format.cache_spec import CacheSpec
-from layercache.cache.format.selection import select_pairs
+from layercache.cache.format.layers_and_tokens import select_pairs
 from layercache.cache.reading.split import Split
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from layercache.deploy.classifier import (
     load_regressor,
 )
 from layercache.deploy.export import Export, export_onnx, export_torch
-from layercache.deploy.pool import predict_probe
 from layercache.deploy.predict import Prediction, PredictionResult, ValuePrediction, predict
+from layercache.deploy.predict_probe import predict_probe
 from layercache.deploy.scoring import Score, folders_are_classes, score
 
 __all__ = [

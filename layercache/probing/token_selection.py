@@ -9,7 +9,12 @@ from typing import Any
 
 from layercache.cache.cache import Cache, extract_advice
 from layercache.cache.format.cache_spec import POOLED_KINDS
-from layercache.cache.format.selection import LAYER_WORDS, parse_layers, parse_tokens, select_pairs
+from layercache.cache.format.layers_and_tokens import (
+    LAYER_WORDS,
+    parse_layers,
+    parse_tokens,
+    select_pairs,
+)
 from layercache.cache.format.token_names import kind_word, kind_words, token_kind
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.heads.spec import HEADS, SPATIAL_HEADS

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layercache.cache.format.selection import parse_layers
+from layercache.cache.format.layers_and_tokens import parse_layers
 from layercache.errors import LayercacheError
 from layercache.extraction.datasets.registry import DATASETS
 from layercache.extraction.models.registry import MODELS, ModelInfo

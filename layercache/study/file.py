@@ -42,7 +42,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, ValidationError
 
-from layercache.cache.format.selection import parse_layers
+from layercache.cache.format.layers_and_tokens import parse_layers
 from layercache.cache.format.token_names import requested_kinds
 from layercache.engine import check_engine
 from layercache.errors import LayercacheError, OptionError, UnknownNameError

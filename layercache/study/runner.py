@@ -18,13 +18,13 @@ from layercache.probing.metrics import selection_metric_of
 from layercache.probing.results.table.formatting import format_score
 from layercache.probing.results.table.gain import score_of
 from layercache.probing.results.table.table import Results
+from layercache.study.completed_jobs import find_cache, find_probes
 from layercache.study.costs import cost
 from layercache.study.executor import JobExecutor, LocalExecutor, reason
 from layercache.study.file import Study
 from layercache.study.plan import PlannedExtraction, PlannedJob, plan
 from layercache.study.progress import Bar
 from layercache.study.result import Failure, Status, StudyResult
-from layercache.study.status import find_cache, find_probes
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from layercache.cache.format.cache_spec import POOLED_KINDS, Precision, StorageDtype, Tap
 from layercache.cache.format.codecs.codec_spec import CodecSpec
-from layercache.cache.format.selection import LAYER_WORDS
+from layercache.cache.format.layers_and_tokens import LAYER_WORDS
 from layercache.errors import UnknownNameError
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Background

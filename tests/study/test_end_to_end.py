@@ -16,9 +16,9 @@ from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
 from layercache.probing.runner import run_probes
 from layercache.study import Study, run_study, study_status
+from layercache.study.completed_jobs import find_cache, find_probes
 from layercache.study.file import parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
-from layercache.study.status import find_cache, find_probes
 from tests.deploy.trained import draw_images, save_random
 from tests.logs import logged
 

@@ -34,8 +34,8 @@ from layercache.cache.format.records import REPAIR_HINT, BlockRecord, CompleteRe
 from layercache.cache.format.zarr_metadata import encode_valid
 from layercache.cache.storage.paths import CachePath
 from layercache.cache.writing.block_writer import BlockWriter
-from layercache.cache.writing.group_files import write_group_files
 from layercache.cache.writing.partial_block import remove_partials
+from layercache.cache.writing.zarr_group_files import write_group_files
 from layercache.errors import CacheCorruptError, CacheIncompleteError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]

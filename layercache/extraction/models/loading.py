@@ -9,8 +9,8 @@ from pathlib import Path
 from layercache._devices import resolve_device
 from layercache._offline import is_offline
 from layercache.cache.format.cache_spec import Precision, StorageDtype, Tap
+from layercache.cache.format.layers_and_tokens import parse_layers
 from layercache.cache.format.origin import model_source
-from layercache.cache.format.selection import parse_layers
 from layercache.errors import OptionError
 from layercache.extraction.models.backbone import COMPUTE_DTYPES, STORAGE_DTYPES, Backbone
 from layercache.extraction.models.class_attention import check_class_attention

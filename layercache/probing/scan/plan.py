@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from layercache._units import join_words
 from layercache.cache.cache import Cache
 from layercache.cache.format.cache_spec import POOLED_KINDS
-from layercache.cache.format.selection import LAYER_WORDS, parse_layers, select_pairs
+from layercache.cache.format.layers_and_tokens import LAYER_WORDS, parse_layers, select_pairs
 from layercache.errors import OptionError, UnknownNameError
 
 HEADS = ("ridge", "lda", "knn")

@@ -11,7 +11,12 @@ from layercache.cache.format.cache_spec import sha256_json
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
 from layercache.probing.results.identity import LABEL
 from layercache.probing.spec import describe_extraction
-from layercache.reporting.data.labels import DIGEST_LENGTH, label_datasets, label_models, slugify
+from layercache.reporting.data.display_names import (
+    DIGEST_LENGTH,
+    label_datasets,
+    label_models,
+    slugify,
+)
 from layercache.reporting.data.targets import ProbeTarget
 
 

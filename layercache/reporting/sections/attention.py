@@ -12,7 +12,7 @@ from layercache.reporting.analysis.attention_weights import (
 )
 from layercache.reporting.analysis.published import FUSION
 from layercache.reporting.data.combination import Combination
-from layercache.reporting.data.labels import slugify
+from layercache.reporting.data.display_names import slugify
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import format_percent
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text

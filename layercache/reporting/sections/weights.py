@@ -19,7 +19,7 @@ from layercache.probing.results.probe_store import Probe
 from layercache.reporting.analysis.attention_weights import arrange_attention
 from layercache.reporting.analysis.gains import ordered_kinds
 from layercache.reporting.data.combination import Combination
-from layercache.reporting.data.labels import slugify
+from layercache.reporting.data.display_names import slugify
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import Block, FigureBlock, Section, Table
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap

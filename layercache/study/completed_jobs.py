@@ -11,7 +11,7 @@ from typing import Any
 
 from layercache.cache.cache import Cache
 from layercache.cache.find import find_caches
-from layercache.cache.format.selection import parse_layers
+from layercache.cache.format.layers_and_tokens import parse_layers
 from layercache.cache.format.token_names import kind_words, requested_kinds
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import CacheNotFoundError, LayercacheError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from layercache.reporting.data.labels import label_datasets, label_models, slugify
+from layercache.reporting.data.display_names import label_datasets, label_models, slugify
 from layercache.testing import make_identity, make_ids
 
 
