@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layercache.cache.format.cache_spec import CacheSpec, sha256_json
-from layercache.probing.heads.fusion import SHARE_RULE
+from layercache.probing.heads.fusion import FUSION_VERSION
 from layercache.probing.heads.spec import BASELINES, HeadSpec
 from layercache.probing.metrics import PRIMARY, Metric, find_metric
 from layercache.probing.results.head_checkpoint import JoinedEncoder, Provenance
@@ -95,7 +95,7 @@ class ProbeSpec:
         }
         # options that are not used are left out, so that a new one changes no existing id
         if self.head_spec.kind == "fusion":
-            values["share_rule"] = SHARE_RULE
+            values["fusion_version"] = FUSION_VERSION
         if self.paper_compat:
             values["paper_compat"] = True
         if self.search != "full":

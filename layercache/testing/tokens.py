@@ -5,7 +5,7 @@ Shapes: N rows, S tokens of a row, D width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
@@ -47,20 +47,28 @@ class InMemoryTokens:
         seed: int,
         epoch: int,
         noise: Noise | None,
+        token_groups: Sequence[int] | None = None,
         train: bool,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches; see `TokenLoader`."""
         import torch
 
-        generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
+        groups = list(token_groups or (self.tokens,))
+        first, *others = (torch.Generator().manual_seed(seed * 10_000 + epoch) for _ in groups)
         if train:
-            rows = rows[torch.randperm(len(rows), generator=generator)]
+            rows = rows[torch.randperm(len(rows), generator=first)]
+            for other in others:
+                other.set_state(first.get_state())
         for part in torch.split(rows, batch_size):
             x = self.x[part]
             if train and noise is not None:
-                selected = torch.rand(len(part), 1, 1, generator=generator) < noise.probability
-                normal = torch.randn(x.shape, generator=generator)
-                x = x + (selected * noise.std * normal).to(x.device)
+                x = x.clone()
+                for tokens, generator in zip(
+                    torch.split(x, groups, 1), (first, *others), strict=True
+                ):
+                    selected = torch.rand(len(part), 1, 1, generator=generator) < noise.probability
+                    normal = torch.randn(tokens.shape, generator=generator)
+                    tokens += (selected * noise.std * normal).to(x.device)
             yield x, self.labels[part]
 
 

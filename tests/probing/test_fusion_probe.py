@@ -64,6 +64,24 @@ def test_probe_of_one_branch_is_stored_without_the_other_and_predicts_what_is_st
     assert note in Results([trained]).to_text()
 
 
+@pytest.mark.parametrize(
+    ("share", "options"),
+    [
+        (0.0, {"head": "attentive"}),
+        (1.0, {"head": "attentive-tokens", "layers": "last", "tokens": "patch"}),
+    ],
+)
+def test_probe_of_one_branch_is_the_probe_of_that_head_to_the_bit(
+    train: Callable[..., Probe], planted: Callable[..., Any], share: float, options: dict[str, Any]
+) -> None:
+    """With noise and dropout, in the search and in the final fit."""
+    trained = train(share, dropout=0.3)
+    (alone,) = probe(planted(kinds=KINDS), **{**ONE_CONFIG, "dropout": 0.3, **options})
+    np.testing.assert_array_equal(trained.predictions().logits, alone.predictions().logits)
+    for name in ("val_balanced_accuracy", "test_balanced_accuracy", "n_params", "steps"):
+        assert trained.row[name] == alone.row[name], name
+
+
 def test_attention_of_both_branches_that_an_older_version_stored_at_share_zero_is_read(
     train: Callable[..., Probe],
 ) -> None:

@@ -61,6 +61,7 @@ class LabelledTokens:
         seed: int = 0,
         epoch: int = 0,
         noise: Noise | None = None,
+        token_groups: Sequence[int] | None = None,
         train: bool,
     ) -> Iterator[Batch]:
         """Yield batches of the given rows.
@@ -76,10 +77,13 @@ class LabelledTokens:
             seed: Seed of order and noise.
             epoch: Number of the epoch; order and noise are functions of (seed, epoch) alone.
             noise: Noise of training batches.
+            token_groups: Numbers of consecutive tokens, which sum to S; each group gets the noise
+                that it would get alone. None: all tokens are one group.
             train: Shuffle the rows and add the noise; otherwise rows come in the given order.
         """
         index = np.asarray(rows, dtype=np.int64)
-        noise_generator = _generator(self.device, seed, epoch, 1)
+        groups = list(token_groups or (self.tokens,))
+        noise_generators = [_generator(self.device, seed, epoch, 1) for _ in groups]
         order = _generator(torch.device("cpu"), seed, epoch, 0) if train else None
         size = min(batch_size, len(index))
         n_left, n_filled = len(index), 0
@@ -98,7 +102,10 @@ class LabelledTokens:
                 if n_filled == size or not n_left:
                     x = buffer[:n_filled]
                     if train and noise is not None:
-                        add_noise(x, noise, noise_generator)
+                        for tokens, generator in zip(
+                            torch.split(x, groups, 1), noise_generators, strict=True
+                        ):
+                            add_noise(tokens, noise, generator)
                     yield x, self.labels.index_select(0, torch.cat(batch_rows).to(self.device))
                     batch_rows, n_filled = [], 0
 

@@ -34,9 +34,10 @@ SHARE = "spatial_share"
 """Name of the buffer with a, (G, 1)."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Values of a that are compared on validation samples."""
-SHARE_RULE = 2
-"""Version of the rule that chooses a (`training.validation.best_share`), part of the specification
-of fusion probes: increased when the rule changes. The first one took the highest score."""
+FUSION_VERSION = 3
+"""Version of how fusion heads are trained and their share is chosen, part of the specification of
+fusion probes. 2: `training.validation.best_share` chooses, no longer the highest score alone. 3:
+each branch gets the noise and dropout that it would get alone."""
 GATE_WEIGHT, GATE_BIAS = "gate.weight", "gate.bias"
 
 
@@ -189,14 +190,17 @@ class BatchedFusionHead:
         kept_bs: Tensor | None = None,
     ) -> _Branches:
         features, logits = [], []
-        for branch, x_btd in zip(self._branches, self._split(preprocessed), strict=True):
+        inputs = zip(
+            self._branches, self._split(preprocessed), self._split_draws(uniform), strict=True
+        )
+        for branch, x_btd, draws_bth in inputs:
             features.append(
                 branch.features(
                     parameters,
                     x_btd,
                     train=train,
                     dropout=dropout,
-                    uniform_bsh=uniform,
+                    uniform_bsh=draws_bth,
                     outer=outer,
                     kept_bs=kept_bs,
                 )
@@ -210,6 +214,14 @@ class BatchedFusionHead:
         n_pooled = self.spec.tokens - self.spec.spatial_tokens
         layers, spatial = preprocessed[: n_rows * n_pooled], preprocessed[n_rows * n_pooled :]
         return layers.view(n_rows, n_pooled, -1), spatial.view(n_rows, self.spec.spatial_tokens, -1)
+
+    def _split_draws(self, uniform: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the uniform draws of each branch, (B, P, H) and (B, Q, 8)."""
+        shapes = self.spec.dropout_shapes
+        if uniform is None:
+            return (None,) * len(shapes)
+        parts = torch.split(uniform, [tokens * heads for tokens, heads in shapes], 1)
+        return tuple(part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
 
     def _gate(self, p: Mapping[str, Tensor], branches: _Branches, share_g: Tensor) -> Tensor:
         """Return g, broadcastable to (G, B, C)."""

@@ -22,8 +22,8 @@ from layercache.probing.heads.spec import LAYERS, SPATIAL, HeadSpec
 class BatchedFusionBranch(FeatureHead):
     """G copies of one branch; parameters are named as in the whole head, "layers.query".
 
-    It takes the tokens and the uniform draws of both branches and uses its own, so that it trains
-    to the same bits with the other branch and without it.
+    It takes the tokens of both branches and uses its own. It trains to the same bits in the whole
+    head, in a head of this branch, and as the attentive or hybrid head that it is.
     """
 
     def __init__(self, spec: HeadSpec, branch: str) -> None:
@@ -35,12 +35,8 @@ class BatchedFusionBranch(FeatureHead):
         """
         self.spec, self.branch = spec, branch
         layers, spatial = spec.branches
-        n_layer_draws = layers.tokens * layers.num_heads
         self.tokens = spec.branch_tokens(branch)
-        if branch == LAYERS:
-            self.shape, self._draws = layers, slice(n_layer_draws)
-        else:
-            self.shape, self._draws = spatial, slice(n_layer_draws, None)
+        self.shape = layers if branch == LAYERS else spatial
         self._head: BatchedAttentiveHead = (
             BatchedAttentiveHead(self.shape)
             if self.shape.embedding_ids is None
@@ -78,20 +74,16 @@ class BatchedFusionBranch(FeatureHead):
             preprocessed: (B, T, D), see `preprocess`.
             train: See `BatchedAttentiveHead.features`.
             dropout: Rate of each configuration, (G,), or (1,) if all have the same.
-            uniform_bsh: Uniform draws of both branches, (B, P*H + Q*8).
+            uniform_bsh: Uniform draws of the branch, (B, T, H).
             outer: Receives the gradients that are outer products.
             kept_bs: Tokens to attend to, bool (B, S); a spatial branch attends to all of its own.
         """
-        draws_bth = None
-        if uniform_bsh is not None:
-            size = (-1, self.shape.tokens, self.shape.num_heads)
-            draws_bth = uniform_bsh[:, self._draws].view(size)
         return self._head.features(
             self._own(parameters),
             preprocessed,
             train=train,
             dropout=dropout,
-            uniform_bsh=draws_bth,
+            uniform_bsh=uniform_bsh,
             outer=None if outer is None else _PrefixedProducts(outer, self.prefix),
             kept_bs=self._kept(kept_bs),
         )

@@ -255,14 +255,26 @@ class HeadSpec:
         return self.num_heads
 
     @property
-    def dropout_shape(self) -> tuple[int, ...]:
-        """Shape of the attention weights of one image, of which each may be dropped.
+    def token_groups(self) -> tuple[int, ...]:
+        """Numbers of consecutive tokens whose noise is drawn as if each group were alone.
 
-        Of a single branch of "fusion" it is that of both, whose draws it shares.
+        Those of "fusion" are the pooled and the spatial tokens; other heads have one group.
         """
         if self.kind == "fusion":
-            return (sum(branch.tokens * branch.num_heads for branch in self.branches),)
-        return self.tokens, self.num_heads
+            return self.tokens - self.spatial_tokens, self.spatial_tokens
+        return (self.tokens,)
+
+    @property
+    def dropout_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Shapes of the attention weights of one image that may be dropped, one for each branch."""
+        if self.kind == "fusion":
+            branches = zip((LAYERS, SPATIAL), self.branches, strict=True)
+            return tuple(
+                (shape.tokens, shape.num_heads)
+                for name, shape in branches
+                if self.branch in ("", name)
+            )
+        return ((self.tokens, self.num_heads),)
 
     @property
     def activation_size(self) -> int:

@@ -147,7 +147,7 @@ def read_settings(spec: Spec | Settings) -> Settings:
         },
     }
     if spec["head_spec"]["kind"] == "fusion":
-        head["share rule"] = _text(spec.get("share_rule"), none="not recorded")
+        head["fusion version"] = _text(spec.get("fusion_version"), none="not recorded")
     others = [_digest(source["extraction"]) for source in sources[1:]]
     if any(digest != _digest(first) for digest in others):
         head["other extractions"] = " ".join(others)

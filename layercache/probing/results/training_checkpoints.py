@@ -28,7 +28,7 @@ from layercache.errors import CacheCorruptError
 logger = logging.getLogger(__name__)
 
 FOLDER = PASSES
-SCHEMA = 3
+SCHEMA = 4
 """Increased when a change makes the state of an unfinished pass unusable."""
 DIGEST_CHARS, LENGTH_CHARS = 64, 8
 DIGITS = 16

@@ -22,6 +22,7 @@ from layercache.probing.heads.spec import SPATIAL
 from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
+from layercache.probing.training.dropout_draws import DropoutDraws
 from layercache.probing.training.memory import activation_row_bytes
 from layercache.probing.training.schedule import cosine_lr
 from layercache.probing.training.token_dropout import TokenDropout, drop_tokens
@@ -90,10 +91,10 @@ class ConfigBatch:
             clip=train_config.clip,
             clip_groups=getattr(self.head, "clip_groups", ("",)),
         )
-        self.dropout_generator = None
+        self._dropout_draws = None
         if any(config.dropout for config in configs):
             dropout_seed = _derive_seed(seed, DROPOUT_STREAM)
-            self.dropout_generator = torch.Generator(device).manual_seed(dropout_seed)
+            self._dropout_draws = DropoutDraws(spec, seed=dropout_seed, device=device)
         self._token_dropout = TokenDropout(
             spec,
             layer_rate=train_config.layer_dropout,
@@ -144,12 +145,8 @@ class ConfigBatch:
         penalty = self.train_config.last_layer_penalty
         has_penalty = penalty > 0 and self.spec.branch != SPATIAL  # it is for the layers
         uniform_bsh = None
-        if self.dropout_generator is not None:
-            uniform_bsh = torch.rand(
-                (len(x_bsd), *self.spec.dropout_shape),
-                generator=self.dropout_generator,
-                device=self.device,
-            )
+        if self._dropout_draws is not None:
+            uniform_bsh = self._dropout_draws.draw(len(x_bsd))
         lr_end = self.train_config.lr_end
         learning_rates = [
             cosine_lr(self.configs[i].lr, end=lr_end, step=step, steps=self.steps)
@@ -321,14 +318,14 @@ class ConfigBatch:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on; the tensors are not copied."""
-        rng = self.dropout_generator
+        draws = self._dropout_draws
         return {
             "parameters": self.parameters,
             "optimizer": self.optimizer.state_dict(),
             "active": self.active,
             "faulty": self.faulty,
             "diverged_at": self.diverged_at,
-            "dropout_rng": None if rng is None else rng.get_state(),
+            "dropout_rng": None if draws is None else draws.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -342,8 +339,8 @@ class ConfigBatch:
         self.active, self.diverged_at = state["active"], list(state["diverged_at"])
         self._update_active()
         self.faulty = state["faulty"].to(self.device)
-        if self.dropout_generator is not None:
-            self.dropout_generator.set_state(state["dropout_rng"])
+        if self._dropout_draws is not None:
+            self._dropout_draws.set_state(state["dropout_rng"])
 
     def head_state_dict(self, row: int, *, steps: int) -> dict[str, Tensor]:
         """Return the state dict of one configuration's module, copied to the CPU.

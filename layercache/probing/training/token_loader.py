@@ -6,7 +6,7 @@ Shapes: N rows of the dataset, S tokens of a row, D width, C classes, B rows of 
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +45,7 @@ class TokenLoader(typing.Protocol):
         seed: int,
         epoch: int,
         noise: Noise | None,
+        token_groups: Sequence[int] | None = None,
         train: bool,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield x float32 (B, S, D), each token L2-normalized, and its labels, on the device.
@@ -55,5 +56,7 @@ class TokenLoader(typing.Protocol):
             seed: Seed of order and noise.
             epoch: Number of the epoch; order and noise are functions of (seed, epoch) alone.
             noise: Noise of training batches.
+            token_groups: Numbers of consecutive tokens, which sum to S; each group gets the noise
+                that it would get alone. None: all tokens are one group.
             train: Shuffle and add noise; otherwise rows come in the given order.
         """

@@ -72,6 +72,7 @@ class TrainingPass:
         self.epochs = min(stop_epoch or schedule.epochs, schedule.epochs)
         """Epochs to train; the learning rate follows the whole schedule."""
         self._seed, self._train_config = seed, train_config
+        self._token_groups = head.token_groups
         self._keep_parameters, self._val_epochs = keep_parameters, frozenset(val_epochs)
         self._select = find_metric(select or PRIMARY[head.task])
         labels = dataset.labels[train.to(dataset.labels.device)]
@@ -202,6 +203,7 @@ class TrainingPass:
             seed=self._seed,
             epoch=epoch,
             noise=train_config.noise,
+            token_groups=self._token_groups,
             train=True,
         )
         for x, y in islice(batches, self.step - epoch * schedule.steps_per_epoch, None):

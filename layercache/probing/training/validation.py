@@ -90,7 +90,7 @@ def best_share(by_share: Sequence[Mapping[str, float]], *, metric: Metric) -> di
     Of the shares that score no less than the better branch alone, it is that of the lowest loss.
     The score itself would decide by chance between mixes of a few validation samples, while the
     loss alone prefers mixes that are less certain over branches that are right more often. A change
-    of this rule increases SHARE_RULE.
+    of this rule increases FUSION_VERSION.
 
     Ties go to the higher score, then to the share that is closest to one half.
 

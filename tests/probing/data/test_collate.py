@@ -42,6 +42,28 @@ def test_add_noise_changes_half_of_the_training_rows_by_its_deviation(
     torch.testing.assert_close(clean, expected(split, range(2000)))
 
 
+def test_each_group_of_tokens_gets_the_noise_of_a_dataset_of_its_own(
+    memory_split: Callable[..., Any],
+) -> None:
+    split = memory_split(rows=200, width=32)
+    pairs = ((1, "cls"), (2, "ap"), (3, "cls"), (3, "ap"), (2, "cls"))
+    options = {"noise": Noise(std=0.05), "train": True, "seed": 4, "batch_size": 64}
+
+    def read(pairs: Any, **more: Any) -> torch.Tensor:
+        return read_all(
+            ResidentTokens(select(split, pairs=pairs), device=CPU),
+            np.arange(200),
+            **options,
+            **more,
+        )[0]
+
+    grouped = read(pairs, token_groups=(2, 3))
+    assert torch.equal(grouped[:, :2], read(pairs[:2]))
+    assert torch.equal(grouped[:, 2:], read(pairs[2:]))
+    assert not torch.equal(grouped, read(pairs))
+    assert torch.equal(read(pairs, token_groups=(5,)), read(pairs))
+
+
 def test_add_noise_does_not_depend_on_the_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from layercache._units import join_words, pluralize
-from layercache.probing.heads.fusion import SHARE_RULE
+from layercache.probing.heads.fusion import FUSION_VERSION
 from layercache.probing.metrics import selection_metric_of
 from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.results.encoder_attention import attention_by_encoder
@@ -31,7 +31,7 @@ def describe_selection(probes: Iterable[Probe]) -> list[str]:
     n_earlier = 0
     for probe in probes:
         if probe.spec["head_spec"]["kind"] == "fusion":
-            n_earlier += probe.spec.get("share_rule") != SHARE_RULE
+            n_earlier += probe.spec.get("fusion_version") != FUSION_VERSION
         if (share := probe.row.get("spatial_share")) in BRANCHES:
             branches[BRANCHES[share]] += 1
         edges.update(f"{name.replace('_', ' ')} {value:g}" for name, value in at_edge(probe))
@@ -42,8 +42,8 @@ def describe_selection(probes: Iterable[Probe]) -> list[str]:
         lines.append("validation chose one branch alone for fusion: " + _listed(branches))
     if n_earlier:
         lines.append(
-            f"{pluralize(n_earlier, 'fusion probe')} of an earlier rule for the spatial share: the "
-            "same `layercache probe` trains them by the current one and keeps both"
+            f"{pluralize(n_earlier, 'fusion probe')} of an earlier version, with other "
+            "noise: the same `layercache probe` trains current ones and keeps both"
         )
     if edges:
         lines.append(
