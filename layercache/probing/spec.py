@@ -23,6 +23,9 @@ from layercache.probing.training.config import TrainConfig
 
 SCHEMA = 4
 """Increased when a change makes a probe of the same specification come out differently."""
+SEARCH_PAIRS = 1
+"""Pairs of learning rate and dropout rate whose weight decay the search by coordinates tries; part
+of the specification of its probes. It was 2 in the first ones (benchmarks/racing.py)."""
 
 
 def probe_id(values: Mapping[str, Any]) -> str:
@@ -100,6 +103,8 @@ class ProbeSpec:
             values["paper_compat"] = True
         if self.search != "full":
             values["search"] = self.search
+        if self.search == "coordinate":
+            values["search_pairs"] = SEARCH_PAIRS
         if self.select is not None:
             values["select"] = self.select
         if self.further_tests:

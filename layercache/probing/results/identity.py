@@ -236,6 +236,8 @@ def _training(spec: Spec) -> Words:
         for name, value in spec["train_config"].items()
     }
     search = {"search": str(spec.get("search", "full"))}
+    if search["search"] == "coordinate":
+        search["search pairs"] = _text(spec.get("search_pairs"), none="2")
     precision = {"precision": spec["precision"]}
     return {**config, **precision, **search, **_grid(spec, ("lr", "weight_decay"))}
 

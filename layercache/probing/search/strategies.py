@@ -6,7 +6,7 @@ halving     successive halving (arXiv 1502.07943): every configuration for a par
             the learning rate of the whole schedule, and scores that are compared share batches
             and noise
 coordinate  every learning rate with every dropout rate at the middle weight decay, then the
-            other weight decays of the best of these pairs
+            other weight decays of the best pair
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from layercache.probing.results.config_score import ConfigScore, config_key, training_key
 from layercache.probing.search.best_config import Search, rank_configs, summarize
+from layercache.probing.spec import SEARCH_PAIRS
 
 SEARCHES = ("full", "halving", "coordinate")
 
@@ -34,8 +35,6 @@ class Rung:
 
 RUNGS = (Rung(1 / 9, 1 / 5), Rung(1 / 3, 1 / 3))
 """Measured in benchmarks/racing.py."""
-PAIRS = 2
-"""Pairs of learning rate and dropout rate whose weight decay is searched."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _coordinate(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
     best = rank(stage)
     if best is None:
         return stage
-    pairs = {_pair(hparams) for hparams in best[:PAIRS]}
+    pairs = {_pair(hparams) for hparams in best[:SEARCH_PAIRS]}
     return Stage(tuple(h for h in grid if h in stage.configs or _pair(h) in pairs))
 
 

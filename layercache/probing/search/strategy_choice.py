@@ -11,7 +11,7 @@ from layercache.probing.search.strategies import SEARCHES, count_fits
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-MAX_PART = 0.5
+MAX_PART = 1 / 3
 """Part of the grid that "auto" trains at most in a search by coordinates."""
 
 
@@ -25,8 +25,8 @@ def choose_search(
 ) -> str:
     """Return full, halving or coordinate, and log the choice if it is not the requested one.
 
-    "auto" chooses coordinate if that trains at most half of the grid and `paper_compat` is False,
-    else full (docs/search.md gives the reasons).
+    "auto" chooses coordinate if that trains at most a third of the grid and `paper_compat` is
+    False, else full (docs/search.md gives the reasons).
 
     Args:
         requested: full, halving, coordinate or auto.

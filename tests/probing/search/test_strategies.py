@@ -80,7 +80,7 @@ def test_halving_keeps_the_best_of_every_rung_and_finds_the_best() -> None:
     ("search", "fits"),
     [
         ("full", 63),
-        ("coordinate", 9 + 2 * 6 - 2),  # at learning rate 1e-3 one decay is the same training
+        ("coordinate", 9 + 6 - 1),  # at learning rate 1e-3 one decay is the same training
         ("halving", 60 * 10 / 90 + 12 * 20 / 90 + 4 * 60 / 90),
     ],
 )
@@ -129,14 +129,13 @@ def test_halving_goes_by_the_mean_over_folds() -> None:
     assert [h["lr"] for h in after.configs] == [2.0]
 
 
-def test_coordinate_searches_the_decay_of_the_best_pairs_only() -> None:
+def test_coordinate_searches_the_decay_of_the_best_pair_only() -> None:
     first, last = run(Search("coordinate"), bowl)
     assert {h["weight_decay"] for h in first.configs} == {1e-3}
     assert len(first.configs) == 9
     assert set(map(config_key, first.configs)) < set(map(config_key, last.configs))
     assert {(h["lr"], h["dropout"]) for h in last.configs if h["weight_decay"] == 1.0} == {
-        (0.01, 0.1),
-        (0.001, 0.1),
+        (0.01, 0.1)
     }
     assert max(last.configs, key=lambda h: bowl(h, 0)) == {
         "lr": 0.01,

@@ -11,7 +11,7 @@ PAPER = [dict(vars(hparams)) for hparams in paper_grid("attentive")]
 LINEAR = [dict(vars(hparams)) for hparams in paper_grid("linear")]
 
 
-def test_auto_takes_coordinates_where_they_spare_half_of_the_grid_and_says_so() -> None:
+def test_auto_takes_coordinates_where_they_train_a_third_of_the_grid_and_says_so() -> None:
     with logged() as lines:
         assert choose_search("auto", head="attentive", grid=PAPER, epochs=True) == "coordinate"
         assert choose_search("auto", head="linear", grid=LINEAR, epochs=True) == "full"
