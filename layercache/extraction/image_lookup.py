@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageLookup:
-    """Function from (dataset, sample id) to the image, or None if unavailable.
+    """Function from (dataset, sample id) to the test image, or None if unavailable.
 
     The dataset is the source that a cache has recorded, or its name as in a cache.
 
@@ -26,11 +26,7 @@ class ImageLookup:
     """
 
     def __init__(
-        self,
-        *,
-        sources: Sequence[str] = (),
-        root: str | os.PathLike[str] | None = None,
-        split: str = "test",
+        self, *, sources: Sequence[str] = (), root: str | os.PathLike[str] | None = None
     ) -> None:
         """Describe where datasets are found.
 
@@ -38,11 +34,9 @@ class ImageLookup:
             sources: Datasets as the user named them ("folder:/my/pets"), for caches that have no
                 recorded source but the name "pets".
             root: Folder of the named datasets' files, as in `open_dataset`.
-            split: Split of the samples.
         """
         self._sources = {dataset_name(source): source for source in sources}
         self._root = root
-        self._split = split
         self._opened: dict[str, tuple[Samples, dict[str, int]] | None] = {}
 
     def __call__(self, dataset: str, sample_id: str) -> Image.Image | None:
@@ -64,7 +58,7 @@ class ImageLookup:
         source = self._sources.get(dataset, dataset)
         root = None if ":" in source else self._root
         try:
-            samples = open_dataset(source, root=root, offline=True).split(self._split)
+            samples = open_dataset(source, root=root, offline=True).split("test")
             return samples, {sample_id: row for row, sample_id in enumerate(samples.ids)}
         except LayercacheError as error:
             logger.info("no thumbnails of %s: %s", dataset, error)

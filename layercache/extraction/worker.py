@@ -40,6 +40,9 @@ from layercache.extraction.result import RunStats
 
 logger = logging.getLogger(__name__)
 
+MAX_TRIED_ROWS = 5
+"""Rows of a split of which one must be readable for the test of an image on a worker."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionJob:
@@ -290,11 +293,11 @@ def load_backbones(job: ExtractionJob) -> list[Backbone]:
     return backbones
 
 
-def find_readable_rows(samples: Mapping[str, Samples], *, tries: int = 5) -> dict[str, int]:
+def find_readable_rows(samples: Mapping[str, Samples]) -> dict[str, int]:
     """Return a row of every split whose image can be opened, out of the first few rows."""
     readable: dict[str, int] = {}
     for split, split_samples in samples.items():
-        for row in range(min(tries, len(split_samples.labels))):
+        for row in range(min(MAX_TRIED_ROWS, len(split_samples.labels))):
             with suppress(DataError):
                 open_image(split_samples, row)
                 readable[split] = row

@@ -68,28 +68,6 @@ class Moments:
             self._xx += weighted @ centered
             self._xy += weighted @ y[rows].to(x.dtype)
 
-    def plus(self, other: Moments, *, sign: float = 1.0) -> Self:
-        """Return the moments of the samples of both, or without those of `other` (sign -1).
-
-        Args:
-            other: Moments with the same shift, see `like`.
-            sign: 1 to add, -1 to subtract.
-        """
-        if self.shift is not None and other.shift is not None:
-            assert torch.equal(self.shift, other.shift)
-        total = self.like(self)
-        total.shift = self.shift if self.shift is not None else other.shift
-        for name in ("weight", "_x", "_y", "_xx", "_xy"):
-            setattr(total, name, getattr(self, name) + sign * getattr(other, name))
-        return total
-
-    @classmethod
-    def like(cls, other: Moments) -> Self:
-        """Return moments without samples, of the same shape and shift."""
-        empty = cls(len(other._x), len(other._y), device=other._x.device)
-        empty.shift = other.shift
-        return empty
-
     @classmethod
     def of_sums(
         cls, *, shift: Tensor, weight: Tensor, x: Tensor, y: Tensor, xx: Tensor, xy: Tensor

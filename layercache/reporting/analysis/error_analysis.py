@@ -16,6 +16,9 @@ from layercache.probing.metrics import confusion
 
 Floats = NDArray[Any]
 
+MAX_CONFUSIONS = 15
+"""Number of changed confusions that are listed at most."""
+
 
 def is_correct(logits: Floats, targets: NDArray[Any]) -> NDArray[np.bool_]:
     """Return whether the largest of the logits (N, C) is that of the target (N,), as bool (N,)."""
@@ -28,7 +31,6 @@ def changed_confusions(
     *,
     targets: NDArray[Any],
     classes: Sequence[str],
-    max_rows: int = 15,
 ) -> pd.DataFrame:
     """Count how often one class is taken for another by the baseline and by the fusion head.
 
@@ -37,11 +39,11 @@ def changed_confusions(
         baseline: Logits (N, C) of the baseline.
         targets: Class numbers (N,).
         classes: Class names.
-        max_rows: Number of rows at most.
 
     Returns:
         Columns true_class, predicted_class, baseline, fusion and change, largest change first, then
-        by the baseline's count. Confusions that neither head makes are left out.
+        by the baseline's count, MAX_CONFUSIONS rows at most. Confusions that neither head makes are
+        left out.
     """
     counts = []
     for logits in (baseline, fusion):
@@ -61,7 +63,7 @@ def changed_confusions(
         }
     )
     order = np.lexsort((-frame["baseline"], -frame["change"].abs()))
-    return frame.iloc[order].head(max_rows).reset_index(drop=True)
+    return frame.iloc[order].head(MAX_CONFUSIONS).reset_index(drop=True)
 
 
 def changed_images(

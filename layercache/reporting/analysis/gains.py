@@ -39,7 +39,7 @@ def mean_accuracies(table: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(accuracy="mean", seed_std="std", n_seeds="size").reset_index()
 
 
-def gains_over_baseline(table: pd.DataFrame, *, baseline: ProbeKind = BASELINE) -> pd.DataFrame:
+def gains_over_baseline(table: pd.DataFrame) -> pd.DataFrame:
     """Compute gains: one row per combination that has the baseline and per other kind of probe.
 
     A probe is compared with the baseline of the same seed, as in the results table; seeds that only
@@ -48,7 +48,7 @@ def gains_over_baseline(table: pd.DataFrame, *, baseline: ProbeKind = BASELINE) 
     Returns:
         Columns accuracy and baseline (fractions), gain and paper_gain (points).
     """
-    is_baseline = _is_kind(table, baseline)
+    is_baseline = _is_kind(table, BASELINE)
     same_seed = [*COMBINATION_COLUMNS, "seed"]
     baselines = table[is_baseline].rename(columns={"accuracy": "baseline"})
     paired = table[~is_baseline].merge(baselines[[*same_seed, "baseline"]], on=same_seed)

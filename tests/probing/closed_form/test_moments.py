@@ -35,18 +35,6 @@ def test_moments_equal_those_of_all_samples_whatever_the_blocks(block: int) -> N
     torch.testing.assert_close(moments.within_scatter, within)
 
 
-def test_moments_without_a_fold_are_those_of_the_rest() -> None:
-    x, y, w = features(N, P), one_hot(labels(N, C), C), torch.ones(N, dtype=torch.float64)
-    total = moments_of(x, y, w, block=10)
-    fold = Moments.like(total)
-    fold.add(x[:20], y[:20], w[:20])
-    rest = total.plus(fold, sign=-1)
-    alone = moments_of(x[20:], y[20:], w[20:], block=30)
-    torch.testing.assert_close(rest.scatter, alone.scatter)
-    torch.testing.assert_close(rest.mean, alone.mean)
-    torch.testing.assert_close(rest.plus(fold).cross, total.cross)
-
-
 def test_single_precision_keeps_a_deviation_far_smaller_than_the_mean() -> None:
     x = 1e-3 * features(4000, P) + 1.0
     y, w = torch.ones(4000, 1), torch.ones(4000)

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from layercache.errors import BackboneError
 from layercache.extraction.models.sources.transformers_processor import quiet
-from layercache.extraction.models.weights.checkpoint import digest_weights, read_checkpoint
+from layercache.extraction.models.weights.checkpoint import (
+    abbreviate,
+    digest_weights,
+    read_checkpoint,
+)
 from layercache.extraction.models.weights.key_prefix import StateMatch, count_parts, find_state
 
 NOT_IN_TOKENS = (
@@ -98,7 +102,7 @@ def load_tower(
     notes: tuple[str, ...] = ()
     if left_out or outside:
         listed = [f"{part} ({n})" for part, n in count_parts(others).items()] + own
-        notes = (f"{source}: tensors that are not the model's are left out: {_abbreviate(listed)}",)
+        notes = (f"{source}: tensors that are not the model's are left out: {abbreviate(listed)}",)
     return LoadedTower(model=model, has_final_norm=not no_norm, notes=notes)
 
 
@@ -165,7 +169,7 @@ def _check(
         f"{key} (expected {tuple(expected)}, got {tuple(got)})" for key, got, expected in mismatched
     ]
     problems = [
-        f"{len(keys)} {problem}: {_abbreviate(keys)}"
+        f"{len(keys)} {problem}: {abbreviate(keys)}"
         for problem, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -177,8 +181,3 @@ def _check(
         raise BackboneError(
             f"{source}: {'; '.join(problems)}: is it the checkpoint of another model?"
         )
-
-
-def _abbreviate(keys: list[str], max_shown: int = 6) -> str:
-    hidden = len(keys) - max_shown
-    return ", ".join(keys[:max_shown]) + (f" and {hidden} more" if hidden > 0 else "")

@@ -82,7 +82,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise BackboneError(
             f"weights {path}: expected a state dict (names to tensors), got {type(value).__name__}"
-            + (f" with {_abbreviate([*map(str, value)])}" if isinstance(value, dict) else "")
+            + (f" with {abbreviate([*map(str, value)])}" if isinstance(value, dict) else "")
         )
     return tensors
 
@@ -181,7 +181,7 @@ def load_weights(
         notes += (f"{source}: took the model under {match.prefix!r}; it is also under {others}",)
     if left_out:
         parts = count_parts(left_out, prefix=match.prefix)
-        listed = _abbreviate([f"{part} ({n})" for part, n in parts.items()])
+        listed = abbreviate([f"{part} ({n})" for part, n in parts.items()])
         notes += (f"{source}: tensors that are not the model's are left out: {listed}",)
     return match.state, notes
 
@@ -255,15 +255,13 @@ def _check_keys_and_shapes(
         ],
     }
     problems = [
-        f"{len(keys)} {problem}: {_abbreviate(keys)}"
-        for problem, keys in mismatches.items()
-        if keys
+        f"{len(keys)} {problem}: {abbreviate(keys)}" for problem, keys in mismatches.items() if keys
     ]
     if mismatches["missing"]:
         place = f" under {match.prefix!r}" if match.prefix else ""
         problems.append(
             f"nearest match: {match.n_found} of {len(expected)} names{place}; the file's top-level "
-            f"keys: {_abbreviate(sorted(count_parts(tensors)), max_shown=12)}"
+            f"keys: {abbreviate(sorted(count_parts(tensors)), max_shown=12)}"
         )
     if problems:
         raise _mismatch(source, problems)
@@ -278,7 +276,8 @@ def _mismatch(source: str, problems: Sequence[str]) -> BackboneError:
     )
 
 
-def _abbreviate(keys: Sequence[str], max_shown: int = 6) -> str:
+def abbreviate(keys: Sequence[str], max_shown: int = 6) -> str:
+    """Return the first names of a list as text, with the number of the others."""
     hidden = len(keys) - max_shown
     return ", ".join(keys[:max_shown]) + (f" and {hidden} more" if hidden > 0 else "")
 
