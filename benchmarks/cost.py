@@ -238,7 +238,7 @@ def operations(root: CachePath, rows: int) -> Iterator[tuple[str, Callable[[], o
 
 def epoch(split: Split, pairs: Sequence[tuple[int, str]]) -> None:
     """Stream one epoch through two windows of two row blocks each."""
-    from layercache.probing.data.selection import SplitSelection, TokenSource
+    from layercache.probing.data.split_selection import SplitSelection, TokenSource
     from layercache.probing.data.streaming import StreamedTokens
 
     budget = 4 * layout.planned_bytes(make_spec(512, WIDTH), 512)

@@ -181,7 +181,7 @@ class Steps:
     def epoch(self) -> Iterator[str]:
         import torch
 
-        from layercache.probing.data.selection import SplitSelection, TokenSource
+        from layercache.probing.data.split_selection import SplitSelection, TokenSource
         from layercache.probing.data.streaming import StreamedTokens
 
         split = self.cache().split(SPLIT)

@@ -34,7 +34,7 @@ from machine import describe
 
 from layercache._units import format_bytes, parse_bytes
 from layercache.cache import Cache, open_cache
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.training.config import Noise
 from layercache.testing import make_spec, make_writer, write_labels

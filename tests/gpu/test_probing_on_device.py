@@ -9,7 +9,7 @@ import torch
 from layercache.probing.closed_form.ridge import ridge
 from layercache.probing.closed_form.targets import one_hot
 from layercache.probing.data.resident import ResidentTokens
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.heads import HeadSpec
 from layercache.probing.training.config import HParams, TrainConfig

@@ -20,7 +20,7 @@ from layercache.cache.storage.read_cache import ReadCache
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.data.resident import ResidentTokens
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.testing import make_spec, make_tokens, make_writer, write_pending
 from tests.logs import logged

@@ -21,7 +21,7 @@ from layercache.probing.baselines import (
 )
 from layercache.probing.closed_form import logistic
 from layercache.probing.data.resident import ResidentTokens
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.metrics import evaluate

@@ -22,7 +22,7 @@ from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.joined_splits import AnySplit, JoinedSplits, over_splits
 from layercache.probing.data.leakage import Digests, token_digests
 from layercache.probing.data.resident import ResidentTokens
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens, min_budget
 from layercache.probing.options import MEMORY_FRACTION
 from layercache.probing.splits.stratified_split import Rows

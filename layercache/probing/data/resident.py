@@ -13,7 +13,7 @@ import torch
 
 from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import StoredPart, TokenDataset
-from layercache.probing.data.selection import SplitSelection
+from layercache.probing.data.split_selection import SplitSelection
 from layercache.probing.data.stored import StoredTokens
 
 READ_BATCH_BYTES = 64 * 2**20

@@ -21,7 +21,7 @@ from layercache._units import format_bytes
 from layercache.errors import OptionError
 from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import StoredPart, TokenDataset
-from layercache.probing.data.selection import RowRange, SplitSelection
+from layercache.probing.data.split_selection import RowRange, SplitSelection
 from layercache.probing.data.stored import StoredTokens
 
 MIN_WINDOWS_FOR_RAMP = 4

@@ -19,7 +19,7 @@ from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.baselines.grids import TASKS, check_task
 from layercache.probing.data.dataset import TokenDataset
 from layercache.probing.data.joined_splits import AnySplit, JoinedSplits
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens, min_budget
 from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
 from layercache.probing.metrics import PRIMARY

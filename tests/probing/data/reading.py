@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 
 CPU = torch.device("cpu")
 PAIRS = ((1, "cls"), (3, "ap"))

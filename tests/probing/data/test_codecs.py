@@ -12,7 +12,7 @@ from layercache.cache import Cache, open_cache
 from layercache.cache.format import layout
 from layercache.probing.data.leakage import token_digests
 from layercache.probing.data.loader import load_dataset
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.token_decoder import TokenDecoder
 from layercache.probing.scan.stream import Kept, iter_blocks
 from layercache.testing import make_cache, make_codec, make_spec, make_tokens, write_cache

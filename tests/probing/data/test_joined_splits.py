@@ -9,7 +9,7 @@ import torch
 
 from layercache.probing.data.joined_splits import JoinedSplits
 from layercache.probing.data.resident import ResidentTokens
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 
 PAIRS = ((1, "cls"), (3, "ap"))

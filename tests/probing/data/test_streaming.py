@@ -10,7 +10,7 @@ import torch
 from layercache.errors import OptionError, StorageError
 from layercache.probing.data.collate import allocate
 from layercache.probing.data.resident import ResidentTokens
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.streaming import StreamedTokens
 
 CPU = torch.device("cpu")

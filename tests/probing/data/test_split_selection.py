@@ -9,7 +9,7 @@ import torch
 
 from layercache.errors import HeadMismatchError, NonFiniteError
 from layercache.probing.data.resident import ResidentTokens
-from layercache.probing.data.selection import SplitSelection, TokenSource
+from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from tests.probing.data.reading import CPU, PAIRS, expected, read_all, select
 
 
