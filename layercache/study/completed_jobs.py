@@ -15,6 +15,7 @@ from layercache.cache.format.layers_and_tokens import parse_layers
 from layercache.cache.format.token_names import kind_words, requested_kinds
 from layercache.cache.storage.paths import cache_root
 from layercache.errors import CacheNotFoundError, LayercacheError
+from layercache.extraction.models.registry import MODELS
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
 from layercache.probing.results.lookup import read_stored
@@ -66,8 +67,15 @@ def _matches(cache: Cache, job: PlannedExtraction) -> bool:
         and spec.dataset.limit == options.limit
         and (options.limit is None or spec.dataset.limit_seed == options.seed)
         and spec.layers == parse_layers(job.layers, spec.depth)
-        and {*kind_words(spec.tokens)} == requested_kinds(job.tokens)
+        and _has_kinds(cache, job)
     )
+
+
+def _has_kinds(cache: Cache, job: PlannedExtraction) -> bool:
+    """Return whether a cache holds the requested tokens; "all" may mean patches without CLS."""
+    kinds, requested = {*kind_words(cache.spec.tokens)}, requested_kinds(job.tokens)
+    may_lack_cls = job.model not in MODELS and "all" in job.tokens.split("+")
+    return kinds == requested or (may_lack_cls and kinds == requested - {"cls"})
 
 
 def _has_preprocessing(cache: Cache, options: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from layercache.study.completed_jobs import find_cache, find_probes
 from layercache.study.file import parse_study
 from layercache.study.plan import PlannedExtraction, PlannedProbe, plan
 from tests.deploy.trained import draw_images, save_random
+from tests.extraction.models import own_modules
 from tests.logs import logged
 
 TEXT = """
@@ -210,3 +211,18 @@ def test_run_study_spatial_all_trains_the_probes_that_probe_trains(
     )
     assert {*direct.to_dataframe()["spatial"]} == {"all@last"}
     assert [result.id for result in direct] == [result.id for result in trained]
+
+
+def test_status_of_all_tokens_of_a_model_without_class_token_is_complete(tmp_path: Path) -> None:
+    draw_images(tmp_path / "waves")
+    model = f"{Path(own_modules.__file__)}:torch_encoder"
+    content = TEXT.format(root=tmp_path, epochs=2, limit=22, store="").replace("tiny_vit", model)
+    lines = [
+        line for line in content.splitlines() if "[model" not in line and "weights" not in line
+    ]
+    heads = '[[heads]]\nhead = "attentive-tokens"\nlayers = "last"\ntokens = "all"\n'
+    study = parse_study("\n".join([*lines, heads]), where="s", name="s")
+    study = study.model_copy(update={"models": (model,), "datasets": ("waves",)})
+    result = run_study(study, report=False)
+    assert result.failures == ()
+    assert len(there(study)) == result.jobs == 2
