@@ -37,7 +37,7 @@ from layercache.probing.ensemble.held_out import predict_held_out
 from layercache.probing.ensemble.members import load_members
 from layercache.probing.heads.fusion import SHARE, SHARES
 from layercache.probing.metrics import find_metric
-from layercache.probing.training.validation import best_share
+from layercache.probing.training.validation_metrics import best_share
 
 Array = np.ndarray[Any, Any]
 BRANCHES = ("alf", "aat")

@@ -49,7 +49,7 @@ from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.targets.missing import log_missing_targets
 from layercache.probing.token_selection import TokenSelection
-from layercache.probing.training.memory import describe_passes, pass_bounds
+from layercache.probing.training.configs_per_pass import describe_passes, pass_bounds
 from layercache.probing.worker import WorkerConfig
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from layercache.cache.find import open_cache
 from layercache.deploy import export_onnx, export_torch, load_classifier
 from layercache.deploy.card import write_card
 from layercache.probing.api import probe
-from layercache.probing.training import validation
+from layercache.probing.training import validation_metrics
 from tests.deploy.trained import TRAIN_CONFIG, Trained
 
 OPTIONS = {"layers": "mid-last", "lr": 1e-2, "weight_decay": 1e-4, "dropout": 0.0}
@@ -32,9 +32,9 @@ def test_classifier_and_exports_give_the_logits_of_the_cache(
     share: float | None,
 ) -> None:
     def choose(by_share: Any, *, metric: Any) -> dict[str, float]:
-        return {**by_share[0], validation.SHARE: share}
+        return {**by_share[0], validation_metrics.SHARE: share}
 
-    monkeypatch.setattr(validation, "best_share", choose)
+    monkeypatch.setattr(validation_metrics, "best_share", choose)
     spatial = {"spatial": "cls+grid:2", "gate": "sample"} if head == "fusion" else {}
     (made,) = probe(
         str(trained.cache),

@@ -188,7 +188,7 @@ def test_logits_for_selection_are_kept_for_as_many_configurations_as_fit(
 ) -> None:
     options = {**ONE_CONFIG, "lr": [0.03, 0.01, 0.001], "layers": "last", "select": "roc_auc"}
     (together,) = probe(planted(), head="linear", **options)
-    monkeypatch.setattr("layercache.probing.training.validation.MAX_OUTPUT_BYTES", 1)
+    monkeypatch.setattr("layercache.probing.training.validation_metrics.MAX_OUTPUT_BYTES", 1)
     (one_by_one,) = probe(planted(), head="linear", refresh=True, **options)
     assert [c.val_metrics for c in one_by_one.configs] == [c.val_metrics for c in together.configs]
 

@@ -13,7 +13,7 @@ import torch
 from layercache import heads, probe
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table.table import Results
-from layercache.probing.training import validation
+from layercache.probing.training import validation_metrics
 from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import FigureBlock
 from layercache.reporting.sections.weights import token_weights, weight_section
@@ -29,9 +29,12 @@ def train(planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Calla
 
     def run(share: float, **options: Any) -> Probe:
         def choose(by_share: Any, *, metric: Any) -> dict[str, float]:
-            return {**by_share[validation.SHARES.index(share)], validation.SHARE: share}
+            return {
+                **by_share[validation_metrics.SHARES.index(share)],
+                validation_metrics.SHARE: share,
+            }
 
-        monkeypatch.setattr(validation, "best_share", choose)
+        monkeypatch.setattr(validation_metrics, "best_share", choose)
         options = {"gate": "class", **ONE_CONFIG, **options}
         (trained,) = probe(planted(kinds=KINDS), head="fusion", spatial="patch", **options)
         return trained

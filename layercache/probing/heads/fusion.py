@@ -36,8 +36,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Values of a that are compared on validation samples."""
 FUSION_VERSION = 3
 """Version of how fusion heads are trained and their share is chosen, part of the specification of
-fusion probes. 2: `training.validation.best_share` chooses, no longer the highest score alone. 3:
-each branch gets the noise and dropout that it would get alone."""
+fusion probes. 2: `training.validation_metrics.best_share` chooses, no longer the highest score
+alone. 3: each branch gets the noise and dropout that it would get alone."""
 GATE_WEIGHT, GATE_BIAS = "gate.weight", "gate.bias"
 
 

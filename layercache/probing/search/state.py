@@ -18,7 +18,7 @@ from layercache.probing.search.strategies import Stage, count_fits, current_stag
 from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.train_subset import TrainSubset
-from layercache.probing.training.memory import pass_bounds
+from layercache.probing.training.configs_per_pass import pass_bounds
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from layercache.probing.heads.spec import SPATIAL
 from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
+from layercache.probing.training.configs_per_pass import activation_row_bytes
 from layercache.probing.training.dropout_draws import DropoutDraws
-from layercache.probing.training.memory import activation_row_bytes
 from layercache.probing.training.schedule import cosine_lr
 from layercache.probing.training.token_dropout import TokenDropout, drop_tokens
 

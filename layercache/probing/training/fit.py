@@ -18,7 +18,7 @@ from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.training.allocator import retain_freed_memory
 from layercache.probing.training.config import HParams, TrainConfig
-from layercache.probing.training.memory import plan_passes
+from layercache.probing.training.configs_per_pass import plan_passes
 from layercache.probing.training.paused import PausedConfigs
 from layercache.probing.training.token_loader import TokenLoader
 from layercache.probing.training.training_pass import TrainingPass

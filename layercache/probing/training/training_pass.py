@@ -25,7 +25,7 @@ from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.paused import PausedConfig
 from layercache.probing.training.schedule import Schedule
 from layercache.probing.training.token_loader import TokenLoader
-from layercache.probing.training.validation import validate
+from layercache.probing.training.validation_metrics import validate
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from layercache.probing.heads.spec import GATES
 from layercache.probing.metrics.registry import find_metric
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import fit, predict
-from layercache.probing.training.validation import best_share
+from layercache.probing.training.validation_metrics import best_share
 from layercache.testing import InMemoryTokens
 
 P, Q, D = 4, 6, 16

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layercache.probing.heads import HeadSpec
-from layercache.probing.training.memory import (
+from layercache.probing.training.configs_per_pass import (
     activation_row_bytes,
     config_bytes,
     describe_passes,
@@ -39,7 +39,7 @@ def test_pass_bounds_are_nearly_equal(
 def test_plan_passes_fits_into_half_of_the_free_memory(
     free: int, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layercache.probing.training.memory.free_memory", lambda _: free)
+    monkeypatch.setattr("layercache.probing.training.configs_per_pass.free_memory", lambda _: free)
     bounds = plan_passes(HEAD, 6, batch_size=10, device=torch.device("cpu"), configs_per_pass=None)
     assert max(b - a for a, b in bounds) == largest
 
@@ -47,7 +47,7 @@ def test_plan_passes_fits_into_half_of_the_free_memory(
 def test_plan_passes_of_wide_tokens_bounds_the_memory_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("layercache.probing.training.memory.free_memory", lambda _: 2**40)
+    monkeypatch.setattr("layercache.probing.training.configs_per_pass.free_memory", lambda _: 2**40)
     head = HeadSpec(kind="attentive", tokens=24, width=768, classes=10)
     options: dict[str, Any] = {"batch_size": 46, "configs_per_pass": None}
     with logged() as lines:
