@@ -38,7 +38,7 @@ from layercache.extraction.compression.token_encoder import TokenEncoder
 from layercache.extraction.models.backbone import Backbone, JointForward
 from layercache.extraction.models.loading import load_encoder
 from layercache.heads import AttentiveHead
-from layercache.probing.data.stored import StoredTokens
+from layercache.probing.data.stored_tokens import StoredTokens
 from layercache.probing.data.token_decoder import TokenDecoder
 
 

@@ -17,7 +17,7 @@ import torch
 from machine import describe
 
 from layercache.probing.heads.mixing import mix_and_map
-from layercache.probing.training.allocator import retain_freed_memory
+from layercache.probing.training.freed_memory import retain_freed_memory
 
 SHAPES = (
     (24, 96, 46, 63),

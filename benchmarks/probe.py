@@ -45,10 +45,10 @@ from benchmarks.one_by_one import accuracy, from_loader, from_slices, one_by_one
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics import evaluate
-from layercache.probing.training.allocator import retain_freed_memory
 from layercache.probing.training.config import HParams, TrainConfig, paper_grid
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.fit import fit, predict
+from layercache.probing.training.freed_memory import retain_freed_memory
 from layercache.testing import InMemoryTokens
 
 

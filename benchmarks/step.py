@@ -137,7 +137,7 @@ def make_step(
 
 def median(call: Callable[[], object], *, clock: Callable[[], float], repeats: int = 5) -> float:
     """Return the median seconds of a call, after one that is not timed."""
-    from layercache.probing.training.allocator import retain_freed_memory
+    from layercache.probing.training.freed_memory import retain_freed_memory
 
     times = []
     with retain_freed_memory():  # as in a search

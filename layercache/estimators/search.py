@@ -25,7 +25,7 @@ from layercache.probing.search.strategies import current_stage
 from layercache.probing.splits.stratified_split import folds
 from layercache.probing.targets.target import stratify
 from layercache.probing.training.config import TrainConfig
-from layercache.probing.training.paused import PausedConfigs
+from layercache.probing.training.paused_configs import PausedConfigs
 from layercache.probing.training.trainer import SGDTrainer
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.search.trainers import make_trainer
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.training.autosave import Autosave
-from layercache.probing.training.paused import MEMORY_FRACTION, PausedConfigs
+from layercache.probing.training.paused_configs import MEMORY_FRACTION, PausedConfigs
 from layercache.probing.training.trainer import ProbeTrainer
 
 logger = logging.getLogger(__name__)

@@ -26,17 +26,17 @@ from layercache.reporting.plotting.figure import save_figure
 from layercache.reporting.sections.attention import attention_section
 from layercache.reporting.sections.encoders import encoder_section
 from layercache.reporting.sections.gains import gains_section
+from layercache.reporting.sections.head_weights import weight_section
 from layercache.reporting.sections.images import image_section
 from layercache.reporting.sections.metrics import metric_section
 from layercache.reporting.sections.overview import overview
+from layercache.reporting.sections.predicted_values import value_section
 from layercache.reporting.sections.published import published_section
 from layercache.reporting.sections.significance import significance_section
 from layercache.reporting.sections.similarity import similarity_section
 from layercache.reporting.sections.single_layers import single_layer_section
 from layercache.reporting.sections.training import training_section
-from layercache.reporting.sections.values import value_section
 from layercache.reporting.sections.variants import variant_section
-from layercache.reporting.sections.weights import weight_section
 
 PAGE = "index.html"
 FIGURES = "figures"

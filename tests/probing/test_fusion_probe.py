@@ -16,7 +16,7 @@ from layercache.probing.results.table.table import Results
 from layercache.probing.training import validation_metrics
 from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import FigureBlock
-from layercache.reporting.sections.weights import token_weights, weight_section
+from layercache.reporting.sections.head_weights import token_weights, weight_section
 from tests.probing.quick import ONE_CONFIG
 
 KINDS = ("cls", "ap", "patch/0", "patch/1")

@@ -15,7 +15,7 @@ import torch
 from layercache._devices import free_memory
 from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import LabelledTokens, StoredPart
-from layercache.probing.data.stored import plain_tokens
+from layercache.probing.data.stored_tokens import plain_tokens
 from layercache.probing.options import MEMORY_FRACTION
 
 

@@ -15,7 +15,7 @@ import torch
 
 from layercache.probing.data.collate import add_noise, allocate
 from layercache.probing.data.split_selection import SplitSelection
-from layercache.probing.data.stored import StoredTokens
+from layercache.probing.data.stored_tokens import StoredTokens
 from layercache.probing.data.token_decoder import TokenDecoder
 from layercache.probing.training.config import Noise
 

@@ -14,7 +14,7 @@ import torch
 from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import StoredPart, TokenDataset
 from layercache.probing.data.split_selection import SplitSelection
-from layercache.probing.data.stored import StoredTokens
+from layercache.probing.data.stored_tokens import StoredTokens
 
 READ_BATCH_BYTES = 64 * 2**20
 """Size of the row blocks that are requested at the same time over a network."""

@@ -22,7 +22,7 @@ from layercache.errors import OptionError
 from layercache.probing.data.collate import shuffle
 from layercache.probing.data.dataset import StoredPart, TokenDataset
 from layercache.probing.data.split_selection import RowRange, SplitSelection
-from layercache.probing.data.stored import StoredTokens
+from layercache.probing.data.stored_tokens import StoredTokens
 
 MIN_WINDOWS_FOR_RAMP = 4
 """An epoch of at least this many windows begins and ends with smaller ones."""

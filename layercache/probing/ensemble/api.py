@@ -11,7 +11,6 @@ from layercache._progress import ProgressBar
 from layercache._units import parse_bytes
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import OptionError
-from layercache.probing.ensemble.choice import Choice, choose_pool
 from layercache.probing.ensemble.held_out import HeldOut, predict_held_out
 from layercache.probing.ensemble.members import (
     EnsembleMember,
@@ -19,6 +18,7 @@ from layercache.probing.ensemble.members import (
     load_members,
     selection_metric,
 )
+from layercache.probing.ensemble.pool_or_member import Choice, choose_pool
 from layercache.probing.ensemble.record import find_ensemble, make_spec, write_ensemble
 from layercache.probing.metrics import Metric, check_metric
 from layercache.probing.results.probe_store import Probe

@@ -16,8 +16,8 @@ from layercache._units import join_words
 from layercache.cache.format.cache_spec import sha256_json
 from layercache.cache.storage.paths import CachePath
 from layercache.errors import CacheCorruptError
-from layercache.probing.ensemble.choice import Choice
 from layercache.probing.ensemble.members import HEAD, EnsembleMember
+from layercache.probing.ensemble.pool_or_member import Choice
 from layercache.probing.head_evaluation import evaluate_predictions, stored_metrics
 from layercache.probing.metrics import PRIMARY, Metric
 from layercache.probing.results.config_score import ConfigScore

@@ -26,7 +26,7 @@ from layercache.probing.results.identity import LABEL, target_name
 from layercache.probing.results.locations import probe_folders
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe, read_probe, read_probes
-from layercache.probing.results.superseded import choose_versions
+from layercache.probing.results.superseded_probes import choose_versions
 
 MAX_SHOWN = 10
 """Number of probes that an error lists."""

@@ -37,7 +37,7 @@ from layercache.probing.splits.validation_options import LEAVE_ONE_OUT
 from layercache.probing.targets.annotation_columns import read_annotation
 from layercache.probing.targets.target import Target, check_floats, stratify
 from layercache.probing.targets.target_columns import read_target
-from layercache.probing.training.allocator import retain_freed_memory
+from layercache.probing.training.freed_memory import retain_freed_memory
 
 if TYPE_CHECKING:
     from layercache.cache.reading.split import Split

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layercache.probing.data.collate import NORM_EPS, allocate
 from layercache.probing.data.dataset import TokenDataset
-from layercache.probing.data.stored import StoredTokens
+from layercache.probing.data.stored_tokens import StoredTokens
 from layercache.probing.splits.stratified_split import Rows
 
 BLOCK_ROWS = 2048

@@ -9,7 +9,7 @@ from layercache.probing.heads.spec import BASELINES
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.validation_options import LEAVE_ONE_OUT
 from layercache.probing.training.fit import PassSaver
-from layercache.probing.training.paused import PausedConfigs
+from layercache.probing.training.paused_configs import PausedConfigs
 from layercache.probing.training.trainer import ProbeTrainer, ProgressCallback, SGDTrainer
 
 

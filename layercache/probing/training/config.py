@@ -86,7 +86,7 @@ class TrainConfig:
     class_weights: bool = True
     """Weight the cross-entropy by N / (C n_c); without effect on multi-label training."""
     layer_dropout: float = 0.0
-    """Probability that training leaves out a layer of an image (see `training.token_dropout`)."""
+    """Probability that training leaves out a layer of an image (see `training.dropout`)."""
     kind_dropout: float = 0.0
     """Probability that training leaves out a kind of token of an image, such as all CLS."""
     last_layer_penalty: float = 0.0

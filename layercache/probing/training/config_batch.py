@@ -23,9 +23,8 @@ from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.configs_per_pass import activation_row_bytes
-from layercache.probing.training.dropout_draws import DropoutDraws
+from layercache.probing.training.dropout import AttentionDropout, TokenDropout, drop_tokens
 from layercache.probing.training.schedule import cosine_lr
-from layercache.probing.training.token_dropout import TokenDropout, drop_tokens
 
 TILE_BYTES = {"cpu": 48 * 2**20, "cuda": 2 * 2**30, "mps": 2**29}
 """Size of the activations of the configurations that are evaluated at once, by device type: about
@@ -91,10 +90,10 @@ class ConfigBatch:
             clip=train_config.clip,
             clip_groups=getattr(self.head, "clip_groups", ("",)),
         )
-        self._dropout_draws = None
+        self._attention_dropout = None
         if any(config.dropout for config in configs):
             dropout_seed = _derive_seed(seed, DROPOUT_STREAM)
-            self._dropout_draws = DropoutDraws(spec, seed=dropout_seed, device=device)
+            self._attention_dropout = AttentionDropout(spec, seed=dropout_seed, device=device)
         self._token_dropout = TokenDropout(
             spec,
             layer_rate=train_config.layer_dropout,
@@ -145,8 +144,8 @@ class ConfigBatch:
         penalty = self.train_config.last_layer_penalty
         has_penalty = penalty > 0 and self.spec.branch != SPATIAL  # it is for the layers
         uniform_bsh = None
-        if self._dropout_draws is not None:
-            uniform_bsh = self._dropout_draws.draw(len(x_bsd))
+        if self._attention_dropout is not None:
+            uniform_bsh = self._attention_dropout.draw(len(x_bsd))
         lr_end = self.train_config.lr_end
         learning_rates = [
             cosine_lr(self.configs[i].lr, end=lr_end, step=step, steps=self.steps)
@@ -318,7 +317,7 @@ class ConfigBatch:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on; the tensors are not copied."""
-        draws = self._dropout_draws
+        draws = self._attention_dropout
         return {
             "parameters": self.parameters,
             "optimizer": self.optimizer.state_dict(),
@@ -339,8 +338,8 @@ class ConfigBatch:
         self.active, self.diverged_at = state["active"], list(state["diverged_at"])
         self._update_active()
         self.faulty = state["faulty"].to(self.device)
-        if self._dropout_draws is not None:
-            self._dropout_draws.set_state(state["dropout_rng"])
+        if self._attention_dropout is not None:
+            self._attention_dropout.set_state(state["dropout_rng"])
 
     def head_state_dict(self, row: int, *, steps: int) -> dict[str, Tensor]:
         """Return the state dict of one configuration's module, copied to the CPU.

@@ -16,10 +16,10 @@ from layercache.errors import HeadMismatchError, OptionError, ProbeError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.spec import REGRESSION
-from layercache.probing.training.allocator import retain_freed_memory
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.configs_per_pass import plan_passes
-from layercache.probing.training.paused import PausedConfigs
+from layercache.probing.training.freed_memory import retain_freed_memory
+from layercache.probing.training.paused_configs import PausedConfigs
 from layercache.probing.training.token_loader import TokenLoader
 from layercache.probing.training.training_pass import TrainingPass
 

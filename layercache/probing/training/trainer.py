@@ -17,7 +17,7 @@ from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import PassSaver, fit
-from layercache.probing.training.paused import PausedConfigs
+from layercache.probing.training.paused_configs import PausedConfigs
 
 CURVE_POINTS = (1 / 9, 1 / 3, 2 / 3)
 """Parts of the training after which configurations are evaluated for their learning curves."""

@@ -22,7 +22,7 @@ from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.class_weights import balanced_class_weights
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch
-from layercache.probing.training.paused import PausedConfig
+from layercache.probing.training.paused_configs import PausedConfig
 from layercache.probing.training.schedule import Schedule
 from layercache.probing.training.token_loader import TokenLoader
 from layercache.probing.training.validation_metrics import validate

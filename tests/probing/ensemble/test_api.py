@@ -11,7 +11,7 @@ from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, ProbeError, ProbeNotFoundError
 from layercache.probing.api import probe
 from layercache.probing.ensemble import api
-from layercache.probing.ensemble.choice import choose_pool
+from layercache.probing.ensemble.pool_or_member import choose_pool
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.split_predictions import predict_split
 from layercache.testing import write_cache

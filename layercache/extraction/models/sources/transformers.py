@@ -21,13 +21,13 @@ from layercache.extraction.models.preprocessing.input_size import grid_at
 from layercache.extraction.models.preprocessing.options import PreprocessingOptions
 from layercache.extraction.models.preprocessing.transform import Preprocessing, format_size
 from layercache.extraction.models.registry import EvalTransform, ModelInfo
-from layercache.extraction.models.sources.transformers_changes import (
+from layercache.extraction.models.sources.transformers_files import PROCESSOR_FILES, ModelFiles
+from layercache.extraction.models.sources.transformers_overrides import (
     has_rotary_positions,
     keep_patch_order,
     keep_rotary_precision,
     resample_positions,
 )
-from layercache.extraction.models.sources.transformers_files import PROCESSOR_FILES, ModelFiles
 from layercache.extraction.models.sources.transformers_processor import (
     data_config,
     read_processor,

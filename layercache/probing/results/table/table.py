@@ -12,8 +12,7 @@ from layercache.cache.format.origin import model_source
 from layercache.errors import OptionError
 from layercache.probing.metrics import parse_metrics, selection_metric_of
 from layercache.probing.results.probe_store import Probe
-from layercache.probing.results.superseded import describe_versions
-from layercache.probing.results.table.by_value import describe_values, scores_by, wide_table
+from layercache.probing.results.superseded_probes import describe_versions
 from layercache.probing.results.table.columns import (
     COLUMNS,
     IDENTITY,
@@ -36,6 +35,7 @@ from layercache.probing.results.table.notes import (
     describe_scores,
     describe_selection,
 )
+from layercache.probing.results.table.scores_by_value import describe_values, scores_by, wide_table
 from layercache.probing.results.table.view import (
     combine_bounds,
     combine_mean_and_std,

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from layercache.probing.training import allocator
+from layercache.probing.training import freed_memory
 
 GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
 
@@ -23,7 +23,7 @@ def faults() -> int:
 @pytest.mark.skipif(not GLIBC, reason="this C library has no mallopt")
 def test_retain_freed_memory_keeps_it_inside_and_returns_it_after() -> None:
     without = faults()
-    with allocator.retain_freed_memory():
+    with freed_memory.retain_freed_memory():
         faults()  # up to eight new blocks, until glibc has cached the small rests between them
         within = faults()
         held = _resident()
@@ -34,8 +34,8 @@ def test_retain_freed_memory_keeps_it_inside_and_returns_it_after() -> None:
 def test_retain_freed_memory_without_mallopt_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
-    with allocator.retain_freed_memory():
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda _: object())
+    with freed_memory.retain_freed_memory():
         pass
 
 

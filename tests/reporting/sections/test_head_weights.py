@@ -5,7 +5,7 @@ import numpy as np
 from layercache.probing.api import probe
 from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import FigureBlock, Table
-from layercache.reporting.sections.weights import token_weights, weight_section
+from layercache.reporting.sections.head_weights import token_weights, weight_section
 from tests.probing.quick import ONE_CONFIG
 
 

@@ -9,7 +9,7 @@ import torch
 from layercache.probing.heads import HeadSpec
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import fit
-from layercache.probing.training.paused import PausedConfigs
+from layercache.probing.training.paused_configs import PausedConfigs
 from layercache.testing import make_separable_tokens
 from tests.logs import logged
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from layercache.errors import ProbeError
-from layercache.probing.ensemble.pool import Pool, combine, fit_pool, one_member
+from layercache.probing.ensemble.log_linear_pool import Pool, combine, fit_pool, one_member
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.metrics import Metric, compute
 from layercache.probing.splits.folds import draw_folds

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from layercache.probing.ensemble.pool import Pool, combine, fit_pool
+from layercache.probing.ensemble.log_linear_pool import Pool, combine, fit_pool
 from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL, REGRESSION
 
 N, C = 400, 4
@@ -102,7 +102,7 @@ def test_fit_pool_of_a_regression_has_the_weights_of_a_grid_search():
 def test_combine_in_chunks_is_the_weighted_sum(monkeypatch):
     outputs, targets = make_logits(1.0, 2.0)
     whole = fit_pool(outputs, targets, task=CLASSIFICATION)
-    monkeypatch.setattr("layercache.probing.ensemble.pool.CHUNK_ELEMENTS", 7 * C)
+    monkeypatch.setattr("layercache.probing.ensemble.log_linear_pool.CHUNK_ELEMENTS", 7 * C)
     parts = fit_pool(outputs, targets, task=CLASSIFICATION)
     np.testing.assert_allclose(parts.coefficients, whole.coefficients, rtol=1e-4)
     pool = Pool(coefficients=np.array([0.5, 2.0]), spreads=np.ones(2))

@@ -13,6 +13,7 @@ from layercache.cache.annotate import annotate
 from layercache.errors import OptionError, UnknownNameError
 from layercache.probing.api import probe
 from layercache.probing.results.reading import read_results
+from layercache.probing.results.table import scores_by_value
 from tests.logs import logged
 from tests.probing.quick import ONE_CONFIG
 
@@ -79,11 +80,10 @@ def test_scores_by_an_unknown_or_too_fine_column_raise(cache: Cache) -> None:
     results = read_results(cache)
     assert len(results.scores_by("age")) == 120
     many = annotated(cache, number=np.arange(200))
-    from layercache.probing.results.table import by_value
 
-    assert by_value.MAX_VALUES == 200
+    assert scores_by_value.MAX_VALUES == 200
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(by_value, "MAX_VALUES", 50)
+        patch.setattr(scores_by_value, "MAX_VALUES", 50)
         with pytest.raises(OptionError, match="at most 50 values, got 120 of 'number'"):
             read_results(many).scores_by("number")
 

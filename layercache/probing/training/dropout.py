@@ -1,15 +1,17 @@
-"""Layer dropout and kind dropout: whole layers, or kinds of tokens, that training leaves out.
+"""What a step of training drops: attention weights, whole layers, kinds of tokens.
 
-For each image of a batch every layer is left out with a given probability, and so is every kind of
-token (all CLS, all AP). Attention is then over the tokens that are left; heads without attention
-see zeros instead, and the other tokens scaled up. As LayerDrop (arXiv 1909.11556) and ModDrop
-(arXiv 1501.00102) do for layers of a transformer and for modalities, it keeps a head from relying
-on a few tokens. All configurations share the draws, which depend on seed and step alone.
+Attention dropout drops single attention weights. Layer dropout leaves out each layer of an image
+with a given probability, kind dropout each kind of token (all CLS, all AP). Attention is then over
+the tokens that are left; heads without attention see zeros instead, and the other tokens scaled up.
+As LayerDrop (arXiv 1909.11556) and ModDrop (arXiv 1501.00102) do for layers of a transformer and
+for modalities, this keeps a head from relying on a few tokens. All configurations share the draws.
 
-Shapes: B rows of a batch, S tokens, N groups of tokens.
+Shapes: B rows of a batch, S tokens, H attention heads, N groups of tokens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,8 +23,50 @@ STREAM = 2**32 + 2
 """Stream of randomness of a seed, apart from those of `ConfigBatch`."""
 
 
+class AttentionDropout:
+    """Draws the numbers that decide which attention weights a step drops.
+
+    Both branches of a fusion head draw from generators of the same seed, so that each gets the
+    numbers that it would get alone.
+    """
+
+    def __init__(self, spec: HeadSpec, *, seed: int, device: torch.device) -> None:
+        """Seed the generators.
+
+        Args:
+            spec: Head with attention.
+            seed: Seed of each generator.
+            device: Device of the draws.
+        """
+        self._shapes, self._device = spec.dropout_shapes, device
+        self._generators = [torch.Generator(device).manual_seed(seed) for _ in self._shapes]
+
+    def draw(self, n_rows: int) -> Tensor:
+        """Return the draws of the next batch, (B, S, H).
+
+        Those of two branches are one after the other in each row, (B, S1*H1 + S2*H2).
+
+        Args:
+            n_rows: B.
+        """
+        draws = [
+            torch.rand((n_rows, *shape), generator=generator, device=self._device)
+            for shape, generator in zip(self._shapes, self._generators, strict=True)
+        ]
+        return draws[0] if len(draws) == 1 else torch.cat([d.flatten(1) for d in draws], 1)
+
+    def get_state(self) -> list[Tensor]:
+        """Return the states of the generators."""
+        return [generator.get_state() for generator in self._generators]
+
+    def set_state(self, states: Sequence[Tensor]) -> None:
+        """Continue from `get_state`."""
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
+
+
 class TokenDropout:
-    """Draws the tokens that each image of a batch keeps."""
+    """Draws the tokens that each image of a batch keeps, by seed and step alone."""
 
     def __init__(self, spec: HeadSpec, *, layer_rate: float, kind_rate: float, seed: int) -> None:
         """Group the tokens; the spatial tokens of a fusion head are never left out.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layercache.errors import ProbeError
-from layercache.probing.ensemble.choice import Choice, choose_pool
+from layercache.probing.ensemble.pool_or_member import Choice, choose_pool
 from layercache.probing.metrics import find_metric
 
 SITES = np.repeat(np.arange(2), 100)

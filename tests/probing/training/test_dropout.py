@@ -1,4 +1,4 @@
-"""Layer dropout, kind dropout, and the penalty on attention below the last layer."""
+"""Attention, layer and kind dropout, and the penalty on attention below the last layer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from layercache.errors import OptionError
 from layercache.probing.heads import HeadSpec, build
 from layercache.probing.heads.fitted import FittedHead
+from layercache.probing.heads.spec import SPATIAL
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch
+from layercache.probing.training.dropout import AttentionDropout, TokenDropout, drop_tokens
 from layercache.probing.training.fit import fit
-from layercache.probing.training.token_dropout import TokenDropout, drop_tokens
 from layercache.testing import make_separable_tokens
 from tests.probing.textbook import TextbookAttentive
 
@@ -193,3 +194,21 @@ def test_default_fields_are_not_in_the_identity_of_a_probe() -> None:
     assert "layer_dropout" not in TrainConfig().to_json()
     assert TrainConfig(layer_dropout=0.2).to_json()["layer_dropout"] == 0.2
     assert "layer_ids" not in HeadSpec(kind="linear", tokens=1, width=4, classes=2).to_json()
+
+
+def test_attention_dropout_of_a_fusion_head_is_that_of_each_branch_alone() -> None:
+    shape = {"kind": "fusion", "tokens": 10, "width": 16, "classes": 3, "spatial_tokens": 6}
+    fusion = HeadSpec(**shape, gate="scalar")  # type: ignore[arg-type]
+    specs = (fusion, *fusion.branches, dataclasses.replace(fusion, branch=SPATIAL))
+    both, layers, spatial, alone = (
+        AttentionDropout(spec, seed=3, device=torch.device("cpu")) for spec in specs
+    )
+    for _ in range(2):
+        state = both.get_state()
+        drawn, of_layers, of_spatial = both.draw(5), layers.draw(5), spatial.draw(5)
+        assert of_layers.shape == (5, 4, 4)
+        assert of_spatial.shape == (5, 6, 8)
+        assert torch.equal(drawn, torch.cat([of_layers.flatten(1), of_spatial.flatten(1)], 1))
+        assert torch.equal(alone.draw(5), of_spatial)
+    both.set_state(state)
+    assert torch.equal(both.draw(5), drawn)
