@@ -48,7 +48,7 @@ Variant = Annotated[
     str | None,
     typer.Option(
         help="First digits of a way of training (grid, epochs, splits ...), as listed on the page.",
-        show_default="the newest with a fusion probe and a baseline",
+        show_default="the newest with the attentive head on all layers and the baseline",
     ),
 ]
 Metrics = Annotated[

@@ -86,7 +86,7 @@ def demo(
         attention.mean_lt,
         layers=attention.layers,
         tokens=attention.tokens,
-        title="Attention of the fusion head",
+        title="Attention of the attentive head on all layers",
         subtitle=f"{MODEL} on {DATASET}: mean over {len(weights.mean)} attention heads and the "
         "test images",
     )

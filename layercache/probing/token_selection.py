@@ -36,7 +36,7 @@ class TokenSelection:
     layers: str
     """Layers as a word if there is one (last, mid-last, quarter, all), else as numbers."""
     kinds: str
-    """Token kinds, such as cls+ap."""
+    """Token kinds, such as cls+ap; see `name_tokens`."""
     spatial: str
     """KIND@LAYERS of the spatial tokens of a hybrid or fusion head, else ""."""
     pooled: int
@@ -244,14 +244,19 @@ def name_layers(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
 
 
 def name_tokens(pairs: Sequence[tuple[int, str]], cache: Cache) -> str:
-    """Return the shortest word for the tokens of some pairs: cls+ap, grid:2, all ..."""
+    """Return the shortest word for the tokens of some pairs: cls+ap, grid:2, all ...
+
+    Kinds are in the order of POOLED_KINDS, whatever that of the cache.
+    """
     names = tuple(dict.fromkeys(token for _, token in pairs))
     if any(name.startswith("patch/") for name in names):
         for word in ("all", "patch"):
             if parse_tokens(word, cache.spec.tokens) == names:
                 return word
     words: list[str] = []
-    for kind in kind_words(names):
+    kinds = kind_words(names)
+    pooled = [kind for kind in POOLED_KINDS if kind in kinds]
+    for kind in [*pooled, *(kind for kind in kinds if kind not in pooled)]:
         members = tuple(name for name in names if kind_word(name) == kind)
         words += [kind] if parse_tokens(kind, cache.spec.tokens) == members else list(members)
     return "+".join(words)

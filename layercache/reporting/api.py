@@ -107,8 +107,9 @@ def report(
             image is not available.
         probes: Probes to include, with the caches of their tokens; all by default.
         variant: First digits of a way of training (grid, epochs, splits ...), as listed on the
-            page; by default the newest with a fusion probe and a baseline, separately for each
-            backbone and dataset. What was trained in another way is left out and listed.
+            page; by default the newest with the attentive head on all layers and the baseline,
+            separately for each backbone and dataset. What was trained in another way is left out
+            and listed.
         probes_root: Root of probes outside their caches; default $LAYERCACHE_PROBES.
         metrics: Further metrics to show (docs/metrics.md), as in "roc_auc,f1_macro".
 

@@ -7,6 +7,7 @@ import pytest
 
 from layercache.errors import OptionError
 from layercache.probing.api import probe
+from layercache.probing.token_selection import select_tokens
 from tests.probing.quick import ONE_CONFIG
 
 
@@ -25,3 +26,14 @@ def test_tokens_in_both_branches_are_for_the_fusion_head_only(planted: Callable[
     cache = planted(kinds=("cls", "ap", "patch/0", "patch/1", "patch/2", "patch/3"))
     with pytest.raises(OptionError, match=r"token 'cls' is in both tokens cls\+ap and spatial all"):
         probe(cache, head="hybrid", spatial="all", **ONE_CONFIG)
+
+
+def test_token_kinds_are_named_in_one_order_whatever_that_of_the_cache(
+    planted: Callable[..., Any],
+) -> None:
+    cache = planted(kinds=("ap", "cls", "patch/0", "patch/1"))
+    selection = select_tokens(cache, head="attentive", layers="all", tokens="cls+ap")
+    assert selection.kinds == "cls+ap"
+    assert [token for _, token in selection.pairs[:2]] == ["ap", "cls"], "as they are stored"
+    mixed = select_tokens(cache, head="attentive", layers="last", tokens="patch,ap")
+    assert mixed.kinds == "ap+patch"

@@ -56,8 +56,8 @@ def select_probes(
 ) -> tuple[list[Row], list[LeftOut]]:
     """Select the rows of one way of training for each combination, and one row per seed.
 
-    It is the newest one with a fusion probe and a baseline of the same seed, else the newest one
-    with any gain, else the newest.
+    It is the newest one with the attentive head on all layers and the baseline of the same seed,
+    else the newest one with any gain, else the newest.
 
     Args:
         rows: Rows with columns combination, head, layers, tokens, seed, probe and OPTION_COLUMNS.

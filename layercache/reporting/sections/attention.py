@@ -1,4 +1,4 @@
-"""Attention of the fusion head: heatmaps by dataset, and for each backbone and dataset."""
+"""Attention of the attentive head on all layers: heatmaps by dataset, and for each combination."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, 
 from layercache.reporting.plotting.attention_heatmap import attention_heatmap, attention_overview
 from layercache.reporting.plotting.heatmap_cells import token_label
 
-TITLE = "Attention of the fusion head"
+TITLE = "Attention of the attentive head on all layers"
 
 
 def attention_section(data: ReportData) -> Section:
@@ -31,7 +31,7 @@ def attention_section(data: ReportData) -> Section:
     }
     if not maps:
         hint = CommandHint(
-            text="No attentive fusion head has been trained yet. To train one:",
+            text="No attentive head on all layers has been trained yet. To train one:",
             commands=[data.probe_command(c, FUSION) for c in data.detailed[:3]],
         )
         return Section(title=TITLE, blocks=[hint])
@@ -52,7 +52,7 @@ def attention_section(data: ReportData) -> Section:
 
 
 def load_attention(data: ReportData, combination: Combination) -> AttentionMap | None:
-    """Return the attention of the fusion probes, averaged over seeds, or None without one."""
+    """Return the mean attention of the attentive probes on all layers, or None without one."""
     weights = [probe.attention() for probe in data.probes_of(combination, FUSION)]
     if not weights:
         return None
@@ -100,7 +100,7 @@ def _one_combination(
         layers=attention.layers,
         tokens=attention.tokens,
         deviation=attention.std_lt,
-        title="Attention of the fusion head",
+        title="Attention of the attentive head on all layers",
         subtitle=f"{combination.name}: mean over {n_heads} attention heads and the test images",
     )
     caption = (

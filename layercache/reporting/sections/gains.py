@@ -112,7 +112,7 @@ def _left_out(data: ReportData) -> list[Block]:
     )
     caption = (
         "Left out: probes that differ in their training from those above. Of several ways of "
-        "training, the newest with a fusion probe and a baseline is reported."
+        "training, the newest with the attentive head on all layers and the baseline is reported."
     )
     hint = CommandHint(
         text="To report on another variant:",

@@ -23,7 +23,7 @@ from layercache.reporting.page import (
 )
 from layercache.reporting.plotting.curves import dumbbells
 
-TITLE = "Images that fusion gets right or wrong"
+TITLE = "Images that layer fusion gets right or wrong"
 MAX_PICTURES = 12
 """Number of images in a gallery at most."""
 
@@ -51,7 +51,7 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
     if predictions is None:
         missing = [k for k in (BASELINE, FUSION) if not data.probes_of(combination, k)]
         hint = CommandHint(
-            text="This needs the fusion probe and the baseline with the same seed:",
+            text="This needs the attentive head on all layers and the baseline with the same seed:",
             commands=[data.probe_command(combination, kind) for kind in missing],
         )
         return [hint]
@@ -68,8 +68,9 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
     )
     won, lost = changed[changed["outcome"] == "won"], changed[changed["outcome"] == "lost"]
     text = (
-        f"Of {pluralize(len(targets), 'test image')}, the fusion head gets {len(won)} right that "
-        f"the baseline gets wrong, and {len(lost)} wrong that the baseline gets right."
+        f"Of {pluralize(len(targets), 'test image')}, the attentive head on all layers gets "
+        f"{len(won)} right that the baseline gets wrong, and {len(lost)} wrong that the baseline "
+        "gets right."
     )
     blocks: list[Block] = [Text(text=text)]
     confusions = changed_confusions(
@@ -78,8 +79,8 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
     if len(confusions):
         blocks += _confusions(combination, confusions)
     for images, caption in (
-        (won, "Right with fusion, wrong without"),
-        (lost, "Wrong with fusion, right without"),
+        (won, "Right with layer fusion, wrong without"),
+        (lost, "Wrong with layer fusion, right without"),
     ):
         if len(images):
             blocks.append(_gallery(data, combination, images, caption, with_ids=ids is not None))

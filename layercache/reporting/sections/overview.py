@@ -68,7 +68,8 @@ def overview(data: ReportData) -> tuple[list[str], list[Tile]]:
     )
     tiles = [Tile(number=f"{n_models} × {n_datasets}", label=label)]
     if fusion.empty:
-        return ["There is no gain to report yet: it needs a fusion probe and a baseline."], tiles
+        missing = "the attentive head on all layers and the baseline"
+        return [f"There is no gain to report yet: it needs {missing}."], tiles
     evidence = find_evidence(data, gains)
     gain, baseline, accuracy = (
         float(fusion[name].mean()) for name in ("gain", "baseline", "accuracy")

@@ -45,7 +45,7 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
     if predictions is None:
         missing = [k for k in (BASELINE, FUSION) if not data.probes_of(combination, k)]
         hint = CommandHint(
-            text="This needs the fusion probe and the baseline with the same seed:",
+            text="This needs the attentive head on all layers and the baseline with the same seed:",
             commands=[data.probe_command(combination, kind) for kind in missing],
         )
         return [hint]
@@ -64,7 +64,7 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
     table = Table(
         name=f"values-{combination.slug}",
         frame=errors,
-        caption="True and predicted values of all test images, largest error of fusion first.",
+        caption="True and predicted values of all test images, by the error of layer fusion.",
         max_rows=0,
     )
     return [*blocks, table]
@@ -74,8 +74,8 @@ def _sentence(fusion: Predictions, baseline: Predictions) -> str:
     before, after = (evaluate(p.logits, p.targets, task=REGRESSION) for p in (baseline, fusion))
     return (
         f"On {pluralize(len(fusion.targets), 'test image')}, the mean absolute error goes from "
-        f"{before['mae']:.4g} with the last layer's CLS to {after['mae']:.4g} with fusion, and the "
-        f"root mean squared error from {before['rmse']:.4g} to {after['rmse']:.4g}."
+        f"{before['mae']:.4g} with the last layer's CLS to {after['mae']:.4g} with layer fusion, "
+        f"and the root mean squared error from {before['rmse']:.4g} to {after['rmse']:.4g}."
     )
 
 
@@ -110,4 +110,4 @@ def _gallery(data: ReportData, combination: Combination, errors: pd.DataFrame) -
             f"{row.baseline_prediction:.4g}, fusion {row.fusion_prediction:.4g}"
         )
         pictures.append(Picture(image=image, label=label))
-    return Gallery(caption="Largest errors of fusion:", pictures=pictures)
+    return Gallery(caption="Largest errors of layer fusion:", pictures=pictures)

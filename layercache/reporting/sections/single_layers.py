@@ -1,4 +1,4 @@
-"""Linear probes on single layers: accuracy over depth, with the fusion head as a line across."""
+"""Linear probes on single layers: accuracy over depth, beside the attentive head and the baseline."""
 
 from __future__ import annotations
 

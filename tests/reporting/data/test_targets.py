@@ -19,7 +19,7 @@ from tests.reporting import synthetic
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """A cache with a fusion probe and a baseline of the label, a float and two classes."""
+    """A cache whose label, float and two classes each have the attentive head and the baseline."""
     made = synthetic.make_cache(tmp_path_factory.mktemp("targets"))
     frames = []
     for split in ("train", "test"):
