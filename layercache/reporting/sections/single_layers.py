@@ -1,4 +1,4 @@
-"""Linear probes on single layers: accuracy over depth, beside the attentive head and the baseline."""
+"""Linear probes on single layers: accuracy over depth, with lines at the other heads."""
 
 from __future__ import annotations
 
