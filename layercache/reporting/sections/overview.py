@@ -174,7 +174,7 @@ def _significance_sentence(evidence: Evidence) -> str:
 
 
 def _best_other_sentence(data: ReportData, gains: pd.DataFrame) -> str:
-    """Return the probe that gains more than fusion on the same combinations, if there is one."""
+    """Return the probe that gains most, if it gains more than attention over all layers does."""
     means = gains.groupby(KIND_COLUMNS)["gain"].agg(["mean", "size"]).reset_index()
     fusion = select_kind(means, FUSION)
     better = means[
@@ -190,9 +190,9 @@ def _best_other_sentence(data: ReportData, gains: pd.DataFrame) -> str:
         return f"Another probe has a larger gain: {kind} ({gain} points)."
     n_shown = sum(interval.sign > 0 for interval in intervals)
     if len(intervals) > 1:
-        shown = f"significantly more than fusion on {n_shown} of {len(intervals)} combinations"
+        shown = f"on {n_shown} of {len(intervals)} combinations significantly larger"
     elif n_shown:
-        shown = "significantly more than fusion"
+        shown = "significantly larger"
     else:
-        shown = f"a difference to fusion that {intervals[0].n_images} test images cannot show"
+        shown = f"a difference that {intervals[0].n_images} test images cannot show"
     return f"Another probe has a larger gain: {kind} ({gain} points, {shown})."

@@ -88,7 +88,7 @@ def test_headline_compares_a_better_probe_with_fusion(tmp_path):
     sentences, _ = overview(make_data(tmp_path / "a", (40, 0), extra=[(linear, swap(42, 0))]))
     assert sentences[2] == (
         "Another probe has a larger gain: linear, all layers, CLS+AP (+26.2 points, a difference "
-        "to fusion that 160 test images cannot show)."
+        "that 160 test images cannot show)."
     )
     sentences, _ = overview(make_data(tmp_path / "b", (20, 0), extra=[(linear, swap(60, 0))]))
-    assert sentences[2].endswith("(+37.5 points, significantly more than fusion).")
+    assert sentences[2].endswith("(+37.5 points, significantly larger).")
