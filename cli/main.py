@@ -122,7 +122,7 @@ def build(name: str | None, *, debug: bool) -> typer.Typer:
     app = typer.Typer(
         help=(
             "Probe frozen Vision Transformers on every layer: run the backbone once, "
-            "train fusion heads from the cache as often as you like."
+            "train heads that fuse them from the cache as often as you like."
         ),
         no_args_is_help=True,
         pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""Caches the tokens of every layer of frozen Vision Transformers; trains fusion probes from them.
+"""Caches the tokens of every layer of frozen Vision Transformers; trains heads that fuse them.
 
 Names are resolved when they are used, so that `import layercache` imports neither torch nor timm.
 The package logs to the logger "layercache" and prints nothing; the command line shows what is
