@@ -1,4 +1,4 @@
-"""What a step of training drops: attention weights, whole layers, kinds of tokens.
+"""Dropout in training: of attention weights, of whole layers, and of kinds of tokens.
 
 Attention dropout drops single attention weights. Layer dropout leaves out each layer of an image
 with a given probability, kind dropout each kind of token (all CLS, all AP). Attention is then over

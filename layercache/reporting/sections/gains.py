@@ -22,6 +22,7 @@ from layercache.reporting.analysis.gains import (
     to_matrix,
 )
 from layercache.reporting.analysis.published import BASELINE, FUSION, PAPER, PAPER_KINDS, ProbeKind
+from layercache.reporting.data.combination import Combination
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.formatting import capitalize
 from layercache.reporting.page import Block, CommandHint, FigureBlock, Section, Table, Text
@@ -31,6 +32,15 @@ TITLE = "Gains over the last layer's CLS"
 MAX_COMMANDS = 12
 """Number of commands for missing probes at most."""
 ALL_TOKENS = ProbeKind(head="attentive-tokens", layers="last", tokens="all")
+
+
+def missing_pair(data: ReportData, combination: Combination) -> CommandHint:
+    """Return the commands that train what `ReportData.paired_predictions` lacks."""
+    missing = [kind for kind in (BASELINE, FUSION) if not data.probes_of(combination, kind)]
+    return CommandHint(
+        text="This needs the attentive head on all layers and the baseline with the same seed:",
+        commands=[data.probe_command(combination, kind) for kind in missing],
+    )
 
 
 def gains_section(data: ReportData) -> Section:

@@ -7,7 +7,7 @@ import pandas as pd
 from layercache._units import pluralize
 from layercache.probing.heads.spec import MULTI_LABEL, REGRESSION
 from layercache.reporting.analysis.error_analysis import changed_confusions, changed_images
-from layercache.reporting.analysis.published import BASELINE, FUSION
+from layercache.reporting.analysis.published import FUSION
 from layercache.reporting.data.combination import Combination
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import (
@@ -22,6 +22,7 @@ from layercache.reporting.page import (
     Text,
 )
 from layercache.reporting.plotting.curves import dumbbells
+from layercache.reporting.sections.gains import missing_pair
 
 TITLE = "Images that layer fusion gets right or wrong"
 MAX_PICTURES = 12
@@ -49,12 +50,7 @@ def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
         return [CommandHint(text="The images have several labels, so confusions are not defined.")]
     predictions = data.paired_predictions(combination, FUSION)
     if predictions is None:
-        missing = [k for k in (BASELINE, FUSION) if not data.probes_of(combination, k)]
-        hint = CommandHint(
-            text="This needs the attentive head on all layers and the baseline with the same seed:",
-            commands=[data.probe_command(combination, kind) for kind in missing],
-        )
-        return [hint]
+        return [missing_pair(data, combination)]
     fusion, baseline = predictions
     targets = fusion.targets
     classes = data.class_names(combination, fusion)

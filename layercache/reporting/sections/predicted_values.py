@@ -8,13 +8,12 @@ from layercache._units import pluralize
 from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.metrics import evaluate
 from layercache.probing.results.predictions import Predictions
-from layercache.reporting.analysis.published import BASELINE, FUSION
+from layercache.reporting.analysis.published import FUSION
 from layercache.reporting.analysis.regression import largest_errors
 from layercache.reporting.data.combination import Combination
 from layercache.reporting.data.report_data import ReportData
 from layercache.reporting.page import (
     Block,
-    CommandHint,
     FigureBlock,
     Gallery,
     Heading,
@@ -24,6 +23,7 @@ from layercache.reporting.page import (
     Text,
 )
 from layercache.reporting.plotting.predicted_values import predicted_against_true
+from layercache.reporting.sections.gains import missing_pair
 
 TITLE = "Predicted and true values"
 MAX_PICTURES = 12
@@ -43,12 +43,7 @@ def value_section(data: ReportData) -> Section | None:
 def _one_combination(data: ReportData, combination: Combination) -> list[Block]:
     predictions = data.paired_predictions(combination, FUSION)
     if predictions is None:
-        missing = [k for k in (BASELINE, FUSION) if not data.probes_of(combination, k)]
-        hint = CommandHint(
-            text="This needs the attentive head on all layers and the baseline with the same seed:",
-            commands=[data.probe_command(combination, kind) for kind in missing],
-        )
-        return [hint]
+        return [missing_pair(data, combination)]
     fusion, baseline = predictions
     columns = data.class_names(combination, fusion)
     ids = data.test_ids(combination, fusion)
