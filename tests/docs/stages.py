@@ -98,7 +98,7 @@ def digits_as_files(session: Session) -> None:
         table.writerow(["path", "label", "split"])
         for split, source in {"train": "train", "test": "test", "night": "test"}.items():
             samples = digits.split(source)
-            for row in range(60):
+            for row in range(50):
                 name = f"{split}-{row}.png"
                 samples.load(row).save(Path("digits") / name)
                 table.writerow([name, samples.labels[row], split])
@@ -151,8 +151,8 @@ def several_test_sets(session: Session) -> None:
 
 def five_questions(session: Session) -> None:
     """Write the images and tables of benchmarks/questions.py, fewer of them."""
-    session.monkeypatch.setattr(questions, "N_TRAIN", 200)
-    session.monkeypatch.setattr(questions, "N_TEST", 80)
+    session.monkeypatch.setattr(questions, "N_TRAIN", 125)
+    session.monkeypatch.setattr(questions, "N_TEST", 25)
     questions.write_images(Path("digits"))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from layercache.extraction.datasets.sources import bundled_digits
+from layercache.probing import plan
 from layercache.probing.training import config
 from tests.docs.not_run import NOT_RUN
 from tests.docs.pages import PAGES, Block, read_blocks
@@ -28,13 +29,14 @@ QUICK = [name for name in WITH_BLOCKS if "" not in STAGES.get(name, Stage()).slo
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer digits and few training steps: these tests are about what runs, not about scores."""
+    """Fewer digits, configurations and steps: these tests are about what runs, not scores."""
     import sklearn.datasets
 
     digits = sklearn.datasets.load_digits()
-    digits.images, digits.target = digits.images[:300], digits.target[:300]
+    digits.images, digits.target = digits.images[:200], digits.target[:200]
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: digits)
-    monkeypatch.setattr(bundled_digits, "NUM_TRAIN", 200)
+    monkeypatch.setattr(bundled_digits, "NUM_TRAIN", 150)
+    monkeypatch.setattr(plan, "WEIGHT_DECAYS", config.WEIGHT_DECAYS[::3])
     make_schedule = config.make_schedule
     monkeypatch.setattr(
         config,
