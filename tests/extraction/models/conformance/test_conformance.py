@@ -212,7 +212,7 @@ def probe(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Path:
         device="cpu",
         progress=False,
     )
-    layercache.probe(done.path, head="logreg", layers="last", tokens="ap", device="cpu")
+    layercache.probe(done.path, head="ridge", layers="last", tokens="ap", device="cpu")
     (found,) = (done.path / "probes").glob("[0-9a-f]*")
     return found
 
