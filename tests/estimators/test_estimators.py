@@ -23,7 +23,7 @@ from layercache.errors import HeadMismatchError, OptionError, ProbeError, Unknow
 from layercache.probing.heads.spec import WITHOUT_DROPOUT
 
 GRID: dict[str, Any] = {"lr": [0.001, 0.03], "weight_decay": [1e-4, 1e-2]}
-QUICK: dict[str, Any] = {"train_config": TrainConfig(epochs=15, min_steps=0), "device": "cpu"}
+QUICK: dict[str, Any] = {"train_config": TrainConfig(epochs=6, min_steps=0), "device": "cpu"}
 ONE: dict[str, Any] = {"lr": 0.03, "weight_decay": 1e-4, "random_state": 0, **QUICK}
 
 

@@ -80,10 +80,10 @@ def test_probe_selects_the_best_configuration_and_of_a_tie_the_larger_weight_dec
 def test_probe_of_tokens_beyond_memory_scores_as_that_of_resident_ones_within_seed_noise(
     planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, head: str, strength: float
 ) -> None:
-    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 2**13)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 2**14)
     kinds = ("cls", "ap", "patch/0", "patch/1")
-    cache = planted(rows=600, test_rows=600, strength=strength, kinds=kinds)
-    options = {"head": head, "spatial": "patch", "seeds": 4, **ONE_CONFIG}
+    cache = planted(rows=400, test_rows=400, strength=strength, kinds=kinds)
+    options = {"head": head, "spatial": "patch", "seeds": 3, **ONE_CONFIG}
     resident = scores(probe(cache, **options))
     streamed = probe(cache, memory_budget="30kB", refresh=True, **options)
     assert set(streamed.table["features"]) == {"stream"}

@@ -16,6 +16,7 @@ from layercache.probing.data.split_selection import SplitSelection, TokenSource
 from layercache.probing.data.token_decoder import TokenDecoder
 from layercache.probing.scan.stream import Kept, iter_blocks
 from layercache.testing import make_cache, make_codec, make_spec, make_tokens, write_cache
+from tests.probing.quick import ONE_CONFIG
 
 CODECS = ["int8", "pca:3", "pca:3:float16", "pq:4"]
 PATCHES = ("patch/0", "patch/1", "patch/2")
@@ -122,9 +123,8 @@ def test_a_trained_head_names_the_codecs_of_its_tokens(tmp_path: Path) -> None:
     from layercache.probing.results.head_checkpoint import load_head
     from layercache.testing import write_planted_cache
 
-    config = {"lr": 0.1, "weight_decay": 0.0, "dropout": 0.0, "epochs": 2}
     for codec, names in (("pq:4", ("pq:4",)), (None, ())):
         cache = write_planted_cache(root=tmp_path, kinds=("patch/0", "patch/1"), codec=codec)
-        (done,) = layercache.probe(cache, head="linear", tokens="patch", layers="all", **config)
+        (done,) = layercache.probe(cache, head="linear", tokens="patch", layers="all", **ONE_CONFIG)
         assert load_head(done.path).provenance.codecs == names
         assert done.row["test_balanced_accuracy"] > 0.5

@@ -21,7 +21,7 @@ from layercache.testing import InMemoryTokens
 
 P, Q, D = 4, 6, 16
 SHORT = TrainConfig(epochs=4, min_steps=0, batch=50)
-LONG = TrainConfig(epochs=25, min_steps=0)
+LONG = TrainConfig(epochs=12, min_steps=0)
 TRAIN, VAL = torch.arange(200), torch.arange(200, 300)
 CONFIGS = (
     HParams(lr=1e-2, weight_decay=1e-2, dropout=0.0),
