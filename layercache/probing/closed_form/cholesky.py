@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
+from layercache.probing.closed_form.blocked_cholesky import decompose, solve_decomposed
 from layercache.probing.closed_form.moments import Moments
 
 Coefficients = tuple[Tensor, Tensor]
@@ -54,27 +54,25 @@ class ShiftedMatrix:
             return refined
         shifted = self.matrix.clone()
         shifted.diagonal().add_(shift)
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if int(info):
-            return None
-        return torch.cholesky_solve(right, factor)
+        factor = decompose(shifted)
+        return None if factor is None else solve_decomposed(right, factor)
 
     def _solve_refined(self, right: Tensor, shift: float) -> Tensor | None:
         """Return a corrected solution in single precision, or None if it does not converge."""
         shifted = self._single.clone()
         shifted.diagonal().add_(shift)
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if int(info):
+        factor = decompose(shifted)
+        if factor is None:
             return None
         scale = float(right.norm())
-        solution = torch.cholesky_solve(right.float(), factor).double()
+        solution = solve_decomposed(right.float(), factor).double()
         for correction in range(MAX_CORRECTIONS):
             # the matrix is symmetric, and a product from the left reads it row by row
             residual = right - (solution.t() @ self.matrix).t() - shift * solution
             left = float(residual.norm()) / scale if scale else 0.0
             if left <= RESIDUAL:
                 return solution
-            solution = solution + torch.cholesky_solve(residual.float(), factor)
+            solution = solution + solve_decomposed(residual.float(), factor)
             if correction == 0 and left**2 <= RESIDUAL / 10:
                 return solution  # each correction reduces the residual by the same factor
         return None

@@ -17,12 +17,12 @@ from layercache.probing.scan.stream import BLOCK_ROWS
 
 FREE_FRACTION = 0.8
 """Part of the free memory that a scan may take."""
-FEATURE_MATRICES = 36
+FEATURE_MATRICES = 32
 """Bytes per pair of features while a subset is solved: moments, their concatenation and scatter in
-float64, and three matrices in float32."""
-SAMPLE_MATRICES = 44
+float64, and two matrices in float32."""
+SAMPLE_MATRICES = 40
 """Bytes per pair of samples while a subset is solved in samples: three centered matrices in
-float64, a temporary one, and three in float32."""
+float64, a temporary one, and two in float32."""
 OUTPUT_BYTES = 40
 """Bytes per test row and model of a classification, of which logits are not kept."""
 
