@@ -99,22 +99,26 @@ class DualDiscriminant:
             y: One-hot targets, float64 (N, C).
             features: P.
         """
-        self._centered, self._classes = centered, y.argmax(1)
+        self._centered = centered
         class_weight = centered.weight @ y
         self._total_weight = float(class_weight.sum())
-        self._unit = centered.root / class_weight.sqrt()[self._classes]
         priors = class_weight / class_weight.sum()
         self._log_priors = priors.clamp_min(0).log().where(priors > 0, -math.inf)
-        self._sides = y * (centered.root[:, None] / class_weight.where(class_weight > 0, 1.0))
+        present_weight = class_weight.where(class_weight > 0, 1.0)
+        self._sides = y * (centered.root[:, None] / present_weight)
+        self._units = y * (centered.root[:, None] / present_weight.sqrt())
         self._deviations = centered.matrix @ self._sides
-        within = self._project(self._project(centered.matrix).t())
+        # M K M = K - U V' - V U', with the orthonormal columns U that M = I - U U' takes away
+        units = self._units
+        products = centered.matrix @ units
+        others = products - units @ (units.t() @ products) / 2
+        left, right = torch.cat([units, others], dim=1), torch.cat([others, units], dim=1)
+        within = torch.addmm(centered.matrix, left, right.t(), alpha=-1)
         total = float(within.diagonal().sum())
         self._spread = total > ROUNDING * float(centered.matrix.diagonal().sum())
         self._sphere = (total / self._total_weight if self._spread else 1.0) / features
         # M K M has no part along the classes, nor has the right side: any other value will do
-        same = self._classes[:, None] == self._classes
-        scale = float(within.diagonal().mean())
-        within.addcmul_(same * self._unit, self._unit[:, None].expand_as(within), value=scale)
+        within.addmm_(units, units.t(), alpha=float(within.diagonal().mean()))
         self._system = ShiftedMatrix(within)
 
     def coefficients(self, shrinkage: float) -> Coefficients | None:
@@ -135,7 +139,5 @@ class DualDiscriminant:
         return self._centered.expand(dual, offset)
 
     def _project(self, x: Tensor) -> Tensor:
-        """Return M x, the part of (N, ...) without the classes' means."""
-        sums = x.new_zeros((self._sides.shape[1], x.shape[1]))
-        sums.index_add_(0, self._classes, x * self._unit[:, None])
-        return x - sums[self._classes] * self._unit[:, None]
+        """Return M x, the part of (N, M) without the classes' means."""
+        return x - self._units @ (self._units.t() @ x)

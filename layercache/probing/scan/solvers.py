@@ -141,7 +141,7 @@ class SampleSolver(Solver):
         """
         super().__init__(classifies=classifies, absent=absent)
         self._samples, self._y, self._train, self._val = samples, y, train, val
-        self._centered = CenteredGram(samples.matrix[train][:, train], weight)
+        self._centered = CenteredGram(samples.matrix[train[:, None], train], weight)
 
     def _prepare(self, head: str) -> System:
         if head == "ridge":
@@ -152,7 +152,7 @@ class SampleSolver(Solver):
     def val_outputs(self, coefficients: Coefficients) -> Tensor:
         """See Solver."""
         weight, bias = coefficients
-        gram = self._samples.matrix[self._val][:, self._train]
+        gram = self._samples.matrix[self._val[:, None], self._train]
         return (gram @ weight.t() + bias).float()
 
     def linear(self, coefficients: Coefficients) -> Linear:

@@ -85,27 +85,31 @@ class TokenMoments:
                     self._xx[s, t] += x_nd.t() @ scaled[t]
 
     def of(self, subset: Sequence[int]) -> Moments:
-        """Return the moments of the concatenated tokens of a subset, ascending."""
+        """Return the moments of the concatenated tokens of a subset, ascending.
+
+        Those of one token share its sums: they are valid until more samples are added.
+        """
         assert self.shift is not None
-        columns = [torch.cat([self._product(s, t) for s in subset], dim=0) for t in subset]
+        if len(subset) == 1:
+            xx = self._product(subset[0], subset[0])
+        else:
+            rows = [torch.cat([self._product(s, t) for t in subset], dim=1) for s in subset]
+            xx = torch.cat(rows)
         index = torch.as_tensor(subset, device=self._x.device)
         return Moments.of_sums(
             shift=self.shift[index].double().flatten(),
             weight=self._weight,
             x=self._x[index].flatten(),
             y=self._y,
-            xx=torch.cat(columns, dim=1),
+            xx=xx,
             xy=self._xy[index].flatten(0, 1),
         )
 
     def _product(self, s: int, t: int) -> Tensor:
         """Return the sum of x_s x_t', (D, D)."""
-        if s > t:
-            return self._xx[t, s].t()
-        if s < t:
-            return self._xx[s, t]
-        lower = self._xx[s, s].tril()
-        return lower + lower.tril(-1).t()
+        if s == t:
+            _fill_upper(self._xx[s, s])
+        return self._xx[s, t] if s <= t else self._xx[t, s].t()
 
 
 def _add_lower(total: Tensor, x_nd: Tensor) -> None:
@@ -115,3 +119,10 @@ def _add_lower(total: Tensor, x_nd: Tensor) -> None:
     for start in range(0, width, step):
         columns = slice(start, start + step)
         total[start:, columns] += x_nd[:, start:].t() @ x_nd[:, columns]
+
+
+def _fill_upper(total: Tensor) -> None:
+    """Copy what is below the diagonal of a symmetric matrix (D, D) to above it, in tiles."""
+    for start in range(0, len(total), COLUMNS):
+        columns, rest = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
+        total[columns, rest] = total[rest, columns].t()

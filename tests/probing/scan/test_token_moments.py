@@ -32,9 +32,9 @@ def test_moments_of_a_subset_are_those_of_its_concatenated_tokens(
     for start in range(0, N, 25):
         rows = slice(start, start + 25)
         found.add(x[:, rows].clone(), targets[rows], weight[rows])
+        moments = found.of(subset)  # also between additions
     together = Moments(D * len(subset), C)
     together.add(torch.cat([x[s] for s in subset], dim=1).double(), targets, weight)
-    moments = found.of(subset)
     for name in ("mean", "scatter", "cross", "class_means", "within_scatter", "target_mean"):
         torch.testing.assert_close(
             getattr(moments, name), getattr(together, name), rtol=1e-4, atol=1e-5
