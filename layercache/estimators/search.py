@@ -19,13 +19,18 @@ from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.metrics.registry import PRIMARY, Metric, find_metric
 from layercache.probing.refit import refit
-from layercache.probing.results.config_score import ConfigScore, config_key, training_key
+from layercache.probing.results.config_score import (
+    ConfigScore,
+    config_key,
+    split_pair,
+    training_key,
+)
 from layercache.probing.search.best_config import summarize
 from layercache.probing.search.strategies import current_stage
 from layercache.probing.splits.stratified_split import folds
 from layercache.probing.targets.target import stratify
 from layercache.probing.training.config import TrainConfig
-from layercache.probing.training.paused_configs import PausedConfigs
+from layercache.probing.training.search_memory import SearchMemory
 from layercache.probing.training.trainer import SGDTrainer
 
 logger = logging.getLogger(__name__)
@@ -95,7 +100,7 @@ class GridSearch:
             on_progress=None,
             select=self.select,
             sample_weight=None if sample_weight is None else torch.from_numpy(sample_weight),
-            paused=PausedConfigs(),
+            memory=SearchMemory(),
         )
         search, scores = self, list[ConfigScore]()
         epochs = self.train_config.schedule(len(fold.train)).epochs
@@ -124,12 +129,14 @@ class GridSearch:
             for config in configs
             if config.stop_epoch is None
         }
+        pairs = [config.hparams for config in configs if split_pair(config.hparams)[1]]
+        hparams = [*self.grid, *pairs]
         return SearchOutcome(
             head=head,
-            hparams=self.grid,
-            scores=np.array([finished.get(config_key(hparams), np.nan) for hparams in self.grid]),
+            hparams=hparams,
+            scores=np.array([finished.get(config_key(h), np.nan) for h in hparams]),
             sign=metric.sign,
-            best=next(i for i, h in enumerate(self.grid) if config_key(h) == best.key),
+            best=next(i for i, h in enumerate(hparams) if config_key(h) == best.key),
         )
 
     def _with_defined_metric(self, configs: Sequence[ConfigScore]) -> GridSearch:
@@ -153,7 +160,8 @@ class SearchOutcome:
     head: FittedHead
     """Trained on all samples with the selected configuration."""
     hparams: Sequence[Mapping[str, float]]
-    """The configurations, in the order of the grid."""
+    """The configurations in the order of the grid; at last the pair of a fusion head, if it has one
+    configuration for each branch, with names such as "spatial_lr"."""
     scores: Array
     """Validation score of each, float64 (G,); NaN if it diverged or was not trained to the end."""
     sign: float
@@ -165,9 +173,12 @@ class SearchOutcome:
         """Return the scores with the keys that scikit-learn's GridSearchCV uses."""
         diverged = np.isnan(self.scores)
         rank = rankdata(np.where(diverged, np.inf, -self.sign * self.scores), method="min")
-        names = list(self.hparams[0])
+        names = list(self.hparams[-1])
         return {
-            **{f"param_{name}": np.array([h[name] for h in self.hparams]) for name in names},
+            **{
+                f"param_{name}": np.array([h.get(name, np.nan) for h in self.hparams])
+                for name in names
+            },
             "params": [dict(hparams) for hparams in self.hparams],
             "split0_test_score": self.scores.copy(),
             "mean_test_score": self.scores.copy(),

@@ -336,11 +336,18 @@ def make_grid(
             weight_decay=WEIGHT_DECAYS if weight_decay is None else _listed(weight_decay),
             dropout=(0.0,) if head in WITHOUT_DROPOUT else dropouts,
         )
+    if any(hparams.spatial is not None for hparams in configs):
+        raise OptionError(
+            "configs: the search pairs the hyperparameters of the layers with those of the spatial "
+            "branch itself: leave spatial out, and list both"
+        )
     if not configs:
         raise OptionError(
             "the grid is empty: give at least one value each of lr, weight_decay and dropout"
         )
-    points = [{name: float(value) for name, value in vars(hparams).items()} for hparams in configs]
+    points = [
+        {name: float(value) for name, value in hparams.to_dict().items()} for hparams in configs
+    ]
     return tuple(dict(point) for point in dict.fromkeys(tuple(p.items()) for p in points))
 
 

@@ -16,13 +16,12 @@ from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.head_evaluation import stored_metrics, test_head
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.fusion import SHARE
-from layercache.probing.heads.spec import BASELINES
-from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.results.config_score import ConfigScore, config_columns
 from layercache.probing.results.encoder_attention import MODEL_MARK
 from layercache.probing.results.head_checkpoint import Checkpoint
 from layercache.probing.results.learning_curves import LearningCurves
 from layercache.probing.results.probe_folder import ProbeFolder
-from layercache.probing.search.best_config import Search, rank_configs, summarize
+from layercache.probing.search.best_config import Search, rank_final, summarize
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.splits.train_subset import TrainSubset
@@ -66,12 +65,9 @@ def refit_and_test(
     selected, model = refit(spec, configs, dataset, trainer, rows=subset.refit_rows)
     tested = test_head(spec, model, loader, train=dataset, train_rows=subset.refit_rows)
     head = model if isinstance(model, FittedHead) else None
-    hparams, val_metrics = selected.hparams, selected.val_metrics or {}
+    val_metrics = selected.val_metrics or {}
     row = _identity(spec) | {
-        **{name: hparams.get(name) for name in ("lr", "weight_decay", "dropout")},
-        "config": ", ".join(f"{name}={value:g}" for name, value in hparams.items())
-        if spec.head in BASELINES
-        else "",
+        **config_columns(selected.hparams, share=val_metrics.get(SHARE)),
         "spatial_share": val_metrics.get(SHARE),
         **{f"val_{name}": val_metrics.get(name) for name in stored_metrics(spec)},
         **{name: value for test in tested for name, value in test.row.items()},
@@ -124,7 +120,7 @@ def refit(
     if rows is None:
         rows = np.arange(dataset.rows)
     finished = [config for config in configs if config.stop_epoch is None]
-    for config in rank_configs(search, finished):
+    for config in rank_final(search, finished):
         model = train_selected(trainer, dataset, config, rows=rows)
         if not model.diverged:
             return config, model

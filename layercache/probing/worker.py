@@ -23,7 +23,7 @@ from layercache.probing.search.tasks import RefitTask, SearchResult, SearchTask
 from layercache.probing.search.trainers import make_trainer
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.training.autosave import Autosave
-from layercache.probing.training.paused_configs import MEMORY_FRACTION, PausedConfigs
+from layercache.probing.training.search_memory import MEMORY_FRACTION, SearchMemory
 from layercache.probing.training.trainer import ProbeTrainer
 
 logger = logging.getLogger(__name__)
@@ -63,16 +63,16 @@ class ProbeWorker:
         self._config, self._emit = config, emit
         self._device, _ = resolve_device(config.device)
         self._loaders: dict[torch.device, DatasetLoader] = {}
-        self._paused: dict[tuple[int, int], PausedConfigs] = {}
-        """The paused configurations of each (probe, fold)."""
+        self._memories: dict[tuple[int, int], SearchMemory] = {}
+        """What the search of each (probe, fold) keeps in memory."""
 
     def __call__(self, task: SearchTask | RefitTask) -> SearchResult | str:
         """Run one task; of a RefitTask, return the checksum of the probe's record."""
         spec = self._config.specs[task.probe]
-        self._paused = {key: paused for key, paused in self._paused.items() if key[0] == task.probe}
+        self._memories = {key: m for key, m in self._memories.items() if key[0] == task.probe}
         if isinstance(task, SearchTask):
             return self._search(spec, task)
-        self._paused.clear()
+        self._memories.clear()
         return refit_and_test(
             spec,
             task.scores,
@@ -115,15 +115,15 @@ class ProbeWorker:
         )
         fold = task.subset.fold(task.fold)
         fraction = MEMORY_FRACTION / task.subset.n_folds
-        paused = self._paused.setdefault(
-            (task.probe, task.fold), PausedConfigs(memory_fraction=fraction)
+        memory = self._memories.setdefault(
+            (task.probe, task.fold), SearchMemory(memory_fraction=fraction)
         )
         trainer = self._trainer(
             task.probe,
             fold=task.fold,
             saved=task.saved,
             stop_epoch=task.stop_epoch,
-            paused=paused,
+            memory=memory,
         )
         trainer.score(
             dataset,
@@ -143,7 +143,7 @@ class ProbeWorker:
         fold: int | None,
         saved: TrainingCheckpoint | None = None,
         stop_epoch: int | None = None,
-        paused: PausedConfigs | None = None,
+        memory: SearchMemory | None = None,
     ) -> ProbeTrainer:
         spec = self._config.specs[probe]
 
@@ -154,7 +154,7 @@ class ProbeWorker:
         return make_trainer(
             spec,
             device=device,
-            paused=paused,
+            memory=memory,
             configs_per_pass=len(saved.configs) if saved else self._config.configs_per_pass,
             on_progress=on_progress,
             saver=Autosave(

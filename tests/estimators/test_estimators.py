@@ -21,6 +21,8 @@ import layercache
 from layercache import ProbeClassifier, ProbeRegressor, TrainConfig
 from layercache.errors import HeadMismatchError, OptionError, ProbeError, UnknownNameError
 from layercache.probing.heads.spec import WITHOUT_DROPOUT
+from layercache.probing.search import best_config
+from layercache.probing.search.best_config import rank_configs
 
 GRID: dict[str, Any] = {"lr": [0.001, 0.03], "weight_decay": [1e-4, 1e-2]}
 QUICK: dict[str, Any] = {"train_config": TrainConfig(epochs=6, min_steps=0), "device": "cpu"}
@@ -83,6 +85,31 @@ def test_fusion_classifier_equals_the_probe_on_the_same_tokens(planted: Callable
         assert torch.equal(estimator.head_.state_dict[name], value), name
     logits = probe.predictions().logits
     assert np.array_equal(estimator.decision_function(test), logits.astype(np.float64))
+
+
+def test_fusion_classifier_names_the_hyperparameters_of_each_branch(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ("cls", "ap", *(f"grid:2/{i}" for i in range(4)))
+    cache = planted(strength=0.3, kinds=kinds)
+    options = {"head": "fusion", "lr": [0.03, 0.0003], "weight_decay": 1e-4, **QUICK}
+    pairs = [("layers", 0.03, 0.0003), ("spatial", 0.0003, 0.03)]
+    ranked = rank_configs
+
+    def prefer(search: Any, configs: Any, *, branch: str = "") -> Any:
+        """Rank by the branch as if the layers did best with the first, the others with the last."""
+        best = {name: lr for name, lr, _ in pairs}.get(branch)
+        return sorted(ranked(search, configs), key=lambda config: config.hparams["lr"] != best)
+
+    monkeypatch.setattr(best_config, "rank_configs", prefer)
+    train = cache.split("train").read([(1, kind) for kind in kinds]).transpose(1, 0, 2)
+    estimator = ProbeClassifier(spatial_tokens=4, **options).fit(train, cache.split("train").labels)
+    assert estimator.best_params_["lr"] == 0.03
+    assert estimator.best_params_["spatial_lr"] == 0.0003
+    results = estimator.cv_results_
+    assert results["params"][estimator.best_index_] == estimator.best_params_
+    assert results["mean_test_score"][estimator.best_index_] == estimator.best_score_
+    assert np.isnan(results["param_spatial_lr"][:-1]).all()
 
 
 @pytest.mark.parametrize("gate", ["scalar", "class", "sample"])

@@ -30,7 +30,7 @@ def make_probe_spec(*, cache: dict[str, Any] | None = None, **changes: Any) -> d
         tokens=selection,
         head=head,
         head_spec=HeadSpec(kind=kind, tokens=len(selection.pairs), width=8, classes=3),
-        grid=tuple(dict(vars(hparams)) for hparams in paper_grid(kind)),
+        grid=tuple(hparams.to_dict() for hparams in paper_grid(kind)),
         seed=0,
         shots=None,
         train_fraction=None,

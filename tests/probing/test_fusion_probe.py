@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from layercache import heads, probe
+from layercache.probing.results.config_score import split_pair
 from layercache.probing.results.probe_store import Probe
+from layercache.probing.results.table.notes import selected_config
 from layercache.probing.results.table.table import Results
 from layercache.probing.training import validation_metrics
 from layercache.reporting.data.loading import load_report_data
@@ -83,6 +85,41 @@ def test_probe_of_one_branch_is_the_probe_of_that_head_to_the_bit(
     np.testing.assert_array_equal(trained.predictions().logits, alone.predictions().logits)
     for name in ("val_balanced_accuracy", "test_balanced_accuracy", "n_params", "steps"):
         assert trained.row[name] == alone.row[name], name
+
+
+GRID = {"lr": [0.03, 0.0003], "weight_decay": [0.0, 1.0], "dropout": [0.0, 0.3]}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_each_branch_has_the_configuration_that_it_would_have_alone(
+    train: Callable[..., Probe], planted: Callable[..., Any], share: float
+) -> None:
+    """Searched over a grid in which the branches prefer different configurations."""
+    trained = train(share, gate="scalar", **GRID)
+    layers, spatial = (
+        next(iter(probe(planted(kinds=KINDS), **{**ONE_CONFIG, **GRID, **options})))
+        for options in (
+            {"head": "attentive"},
+            {"head": "attentive-tokens", "layers": "last", "tokens": "patch"},
+        )
+    )
+    names = ("lr", "weight_decay", "dropout")
+    assert [layers.row[n] for n in names] != [spatial.row[n] for n in names]
+    expected = (1 - share) * layers.predictions().logits + share * spatial.predictions().logits
+    np.testing.assert_allclose(trained.predictions().logits, expected, atol=1e-5, rtol=1e-5)
+    first = spatial if share == 1 else layers
+    assert [trained.row[n] for n in names] == [first.row[n] for n in names]
+    words = ", ".join(f"spatial_{n}={spatial.row[n]:g}" for n in names) if share == 0.5 else ""
+    assert trained.row["config"] == words
+    selected = selected_config(trained)
+    assert selected is not None
+    assert split_pair(selected.hparams) == tuple(
+        {n: member.row[n] for n in names} for member in (layers, spatial)
+    )
+    table = Results([trained]).to_text()
+    assert ("spatial_lr" in table) == (share == 0.5)
+    report = load_report_data([planted(kinds=KINDS)])
+    assert report is not None
 
 
 def test_attention_of_both_branches_that_an_older_version_stored_at_share_zero_is_read(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,6 +82,14 @@ def test_make_grid_takes_each_configuration_once() -> None:
     options = {"lr": None, "weight_decay": None, "dropout": None}
     same = [HParams(lr=1, weight_decay=0), HParams(lr=1.0, weight_decay=0.0)]
     assert len(make_grid("linear", configs=same, **options)) == 1
+
+
+def test_make_grid_refuses_a_pair_which_the_search_finds_itself() -> None:
+    options = {"lr": None, "weight_decay": None, "dropout": None}
+    one, other = (HParams(lr=lr, weight_decay=0) for lr in (1, 2))
+    with pytest.raises(OptionError, match="leave spatial out, and list both"):
+        make_grid("fusion", configs=[replace(one, spatial=other)], **options)
+    assert len(make_grid("fusion", configs=[one, other], **options)) == 2  # the remedy
 
 
 def test_grid_by_default_is_the_papers() -> None:

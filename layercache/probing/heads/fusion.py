@@ -1,8 +1,9 @@
 """The fusion head: attention over every layer's CLS and AP, and over spatial tokens, and a gate.
 
 One branch is the attentive head over the pooled tokens of the layers (ALF), the other one is over
-spatial tokens (AAT). Each has a loss of its own, so each trains as it would alone; the output is a
-mean of their logits,
+spatial tokens (AAT). Each has a loss of its own, and hyperparameters of its own if others are best
+for it (`search.best_config.best_pair`), so each trains as it would alone; the output is a mean of
+their logits,
 
     logits = (1 - g) logits_layers + g logits_spatial,    g = sigmoid(logit(a) + delta)
 
@@ -34,10 +35,11 @@ SHARE = "spatial_share"
 """Name of the buffer with a, (G, 1)."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Values of a that are compared on validation samples."""
-FUSION_VERSION = 3
+FUSION_VERSION = 4
 """Version of how fusion heads are trained and their share is chosen, part of the specification of
 fusion probes. 2: `training.validation_metrics.best_share` chooses, no longer the highest score
-alone. 3: each branch gets the noise and dropout that it would get alone."""
+alone. 3: each branch gets the noise and dropout that it would get alone. 4: each branch has the
+hyperparameters with which it scores best alone."""
 GATE_WEIGHT, GATE_BIAS = "gate.weight", "gate.bias"
 
 
@@ -54,9 +56,13 @@ class BatchedFusionHead:
     def __init__(self, spec: HeadSpec) -> None:
         self.spec = spec
         self._branches = BatchedFusionBranch(spec, LAYERS), BatchedFusionBranch(spec, SPATIAL)
-        self.clip_groups = (*(branch.prefix for branch in self._branches), "gate.")
-        """Beginnings of names: the gradient of each group is clipped on its own, as in training of
-        one branch alone."""
+        self.param_groups = {
+            **{branch.prefix: branch.branch for branch in self._branches},
+            "gate.": LAYERS,
+        }
+        """Beginning of names -> branch whose learning rate and weight decay a group of parameters
+        has. The gradient of each group is clipped on its own, as in training of one branch alone.
+        """
         self.buffers: tuple[str, ...] = (
             *(name for branch in self._branches for name in branch.buffers),
             SHARE,
@@ -100,7 +106,7 @@ class BatchedFusionHead:
             parameters: See `init_parameters`, each with a leading G.
             preprocessed: (B*S, D), see `preprocess`.
             train: See `BatchedAttentiveHead.logits`.
-            dropout: Rate of each configuration, (G,), or (1,) if all have the same.
+            dropout: Rates of each branch and configuration, (2, G), or (2, 1) if all have the same.
             uniform_bsh: Uniform draws of both branches, (B, P*H + Q*8).
             outer: Receives the gradients that are outer products.
         """
@@ -191,15 +197,19 @@ class BatchedFusionHead:
     ) -> _Branches:
         features, logits = [], []
         inputs = zip(
-            self._branches, self._split(preprocessed), self._split_draws(uniform), strict=True
+            self._branches,
+            self._split(preprocessed),
+            (None, None) if dropout is None else dropout,
+            self._split_draws(uniform),
+            strict=True,
         )
-        for branch, x_btd, draws_bth in inputs:
+        for branch, x_btd, rates, draws_bth in inputs:
             features.append(
                 branch.features(
                     parameters,
                     x_btd,
                     train=train,
-                    dropout=dropout,
+                    dropout=rates,
                     uniform_bsh=draws_bth,
                     outer=outer,
                     kept_bs=kept_bs,

@@ -44,7 +44,7 @@ class BatchedFusionBranch(FeatureHead):
         )
         self.prefix = f"{branch}."
         """Beginning of the names of its parameters."""
-        self.clip_groups = (self.prefix,)
+        self.param_groups = {self.prefix: branch}
         self.buffers: tuple[str, ...] = tuple(f"{self.prefix}{n}" for n in self._head.buffers)
 
     def init_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 ConfigKey = tuple[tuple[str, float], ...]
+PAIRED = ("lr", "weight_decay", "dropout")
+"""Hyperparameters that each branch of a fusion head may have of its own."""
+SPATIAL_PREFIX = "spatial_"
+"""Beginning of the names of those of its spatial branch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,48 @@ class ConfigScore:
 def config_key(hparams: Mapping[str, float]) -> ConfigKey:
     """Return the hyperparameters as a hashable key that does not depend on their order."""
     return tuple(sorted((name, float(value)) for name, value in hparams.items()))
+
+
+def branch_metric(branch: str, name: str) -> str:
+    """Return the name that a metric of one branch of a fusion head has; "" is the whole head."""
+    return f"{branch}_{name}" if branch else name
+
+
+def join_pair(layers: Mapping[str, float], spatial: Mapping[str, float]) -> dict[str, float]:
+    """Return the hyperparameters of a fusion head whose branches have different ones.
+
+    Args:
+        layers: Those of the branch over the layers.
+        spatial: Those of the spatial branch.
+    """
+    return {**layers, **{f"{SPATIAL_PREFIX}{name}": value for name, value in spatial.items()}}
+
+
+def split_pair(hparams: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what `join_pair` joined; the second part is empty if both branches have the same."""
+    names = {f"{SPATIAL_PREFIX}{name}": name for name in PAIRED}
+    layers = {name: value for name, value in hparams.items() if name not in names}
+    spatial = {names[name]: value for name, value in hparams.items() if name in names}
+    return layers, spatial
+
+
+def config_columns(hparams: Mapping[str, float], *, share: float | None) -> dict[str, Any]:
+    """Return the columns of the results table that show the hyperparameters of a trained head.
+
+    Args:
+        hparams: The selected hyperparameters.
+        share: Share of the spatial branch of a fusion head; at 0 and 1 only those of one branch are
+            shown, as the head has no other.
+    """
+    layers, spatial = split_pair(hparams)
+    if spatial and share in (0, 1):
+        layers, spatial = (spatial if share else layers), {}
+    others = {name: value for name, value in layers.items() if name not in PAIRED}
+    return {name: layers.get(name) for name in PAIRED} | {
+        "config": ", ".join(
+            f"{name}={value:g}" for name, value in join_pair(others, spatial).items()
+        )
+    }
 
 
 def training_key(hparams: Mapping[str, float]) -> ConfigKey:

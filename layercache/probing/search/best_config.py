@@ -9,8 +9,17 @@ from typing import Protocol
 import numpy as np
 
 from layercache.errors import ProbeError
+from layercache.probing.heads.spec import LAYERS, SPATIAL
 from layercache.probing.metrics.registry import Metric
-from layercache.probing.results.config_score import ConfigKey, ConfigScore, config_key, training_key
+from layercache.probing.results.config_score import (
+    ConfigKey,
+    ConfigScore,
+    branch_metric,
+    config_key,
+    join_pair,
+    split_pair,
+    training_key,
+)
 
 TIED_DIGITS = 12
 """Decimals of a score within which two configurations tie: means over folds differ by rounding."""
@@ -53,6 +62,8 @@ def summarize(
 ) -> list[ConfigScore]:
     """Return the mean over the folds of every configuration's scores, in the order of the grid.
 
+    The pair of configurations that a fusion head was scored with (`best_pair`) comes last.
+
     A configuration that the search dropped has its scores of the epoch at which it was dropped; one
     that was never trained is left out. If nothing is scored (1 shot), all are returned.
 
@@ -62,10 +73,13 @@ def summarize(
         grid: Configurations to summarize; default: those of the search.
     """
     by_training: dict[ConfigKey, list[ConfigScore]] = {}
+    pairs: dict[ConfigKey, Mapping[str, float]] = {}
     for score in scores:
         by_training.setdefault(score.training, []).append(score)
+        if split_pair(score.hparams)[1]:
+            pairs[score.key] = score.hparams
     configs = []
-    for hparams in search.grid if grid is None else grid:
+    for hparams in (*search.grid, *pairs.values()) if grid is None else grid:
         own = by_training.get(training_key(hparams), [])
         last = max((s.stop_epoch or math.inf for s in own), default=None)
         if own or not scores:
@@ -95,13 +109,54 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
     )
 
 
-def rank_configs(search: Search, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
+def best_pair(search: Search, configs: Sequence[ConfigScore]) -> Mapping[str, float] | None:
+    """Return the hyperparameters of a fusion head: for each branch those that score best alone.
+
+    None for other heads, which have no branches.
+
+    Args:
+        search: The search.
+        configs: Mean scores of its configurations.
+
+    Raises:
+        ProbeError: All configurations diverged, or the metric is not defined.
+    """
+    if search.head != "fusion":
+        return None
+    of_grid = [config for config in configs if not split_pair(config.hparams)[1]]
+    layers, spatial = (
+        rank_configs(search, of_grid, branch=branch)[0] for branch in (LAYERS, SPATIAL)
+    )
+    if layers.training == spatial.training:
+        return layers.hparams
+    return join_pair(layers.hparams, spatial.hparams)
+
+
+def rank_final(search: Search, configs: Sequence[ConfigScore]) -> list[ConfigScore]:
+    """Return the configurations in the order in which the final fit tries them.
+
+    It is that of `rank_configs`, but a fusion head begins with its `best_pair`.
+    """
+    ranked = rank_configs(search, configs)
+    pair = best_pair(search, configs)
+    first = [config for config in ranked if pair and config.key == config_key(pair)]
+    return first + [config for config in ranked if config not in first]
+
+
+def rank_configs(
+    search: Search, configs: Sequence[ConfigScore], *, branch: str = ""
+) -> list[ConfigScore]:
     """Return the configurations that have not diverged, best first.
 
     They are ranked by the validation score of the spec's selection metric. Ties are broken by the
     validation loss, to three digits, then by the stronger regularization (the larger weight decay,
     alpha, shrinkage or k, or the smaller C), then by the order of the grid; with `paper_compat` by
     the order of the grid alone. Without scores (1 shot) the default configuration comes first.
+
+    Args:
+        search: The search.
+        configs: Mean scores of configurations.
+        branch: Branch of a fusion head to rank by, LAYERS or SPATIAL; "": the whole head.
 
     Raises:
         ProbeError: All configurations diverged, or the metric is not defined.
@@ -113,10 +168,11 @@ def rank_configs(search: Search, configs: Sequence[ConfigScore]) -> list[ConfigS
             "gradient not finite): try smaller values of lr; with precision bf16, try fp32"
         )
     metric = search.selection_metric
+    name = branch_metric(branch, metric.name)
     if not any(config.val_metrics for config in usable):
         default = config_key(default_config(search))
         return sorted(usable, key=lambda config: config.key != default)
-    if not all(metric.name in (config.val_metrics or {}) for config in usable):
+    if not all(name in (config.val_metrics or {}) for config in usable):
         raise ProbeError(
             f"the {metric.title} of the validation samples is not defined, so that no "
             "configuration can be selected by it (docs/metrics.md says when): use more training "
@@ -124,19 +180,19 @@ def rank_configs(search: Search, configs: Sequence[ConfigScore]) -> list[ConfigS
         )
 
     def sort_key(config: ConfigScore) -> tuple[float, ...]:
-        score = (config.val_metrics or {}).get(metric.name)
+        score = (config.val_metrics or {}).get(name)
         # null in a record stands for NaN, a score that could not be computed
         rank = math.inf
         if score is not None and not math.isnan(score):
             rank = -metric.sign * round(score, TIED_DIGITS)
-        return (rank,) if search.paper_compat else (rank, *_tie_key(config))
+        return (rank,) if search.paper_compat else (rank, *_tie_key(config, branch))
 
     return sorted(usable, key=sort_key)
 
 
-def _tie_key(config: ConfigScore) -> tuple[float, ...]:
+def _tie_key(config: ConfigScore, branch: str) -> tuple[float, ...]:
     """Return what decides among configurations of the same score; the smallest wins."""
-    loss = (config.val_metrics or {}).get("log_loss")
+    loss = (config.val_metrics or {}).get(branch_metric(branch, "log_loss"))
     if loss is None or not math.isfinite(loss):
         loss = math.inf
     strength = [sign * config.hparams.get(name, 0.0) for name, sign in STRONGER.items()]

@@ -10,7 +10,7 @@ from math import isfinite, nan
 import torch
 
 from layercache.probing.heads.spec import BASELINES
-from layercache.probing.results.config_score import ConfigKey, ConfigScore, training_key
+from layercache.probing.results.config_score import ConfigKey, ConfigScore, split_pair, training_key
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
@@ -168,7 +168,10 @@ class SearchState:
         for fold, key, stop_epoch in self._scores:
             part = 1.0 if stop_epoch is None else stop_epoch / epochs
             stopped[fold, key] = max(part, stopped.get((fold, key), 0.0))
-        total = count_fits(self.spec.search, self.spec.grid, epochs=epochs) * self._subset.n_folds
+        total = (
+            count_fits(self.spec.search, self.spec.grid, epochs=epochs, head=self.spec.head)
+            * self._subset.n_folds
+        )
         end = 1.0 if task.stop_epoch is None else task.stop_epoch / epochs
         before = sum(stopped.get((task.fold, training_key(c)), 0.0) for c in task.configs)
         work = len(task.configs) * end - before
@@ -204,6 +207,7 @@ class SearchState:
         """Return the number of known scores of a stage, and of all; one per configuration."""
         keys = {training_key(hparams) for hparams in stage.configs}
         configs = [hparams for hparams in self.spec.grid if training_key(hparams) in keys]
+        configs += [hparams for hparams in stage.configs if split_pair(hparams)[1]]
         folds = range(self._subset.n_folds)
         n_known = sum(self._is_known(c, fold, stage) for c in configs for fold in folds)
         return n_known, len(configs) * len(folds)

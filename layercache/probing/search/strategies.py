@@ -7,15 +7,25 @@ halving     successive halving (arXiv 1502.07943): every configuration for a par
             and noise
 coordinate  every learning rate with every dropout rate at the middle weight decay, then the
             other weight decays of the best pair
+
+The branches of a fusion head are independent: the best configurations are those of each branch
+alone, and at the end the best one of each branch is scored with that of the other (`best_pair`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
-from layercache.probing.results.config_score import ConfigScore, config_key, training_key
-from layercache.probing.search.best_config import Search, rank_configs, summarize
+from layercache.probing.heads.spec import LAYERS, SPATIAL
+from layercache.probing.results.config_score import (
+    ConfigScore,
+    config_key,
+    split_pair,
+    training_key,
+)
+from layercache.probing.search.best_config import Search, best_pair, rank_configs, summarize
 from layercache.probing.spec import SEARCH_PAIRS
 
 SEARCHES = ("full", "halving", "coordinate")
@@ -60,7 +70,7 @@ def current_stage(
     """
     scored = {(s.fold, s.training, s.stop_epoch) for s in scores}
 
-    def rank(stage: Stage) -> list[HParams] | None:
+    def rank(stage: Stage) -> list[list[HParams]] | None:
         """Return the configurations of a stage, best first; None if scores are missing."""
         if any(
             (fold, training_key(hparams), stage.stop_epoch) not in scored
@@ -71,26 +81,39 @@ def current_stage(
         of_stage = [s for s in scores if s.stop_epoch == stage.stop_epoch]
         configs = summarize(search, of_stage, grid=stage.configs)
         if all(config.diverged for config in configs):
-            return []
-        return [config.hparams for config in rank_configs(search, configs)]
+            return [[]]
+        rankings = (rank_configs(search, configs, branch=branch) for branch in branches)
+        return [[config.hparams for config in ranking] for ranking in rankings]
 
-    return _STAGES[search.search](_trainings(search.search, search.grid), rank, epochs)
+    branches = _BRANCHES.get(search.head, ("",))
+    stage = _STAGES[search.search](_trainings(search.search, search.grid), rank, epochs)
+    if len(branches) == 1 or stage.stop_epoch is not None or not any(rank(stage) or []):
+        return stage
+    finished = summarize(search, [s for s in scores if s.stop_epoch is None], grid=search.grid)
+    pair = best_pair(search, finished)
+    if pair is None or not split_pair(pair)[1]:
+        return stage
+    return Stage((*stage.configs, pair))
 
 
-def count_fits(search: str, grid: Sequence[HParams], *, epochs: int) -> float:
+def count_fits(search: str, grid: Sequence[HParams], *, epochs: int, head: str = "") -> float:
     """Return the number of trainings on one fold; a stopped one counts by its part of the epochs.
+
+    Of a fusion head it is the largest possible number, without the pair that is scored last.
 
     Args:
         search: full, halving or coordinate.
         grid: The configurations.
         epochs: Epochs of the training.
+        head: Name of the head.
     """
     trained: dict[object, float] = {}
 
-    def rank(stage: Stage) -> list[HParams]:
+    def rank(stage: Stage) -> list[list[HParams]]:
         for hparams in stage.configs:
             trained[config_key(hparams)] = (stage.stop_epoch or epochs) / epochs
-        return list(stage.configs)
+        rankings = [list(stage.configs), list(reversed(stage.configs))]
+        return rankings[: len(_BRANCHES.get(head, ("",)))]
 
     rank(_STAGES[search](_trainings(search, grid), rank, epochs))
     return sum(trained.values())
@@ -109,7 +132,9 @@ def _trainings(search: str, grid: Sequence[HParams]) -> tuple[HParams, ...]:
     return tuple(reversed(by_training.values()))
 
 
-Rank = Callable[[Stage], "list[HParams] | None"]
+Rank = Callable[[Stage], "list[list[HParams]] | None"]
+"""Returns rankings, best first: by the whole head, or by each branch of a fusion head."""
+_BRANCHES = {"fusion": (LAYERS, SPATIAL)}
 
 
 def _full(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
@@ -124,10 +149,13 @@ def _halving(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
         if kept == len(configs) or not last_stop < stop_epoch < epochs:
             continue
         stage = Stage(configs, stop_epoch)
-        best = rank(stage)
-        if best is None:
+        rankings = rank(stage)
+        if rankings is None:
             return stage
-        configs, last_stop = _in_order(grid, best[:kept]), stop_epoch
+        best = dict.fromkeys(map(config_key, chain(*zip(*rankings, strict=True))))
+        kept_keys = set(islice(best, kept))
+        configs = tuple(hparams for hparams in grid if config_key(hparams) in kept_keys)
+        last_stop = stop_epoch
     return Stage(configs)
 
 
@@ -138,19 +166,19 @@ def _coordinate(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
     for hparams in sorted(
         grid, key=lambda h: abs(decays.index(h.get("weight_decay", 0.0)) - middle)
     ):
-        nearest.setdefault(_pair(hparams), hparams)
+        nearest.setdefault(_without_decay(hparams), hparams)
     stage = Stage(_in_order(grid, list(nearest.values())))
-    best = rank(stage)
-    if best is None:
+    rankings = rank(stage)
+    if rankings is None:
         return stage
-    pairs = {_pair(hparams) for hparams in best[:SEARCH_PAIRS]}
-    return Stage(tuple(h for h in grid if h in stage.configs or _pair(h) in pairs))
+    pairs = {_without_decay(hparams) for ranking in rankings for hparams in ranking[:SEARCH_PAIRS]}
+    return Stage(tuple(h for h in grid if h in stage.configs or _without_decay(h) in pairs))
 
 
 _STAGES = {"full": _full, "halving": _halving, "coordinate": _coordinate}
 
 
-def _pair(hparams: HParams) -> object:
+def _without_decay(hparams: HParams) -> object:
     """Return all hyperparameters but the weight decay."""
     return config_key({name: v for name, v in hparams.items() if name != "weight_decay"})
 

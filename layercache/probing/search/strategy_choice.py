@@ -51,7 +51,7 @@ def choose_search(
         return "full"
     if requested != AUTO:
         return requested
-    n_fits = count_fits("coordinate", grid, epochs=1)
+    n_fits = count_fits("coordinate", grid, epochs=1, head=head)
     search = "full" if paper_compat or n_fits > MAX_PART * len(grid) else "coordinate"
     logger.info(
         "%s: search auto takes %s, %d of %d configurations are trained",

@@ -9,7 +9,7 @@ from layercache.probing.heads.spec import BASELINES
 from layercache.probing.spec import ProbeSpec
 from layercache.probing.splits.validation_options import LEAVE_ONE_OUT
 from layercache.probing.training.fit import PassSaver
-from layercache.probing.training.paused_configs import PausedConfigs
+from layercache.probing.training.search_memory import SearchMemory
 from layercache.probing.training.trainer import ProbeTrainer, ProgressCallback, SGDTrainer
 
 
@@ -20,7 +20,7 @@ def make_trainer(
     on_progress: ProgressCallback | None,
     configs_per_pass: int | None = None,
     saver: PassSaver | None = None,
-    paused: PausedConfigs | None = None,
+    memory: SearchMemory | None = None,
 ) -> ProbeTrainer:
     """Return the trainer of a probe.
 
@@ -30,7 +30,7 @@ def make_trainer(
         on_progress: Called with (steps done, steps in total).
         configs_per_pass: See SGDTrainer. Like the following, without effect on closed-form heads.
         saver: See SGDTrainer.
-        paused: See SGDTrainer.
+        memory: See SGDTrainer.
     """
     if spec.head in BASELINES:
         return BaselineTrainer(
@@ -48,7 +48,7 @@ def make_trainer(
         device=device,
         precision=spec.precision,
         select=spec.select,
-        paused=paused,
+        memory=memory,
         configs_per_pass=configs_per_pass,
         on_progress=on_progress,
         saver=saver,

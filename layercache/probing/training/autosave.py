@@ -92,4 +92,4 @@ class Autosave:
 
 
 def _plain(configs: Sequence[HParams]) -> list[dict[str, float]]:
-    return [dict(vars(hparams)) for hparams in configs]
+    return [hparams.to_dict() for hparams in configs]

@@ -64,7 +64,7 @@ class AdamW:
         betas: tuple[float, float],
         eps: float,
         clip: float | None,
-        clip_groups: Sequence[str] = ("",),
+        param_groups: Sequence[str] = ("",),
         fused_min_elements: int = FUSED_MIN_ELEMENTS,
     ) -> None:
         """Start with moments of zero.
@@ -74,13 +74,14 @@ class AdamW:
             betas: Decay rates of the first and second moment.
             eps: AdamW's epsilon.
             clip: Maximum norm of one configuration's gradient, or None.
-            clip_groups: Beginnings of names; the gradient of each group is clipped on its own.
+            param_groups: Beginnings of names; each group has learning rates and weight decays of
+                its own, and its gradient is clipped on its own.
             fused_min_elements: See FUSED_MIN_ELEMENTS.
         """
         self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.betas, self.eps, self.clip = betas, eps, clip
-        self.clip_groups = clip_groups
+        self.param_groups = tuple(param_groups)
         self.fused_min_elements = fused_min_elements
 
     def retain(self, rows: Tensor) -> None:
@@ -119,11 +120,11 @@ class AdamW:
             gradients: Gradients of the configurations to update, (g, ...).
             at: Their positions along G.
             count: Number of the step, from 1.
-            lr: Learning rates, (g,).
-            weight_decay: Weight decays, (g,).
+            lr: Learning rates of each of the `param_groups`, (K, g).
+            weight_decay: Weight decays, (K, g).
         """
         group_norms = []
-        for group in self.clip_groups:
+        for k, group in enumerate(self.param_groups):
             of_group = {n: g for n, g in gradients.items() if n.startswith(group)}
             if not of_group:
                 continue
@@ -132,7 +133,9 @@ class AdamW:
             scale = torch.ones_like(norms)
             if self.clip is not None:
                 scale = (self.clip / (norms + CLIP_EPS)).clamp(max=1.0)
-            settings = _StepSettings(count=count, lr=lr, weight_decay=weight_decay, scale=scale)
+            settings = _StepSettings(
+                count=count, lr=lr[k], weight_decay=weight_decay[k], scale=scale
+            )
             on_cpu = norms.device.type == "cpu"
             for name, gradient in of_group.items():
                 value, moments = parameters[name][at], (self.first[name][at], self.second[name][at])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 from layercache.errors import OptionError
-from layercache.probing.heads.spec import WITHOUT_DROPOUT, HeadSpec
+from layercache.probing.heads.spec import SPATIAL, WITHOUT_DROPOUT, HeadSpec
+from layercache.probing.results.config_score import join_pair, split_pair
 from layercache.probing.training.schedule import Schedule, make_schedule
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3)
@@ -49,6 +50,8 @@ class HParams:
     """Decoupled weight decay of AdamW, on every parameter."""
     dropout: float = 0.0
     """Rate of attention dropout; 0 for heads without attention."""
+    spatial: HParams | None = None
+    """Those of the spatial branch of a fusion head, if they differ from those of the layers."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -59,6 +62,28 @@ class HParams:
             )
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout: expected a number in [0, 1), got {self.dropout}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> HParams:
+        """Return the hyperparameters that `to_dict` returned."""
+        own, spatial = split_pair(values)
+        hparams = cls(**own)  # type: ignore[arg-type]  # `spatial` is not among them
+        return replace(hparams, spatial=cls.from_dict(spatial)) if spatial else hparams
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the values by name; those of a spatial branch as "spatial_lr" and so on."""
+        own = {"lr": self.lr, "weight_decay": self.weight_decay, "dropout": self.dropout}
+        return join_pair(own, self.spatial.to_dict()) if self.spatial else own
+
+    def of_branch(self, branch: str) -> HParams:
+        """Return the hyperparameters of one branch of a fusion head.
+
+        Args:
+            branch: LAYERS or SPATIAL; "" leaves them as they are.
+        """
+        if not branch or self.spatial is None:
+            return self
+        return self.spatial if branch == SPATIAL else replace(self, spatial=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from layercache.probing.heads import AttendingHead, HeadSpec, build
 from layercache.probing.heads.fusion import SHARES, BatchedFusionHead
 from layercache.probing.heads.outer_product import OuterProduct
-from layercache.probing.heads.spec import SPATIAL
+from layercache.probing.heads.spec import LAYERS, SPATIAL
 from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.batched_adamw import AdamW
 from layercache.probing.training.config import HParams, TrainConfig
@@ -70,7 +70,8 @@ class ConfigBatch:
         self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.class_weights, self.standardization = class_weights, standardization
         self.configs = list(configs)
-        by_dropout = sorted(range(len(configs)), key=lambda i: configs[i].dropout)
+        self._branches = (LAYERS, SPATIAL) if len(spec.dropout_shapes) == 2 else (spec.branch,)
+        by_dropout = sorted(range(len(configs)), key=lambda i: self._dropouts(configs[i]))
         self.active = torch.tensor(by_dropout, dtype=torch.int64)
         """Index into `configs` of each row of the parameters, by ascending dropout, (G,); those
         that have ended are removed."""
@@ -83,15 +84,17 @@ class ConfigBatch:
             for name, value in initial.items()
         }
         self.trainable = [name for name in initial if name not in self.head.buffers]
+        self._param_groups: Mapping[str, str] = getattr(self.head, "param_groups", {"": ""})
+        """Beginning of the names of a group of parameters -> branch whose settings it has."""
         self.optimizer = AdamW(
             {name: self.parameters[name] for name in self.trainable},
             betas=train_config.betas,
             eps=train_config.eps,
             clip=train_config.clip,
-            clip_groups=getattr(self.head, "clip_groups", ("",)),
+            param_groups=tuple(self._param_groups),
         )
         self._attention_dropout = None
-        if any(config.dropout for config in configs):
+        if any(any(self._dropouts(config)) for config in configs):
             dropout_seed = _derive_seed(seed, DROPOUT_STREAM)
             self._attention_dropout = AttentionDropout(spec, seed=dropout_seed, device=device)
         self._token_dropout = TokenDropout(
@@ -104,12 +107,24 @@ class ConfigBatch:
 
     def _update_active(self) -> None:
         active = [self.configs[i] for i in self.active.tolist()]
-        self.weight_decay = torch.tensor([c.weight_decay for c in active], device=self.device)
-        self.dropouts = [c.dropout for c in active]
-        self.dropout_rates = torch.tensor(self.dropouts, device=self.device)
+        self.weight_decay = torch.tensor(
+            [
+                [c.of_branch(branch).weight_decay for c in active]
+                for branch in self._param_groups.values()
+            ],
+            device=self.device,
+        )
+        self.dropouts = [self._dropouts(c) for c in active]
+        self.dropout_rates = torch.tensor(self.dropouts, device=self.device).view(
+            len(active), len(self._branches)
+        )
         self.faulty = torch.full((len(active),), -1, device=self.device)
         """First step of this epoch whose loss or gradient was not finite, or -1, (G,); read once an
         epoch, because reading waits for a GPU."""
+
+    def _dropouts(self, config: HParams) -> tuple[float, ...]:
+        """Return the rate of attention dropout of each branch; a head without branches has one."""
+        return tuple(config.of_branch(branch).dropout for branch in self._branches)
 
     def retain(self, rows: Tensor) -> None:
         """Continue with some configurations only.
@@ -147,15 +162,20 @@ class ConfigBatch:
         if self._attention_dropout is not None:
             uniform_bsh = self._attention_dropout.draw(len(x_bsd))
         lr_end = self.train_config.lr_end
+        active = [self.configs[i] for i in self.active.tolist()]
         learning_rates = [
-            cosine_lr(self.configs[i].lr, end=lr_end, step=step, steps=self.steps)
-            for i in self.active.tolist()
+            [
+                cosine_lr(c.of_branch(branch).lr, end=lr_end, step=step, steps=self.steps)
+                for c in active
+            ]
+            for branch in self._param_groups.values()
         ]
         lr = torch.tensor(learning_rates, device=self.device)
         losses = torch.empty(len(self.active), device=self.device)
         for at in self._tiles(len(x_bsd)):
-            max_dropout = self.dropouts[at.stop - 1]
-            same_dropout = self.dropouts[at.start] == max_dropout
+            rates = self.dropout_rates[at].T
+            if len(set(self.dropouts[at])) == 1:
+                rates = rates[:, :1]
             leaves = {name: self.parameters[name][at].requires_grad_() for name in self.trainable}
             buffers = {name: self.parameters[name][at] for name in self.head.buffers}
             outer: dict[str, OuterProduct] = {}
@@ -163,8 +183,8 @@ class ConfigBatch:
             parts = self._training_logits(
                 leaves | buffers,
                 preprocessed,
-                dropout=self.dropout_rates[at][:1] if same_dropout else self.dropout_rates[at],
-                uniform_bsh=uniform_bsh if max_dropout > 0 else None,
+                dropout=rates if len(rates) == 2 else rates[0],
+                uniform_bsh=uniform_bsh if any(map(any, self.dropouts[at])) else None,
                 # a GPU is faster with a few large operations than with an outer product in parts;
                 # with a penalty, the weights have another gradient that is added to it
                 outer=outer if self.device.type == "cpu" and not penalty else None,
@@ -187,8 +207,8 @@ class ConfigBatch:
                 gradient_by_name,
                 at=at,
                 count=step + 1,
-                lr=lr[at],
-                weight_decay=self.weight_decay[at],
+                lr=lr[:, at],
+                weight_decay=self.weight_decay[:, at],
             )
             losses[at] = loss.detach()
             fault = ~(torch.isfinite(losses[at]) & torch.isfinite(norms)) & (self.faulty[at] < 0)
@@ -370,9 +390,7 @@ class ConfigBatch:
         max_configs = max(1, tile_bytes // (n_rows * activation_row_bytes(self.spec)))
         on_cpu = self.device.type == "cpu"
         start = 0
-        for _, same_rate in itertools.groupby(
-            self.dropouts if on_cpu else [0.0] * len(self.active)
-        ):
+        for _, same_rate in itertools.groupby(self.dropouts if on_cpu else [()] * len(self.active)):
             n_configs = len(list(same_rate))
             n_tiles = -(-n_configs // max_configs)
             for i in range(n_tiles):

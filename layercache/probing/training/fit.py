@@ -19,7 +19,7 @@ from layercache.probing.heads.spec import REGRESSION
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.configs_per_pass import plan_passes
 from layercache.probing.training.freed_memory import retain_freed_memory
-from layercache.probing.training.paused_configs import PausedConfigs
+from layercache.probing.training.search_memory import SearchMemory
 from layercache.probing.training.token_loader import TokenLoader
 from layercache.probing.training.training_pass import TrainingPass
 
@@ -56,7 +56,7 @@ def fit(
     sample_weight: Tensor | None = None,
     val_epochs: Collection[int] = (),
     stop_epoch: int | None = None,
-    paused: PausedConfigs | None = None,
+    memory: SearchMemory | None = None,
 ) -> list[FittedHead]:
     """Train every configuration and evaluate it; return their heads in order.
 
@@ -83,8 +83,9 @@ def fit(
             for `FittedHead.val_curve`; the training does not depend on it.
         stop_epoch: Epoch, from 1, after which training ends; the learning rate follows the whole
             schedule. None: the last one.
-        paused: Configurations of the same rows and seed to continue; those that `stop_epoch` stops
-            are added.
+        memory: Configurations of the same rows and seed. Paused ones are continued, those that
+            `stop_epoch` stops are added. Of fusion heads, a pair of trained branches is evaluated
+            without training, and the best branches are added.
 
     Raises:
         OptionError: An option is invalid.
@@ -100,9 +101,9 @@ def fit(
     # one dropout rate are computed together.
     order = sorted(
         range(len(configs)),
-        key=lambda i: (paused is None or configs[i] not in paused, configs[i].dropout),
+        key=lambda i: (memory is None or configs[i] not in memory, configs[i].dropout),
     )
-    n_paused = sum(paused is not None and hparams in paused for hparams in configs)
+    n_paused = sum(memory is not None and hparams in memory for hparams in configs)
     passes = [
         [order[i] for i in range(start + first, start + last)]
         for start, count in ((0, n_paused), (n_paused, len(configs) - n_paused))
@@ -136,8 +137,10 @@ def fit(
         )
         if saver and (state := saver.load(training.configs)) is not None:
             training.load_state_dict(state)
-        elif paused is not None and (continued := paused.take(training.configs)) is not None:
-            training.resume(continued)
+        elif memory is not None and (paused := memory.take(training.configs)) is not None:
+            training.resume(paused)
+        elif memory is not None and (pair := memory.branches.pair(training.configs)) is not None:
+            training.evaluate(pair)
 
         def on_step(*, training: TrainingPass = training, number: int = number) -> None:
             if on_progress:
@@ -149,8 +152,10 @@ def fit(
         with retain_freed_memory() if device.type == "cpu" else nullcontext():
             fitted = training.run(on_step=on_step)
         heads |= dict(zip(indices, fitted, strict=True))
-        if paused is not None and training.epochs < schedule.epochs:
-            paused.keep(training.pause())
+        if memory is not None and training.epochs < schedule.epochs:
+            memory.keep(training.pause())
+        elif memory is not None:
+            training.keep_branches(memory.branches)
         if on_fitted:
             on_fitted(fitted)
     return [heads[i] for i in range(len(configs))]

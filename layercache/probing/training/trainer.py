@@ -17,7 +17,7 @@ from layercache.probing.results.config_score import ConfigScore
 from layercache.probing.splits.stratified_split import Rows
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import PassSaver, fit
-from layercache.probing.training.paused_configs import PausedConfigs
+from layercache.probing.training.search_memory import SearchMemory
 
 CURVE_POINTS = (1 / 9, 1 / 3, 2 / 3)
 """Parts of the training after which configurations are evaluated for their learning curves."""
@@ -114,8 +114,8 @@ class SGDTrainer:
     """Keeps the states of unfinished training."""
     select: str | None = None
     """One more metric to score by; training stops early by it. None: that of the task."""
-    paused: PausedConfigs | None = None
-    """Configurations of this fold whose training a search has stopped; None: none is continued."""
+    memory: SearchMemory | None = None
+    """What the search of this fold keeps in memory; None: nothing, no training is continued."""
     sample_weight: torch.Tensor | None = None
     """Weights of all rows of the dataset in the training loss, (N,); None weights them equally."""
 
@@ -158,7 +158,7 @@ class SGDTrainer:
         fit(
             dataset,
             head=self.head,
-            configs=[HParams(**config) for config in configs],
+            configs=[HParams.from_dict(config) for config in configs],
             train=torch.from_numpy(train),
             val=torch.from_numpy(val),
             seed=self.seed,
@@ -173,7 +173,7 @@ class SGDTrainer:
             select=self.select,
             sample_weight=self.sample_weight,
             stop_epoch=stop_epoch,
-            paused=self.paused,
+            memory=self.memory,
             val_epochs=_curve_epochs(
                 self.config.schedule(len(train)).epochs, train_rows=len(train), val_rows=len(val)
             ),
@@ -201,10 +201,11 @@ class SGDTrainer:
                 epochs=epochs or config.epochs,
                 min_steps=0 if epochs else config.min_steps,
             )
-        (head,) = fit(
+        head = self.head.at_share(spatial_share)
+        (fitted,) = fit(
             dataset,
-            head=self.head.at_share(spatial_share),
-            configs=[HParams(**hparams)],
+            head=head,
+            configs=[HParams.from_dict(hparams).of_branch(head.branch)],
             train=torch.from_numpy(rows),
             val=None,
             seed=self.seed,
@@ -215,9 +216,9 @@ class SGDTrainer:
             saver=self.saver,
             sample_weight=self.sample_weight,
         )
-        if spatial_share is None or head.diverged:
-            return head
-        return head.with_spatial_share(spatial_share)
+        if spatial_share is None or fitted.diverged:
+            return fitted
+        return fitted.with_spatial_share(spatial_share)
 
 
 def _curve_epochs(epochs: int, *, train_rows: int, val_rows: int) -> list[int]:

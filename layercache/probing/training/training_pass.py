@@ -16,16 +16,16 @@ from torch import Tensor
 
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
-from layercache.probing.heads.spec import CLASSIFICATION, REGRESSION
+from layercache.probing.heads.spec import CLASSIFICATION, LAYERS, REGRESSION, SPATIAL
 from layercache.probing.metrics import PRIMARY, find_metric
 from layercache.probing.targets.standardize import Standardization
 from layercache.probing.training.class_weights import balanced_class_weights
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.config_batch import ConfigBatch
-from layercache.probing.training.paused_configs import PausedConfig
 from layercache.probing.training.schedule import Schedule
+from layercache.probing.training.search_memory import PausedConfig, TrainedBranches
 from layercache.probing.training.token_loader import TokenLoader
-from layercache.probing.training.validation_metrics import validate
+from layercache.probing.training.validation_metrics import branch_score, validate
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,45 @@ class TrainingPass:
             }
         )
 
+    def evaluate(self, parameters: Mapping[str, Tensor]) -> None:
+        """Take trained parameters for those of the only configuration, and validate them.
+
+        Args:
+            parameters: Parameters of branches that were trained to the end; others keep their
+                initial values.
+        """
+        self._batch.parameters |= {
+            name: value[None].to(self._batch.device) for name, value in parameters.items()
+        }
+        self.step, self._epochs_done = self.steps, self.epochs
+        self._update_snapshots(self._validate(epochs=self.epochs), epochs=self.epochs)
+
+    def keep_branches(self, kept: TrainedBranches) -> None:
+        """Add the branches of a fusion head whose output is the mean of theirs, without a gate.
+
+        With early stopping none is added: the epoch at which a configuration stops depends on both.
+        """
+        batch = self._batch
+        if batch.spec.kind != "fusion" or batch.spec.gate != "scalar":
+            return
+        if batch.spec.branch or self._train_config.patience is not None:
+            return
+        for row, index in enumerate(batch.active.tolist()):
+            metrics = self._snapshots[index].metrics
+            if metrics is None:
+                continue
+            for branch in (LAYERS, SPATIAL):
+                kept.keep(
+                    branch,
+                    self.configs[index].of_branch(branch),
+                    {
+                        name: value[row]
+                        for name, value in batch.parameters.items()
+                        if name.startswith(f"{branch}.")
+                    },
+                    score=branch_score(metrics, branch, metric=self._select),
+                )
+
     def _run_epoch(self, epoch: int, *, on_step: Callable[[], None]) -> None:
         """Train one epoch, or the rest of one that was begun, and evaluate if it is time."""
         batch, schedule, train_config = self._batch, self.schedule, self._train_config
@@ -274,7 +313,7 @@ class TrainingPass:
         return FittedHead(
             spec=self._batch.spec,
             state_dict=snapshot.state if snapshot else {},
-            hparams=dict(vars(self.configs[index])),
+            hparams=self.configs[index].to_dict(),
             seed=self._seed,
             losses=tuple(losses),
             val_curve=tuple(self._val_curves[index]),

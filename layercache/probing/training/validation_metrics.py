@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from layercache.probing.heads.fusion import SHARE, SHARES, BatchedFusionHead
-from layercache.probing.heads.spec import CLASSIFICATION, MULTI_LABEL
+from layercache.probing.heads.spec import CLASSIFICATION, LAYERS, MULTI_LABEL, SPATIAL
 from layercache.probing.metrics import (
     PRIMARY,
     Metric,
@@ -24,6 +24,7 @@ from layercache.probing.metrics import (
     find_metric,
     summarize_logits,
 )
+from layercache.probing.results.config_score import branch_metric
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.token_loader import TokenLoader
 
@@ -44,7 +45,8 @@ def validate(
     """Return the metrics of every configuration.
 
     A fusion head is evaluated with every share of its spatial branch; the metrics are those of the
-    chosen one (see `best_share`), and hold it as "spatial_share".
+    chosen one (see `best_share`), and hold it as "spatial_share". With "layers_" and "spatial_"
+    before their names they also hold the score and the loss of each branch alone.
 
     Of single-label logits a few numbers per sample are kept, (G, N), instead of all (G, N, C). For
     a metric that compares the logits of different samples all are kept, of as many configurations
@@ -78,9 +80,12 @@ def validate(
     if not is_fusion:
         return metrics
     metric = find_metric(select or PRIMARY[batch.spec.task])
+    by_config = [metrics[first : first + len(SHARES)] for first in range(0, n_configs, len(SHARES))]
     return [
-        best_share(metrics[first : first + len(SHARES)], metric=metric)
-        for first in range(0, n_configs, len(SHARES))
+        best_share(by_share, metric=metric)
+        | _of_branch(LAYERS, by_share[0], metric=metric)
+        | _of_branch(SPATIAL, by_share[-1], metric=metric)
+        for by_share in by_config
     ]
 
 
@@ -108,6 +113,27 @@ def best_share(by_share: Sequence[Mapping[str, float]], *, metric: Metric) -> di
     defined = [i for i, score in enumerate(scores) if score > -math.inf] or [*range(len(scores))]
     best = min((i for i in defined if scores[i] >= floor), key=sort_key)
     return {**by_share[best], SHARE: SHARES[best]}
+
+
+def branch_score(
+    metrics: Mapping[str, float], branch: str, *, metric: Metric
+) -> tuple[float, float]:
+    """Return the score of one branch of a fusion head, and less its loss; higher is better.
+
+    Args:
+        metrics: Metrics of the head, see `validate`.
+        branch: LAYERS or SPATIAL.
+        metric: Metric of the score.
+    """
+    score = metrics.get(branch_metric(branch, metric.name), math.nan)
+    loss = metrics.get(branch_metric(branch, "log_loss"), math.inf)
+    return metric.to_maximize({metric.name: score}), -loss
+
+
+def _of_branch(branch: str, metrics: Mapping[str, float], *, metric: Metric) -> dict[str, float]:
+    """Return the metrics that rank configurations by one branch alone, see `rank_configs`."""
+    names = (metric.name, "log_loss")
+    return {branch_metric(branch, name): metrics[name] for name in names if name in metrics}
 
 
 def _rounded_loss(metrics: Mapping[str, float]) -> float:

@@ -69,7 +69,7 @@ def test_fusion_head_equals_the_module_with_all_gradients(
     cotangents = torch.randn(3, n, 6, 3, dtype=torch.float64)
     n_spatial = spec.branches[1].num_heads
     draw = torch.rand(6, P * 2 + Q * n_spatial, dtype=torch.float64)
-    rates = torch.rand(n, dtype=torch.float64) * 0.8 if dropped else None
+    rates = torch.rand(2, n, dtype=torch.float64) * 0.8 if dropped else None
 
     parts = head.training_logits(p, head.preprocess(x), dropout=rates, uniform_bsh=draw)
     assert len(parts) == (2 if gate == "scalar" else 3)
@@ -77,9 +77,14 @@ def test_fusion_head_equals_the_module_with_all_gradients(
 
     for g, module in enumerate(modules):
         if rates is not None:
-            kept = (draw >= rates[g]) / (1 - rates[g])
-            module.layers.attention_dropout = GivenDropout(kept[:, : P * 2].view(6, P, 2))
-            module.spatial.attention_dropout = GivenDropout(kept[:, P * 2 :].view(6, Q, n_spatial))
+            layers, spatial = (
+                (part >= rate) / (1 - rate)
+                for part, rate in zip(
+                    (draw[:, : P * 2], draw[:, P * 2 :]), rates[:, g], strict=True
+                )
+            )
+            module.layers.attention_dropout = GivenDropout(layers.view(6, P, 2))
+            module.spatial.attention_dropout = GivenDropout(spatial.view(6, Q, n_spatial))
         layers, spatial = module.branch_logits(x)
         expected = [layers, spatial]
         (layers * cotangents[0, g]).sum().backward()

@@ -13,6 +13,8 @@ from layercache.probing.api import probe
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
+from layercache.probing.results.config_score import split_pair
+from layercache.probing.results.table.notes import selected_config
 from layercache.probing.results.table.table import Results
 from layercache.probing.search.strategies import RUNGS
 from layercache.probing.splits.train_subset import sample_subset
@@ -54,7 +56,7 @@ def validation_curves(cache: Any, **options: Any) -> list[tuple[tuple[float, ...
     heads = fit(
         loader.train(spec.tokens, "train", rows=subset.rows),
         head=spec.head_spec,
-        configs=[HParams(**hparams) for hparams in spec.grid],
+        configs=[HParams.from_dict(hparams) for hparams in spec.grid],
         train=torch.from_numpy(fold.train),
         val=torch.from_numpy(fold.val),
         seed=0,
@@ -64,13 +66,31 @@ def validation_curves(cache: Any, **options: Any) -> list[tuple[tuple[float, ...
     return [(tuple(head.hparams.values()), dict(head.val_curve)) for head in heads]
 
 
-def best(configs: list[Any], epoch: int) -> list[Any]:
+def best(configs: list[Any], epoch: int, *, branch: str = "") -> list[Any]:
     def rank(config: Any) -> tuple[float, ...]:
         metrics = config[1][epoch]
-        loss = float(f"{metrics['log_loss']:.2e}")
-        return -round(metrics["balanced_accuracy"], 12), loss, -config[0][1]
+        loss = float(f"{metrics[f'{branch}log_loss']:.2e}")
+        return -round(metrics[f"{branch}balanced_accuracy"], 12), loss, -config[0][1]
 
     return sorted(configs, key=rank)
+
+
+def branches_of(head: dict[str, Any]) -> tuple[str, ...]:
+    """Return the beginnings of the names of the metrics that rank the configurations."""
+    return ("layers_", "spatial_") if head.get("head") == "fusion" else ("",)
+
+
+def check_selected(result: Any, configs: list[Any], head: dict[str, Any]) -> None:
+    """Check that each branch has the best of these configurations, other heads the best one."""
+    selected = selected_config(result)
+    assert selected is not None
+    layers, spatial = split_pair(selected.hparams)
+    got = [tuple(values.values()) for values in (layers, spatial or layers)]
+    branches = branches_of(head)
+    assert got[: len(branches)] == [best(configs, 18, branch=b)[0][0] for b in branches]
+    if not spatial and len(branches) == 1:
+        score = best(configs, 18)[0][1][18]["balanced_accuracy"]
+        assert result.row["val_balanced_accuracy"] == pytest.approx(score)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -81,20 +101,19 @@ def test_halving_trains_those_on_that_a_full_training_ranks_best_at_every_rung(
     stopped: dict[tuple[float, ...], int | None] = {}
     for epoch, rung in zip(STOPS, RUNGS, strict=True):
         stopped |= {hparams: epoch for hparams, _ in racing}
-        racing = best(racing, epoch)[: max(1, round(rung.kept * len(racing)))]
+        ranked = zip(*(best(racing, epoch, branch=b) for b in branches_of(head)), strict=True)
+        in_turn = {hparams: curve for place in ranked for hparams, curve in place}
+        racing = list(in_turn.items())[: max(1, round(rung.kept * len(racing)))]
     stopped |= {hparams: None for hparams, _ in racing}
     n_configs = 9 if "dropout" in head else 18
-    selected = best(racing, 18)[0]
     for per_pass in (None, 4) if not head else (4,):
         (result,) = probe(
             cache, search="halving", configs_per_pass=per_pass, refresh=True, **GRID | head
         )
-        assert {tuple(c.hparams.values()): c.stop_epoch for c in result.configs} == stopped
+        of_grid = [c for c in result.configs if not split_pair(c.hparams)[1]]
+        assert {tuple(c.hparams.values()): c.stop_epoch for c in of_grid} == stopped
         assert len(racing) < len(stopped) == n_configs
-        assert tuple(result.row[name] for name in ("lr", "weight_decay", "dropout")) == selected[0]
-        assert result.row["val_balanced_accuracy"] == pytest.approx(
-            selected[1][18]["balanced_accuracy"]
-        )
+        check_selected(result, racing, head)
         assert result.row["n_configs"] == n_configs
 
 
@@ -102,14 +121,19 @@ def test_halving_trains_those_on_that_a_full_training_ranks_best_at_every_rung(
 def test_coordinate_selects_the_best_of_what_it_trained(cache: Any, head: dict[str, Any]) -> None:
     curves = dict(validation_curves(cache, **head))
     (result,) = probe(cache, search="coordinate", **GRID | head)
-    trained = [tuple(c.hparams.values()) for c in result.configs]
-    assert len(trained) == (3 if "dropout" in head else 6) + 2
-    pairs = best([(h, curves[h]) for h in curves if h[1] == 1e-2], 18)
-    (lr, _, dropout), _ = pairs[0]
-    expected = {h for h in curves if h[1] == 1e-2 or (h[0], h[2]) == (lr, dropout)}
+    of_grid = [c for c in result.configs if not split_pair(c.hparams)[1]]
+    trained = [tuple(c.hparams.values()) for c in of_grid]
+    at_middle = [(h, curves[h]) for h in curves if h[1] == 1e-2]
+    assert len(at_middle) == (3 if "dropout" in head else 6)
+    firsts = [best(at_middle, 18, branch=branch)[0][0] for branch in branches_of(head)]
+    expected = {
+        h
+        for h in curves
+        if h[1] == 1e-2 or any((h[0], h[2]) == (lr, dropout) for lr, _, dropout in firsts)
+    }
     assert set(trained) == expected
-    selected = best([(h, curves[h]) for h in trained], 18)[0][0]
-    assert tuple(result.row[name] for name in ("lr", "weight_decay", "dropout")) == selected
+    assert len(trained) in (len(at_middle) + 2, len(at_middle) + 2 * len(firsts))
+    check_selected(result, [(h, curves[h]) for h in trained], head)
 
 
 def test_two_searches_are_two_probes_that_the_table_tells_apart(cache: Any) -> None:

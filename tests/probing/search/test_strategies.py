@@ -8,13 +8,20 @@ import torch
 
 from layercache.probing.heads import HeadSpec
 from layercache.probing.metrics import Metric, find_metric
-from layercache.probing.results.config_score import ConfigScore, config_key, training_key
+from layercache.probing.results.config_score import (
+    ConfigScore,
+    config_key,
+    join_pair,
+    split_pair,
+    training_key,
+)
+from layercache.probing.search.best_config import rank_final, summarize
 from layercache.probing.search.strategies import RUNGS, Stage, count_fits, current_stage
 from layercache.probing.training.config import HParams, TrainConfig, grid, paper_grid
 from layercache.probing.training.fit import fit
 from layercache.testing import make_separable_tokens
 
-PAPER = tuple(dict(vars(hparams)) for hparams in paper_grid("attentive"))
+PAPER = tuple(hparams.to_dict() for hparams in paper_grid("attentive"))
 EPOCHS = 90
 
 
@@ -181,7 +188,7 @@ def test_configurations_of_one_training_key_are_trained_to_the_same_bits() -> No
             seed=3,
             train_config=TrainConfig(epochs=6, min_steps=0, batch=50),
         )
-        keys = [training_key(dict(vars(config))) for config in configs]
+        keys = [training_key(config.to_dict()) for config in configs]
         assert keys[0] == keys[1] != keys[2]
         for name, value in heads[0].state_dict.items():
             assert torch.equal(value, heads[1].state_dict[name]), name
@@ -200,3 +207,76 @@ def test_training_key_ignores_a_decay_that_float32_rounds_away(
     one, other = ({"lr": lr, "weight_decay": d, "dropout": 0.1} for d in (decay, 0.0))
     assert (training_key(one) == training_key(other)) is same
     assert HParams(**one) != HParams(**other)
+
+
+def by_branch(h: Mapping[str, float]) -> dict[str, float]:
+    """Scores of which each branch is best with other hyperparameters, and the mean as a third."""
+    layers = bowl(h, 0)
+    spatial = 1 - abs(h["lr"] - 0.1) - abs(h["dropout"] - 0.3) - abs(h["weight_decay"] - 1) / 10
+    return {
+        "balanced_accuracy": (layers + spatial) / 2,
+        "layers_balanced_accuracy": layers,
+        "spatial_balanced_accuracy": spatial,
+    }
+
+
+@pytest.mark.parametrize("search", ["full", "halving", "coordinate"])
+def test_search_of_a_fusion_head_ends_with_the_pair_of_the_best_of_each_branch(
+    search: str,
+) -> None:
+    scores: list[ConfigScore] = []
+    stages: list[Stage] = []
+    kind = Search(search, head="fusion")
+    while not stages or stages[-1] != current_stage(kind, scores, n_folds=1, epochs=EPOCHS):
+        stages.append(current_stage(kind, scores, n_folds=1, epochs=EPOCHS))
+        known = {(s.key, s.stop_epoch) for s in scores}
+        scores += [
+            ConfigScore(
+                hparams=h,
+                fold=0,
+                val_metrics=by_branch(split_pair(h)[0]),
+                stop_epoch=stages[-1].stop_epoch,
+            )
+            for h in stages[-1].configs
+            if (config_key(h), stages[-1].stop_epoch) not in known
+        ]
+    layers = {"lr": 0.01, "weight_decay": 0.01, "dropout": 0.1}
+    spatial = {"lr": 0.1, "weight_decay": 1.0, "dropout": 0.3}
+    assert stages[-1].configs[-1] == join_pair(layers, spatial)
+    assert stages[-1].configs[:-1] == stages[-2].configs
+    assert rank_final(kind, summarize(kind, scores))[0].hparams == join_pair(layers, spatial)
+    if search != "halving":  # its rungs are not counted twice here
+        n_fits = len(stages[-1].configs) - 1
+        assert count_fits(search, PAPER, epochs=EPOCHS, head="fusion") == pytest.approx(
+            n_fits, abs=2.1
+        )
+
+
+def test_search_of_a_fusion_head_whose_branches_agree_has_no_pair() -> None:
+    kind = Search("full", head="fusion")
+    scores = [
+        ConfigScore(
+            hparams=h,
+            fold=0,
+            val_metrics={
+                "balanced_accuracy": -h["lr"],  # the whole head prefers another one
+                "layers_balanced_accuracy": bowl(h, 0),
+                "spatial_balanced_accuracy": 2 * bowl(h, 0),
+            },
+        )
+        for h in PAPER
+    ]
+    assert current_stage(kind, scores, n_folds=1, epochs=EPOCHS).configs == PAPER
+    best = max(PAPER, key=lambda h: bowl(h, 0))
+    assert rank_final(kind, summarize(kind, scores))[0].hparams == best
+
+
+def test_fusion_head_whose_pair_diverged_takes_the_best_configuration_of_the_whole_head() -> None:
+    kind = Search("full", head="fusion")
+    scores = [ConfigScore(hparams=h, fold=0, val_metrics=by_branch(h)) for h in PAPER]
+    stage = current_stage(kind, scores, n_folds=1, epochs=EPOCHS)
+    scores.append(ConfigScore(hparams=stage.configs[-1], fold=0, val_metrics=None, diverged=True))
+    assert current_stage(kind, scores, n_folds=1, epochs=EPOCHS) == stage, "not tried again"
+    chosen = rank_final(kind, summarize(kind, scores))[0].val_metrics
+    assert chosen is not None
+    assert chosen["balanced_accuracy"] == max(by_branch(h)["balanced_accuracy"] for h in PAPER)

@@ -7,8 +7,8 @@ from layercache.probing.search.strategy_choice import choose_search
 from layercache.probing.training.config import paper_grid
 from tests.logs import logged
 
-PAPER = [dict(vars(hparams)) for hparams in paper_grid("attentive")]
-LINEAR = [dict(vars(hparams)) for hparams in paper_grid("linear")]
+PAPER = [hparams.to_dict() for hparams in paper_grid("attentive")]
+LINEAR = [hparams.to_dict() for hparams in paper_grid("linear")]
 
 
 def test_auto_takes_coordinates_where_they_train_a_third_of_the_grid_and_says_so() -> None:

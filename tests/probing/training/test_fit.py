@@ -52,7 +52,7 @@ def test_fit_of_a_group_equals_fit_of_each_configuration_alone(kind: str) -> Non
             dataset, head=head, configs=[config], train=TRAIN, val=VAL, seed=1, train_config=SHORT
         )[0]
         for other in (together[g], cut[g]):
-            assert other.hparams == vars(config)
+            assert other.hparams == config.to_dict()
             assert other.losses == pytest.approx(alone.losses, rel=1e-4)
             assert other.val_metrics == pytest.approx(
                 alone.val_metrics, abs=0.011
@@ -231,7 +231,7 @@ def test_fit_in_two_passes_keeps_configurations_of_one_dropout_rate_together() -
         on_fitted=lambda fitted: passes.append([head.hparams["dropout"] for head in fitted]),
     )
     assert passes == [[0.0, 0.0], [0.3, 0.3]]
-    assert [head.hparams for head in heads] == [vars(config) for config in configs]
+    assert [head.hparams for head in heads] == [config.to_dict() for config in configs]
 
 
 def test_fit_in_two_passes_reports_progress_and_logs_the_group_size() -> None:

@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from layercache.probing.heads import HeadSpec
 from layercache.probing.heads.fitted import FittedHead
 from layercache.probing.heads.fusion import SHARE, SHARES
-from layercache.probing.heads.spec import GATES
+from layercache.probing.heads.spec import GATES, LAYERS, SPATIAL
 from layercache.probing.metrics.registry import find_metric
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import fit, predict
@@ -28,6 +28,8 @@ CONFIGS = (
     HParams(lr=3e-3, weight_decay=1.0, dropout=0.3),
     HParams(lr=1e-2, weight_decay=1e-4, dropout=0.1),
 )
+
+PAIR = dataclasses.replace(CONFIGS[1], spatial=CONFIGS[2])
 
 
 def make_tokens(
@@ -72,16 +74,21 @@ def train(
 
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("config", [SHORT, dataclasses.replace(SHORT, noise=None, clip=0.05)])
+@pytest.mark.parametrize(
+    "hparams", [CONFIGS[1], PAIR, dataclasses.replace(CONFIGS[0], spatial=CONFIGS[1])]
+)
 def test_branches_end_with_the_bits_of_each_head_trained_alone(
-    gate: str, config: TrainConfig
+    gate: str, config: TrainConfig, hparams: HParams
 ) -> None:
     """With noise, dropout and clipping, which are drawn and bounded for each branch."""
     dataset = make_tokens(pooled=0.5, spatial=0.5)
-    fused = train(dataset, spec(gate=gate), CONFIGS[1], config)
+    fused = train(dataset, spec(gate=gate), hparams, config)
     layers, spatial = spec(gate=gate).branches
     alone = {
-        "layers.": train(part(dataset, slice(P)), layers, CONFIGS[1], config),
-        "spatial.": train(part(dataset, slice(P, None)), spatial, CONFIGS[1], config),
+        "layers.": train(part(dataset, slice(P)), layers, hparams.of_branch(LAYERS), config),
+        "spatial.": train(
+            part(dataset, slice(P, None)), spatial, hparams.of_branch(SPATIAL), config
+        ),
     }
     for prefix, head in alone.items():
         for name, value in head.state_dict.items():
@@ -94,6 +101,38 @@ def test_branches_end_with_the_bits_of_each_head_trained_alone(
         == sum(head.n_params for head in alone.values())
         + ({"scalar": 0, "class": 3, "sample": 2 * D + 1}[gate])
     )
+
+
+def test_a_pair_trains_beside_other_configurations_as_it_does_alone() -> None:
+    dataset = make_tokens(pooled=0.5, spatial=0.5)
+    configs = [PAIR, *CONFIGS]
+    together = fit(
+        dataset,
+        head=spec(),
+        configs=configs,
+        train=TRAIN,
+        val=VAL,
+        seed=1,
+        train_config=SHORT,
+    )
+    alone = train(dataset, spec(), PAIR)
+    assert together[0].hparams == alone.hparams == PAIR.to_dict()
+    assert HParams.from_dict(alone.hparams) == PAIR
+    for name, value in alone.state_dict.items():
+        torch.testing.assert_close(together[0].state_dict[name], value, rtol=2e-3, atol=5e-4)
+
+
+def test_validation_metrics_hold_those_of_each_branch_alone() -> None:
+    dataset = make_tokens(pooled=0.3, spatial=0.4)
+    head = train(dataset, spec(), PAIR, LONG)
+    assert head.val_metrics is not None
+    for branch, tokens, shape in zip(
+        (LAYERS, SPATIAL), (slice(P), slice(P, None)), spec().branches, strict=True
+    ):
+        alone = train(part(dataset, tokens), shape, PAIR.of_branch(branch), LONG).val_metrics
+        assert alone is not None
+        for name in ("balanced_accuracy", "log_loss"):
+            assert head.val_metrics[f"{branch}_{name}"] == pytest.approx(alone[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -150,11 +150,15 @@ class RecordingTrainer:
 
 
 def test_refit_after_a_divergence_takes_the_share_of_the_next_configuration() -> None:
+    name = "balanced_accuracy"
     configs = [
         ConfigScore(
             hparams={**HPARAMS, "lr": lr},
             fold=None,
-            val_metrics={"balanced_accuracy": score, SHARE: share},
+            val_metrics={
+                **dict.fromkeys((name, f"layers_{name}", f"spatial_{name}"), score),
+                SHARE: share,
+            },
         )
         for lr, score, share in ((0.1, 0.9, 0.0), (0.01, 0.8, 1.0), (0.001, 0.7, 0.5))
     ]

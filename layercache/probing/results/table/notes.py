@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from layercache._units import join_words, pluralize
-from layercache.probing.heads.fusion import FUSION_VERSION
-from layercache.probing.metrics import selection_metric_of
-from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.heads.fusion import FUSION_VERSION, SHARE
+from layercache.probing.heads.spec import LAYERS, SPATIAL
+from layercache.probing.metrics import Metric, selection_metric_of
+from layercache.probing.results.config_score import (
+    ConfigScore,
+    branch_metric,
+    config_columns,
+    join_pair,
+    split_pair,
+)
 from layercache.probing.results.encoder_attention import attention_by_encoder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table.formatting import score_metric
@@ -106,12 +113,37 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
     metric = selection_metric_of(probe.spec)
     if selected is None or metric.name not in (selected.val_metrics or {}):
         return []
+    layers, spatial = split_pair(selected.hparams)
+    if branch_metric(LAYERS, metric.name) not in (selected.val_metrics or {}):
+        return _at_edge(probe, layers, metric=metric)
     found = []
-    for name, value in selected.hparams.items():
+    share = probe.row.get(SHARE)
+    if share != 1:
+        found += _at_edge(probe, layers, metric=metric, branch=LAYERS)
+    if share != 0:
+        of_spatial = _at_edge(probe, spatial or layers, metric=metric, branch=SPATIAL)
+        # the table shows them under names of their own if the head has both branches
+        found += join_pair({}, dict(of_spatial)).items() if spatial and share != 1 else of_spatial
+    return list(dict.fromkeys(found))
+
+
+def _at_edge(
+    probe: Probe, selected: Mapping[str, float], *, metric: Metric, branch: str = ""
+) -> list[tuple[str, float]]:
+    """Return those of the whole head, or of one branch of a fusion head."""
+    found = []
+    for name, value in selected.items():
         scores: dict[float, float] = {}
         for config in probe.configs:
+            if split_pair(config.hparams)[1]:
+                continue
+            metrics = config.val_metrics or {}
             # scores of a part of the training are not comparable; the configuration was dropped
-            score = metric.to_maximize(config.val_metrics if config.stop_epoch is None else None)
+            if config.stop_epoch is not None:
+                metrics = {}
+            score = metric.to_maximize(
+                {metric.name: metrics.get(branch_metric(branch, metric.name), math.nan)}
+            )
             # equal votes of a knn baseline are the limit of a high temperature
             tried = config.hparams.get(name, math.inf)
             scores[tried] = max(score, scores.get(tried, score))
@@ -126,10 +158,12 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
 
 def selected_config(probe: Probe) -> ConfigScore | None:
     """Return the selected configuration of a probe, None if its record does not say which."""
-    for config in probe.configs:
-        words = ", ".join(f"{name}={value:g}" for name, value in config.hparams.items())
-        if probe.row.get("config") == words or all(
-            probe.row.get(name) == value for name, value in config.hparams.items()
+    share = probe.row.get(SHARE)
+    # the pair of a fusion head comes last; at a share of 0 or 1 it has the columns of another one
+    for config in reversed(probe.configs):
+        columns = config_columns(config.hparams, share=share)
+        if not config.diverged and all(
+            (probe.row.get(name) or None) == (value or None) for name, value in columns.items()
         ):
             return config
     return None

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from layercache.probing.results.config_score import ConfigScore
-from layercache.probing.results.table.notes import at_edge, describe_selection
+from layercache.probing.results.config_score import ConfigScore, config_columns, join_pair
+from layercache.probing.results.table.notes import at_edge, describe_selection, selected_config
 from tests.probing.results.made import made
 
 KNN = {"head": "knn", "lr": None, "weight_decay": None, "dropout": None}
@@ -46,6 +47,38 @@ def test_at_edge_of_a_selected_value(
     best = max(scores, key=lambda value: scores[value] or 0.0)
     probe = made(configs=scored(name, scores, **rest), **{**rest, name: best})
     assert at_edge(probe) == ([(name, best)] if edge else [])
+
+
+@pytest.mark.parametrize(
+    ("share", "edges"),
+    [(0.0, [("lr", 0.1)]), (0.5, [("lr", 0.1), ("spatial_lr", 0.001)]), (1.0, [("lr", 0.001)])],
+)
+def test_at_edge_of_a_fusion_head_is_that_of_the_branches_it_has(
+    share: float, edges: list[tuple[str, float]]
+) -> None:
+    rest = {"weight_decay": 1e-4, "dropout": 0.0}
+    scores = {0.1: (0.9, 0.6), 0.01: (0.8, 0.7), 0.001: (0.7, 0.8)}
+    configs = [
+        ConfigScore(
+            hparams={"lr": lr, **rest},
+            fold=None,
+            val_metrics={
+                "balanced_accuracy": (layers + spatial) / 2,
+                "layers_balanced_accuracy": layers,
+                "spatial_balanced_accuracy": spatial,
+            },
+        )
+        for lr, (layers, spatial) in scores.items()
+    ]
+    pair = replace(
+        configs[0],
+        hparams=join_pair({"lr": 0.1, **rest}, {"lr": 0.001, **rest}),
+    )
+    columns = config_columns(pair.hparams, share=share)
+    probe = made(configs=[*configs, pair], spatial_share=share, **columns)
+    assert selected_config(probe) == pair
+    expected = [(name.removeprefix("spatial_"), v) for name, v in edges] if share == 1 else edges
+    assert at_edge(probe) == expected
 
 
 @pytest.mark.parametrize(("best", "edge"), [(1, False), (5, False), (50, True)])
