@@ -29,7 +29,7 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, root, model in (("object", "a", "mine"), ("file", "b", file)):
         cache = layercache.open_cache(model=model, dataset="digits", root=folder / root)
-        layercache.probe(cache, head="logreg", layers="last")
+        layercache.probe(cache, head="ridge", layers="last")
         (found[name],) = (cache.path / "probes").glob("[0-9a-f]*")
     assert found["object"].parent.parent.name == found["file"].parent.parent.name  # fingerprints
     return found

@@ -24,7 +24,7 @@ from tests.deploy.trained import Trained
 def members(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Probe]:
     root = tmp_path_factory.mktemp("probes")
     options = {"layers": "mid-last", "folds": 2, "probes_root": root, "device": "cpu"}
-    return layercache.probe(trained.cache, head=["ridge", "logreg"], **options).probes  # type: ignore[arg-type]
+    return layercache.probe(trained.cache, head=["ridge", "lda"], **options).probes  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

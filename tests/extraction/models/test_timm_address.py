@@ -234,7 +234,7 @@ def test_extract_of_a_relative_folder_is_found_again_by_every_stage(
     cache = layercache.open_cache(model="local-dir:./models/uni", dataset="digits")
     assert cache.spec.model == f"local-dir:{tmp_path}/models/uni"
     assert cache.path.parent.parent == tmp_path / "caches" / "digits"
-    layercache.probe(cache, head="logreg", layers="last")
+    layercache.probe(cache, head="ridge", layers="last")
     monkeypatch.chdir("/")
     (probe,) = (cache.path / "probes").glob("[0-9a-f]*")
     classifier = layercache.load_classifier(probe)
