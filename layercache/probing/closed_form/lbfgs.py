@@ -78,7 +78,8 @@ def minimize(
         objective: Values and gradients of some of the problems.
         start: Initial variables (Q, V), scaled so that curvatures are about 1.
         tolerance: Size of each component of the gradient at which a problem has converged, (Q, V).
-        max_iterations: Steps after which a problem is given up.
+        max_iterations: Steps after which a problem is given up. One that cannot take a step along
+            its gradient either is given up at once: rounding hides any decrease.
 
     Returns:
         The variables (Q, V), and whether each problem converged (Q,).
@@ -88,17 +89,22 @@ def minimize(
     active = torch.arange(len(start), device=start.device)
     points = _Points(start, *objective(active, start))
     history = _History(start)
+    zero_steps = torch.zeros(len(start), dtype=torch.int64, device=start.device)
     for _ in range(max_iterations):
         done = (points.gradients.abs() <= tolerance[active]).all(1)
         converged[active[done]] = True
-        if done.any():
-            left = torch.nonzero(~done).flatten()
-            active, points = active[left], points.at(left)
+        # after MEMORY zero steps nothing is remembered, and the last one was along the gradient
+        ended = done | (zero_steps > MEMORY)
+        if ended.any():
+            left = torch.nonzero(~ended).flatten()
+            active, points, zero_steps = active[left], points.at(left), zero_steps[left]
             history.keep(left)
         if not len(active):
             break
         following = _search(objective, active, points, history.direction(points.gradients))
-        history.add(following.variables - points.variables, following.gradients - points.gradients)
+        step = following.variables - points.variables
+        history.add(step, following.gradients - points.gradients)
+        zero_steps = torch.where(step.any(1), 0, zero_steps + 1)
         points = following
         solution[active] = points.variables
     return solution, converged
