@@ -4,16 +4,23 @@
     python benchmarks/racing.py collect RECORDS [benchmarks/racing_runs.jsonl]
     python benchmarks/racing.py table RECORDS | benchmarks/racing_runs.jsonl
     python benchmarks/racing.py clock CACHE [--rows 288]
+    python benchmarks/racing.py halve RECORDS CACHE ... [--seeds 0,1,2,3,4 --rows 288]
+    python benchmarks/racing.py rungs RECORDS
 
 `record` trains the whole grid of the attentive head once per seed, evaluates all configurations
 after parts of the epochs, and tests them at the end; then it trains them again with a cosine
-schedule of its own over a ninth and over a third of the epochs, and with --bf16 a third of them
-in bfloat16. Each run is a file below RECORDS; what exists is not run again. `collect` adds the runs
-to a small file that is kept with the code. `table` replays the policies on these records: the
-regret of a policy is the score of the configuration that the full search selects, minus that of the
-one that the policy selects, both trained on the same 80 % of the training samples. Intervals are
-bootstrap intervals of the mean over runs. `clock` runs the searches of the library one after
-another, with the final fit and the test, and prints the processor time of each.
+schedule of its own over a ninth and over a third of the epochs. Each run is a file below RECORDS;
+what exists is not run again. `collect` adds the runs to a small file that is kept with the code.
+`table` replays the policies on these records: the regret of a policy is the score of the
+configuration that the full search selects, minus that of the one that the policy selects, both
+trained on the same 80 % of the training samples. Intervals are bootstrap intervals of the mean over
+runs. `clock` runs the searches of the library one after another, with the final fit and the test,
+and prints the processor time of each.
+
+`halve` runs searches by halving: in float32; with rungs in bfloat16, whose survivors continue in
+float32; and, as a control, in float32 with fewer configurations together, which rounds differently.
+The configuration that each selects is then trained in float32 from the start, and tested. `rungs`
+compares them, also with the full search where `record` has run it with the same arguments.
 """
 
 from __future__ import annotations
@@ -24,7 +31,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +56,25 @@ from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.metrics import evaluate
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
-from layercache.probing.search.strategies import SEARCHES
+from layercache.probing.results.config_score import ConfigScore
+from layercache.probing.search.best_config import rank_configs, summarize
+from layercache.probing.search.strategies import SEARCHES, current_stage
 from layercache.probing.splits.train_subset import sample_subset
 from layercache.probing.training.config import HParams, TrainConfig
 from layercache.probing.training.fit import fit, predict
+from layercache.probing.training.search_memory import SearchMemory
+from layercache.probing.training.trainer import SGDTrainer
 
 PARTS = (1 / 27, 1 / 18, 1 / 9, 1 / 6, 2 / 9, 1 / 3, 1 / 2, 2 / 3)
 """Parts of the epochs after which all configurations are evaluated."""
 RUNS = Path(__file__).with_name("racing_runs.jsonl")
 """The runs that are kept."""
+HALVINGS: dict[str, tuple[str, int | None]] = {
+    "fp32": ("fp32", None),
+    "bf16": ("bf16", None),
+    "fp32-groups": ("fp32", 7),
+}
+"""Name of a search by halving -> precision of its rungs, and configurations trained together."""
 SHORT = {"ninth": 1 / 9, "third": 1 / 3}
 """Name of a run with a cosine of its own -> part of the epochs."""
 
@@ -95,8 +113,6 @@ class Task:
         name: str,
         *,
         part: float = 1.0,
-        stop: float | None = None,
-        precision: str = "fp32",
         parts: Sequence[float] = (),
         tested: bool = False,
     ) -> None:
@@ -118,10 +134,8 @@ class Task:
             val=torch.from_numpy(fold.val),
             seed=self.spec.seed,
             train_config=config,
-            precision=precision,
             keep_parameters=tested,
             val_epochs=[max(1, round(epochs * p)) for p in parts],
-            stop_epoch=None if stop is None else max(1, round(epochs * stop)),
         )
         seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         configs = [
@@ -149,6 +163,68 @@ class Task:
             f"{path}: {seconds['wall']:.0f} s, {seconds['cpu']:.0f} s of processor time", flush=True
         )
 
+    def halve(self, name: str, *, precision: str, configs_per_pass: int | None) -> None:
+        """Search by halving, and test the selected configuration.
+
+        Args:
+            name: Name of the search.
+            precision: That of all stages but the last; the last one and the final fit run in fp32.
+            configs_per_pass: Configurations trained together; None: as many as the library would.
+        """
+        path = self.folder / f"halving-{name}.json"
+        if path.exists():
+            return
+        fold, spec = self.subset.fold(0), replace(self.spec, search="halving")
+        epochs = spec.train_config.schedule(len(fold.train)).epochs
+        trainer = SGDTrainer(
+            head=spec.head_spec,
+            config=spec.train_config,
+            seed=spec.seed,
+            device=torch.device("cpu"),
+            precision=precision,
+            configs_per_pass=configs_per_pass,
+            on_progress=None,
+            memory=SearchMemory(),
+        )
+        scores: list[ConfigScore] = []
+        stages: list[dict[str, Any]] = []
+        while not stages or stages[-1]["stop_epoch"]:
+            stage = current_stage(spec, scores, n_folds=1, epochs=epochs)
+            if stage.stop_epoch is None:
+                trainer = replace(trainer, precision="fp32")
+            began, of_stage = time.process_time(), []
+            trainer.score(
+                self.train,
+                stage.configs,
+                train=fold.train,
+                val=fold.val,
+                fold=0,
+                on_scores=of_stage.extend,
+                stop_epoch=stage.stop_epoch,
+            )
+            ranking = rank_configs(spec, summarize(spec, of_stage, grid=stage.configs))
+            stages.append(
+                {
+                    "stop_epoch": stage.stop_epoch,
+                    "seconds": time.process_time() - began,
+                    "ranking": [[dict(c.hparams), dict(c.val_metrics or {})] for c in ranking],
+                }
+            )
+            scores += of_stage
+        (head,) = fit(
+            self.train,
+            head=spec.head_spec,
+            configs=[HParams.from_dict(stages[-1]["ranking"][0][0])],
+            train=torch.from_numpy(fold.train),
+            val=torch.from_numpy(fold.val),
+            seed=spec.seed,
+            train_config=spec.train_config,
+        )
+        seconds = sum(stage["seconds"] for stage in stages)
+        values = {"machine": describe(), "train_rows": len(fold.train), "stages": stages}
+        _write(path, values | {"val": head.val_metrics, "test": self._test(head)})
+        print(f"{path}: {seconds:.0f} s of processor time", flush=True)
+
     def _test(self, head: Any) -> dict[str, float]:
         logits = predict(head, dataset=self.test, rows=torch.arange(self.test.rows))
         return evaluate(logits.numpy(), self.test.labels.numpy(), task=self.spec.head_spec.task)
@@ -172,8 +248,79 @@ def record(args: argparse.Namespace) -> None:
         if args.short:
             for name, part in SHORT.items():
                 task.search(name, part=part)
-        if args.bf16:
-            task.search("bf16", precision="bf16", stop=1 / 3, parts=PARTS)
+
+
+def halve(args: argparse.Namespace) -> None:
+    """Record searches by halving, with rungs in float32 and in bfloat16."""
+    deadline = time.monotonic() + args.stop_after
+    for seed, cache in itertools.product(args.seeds, args.caches):
+        if time.monotonic() > deadline:
+            print("stopped; the same command continues")
+            return
+        task = Task(args, cache, seed)
+        for name in args.searches:
+            precision, configs_per_pass = HALVINGS[name]
+            task.halve(name, precision=precision, configs_per_pass=configs_per_pass)
+
+
+def rungs(args: argparse.Namespace) -> None:
+    """Print what rungs in bfloat16 save and what they cost in accuracy."""
+    columns: dict[str, list[float]] = {}
+    for folder in sorted(path.parent for path in args.records.glob("*/halving-fp32.json")):
+        searches = {
+            name: json.loads((folder / f"halving-{name}.json").read_text())
+            for name in HALVINGS
+            if (folder / f"halving-{name}.json").exists()
+        }
+        values: dict[str, float] = {}
+        for name, search in searches.items():
+            if name != "fp32":
+                values |= {f"{name}: {k}": v for k, v in compare_searches(searches["fp32"], search)}
+        if (folder / "long.json").exists():
+            winner = best(read_run(folder).configs)[0]
+            full = {"val": winner.final, "test": {"balanced_accuracy": winner.test}}
+            for name, kind in itertools.product(searches, ("val", "test")):
+                key = f"{name}: regret in {kind} against full (points)"
+                values[key] = regret(full, searches[name], kind)
+        print(f"{folder.name}: " + ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
+        for key, value in values.items():
+            columns.setdefault(key, []).append(value)
+    print("\n| | runs | mean (95 % interval) |\n|---|---|---|")
+    for key, numbers in sorted(columns.items()):
+        print(f"| {key} | {len(numbers)} | {interval(numbers)} |")
+
+
+def compare_searches(
+    reference: dict[str, Any], other: dict[str, Any]
+) -> Iterator[tuple[str, float]]:
+    """Yield what two searches by halving differ in, by name."""
+    runs = (reference, other)
+    before, whole = (
+        [sum(stage["seconds"] for stage in run["stages"][:end]) for run in runs]
+        for end in (-1, None)
+    )
+    yield "processor time of the rungs (ratio)", before[1] / before[0]
+    yield "processor time of the search (ratio)", whole[1] / whole[0]
+    stages = zip(reference["stages"], other["stages"], strict=True)
+    for number, pair in enumerate(stages):
+        rankings = [[tuple(hparams.values()) for hparams, _ in s["ranking"]] for s in pair]
+        if number:
+            shared = len(set(rankings[0]) & set(rankings[1]))
+            yield f"same survivors of rung {number} (%)", 100 * shared / len(rankings[0])
+        else:
+            places = [rankings[1].index(config) for config in rankings[0]]
+            correlation = np.corrcoef(range(len(places)), places)[0, 1]
+            yield "rank correlation at rung 1", float(correlation)
+    selected = [run["stages"][-1]["ranking"][0][0] for run in runs]
+    yield "same choice (%)", 100.0 * (selected[0] == selected[1])
+    for kind in ("val", "test"):
+        yield f"regret in {kind} against fp32 (points)", regret(reference, other, kind)
+
+
+def regret(better: dict[str, Any], other: dict[str, Any], kind: str) -> float:
+    """Return the difference of two balanced accuracies in points; `kind` is val or test."""
+    metric = "balanced_accuracy"
+    return float(100 * (better[kind][metric] - other[kind][metric]))
 
 
 def read_run(folder: Path) -> Run:
@@ -286,20 +433,33 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("record")
-    command.set_defaults(run=record)
+    for run in (record, halve):
+        command = commands.add_parser(run.__name__)
+        command.set_defaults(run=run)
+        command.add_argument("records", type=Path)
+        command.add_argument(
+            "caches", nargs="+", metavar="CACHE", type=lambda path: open_cache(path)
+        )
+        command.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0])
+        command.add_argument("--layers", default="all")
+        command.add_argument("--head", default="attentive")
+        command.add_argument("--rows", type=int, help="training samples; default: all")
+        command.add_argument(
+            "--stop-after",
+            type=float,
+            default=float("inf"),
+            help="seconds after which no run begins",
+        )
+        command.add_argument("--min-steps", type=int, default=1000)
+        if run is record:
+            command.add_argument("--no-short", dest="short", action="store_false")
+        else:
+            command.add_argument(
+                "--searches", nargs="*", default=list(HALVINGS), choices=list(HALVINGS)
+            )
+    command = commands.add_parser("rungs")
+    command.set_defaults(run=rungs)
     command.add_argument("records", type=Path)
-    command.add_argument("caches", nargs="+", metavar="CACHE", type=lambda path: open_cache(path))
-    command.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0])
-    command.add_argument("--layers", default="all")
-    command.add_argument("--head", default="attentive")
-    command.add_argument("--rows", type=int, help="training samples; default: all")
-    command.add_argument(
-        "--stop-after", type=float, default=float("inf"), help="seconds after which no run begins"
-    )
-    command.add_argument("--min-steps", type=int, default=1000)
-    command.add_argument("--no-short", dest="short", action="store_false")
-    command.add_argument("--bf16", action="store_true")
     command = commands.add_parser("collect")
     command.set_defaults(run=collect)
     command.add_argument("records", type=Path)
