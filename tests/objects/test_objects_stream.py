@@ -50,6 +50,16 @@ def epoch(features: TokenDataset, number: int) -> dict[int, Any]:
     return {"x": torch.cat(rows), "y": torch.cat(values)}
 
 
+def assert_same_rows(x: torch.Tensor, expected: torch.Tensor) -> None:
+    """Check that each row of one is exactly one row of the other.
+
+    They may differ by rounding: products that decode tokens round by the number of rows.
+    """
+    distances = (x.flatten(1)[:, None] - expected.flatten(1)).abs().amax(2)
+    for axis in (0, 1):
+        assert ((distances < 1e-6).sum(axis) == 1).all()
+
+
 def selection(split: Split) -> SplitSelection:
     return SplitSelection((TokenSource(split, PAIRS),), np.arange(split.rows))
 
@@ -75,14 +85,10 @@ def test_second_epoch_makes_no_request(
     assert gets(faulty) >= 7
     faulty.forget()
     for number in (1, 2):
-        again = epoch(features, number)
-        assert sorted(map(tuple, again["x"].flatten(1).tolist())) == sorted(
-            map(tuple, first["x"].flatten(1).tolist())
-        )
+        assert_same_rows(epoch(features, number)["x"], first["x"])
     assert faulty.requests == [] if compressor is None else gets(faulty) == 0
     assert spool.used > 0
-    rows = sorted(map(tuple, epoch(resident, 0)["x"].flatten(1).tolist()))
-    assert rows == sorted(map(tuple, first["x"].flatten(1).tolist()))
+    assert_same_rows(epoch(resident, 0)["x"], first["x"])
     spool.close()
 
 
