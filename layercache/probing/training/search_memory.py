@@ -47,6 +47,8 @@ class PausedConfig:
 
 @dataclass(frozen=True)
 class _TrainedBranch:
+    """One branch at the end of its training; the parameters are on the CPU."""
+
     hparams: HParams
     parameters: dict[str, Tensor]
     score: tuple[float, ...]
