@@ -109,7 +109,8 @@ def test_each_branch_has_the_configuration_that_it_would_have_alone(
     np.testing.assert_allclose(trained.predictions().logits, expected, atol=1e-5, rtol=1e-5)
     first = spatial if share == 1 else layers
     assert [trained.row[n] for n in names] == [first.row[n] for n in names]
-    words = ", ".join(f"spatial_{n}={spatial.row[n]:g}" for n in names) if share == 0.5 else ""
+    different = [n for n in names if layers.row[n] != spatial.row[n]] if share == 0.5 else []
+    words = ", ".join(f"spatial_{n}={spatial.row[n]:g}" for n in different)
     assert trained.row["config"] == words
     selected = selected_config(trained)
     assert selected is not None
@@ -117,7 +118,7 @@ def test_each_branch_has_the_configuration_that_it_would_have_alone(
         {n: member.row[n] for n in names} for member in (layers, spatial)
     )
     table = Results([trained]).to_text()
-    assert ("spatial_lr" in table) == (share == 0.5)
+    assert ("spatial_lr" in table) == ("lr" in different)
     report = load_report_data([planted(kinds=KINDS)])
     assert report is not None
 

@@ -80,6 +80,8 @@ def split_pair(hparams: Mapping[str, float]) -> tuple[dict[str, float], dict[str
 def config_columns(hparams: Mapping[str, float], *, share: float | None) -> dict[str, Any]:
     """Return the columns of the results table that show the hyperparameters of a trained head.
 
+    Of a fusion head "config" has those of the spatial branch that differ from those of the layers.
+
     Args:
         hparams: The selected hyperparameters.
         share: Share of the spatial branch of a fusion head; at 0 and 1 only those of one branch are
@@ -89,6 +91,7 @@ def config_columns(hparams: Mapping[str, float], *, share: float | None) -> dict
     if spatial and share in (0, 1):
         layers, spatial = (spatial if share else layers), {}
     others = {name: value for name, value in layers.items() if name not in PAIRED}
+    spatial = {name: value for name, value in spatial.items() if value != layers[name]}
     return {name: layers.get(name) for name in PAIRED} | {
         "config": ", ".join(
             f"{name}={value:g}" for name, value in join_pair(others, spatial).items()

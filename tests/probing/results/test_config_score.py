@@ -27,6 +27,7 @@ def test_split_pair_undoes_join_pair_and_leaves_other_names_alone() -> None:
     [
         (LAYERS, None, LAYERS, ""),
         (LAYERS, 0.5, LAYERS, ""),
+        (join_pair(LAYERS, {**LAYERS, "lr": 0.5}), 0.5, LAYERS, "spatial_lr=0.5"),
         (PAIR, 0.0, LAYERS, ""),
         (PAIR, 1.0, SPATIAL, ""),
         (PAIR, 0.5, LAYERS, "spatial_lr=0.01, spatial_weight_decay=1, spatial_dropout=0.3"),
