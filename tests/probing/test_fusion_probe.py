@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.table.notes import selected_config
 from layercache.probing.results.table.table import Results
 from layercache.probing.training import validation_metrics
+from layercache.probing.training.trainer import SGDTrainer
 from layercache.reporting.data.loading import load_report_data
 from layercache.reporting.page import FigureBlock
 from layercache.reporting.sections.head_weights import token_weights, weight_section
@@ -121,6 +122,35 @@ def test_each_branch_has_the_configuration_that_it_would_have_alone(
     assert ("spatial_lr" in table) == ("lr" in different)
     report = load_report_data([planted(kinds=KINDS)])
     assert report is not None
+
+
+def test_search_interrupted_before_its_pair_continues_and_ends_as_if_it_was_not(
+    planted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The branches are no longer in memory, so the pair is trained; nothing else is."""
+    options = {**ONE_CONFIG, **GRID, "head": "fusion", "spatial": "patch"}
+    (whole,) = probe(planted(kinds=KINDS), **options)
+    pair = whole.configs[-1].hparams
+    assert "spatial_lr" in pair, "the branches prefer different configurations"
+    trained: list[Mapping[str, float]] = []
+    score, broken = SGDTrainer.score, [True]
+
+    def interrupted(self: SGDTrainer, dataset: Any, configs: Any, **more: Any) -> None:
+        if broken and "spatial_lr" in configs[0]:
+            raise KeyboardInterrupt
+        trained.extend(configs)
+        score(self, dataset, configs, **more)
+
+    monkeypatch.setattr(SGDTrainer, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        probe(planted(kinds=KINDS), refresh=True, **options)
+    assert len(trained) == len(whole.configs) - 1
+    trained.clear()
+    broken.clear()
+    (continued,) = probe(planted(kinds=KINDS), refresh=True, **options)
+    assert trained == [pair]
+    assert continued.id == whole.id
+    np.testing.assert_array_equal(continued.predictions().logits, whole.predictions().logits)
 
 
 def test_attention_of_both_branches_that_an_older_version_stored_at_share_zero_is_read(
