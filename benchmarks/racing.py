@@ -236,14 +236,19 @@ def _write(path: Path, values: Any) -> None:
     temporary.rename(path)
 
 
-def record(args: argparse.Namespace) -> None:
-    """Record the searches of every seed."""
+def iter_tasks(args: argparse.Namespace) -> Iterator[Task]:
+    """Yield a task for each seed and cache, until the time is over."""
     deadline = time.monotonic() + args.stop_after
     for seed, cache in itertools.product(args.seeds, args.caches):
         if time.monotonic() > deadline:
             print("stopped; the same command continues")
             return
-        task = Task(args, cache, seed)
+        yield Task(args, cache, seed)
+
+
+def record(args: argparse.Namespace) -> None:
+    """Record the searches of every seed."""
+    for task in iter_tasks(args):
         task.search("long", parts=PARTS, tested=True)
         if args.short:
             for name, part in SHORT.items():
@@ -252,12 +257,7 @@ def record(args: argparse.Namespace) -> None:
 
 def halve(args: argparse.Namespace) -> None:
     """Record searches by halving, with rungs in float32 and in bfloat16."""
-    deadline = time.monotonic() + args.stop_after
-    for seed, cache in itertools.product(args.seeds, args.caches):
-        if time.monotonic() > deadline:
-            print("stopped; the same command continues")
-            return
-        task = Task(args, cache, seed)
+    for task in iter_tasks(args):
         for name in args.searches:
             precision, configs_per_pass = HALVINGS[name]
             task.halve(name, precision=precision, configs_per_pass=configs_per_pass)

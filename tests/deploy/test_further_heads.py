@@ -31,22 +31,27 @@ HEADS = [
 """Heads with the share of the spatial branch of a fusion head."""
 
 
-def train(
-    trained: Trained, folder: Path, patch: pytest.MonkeyPatch, *, head: str, share: float | None
+@pytest.fixture
+def made(
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    head: str,
+    share: float | None,
 ) -> Probe:
-    """Train a head on the cache of `trained`, with a given share of the spatial branch."""
+    """A head on the cache of `trained`, with the given share of the spatial branch."""
 
     def choose(by_share: Any, *, metric: Any) -> dict[str, float]:
         return {**by_share[0], validation_metrics.SHARE: share}
 
-    patch.setattr(validation_metrics, "best_share", choose)
+    monkeypatch.setattr(validation_metrics, "best_share", choose)
     spatial = {"spatial": "cls+grid:2", "gate": "sample"} if head == "fusion" else {}
     (made,) = probe(
         str(trained.cache),
         head=head,
         train_config=TRAIN_CONFIG,
         device="cpu",
-        probes_root=str(folder / "probes"),
+        probes_root=str(tmp_path / "probes"),
         **spatial,
         **OPTIONS,
     )  # type: ignore[arg-type]
@@ -55,13 +60,8 @@ def train(
 
 @pytest.mark.parametrize(("head", "share"), HEADS)
 def test_classifier_gives_the_logits_of_the_cache(
-    trained: Trained,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    head: str,
-    share: float | None,
+    trained: Trained, made: Probe, share: float | None
 ) -> None:
-    made = train(trained, tmp_path, monkeypatch, head=head, share=share)
     card = write_card(made.head(), made.path)
     assert ("only the 4 pooled tokens" in card) == (share == 0.0)
     assert ("only the 5 spatial tokens" in card) == (share == 1.0)
@@ -83,14 +83,9 @@ def test_classifier_gives_the_logits_of_the_cache(
     ],
 )
 def test_exports_give_the_logits_of_the_classifier(
-    trained: Trained,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    head: str,
-    share: float | None,
+    trained: Trained, made: Probe, tmp_path: Path
 ) -> None:
     """Slow but for fusion with both branches; test_heads.py compiles every head as one graph."""
-    made = train(trained, tmp_path, monkeypatch, head=head, share=share)
     classifier = load_classifier(made.path, weights=trained.weights, device="cpu")
     assert export_torch(classifier, tmp_path / "head.pt2").max_difference < 1e-4
     pytest.importorskip("onnxruntime")

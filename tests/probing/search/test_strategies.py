@@ -35,16 +35,28 @@ class Search:
 
 
 Score = Callable[[Mapping[str, float], int], float]
+Metrics = Callable[[Mapping[str, float], int], Mapping[str, float]]
 
 
 def run(search: Search, score: Score, *, epochs: int = EPOCHS, n_folds: int = 1) -> list[Stage]:
     """Return the stages of a search whose scores are given by hyperparameters and epoch."""
+
+    def metrics(h: Mapping[str, float], epoch: int) -> Mapping[str, float]:
+        return {"balanced_accuracy": score(h, epoch)}
+
+    return run_scored(search, metrics, epochs=epochs, n_folds=n_folds)[0]
+
+
+def run_scored(
+    search: Search, metrics: Metrics, *, epochs: int = EPOCHS, n_folds: int = 1
+) -> tuple[list[Stage], list[ConfigScore]]:
+    """Return the stages and scores of a search whose metrics are given."""
     scores: list[ConfigScore] = []
     stages: list[Stage] = []
     while True:
         stage = current_stage(search, scores, n_folds=n_folds, epochs=epochs)
         if stages and stage == stages[-1]:
-            return stages
+            return stages, scores
         known = {(s.key, s.stop_epoch) for s in scores}
         stages.append(stage)
         for fold in range(n_folds):
@@ -52,7 +64,7 @@ def run(search: Search, score: Score, *, epochs: int = EPOCHS, n_folds: int = 1)
                 ConfigScore(
                     hparams=h,
                     fold=fold,
-                    val_metrics={"balanced_accuracy": score(h, stage.stop_epoch or epochs)},
+                    val_metrics=metrics(h, stage.stop_epoch or epochs),
                     stop_epoch=stage.stop_epoch,
                 )
                 for h in stage.configs
@@ -224,22 +236,8 @@ def by_branch(h: Mapping[str, float]) -> dict[str, float]:
 def test_search_of_a_fusion_head_ends_with_the_pair_of_the_best_of_each_branch(
     search: str,
 ) -> None:
-    scores: list[ConfigScore] = []
-    stages: list[Stage] = []
     kind = Search(search, head="fusion")
-    while not stages or stages[-1] != current_stage(kind, scores, n_folds=1, epochs=EPOCHS):
-        stages.append(current_stage(kind, scores, n_folds=1, epochs=EPOCHS))
-        known = {(s.key, s.stop_epoch) for s in scores}
-        scores += [
-            ConfigScore(
-                hparams=h,
-                fold=0,
-                val_metrics=by_branch(split_pair(h)[0]),
-                stop_epoch=stages[-1].stop_epoch,
-            )
-            for h in stages[-1].configs
-            if (config_key(h), stages[-1].stop_epoch) not in known
-        ]
+    stages, scores = run_scored(kind, lambda h, epoch: by_branch(split_pair(h)[0]))
     layers = {"lr": 0.01, "weight_decay": 0.01, "dropout": 0.1}
     spatial = {"lr": 0.1, "weight_decay": 1.0, "dropout": 0.3}
     assert stages[-1].configs[-1] == join_pair(layers, spatial)
