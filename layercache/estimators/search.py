@@ -22,7 +22,7 @@ from layercache.probing.refit import refit
 from layercache.probing.results.config_score import (
     ConfigScore,
     config_key,
-    split_pair,
+    is_pair,
     training_key,
 )
 from layercache.probing.search.best_config import summarize
@@ -129,7 +129,7 @@ class GridSearch:
             for config in configs
             if config.stop_epoch is None
         }
-        pairs = [config.hparams for config in configs if split_pair(config.hparams)[1]]
+        pairs = [config.hparams for config in configs if is_pair(config.hparams)]
         hparams = [*self.grid, *pairs]
         return SearchOutcome(
             head=head,

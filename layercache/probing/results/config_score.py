@@ -54,9 +54,22 @@ def config_key(hparams: Mapping[str, float]) -> ConfigKey:
     return tuple(sorted((name, float(value)) for name, value in hparams.items()))
 
 
-def branch_metric(branch: str, name: str) -> str:
-    """Return the name that a metric of one branch of a fusion head has; "" is the whole head."""
-    return f"{branch}_{name}" if branch else name
+def name_for_branch(metrics: Mapping[str, float], branch: str) -> dict[str, float]:
+    """Return metrics of one branch under their names among those of the head: "layers_log_loss"."""
+    return {f"{branch}_{name}": value for name, value in metrics.items()}
+
+
+def metrics_of_branch(metrics: Mapping[str, float] | None, branch: str) -> Mapping[str, float]:
+    """Return the metrics of one branch among those of a fusion head (see `name_for_branch`).
+
+    Args:
+        metrics: Metrics of the head; None if it diverged.
+        branch: LAYERS or SPATIAL; "" returns the metrics as they are.
+    """
+    if not branch:
+        return metrics or {}
+    prefix = f"{branch}_"
+    return {n.removeprefix(prefix): v for n, v in (metrics or {}).items() if n.startswith(prefix)}
 
 
 def join_pair(layers: Mapping[str, float], spatial: Mapping[str, float]) -> dict[str, float]:
@@ -75,6 +88,11 @@ def split_pair(hparams: Mapping[str, float]) -> tuple[dict[str, float], dict[str
     layers = {name: value for name, value in hparams.items() if name not in names}
     spatial = {names[name]: value for name, value in hparams.items() if name in names}
     return layers, spatial
+
+
+def is_pair(hparams: Mapping[str, float]) -> bool:
+    """Return whether these are the hyperparameters of two branches, from `join_pair`."""
+    return bool(split_pair(hparams)[1])
 
 
 def config_columns(hparams: Mapping[str, float], *, share: float | None) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from layercache.probing.metrics.registry import Metric
 from layercache.probing.results.config_score import (
     ConfigKey,
     ConfigScore,
-    branch_metric,
     config_key,
+    is_pair,
     join_pair,
-    split_pair,
+    metrics_of_branch,
     training_key,
 )
 
@@ -76,7 +76,7 @@ def summarize(
     pairs: dict[ConfigKey, Mapping[str, float]] = {}
     for score in scores:
         by_training.setdefault(score.training, []).append(score)
-        if split_pair(score.hparams)[1]:
+        if is_pair(score.hparams):
             pairs[score.key] = score.hparams
     configs = []
     for hparams in (*search.grid, *pairs.values()) if grid is None else grid:
@@ -109,6 +109,11 @@ def _mean(hparams: Mapping[str, float], scores: Sequence[ConfigScore]) -> Config
     )
 
 
+def branches_of(head: str) -> tuple[str, ...]:
+    """Return the branches of a fusion head, by which its configurations are ranked; else ("",)."""
+    return (LAYERS, SPATIAL) if head == "fusion" else ("",)
+
+
 def best_pair(search: Search, configs: Sequence[ConfigScore]) -> Mapping[str, float] | None:
     """Return the hyperparameters of a fusion head: for each branch those that score best alone.
 
@@ -121,12 +126,11 @@ def best_pair(search: Search, configs: Sequence[ConfigScore]) -> Mapping[str, fl
     Raises:
         ProbeError: All configurations diverged, or the metric is not defined.
     """
-    if search.head != "fusion":
+    branches = branches_of(search.head)
+    if len(branches) == 1:
         return None
-    of_grid = [config for config in configs if not split_pair(config.hparams)[1]]
-    layers, spatial = (
-        rank_configs(search, of_grid, branch=branch)[0] for branch in (LAYERS, SPATIAL)
-    )
+    of_grid = [config for config in configs if not is_pair(config.hparams)]
+    layers, spatial = (rank_configs(search, of_grid, branch=branch)[0] for branch in branches)
     if layers.training == spatial.training:
         return layers.hparams
     return join_pair(layers.hparams, spatial.hparams)
@@ -168,11 +172,10 @@ def rank_configs(
             "gradient not finite): try smaller values of lr; with precision bf16, try fp32"
         )
     metric = search.selection_metric
-    name = branch_metric(branch, metric.name)
     if not any(config.val_metrics for config in usable):
         default = config_key(default_config(search))
         return sorted(usable, key=lambda config: config.key != default)
-    if not all(name in (config.val_metrics or {}) for config in usable):
+    if not all(metric.name in metrics_of_branch(c.val_metrics, branch) for c in usable):
         raise ProbeError(
             f"the {metric.title} of the validation samples is not defined, so that no "
             "configuration can be selected by it (docs/metrics.md says when): use more training "
@@ -180,19 +183,20 @@ def rank_configs(
         )
 
     def sort_key(config: ConfigScore) -> tuple[float, ...]:
-        score = (config.val_metrics or {}).get(name)
+        metrics = metrics_of_branch(config.val_metrics, branch)
+        score = metrics.get(metric.name)
         # null in a record stands for NaN, a score that could not be computed
         rank = math.inf
         if score is not None and not math.isnan(score):
             rank = -metric.sign * round(score, TIED_DIGITS)
-        return (rank,) if search.paper_compat else (rank, *_tie_key(config, branch))
+        return (rank,) if search.paper_compat else (rank, *_tie_key(config, metrics))
 
     return sorted(usable, key=sort_key)
 
 
-def _tie_key(config: ConfigScore, branch: str) -> tuple[float, ...]:
+def _tie_key(config: ConfigScore, metrics: Mapping[str, float]) -> tuple[float, ...]:
     """Return what decides among configurations of the same score; the smallest wins."""
-    loss = (config.val_metrics or {}).get(branch_metric(branch, "log_loss"))
+    loss = metrics.get("log_loss")
     if loss is None or not math.isfinite(loss):
         loss = math.inf
     strength = [sign * config.hparams.get(name, 0.0) for name, sign in STRONGER.items()]

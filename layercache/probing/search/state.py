@@ -10,7 +10,7 @@ from math import isfinite, nan
 import torch
 
 from layercache.probing.heads.spec import BASELINES
-from layercache.probing.results.config_score import ConfigKey, ConfigScore, split_pair, training_key
+from layercache.probing.results.config_score import ConfigKey, ConfigScore, is_pair, training_key
 from layercache.probing.results.probe_folder import ProbeFolder
 from layercache.probing.results.probe_store import Probe
 from layercache.probing.results.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
@@ -207,7 +207,7 @@ class SearchState:
         """Return the number of known scores of a stage, and of all; one per configuration."""
         keys = {training_key(hparams) for hparams in stage.configs}
         configs = [hparams for hparams in self.spec.grid if training_key(hparams) in keys]
-        configs += [hparams for hparams in stage.configs if split_pair(hparams)[1]]
+        configs += [hparams for hparams in stage.configs if is_pair(hparams)]
         folds = range(self._subset.n_folds)
         n_known = sum(self._is_known(c, fold, stage) for c in configs for fold in folds)
         return n_known, len(configs) * len(folds)

@@ -18,14 +18,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from layercache.probing.heads.spec import LAYERS, SPATIAL
 from layercache.probing.results.config_score import (
     ConfigScore,
     config_key,
-    split_pair,
+    is_pair,
     training_key,
 )
-from layercache.probing.search.best_config import Search, best_pair, rank_configs, summarize
+from layercache.probing.search.best_config import (
+    Search,
+    best_pair,
+    branches_of,
+    rank_configs,
+    summarize,
+)
 from layercache.probing.spec import SEARCH_PAIRS
 
 SEARCHES = ("full", "halving", "coordinate")
@@ -69,31 +74,36 @@ def current_stage(
         epochs: Epochs of the training.
     """
     scored = {(s.fold, s.training, s.stop_epoch) for s in scores}
+    branches = branches_of(search.head)
 
-    def rank(stage: Stage) -> list[list[HParams]] | None:
-        """Return the configurations of a stage, best first; None if scores are missing."""
+    def means(stage: Stage, grid: Sequence[HParams]) -> list[ConfigScore] | None:
+        """Return the mean scores of configurations after a stage; None if some are missing."""
         if any(
             (fold, training_key(hparams), stage.stop_epoch) not in scored
             for fold in range(n_folds)
             for hparams in stage.configs
         ):
             return None
-        of_stage = [s for s in scores if s.stop_epoch == stage.stop_epoch]
-        configs = summarize(search, of_stage, grid=stage.configs)
+        return summarize(search, [s for s in scores if s.stop_epoch == stage.stop_epoch], grid=grid)
+
+    def rank(stage: Stage) -> list[list[HParams]] | None:
+        """Return the configurations of a stage, best first; None if scores are missing."""
+        configs = means(stage, stage.configs)
+        if configs is None:
+            return None
         if all(config.diverged for config in configs):
             return [[]]
         rankings = (rank_configs(search, configs, branch=branch) for branch in branches)
         return [[config.hparams for config in ranking] for ranking in rankings]
 
-    branches = _BRANCHES.get(search.head, ("",))
     stage = _STAGES[search.search](_trainings(search.search, search.grid), rank, epochs)
-    if len(branches) == 1 or stage.stop_epoch is not None or not any(rank(stage) or []):
+    if len(branches) == 1 or stage.stop_epoch is not None:
         return stage
-    finished = summarize(search, [s for s in scores if s.stop_epoch is None], grid=search.grid)
-    pair = best_pair(search, finished)
-    if pair is None or not split_pair(pair)[1]:
+    configs = means(stage, search.grid)
+    if configs is None or all(config.diverged for config in configs):
         return stage
-    return Stage((*stage.configs, pair))
+    pair = best_pair(search, configs)
+    return Stage((*stage.configs, pair)) if pair and is_pair(pair) else stage
 
 
 def count_fits(search: str, grid: Sequence[HParams], *, epochs: int, head: str = "") -> float:
@@ -113,7 +123,7 @@ def count_fits(search: str, grid: Sequence[HParams], *, epochs: int, head: str =
         for hparams in stage.configs:
             trained[config_key(hparams)] = (stage.stop_epoch or epochs) / epochs
         rankings = [list(stage.configs), list(reversed(stage.configs))]
-        return rankings[: len(_BRANCHES.get(head, ("",)))]
+        return rankings[: len(branches_of(head))]
 
     rank(_STAGES[search](_trainings(search, grid), rank, epochs))
     return sum(trained.values())
@@ -134,7 +144,6 @@ def _trainings(search: str, grid: Sequence[HParams]) -> tuple[HParams, ...]:
 
 Rank = Callable[[Stage], "list[list[HParams]] | None"]
 """Returns rankings, best first: by the whole head, or by each branch of a fusion head."""
-_BRANCHES = {"fusion": (LAYERS, SPATIAL)}
 
 
 def _full(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:

@@ -107,11 +107,13 @@ class ConfigBatch:
 
     def _update_active(self) -> None:
         active = [self.configs[i] for i in self.active.tolist()]
+        self._group_hparams = [
+            [config.of_branch(branch) for config in active]
+            for branch in self._param_groups.values()
+        ]
+        """Hyperparameters of each group of parameters and configuration, (K, G)."""
         self.weight_decay = torch.tensor(
-            [
-                [c.of_branch(branch).weight_decay for c in active]
-                for branch in self._param_groups.values()
-            ],
+            [[hparams.weight_decay for hparams in group] for group in self._group_hparams],
             device=self.device,
         )
         self.dropouts = [self._dropouts(c) for c in active]
@@ -162,13 +164,9 @@ class ConfigBatch:
         if self._attention_dropout is not None:
             uniform_bsh = self._attention_dropout.draw(len(x_bsd))
         lr_end = self.train_config.lr_end
-        active = [self.configs[i] for i in self.active.tolist()]
         learning_rates = [
-            [
-                cosine_lr(c.of_branch(branch).lr, end=lr_end, step=step, steps=self.steps)
-                for c in active
-            ]
-            for branch in self._param_groups.values()
+            [cosine_lr(h.lr, end=lr_end, step=step, steps=self.steps) for h in group]
+            for group in self._group_hparams
         ]
         lr = torch.tensor(learning_rates, device=self.device)
         losses = torch.empty(len(self.active), device=self.device)

@@ -24,7 +24,7 @@ from layercache.probing.metrics import (
     find_metric,
     summarize_logits,
 )
-from layercache.probing.results.config_score import branch_metric
+from layercache.probing.results.config_score import metrics_of_branch, name_for_branch
 from layercache.probing.training.config_batch import ConfigBatch
 from layercache.probing.training.token_loader import TokenLoader
 
@@ -83,8 +83,8 @@ def validate(
     by_config = [metrics[first : first + len(SHARES)] for first in range(0, n_configs, len(SHARES))]
     return [
         best_share(by_share, metric=metric)
-        | _of_branch(LAYERS, by_share[0], metric=metric)
-        | _of_branch(SPATIAL, by_share[-1], metric=metric)
+        | name_for_branch(_ranking_metrics(by_share[0], metric=metric), LAYERS)
+        | name_for_branch(_ranking_metrics(by_share[-1], metric=metric), SPATIAL)
         for by_share in by_config
     ]
 
@@ -125,15 +125,13 @@ def branch_score(
         branch: LAYERS or SPATIAL.
         metric: Metric of the score.
     """
-    score = metrics.get(branch_metric(branch, metric.name), math.nan)
-    loss = metrics.get(branch_metric(branch, "log_loss"), math.inf)
-    return metric.to_maximize({metric.name: score}), -loss
+    of_branch = metrics_of_branch(metrics, branch)
+    return metric.to_maximize(of_branch), -of_branch.get("log_loss", math.inf)
 
 
-def _of_branch(branch: str, metrics: Mapping[str, float], *, metric: Metric) -> dict[str, float]:
-    """Return the metrics that rank configurations by one branch alone, see `rank_configs`."""
-    names = (metric.name, "log_loss")
-    return {branch_metric(branch, name): metrics[name] for name in names if name in metrics}
+def _ranking_metrics(metrics: Mapping[str, float], *, metric: Metric) -> dict[str, float]:
+    """Return the metrics that rank configurations, see `rank_configs`."""
+    return {name: metrics[name] for name in (metric.name, "log_loss") if name in metrics}
 
 
 def _rounded_loss(metrics: Mapping[str, float]) -> float:

@@ -13,7 +13,7 @@ from layercache.probing.api import probe
 from layercache.probing.data.loader import DatasetLoader
 from layercache.probing.plan import plan_probes
 from layercache.probing.request import ProbeRequest
-from layercache.probing.results.config_score import split_pair
+from layercache.probing.results.config_score import is_pair, split_pair
 from layercache.probing.results.table.notes import selected_config
 from layercache.probing.results.table.table import Results
 from layercache.probing.search.strategies import RUNGS
@@ -110,7 +110,7 @@ def test_halving_trains_those_on_that_a_full_training_ranks_best_at_every_rung(
         (result,) = probe(
             cache, search="halving", configs_per_pass=per_pass, refresh=True, **GRID | head
         )
-        of_grid = [c for c in result.configs if not split_pair(c.hparams)[1]]
+        of_grid = [c for c in result.configs if not is_pair(c.hparams)]
         assert {tuple(c.hparams.values()): c.stop_epoch for c in of_grid} == stopped
         assert len(racing) < len(stopped) == n_configs
         check_selected(result, racing, head)
@@ -121,7 +121,7 @@ def test_halving_trains_those_on_that_a_full_training_ranks_best_at_every_rung(
 def test_coordinate_selects_the_best_of_what_it_trained(cache: Any, head: dict[str, Any]) -> None:
     curves = dict(validation_curves(cache, **head))
     (result,) = probe(cache, search="coordinate", **GRID | head)
-    of_grid = [c for c in result.configs if not split_pair(c.hparams)[1]]
+    of_grid = [c for c in result.configs if not is_pair(c.hparams)]
     trained = [tuple(c.hparams.values()) for c in of_grid]
     at_middle = [(h, curves[h]) for h in curves if h[1] == 1e-2]
     assert len(at_middle) == (3 if "dropout" in head else 6)

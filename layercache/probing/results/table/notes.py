@@ -12,9 +12,10 @@ from layercache.probing.heads.spec import LAYERS, SPATIAL
 from layercache.probing.metrics import Metric, selection_metric_of
 from layercache.probing.results.config_score import (
     ConfigScore,
-    branch_metric,
     config_columns,
+    is_pair,
     join_pair,
+    metrics_of_branch,
     split_pair,
 )
 from layercache.probing.results.encoder_attention import attention_by_encoder
@@ -114,7 +115,7 @@ def at_edge(probe: Probe) -> list[tuple[str, float]]:
     if selected is None or metric.name not in (selected.val_metrics or {}):
         return []
     layers, spatial = split_pair(selected.hparams)
-    if branch_metric(LAYERS, metric.name) not in (selected.val_metrics or {}):
+    if metric.name not in metrics_of_branch(selected.val_metrics, LAYERS):
         return _at_edge(probe, layers, metric=metric)
     found = []
     share = probe.row.get(SHARE)
@@ -132,18 +133,13 @@ def _at_edge(
 ) -> list[tuple[str, float]]:
     """Return those of the whole head, or of one branch of a fusion head."""
     found = []
+    of_grid = [config for config in probe.configs if not is_pair(config.hparams)]
     for name, value in selected.items():
         scores: dict[float, float] = {}
-        for config in probe.configs:
-            if split_pair(config.hparams)[1]:
-                continue
-            metrics = config.val_metrics or {}
+        for config in of_grid:
             # scores of a part of the training are not comparable; the configuration was dropped
-            if config.stop_epoch is not None:
-                metrics = {}
-            score = metric.to_maximize(
-                {metric.name: metrics.get(branch_metric(branch, metric.name), math.nan)}
-            )
+            metrics = config.val_metrics if config.stop_epoch is None else None
+            score = metric.to_maximize(metrics_of_branch(metrics, branch))
             # equal votes of a knn baseline are the limit of a high temperature
             tried = config.hparams.get(name, math.inf)
             scores[tried] = max(score, scores.get(tried, score))
