@@ -105,14 +105,50 @@ def halving(
     return run_policy
 
 
-def coordinate(n_pairs: int, *, decay: float = 1e-3) -> Policy:
-    """Return the search over pairs at one decay, then over the decays of the best pairs."""
+def coordinate(
+    n_pairs: int, *, decay: float = 1e-3, weak: float = 0.0, rung: tuple[float, int] | None = None
+) -> Policy:
+    """Return the search over pairs at one decay, then over the decays of the best pairs.
+
+    Args:
+        n_pairs: How many pairs are searched.
+        decay: Weight decay at which pairs are compared.
+        weak: Learning rate x weight decay up to which a pair is trained with one decay only.
+        rung: Part of the epochs, and number of pairs that are trained on; None: all.
+    """
 
     def run_policy(run: Run) -> tuple[list[Config], float]:
         first = [config for config in run.configs if config.decay == decay]
+        fits = float(run.n_configs - len(run.configs))
+        if rung is not None:
+            part, kept = rung
+            fits += part * (len(first) - kept)
+            epoch = max(1, round(part * run.epochs))
+            first = sorted(first, key=lambda c: by_accuracy(c, c.curve[epoch]))[:kept]
         pairs = {config.pair for config in best(first)[:n_pairs]}
-        configs = [c for c in run.configs if c.decay == decay or c.pair in pairs]
-        return configs, len(configs) + run.n_configs - len(run.configs)
+        configs = first + [
+            c for c in differing(run.configs, weak) if c.pair in pairs and c not in first
+        ]
+        return configs, fits + len(configs)
+
+    def differing(configs: list[Config], weak: float) -> list[Config]:
+        """Leave out weak decays but the one that is tried first, or else the largest."""
+        kept: dict[tuple[float, float], Config] = {}
+        for config in sorted(configs, key=lambda c: (c.decay == decay, c.decay)):
+            if config.decay * config.pair[0] <= weak:
+                kept[config.pair] = config
+        return [c for c in configs if c.decay * c.pair[0] > weak or c is kept[c.pair]]
+
+    return run_policy
+
+
+def without_small_decays(lr: float, decay: float) -> Policy:
+    """Return the full search without decays below `decay` at a learning rate."""
+
+    def run_policy(run: Run) -> tuple[list[Config], float]:
+        left_out = [c for c in run.configs if c.pair[0] == lr and c.decay < decay]
+        configs = [c for c in run.configs if c not in left_out]
+        return configs, run.n_configs - len(left_out)
 
     return run_policy
 
@@ -141,6 +177,7 @@ def dropout(config: Config) -> object:
 NINTH, THIRD = 1 / 9, 1 / 3
 POLICIES: dict[str, Policy] = {
     "full": lambda run: (run.configs, run.n_configs),
+    "full, at learning rate 1e-3 no decay below 1e-3": without_small_decays(1e-3, 1e-3),
     "halving 1/5, 1/3": halving((NINTH, 1 / 5), (THIRD, 1 / 3)),
     "halving 1/4, 1/3": halving((NINTH, 1 / 4), (THIRD, 1 / 3)),
     "halving 1/3, 1/3": halving((NINTH, 1 / 3), (THIRD, 1 / 3)),
@@ -153,6 +190,9 @@ POLICIES: dict[str, Policy] = {
     "halving 1/12 at 1/6": halving((1 / 6, 1 / 12)),
     "own cosines 1/5, 1/3": halving((NINTH, 1 / 5), (THIRD, 1 / 3), short=True),
     "own cosines 1/3, 1/3": halving((NINTH, 1 / 3), (THIRD, 1 / 3), short=True),
+    "coordinate, best pair, one weak decay": coordinate(1, weak=2e-6),
+    "the same, 3 of the pairs after 1/3": coordinate(1, weak=2e-6, rung=(THIRD, 3)),
+    "the same, 5 of the pairs after 1/2": coordinate(1, weak=2e-6, rung=(1 / 2, 5)),
     "coordinate, best pair": coordinate(1),
     "coordinate, best two pairs": coordinate(2),
     "coordinate from decay 1e-6, best two pairs": coordinate(2, decay=1e-6),

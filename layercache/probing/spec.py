@@ -23,9 +23,9 @@ from layercache.probing.training.config import TrainConfig
 
 SCHEMA = 4
 """Increased when a change makes a probe of the same specification come out differently."""
-SEARCH_PAIRS = 1
-"""Pairs of learning rate and dropout rate whose weight decay the search by coordinates tries; part
-of the specification of its probes. It was 2 in the first ones (benchmarks/racing.py)."""
+COORDINATE_VERSION = 3
+"""Increased when a search by coordinates trains other configurations; part of the specification of
+its probes (docs/search.md)."""
 
 
 def probe_id(values: Mapping[str, Any]) -> str:
@@ -104,7 +104,7 @@ class ProbeSpec:
         if self.search != "full":
             values["search"] = self.search
         if self.search == "coordinate":
-            values["search_pairs"] = SEARCH_PAIRS
+            values["search_version"] = COORDINATE_VERSION
         if self.select is not None:
             values["select"] = self.select
         if self.further_tests:

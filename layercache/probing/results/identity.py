@@ -237,7 +237,8 @@ def _training(spec: Spec) -> Words:
     }
     search = {"search": str(spec.get("search", "full"))}
     if search["search"] == "coordinate":
-        search["search pairs"] = _text(spec.get("search_pairs"), none="2")
+        earlier = 2 if spec.get("search_pairs") == 1 else 1
+        search["search version"] = str(spec.get("search_version", earlier))
     precision = {"precision": spec["precision"]}
     return {**config, **precision, **search, **_grid(spec, ("lr", "weight_decay"))}
 

@@ -6,7 +6,9 @@ halving     successive halving (arXiv 1502.07943): every configuration for a par
             the learning rate of the whole schedule, and scores that are compared share batches
             and noise
 coordinate  every learning rate with every dropout rate at the middle weight decay, then the
-            other weight decays of the best pair
+            other weight decays of the best pair, but only one of those without much effect
+
+Of configurations whose training is the same to the bit, only the first is trained.
 
 The branches of a fusion head are independent: the best configurations are those of each branch
 alone, and at the end the best one of each branch is scored with that of the other (`best_pair`).
@@ -31,7 +33,6 @@ from layercache.probing.search.best_config import (
     rank_configs,
     summarize,
 )
-from layercache.probing.spec import SEARCH_PAIRS
 
 SEARCHES = ("full", "halving", "coordinate")
 
@@ -50,6 +51,9 @@ class Rung:
 
 RUNGS = (Rung(1 / 9, 1 / 5), Rung(1 / 3, 1 / 3))
 """Measured in benchmarks/racing.py."""
+WEAK_DECAY = 2e-6
+"""Learning rate x weight decay up to which a search by coordinates tries one weight decay only:
+over 1,000 steps of the cosine, decay shrinks the parameters by a thousandth at most."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def current_stage(
         rankings = (rank_configs(search, configs, branch=branch) for branch in branches)
         return [[config.hparams for config in ranking] for ranking in rankings]
 
-    stage = _STAGES[search.search](_trainings(search.search, search.grid), rank, epochs)
+    stage = _STAGES[search.search](_trainings(search.grid), rank, epochs)
     if len(branches) == 1 or stage.stop_epoch is not None:
         return stage
     configs = means(stage, search.grid)
@@ -122,22 +126,19 @@ def count_fits(search: str, grid: Sequence[HParams], *, epochs: int, head: str =
     def rank(stage: Stage) -> list[list[HParams]]:
         for hparams in stage.configs:
             trained[config_key(hparams)] = (stage.stop_epoch or epochs) / epochs
-        rankings = [list(stage.configs), list(reversed(stage.configs))]
-        return rankings[: len(branches_of(head))]
+        # most weight decays differ in their effect at the largest learning rate
+        ranking = sorted(stage.configs, key=lambda hparams: -hparams.get("lr", 0.0))
+        return [ranking, ranking[1:] + ranking[:1]][: len(branches_of(head))]
 
-    rank(_STAGES[search](_trainings(search, grid), rank, epochs))
+    rank(_STAGES[search](_trainings(grid), rank, epochs))
     return sum(trained.values())
 
 
-def _trainings(search: str, grid: Sequence[HParams]) -> tuple[HParams, ...]:
+def _trainings(grid: Sequence[HParams]) -> tuple[HParams, ...]:
     """Return the configurations to train, in the order of the grid.
 
-    Of configurations that train in the same way (`training_key`), only the first is returned. The
-    full search trains all, so that its passes, and therefore its rounding, are those of all
-    configurations.
+    Of configurations that train in the same way (`training_key`), only the first is returned.
     """
-    if search == "full":
-        return tuple(grid)
     by_training = {training_key(hparams): hparams for hparams in reversed(grid)}
     return tuple(reversed(by_training.values()))
 
@@ -169,22 +170,36 @@ def _halving(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
 
 
 def _coordinate(grid: tuple[HParams, ...], rank: Rank, epochs: int) -> Stage:
-    decays = sorted({hparams.get("weight_decay", 0.0) for hparams in grid})
+    decays = sorted({_decay(hparams) for hparams in grid})
     middle = len(decays) // 2
     nearest: dict[object, HParams] = {}
-    for hparams in sorted(
-        grid, key=lambda h: abs(decays.index(h.get("weight_decay", 0.0)) - middle)
-    ):
+    for hparams in sorted(grid, key=lambda h: abs(decays.index(_decay(h)) - middle)):
         nearest.setdefault(_without_decay(hparams), hparams)
     stage = Stage(_in_order(grid, list(nearest.values())))
     rankings = rank(stage)
     if rankings is None:
         return stage
-    pairs = {_without_decay(hparams) for ranking in rankings for hparams in ranking[:SEARCH_PAIRS]}
-    return Stage(tuple(h for h in grid if h in stage.configs or _without_decay(h) in pairs))
+    tried = list(stage.configs)
+    for best in {_without_decay(ranking[0]) for ranking in rankings if ranking}:
+        tried += _differing_decays([h for h in grid if _without_decay(h) == best], nearest[best])
+    return Stage(_in_order(grid, tried))
+
+
+def _differing_decays(configs: Sequence[HParams], tried: HParams) -> list[HParams]:
+    """Return the configurations of one pair whose weight decay is not weak, and one that is.
+
+    That one is `tried` if it is weak, else the one with the largest weak decay.
+    """
+    weak = [h for h in configs if h.get("lr", 0.0) * _decay(h) <= WEAK_DECAY]
+    kept = tried if tried in weak else max(weak, key=_decay, default=None)
+    return [h for h in configs if h not in weak or h == kept]
 
 
 _STAGES = {"full": _full, "halving": _halving, "coordinate": _coordinate}
+
+
+def _decay(hparams: HParams) -> float:
+    return hparams.get("weight_decay", 0.0)
 
 
 def _without_decay(hparams: HParams) -> object:

@@ -54,10 +54,11 @@ def choose_search(
     n_fits = count_fits("coordinate", grid, epochs=1, head=head)
     search = "full" if paper_compat or n_fits > MAX_PART * len(grid) else "coordinate"
     logger.info(
-        "%s: search auto takes %s, %d of %d configurations are trained",
+        "%s: search auto takes %s, %s%d of %d configurations are trained",
         head,
         search,
-        len(grid) if search == "full" else round(n_fits),
+        "" if search == "full" else "at most ",
+        round(count_fits(search, grid, epochs=1, head=head)),
         len(grid),
     )
     return search

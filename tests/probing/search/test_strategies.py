@@ -16,12 +16,19 @@ from layercache.probing.results.config_score import (
     training_key,
 )
 from layercache.probing.search.best_config import rank_final, summarize
-from layercache.probing.search.strategies import RUNGS, Stage, count_fits, current_stage
+from layercache.probing.search.strategies import (
+    RUNGS,
+    WEAK_DECAY,
+    Stage,
+    count_fits,
+    current_stage,
+)
 from layercache.probing.training.config import HParams, TrainConfig, grid, paper_grid
 from layercache.probing.training.fit import fit
 from layercache.testing import make_separable_tokens
 
 PAPER = tuple(hparams.to_dict() for hparams in paper_grid("attentive"))
+DISTINCT = tuple(h for h in PAPER if not (h["lr"] == 1e-3 and h["weight_decay"] == 1e-5))
 EPOCHS = 90
 
 
@@ -76,12 +83,28 @@ def bowl(h: Mapping[str, float], epoch: int) -> float:
     return 1 - abs(h["lr"] - 0.01) - abs(h["dropout"] - 0.1) - abs(h["weight_decay"] - 0.01) / 10
 
 
-def test_full_search_is_one_stage_of_the_grid_and_others_train_the_same_training_once() -> None:
+def test_full_search_is_one_stage_and_trains_what_is_the_same_training_once() -> None:
     (stage,) = run(Search("full"), bowl)
-    assert stage == Stage(PAPER)
+    assert stage.stop_epoch is None
     # 1e-6 and 1e-5 at learning rate 1e-3 are the same training, for each of three dropout rates
-    assert len(run(Search("halving"), bowl)[0].configs) == 60
-    assert len({training_key(h) for h in PAPER}) == 60
+    assert stage.configs == DISTINCT
+    assert len(stage.configs) == 60
+    assert run(Search("halving"), bowl)[0].configs == stage.configs
+    assert {training_key(h) for h in PAPER} == {training_key(h) for h in stage.configs}
+
+
+def test_every_configuration_of_the_full_search_has_the_scores_of_its_training() -> None:
+    kind = Search("full")
+    _, scores = run_scored(kind, lambda h, epoch: {"balanced_accuracy": bowl(h, epoch)})
+    configs = summarize(kind, scores)
+    assert [c.hparams for c in configs] == list(PAPER)
+    value = {
+        (c.hparams["lr"], c.hparams["dropout"], c.hparams["weight_decay"]): c.val_metrics
+        for c in configs
+    }
+    for dropout in (0.0, 0.1, 0.3):
+        assert value[1e-3, dropout, 1e-6] == value[1e-3, dropout, 1e-5]
+        assert value[1e-2, dropout, 1e-6] != value[1e-2, dropout, 1e-5]
 
 
 def test_halving_keeps_the_best_of_every_rung_and_finds_the_best() -> None:
@@ -98,8 +121,8 @@ def test_halving_keeps_the_best_of_every_rung_and_finds_the_best() -> None:
 @pytest.mark.parametrize(
     ("search", "fits"),
     [
-        ("full", 63),
-        ("coordinate", 9 + 6 - 1),  # at learning rate 1e-3 one decay is the same training
+        ("full", 60),
+        ("coordinate", 9 + 3),  # at learning rate 1e-3 the decays up to 1e-3 are weak
         ("halving", 60 * 10 / 90 + 12 * 20 / 90 + 4 * 60 / 90),
     ],
 )
@@ -153,14 +176,33 @@ def test_coordinate_searches_the_decay_of_the_best_pair_only() -> None:
     assert {h["weight_decay"] for h in first.configs} == {1e-3}
     assert len(first.configs) == 9
     assert set(map(config_key, first.configs)) < set(map(config_key, last.configs))
-    assert {(h["lr"], h["dropout"]) for h in last.configs if h["weight_decay"] == 1.0} == {
-        (0.01, 0.1)
-    }
+    further = [h for h in last.configs if h not in first.configs]
+    assert {(h["lr"], h["dropout"]) for h in further} == {(0.01, 0.1)}
     assert max(last.configs, key=lambda h: bowl(h, 0)) == {
         "lr": 0.01,
         "weight_decay": 0.01,
         "dropout": 0.1,
     }
+
+
+@pytest.mark.parametrize(
+    ("lr", "decays"),
+    [
+        (0.1, [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]),
+        (0.01, [1e-4, 1e-3, 1e-2, 0.1, 1.0]),
+        (0.001, [1e-3, 1e-2, 0.1, 1.0]),  # the middle one is tried already
+    ],
+)
+def test_coordinate_tries_one_of_the_weight_decays_without_much_effect(
+    lr: float, decays: list[float]
+) -> None:
+    last = run(Search("coordinate"), lambda h, epoch: float(h["lr"] == lr and not h["dropout"]))[-1]
+    tried = [h["weight_decay"] for h in last.configs if (h["lr"], h["dropout"]) == (lr, 0.0)]
+    assert sorted(tried) == decays
+    steps = torch.arange(1000) / 1000
+    weak = max(d for d in (1e-6, 1e-5, 1e-4, 1e-3) if lr * d <= WEAK_DECAY)
+    shrinkage = (1 - lr * weak * (1 + torch.cos(torch.pi * steps.double())) / 2).prod()
+    assert 1 - shrinkage < 1e-3
 
 
 def test_coordinate_of_a_grid_without_decays_is_the_full_search() -> None:
@@ -264,7 +306,7 @@ def test_search_of_a_fusion_head_whose_branches_agree_has_no_pair() -> None:
         )
         for h in PAPER
     ]
-    assert current_stage(kind, scores, n_folds=1, epochs=EPOCHS).configs == PAPER
+    assert current_stage(kind, scores, n_folds=1, epochs=EPOCHS).configs == DISTINCT
     best = max(PAPER, key=lambda h: bowl(h, 0))
     assert rank_final(kind, summarize(kind, scores))[0].hparams == best
 
