@@ -50,8 +50,8 @@ def describe_selection(probes: Iterable[Probe]) -> list[str]:
         lines.append("validation chose one branch alone for fusion: " + _listed(branches))
     if n_earlier:
         lines.append(
-            f"{pluralize(n_earlier, 'fusion probe')} of an earlier version, with other "
-            "noise: the same `layercache probe` trains current ones and keeps both"
+            f"{pluralize(n_earlier, 'fusion probe')} of an earlier version, trained or selected "
+            "in another way: the same `layercache probe` trains current ones and keeps both"
         )
     if edges:
         lines.append(
