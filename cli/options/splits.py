@@ -25,7 +25,7 @@ Group = Annotated[
     str | None,
     panels.selection(
         metavar="COLUMN",
-        help="Annotation whose values (patients, videos ...) stay on one side of every cut.",
+        help="Annotation such as a patient or video: samples of one value are held out together.",
         show_default=False,
     ),
 ]
@@ -55,8 +55,8 @@ PaperCompat = Annotated[
     bool,
     panels.selection(
         "--paper-compat",
-        help="Of settings with equal validation scores, take the first of the grid, as the paper "
-        "does, not the one of the lowest validation loss and largest weight decay.",
+        help="Of configurations with equal validation scores, select the first of the grid, as the "
+        "paper does, not the one with the lowest validation loss and largest weight decay.",
     ),
 ]
 TestSplit = Annotated[

@@ -50,15 +50,15 @@ ValSplit = Annotated[
     str,
     typer.Option(
         "--val",
-        help="Split that selects the settings: auto (val, valid, validation or dev, if there is "
-        "one) | none (20 % of train) | SPLIT.",
+        help="Split that selects the configurations: auto (val, valid, validation or dev, if there "
+        "is one) | none (20 % of train) | SPLIT.",
     ),
 ]
 Group = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="Annotation whose values (patients, videos ...) stay on one side of the 20 %.",
+        help="Annotation such as a patient or video: samples of one value are held out together.",
         show_default=False,
     ),
 ]

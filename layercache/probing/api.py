@@ -145,7 +145,8 @@ def probe(
         folds: Score the configurations by the mean over this many stratified folds of the training
             samples.
         repeats: Draw the folds, or the 20 %, this often.
-        group: Annotation column, such as a patient, whose values stay on one side of every cut.
+        group: Annotation column, such as a patient: where training samples are held out, those of
+            one value are held out together.
         fold_column: Annotation column with the fold of each sample; those without a value, or with
             -1, are always trained on.
         refit: Where a split of its own selects, train the selected configuration on "train", or on

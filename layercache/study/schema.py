@@ -305,7 +305,7 @@ class ModelTable(_ModelKeys):
 
 
 class SplitsTable(StudyTable):
-    """[splits]: samples that select the configurations and test the heads, of all datasets."""
+    """[splits]: samples that select the configurations and test the heads, for all datasets."""
 
     val_split: Text | None = also("val", "val_split")
     """Split that selects; "auto", or "none" for 20 % of train."""

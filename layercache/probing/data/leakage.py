@@ -1,4 +1,4 @@
-"""Images and groups on both sides of a cut: in the training and in the test samples.
+"""Leakage: images and groups that are in the training and in the test samples.
 
 Two images whose tokens are equal to the bit are the same image: this needs no digest of the images
 next to the tokens, and also finds images that are equal only after preprocessing.

@@ -11,7 +11,7 @@ where the share a in {0, 1/4, 1/2, 3/4, 1} is chosen on validation samples after
 each configuration, and not learned: on training samples the branch that overfits more would win. It
 has the lowest loss of those that score no less than the better branch; at 0 and 1 the head is one
 branch exactly (fusion_branch.py), and the final fit trains no other.
-delta is 0 ("scalar" gate), or learned at a = 1/2 with a loss of its own that hands no gradient to
+delta is 0 ("scalar" gate), or learned at a = 1/2 with a loss of its own that passes no gradient to
 the branches: one number for each class ("class"), or w . [f_layers, f_spatial] + b of each image
 ("sample"), with f the normalized features before the classifiers.
 
@@ -127,8 +127,8 @@ class BatchedFusionHead:
     ) -> tuple[Tensor, ...]:
         """Return the logits (G, B, C) that each have a loss of their own: branches, learned gate.
 
-        Those of the gate hand no gradient to the branches. The branch over layers attends to the
-        tokens in `kept_bs`, bool (B, S), the spatial one to all of its tokens.
+        The loss of the gate passes no gradient to the branches. The branch over layers attends to
+        the tokens in `kept_bs`, bool (B, S), the spatial one to all of its tokens.
         """
         branches = self._run(
             parameters,
@@ -171,7 +171,7 @@ class BatchedFusionHead:
     ) -> Tensor:
         """Return the attention of both branches, (B, S, G, H + 8): 0 on tokens of the other one.
 
-        The weights of each attention head sum to 1 over S. Of `kept_bs`, see `training_logits`.
+        The weights of each attention head sum to 1 over S. `training_logits` explains `kept_bs`.
         """
         pairs = zip(self._branches, self._split(preprocessed), strict=True)
         weights = [branch.attention(parameters, x, kept_bs=kept_bs) for branch, x in pairs]

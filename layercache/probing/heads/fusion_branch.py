@@ -101,7 +101,7 @@ class BatchedFusionBranch(FeatureHead):
     ) -> Tensor:
         """Return the attention of the branch, (B, S, G, H): 0 on tokens of the other one.
 
-        The weights sum to 1 over S. Of `kept_bs`, see `features`.
+        The weights sum to 1 over S. `features` explains `kept_bs`.
         """
         weights_btgh = self._head.attention(
             self._own(parameters), preprocessed, kept_bs=self._kept(kept_bs)
@@ -128,7 +128,7 @@ class BatchedFusionBranch(FeatureHead):
 
 
 class _PrefixedProducts(dict[str, OuterProduct]):
-    """Hands the gradients of one branch to the caller, by their names in the whole head."""
+    """Passes the gradients of one branch to the caller, by their names in the whole head."""
 
     def __init__(self, outer: OuterProducts, prefix: str) -> None:
         super().__init__()

@@ -84,10 +84,10 @@ def scan(
         task: classification, multi-label or regression, as in `probe`.
         seed: Seed of the validation part.
         test_split: Split to test on; None: none.
-        val_split: Split that selects the settings, as in `probe`; None: 20 % of the training
+        val_split: Split that selects the configurations, as in `probe`; None: 20 % of the training
             samples; "auto": the one called val, valid, validation or dev, if there is one.
-        group: Annotation column whose groups stay on one side of the 20 %, as in `probe`; the
-            intervals of the test scores draw whole groups.
+        group: Annotation column whose groups are not divided by the validation split, as in
+            `probe`; the intervals of the test scores draw whole groups.
         device: auto, cpu or cuda; on an Apple GPU, which has no float64, the CPU.
         memory_budget: Memory for tokens that are read ahead (8GB, 500MiB or bytes).
 

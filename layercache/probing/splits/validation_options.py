@@ -27,7 +27,7 @@ class Validation:
     repeats: int = 1
     """Number of draws of the folds, or of the part."""
     group: str | None = None
-    """Annotation column whose groups stay on one side of every cut."""
+    """Annotation column whose groups are held out as a whole."""
     fold_column: str | None = None
     """Annotation column that gives the fold of each sample."""
     scheme: str | None = None

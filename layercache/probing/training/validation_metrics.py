@@ -118,7 +118,7 @@ def best_share(by_share: Sequence[Mapping[str, float]], *, metric: Metric) -> di
 def branch_score(
     metrics: Mapping[str, float], branch: str, *, metric: Metric
 ) -> tuple[float, float]:
-    """Return the score of one branch of a fusion head, and less its loss; higher is better.
+    """Return the score of one branch of a fusion head and its negative loss; higher is better.
 
     Args:
         metrics: Metrics of the head, see `validate`.
