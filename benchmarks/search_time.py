@@ -5,10 +5,10 @@
 Times are those of `layercache.probe` on a cache of random tokens: 63 configurations on 80 % of the
 rows for a part of the 1,000 steps that are the default, final fit and test; auto is `--search
 coordinate`, which trains 12 to 14 of them. Some seconds are spent once, whatever the number of
-steps, so ratios of few steps understate the difference. Each measurement is a process of its own, in turn; --against
-is another checkout, whose full search is timed as well. The loop trains the textbook module from a
-DataLoader, one configuration after the other (loop (a) of probe.py); a few steps of one
-configuration are timed, and multiplied.
+steps, so ratios of few steps understate the difference. Each measurement is a process of its own,
+in turn; --against is another checkout, whose full search is timed as well. The loop trains the
+textbook module from a DataLoader, one configuration after the other (loop (a) of probe.py); a few
+steps of one configuration are timed, and multiplied.
 """
 
 from __future__ import annotations
