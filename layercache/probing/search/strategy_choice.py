@@ -25,6 +25,8 @@ def choose_search(
 ) -> str:
     """Return full, halving or coordinate, and log the choice if it is not the requested one.
 
+    Configurations whose training is identical to that of others are counted in the log.
+
     "auto" chooses coordinate if that trains at most a third of the grid and `paper_compat` is
     False, else full (docs/search.md gives the reasons).
 
@@ -49,6 +51,15 @@ def choose_search(
                 requested,
             )
         return "full"
+    n_distinct = round(count_fits("full", grid, epochs=1, head=head))
+    if n_distinct < len(grid):
+        logger.info(
+            "%s: %d of the %d configurations train exactly as others do (their weight decay rounds "
+            "to nothing in float32), and get the scores of those",
+            head,
+            len(grid) - n_distinct,
+            len(grid),
+        )
     if requested != AUTO:
         return requested
     n_fits = count_fits("coordinate", grid, epochs=1, head=head)

@@ -19,6 +19,16 @@ def test_auto_takes_coordinates_where_they_train_a_third_of_the_grid_and_says_so
             "auto", head="attentive", grid=PAPER, epochs=True, paper_compat=True
         )
         assert compatible == "full"
+    same = (
+        "{}: {} of the {} configurations train exactly as others do (their weight decay rounds to "
+        "nothing in float32), and get the scores of those"
+    )
+    assert [line for line in lines if "search auto" not in line] == [
+        same.format("attentive", 3, 63),
+        same.format("linear", 1, 21),
+        same.format("attentive", 3, 63),
+    ]
+    lines = [line for line in lines if "search auto" in line]
     assert lines[1:] == [
         "linear: search auto takes full, 20 of 21 configurations are trained",
         "attentive: search auto takes full, 60 of 63 configurations are trained",
@@ -30,8 +40,9 @@ def test_auto_takes_coordinates_where_they_train_a_third_of_the_grid_and_says_so
 
 @pytest.mark.parametrize("search", ["full", "halving", "coordinate"])
 def test_requested_search_is_taken(search: str) -> None:
+    distinct = [hparams for hparams in PAPER if hparams["weight_decay"] > 1e-5]
     with logged() as lines:
-        assert choose_search(search, head="attentive", grid=PAPER, epochs=True) == search
+        assert choose_search(search, head="attentive", grid=distinct, epochs=True) == search
     assert lines == []
 
 
