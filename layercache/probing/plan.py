@@ -96,7 +96,7 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
     join_width = check_join_width(request.join_width, joined=bool(joined))
     select = _selection_metric(request, target)
     subsets = _subsets(cache, target, shots=request.shots, train_fraction=request.train_fraction)
-    specs = []
+    specs, searches = [], dict[str, str]()
     for head, layers, tokens in product(
         _listed(request.head), _layer_choices(request.layers), _listed(request.tokens)
     ):
@@ -149,13 +149,14 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
             weight_decay=request.weight_decay,
             dropout=request.dropout,
         )
-        search = choose_search(
-            request.search,
-            head=head,
-            grid=points,
-            epochs=head not in BASELINES,
-            paper_compat=request.paper_compat,
-        )
+        if head not in searches:  # once for all selections of tokens, as it is logged
+            searches[head] = choose_search(
+                request.search,
+                head=head,
+                grid=points,
+                epochs=head not in BASELINES,
+                paper_compat=request.paper_compat,
+            )
         for (n, fraction), seed in product(subsets, request.seed_list):
             specs.append(
                 ProbeSpec(
@@ -174,7 +175,7 @@ def plan_probes(cache: Cache | str | CachePath, request: ProbeRequest) -> list[P
                     validation=validation,
                     target=None if target.is_label else target,
                     select=select,
-                    search=search,
+                    search=searches[head],
                 )
             )
     return _unique(specs)

@@ -35,7 +35,17 @@ def test_plan_probes_holds_each_probe_once_and_says_so(
         )
     assert len(specs) == kept == len({spec.id for spec in specs})
     assert said in "\n".join(log)
-    assert bool(log) == bool(said)
+    repeated = [line for line in log if "identical to those of others" not in line]
+    assert bool(repeated) == bool(said)
+
+
+def test_search_of_a_head_is_logged_once_for_all_selections_of_tokens(
+    planted: Callable[..., Any],
+) -> None:
+    with logged() as log:
+        specs = plan_probes(planted(), ProbeRequest(head="linear", tokens=["cls", "ap"], seeds=2))
+    assert len(specs) == 4
+    assert sum("identical to those of others" in line for line in log) == 1
 
 
 @pytest.mark.parametrize(

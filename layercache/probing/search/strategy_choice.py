@@ -54,8 +54,8 @@ def choose_search(
     n_distinct = round(count_fits("full", grid, epochs=1, head=head))
     if n_distinct < len(grid):
         logger.info(
-            "%s: %d of the %d configurations train exactly as others do (their weight decay rounds "
-            "to nothing in float32), and get the scores of those",
+            "%s: %d of %d configurations not trained, as their results are identical to those of "
+            "others (the weight decay rounds to nothing in float32)",
             head,
             len(grid) - n_distinct,
             len(grid),

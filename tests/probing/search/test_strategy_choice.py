@@ -20,8 +20,8 @@ def test_auto_takes_coordinates_where_they_train_a_third_of_the_grid_and_says_so
         )
         assert compatible == "full"
     same = (
-        "{}: {} of the {} configurations train exactly as others do (their weight decay rounds to "
-        "nothing in float32), and get the scores of those"
+        "{}: {} of {} configurations not trained, as their results are identical to those of "
+        "others (the weight decay rounds to nothing in float32)"
     )
     assert [line for line in lines if "search auto" not in line] == [
         same.format("attentive", 3, 63),
