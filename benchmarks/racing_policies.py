@@ -126,20 +126,26 @@ def coordinate(
             epoch = max(1, round(part * run.epochs))
             first = sorted(first, key=lambda c: by_accuracy(c, c.curve[epoch]))[:kept]
         pairs = {config.pair for config in best(first)[:n_pairs]}
-        configs = first + [
-            c for c in differing(run.configs, weak) if c.pair in pairs and c not in first
-        ]
+        differing = one_weak_decay(run.configs, weak=weak, tried=decay)
+        configs = first + [c for c in differing if c.pair in pairs and c not in first]
         return configs, fits + len(configs)
 
-    def differing(configs: list[Config], weak: float) -> list[Config]:
-        """Leave out weak decays but the one that is tried first, or else the largest."""
-        kept: dict[tuple[float, float], Config] = {}
-        for config in sorted(configs, key=lambda c: (c.decay == decay, c.decay)):
-            if config.decay * config.pair[0] <= weak:
-                kept[config.pair] = config
-        return [c for c in configs if c.decay * c.pair[0] > weak or c is kept[c.pair]]
-
     return run_policy
+
+
+def one_weak_decay(configs: list[Config], *, weak: float, tried: float) -> list[Config]:
+    """Leave out the weak decays of each pair but one: `tried` if it is weak, or else the largest.
+
+    Args:
+        configs: Configurations, in any order.
+        weak: Learning rate x weight decay up to which a decay is weak.
+        tried: Weight decay that is trained in any case.
+    """
+    kept: dict[tuple[float, float], Config] = {}
+    for config in sorted(configs, key=lambda c: (c.decay == tried, c.decay)):
+        if config.decay * config.pair[0] <= weak:
+            kept[config.pair] = config
+    return [c for c in configs if c.decay * c.pair[0] > weak or c is kept[c.pair]]
 
 
 def without_small_decays(lr: float, decay: float) -> Policy:

@@ -180,9 +180,8 @@ class _MixScaleAndMap(torch.autograd.Function):
         scaled_bhd = torch.empty_like(sums_gbhd[0])
         for g, heads in _heads_of_configs(n_sums, len(scale_gd)):
             torch.bmm(weights_bsk[:, :, heads].transpose(1, 2), x_bsd, out=sums_gbhd[g])
-            torch.mul(sums_gbhd[g], scale_gd[g], out=scaled_bhd)
-            if excess_bk is not None:
-                scaled_bhd.addcmul_(excess_bk[:, heads, None], shift_gd[g])
+            excess_bh = None if excess_bk is None else excess_bk[:, heads]
+            _scale(sums_gbhd[g], scale_gd[g], shift_gd[g], excess_bh, out=scaled_bhd)
             torch.bmm(scaled_bhd.transpose(0, 1), maps_ked[heads].mT, out=out_kbe[heads])
         ctx.save_for_backward(x_bsd, maps_ked, scale_gd, shift_gd, excess_bk, sums_gbhd)
         return out_kbe
@@ -199,11 +198,11 @@ class _MixScaleAndMap(torch.autograd.Function):
         scaled_bhd = torch.empty_like(sums_gbhd[0])
         for g, heads in _heads_of_configs(len(maps_ked), len(scale_gd)):
             d_scaled_hbd = torch.bmm(d_out_kbe[heads], maps_ked[heads])
-            torch.mul(sums_gbhd[g], scale_gd[g], out=scaled_bhd)
-            if excess_bk is not None and d_excess_bk is not None:
-                scaled_bhd.addcmul_(excess_bk[:, heads, None], shift_gd[g])
+            excess_bh = None if excess_bk is None else excess_bk[:, heads]
+            _scale(sums_gbhd[g], scale_gd[g], shift_gd[g], excess_bh, out=scaled_bhd)
+            if excess_bh is not None and d_excess_bk is not None:
                 flat = d_scaled_hbd.flatten(0, 1)
-                d_shift_gd[g] = excess_bk[:, heads].t().flatten() @ flat
+                d_shift_gd[g] = excess_bh.t().flatten() @ flat
                 d_excess_bk[:, heads] = (flat @ shift_gd[g]).view(*d_scaled_hbd.shape[:2]).t()
             torch.bmm(d_out_kbe[heads].mT, scaled_bhd.transpose(0, 1), out=d_maps_ked[heads])
             torch.mul(sums_gbhd[g], d_scaled_hbd.transpose(0, 1), out=scaled_bhd)
@@ -211,6 +210,15 @@ class _MixScaleAndMap(torch.autograd.Function):
             d_scaled_hbd *= scale_gd[g]
             d_weights_bsk[:, :, heads] = torch.bmm(x_bsd, d_scaled_hbd.permute(1, 2, 0))
         return d_weights_bsk, None, d_maps_ked, d_scale_gd, d_shift_gd, d_excess_bk
+
+
+def _scale(
+    sums_bhd: Tensor, scale_d: Tensor, shift_d: Tensor, excess_bh: Tensor | None, *, out: Tensor
+) -> None:
+    """Write the sums of one configuration, scaled and shifted, to `out`."""
+    torch.mul(sums_bhd, scale_d, out=out)
+    if excess_bh is not None:
+        out.addcmul_(excess_bh[:, :, None], shift_d)
 
 
 def _heads_of_configs(n_sums: int, n_configs: int) -> Iterator[tuple[int, slice]]:

@@ -51,25 +51,28 @@ def choose_search(
                 requested,
             )
         return "full"
-    n_distinct = round(count_fits("full", grid, epochs=1, head=head))
-    if n_distinct < len(grid):
+    n_fits = {
+        search: round(count_fits(search, grid, epochs=1, head=head))
+        for search in ("full", "coordinate")
+    }
+    if n_fits["full"] < len(grid):
         logger.info(
             "%s: %d of %d configurations not trained, as their results are identical to those of "
             "others (the weight decay rounds to nothing in float32)",
             head,
-            len(grid) - n_distinct,
+            len(grid) - n_fits["full"],
             len(grid),
         )
     if requested != AUTO:
         return requested
-    n_fits = count_fits("coordinate", grid, epochs=1, head=head)
-    search = "full" if paper_compat or n_fits > MAX_PART * len(grid) else "coordinate"
+    too_many = n_fits["coordinate"] > MAX_PART * len(grid)
+    search = "full" if paper_compat or too_many else "coordinate"
     logger.info(
         "%s: search auto takes %s, %s%d of %d configurations are trained",
         head,
         search,
         "" if search == "full" else "at most ",
-        round(count_fits(search, grid, epochs=1, head=head)),
+        n_fits[search],
         len(grid),
     )
     return search
